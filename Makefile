@@ -1,0 +1,39 @@
+# The two commands: `make demo` and `make test`. Each does its own set-up in .venv, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Never a "+cpu" pin: torch comes first and by exact version, the hashed lock holds everything else.
+TORCH := torch==2.13.0
+READY := $(VENV)/.ready
+
+.PHONY: demo test quick lint types lock clean
+
+demo: $(READY)
+	@$(BIN)/jind-nb run parameters/demo.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest --durations=20
+
+quick: $(READY)
+	$(BIN)/python -m pytest --durations=20 -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)
+
+# Needs uv (`pip install uv`); settings under [tool.uv] in pyproject.toml.
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --fork-strategy fewest --no-emit-package torch --no-header --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

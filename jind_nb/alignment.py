@@ -1,0 +1,244 @@
+"""The target, without its labels: adversarial alignment and self-training (method.md section 5)."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+from torch import Tensor, nn
+
+from .networks import Adapter, Annotator, Discriminator
+from .rejection import Predictions, class_thresholds
+from .training import (
+    LATER_RATE, MINIBATCH, Loss, Settings, accuracy_of, bar, class_weights, decode, dense, encode, hold_out, plateau,
+    set_seeds, train_epoch,
+)  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+BEFORE, ALIGNED, SELF_TRAINED = "before alignment", "after alignment", "after self-training"
+PSEUDO_LABEL_THETA = 0.1
+FEWEST_PSEUDO_LABELS = 10
+SELF_TRAINING_MINIBATCH = 32
+STEPS = 40  # of an epoch, unless the target has many minibatches
+MANY_MINIBATCHES = 50
+GOOD_LOSS = (0.5, 0.78)  # around ln 2, where neither side wins
+PATIENCE = 7
+
+
+@dataclass
+class KnownCodes:
+    """Codes of annotated cells, each through its own batch's annotator: what alignment needs of the reference."""
+
+    classes: list[str]
+    batches: list[str]  # the source first
+    codes: np.ndarray  # float32 (n, 256), training cells
+    batch: np.ndarray  # int64 (n,), index into batches
+    y: np.ndarray  # int64 (n,), index into classes
+    held_out: np.ndarray  # float32 (m, 256), held-out cells: thresholds come from these
+    counts: np.ndarray  # int64 (K,), annotated cells of each type, for the class weights
+
+    def thresholds(self, model: Annotator, theta: float, device: torch.device) -> np.ndarray:
+        """Class-wise thresholds of the model's head, (K,)."""
+        return class_thresholds(decode(model.head, self.held_out, device), theta)
+
+    def predict(self, model: Annotator, x: sparse.csr_matrix, settings: Settings) -> Predictions:
+        """What the model says of cells (n, p), with its thresholds at the settings' theta."""
+        probabilities = decode(model.head, encode(model, x, settings.device), settings.device)
+        return Predictions(self.classes, probabilities, self.thresholds(model, settings.theta, settings.device))
+
+
+@dataclass
+class Annotated:
+    """The annotated target: the model that does it, every stage's predictions, and how it went."""
+
+    model: Annotator
+    stages: dict[str, Predictions]  # in order; the last is the answer
+    codes: dict[str, np.ndarray]  # stage -> (n_target, 256)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def annotate(shared: Annotator, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> Annotated:
+    """The target as the annotated batches' model sees it, before any alignment.
+
+    Parameters
+    ----------
+    shared
+        The shared encoder and head, without an adapter.
+    x
+        The target's cells, float32 (n_target, p).
+    """
+    return Annotated(
+        shared, {BEFORE: known.predict(shared, x, settings)}, {BEFORE: encode(shared, x, settings.device)}
+    )
+
+
+def _steps(n_target: int, minibatch: int) -> int:
+    minibatches = -(-n_target // minibatch)
+    return minibatches if minibatches >= MANY_MINIBATCHES else STEPS
+
+
+class _RunningLoss:
+    """The mean loss since the epoch began; 0.7 before the first."""
+
+    def __init__(self) -> None:
+        self.total, self.n = 0.0, 0
+
+    def add(self, loss: Tensor) -> None:
+        self.total, self.n = self.total + loss.item(), self.n + 1
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.n if self.n else 0.7
+
+
+class _Game:
+    """The two players of adversarial alignment, their optimisers and one epoch of play."""
+
+    def __init__(self, model: Annotator, adapter: Adapter, x: sparse.csr_matrix, codes: np.ndarray) -> None:
+        self.model, self.adapter, self.x, self.codes = model, adapter, x, codes
+        self.device = adapter.b.device
+        self.discriminator = Discriminator().to(self.device)
+        self.minibatch = min(MINIBATCH, x.shape[0], len(codes))
+        self.moves = torch.optim.RMSprop(model.train_only(adapter), lr=1e-4, alpha=0.99, weight_decay=1e-2)
+        self.answers = torch.optim.RMSprop(self.discriminator.parameters(), lr=1e-4, alpha=0.99, weight_decay=1e-3)
+
+    def _draw(self, n: int) -> np.ndarray:
+        return torch.randint(n, (self.minibatch,)).numpy()
+
+    def _target_codes(self) -> Tensor:
+        return self.model.code(dense(self.x, self._draw(self.x.shape[0]), self.device))
+
+    def _against(self, codes: Tensor, label: float) -> Tensor:
+        logits = self.discriminator(codes)
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+    def epoch(self) -> tuple[float, float]:
+        """Plays one epoch; the mean losses of adapter and discriminator."""
+        self.model.eval()
+        adapter_loss, discriminator_loss = _RunningLoss(), _RunningLoss()
+        for _ in range(_steps(self.x.shape[0], self.minibatch)):
+            codes = self._target_codes()
+            loss = self._against(codes, 1.0)
+            _step(self.moves, loss, adapter_loss.mean > 0.4)
+            adapter_loss.add(loss)
+            for again in (False, True):
+                with torch.no_grad():
+                    target = self._target_codes() if again else codes.detach()
+                reference = torch.from_numpy(self.codes[self._draw(len(self.codes))]).to(self.device)
+                loss = (self._against(reference, 1.0) + self._against(target, 0.0)) / 2
+                _step(self.answers, loss, adapter_loss.mean < 0.8 or discriminator_loss.mean > 1.0)
+                discriminator_loss.add(loss)
+        return adapter_loss.mean, discriminator_loss.mean
+
+
+def _step(optimiser: torch.optim.Optimizer, loss: Tensor, wanted: bool) -> None:
+    if wanted:
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> None:
+    """Adversarial alignment: a fresh adapter learns to make target codes look like reference codes.
+
+    Encoder and head are a frozen copy, all in evaluation mode. After an epoch in which neither side won, the target
+    is predicted; kept are the weights with strictly the fewest Unassigned so far, the fresh adapter's to begin with.
+    """
+    if not settings.align:
+        annotated.notes.append("ALIGN is false: the target was neither aligned nor used for self-training.")
+        return
+    set_seeds(settings.seed)
+    adapter = Adapter(x.shape[1]).to(settings.device)
+    model = annotated.model.copy_with(adapter)
+    game = _Game(model, adapter, x, np.concatenate([known.codes, known.held_out]))
+    fewest = int(known.predict(model, x, settings).rejected.sum())
+    kept, kept_epoch = copy.deepcopy(adapter.state_dict()), 0
+    good = others_in_a_row = 0
+    for epoch in bar(settings.epochs, "align the target"):
+        losses = game.epoch()
+        point = {"stage": ALIGNED, "epoch": epoch + 1, "loss": losses[0], "discriminator_loss": losses[1]}
+        if 0.0 in losses:
+            adapter.restart()
+            good = others_in_a_row = 0
+        elif all(GOOD_LOSS[0] < loss < GOOD_LOSS[1] for loss in losses):
+            good, others_in_a_row = good + 1, 0
+            unassigned = int(known.predict(model, x, settings).rejected.sum())
+            point["unassigned"] = unassigned
+            if unassigned < fewest:
+                fewest, kept, kept_epoch = unassigned, copy.deepcopy(adapter.state_dict()), epoch + 1
+        else:
+            others_in_a_row += 1
+        annotated.curves.append(point)
+        if good == PATIENCE or others_in_a_row == PATIENCE:
+            break
+    adapter.load_state_dict(kept)
+    annotated.notes.append(
+        f"Alignment kept epoch {kept_epoch} of {len(annotated.curves)}"
+        + ("" if kept_epoch else " (the adapter before training)")
+        + f": {fewest} of {x.shape[0]} cells Unassigned."
+    )
+    _now(annotated, model, ALIGNED, x, known, settings)
+
+
+def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> None:
+    """Trains the copy's encoder and head on the target's own confident predictions, the adapter frozen.
+
+    Confident is what passes theta 0.1. Kept: the epoch of best accuracy on a tenth of these cells, the latest on
+    ties. Skipped with fewer than ten such cells, and without alignment.
+    """
+    if not settings.align:
+        return
+    model = annotated.model
+    before = known.predict(model, x, settings)
+    sure = Predictions(
+        known.classes, before.probabilities, known.thresholds(model, PSEUDO_LABEL_THETA, settings.device)
+    )
+    chosen = np.flatnonzero(~sure.rejected)
+    if len(chosen) < FEWEST_PSEUDO_LABELS:
+        annotated.notes.append(f"Self-training was skipped: only {len(chosen)} cells are confident enough.")
+        return
+    y = before.probabilities.argmax(axis=1)[chosen]
+    aside = hold_out(y, 0.1, settings.seed)
+    train, check = chosen[~aside], chosen[aside]
+    weights = class_weights(np.repeat(np.arange(len(known.counts)), known.counts), len(known.classes))
+    loss = Loss(weights, settings.device, SELF_TRAINING_MINIBATCH)
+    set_seeds(settings.seed)
+    shared = nn.ModuleList([model.encoder, model.head])
+    optimiser = torch.optim.Adam(model.train_only(*shared), lr=LATER_RATE)
+    rate = plateau(optimiser)
+    best, kept = -np.inf, copy.deepcopy(shared.state_dict())
+    for epoch in bar(settings.epochs, "self-training"):
+        mean_loss = train_epoch(model, x[train], y[~aside], optimiser, loss)
+        rate.step(mean_loss)
+        agreement = accuracy_of(model, x[check], y[aside], settings.device) or 0.0
+        if agreement >= best:
+            best, kept = agreement, copy.deepcopy(shared.state_dict())
+        annotated.curves.append(
+            {"stage": SELF_TRAINED, "epoch": epoch + 1, "loss": mean_loss, "held_out_agreement": agreement}
+        )
+    shared.load_state_dict(kept)
+    annotated.notes.append(f"Self-training used {len(chosen)} of {x.shape[0]} target cells.")
+    _now(annotated, model, SELF_TRAINED, x, known, settings)
+
+
+def notes_table(annotated: Annotated) -> pd.DataFrame:
+    """What alignment and self-training did, in words."""
+    return pd.DataFrame({"note": annotated.notes})
+
+
+def _now(
+    annotated: Annotated, model: Annotator, stage: str, x: sparse.csr_matrix, known: KnownCodes, settings: Settings
+) -> None:
+    annotated.model = model
+    annotated.stages[stage] = known.predict(model, x, settings)
+    annotated.codes[stage] = encode(model, x, settings.device)
+    log.info("target %s: %d of %d cells Unassigned", stage, annotated.stages[stage].rejected.sum(), x.shape[0])

@@ -1,0 +1,317 @@
+"""Every file name and format of a run's folder, written whole or not at all.
+
+`Run` is what the notebooks work with: the parameters, the folder, and one property or pair of functions for each
+file. Model files are in `saved_model`, tables and metrics in `results`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+
+from .errors import InputError
+from .parameters import Parameters, from_notebook
+
+if TYPE_CHECKING:
+    import anndata as ad
+    import pandas as pd
+
+    from .data import Plan
+
+MODEL_FORMAT = 1
+STAGES = ("1_preprocess", "2_train", "3_align", "4_evaluate")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, beside `path`; it becomes `path` only if all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON (no NaN), indented, UTF-8."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def file_name(batch: str) -> str:
+    """A batch's name as part of a file name: percent-encoded, so that any name is a safe one.
+
+    >>> file_name("donor 1/2")
+    'donor%201%2F2'
+    """
+    return quote(batch, safe="")
+
+
+def shipped(folder: str) -> Path:
+    """`notebooks` or `parameters`: in the installed package, or in the checkout it was installed from."""
+    packaged = Path(str(files("jind_nb"))) / folder
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / folder
+
+
+def read_model_json(folder: Path) -> dict[str, Any]:
+    """The description of a saved model.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no model of ours, or one of a newer format.
+    """
+    file = folder / "model.json"
+    if not folder.is_dir():
+        raise InputError(f"PRETRAINED_MODEL_PATH: there is no folder {folder}; give a run's trained_models folder.")
+    if not file.exists():
+        hint = " (a model of the JIND-Multi program lacks its gene list and cannot be used)"
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: {folder} has no model.json{hint if any(folder.glob('*.pt')) else ''}; "
+            "give a run's trained_models folder."
+        )
+    try:
+        model = read_json(file)
+        model["format"], model["features"], model["classes"], model["files"][model["source"]]
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({error}).") from None
+    if model["format"] != MODEL_FORMAT:
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: {file} has format {model['format']}, this program reads format {MODEL_FORMAT}; "
+            "use the version of jind-nb that made it."
+        )
+    return model
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its parameters and the files of its folder (the table in README.md)."""
+
+    parameters: Parameters
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.parameters.OUTPUT_PATH)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The notebooks of this run, in order; with a saved model there is nothing to train."""
+        return STAGES if self.parameters.PRETRAINED_MODEL_PATH is None else tuple(s for s in STAGES if s != "2_train")
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the annotated batches' model is read from: this run's own folder, or PRETRAINED_MODEL_PATH."""
+        return Path(self.parameters.PRETRAINED_MODEL_PATH or self.models)
+
+    # What users get.
+    @property
+    def predictions_xlsx(self) -> Path:
+        return self.folder / "predicted_label_test_data.xlsx"
+
+    @property
+    def predictions_parquet(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+    @property
+    def annotated_target(self) -> Path:
+        return self.folder / "annotated_target.h5ad"
+
+    @property
+    def models(self) -> Path:
+        return self.folder / "trained_models"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def report_html(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def report_pdf(self) -> Path:
+        return self.folder / "report.pdf"
+
+    @property
+    def parameters_yaml(self) -> Path:
+        return self.folder / "parameters.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "run.log"
+
+    @property
+    def notebooks(self) -> Path:
+        return self.folder / "notebooks"
+
+    def notebook(self, stage: str) -> Path:
+        return self.notebooks / f"{stage}.ipynb"
+
+    def history_pdf(self, source: str, n_intermediates: int, target: str) -> Path:
+        name = f"train[{quote(source, safe=' ')}, {n_intermediates}]-test[{quote(target, safe=' ')}].pdf"
+        return self.folder / name
+
+    # What one stage leaves for the next.
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+    def save_prepared(self, prepared: ad.AnnData, plan: Plan) -> None:
+        """Stage 1's result: the prepared cells (h5ad) and the plan (JSON)."""
+        with whole_file(self.work / "prepared.h5ad") as temporary:
+            prepared.write_h5ad(temporary)
+        write_json(self.work / "plan.json", asdict(plan))
+
+    def load_plan(self) -> Plan:
+        from .data import Plan
+
+        return Plan(**read_json(self._made_by("1_preprocess", self.work / "plan.json")))
+
+    def load_prepared(self) -> ad.AnnData:
+        import anndata as ad
+
+        return ad.read_h5ad(self._made_by("1_preprocess", self.work / "prepared.h5ad"))
+
+    def save_embedding(self, embedding: pd.DataFrame) -> None:
+        """Stage 1's picture: columns `row` (of the prepared cells), `x`, `y`."""
+        with whole_file(self.work / "embedding.parquet") as temporary:
+            embedding.to_parquet(temporary)
+
+    def load_embedding(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.read_parquet(self._made_by("1_preprocess", self.work / "embedding.parquet"))
+
+    def save_training(self, training: Mapping[str, Any]) -> None:
+        """Stage 2's story: `source`, `intermediates`, `candidates`, `history`, `curves`."""
+        write_json(self.work / "training.json", dict(training))
+
+    def load_training(self) -> dict[str, Any]:
+        if self.parameters.PRETRAINED_MODEL_PATH is not None:
+            model = read_model_json(self.model_folder)
+            others = [batch for batch in model["files"] if batch != model["source"]]
+            return {"source": model["source"], "intermediates": others, "candidates": [], "history": [], "curves": []}
+        return read_json(self._made_by("2_train", self.work / "training.json"))
+
+    def save_target(self, arrays: Mapping[str, np.ndarray], story: Mapping[str, Any]) -> None:
+        """Stage 3's result: arrays by name (npz), and `stages`, `curves`, `notes` (JSON)."""
+        with whole_file(self.work / "target.npz") as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        write_json(self.work / "target.json", dict(story))
+
+    def load_target(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        with np.load(self._made_by("3_align", self.work / "target.npz"), allow_pickle=False) as stored:
+            arrays = dict(stored)
+        return arrays, read_json(self.work / "target.json")
+
+    def _made_by(self, stage: str, path: Path) -> Path:
+        if not path.exists():
+            raise InputError(f"{path} is missing: run notebooks/{stage}.ipynb first (OUTPUT_PATH {self.folder}).")
+        return path
+
+    def promised(self, training: Mapping[str, Any]) -> list[Path]:
+        """The files every finished run has, whatever its parameters."""
+        history = self.history_pdf(
+            training["source"], len(training["intermediates"]), self.parameters.TARGET_DATASET_NAME
+        )
+        return [
+            self.predictions_xlsx, self.predictions_parquet, self.annotated_target, self.models / "model.json",
+            self.models / "target.pth", history, self.metrics, self.report_html, self.parameters_yaml, self.log,
+            *(self.notebook(stage) for stage in self.stages),
+        ]  # fmt: skip
+
+    def set_aside_earlier(self) -> None:
+        """Moves an earlier run's files into `previous/` (replacing what was there), so that runs never mix."""
+        ours = [
+            self.predictions_xlsx, self.predictions_parquet, self.annotated_target, self.models, self.metrics,
+            self.report_html, self.report_pdf, self.parameters_yaml, self.manifest, self.log, self.notebooks,
+            *self.folder.glob("train[[]*]-test[[]*].pdf"),
+        ]  # fmt: skip
+        earlier = [path for path in ours if path.exists()]
+        shutil.rmtree(self.work, ignore_errors=True)
+        if earlier:
+            previous = self.folder / "previous"
+            shutil.rmtree(previous, ignore_errors=True)
+            previous.mkdir()
+            for path in earlier:
+                path.rename(previous / path.name)
+
+
+def check_output(parameters: Parameters, needed: int) -> None:
+    """Makes the output folder and sees that it can be written and has room.
+
+    Parameters
+    ----------
+    needed
+        Bytes the run is expected to write.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made or written, or `needed` bytes are not free.
+    """
+    folder = Path(parameters.OUTPUT_PATH)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / "writable") as temporary:
+            temporary.write_bytes(b"")
+        (folder / "writable").unlink()
+    except OSError as error:
+        raise InputError(f"OUTPUT_PATH: {folder} cannot be written: {error.strerror or error}.") from None
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"OUTPUT_PATH: {folder} has {free / 1e6:,.0f} MB free; this run needs about {needed / 1e6:,.0f} MB. "
+            "Make room or choose another folder."
+        )
+
+
+def open_run(namespace: Mapping[str, Any]) -> Run:
+    """A notebook's first call: `run = open_run(globals())`.
+
+    Reads the parameters from the notebook's variables (relative paths are relative to the repository's root, or to
+    the working directory for an installed package) and logs to the screen and to the run's `run.log`.
+    """
+    root = Path(__file__).resolve().parent.parent
+    checkout = (root / "notebooks").is_dir() and (root / "pyproject.toml").exists()
+    run = Run(from_notebook(namespace, root if checkout else Path.cwd()))
+    check_output(run.parameters, needed=0)
+    log_to(run.log, logging.StreamHandler(sys.stdout))
+    return run
+
+
+def log_to(file: Path, *also: logging.Handler) -> None:
+    """Sends what the package logs to a file and other handlers, instead of wherever it went before."""
+    logger = logging.getLogger("jind_nb")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        if isinstance(handler, logging.FileHandler):
+            handler.close()
+    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    for handler in (to_file, *also):
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,125 @@
+"""The command line: `jind-nb run` and `jind-nb validate`.
+
+Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 the program failed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .errors import InputError
+from .parameters import Parameters, load_parameters, parse_override
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Cell-type labels from several annotated batches to an unannotated one: one parameter file in, an annotated "
+    "target and a report out.",
+)
+out = Console()
+err = Console(stderr=True)
+
+File = Annotated[Path, typer.Argument(metavar="PARAMETERS", help="YAML file, or JSON as the JIND-Multi program reads.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("-s", metavar="NAME=VALUE", help="Override one parameter; repeatable.")
+]
+OutputPath = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the results (OUTPUT_PATH).")]
+
+
+def _parameters(file: Path, overrides: list[str] | None, output_path: Path | None) -> Parameters:
+    values = dict(parse_override(text) for text in overrides or [])
+    if output_path is not None:
+        values["OUTPUT_PATH"] = str(output_path)
+    return load_parameters(file, values)
+
+
+@app.command()
+def run(file: File, s: Overrides = None, output_path: OutputPath = None) -> None:
+    """All stages for one parameter file: annotates the target and writes the report.
+
+    Example: jind-nb run parameters/demo.yaml -s SEED=1 --output-path runs/seed1
+    """
+    parameters = _parameters(file, s, output_path)
+    # Before papermill and its kernels are imported: nothing here should wait for a slow import to say what is wrong.
+    from . import pipeline
+    from .results import one_line
+
+    this = pipeline.run(parameters, err)
+    pdf = f"\n             {this.report_pdf}" if this.report_pdf.exists() else ""
+    out.print(
+        f"\n[bold]{escape(one_line(this))}[/bold]\n"
+        f"report:      {escape(str(this.report_html))}{escape(pdf)}\n"
+        f"predictions: {escape(str(this.predictions_xlsx))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def validate(file: File, s: Overrides = None, output_path: OutputPath = None) -> None:
+    """Reads parameters and data and says what would happen; trains and writes nothing.
+
+    Example: jind-nb validate parameters/demo.yaml
+    """
+    parameters = _parameters(file, s, output_path)
+    from . import data, pipeline
+
+    cells = data.read_cells(parameters)
+    plan = data.make_plan(parameters, cells)
+    pipeline.check_folder_and_model(parameters)
+    data.prepare(parameters, cells, plan)
+    _table("Batches", data.batch_table(cells, plan))
+    if plan.too_rare:
+        _table("Cell types left out of a batch's training", data.too_rare_table(plan))
+    _table("Values", data.values_table(plan))
+    if plan.classes:
+        out.print(f"{len(plan.classes)} cell types can be predicted: {escape(', '.join(plan.classes))}", highlight=False)
+    out.print(f"{plan.features['kept']:,} of {plan.features['in_file']:,} features would be used.", highlight=False)
+    for note in plan.notes:
+        out.print(f"Note: {escape(note)}", highlight=False)
+    out.print(f"Results would go to {escape(parameters.OUTPUT_PATH)}", highlight=False, soft_wrap=True)
+
+
+def _table(title: str, frame: pd.DataFrame) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in (frame.index.name, *frame.columns):
+        table.add_column(str(name))
+    for row in frame.itertuples(name=None):
+        table.add_row(*(escape(str(value)) for value in row))
+    out.print(table)
+
+
+def main() -> None:
+    """The `jind-nb` command: runs the app and turns what went wrong into a message and an exit status."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        err.print(f"[bold red]Wrong input:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("Stopped.")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("JIND_NB_TRACEBACK"):
+            raise
+        err.print(
+            f"[bold red]Failed:[/bold red] {escape(str(error) or type(error).__name__)}", highlight=False, soft_wrap=True
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The demo's data: real blood cells that scanpy carries, made into an input file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from .errors import InputError
+from .parameters import BUNDLED
+
+
+def bundled_file(path: str) -> Path:
+    """The h5ad file for a PATH such as `scanpy:pbmc68k_reduced`, written to the user's cache on first use.
+
+    700 blood cells of 8 wells (the number after the barcode's dash, as `obs["well"]`), 765 genes, log-normalised
+    values from `.raw`, 10 cell types in `obs["bulk_labels"]`.
+
+    Raises
+    ------
+    InputError
+        For any other name.
+    """
+    name = path.removeprefix(BUNDLED)
+    if name != "pbmc68k_reduced":
+        raise InputError(f"PATH: {path} is not known; the bundled set is {BUNDLED}pbmc68k_reduced.")
+    file = user_cache_path("jind_nb") / f"{name}.h5ad"
+    if not file.exists():
+        _write_demo(file)
+    return file
+
+
+def _write_demo(file: Path) -> None:
+    import anndata as ad
+    import scanpy as sc
+
+    from .artifacts import whole_file
+
+    full = sc.datasets.pbmc68k_reduced()
+    adata = ad.AnnData(full.raw.X, obs=full.obs[["bulk_labels"]].copy(), var=full.raw.var[[]].copy())
+    adata.obs["well"] = adata.obs_names.str.rsplit("-", n=1).str[-1]
+    with whole_file(file) as temporary:
+        adata.write_h5ad(temporary, compression="gzip")

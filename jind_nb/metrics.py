@@ -1,0 +1,155 @@
+"""How right predictions are: formulas of method.md section 7, and the record of one stage on one batch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .rejection import UNASSIGNED, Predictions
+
+
+def average_precision(is_type: np.ndarray, score: np.ndarray) -> float:
+    """Area under the all-point interpolated precision-recall curve of one type.
+
+    Cells are ranked by score, highest first; cells of equal score with the wrong ones first, so that ties never
+    help. Precision is made monotone from the right (the best precision at this recall or a higher one). This is
+    PASCAL VOC's all-point average precision (Everingham et al. 2010, doi 10.1007/s11263-009-0275-4).
+
+    Parameters
+    ----------
+    is_type
+        Bool (n_cells,): the cell is of the type.
+    score
+        Float (n_cells,): its predicted probability.
+
+    Returns
+    -------
+    0 to 1; NaN if no cell is of the type.
+
+    >>> average_precision(np.array([True, False, True]), np.array([0.9, 0.5, 0.4]))
+    0.8333333333333333
+    """
+    n = int(is_type.sum())
+    if n == 0:
+        return float("nan")
+    order = np.lexsort((is_type, -score))
+    hits = is_type[order]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(best_from_here[hits].sum() / n)
+
+
+def per_type_table(truth: np.ndarray, raw: np.ndarray, kept: np.ndarray, types: list[str]) -> dict[str, dict[str, Any]]:
+    """Counts and precision, recall, F1 of each type, before rejection.
+
+    Parameters
+    ----------
+    truth, raw
+        Names (n_cells,): true and most probable type.
+    kept
+        Bool (n_cells,): not rejected.
+    types
+        The types to tell about.
+
+    Returns
+    -------
+    For each type `cells`, `rejected`, `right` (kept and right), `misclassified` (kept and wrong), `precision` (None
+    where it was never predicted), `recall`, `f1`.
+    """
+    table: dict[str, dict[str, Any]] = {}
+    for name in types:
+        true, called = truth == name, raw == name
+        n_true, n_called, n_right = int(true.sum()), int(called.sum()), int((true & called).sum())
+        table[name] = {
+            "cells": n_true,
+            "rejected": int((true & ~kept).sum()),
+            "right": int((true & kept & called).sum()),
+            "misclassified": int((true & kept & ~called).sum()),
+            "precision": n_right / n_called if n_called else None,
+            "recall": n_right / n_true if n_true else None,
+            "f1": 2 * n_right / (n_true + n_called) if n_true + n_called else None,
+        }
+    return table
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What one stage's model did on labelled cells of one batch. Plain values only: it is saved as JSON.
+
+    `confusion` has a row for each of `truth` and a column for each of `predicted`, whose last is `Unassigned`.
+    """
+
+    batch: str
+    stage: str
+    cells: str
+    truth: list[str]
+    predicted: list[str]
+    confusion: list[list[int]]
+    metrics: dict[str, Any]
+    per_class: dict[str, dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+TRAINED_ON = "training cells"
+HELD_OUT = "held-out cells"
+UNSEEN = "cells never trained on"
+
+
+def evaluate(truth: np.ndarray, predictions: Predictions) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """All numbers of method.md section 7 for labelled cells.
+
+    Parameters
+    ----------
+    truth
+        True types, objects (n_cells,); types the model does not know are allowed, and always wrong.
+
+    Returns
+    -------
+    `cells`, `rejected`, `misclassified`; `raw_accuracy` (before rejection), `effective_accuracy` (among cells not
+    rejected, None if there is none), `rejection` (share), `mAP` and `macro_F1` (means over the types present, before
+    rejection; a type the model does not know counts 0). And a table for each type present.
+    """
+    classes, raw, kept = predictions.classes, predictions.raw, ~predictions.rejected
+    right = raw == truth
+    present = sorted(set(truth))
+    table = per_type_table(truth, raw, kept, present)
+    for name, row in table.items():
+        row["average_precision"] = (
+            average_precision(truth == name, predictions.probabilities[:, classes.index(name)])
+            if name in classes
+            else 0.0
+        )
+    n = len(truth)
+    metrics = {
+        "cells": n,
+        "rejected": int((~kept).sum()),
+        "misclassified": int((kept & ~right).sum()),
+        "raw_accuracy": float(right.mean()) if n else None,
+        "effective_accuracy": float(right[kept].mean()) if kept.any() else None,
+        "rejection": float((~kept).mean()) if n else None,
+        "mAP": float(np.mean([row["average_precision"] for row in table.values()])) if n else None,
+        "macro_F1": float(np.mean([row["f1"] for row in table.values()])) if n else None,
+    }
+    return metrics, table
+
+
+def confusion(truth: np.ndarray, predictions: np.ndarray, rows: list[str], columns: list[str]) -> np.ndarray:
+    """Counts int64 (len(rows), len(columns)): cells of true type (row) that were called (column)."""
+    row_of = {name: i for i, name in enumerate(rows)}
+    column_of = {name: i for i, name in enumerate(columns)}
+    counts = np.zeros((len(rows), len(columns)), dtype=np.int64)
+    np.add.at(counts, ([row_of[t] for t in truth], [column_of[p] for p in predictions]), 1)
+    return counts
+
+
+def stage_result(batch: str, stage: str, cells: str, truth: np.ndarray, predictions: Predictions) -> StageResult:
+    """`evaluate`, with the confusion matrix after rejection, as the record of one stage on one batch."""
+    metrics, table = evaluate(truth, predictions)
+    rows = sorted(set(truth) | set(predictions.classes))
+    columns = [*predictions.classes, UNASSIGNED]
+    counts = confusion(truth, predictions.names, rows, columns)
+    return StageResult(batch, stage, cells, rows, columns, counts.tolist(), metrics, table)

@@ -1,0 +1,325 @@
+"""The parameters of a run: names, types, defaults, limits, and how files of them are read.
+
+The names are those of the JIND-Multi program, upper case, in YAML, JSON, the notebooks' `parameters` cell and
+`jind-nb run -s NAME=VALUE` alike.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import InputError
+
+# A PATH that starts with this names data inside an installed package instead of a file.
+BUNDLED = "scanpy:"
+OLDER_NAMES = {"TRAIN_DATASETS_NAMES": "INTER_DATASETS_NAMES"}
+
+
+def as_text(value: object) -> str:
+    """A batch or label name as text, so that `1`, `1.0` (a column with gaps) and `"1"` are the same batch.
+
+    >>> as_text(1), as_text(1.0), as_text("1"), as_text(1.5)
+    ('1', '1', '1', '1.5')
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def _name(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"YAML reads this as {value}; put the name in quotes")
+    return as_text(value) if isinstance(value, int | float) else value
+
+
+def _names(value: object) -> object:
+    """A list, comma-separated text, or the reference's "['1', '2']" as a list of names."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith(("[", "(")):
+            try:
+                value = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                raise ValueError("looks like a list but cannot be read; write ['a', 'b'] or a, b") from None
+        else:
+            value = [part.strip() for part in text.split(",") if part.strip()]
+    if isinstance(value, int | float):
+        value = [value]
+    if isinstance(value, list | tuple):
+        return [_name(item) for item in value]
+    return value
+
+
+def _without_repeats(names: list[str]) -> list[str]:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"names {', '.join(map(repr, repeated))} more than once; keep one")
+    return names
+
+
+def _paths(value: object) -> object:
+    paths = [value] if isinstance(value, str) else value
+    if isinstance(paths, list) and paths and all(isinstance(path, str) and path.strip() for path in paths):
+        return paths[0] if len(paths) == 1 else paths
+    raise ValueError("must be the path of an .h5ad file, or a list of such paths")
+
+
+def _nothing_if_empty(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Name = Annotated[str, BeforeValidator(_name), Field(min_length=1)]
+MaybeName = Annotated[Name | None, BeforeValidator(_nothing_if_empty)]
+MaybeText = Annotated[str | None, BeforeValidator(_nothing_if_empty)]
+Names = Annotated[list[Name], BeforeValidator(_names)]
+Words = Annotated[list[Annotated[str, BeforeValidator(_name)]], BeforeValidator(_names)]
+MaybeBool = Annotated[bool | None, BeforeValidator(_nothing_if_empty)]
+
+
+class Parameters(BaseModel):
+    """Everything a run can be told. Frozen: a run's parameters do not change under it.
+
+    >>> p = Parameters(PATH="a.h5ad", BATCH_COL="batch", LABELS_COL="celltype", TARGET_DATASET_NAME=3,
+    ...                OUTPUT_PATH="runs/a", INTER_DATASETS_NAMES="['1', '2']")
+    >>> p.TARGET_DATASET_NAME, p.INTER_DATASETS_NAMES, p.NUM_FEATURES
+    ('3', ['1', '2'], 5000)
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    PATH: Annotated[str | list[str], BeforeValidator(_paths)] = Field(
+        description="The .h5ad file, or a list of files whose genes are matched by name."
+    )
+    BATCH_COL: str = Field(
+        min_length=1,
+        description="Column of `obs` with the batch of each cell; in a list of files, a file without it is one batch "
+        "named like the file.",
+    )
+    LABELS_COL: str = Field(min_length=1, description="Column of `obs` with the cell types of the annotated batches.")
+    TARGET_DATASET_NAME: Name = Field(description="The batch to annotate; its labels, if any, only serve evaluation.")
+    SOURCE_DATASET_NAME: MaybeName = Field(
+        None, description="The annotated batch training starts from; chosen automatically if absent."
+    )
+    OUTPUT_PATH: str = Field(min_length=1, description="Folder of the results; default runs/<parameter file's name>.")
+    PRETRAINED_MODEL_PATH: MaybeText = Field(
+        None, description="A run's `trained_models` folder: annotate with it and train nothing."
+    )
+    INTER_DATASETS_NAMES: Names = Field(
+        [], description="Intermediate batches, in training order; empty: every annotated batch not excluded."
+    )
+    EXCLUDE_DATASETS_NAMES: Names = Field([], description="Batches that take no part in anything.")
+    NUM_FEATURES: int = Field(5000, ge=1, description="How many features (genes, peaks) of largest variance are kept.")
+    MIN_CELL_TYPE_POPULATION: int = Field(
+        100, ge=1, description="A cell type with fewer labelled cells in a batch is left out of that batch's training."
+    )
+    USE_GPU: bool = Field(True, description="Use a GPU if there is one.")
+    METHOD: Literal["default", "reference"] = Field(
+        "default", description="`reference` keeps the published method's constants; `default` is what we recommend."
+    )
+    SEED: int = Field(0, ge=0, le=2**32 - 1, description="Fixes every random choice.")
+    EPOCHS: int = Field(15, ge=1, le=1000, description="Epochs of each training stage, and at most of alignment.")
+    REJECTION: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="theta: the share of a type's held-out cells that its confidence threshold would reject.",
+    )
+    UNLABELED: Words = Field(
+        ["-", "?", "NA", "N/A", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled",
+         "unannotated", "not annotated", "not assigned"],
+        description="Words in LABELS_COL that mean: no label (upper and lower case alike).",
+    )  # fmt: skip
+    GENE_COL: MaybeText = Field(None, description="Column of `var` with the feature names; default: the index of `var`.")
+    LAYER: MaybeText = Field(
+        None, description="Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`."
+    )
+    NORMALISATION: Literal["auto", "counts", "log1p", "as_is"] = Field(
+        "auto",
+        description="What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, "
+        "`log1p` values, or to be left alone (`as_is`).",
+    )
+    ALIGN: MaybeBool = Field(
+        None,
+        description="Align the target with the annotated batches and self-train on it; default: true, but false with "
+        "PRETRAINED_MODEL_PATH.",
+    )
+
+    @model_validator(mode="after")
+    def _roles_are_disjoint(self) -> Parameters:
+        _check(_without_repeats, "INTER_DATASETS_NAMES", self.INTER_DATASETS_NAMES)
+        _check(_without_repeats, "EXCLUDE_DATASETS_NAMES", self.EXCLUDE_DATASETS_NAMES)
+        if len(self.paths) != len(set(self.paths)):
+            raise ValueError("PATH names the same file more than once; keep one")
+        target, source = self.TARGET_DATASET_NAME, self.SOURCE_DATASET_NAME
+        if source == target:
+            raise ValueError(
+                f"SOURCE_DATASET_NAME and TARGET_DATASET_NAME are both {target!r}; the target cannot train itself: "
+                "name another source, or leave it out to have one chosen"
+            )
+        if target in self.INTER_DATASETS_NAMES:
+            raise ValueError(
+                f"TARGET_DATASET_NAME {target!r} is also in INTER_DATASETS_NAMES; take it out of one of the two"
+            )
+        for other, names in {
+            "TARGET_DATASET_NAME": [target],
+            "SOURCE_DATASET_NAME": [source],
+            "INTER_DATASETS_NAMES": self.INTER_DATASETS_NAMES,
+        }.items():
+            both = [name for name in names if name in self.EXCLUDE_DATASETS_NAMES]
+            if both:
+                raise ValueError(
+                    f"EXCLUDE_DATASETS_NAMES and {other} both name {', '.join(map(repr, both))}; "
+                    "take it out of one of the two"
+                )
+        return self
+
+    @property
+    def paths(self) -> list[str]:
+        """PATH as a list, also where it is a single file."""
+        return [self.PATH] if isinstance(self.PATH, str) else list(self.PATH)
+
+    @property
+    def intermediates(self) -> list[str]:
+        """INTER_DATASETS_NAMES without the source (the reference's own example lists it there)."""
+        return [name for name in self.INTER_DATASETS_NAMES if name != self.SOURCE_DATASET_NAME]
+
+    @property
+    def aligns(self) -> bool:
+        """Whether the target is aligned: ALIGN, or its default."""
+        return self.PRETRAINED_MODEL_PATH is None if self.ALIGN is None else self.ALIGN
+
+    def is_unlabeled(self, label: str) -> bool:
+        """Whether a word in LABELS_COL stands for no label; an empty one always does."""
+        return not label.strip() or label.strip().casefold() in {word.casefold() for word in self.UNLABELED}
+
+
+def _check(rule, name: str, value: list[str]) -> None:
+    try:
+        rule(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def make_parameters(values: Mapping[str, Any]) -> Parameters:
+    """Parameters from a mapping of names to values.
+
+    Raises
+    ------
+    InputError
+        Naming every unknown parameter with its nearest known one, or every value out of its limits.
+    """
+    values = dict(values)
+    for older, newer in OLDER_NAMES.items():
+        if older in values:
+            if newer in values:
+                raise InputError(f"{older} is the older name of {newer}, and both are given; keep {newer}.")
+            values[newer] = values.pop(older)
+    unknown = [name for name in values if name not in Parameters.model_fields]
+    if unknown:
+        raise InputError("\n".join(_unknown(name) for name in unknown))
+    try:
+        return Parameters(**values)
+    except ValidationError as error:
+        raise InputError("\n".join(_told(problem) for problem in error.errors())) from None
+
+
+def _unknown(name: object) -> str:
+    near = difflib.get_close_matches(str(name).upper(), Parameters.model_fields, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(Parameters.model_fields)}."
+    return f"There is no parameter {name!s}; {hint}"
+
+
+def _told(problem: Mapping[str, Any]) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return f"{message}."
+    name = str(problem["loc"][0])
+    if problem["type"] == "missing":
+        return f"{name} is missing: {Parameters.model_fields[name].description}"
+    return f"{name}: found {problem['input']!r}; {message[0].lower()}{message[1:]}."
+
+
+def _is_bundled(path: str) -> bool:
+    return path.startswith(BUNDLED)
+
+
+def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same values, relative paths made absolute from `folder`."""
+
+    def absolute(path: object) -> object:
+        if not isinstance(path, str) or not path.strip() or _is_bundled(path):
+            return path
+        return str((folder / Path(path).expanduser()).resolve())
+
+    return {
+        name: ([absolute(path) for path in value] if isinstance(value, list) else absolute(value))
+        if name in ("PATH", "OUTPUT_PATH", "PRETRAINED_MODEL_PATH")
+        else value
+        for name, value in values.items()
+    }
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"There is no parameter file {file}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The parameter file {file} cannot be read: {error}.") from None
+    try:
+        values = json.loads(text) if file.suffix.lower() == ".json" else yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        kind = "JSON" if file.suffix.lower() == ".json" else "YAML"
+        raise InputError(f"The parameter file {file} is not {kind}: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"The parameter file {file} must hold names and values, one `NAME: value` a line.")
+    return values
+
+
+def load_parameters(file: Path | str, overrides: Mapping[str, Any] | None = None) -> Parameters:
+    """Parameters from a YAML or JSON file; `overrides` (the command line's) win.
+
+    Relative paths in the file are relative to the file, in the overrides to the working directory. Without an
+    OUTPUT_PATH, results go to `runs/<the file's name>` under the working directory.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or as `make_parameters` does.
+    """
+    file = Path(file).expanduser().resolve()
+    values = {"OUTPUT_PATH": str(Path.cwd() / "runs" / file.stem)}
+    values |= {k: v for k, v in _absolute(_read_mapping(file), file.parent).items() if v is not None}
+    values |= _absolute(dict(overrides or {}), Path.cwd())
+    return make_parameters(values)
+
+
+def from_notebook(namespace: Mapping[str, Any], folder: Path) -> Parameters:
+    """Parameters from a notebook's variables (`globals()`); relative paths are relative to `folder`."""
+    values = {name: namespace[name] for name in Parameters.model_fields if name in namespace}
+    return make_parameters(_absolute({k: v for k, v in values.items() if v is not None}, folder))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE` from the command line, the value read as YAML.
+
+    >>> parse_override("NUM_FEATURES=200")
+    ('NUM_FEATURES', 200)
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise InputError(f"-s {text}: write -s NAME=VALUE.")
+    try:
+        return name.strip(), yaml.safe_load(value) if value.strip() else ""
+    except yaml.YAMLError:
+        return name.strip(), value

@@ -1,0 +1,430 @@
+"""Every picture of the notebooks and reports. Functions return a figure; `show` puts it into a notebook.
+
+Colours are Okabe and Ito's eight, which colour-blind readers can tell apart; where there are more groups than
+colours, marker shapes repeat them, so that colour and shape together name up to 64 groups.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
+
+from .artifacts import whole_file
+from .metrics import TRAINED_ON, StageResult
+from .rejection import UNASSIGNED
+
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D00", "#000000"]
+MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
+GREY = "#BBBBBB"
+SIDE_BY_SIDE = 12  # confusion matrices of at most so many types share a row
+
+# Cell and batch names may hold any character; one the font lacks is drawn as a box, which is no reason to warn.
+warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Displays a figure once, with a text for readers who cannot see it."""
+    from IPython.display import display
+
+    figure.set_dpi(110)
+    display(figure, metadata={"image/png": {"alt": alt}})
+    plt.close(figure)
+
+
+def short(name: str, most: int = 28) -> str:
+    """A name cut to fit a label; `$` escaped, since matplotlib would read it as mathematics."""
+    return textwrap.shorten(name.replace("$", r"\$"), most, placeholder="…") if " " in name else _cut(name, most)
+
+
+def _cut(name: str, most: int) -> str:
+    name = name.replace("$", r"\$")
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def nothing(text: str) -> Figure:
+    """A line of words in place of a picture there is nothing to draw for."""
+    figure = plt.figure(figsize=(6.6, 0.5))
+    figure.text(0.01, 0.4, text, fontsize=9)
+    return figure
+
+
+# --- stage 1 -------------------------------------------------------------------------------------------------------------
+
+
+def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target: int) -> Figure:
+    """How many cells train, batch by cell type, as a table with shaded cells; the target's number beside it."""
+    if not cells:
+        return nothing(f"A saved model annotates {short(target)}, {n_target:,} cells; no batch is trained on.")
+    table = pd.DataFrame(cells).T.fillna(0).astype(int).reindex(list(cells))
+    table = table[sorted(table.columns)]
+    figure, axes = plt.subplots(
+        figsize=(2.5 + 0.55 * table.shape[1], 1.6 + 0.3 * table.shape[0]), layout="constrained"
+    )
+    axes.imshow(np.log1p(table.to_numpy()), cmap="Blues", aspect="auto", vmax=np.log1p(table.to_numpy()).max() * 1.4)
+    for (row, column), n in np.ndenumerate(table.to_numpy()):
+        axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=7)
+    axes.set_xticks(range(table.shape[1]), [short(name) for name in table.columns], rotation=90, fontsize=8)
+    axes.set_yticks(range(table.shape[0]), [short(name) for name in table.index], fontsize=8)
+    axes.set(xlabel="cell type", ylabel="annotated batch")
+    axes.set_title(f"Labelled cells to learn from; to annotate: {short(target)}, {n_target:,} cells", fontsize=10)
+    return figure
+
+
+def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figure:
+    """The kept features' variances by rank, with the names of the ten largest."""
+    if variances.isna().all():
+        return nothing(f"The saved model's own {features['kept']:,} features are used.")
+    ranked = variances.sort_values(ascending=False, kind="stable")
+    figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
+    axes.plot(np.arange(1, len(ranked) + 1), ranked, color=COLOURS[0])
+    axes.set(xlabel="feature, by rank", ylabel="variance over all cells", xscale="log")
+    axes.set_title(f"{features['kept']:,} of {features['in_file']:,} features kept, the most variable", fontsize=10)
+    axes.text(
+        0.98, 0.95, "largest: " + "\n".join(textwrap.wrap(", ".join(map(short, ranked.index[:10])), 44)), fontsize=7,
+        ha="right", va="top", transform=axes.transAxes,
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def scatter(
+    points: pd.DataFrame,
+    group: Sequence[str],
+    title: str,
+    order: Sequence[str] | None = None,
+) -> Figure:
+    """Cells in two dimensions, coloured by a group; `Unassigned` grey and behind the others.
+
+    Parameters
+    ----------
+    points
+        Columns `x`, `y`.
+    group
+        A name for each point.
+    order
+        The groups in the legend's order; default: by name.
+    """
+    figure, axes = plt.subplots(figsize=(6.6 + 2.2 * (len(set(group)) // 26), 4.6), layout="constrained")
+    groups = np.asarray(group, dtype=object)
+    names = [name for name in (order or sorted(set(group))) if (groups == name).any()]
+    size = float(np.clip(12_000 / max(1, len(points)), 3, 22))
+    if (groups == UNASSIGNED).any():
+        names = [UNASSIGNED, *(name for name in names if name != UNASSIGNED)]
+    shown = [name for name in names if name != UNASSIGNED]
+    for name in names:
+        at = groups == name
+        style = {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else _style(shown.index(name))
+        axes.scatter(points["x"][at], points["y"][at], s=size, alpha=0.8, label=f"{short(name)} ({at.sum():,})", **style)
+    axes.legend(
+        loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, markerscale=1.6, frameon=False,
+        ncols=1 + len(names) // 26,
+    )  # fmt: skip
+    axes.set_title(title, fontsize=10)
+    axes.set(xlabel="dimension 1 (no unit)", ylabel="dimension 2 (no unit)", xticks=[], yticks=[])
+    return figure
+
+
+def before_after(points: pd.DataFrame, group: str, target: str) -> Figure:
+    """The codes before and after alignment on the same axes, the annotated cells pale behind the target's.
+
+    `points` as `embedding.code_points` makes it; `group` is `batch` or `cell type`.
+    """
+    stages = list(dict.fromkeys(points["stage"]))
+    stages = [stages[0], stages[-1]] if len(stages) > 1 else stages
+    names = sorted(set(points[group]) - {UNASSIGNED, target})
+    names += [target] if group == "batch" else [UNASSIGNED]
+    figure, grid = plt.subplots(
+        1, len(stages), figsize=(1.5 + 3.6 * len(stages) + 2 * (len(names) // 26), 4.2), sharex=True, sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for axes, stage in zip(grid.flat, stages, strict=True):
+        here = points[points["stage"] == stage]
+        of_target = (here["batch"] == target).to_numpy()
+        for i, name in enumerate(names):
+            style = {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else _style(i)
+            for rows, alpha, size in ((~of_target, 0.25, 5), (of_target, 0.9, 12)):
+                at = rows & (here[group] == name).to_numpy()
+                axes.scatter(here["x"][at], here["y"][at], s=size, alpha=alpha, **style)
+        axes.set_title(f"{short(target)} {stage}", fontsize=10)
+        axes.set(xlabel="code, first component (no unit)", xticks=[], yticks=[])
+    grid[0, 0].set_ylabel("second component (no unit)")
+    for i, name in enumerate(names):
+        style = {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else _style(i)
+        grid[0, -1].scatter([], [], s=22, label=short(name), **style)
+    grid[0, -1].legend(
+        loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, frameon=False, ncols=1 + len(names) // 26,
+        title=f"{group}\n(pale: annotated batches)" if group != "batch" else "batch", title_fontsize=7,
+    )  # fmt: skip
+    return figure
+
+
+def _style(position: int) -> dict[str, Any]:
+    return {
+        "color": COLOURS[position % len(COLOURS)],
+        "marker": MARKERS[(position // len(COLOURS)) % len(MARKERS)],
+        "linewidths": 0,
+    }
+
+
+def confidence_scatter(points: pd.DataFrame, confidence: np.ndarray, title: str) -> Figure:
+    """Cells in two dimensions, coloured by the probability of their predicted type."""
+    figure, axes = plt.subplots(figsize=(6.2, 4.6), layout="constrained")
+    size = float(np.clip(12_000 / max(1, len(points)), 3, 22))
+    drawn = axes.scatter(points["x"], points["y"], c=confidence, cmap="cividis", vmin=0, vmax=1, s=size, linewidths=0)
+    figure.colorbar(drawn, label="confidence (probability of the predicted type)")
+    axes.set_title(title, fontsize=10)
+    axes.set(xlabel="dimension 1 (no unit)", ylabel="dimension 2 (no unit)", xticks=[], yticks=[])
+    return figure
+
+
+# --- stages 2 and 3 ------------------------------------------------------------------------------------------------------
+
+
+def curves(points: Sequence[Mapping[str, Any]], quantity: str, title: str, unit: str) -> Figure:
+    """A quantity over epochs, one line for each batch and stage that has it."""
+    frame = pd.DataFrame([point for point in points if point.get(quantity) is not None])
+    if frame.empty:
+        return nothing(f"{title}: there is no such stage in this run.")
+    figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
+    lines = list(frame.groupby("batch", sort=False)) if "batch" in frame else [("", frame)]
+    for i, (name, line) in enumerate(lines):
+        style = ["-", "--", ":", "-."][(i // len(COLOURS)) % 4]
+        axes.plot(line["epoch"], line[quantity], style, color=COLOURS[i % len(COLOURS)], label=short(str(name)))
+    axes.set(xlabel="epoch", ylabel=unit)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    if len(lines) > 1:
+        axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=1 + len(lines) // 16)
+    return figure
+
+
+def alignment_losses(points: Sequence[Mapping[str, Any]], stage: str) -> Figure:
+    """Both players' losses over alignment epochs, with the band in which neither wins."""
+    frame = pd.DataFrame([point for point in points if point["stage"] == stage])
+    if frame.empty:
+        return nothing("The target was not aligned in this run.")
+    figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
+    axes.axhspan(0.5, 0.78, color=GREY, alpha=0.3, label="neither side wins")
+    axes.plot(frame["epoch"], frame["loss"], "o-", color=COLOURS[0], ms=4, label="adapter: make the target look alike")
+    axes.plot(frame["epoch"], frame["discriminator_loss"], "s--", color=COLOURS[3], ms=4, label="discriminator: tell apart")
+    axes.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", ylim=(0, None))
+    axes.set_title("Aligning the target with the annotated batches", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def rejection_by_stage(stages: Mapping[str, Any], title: str) -> Figure:
+    """The target's cells kept and rejected, one bar for each stage."""
+    figure, axes = plt.subplots(figsize=(6.6, 0.9 + 0.45 * len(stages)), layout="constrained")
+    names = list(stages)[::-1]
+    rejected = np.array([stages[name].rejected.sum() for name in names])
+    kept = np.array([len(stages[name].rejected) for name in names]) - rejected
+    axes.barh(names, kept, color=COLOURS[0], label="annotated")
+    axes.barh(names, rejected, left=kept, color=GREY, hatch="///", edgecolor="white", label=UNASSIGNED)
+    for i, (a, b) in enumerate(zip(kept, rejected, strict=True)):
+        axes.text(a + b, i, f" {b:,} of {a + b:,} Unassigned", va="center", fontsize=8)
+    axes.set_xlim(0, (kept + rejected).max() * 1.35)
+    axes.set_xlabel("cells")
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
+    return figure
+
+
+# --- confusion matrices ---------------------------------------------------------------------------------------------------
+
+STAGE_WORDS = {
+    "initial": "seen by the model before adapting to it",
+    "adapt": "after its adapter was trained",
+    "finetuned": "after joint fine-tuning",
+    "retrain": "after the last joint training",
+}
+
+
+def stage_title(result: StageResult, source: str) -> str:
+    """What a result shows, in words."""
+    words = STAGE_WORDS.get(result.stage, result.stage)
+    if result.batch == source and result.stage == "initial":
+        words = "its own classifier, first trained"
+    return f"{short(result.batch)}: {words}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
+    """One confusion matrix: counts in cells shaded by their row's share; per type and in all what was rejected and
+    wrong, and the average precision, beside it and outside the colour scale."""
+    counts = np.array(result.confusion)
+    totals = counts.sum(axis=1, keepdims=True)
+    present = totals[:, 0] > 0
+    rows = [name for name, here in zip(result.truth, present, strict=True) if here]
+    counts, totals = counts[present], totals[present]
+    n_columns = len(result.predicted)
+    axes.imshow(counts / totals, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), n in np.ndenumerate(counts):
+        if n:
+            dark = n / totals[row, 0] > 0.6
+            axes.text(column, row, f"{n:,}", ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
+    axes.axvline(n_columns - 1.5, color="black", linewidth=0.8)
+    for offset, heading in enumerate(("cells", "rejected", "wrong", "AP")):
+        x = n_columns + 0.35 + 1.15 * offset
+        axes.text(x, -0.8, heading, ha="center", va="bottom", fontsize=6.5, rotation=90, fontweight="bold")
+        for row, name in enumerate(rows):
+            numbers = result.per_class[name]
+            text = [
+                f"{numbers['cells']:,}", f"{numbers['rejected']:,}", f"{numbers['misclassified']:,}",
+                _share(numbers["average_precision"]),
+            ][offset]  # fmt: skip
+            axes.text(x, row, text, ha="center", va="center", fontsize=6.5)
+    axes.set_xlim(-0.5, n_columns + 4.4)
+    axes.set_xticks(range(n_columns), [short(name, 22) for name in result.predicted], rotation=90, fontsize=7)
+    axes.set_yticks(range(len(rows)), [short(name, 22) for name in rows], fontsize=7)
+    axes.set(xlabel="predicted cell type", ylabel="true cell type")
+    axes.spines[["top", "right"]].set_visible(False)
+    m = result.metrics
+    axes.set_title(
+        f"{title}\n{m['cells']:,} {result.cells}: {m['rejected']:,} rejected, {m['misclassified']:,} misclassified\n"
+        f"accuracy raw {_share(m['raw_accuracy'])}, effective {_share(m['effective_accuracy'])}; "
+        f"mAP {_share(m['mAP'])}",
+        fontsize=8,
+        loc="left",
+        pad=30,
+    )
+
+
+def confusions(results: Sequence[StageResult], source: str) -> Figure:
+    """Confusion matrices in reading order: in one row where types are few, else one below the other."""
+    if not results:
+        return nothing("There are no labels to compare with.")
+    n_types = max(len(result.predicted) for result in results)
+    per_row = max(1, min(len(results), 3 if n_types <= SIDE_BY_SIDE else 1))
+    n_rows = -(-len(results) // per_row)
+    width, height = 2.4 + 0.3 * (n_types + 5), 2.9 + 0.24 * n_types
+    figure, grid = plt.subplots(
+        n_rows, per_row, figsize=(width * per_row, height * n_rows), squeeze=False, layout="constrained"
+    )
+    for axes, result in zip(grid.flat, results, strict=False):
+        draw_confusion(axes, result, stage_title(result, source))
+    for axes in grid.flat[len(results) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def of_batch(history: Sequence[StageResult], batch: str, stages: Sequence[str]) -> list[StageResult]:
+    """The results of a batch's stages to look at: held-out cells where there are any, they flatter least."""
+    chosen = []
+    for stage in stages:
+        here = [r for r in history if r.batch == batch and r.stage == stage]
+        chosen += [r for r in here if r.cells != TRAINED_ON] or here
+    return chosen
+
+
+def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -> Figure:
+    """Raw and effective accuracy of many stages, one line each, in reading order."""
+    if not results:
+        return nothing("There are no labels to compare with.")
+    figure, axes = plt.subplots(figsize=(8.5, 1.4 + 0.22 * len(results)), layout="constrained")
+    y = np.arange(len(results))
+    numbers = [result.metrics for result in results]
+    axes.plot([m["raw_accuracy"] for m in numbers], y, "o", color=COLOURS[0], label="raw accuracy (all cells)")
+    axes.plot(
+        [np.nan if m["effective_accuracy"] is None else m["effective_accuracy"] for m in numbers], y, "D",
+        color=COLOURS[3], ms=5, label="effective accuracy (cells not rejected)", fillstyle="none",
+    )  # fmt: skip
+    axes.plot([m["rejection"] for m in numbers], y, "x", color="#666666", label="rejected")
+    labels = [f"{stage_title(r, source)} ({r.metrics['cells']:,} {r.cells})" for r in results]
+    axes.set_yticks(y, labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xlim=(-0.02, 1.02), xlabel="share of cells")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.3, 1.06 if len(results) > 12 else 1.15), ncols=3)
+    return figure
+
+
+def write_history(history: Sequence[StageResult], source: str, target: str, path: Path) -> None:
+    """The training history as a PDF: an overview, then a page of confusion matrices for each stage of each batch."""
+    with whole_file(path) as temporary, PdfPages(temporary) as pdf:
+
+        def page(figure: Figure) -> None:
+            pdf.savefig(figure)
+            plt.close(figure)
+
+        heading = f"Training history: labels from {short(source)} and its intermediates to {short(target)}"
+        at_once = 40
+        for start in range(0, max(1, len(history)), at_once):
+            part = history[start : start + at_once]
+            if part:
+                page(accuracy_by_stage(part, source, heading if not start else f"{heading} (continued)"))
+        if not history:
+            figure = plt.figure(figsize=(8.5, 2))
+            figure.text(0.05, 0.5, f"{heading}:\nnothing was trained, and the target has no labels to compare with.")
+            page(figure)
+        for pages in _pages(history):
+            page(confusions(pages, source))
+
+
+def _pages(history: Sequence[StageResult]) -> list[list[StageResult]]:
+    """Results of the same batch and stage together where two matrices fit side by side, held-out cells first."""
+    pages: list[list[StageResult]] = []
+    for result in history:
+        fits = len(result.predicted) <= SIDE_BY_SIDE and pages
+        if fits and (pages[-1][0].batch, pages[-1][0].stage) == (result.batch, result.stage):
+            pages[-1].append(result)
+        else:
+            pages.append([result])
+    return pages
+
+
+# --- stage 4 -------------------------------------------------------------------------------------------------------------
+
+
+def composition_bars(table: pd.DataFrame, target: str) -> Figure:
+    """Cells of each type, annotated and rejected; `table` as `results.composition` makes it."""
+    table = table[table["annotated"] + table["rejected"] > 0][::-1]
+    figure, axes = plt.subplots(figsize=(7.2, 1.1 + 0.24 * len(table)), layout="constrained")
+    y = np.arange(len(table))
+    axes.barh(y, table["annotated"], color=COLOURS[0], label="annotated")
+    axes.barh(
+        y, table["rejected"], left=table["annotated"], color=GREY, hatch="///", edgecolor="white",
+        label="most like this type, but Unassigned",
+    )  # fmt: skip
+    for i, (annotated, rejected) in enumerate(zip(table["annotated"], table["rejected"], strict=True)):
+        axes.text(annotated + rejected, i, f" {annotated:,}" + (f" (+{rejected:,})" if rejected else ""), va="center", fontsize=7)
+    axes.set_yticks(y, [short(str(name)) for name in table.index], fontsize=8)
+    axes.set_xlim(0, (table["annotated"] + table["rejected"]).max() * 1.18)
+    axes.set_xlabel("cells")
+    axes.set_title(f"What {short(target)} is made of", fontsize=10)
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    return figure
+
+
+def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapping[str, float], target: str) -> Figure:
+    """The confidence of each cell by its most probable type, with the threshold below which it is rejected."""
+    names = sorted(set(raw))
+    figure, axes = plt.subplots(figsize=(7.2, 1.3 + 0.26 * len(names)), layout="constrained")
+    jitter = np.random.default_rng(0).uniform(-0.32, 0.32, len(raw))
+    for i, name in enumerate(names):
+        at = np.flatnonzero(raw == name)
+        axes.scatter(confidence[at], i + jitter[at], s=4, color=COLOURS[0], alpha=0.5, linewidths=0, rasterized=True)
+        axes.plot([thresholds[name]] * 2, [i - 0.42, i + 0.42], color=COLOURS[3], linewidth=2)
+    axes.plot([], [], color=COLOURS[3], linewidth=2, label="threshold: below it Unassigned")
+    axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=8)
+    axes.set(xlim=(0, 1.02), xlabel="confidence (probability of the most probable type)", ylabel="most probable type")
+    axes.set_title(f"How sure the model is of each cell of {short(target)}", fontsize=10)
+    axes.invert_yaxis()
+    axes.legend(fontsize=7, frameon=False, loc="lower left")
+    return figure
+

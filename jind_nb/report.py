@@ -1,0 +1,137 @@
+"""report.html and report.pdf: the first page in words, then the story of the executed notebooks, without code."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+import subprocess
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+
+from .artifacts import Run, whole_file
+from .results import composition, load_result, summarise
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def write_html(run: Run) -> str:
+    """Writes report.html, one file that needs no network, from the run's executed notebooks; returns its text."""
+    result, plan, training = load_result(run), run.load_plan(), run.load_training()
+    plan.notes += run.load_target()[1]["notes"]
+    environment = Environment(loader=PackageLoader("jind_nb"), autoescape=select_autoescape())
+    html = environment.get_template("report.html.j2").render(
+        target=plan.target,
+        summary=summarise(result, plan, training, run),
+        composition=_picture(composition(result, plan), plan.target),
+        table=composition(result, plan).reset_index().to_dict("records"),
+        chapters=[Markup(_chapter(run.notebook(stage))) for stage in run.stages],
+        parameters=run.parameters.model_dump(),
+        version=version("jind-nb"),
+    )
+    with whole_file(run.report_html) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return html
+
+
+def _picture(table: Any, target: str) -> str:
+    """The composition as a PNG in a data address."""
+    from . import plots
+
+    figure = plots.composition_bars(table, target)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=130)
+    plots.plt.close(figure)
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+
+
+def _chapter(notebook: Path) -> str:
+    """An executed notebook's prose, tables and pictures as HTML: no code, no log lines, no parameters cell."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    nb = nbformat.read(notebook, as_version=4)
+    kept = []
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if output.output_type != "stream" and {"text/html", "image/png"} & set(output.get("data", {}))
+            ]
+            if not cell.outputs:
+                continue
+        elif cell.source.startswith("## Parameters"):
+            continue
+        kept.append(cell)
+    nb.cells = kept
+    exporter = HTMLExporter(
+        template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True
+    )
+    return exporter.from_notebook_node(nb)[0]
+
+
+def write_pdf(run: Run, html: str) -> str | None:
+    """Writes report.pdf from the report's HTML: by WeasyPrint, which needs pango, else by a Chromium.
+
+    Returns
+    -------
+    None, or why there is no PDF; a missing PDF is no failure.
+    """
+    try:
+        with whole_file(run.report_pdf) as temporary:
+            problem = _by_weasyprint(html, temporary)
+            if problem is not None:
+                problem = _by_chromium(html, temporary, problem)
+            if problem is not None:
+                raise OSError(problem)
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _by_weasyprint(html: str, path: Path) -> str | None:
+    try:
+        import weasyprint
+    except OSError as error:  # pango, a library of the system, is missing
+        return f"WeasyPrint cannot load the system's pango ({str(error).splitlines()[0]})"
+    weasyprint.HTML(string=html, url_fetcher=_only_inline).write_pdf(path)
+    return None
+
+
+def _only_inline(url: str, *args: Any, **kwargs: Any) -> Any:
+    """Data addresses only: a report never makes a request, whatever a name in the data looks like."""
+    from weasyprint import default_url_fetcher
+
+    if not url.startswith("data:"):
+        raise ValueError(f"not fetched: {url}")
+    return default_url_fetcher(url, *args, **kwargs)
+
+
+def _by_chromium(html: str, path: Path, before: str) -> str | None:
+    browser = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if browser is None:
+        return f"{before}, and there is no Chromium; install either (Debian: apt-get install libpango-1.0-0 libpangoft2-1.0-0)"
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "report.html"
+        page.write_text(html, encoding="utf-8")
+        printed = subprocess.run(
+            [
+                browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+                "--no-pdf-header-footer", f"--user-data-dir={folder}/profile", f"--print-to-pdf={folder}/report.pdf",
+                page.as_uri(),
+            ],
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )  # fmt: skip
+        made = Path(folder) / "report.pdf"
+        if not made.exists():
+            return f"{before}, and {browser} failed: {printed.stderr.decode(errors='replace')[-200:]}"
+        shutil.copyfile(made, path)
+    return None

@@ -1,0 +1,358 @@
+"""What a run says about the target: the predictions table, the annotated file, the metrics, the summary in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .artifacts import Run, whole_file, write_json
+from .data import Plan, read_cells, read_target, read_target_labels
+from .metrics import HELD_OUT, UNSEEN, StageResult, stage_result
+from .rejection import REASONS, UNASSIGNED, Predictions, reasons
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+    from .alignment import Annotated, KnownCodes
+
+SHEET_ROWS = 1_048_576
+FEW_CELLS = 30  # a type learned from fewer is named as something to distrust
+MUCH_REJECTED = 0.3
+
+
+@dataclass
+class TargetResult:
+    """The target after the last stage."""
+
+    stages: dict[str, Predictions]  # in order; the last is the answer
+    cells: np.ndarray  # names (n_target,), as in the file
+    reasons: np.ndarray  # objects (n_target,)
+    codes: np.ndarray  # (n_target, 256), of the last stage
+    labels: np.ndarray | None  # objects (n_target,), None where unknown; None without any
+
+    @property
+    def final(self) -> Predictions:
+        return list(self.stages.values())[-1]
+
+
+def save_annotated(annotated: Annotated, known: KnownCodes, run: Run) -> None:
+    """Stage 3's result for stage 4: every stage's probabilities, thresholds and codes, and why cells were rejected."""
+    last = list(annotated.stages)[-1]
+    arrays = {f"codes {stage}": codes for stage, codes in annotated.codes.items()}
+    for stage, predictions in annotated.stages.items():
+        arrays[f"probabilities {stage}"] = predictions.probabilities
+        arrays[f"thresholds {stage}"] = predictions.thresholds
+    why = reasons(annotated.stages[last].rejected, annotated.codes[last], known.codes, known.held_out)
+    run.save_target(
+        arrays,
+        {
+            "stages": list(annotated.stages),
+            "reasons": why.tolist(),
+            "curves": annotated.curves,
+            "notes": annotated.notes,
+        },
+    )
+
+
+def target_rows(prepared: ad.AnnData, target: str) -> np.ndarray:
+    """The target's rows of the prepared cells, int (n_target,)."""
+    return np.flatnonzero((prepared.obs["batch"] == target).to_numpy())
+
+
+def cell_types(prepared: ad.AnnData, target: str, predictions: Predictions) -> np.ndarray:
+    """The labels of the annotated cells and the predictions of the target's, objects (n_obs,)."""
+    names = prepared.obs["cell_type"].astype(object).to_numpy()
+    names[target_rows(prepared, target)] = predictions.names
+    return names
+
+
+def spread(values: np.ndarray, prepared: ad.AnnData, target: str) -> np.ndarray:
+    """The target's values (n_target,) at the target's rows of the prepared cells, NaN elsewhere: (n_obs,)."""
+    spread = np.full(prepared.n_obs, np.nan)
+    spread[target_rows(prepared, target)] = values
+    return spread
+
+
+def reasons_table(result: TargetResult) -> pd.DataFrame:
+    """How many cells were kept or rejected, and why."""
+    counts = pd.Series(result.reasons).value_counts().reindex(REASONS, fill_value=0)
+    return counts.rename_axis("reason").to_frame("cells")
+
+
+def per_type(on_target: list[StageResult]) -> pd.DataFrame:
+    """Numbers of each cell type after the last stage; empty without labels."""
+    if not on_target:
+        return pd.DataFrame({"note": ["The target has no labels to compare with."]})
+    return pd.DataFrame.from_dict(on_target[-1].per_class, orient="index").rename_axis("true cell type").round(3)
+
+
+def load_result(run: Run) -> TargetResult:
+    """What stage 3 left, with the target's own labels, which are read here for the first time."""
+    arrays, story = run.load_target()
+    classes = run.load_plan().classes
+    stages = {
+        stage: Predictions(classes, arrays[f"probabilities {stage}"], arrays[f"thresholds {stage}"])
+        for stage in story["stages"]
+    }
+    prepared = run.load_prepared()
+    cells = prepared.obs["cell"].astype(str).to_numpy()[target_rows(prepared, run.parameters.TARGET_DATASET_NAME)]
+    last = story["stages"][-1]
+    labels = read_target_labels(run.parameters)
+    return TargetResult(stages, cells, np.array(story["reasons"], dtype=object), arrays[f"codes {last}"], labels)
+
+
+def predictions_table(result: TargetResult) -> pd.DataFrame:
+    """One row per target cell, in the input's order, index `cellname`.
+
+    Columns `raw_predictions`, `predictions`, one probability per cell type (`p(TYPE)` where a type is named like
+    another column), and `labels` where any are known.
+    """
+    final = result.final
+    table = pd.DataFrame(
+        {"raw_predictions": final.raw, "predictions": final.names},
+        index=pd.Index(result.cells, name="cellname"),
+    )
+    taken = {"cellname", "raw_predictions", "predictions", "labels"}
+    for k, name in enumerate(final.classes):
+        table[f"p({name})" if name in taken else name] = final.probabilities[:, k]
+    if result.labels is not None:
+        table["labels"] = result.labels
+    return table
+
+
+def _printable(text: str) -> str:
+    """Without the control characters that a workbook cannot hold."""
+    return "".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text)
+
+
+def write_predictions(table: pd.DataFrame, run: Run) -> None:
+    """Writes the table as parquet, and as xlsx as far as a sheet's rows go; text stays text (no formulas)."""
+    from openpyxl import Workbook
+    from openpyxl.cell import WriteOnlyCell
+
+    with whole_file(run.predictions_parquet) as temporary:
+        table.to_parquet(temporary)
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("predictions")
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, str):
+            written = WriteOnlyCell(sheet, _printable(value))
+            written.data_type = "s"
+            return written
+        return None if value is None or value != value else value
+
+    sheet.append([cell(str(name)) for name in (table.index.name, *table.columns)])
+    whole = table if len(table) < SHEET_ROWS else table.iloc[: SHEET_ROWS - 2]
+    for row in whole.itertuples(name=None):
+        sheet.append([cell(value) for value in row])
+    if len(whole) < len(table):
+        sheet.append([cell(f"{len(table) - len(whole):,} more rows: see {run.predictions_parquet.name}")])
+    with whole_file(run.predictions_xlsx) as temporary:
+        book.save(temporary)
+
+
+def write_annotated_target(result: TargetResult, run: Run) -> None:
+    """Writes the target batch as it was, plus `obs` `jind_prediction`, `jind_raw_prediction` (categories),
+    `jind_confidence` (float32), `jind_reason` (category), and `obsm['X_jind']` (float32, n x 256)."""
+    adata = read_target(run.parameters, read_cells(run.parameters))
+    final = result.final
+    adata.obs["jind_prediction"] = pd.Categorical(final.names, categories=[*final.classes, UNASSIGNED])
+    adata.obs["jind_raw_prediction"] = pd.Categorical(final.raw, categories=final.classes)
+    adata.obs["jind_confidence"] = final.confidence.astype(np.float32)
+    adata.obs["jind_reason"] = pd.Categorical(result.reasons)
+    adata.obsm["X_jind"] = result.codes.astype(np.float32)
+    with whole_file(run.annotated_target) as temporary:
+        adata.write_h5ad(temporary, compression="gzip")
+
+
+def evaluate_target(result: TargetResult, target: str) -> list[StageResult]:
+    """Every stage on the target cells that have a label; empty if none has."""
+    if result.labels is None:
+        return []
+    known = pd.notna(result.labels)
+    return [
+        stage_result(target, stage, UNSEEN, result.labels[known], predictions.of(known))
+        for stage, predictions in result.stages.items()
+    ]
+
+
+def known_types_metrics(result: TargetResult) -> dict[str, Any] | None:
+    """The last stage's numbers over the cells whose true type an annotated batch has; None without any."""
+    from .metrics import evaluate
+
+    if result.labels is None:
+        return None
+    could_be_known = np.isin(result.labels.astype(str), result.final.classes) & pd.notna(result.labels)
+    if not could_be_known.any():
+        return None
+    return evaluate(result.labels[could_be_known], result.final.of(could_be_known))[0]
+
+
+def write_metrics(history: list[StageResult], result: TargetResult, run: Run) -> None:
+    """metrics.json: the target in short, then every stage on every batch."""
+    rejected = result.final.rejected
+    target = [stage for stage in history if stage.batch == run.parameters.TARGET_DATASET_NAME]
+    write_json(
+        run.metrics,
+        {
+            "target": {
+                "batch": run.parameters.TARGET_DATASET_NAME,
+                "cells": len(result.cells),
+                "annotated": int((~rejected).sum()),
+                "rejected": int(rejected.sum()),
+                "rejection": float(rejected.mean()),
+                "median_confidence": float(np.median(result.final.confidence)),
+                "labelled": target[-1].metrics if target else None,
+                "labelled_known_types": known_types_metrics(result),
+            },
+            "stages": [
+                {"batch": s.batch, "stage": s.stage, "of": s.cells, **s.metrics, "per_class": s.per_class}
+                for s in history
+            ],
+        },
+    )
+
+
+def held_out_accuracy(history: list[StageResult]) -> dict[str, float] | None:
+    """The final annotated model on the cells it never saw: `cells`, `raw_accuracy`, `effective_accuracy`, pooled."""
+    held_out = [s for s in history if s.cells == HELD_OUT]
+    final = {s.batch: s for s in held_out}  # the last stage of each batch
+    cells = sum(s.metrics["cells"] for s in final.values())
+    if not cells:
+        return None
+    kept = sum(s.metrics["cells"] - s.metrics["rejected"] for s in final.values())
+    wrong = sum(s.metrics["misclassified"] for s in final.values())
+    right = sum(s.metrics["raw_accuracy"] * s.metrics["cells"] for s in final.values())
+    return {"cells": cells, "raw_accuracy": right / cells, "effective_accuracy": 1 - wrong / kept if kept else 0.0}
+
+
+def composition(result: TargetResult, plan: Plan) -> pd.DataFrame:
+    """One row per cell type: `annotated`, `rejected` (most probable type, but Unassigned), `median confidence`,
+    `training cells` (all annotated batches together); most annotated first."""
+    final = result.final
+    raw, rejected = pd.Series(final.raw), final.rejected
+    trained = pd.DataFrame(plan.cells).sum(axis=1) if plan.cells else pd.Series(dtype=float)
+    rows = {
+        name: {
+            "annotated": int(((raw == name) & ~rejected).sum()),
+            "rejected": int(((raw == name) & rejected).sum()),
+            "median confidence": float(np.median(final.confidence[raw == name])) if (raw == name).any() else None,
+            "training cells": int(trained.get(name, 0)) if plan.cells else None,
+        }
+        for name in final.classes
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("cell type")
+    return table.sort_values("annotated", ascending=False, kind="stable")
+
+
+@dataclass
+class Summary:
+    """The first page of the report, in words and a few numbers."""
+
+    sentence: str
+    facts: dict[str, str]
+    distrust: list[str]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run: Run) -> Summary:
+    """What was done, how sure it is and what to distrust, for a reader who never saw the project."""
+    target, final = plan.target, result.final
+    n, n_rejected = len(result.cells), int(final.rejected.sum())
+    history = [StageResult(**stage) for stage in training["history"]]
+    held_out = held_out_accuracy(history)
+    labelled = evaluate_target(result, target)
+    sentence = f"{target}: {n - n_rejected:,} of {n:,} cells annotated, {n_rejected:,} left Unassigned"
+    if labelled and labelled[-1].metrics["effective_accuracy"] is not None:
+        n_labelled = labelled[-1].metrics["cells"]
+        which = "they" if n_labelled == n else f"the {n_labelled:,} labelled cells"
+        agrees = labelled[-1].metrics["effective_accuracy"]
+        sentence += f"; where {which} could be checked, {_percent(agrees)} of the annotated agree with the file's labels"
+    facts = {
+        "Data": ", ".join(Path(path).name for path in run.parameters.paths),
+        "Target (annotated here)": f"{target}, {n:,} cells",
+        "Learned from": _learned_from(training, plan),
+        "Cell types it can name": f"{len(plan.classes)}: {', '.join(plan.classes[:15])}"
+        + (f" and {len(plan.classes) - 15} more" if len(plan.classes) > 15 else ""),
+        "Annotated": f"{n - n_rejected:,} cells ({_percent(1 - n_rejected / n)})",
+        "Unassigned (too doubtful)": f"{n_rejected:,} cells ({_percent(n_rejected / n)})",
+        "Confidence": f"median {np.median(final.confidence):.2f}, lowest tenth below "
+        f"{np.quantile(final.confidence, 0.1):.2f} (1 is certain)",
+    }
+    if held_out:
+        facts["Check on annotated batches"] = (
+            f"{_percent(held_out['effective_accuracy'])} of the cells it annotated right, on {held_out['cells']:,} "
+            "cells kept out of training; a new batch is usually harder"
+        )
+    if labelled:
+        last = labelled[-1].metrics
+        facts["Check on the target's own labels"] = (
+            f"{_percent(last['raw_accuracy'])} right before rejection"
+            + (f", {_percent(last['effective_accuracy'])} after" if last["effective_accuracy"] is not None else "")
+            + f", macro-F1 {last['macro_F1']:.2f} (read for this check alone, never for training)"
+        )
+    return Summary(sentence + ".", facts, _distrust(result, plan, labelled))
+
+
+def _learned_from(training: Mapping[str, Any], plan: Plan) -> str:
+    if not plan.cells:
+        return f"a saved model (source {training['source']}, {len(training['intermediates'])} intermediate batches)"
+    others = training["intermediates"]
+    return (
+        f"{training['source']} (source)"
+        + (f", {', '.join(others[:10])}" if others else "")
+        + (f" and {len(others) - 10} more" if len(others) > 10 else "")
+        + f": {sum(sum(counts.values()) for counts in plan.cells.values()):,} labelled cells"
+    )
+
+
+def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> list[str]:
+    table, points = composition(result, plan), []
+    called = table["annotated"] + table["rejected"]
+    doubtful = table[(called >= 5) & (table["rejected"] > MUCH_REJECTED * called)]
+    for name, row in doubtful.iterrows():
+        points.append(
+            f"{name}: {row['rejected']:.0f} of the {row['annotated'] + row['rejected']:.0f} cells most like it were "
+            "rejected."
+        )
+    few = table[(table["training cells"] < FEW_CELLS) & (called > 0)] if plan.cells else table[:0]
+    for name, row in few.iterrows():
+        points.append(f"{name}: learned from only {row['training cells']:.0f} cells.")
+    never = list(table.index[called == 0])
+    if never:
+        points.append(f"No cell looks most like {', '.join(never)}; they may be absent, or missed.")
+    if plan.dropped:
+        points.append(
+            f"Too rare in the annotated batches to be learned, so never named here: {', '.join(plan.dropped)}."
+        )
+    odd = int((result.reasons == "unlike reference").sum())
+    if odd:
+        points.append(
+            f"{odd:,} of the Unassigned cells are unlike anything in the annotated batches; they may be a cell type "
+            "those lack."
+        )
+    if labelled:
+        for name, row in labelled[-1].per_class.items():
+            if row["cells"] >= 5 and row["recall"] < 0.5:
+                points.append(
+                    f"{name}: by the file's own labels only {_percent(row['recall'])} of its {row['cells']} cells "
+                    "were recognised."
+                )
+    else:
+        points.append("The target has no labels to check against; look at marker genes before relying on a type.")
+    points += [f"{batch} took no part: {reason}." for batch, reason in plan.left_out.items() if "none of" in reason]
+    return points + plan.notes
+
+
+def one_line(run: Run) -> str:
+    """The run's result in one line, for the terminal."""
+    return summarise(load_result(run), run.load_plan(), run.load_training(), run).sentence

@@ -1,0 +1,466 @@
+"""Learning from the annotated batches (method.md sections 2 to 4 and 6), readable from top to bottom.
+
+    reference = start(prepared, plan, settings)     # the source, named or chosen, and its classifier
+    for batch in reference.intermediates:
+        adapt(reference, batch)                     # the batch's adapter, encoder and head frozen
+        finetune(reference, batch)                  # encoder and head, over all batches so far
+    retrain(reference)                              # the same over all batches once more
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from .data import Plan
+from .errors import InputError
+from .metrics import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, stage_result
+from .networks import Adapter, Annotator, Encoder, Head
+from .parameters import Parameters
+from .rejection import Predictions, class_thresholds
+
+log = logging.getLogger(__name__)
+
+# Weight decay in alignment shrinks idle weights below 1e-38, where x86 arithmetic is several times slower. Threads
+# inherit the setting, so it is made before torch starts any.
+torch.set_flush_denormal(True)
+
+MINIBATCH = 128
+SOURCE_RATE = 1e-3
+LATER_RATE = 1e-4
+SMALLEST_HELD_OUT_TYPE = 5
+CELLS_AT_ONCE = 4096  # when predicting; memory only
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a METHOD and the user's parameters fix for every stage."""
+
+    source_held_out: float  # share of the source's cells never trained on
+    source_coverage: float  # automatic source: share of the most types any candidate has that a candidate must have
+    seed: int
+    epochs: int
+    theta: float
+    align: bool
+    device: torch.device
+    held_out: float = 0.1  # the same for every other annotated batch
+
+    @classmethod
+    def of(cls, parameters: Parameters) -> Settings:
+        """The settings for METHOD and the other parameters; a GPU if USE_GPU and there is one."""
+        is_reference = parameters.METHOD == "reference"
+        return cls(
+            source_held_out=0.2 if is_reference else 0.1,
+            source_coverage=0.0 if is_reference else 0.9,
+            seed=parameters.SEED,
+            epochs=parameters.EPOCHS,
+            theta=parameters.REJECTION,
+            align=parameters.aligns,
+            device=_device(parameters.USE_GPU),
+        )
+
+
+def _device(use_gpu: bool) -> torch.device:
+    if use_gpu and torch.cuda.is_available():
+        return torch.device("cuda")
+    if use_gpu and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+@dataclass
+class Cells:
+    """The labelled cells of one annotated batch."""
+
+    x: sparse.csr_matrix  # float32 (n, p)
+    y: np.ndarray  # int64 (n,), index into the classes
+    held_out: np.ndarray  # bool (n,), never trained on
+
+
+@dataclass
+class Reference:
+    """The annotated batches, what has been learned from them so far, and how it went."""
+
+    classes: list[str]
+    features: list[str]
+    settings: Settings
+    batches: dict[str, Cells]  # in training order, the source first
+    model: Annotator  # the shared encoder and head, without an adapter: the source's own annotator
+    adapters: dict[str, Adapter | None] = field(default_factory=dict)  # of the batches learned so far
+    candidates: list[dict[str, Any]] = field(default_factory=list)  # how the source was chosen
+    history: list[StageResult] = field(default_factory=list)
+    curves: list[dict[str, Any]] = field(default_factory=list)  # stage, batch, epoch, loss, [held_out_accuracy]
+
+    @property
+    def source(self) -> str:
+        return next(iter(self.batches))
+
+    @property
+    def intermediates(self) -> list[str]:
+        return list(self.batches)[1:]
+
+    def story(self) -> dict[str, Any]:
+        """What the later stages and the report tell about the training, as plain values."""
+        return {
+            "source": self.source,
+            "intermediates": self.intermediates,
+            "candidates": self.candidates,
+            "history": [result.to_json() for result in self.history],
+            "curves": self.curves,
+        }
+
+    def annotator(self, batch: str) -> Annotator:
+        """The batch's own annotator: its adapter (if it has one) before the shared encoder and head."""
+        return Annotator(self.model.encoder, self.model.head, self.adapters.get(batch))
+
+
+# --- shared by all stages ----------------------------------------------------------------------------------------------
+
+
+def set_seeds(seed: int) -> None:
+    """Seeds torch; called anew at the start of each stage, so that equal stages start from equal weights."""
+    torch.manual_seed(seed)
+
+
+def hold_out(y: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Chooses cells to keep out of training, stratified by type.
+
+    Of each type a share, rounded, at least one cell; none of a type with fewer than five cells.
+
+    Returns
+    -------
+    Bool (n,).
+    """
+    random = np.random.default_rng(seed)
+    held_out = np.zeros(len(y), dtype=bool)
+    for k in np.unique(y):
+        of_k = random.permutation(np.flatnonzero(y == k))
+        if len(of_k) >= SMALLEST_HELD_OUT_TYPE:
+            held_out[of_k[: max(1, round(share * len(of_k)))]] = True
+    return held_out
+
+
+def class_weights(y: np.ndarray, n_classes: int) -> np.ndarray:
+    """Weights of the loss, w_k = 2 / (0.01 + f_k) / K with f_k the share of type k in `y`; 0 for a type not in it.
+
+    >>> class_weights(np.array([0, 0, 1]), 3).round(3)
+    array([0.985, 1.942, 0.   ])
+    """
+    share = np.bincount(y, minlength=n_classes) / len(y)
+    return np.where(share > 0, 2 / (0.01 + share) / n_classes, 0.0)
+
+
+def dense(x: sparse.csr_matrix, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Some rows of a sparse matrix as a dense float32 tensor; nothing else is ever made dense."""
+    return torch.from_numpy(x[rows].toarray()).to(device)
+
+
+@torch.no_grad()
+def encode(model: Annotator, x: sparse.csr_matrix, device: torch.device) -> np.ndarray:
+    """Codes float32 (n, 256), in evaluation mode."""
+    model.eval()
+    blocks = [
+        model.code(dense(x, np.arange(start, min(start + CELLS_AT_ONCE, x.shape[0])), device)).cpu().numpy()
+        for start in range(0, x.shape[0], CELLS_AT_ONCE)
+    ]
+    return np.concatenate(blocks) if blocks else np.empty((0, model.encoder.linear.out_features), dtype=np.float32)
+
+
+@torch.no_grad()
+def decode(head: Head, codes: np.ndarray, device: torch.device) -> np.ndarray:
+    """Probabilities float32 (n, K) of codes (n, 256)."""
+    head.eval()
+    return torch.softmax(head(torch.from_numpy(codes).to(device)), dim=1).cpu().numpy()
+
+
+def plateau(optimiser: torch.optim.Optimizer) -> ReduceLROnPlateau:
+    """Halves the rate at the third epoch in a row whose mean training loss is not below 0.95 x the best so far."""
+    return ReduceLROnPlateau(optimiser, factor=0.5, patience=2, threshold=0.05)
+
+
+def train_epoch(
+    model: Annotator, x: sparse.csr_matrix, y: np.ndarray, optimiser: torch.optim.Optimizer, loss: Loss
+) -> float:
+    """One pass over shuffled minibatches in training mode; the mean loss, weighted by cells."""
+    model.train()
+    total = 0.0
+    for rows in torch.randperm(len(y)).split(loss.minibatch):
+        rows = rows.numpy()
+        value = loss(model(dense(x, rows, loss.weights.device)), y[rows])
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        total += value.item() * len(rows)
+    return total / len(y)
+
+
+class Loss:
+    """Class-weighted negative log likelihood of logits: sum of w_k * nll / sum of w_k over a minibatch's cells."""
+
+    def __init__(self, weights: np.ndarray, device: torch.device, minibatch: int = MINIBATCH) -> None:
+        self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
+        self.minibatch = minibatch
+
+    def __call__(self, logits: Tensor, y: np.ndarray) -> Tensor:
+        return F.cross_entropy(logits, torch.from_numpy(y).to(logits.device), weight=self.weights)
+
+
+def bar(epochs: int, what: str) -> tqdm:
+    """The epochs of a stage as a progress bar: at most one line a second, gone when done."""
+    return tqdm(range(epochs), desc=what, unit="epoch", mininterval=1.0, leave=False)
+
+
+def _weights(reference: Reference, batches: list[str]) -> np.ndarray:
+    """Class weights by the pooled shares over all labelled cells of some batches."""
+    return class_weights(np.concatenate([reference.batches[name].y for name in batches]), len(reference.classes))
+
+
+# --- the source ----------------------------------------------------------------------------------------------------------
+
+
+def start(prepared: ad.AnnData, plan: Plan, settings: Settings) -> Reference:
+    """Trains the source classifier on the source named in the plan, or on each candidate to choose one.
+
+    Parameters
+    ----------
+    prepared, plan
+        From `jind_nb.data`.
+
+    Returns
+    -------
+    A reference that has learned the source; `model` and `history` hold its classifier and first stage.
+    """
+    if not plan.annotated:
+        raise InputError("PRETRAINED_MODEL_PATH is set, so there is nothing to train: go on with 3_align.ipynb.")
+    batches = {name: _cells_of(prepared, name, settings) for name in plan.annotated}
+    if plan.source is not None:
+        source, candidates = plan.source, []
+        model, curve = train_source(batches[source], len(plan.classes), settings)
+    elif len(batches) == 1:
+        source, candidates = next(iter(batches)), []
+        model, curve = train_source(batches[source], len(plan.classes), settings)
+    else:
+        target = prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X
+        source, candidates, (model, curve) = choose_source(batches, target, plan.classes, settings)
+    batches[source] = _hold_out_as_source(batches[source], settings)
+    batches = {source: batches[source]} | {name: cells for name, cells in batches.items() if name != source}
+    reference = Reference(
+        classes=plan.classes,
+        features=list(prepared.var_names),
+        settings=settings,
+        batches=batches,
+        model=model,
+        adapters={source: None},
+        candidates=candidates,
+        curves=[{"stage": "initial", "batch": source, **point} for point in curve],
+    )
+    _record(reference, source, "initial")
+    return reference
+
+
+def candidates_table(reference: Reference) -> pd.DataFrame:
+    """How the source was chosen; one row where there was no choice."""
+    rows = reference.candidates or [{"batch": reference.source, "why": "named, or the only annotated batch"}]
+    return pd.DataFrame(rows).set_index("batch").fillna("not tried: too few cell types")
+
+
+def _cells_of(prepared: ad.AnnData, batch: str, settings: Settings) -> Cells:
+    rows = (prepared.obs["batch"] == batch).to_numpy()
+    y = prepared.obs["cell_type"].cat.codes.to_numpy()[rows].astype(np.int64)
+    return Cells(sparse.csr_matrix(prepared.X[rows]), y, hold_out(y, settings.held_out, settings.seed))
+
+
+def _hold_out_as_source(cells: Cells, settings: Settings) -> Cells:
+    return Cells(cells.x, cells.y, hold_out(cells.y, settings.source_held_out, settings.seed))
+
+
+def train_source(cells: Cells, n_classes: int, settings: Settings) -> tuple[Annotator, list[dict[str, Any]]]:
+    """The source classifier (method.md section 2): the epoch of best held-out accuracy, the earliest on ties.
+
+    Where no type is large enough to hold cells out, the epoch of lowest training loss.
+
+    Returns
+    -------
+    The model, and for each epoch `epoch`, `loss`, `held_out_accuracy`.
+    """
+    cells = _hold_out_as_source(cells, settings)
+    loss = Loss(class_weights(cells.y, n_classes), settings.device)
+    set_seeds(settings.seed)
+    model = Annotator(Encoder(cells.x.shape[1]), Head(n_classes)).to(settings.device)
+    optimiser = torch.optim.Adam(model.parameters(), lr=SOURCE_RATE)
+    rate = plateau(optimiser)
+    x, y = cells.x[~cells.held_out], cells.y[~cells.held_out]
+    curve: list[dict[str, Any]] = []
+    best, kept = -np.inf, copy.deepcopy(model.state_dict())
+    for epoch in bar(settings.epochs, "source classifier"):
+        mean_loss = train_epoch(model, x, y, optimiser, loss)
+        rate.step(mean_loss)
+        accuracy = accuracy_of(model, cells.x[cells.held_out], cells.y[cells.held_out], settings.device)
+        score = -mean_loss if accuracy is None else accuracy
+        if score > best:
+            best, kept = score, copy.deepcopy(model.state_dict())
+        curve.append({"epoch": epoch + 1, "loss": mean_loss, "held_out_accuracy": accuracy})
+    model.load_state_dict(kept)
+    return model, curve
+
+
+def accuracy_of(model: Annotator, x: sparse.csr_matrix, y: np.ndarray, device: torch.device) -> float | None:
+    """Share of cells whose most probable type is right; None without cells."""
+    if not len(y):
+        return None
+    return float((decode(model.head, encode(model, x, device), device).argmax(axis=1) == y).mean())
+
+
+def choose_source(
+    batches: dict[str, Cells], target: sparse.csr_matrix, classes: list[str], settings: Settings
+) -> tuple[str, list[dict[str, Any]], tuple[Annotator, list[dict[str, Any]]]]:
+    """The candidate whose own classifier leaves fewest cells of the bare target Unassigned, the first on ties.
+
+    Only candidates that cover `source_coverage` times the most cell types any candidate has are considered.
+
+    Returns
+    -------
+    The name, a row for each candidate (`batch`, `cell types`, `target cells Unassigned`), and what `train_source`
+    gave for it.
+    """
+    most = max(len(np.unique(cells.y)) for cells in batches.values())
+    rows, trained = [], {}
+    for name, cells in batches.items():
+        n_types = len(np.unique(cells.y))
+        row = {"batch": name, "cell types": n_types, "target cells Unassigned": None}
+        if n_types >= settings.source_coverage * most:
+            trained[name] = model, _ = train_source(cells, len(classes), settings)
+            own = _hold_out_as_source(cells, settings)
+            held_out = decode(model.head, encode(model, own.x[own.held_out], settings.device), settings.device)
+            probabilities = decode(model.head, encode(model, target, settings.device), settings.device)
+            predictions = Predictions(classes, probabilities, class_thresholds(held_out, settings.theta))
+            row["target cells Unassigned"] = int(predictions.rejected.sum())
+            log.info("source candidate %s: %s target cells Unassigned", name, row["target cells Unassigned"])
+        rows.append(row)
+    source = min(trained, key=lambda name: next(r["target cells Unassigned"] for r in rows if r["batch"] == name))
+    return source, rows, trained[source]
+
+
+# --- the intermediates -----------------------------------------------------------------------------------------------------
+
+
+def adapt(reference: Reference, batch: str) -> None:
+    """Gives an intermediate batch its adapter (method.md section 4, `initial` and `adapt`).
+
+    Trains f, g and b with encoder and head frozen but in training mode, on the batch's cells of the types the head
+    has been trained on, held-out ones left out; keeps the epoch of lowest mean loss, the latest on ties.
+    """
+    settings, cells = reference.settings, reference.batches[batch]
+    _record(reference, batch, "initial")
+    weights = _weights(reference, list(reference.adapters))
+    usable = ~cells.held_out & (weights[cells.y] > 0)
+    set_seeds(settings.seed)
+    adapter = Adapter(cells.x.shape[1]).to(settings.device)
+    model = Annotator(reference.model.encoder, reference.model.head, adapter)
+    optimiser = torch.optim.Adam(model.train_only(adapter), lr=LATER_RATE)
+    rate, loss = plateau(optimiser), Loss(weights, settings.device)
+    x, y = cells.x[usable], cells.y[usable]
+    lowest, kept = np.inf, copy.deepcopy(adapter.state_dict())
+    for epoch in bar(settings.epochs if len(y) else 0, f"adapt {batch}"):
+        mean_loss = train_epoch(model, x, y, optimiser, loss)
+        rate.step(mean_loss)
+        if mean_loss <= lowest:
+            lowest, kept = mean_loss, copy.deepcopy(adapter.state_dict())
+        reference.curves.append({"stage": "adapt", "batch": batch, "epoch": epoch + 1, "loss": mean_loss})
+    adapter.load_state_dict(kept)
+    reference.adapters[batch] = adapter
+    _record(reference, batch, "adapt")
+
+
+def finetune(reference: Reference, batch: str) -> None:
+    """Trains encoder and head over the source, the earlier intermediates and this one (`finetuned`)."""
+    _joint(reference, "finetuned", batch)
+    _record(reference, batch, "finetuned")
+    if batch == reference.intermediates[-1]:
+        _record(reference, reference.source, "finetuned")
+
+
+def retrain(reference: Reference) -> None:
+    """The joint fine-tune over all annotated batches once more (`retrain`); nothing without intermediates."""
+    if reference.intermediates:
+        _joint(reference, "retrain", "all annotated batches")
+        for batch in reference.batches:
+            _record(reference, batch, "retrain")
+
+
+def _joint(reference: Reference, stage: str, batch: str) -> None:
+    """Encoder and head over all batches learned so far, one after the other in each epoch, adapters frozen.
+
+    Each batch has its own optimiser and rate rule. Kept: the epoch of lowest mean training loss summed over the
+    batches, the latest on ties.
+    """
+    settings, names = reference.settings, list(reference.adapters)
+    loss = Loss(_weights(reference, names), settings.device)
+    set_seeds(settings.seed)
+    shared = nn.ModuleList([reference.model.encoder, reference.model.head])
+    models = {name: reference.annotator(name) for name in names}
+    for model in models.values():
+        model.train_only(*shared)
+    optimisers = {name: torch.optim.Adam(shared.parameters(), lr=LATER_RATE) for name in names}
+    rates = {name: plateau(optimiser) for name, optimiser in optimisers.items()}
+    lowest, kept = np.inf, copy.deepcopy(shared.state_dict())
+    for epoch in bar(settings.epochs, f"{stage}: {batch}"):
+        total = 0.0
+        for name in names:
+            cells = reference.batches[name]
+            rows = ~cells.held_out
+            mean_loss = train_epoch(models[name], cells.x[rows], cells.y[rows], optimisers[name], loss)
+            rates[name].step(mean_loss)
+            total += mean_loss
+        if total <= lowest:
+            lowest, kept = total, copy.deepcopy(shared.state_dict())
+        reference.curves.append({"stage": stage, "batch": batch, "epoch": epoch + 1, "loss": total / len(names)})
+    shared.load_state_dict(kept)
+
+
+# --- what has been learned ---------------------------------------------------------------------------------------------------
+
+
+def held_out_codes(reference: Reference) -> np.ndarray:
+    """Codes (n, 256) of the held-out cells of every batch learned so far, each through its own adapter."""
+    held_out = {name: reference.batches[name].held_out for name in reference.adapters}
+    return np.concatenate(
+        [
+            encode(reference.annotator(name), reference.batches[name].x[rows], reference.settings.device)
+            for name, rows in held_out.items()
+        ]
+    )
+
+
+def _record(reference: Reference, batch: str, stage: str) -> None:
+    """Adds to the history how the batch's annotator does now, training cells and held-out cells apart."""
+    device, cells = reference.settings.device, reference.batches[batch]
+    held_out = decode(reference.model.head, held_out_codes(reference), device)
+    thresholds = class_thresholds(held_out, reference.settings.theta)
+    probabilities = decode(reference.model.head, encode(reference.annotator(batch), cells.x, device), device)
+    truth = np.array(reference.classes, dtype=object)[cells.y]
+    if batch not in reference.adapters:
+        groups = {UNSEEN: np.ones(len(truth), dtype=bool)}
+    else:
+        groups = {HELD_OUT: cells.held_out, TRAINED_ON: ~cells.held_out}
+    for kind, rows in groups.items():
+        if rows.any():
+            predictions = Predictions(reference.classes, probabilities[rows], thresholds)
+            result = stage_result(batch, stage, kind, truth[rows], predictions)
+            reference.history.append(result)
+            log.info(
+                "%s, %s: raw accuracy %.3f, rejected %d of %d %s",
+                batch, stage, result.metrics["raw_accuracy"], result.metrics["rejected"], rows.sum(), kind,
+            )  # fmt: skip
