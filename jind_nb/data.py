@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 from anndata.utils import make_index_unique
 from scipy import sparse
-from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from .artifacts import read_model_json
 from .demo import bundled_file
@@ -537,6 +536,8 @@ def most_variable(matrix: sparse.csr_matrix, n: int) -> tuple[np.ndarray, np.nda
     -------
     Indices (min(n, n_features),), largest first, the earlier column on ties; variances (n_features,).
     """
+    from sklearn.utils.sparsefuncs import mean_variance_axis
+
     _, variances = mean_variance_axis(matrix, axis=0)
     return np.argsort(-variances, kind="stable")[:n], variances
 

@@ -51,6 +51,9 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
     else:
         import umap
 
+        # Compiling these two takes five seconds in every new process; numba can keep them on disk instead.
+        umap.umap_.smooth_knn_dist.enable_caching()
+        umap.umap_.compute_membership_strengths.enable_caching()
         distances, indices = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(rows) - 1)).fit(components).kneighbors()
         # umap counts a cell as its own first neighbour.
         indices = np.column_stack([np.arange(len(rows)), indices[:, :-1]])

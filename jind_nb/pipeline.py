@@ -7,8 +7,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import yaml
+from jupyter_client.manager import KernelManager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -28,6 +29,13 @@ log = logging.getLogger(__name__)
 
 # What manifest.json tells the versions of.
 PACKAGES = ("jind-nb", "anndata", "numpy", "pandas", "papermill", "scanpy", "scikit-learn", "scipy", "torch", "umap-learn")
+KERNEL = "python3"
+IMPORTED_AHEAD = {
+    "1_preprocess": "jind_nb.data, jind_nb.plots",
+    "2_train": "jind_nb.saved_model, jind_nb.plots",
+    "3_align": "jind_nb.saved_model, jind_nb.results, jind_nb.plots",
+    "4_evaluate": "jind_nb.results, jind_nb.plots",
+}
 STAGE_WORDS = {
     "1_preprocess": "reading and preparing",
     "2_train": "learning from the annotated batches",
@@ -132,11 +140,11 @@ def run(parameters: Parameters, console: Console | None = None) -> Run:
     log_to(this.log)
     usage = Usage()
     tell = (console or Console(stderr=True)).print
-    with _progress(this, console) as stage_begins:
-        for stage in this.stages:
+    with _progress(this, console) as stage_begins, closing(_kernels_ahead(this)) as kernels:
+        for stage, kernel in kernels:
             stage_begins(stage)
             with usage.of(stage):
-                _execute(this, stage)
+                _execute(this, stage, kernel)
         stage_begins("report")
         with usage.of("report"):
             pdf_missing = _report(this)
@@ -149,14 +157,40 @@ def run(parameters: Parameters, console: Console | None = None) -> Run:
     return this
 
 
-def _execute(this: Run, stage: str) -> None:
+def _kernels_ahead(this: Run) -> Generator[tuple[str, KernelManager]]:
+    """Each stage with its kernel, which was started while the stage before it ran.
+
+    A kernel takes two seconds to start and up to four to import what its notebook needs; a notebook mostly uses one
+    core, so the next one's wait costs nothing.
+    """
+    KernelManager.transport_encryption = "auto"  # else jupyter_client warns at every start
+
+    def start(stage: str) -> KernelManager:
+        kernel = KernelManager(kernel_name=KERNEL)
+        kernel.start_kernel(
+            cwd=str(this.folder), extra_arguments=[f"--IPKernelApp.exec_lines=import {IMPORTED_AHEAD[stage]}"]
+        )
+        return kernel
+
+    following = start(this.stages[0])
+    for stage, later in zip(this.stages, (*this.stages[1:], None), strict=True):
+        kernel, following = following, start(later) if later else None
+        try:
+            yield stage, kernel
+        except GeneratorExit:
+            if following is not None:
+                following.shutdown_kernel(now=True)
+            raise
+        finally:
+            kernel.shutdown_kernel(now=True)
+
+
+def _execute(this: Run, stage: str, kernel: KernelManager) -> None:
     """Runs one template; the executed notebook is kept in `notebooks/`, also when it fails."""
     import papermill
-    from jupyter_client.manager import KernelManager
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    KernelManager.transport_encryption = "auto"  # else jupyter_client warns at every start
     this.notebooks.mkdir(exist_ok=True)
     running = this.notebooks / f".{stage}.running.ipynb"
     log.info("%s: %s", stage, STAGE_WORDS[stage])
@@ -165,7 +199,8 @@ def _execute(this: Run, stage: str) -> None:
             shipped("notebooks") / f"{stage}.ipynb",
             running,
             parameters=this.parameters.model_dump(),
-            kernel_name="python3",
+            kernel_name=KERNEL,
+            km=kernel,
             progress_bar=False,
             cwd=str(this.folder),
         )

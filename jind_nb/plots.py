@@ -6,6 +6,7 @@ colours, marker shapes repeat them, so that colour and shape together name up to
 
 from __future__ import annotations
 
+import io
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
@@ -33,12 +34,18 @@ warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Displays a figure once, with a text for readers who cannot see it."""
+    """Displays a figure once, as a PNG with a text for readers who cannot see it."""
     from IPython.display import display
 
-    figure.set_dpi(110)
-    display(figure, metadata={"image/png": {"alt": alt}})
+    display({"image/png": png(figure), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG data; the figure is closed."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110)
     plt.close(figure)
+    return data.getvalue()
 
 
 def short(name: str, most: int = 28) -> str:
@@ -311,14 +318,18 @@ def confusions(results: Sequence[StageResult], source: str) -> Figure:
     n_types = max(len(result.predicted) for result in results)
     per_row = max(1, min(len(results), 3 if n_types <= SIDE_BY_SIDE else 1))
     n_rows = -(-len(results) // per_row)
-    width, height = 2.4 + 0.3 * (n_types + 5), 2.9 + 0.24 * n_types
-    figure, grid = plt.subplots(
-        n_rows, per_row, figsize=(width * per_row, height * n_rows), squeeze=False, layout="constrained"
-    )
-    for axes, result in zip(grid.flat, results, strict=False):
+    # Inches, computed instead of left to a layout engine: that would take most of the time of a long history.
+    longest = min(22, max(len(name) for result in results for name in (*result.truth, *result.predicted)))
+    left, bottom, top = 0.55 + 0.072 * longest, 0.5 + 0.072 * longest, 1.15
+    grid_width, grid_height = max(2.9, 0.27 * (n_types + 5)), max(1.2, 0.21 * max(len(r.truth) for r in results))
+    panel_width, panel_height = left + grid_width + 0.15, bottom + grid_height + top
+    width, height = panel_width * per_row, panel_height * n_rows
+    figure = plt.figure(figsize=(width, height))
+    for i, result in enumerate(results):
+        row, column = divmod(i, per_row)
+        x, y = column * panel_width + left, height - (row + 1) * panel_height + bottom
+        axes = figure.add_axes((x / width, y / height, grid_width / width, grid_height / height))
         draw_confusion(axes, result, stage_title(result, source))
-    for axes in grid.flat[len(results) :]:
-        axes.set_axis_off()
     return figure
 
 

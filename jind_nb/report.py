@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import shutil
 import subprocess
 import tempfile
@@ -43,11 +42,7 @@ def _picture(table: Any, target: str) -> str:
     """The composition as a PNG in a data address."""
     from . import plots
 
-    figure = plots.composition_bars(table, target)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=130)
-    plots.plt.close(figure)
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(plots.png(plots.composition_bars(table, target))).decode()
 
 
 def _chapter(notebook: Path) -> str:
@@ -100,17 +95,10 @@ def _by_weasyprint(html: str, path: Path) -> str | None:
         import weasyprint
     except OSError as error:  # pango, a library of the system, is missing
         return f"WeasyPrint cannot load the system's pango ({str(error).splitlines()[0]})"
-    weasyprint.HTML(string=html, url_fetcher=_only_inline).write_pdf(path)
+    # Data addresses only: a report makes no request, whatever a name in the data looks like.
+    inline = weasyprint.urls.URLFetcher(allowed_protocols=["data"])
+    weasyprint.HTML(string=html, url_fetcher=inline).write_pdf(path)
     return None
-
-
-def _only_inline(url: str, *args: Any, **kwargs: Any) -> Any:
-    """Data addresses only: a report never makes a request, whatever a name in the data looks like."""
-    from weasyprint import default_url_fetcher
-
-    if not url.startswith("data:"):
-        raise ValueError(f"not fetched: {url}")
-    return default_url_fetcher(url, *args, **kwargs)
 
 
 def _by_chromium(html: str, path: Path, before: str) -> str | None:
