@@ -17,13 +17,25 @@ from torch import Tensor, nn
 from .networks import Adapter, Annotator, Discriminator
 from .rejection import Predictions, class_thresholds
 from .training import (
-    LATER_RATE, MINIBATCH, Loss, Settings, accuracy_of, bar, class_weights, decode, dense, encode, hold_out, plateau,
-    set_seeds, train_epoch,
+    LATER_RATE,
+    MINIBATCH,
+    Loss,
+    Settings,
+    accuracy_of,
+    bar,
+    class_weights,
+    decode,
+    dense,
+    encode,
+    hold_out,
+    plateau,
+    set_seeds,
+    train_epoch,
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
 
-BEFORE, ALIGNED, SELF_TRAINED = "before alignment", "after alignment", "after self-training"
+BEFORE, ALIGNED, SELF_TRAINED = ("before alignment", "after alignment", "after self-training")
 PSEUDO_LABEL_THETA = 0.1
 FEWEST_PSEUDO_LABELS = 10
 SELF_TRAINING_MINIBATCH = 32
@@ -76,9 +88,7 @@ def annotate(shared: Annotator, x: sparse.csr_matrix, known: KnownCodes, setting
     x
         The target's cells, float32 (n_target, p).
     """
-    return Annotated(
-        shared, {BEFORE: known.predict(shared, x, settings)}, {BEFORE: encode(shared, x, settings.device)}
-    )
+    return Annotated(shared, {BEFORE: known.predict(shared, x, settings)}, {BEFORE: encode(shared, x, settings.device)})
 
 
 def _steps(n_target: int, minibatch: int) -> int:
@@ -174,7 +184,7 @@ def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, setting
             unassigned = int(known.predict(model, x, settings).rejected.sum())
             point["unassigned"] = unassigned
             if unassigned < fewest:
-                fewest, kept, kept_epoch = unassigned, copy.deepcopy(adapter.state_dict()), epoch + 1
+                fewest, kept, kept_epoch = (unassigned, copy.deepcopy(adapter.state_dict()), epoch + 1)
         else:
             others_in_a_row += 1
         annotated.curves.append(point)

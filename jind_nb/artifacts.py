@@ -41,7 +41,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -90,7 +90,7 @@ def read_model_json(folder: Path) -> dict[str, Any]:
         )
     try:
         model = read_json(file)
-        model["format"], model["features"], model["classes"], model["files"][model["source"]]
+        (model["format"], model["features"], model["classes"], model["files"][model["source"]])
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({error}).") from None
     if model["format"] != MODEL_FORMAT:
@@ -218,7 +218,7 @@ class Run:
     def save_target(self, arrays: Mapping[str, np.ndarray], story: Mapping[str, Any]) -> None:
         """Stage 3's result: arrays by name (npz), and `stages`, `curves`, `notes` (JSON)."""
         with whole_file(self.work / "target.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
         write_json(self.work / "target.json", dict(story))
 
     def load_target(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

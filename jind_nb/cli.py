@@ -84,7 +84,9 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
         _table("Cell types left out of a batch's training", data.too_rare_table(plan))
     _table("Values", data.values_table(plan))
     if plan.classes:
-        out.print(f"{len(plan.classes)} cell types can be predicted: {escape(', '.join(plan.classes))}", highlight=False)
+        out.print(
+            f"{len(plan.classes)} cell types can be predicted: {escape(', '.join(plan.classes))}", highlight=False
+        )
     out.print(f"{plan.features['kept']:,} of {plan.features['in_file']:,} features would be used.", highlight=False)
     for note in plan.notes:
         out.print(f"Note: {escape(note)}", highlight=False)
@@ -116,7 +118,9 @@ def main() -> None:
         if os.environ.get("JIND_NB_TRACEBACK"):
             raise
         err.print(
-            f"[bold red]Failed:[/bold red] {escape(str(error) or type(error).__name__)}", highlight=False, soft_wrap=True
+            f"[bold red]Failed:[/bold red] {escape(str(error) or type(error).__name__)}",
+            highlight=False,
+            soft_wrap=True,
         )
         sys.exit(1)
 

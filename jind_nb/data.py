@@ -564,7 +564,7 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
         model = read_model_json(Path(parameters.PRETRAINED_MODEL_PATH))
         _check_scale(model, plan)
         plan.classes = model["classes"]
-        matrix, kept = _with_features(matrix, names, model["features"], plan), pd.Index(model["features"])
+        matrix, kept = (_with_features(matrix, names, model["features"], plan), pd.Index(model["features"]))
         variance = np.full(len(kept), np.nan)
     plan.features = {"in_file": len(names), "kept": len(kept)}
     used = (cells["trains"] | (cells["batch"] == plan.target)).to_numpy()
@@ -589,9 +589,7 @@ def _check_scale(model: dict[str, Any], plan: Plan) -> None:
         )
 
 
-def _with_features(
-    matrix: sparse.csr_matrix, names: pd.Index, features: list[str], plan: Plan
-) -> sparse.csr_matrix:
+def _with_features(matrix: sparse.csr_matrix, names: pd.Index, features: list[str], plan: Plan) -> sparse.csr_matrix:
     """The model's features as columns; those the file lacks are columns of zeros."""
     found = names.get_indexer(pd.Index(features))
     missing = int((found < 0).sum())
@@ -611,7 +609,7 @@ def _with_features(
 
 def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Every batch of the input: its role, cells, labelled cells, cells that train, and why it is left out."""
-    roles = {name: "annotated" for name in plan.annotated} | {plan.target: "target"}
+    roles = dict.fromkeys(plan.annotated, "annotated") | {plan.target: "target"}
     if plan.source:
         roles |= {plan.source: "source"} | {name: "intermediate" for name in plan.annotated if name != plan.source}
     names = list(dict.fromkeys(cells["batch"].dropna()))
@@ -632,10 +630,19 @@ def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
 
 def too_rare_table(plan: Plan) -> pd.DataFrame:
-    """Cell types left out of a batch's training, with their cells; `learned elsewhere` tells if another batch has them."""
-    table = pd.DataFrame(plan.too_rare, columns=["batch", "cell_type", "cells"])
-    table["learned elsewhere"] = np.where(table["cell_type"].isin(plan.classes), "yes", "no: never predicted")
-    return table.rename(columns={"cell_type": "cell type"}).set_index("batch")
+    """One row for each cell type left out of some batch's training: which batches (with its cells there), and whether
+    it is learned from others."""
+    rare = pd.DataFrame(plan.too_rare, columns=["batch", "cell_type", "cells"])
+    rows = [
+        {
+            "cell type": name,
+            "too few cells in": ", ".join(f"{row.batch} ({row.cells})" for row in group.itertuples()),
+            "learned from other batches": "yes" if name in plan.classes else "no: never predicted",
+        }
+        for name, group in rare.groupby("cell_type")
+    ]
+    columns = ["cell type", "too few cells in", "learned from other batches"]
+    return pd.DataFrame(rows, columns=columns).set_index("cell type")
 
 
 def values_table(plan: Plan) -> pd.DataFrame:

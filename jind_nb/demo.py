@@ -13,7 +13,7 @@ from .parameters import BUNDLED
 def bundled_file(path: str) -> Path:
     """The h5ad file for a PATH such as `scanpy:pbmc68k_reduced`, written to the user's cache on first use.
 
-    700 blood cells of 8 wells (the number after the barcode's dash, as `obs["well"]`), 765 genes, log-normalised
+    700 blood cells of 8 wells (told apart by the number after the barcode's dash; `obs["well"]`: "well 1" to "well 8"), 765 genes, log-normalised
     values from `.raw`, 10 cell types in `obs["bulk_labels"]`.
 
     Raises
@@ -38,6 +38,6 @@ def _write_demo(file: Path) -> None:
 
     full = sc.datasets.pbmc68k_reduced()
     adata = ad.AnnData(full.raw.X, obs=full.obs[["bulk_labels"]].copy(), var=full.raw.var[[]].copy())
-    adata.obs["well"] = adata.obs_names.str.rsplit("-", n=1).str[-1]
+    adata.obs["well"] = "well " + adata.obs_names.str.rsplit("-", n=1).str[-1]
     with whole_file(file) as temporary:
         adata.write_h5ad(temporary, compression="gzip")

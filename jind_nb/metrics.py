@@ -61,7 +61,7 @@ def per_type_table(truth: np.ndarray, raw: np.ndarray, kept: np.ndarray, types: 
     table: dict[str, dict[str, Any]] = {}
     for name in types:
         true, called = truth == name, raw == name
-        n_true, n_called, n_right = int(true.sum()), int(called.sum()), int((true & called).sum())
+        n_true, n_called, n_right = (int(true.sum()), int(called.sum()), int((true & called).sum()))
         table[name] = {
             "cells": n_true,
             "rejected": int((true & ~kept).sum()),

@@ -139,7 +139,9 @@ class Parameters(BaseModel):
          "unannotated", "not annotated", "not assigned"],
         description="Words in LABELS_COL that mean: no label (upper and lower case alike).",
     )  # fmt: skip
-    GENE_COL: MaybeText = Field(None, description="Column of `var` with the feature names; default: the index of `var`.")
+    GENE_COL: MaybeText = Field(
+        None, description="Column of `var` with the feature names; default: the index of `var`."
+    )
     LAYER: MaybeText = Field(
         None, description="Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`."
     )
@@ -172,7 +174,7 @@ class Parameters(BaseModel):
             )
         for other, names in {
             "TARGET_DATASET_NAME": [target],
-            "SOURCE_DATASET_NAME": [source],
+            "SOURCE_DATASET_NAME": [source] if source else [],
             "INTER_DATASETS_NAMES": self.INTER_DATASETS_NAMES,
         }.items():
             both = [name for name in names if name in self.EXCLUDE_DATASETS_NAMES]

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,18 @@ from .parameters import Parameters
 log = logging.getLogger(__name__)
 
 # What manifest.json tells the versions of.
-PACKAGES = ("jind-nb", "anndata", "numpy", "pandas", "papermill", "scanpy", "scikit-learn", "scipy", "torch", "umap-learn")
+PACKAGES = (
+    "jind-nb",
+    "anndata",
+    "numpy",
+    "pandas",
+    "papermill",
+    "scanpy",
+    "scikit-learn",
+    "scipy",
+    "torch",
+    "umap-learn",
+)
 KERNEL = "python3"
 IMPORTED_AHEAD = {
     "1_preprocess": "jind_nb.data, jind_nb.plots",
@@ -45,7 +56,7 @@ STAGE_WORDS = {
 }
 
 
-class StageFailed(RuntimeError):
+class StageError(RuntimeError):
     """A notebook failed for a reason that is not the user's input; the message names the notebook that was kept."""
 
 
@@ -83,10 +94,8 @@ def _memory_of_tree() -> int:
     total = 0
     here = psutil.Process()
     for process in [here, *here.children(recursive=True)]:
-        try:
+        with suppress(psutil.NoSuchProcess):
             total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            pass
     return total
 
 
@@ -129,7 +138,7 @@ def run(parameters: Parameters, console: Console | None = None) -> Run:
     ------
     InputError
         If the user's input is wrong; nothing has been trained then.
-    StageFailed
+    StageError
         If a notebook failed, was killed, or left out a promised file.
     """
     check(parameters)
@@ -153,7 +162,7 @@ def run(parameters: Parameters, console: Console | None = None) -> Run:
     write_json(this.manifest, _manifest(this, usage, pdf_missing))
     missing = [str(path) for path in this.promised(this.load_training()) if not path.exists()]
     if missing:
-        raise StageFailed(f"The notebooks ran, but these files are missing: {', '.join(missing)}")
+        raise StageError(f"The notebooks ran, but these files are missing: {', '.join(missing)}")
     return this
 
 
@@ -163,7 +172,7 @@ def _kernels_ahead(this: Run) -> Generator[tuple[str, KernelManager]]:
     A kernel takes two seconds to start and up to four to import what its notebook needs; a notebook mostly uses one
     core, so the next one's wait costs nothing.
     """
-    KernelManager.transport_encryption = "auto"  # else jupyter_client warns at every start
+    KernelManager.transport_encryption = "auto"  # type: ignore[assignment]  # a trait; else jupyter_client warns at every start
 
     def start(stage: str) -> KernelManager:
         kernel = KernelManager(kernel_name=KERNEL)
@@ -172,9 +181,10 @@ def _kernels_ahead(this: Run) -> Generator[tuple[str, KernelManager]]:
         )
         return kernel
 
-    following = start(this.stages[0])
+    following: KernelManager | None = start(this.stages[0])
     for stage, later in zip(this.stages, (*this.stages[1:], None), strict=True):
         kernel, following = following, start(later) if later else None
+        assert kernel is not None  # only the last stage has no following kernel
         try:
             yield stage, kernel
         except GeneratorExit:
@@ -207,11 +217,11 @@ def _execute(this: Run, stage: str, kernel: KernelManager) -> None:
     except PapermillExecutionError as error:
         if error.ename == InputError.__name__:
             raise InputError(error.evalue) from None
-        raise StageFailed(
+        raise StageError(
             f"{stage} failed: {error.ename}: {error.evalue}\nThe notebook with the error: {this.notebook(stage)}"
         ) from None
     except DeadKernelError:
-        raise StageFailed(
+        raise StageError(
             f"{stage}: the process was killed from outside, most often because memory ran out.\n"
             f"The notebook so far: {this.notebook(stage)}"
         ) from None
@@ -289,5 +299,3 @@ def _progress(this: Run, console: Console | None) -> Iterator[Callable[[str], No
 
         yield stage_begins
         progress.update(task, description="done", completed=n)
-
-

@@ -40,6 +40,16 @@ def show(figure: Figure, alt: str) -> None:
     display({"image/png": png(figure), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
 
 
+def show_table(table: pd.DataFrame) -> None:
+    """Displays a table with its index as the first column; names are shown as text, missing values as a dash."""
+    from IPython.display import HTML, display
+
+    named = table.reset_index() if table.index.name else table
+    with pd.option_context("display.max_colwidth", None):
+        html = named.to_html(index=False, na_rep="–", float_format="{:.3g}".format, border=0, justify="left")
+    display(HTML(html))
+
+
 def png(figure: Figure) -> bytes:
     """The figure as PNG data; the figure is closed."""
     data = io.BytesIO()
@@ -74,9 +84,7 @@ def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target
         return nothing(f"A saved model annotates {short(target)}, {n_target:,} cells; no batch is trained on.")
     table = pd.DataFrame(cells).T.fillna(0).astype(int).reindex(list(cells))
     table = table[sorted(table.columns)]
-    figure, axes = plt.subplots(
-        figsize=(2.5 + 0.55 * table.shape[1], 1.6 + 0.3 * table.shape[0]), layout="constrained"
-    )
+    figure, axes = plt.subplots(figsize=(2.5 + 0.55 * table.shape[1], 1.6 + 0.3 * table.shape[0]), layout="constrained")
     axes.imshow(np.log1p(table.to_numpy()), cmap="Blues", aspect="auto", vmax=np.log1p(table.to_numpy()).max() * 1.4)
     for (row, column), n in np.ndenumerate(table.to_numpy()):
         axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=7)
@@ -104,12 +112,7 @@ def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figu
     return figure
 
 
-def scatter(
-    points: pd.DataFrame,
-    group: Sequence[str],
-    title: str,
-    order: Sequence[str] | None = None,
-) -> Figure:
+def scatter(points: pd.DataFrame, group: Sequence[str], title: str, order: Sequence[str] | None = None) -> Figure:
     """Cells in two dimensions, coloured by a group; `Unassigned` grey and behind the others.
 
     Parameters
@@ -131,7 +134,9 @@ def scatter(
     for name in names:
         at = groups == name
         style = {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else _style(shown.index(name))
-        axes.scatter(points["x"][at], points["y"][at], s=size, alpha=0.8, label=f"{short(name)} ({at.sum():,})", **style)
+        axes.scatter(
+            points["x"][at], points["y"][at], s=size, alpha=0.8, label=f"{short(name)} ({at.sum():,})", **style
+        )
     axes.legend(
         loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, markerscale=1.6, frameon=False,
         ncols=1 + len(names) // 26,
@@ -151,7 +156,7 @@ def before_after(points: pd.DataFrame, group: str, target: str) -> Figure:
     names = sorted(set(points[group]) - {UNASSIGNED, target})
     names += [target] if group == "batch" else [UNASSIGNED]
     figure, grid = plt.subplots(
-        1, len(stages), figsize=(1.5 + 3.6 * len(stages) + 2 * (len(names) // 26), 4.2), sharex=True, sharey=True,
+        1, len(stages), figsize=(1.9 + 2.9 * len(stages) + 2 * (len(names) // 26), 3.6), sharex=True, sharey=True,
         layout="constrained", squeeze=False,
     )  # fmt: skip
     for axes, stage in zip(grid.flat, stages, strict=True):
@@ -159,7 +164,7 @@ def before_after(points: pd.DataFrame, group: str, target: str) -> Figure:
         of_target = (here["batch"] == target).to_numpy()
         for i, name in enumerate(names):
             style = {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else _style(i)
-            for rows, alpha, size in ((~of_target, 0.25, 5), (of_target, 0.9, 12)):
+            for rows, alpha, size in ((~of_target, 0.35, 6), (of_target, 0.9, 12)):
                 at = rows & (here[group] == name).to_numpy()
                 axes.scatter(here["x"][at], here["y"][at], s=size, alpha=alpha, **style)
         axes.set_title(f"{short(target)} {stage}", fontsize=10)
@@ -211,7 +216,9 @@ def curves(points: Sequence[Mapping[str, Any]], quantity: str, title: str, unit:
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     if len(lines) > 1:
-        axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=1 + len(lines) // 16)
+        axes.legend(
+            fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=1 + len(lines) // 16
+        )
     return figure
 
 
@@ -223,7 +230,9 @@ def alignment_losses(points: Sequence[Mapping[str, Any]], stage: str) -> Figure:
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
     axes.axhspan(0.5, 0.78, color=GREY, alpha=0.3, label="neither side wins")
     axes.plot(frame["epoch"], frame["loss"], "o-", color=COLOURS[0], ms=4, label="adapter: make the target look alike")
-    axes.plot(frame["epoch"], frame["discriminator_loss"], "s--", color=COLOURS[3], ms=4, label="discriminator: tell apart")
+    axes.plot(
+        frame["epoch"], frame["discriminator_loss"], "s--", color=COLOURS[3], ms=4, label="discriminator: tell apart"
+    )
     axes.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", ylim=(0, None))
     axes.set_title("Aligning the target with the annotated batches", fontsize=10)
     axes.grid(alpha=0.3)
@@ -311,19 +320,18 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
     )
 
 
-def confusions(results: Sequence[StageResult], source: str) -> Figure:
-    """Confusion matrices in reading order: in one row where types are few, else one below the other."""
+def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) -> Figure:
+    """Confusion matrices in reading order, as many beside each other as fit into a width (inches)."""
     if not results:
         return nothing("There are no labels to compare with.")
     n_types = max(len(result.predicted) for result in results)
-    per_row = max(1, min(len(results), 3 if n_types <= SIDE_BY_SIDE else 1))
-    n_rows = -(-len(results) // per_row)
     # Inches, computed instead of left to a layout engine: that would take most of the time of a long history.
     longest = min(22, max(len(name) for result in results for name in (*result.truth, *result.predicted)))
     left, bottom, top = 0.55 + 0.072 * longest, 0.5 + 0.072 * longest, 1.15
-    grid_width, grid_height = max(2.9, 0.27 * (n_types + 5)), max(1.2, 0.21 * max(len(r.truth) for r in results))
+    grid_width, grid_height = (max(2.9, 0.27 * (n_types + 5)), max(1.2, 0.21 * max(len(r.truth) for r in results)))
     panel_width, panel_height = left + grid_width + 0.15, bottom + grid_height + top
-    width, height = panel_width * per_row, panel_height * n_rows
+    per_row = max(1, min(len(results), int(width // panel_width)))
+    width, height = panel_width * per_row, panel_height * -(-len(results) // per_row)
     figure = plt.figure(figsize=(width, height))
     for i, result in enumerate(results):
         row, column = divmod(i, per_row)
@@ -361,7 +369,13 @@ def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -
     axes.set(xlim=(-0.02, 1.02), xlabel="share of cells")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.3, 1.06 if len(results) > 12 else 1.15), ncols=3)
+    axes.legend(
+        fontsize=7,
+        frameon=False,
+        loc="lower center",
+        bbox_to_anchor=(0.3, 1.06 if len(results) > 12 else 1.15),
+        ncols=3,
+    )
     return figure
 
 
@@ -384,7 +398,7 @@ def write_history(history: Sequence[StageResult], source: str, target: str, path
             figure.text(0.05, 0.5, f"{heading}:\nnothing was trained, and the target has no labels to compare with.")
             page(figure)
         for pages in _pages(history):
-            page(confusions(pages, source))
+            page(confusions(pages, source, width=14.0))
 
 
 def _pages(history: Sequence[StageResult]) -> list[list[StageResult]]:
@@ -413,7 +427,13 @@ def composition_bars(table: pd.DataFrame, target: str) -> Figure:
         label="most like this type, but Unassigned",
     )  # fmt: skip
     for i, (annotated, rejected) in enumerate(zip(table["annotated"], table["rejected"], strict=True)):
-        axes.text(annotated + rejected, i, f" {annotated:,}" + (f" (+{rejected:,})" if rejected else ""), va="center", fontsize=7)
+        axes.text(
+            annotated + rejected,
+            i,
+            f" {annotated:,}" + (f" (+{rejected:,})" if rejected else ""),
+            va="center",
+            fontsize=7,
+        )
     axes.set_yticks(y, [short(str(name)) for name in table.index], fontsize=8)
     axes.set_xlim(0, (table["annotated"] + table["rejected"]).max() * 1.18)
     axes.set_xlabel("cells")
@@ -438,4 +458,3 @@ def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapp
     axes.invert_yaxis()
     axes.legend(fontsize=7, frameon=False, loc="lower left")
     return figure
-

@@ -22,7 +22,6 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 def write_html(run: Run) -> str:
     """Writes report.html, one file that needs no network, from the run's executed notebooks; returns its text."""
     result, plan, training = load_result(run), run.load_plan(), run.load_training()
-    plan.notes += run.load_target()[1]["notes"]
     environment = Environment(loader=PackageLoader("jind_nb"), autoescape=select_autoescape())
     html = environment.get_template("report.html.j2").render(
         target=plan.target,

@@ -13,7 +13,7 @@ import pandas as pd
 from .artifacts import Run, whole_file, write_json
 from .data import Plan, read_cells, read_target, read_target_labels
 from .metrics import HELD_OUT, UNSEEN, StageResult, stage_result
-from .rejection import REASONS, UNASSIGNED, Predictions, reasons
+from .rejection import NO_EVIDENCE, REASONS, UNASSIGNED, Predictions, reasons
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -114,8 +114,7 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
     """
     final = result.final
     table = pd.DataFrame(
-        {"raw_predictions": final.raw, "predictions": final.names},
-        index=pd.Index(result.cells, name="cellname"),
+        {"raw_predictions": final.raw, "predictions": final.names}, index=pd.Index(result.cells, name="cellname")
     )
     taken = {"cellname", "raw_predictions", "predictions", "labels"}
     for k, name in enumerate(final.classes):
@@ -123,6 +122,13 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
     if result.labels is not None:
         table["labels"] = result.labels
     return table
+
+
+def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:
+    """The first cells' predictions in short: `cellname`, `raw_predictions`, `predictions`, `confidence`, [`labels`]."""
+    table = predictions_table(result)
+    short = table[["raw_predictions", "predictions"]].assign(confidence=result.final.confidence)
+    return (short.assign(labels=table["labels"]) if result.labels is not None else short).head(n)
 
 
 def _printable(text: str) -> str:
@@ -276,7 +282,9 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         n_labelled = labelled[-1].metrics["cells"]
         which = "they" if n_labelled == n else f"the {n_labelled:,} labelled cells"
         agrees = labelled[-1].metrics["effective_accuracy"]
-        sentence += f"; where {which} could be checked, {_percent(agrees)} of the annotated agree with the file's labels"
+        sentence += (
+            f"; where {which} could be checked, {_percent(agrees)} of the annotated agree with the file's labels"
+        )
     facts = {
         "Data": ", ".join(Path(path).name for path in run.parameters.paths),
         "Target (annotated here)": f"{target}, {n:,} cells",
@@ -327,6 +335,16 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     few = table[(table["training cells"] < FEW_CELLS) & (called > 0)] if plan.cells else table[:0]
     for name, row in few.iterrows():
         points.append(f"{name}: learned from only {row['training cells']:.0f} cells.")
+    unsupported = [
+        name
+        for name, threshold in zip(result.final.classes, result.final.thresholds, strict=True)
+        if threshold == NO_EVIDENCE and called[name] > 0
+    ]
+    if unsupported:
+        points.append(
+            f"Too few held-out cells to set a threshold for {', '.join(unsupported)}: a confidence of {NO_EVIDENCE} is "
+            "asked for instead."
+        )
     never = list(table.index[called == 0])
     if never:
         points.append(f"No cell looks most like {', '.join(never)}; they may be absent, or missed.")

@@ -1,10 +1,10 @@
 """The trained model on disk: weights only, and `model.json` with everything needed to use them.
 
-    trained_models/<batch>.pt       encoder, head and the batch's adapter (none for the source)
-    trained_models/target.pth       the target's own: encoder, head, adapter
-    trained_models/reference_codes.pt   codes of annotated cells, for thresholds and alignment
-    trained_models/val_stats_trained_model.json   predictions on held-out cells
-    trained_models/model.json       features, classes, thresholds, files, how it was trained
+trained_models/<batch>.pt       encoder, head and the batch's adapter (none for the source)
+trained_models/target.pth       the target's own: encoder, head, adapter
+trained_models/reference_codes.pt   codes of annotated cells, for thresholds and alignment
+trained_models/val_stats_trained_model.json   predictions on held-out cells
+trained_models/model.json       features, classes, thresholds, files, how it was trained
 """
 
 from __future__ import annotations
@@ -63,10 +63,7 @@ def save_reference(reference: Reference, parameters: Parameters, values: list[di
         _save(reference.annotator(batch).state_dict(), folder / files[batch])
     known = known_codes(reference)
     _save(
-        {
-            name: torch.from_numpy(getattr(known, name))
-            for name in ("codes", "batch", "y", "held_out", "counts")
-        },
+        {name: torch.from_numpy(getattr(known, name)) for name in ("codes", "batch", "y", "held_out", "counts")},
         folder / "reference_codes.pt",
     )
     device = reference.settings.device

@@ -1,10 +1,10 @@
 """Learning from the annotated batches (method.md sections 2 to 4 and 6), readable from top to bottom.
 
-    reference = start(prepared, plan, settings)     # the source, named or chosen, and its classifier
-    for batch in reference.intermediates:
-        adapt(reference, batch)                     # the batch's adapter, encoder and head frozen
-        finetune(reference, batch)                  # encoder and head, over all batches so far
-    retrain(reference)                              # the same over all batches once more
+reference = start(prepared, plan, settings)     # the source, named or chosen, and its classifier
+for batch in reference.intermediates:
+    adapt(reference, batch)                     # the batch's adapter, encoder and head frozen
+    finetune(reference, batch)                  # encoder and head, over all batches so far
+retrain(reference)                              # the same over all batches once more
 """
 
 from __future__ import annotations
@@ -245,15 +245,12 @@ def start(prepared: ad.AnnData, plan: Plan, settings: Settings) -> Reference:
     if not plan.annotated:
         raise InputError("PRETRAINED_MODEL_PATH is set, so there is nothing to train: go on with 3_align.ipynb.")
     batches = {name: _cells_of(prepared, name, settings) for name in plan.annotated}
-    if plan.source is not None:
-        source, candidates = plan.source, []
-        model, curve = train_source(batches[source], len(plan.classes), settings)
-    elif len(batches) == 1:
-        source, candidates = next(iter(batches)), []
-        model, curve = train_source(batches[source], len(plan.classes), settings)
-    else:
+    candidates: list[dict[str, Any]] = []
+    source = plan.source or plan.annotated[0]
+    if plan.source is None and len(batches) > 1:
         target = prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X
-        source, candidates, (model, curve) = choose_source(batches, target, plan.classes, settings)
+        source, candidates = choose_source(batches, target, plan.classes, settings)
+    model, curve = train_source(batches[source], len(plan.classes), settings)
     batches[source] = _hold_out_as_source(batches[source], settings)
     batches = {source: batches[source]} | {name: cells for name, cells in batches.items() if name != source}
     reference = Reference(
@@ -273,7 +270,7 @@ def start(prepared: ad.AnnData, plan: Plan, settings: Settings) -> Reference:
 def candidates_table(reference: Reference) -> pd.DataFrame:
     """How the source was chosen; one row where there was no choice."""
     rows = reference.candidates or [{"batch": reference.source, "why": "named, or the only annotated batch"}]
-    return pd.DataFrame(rows).set_index("batch").fillna("not tried: too few cell types")
+    return pd.DataFrame(rows).set_index("batch").astype(object).fillna("not tried: too few cell types")
 
 
 def _cells_of(prepared: ad.AnnData, batch: str, settings: Settings) -> Cells:
@@ -325,32 +322,31 @@ def accuracy_of(model: Annotator, x: sparse.csr_matrix, y: np.ndarray, device: t
 
 def choose_source(
     batches: dict[str, Cells], target: sparse.csr_matrix, classes: list[str], settings: Settings
-) -> tuple[str, list[dict[str, Any]], tuple[Annotator, list[dict[str, Any]]]]:
+) -> tuple[str, list[dict[str, Any]]]:
     """The candidate whose own classifier leaves fewest cells of the bare target Unassigned, the first on ties.
 
     Only candidates that cover `source_coverage` times the most cell types any candidate has are considered.
 
     Returns
     -------
-    The name, a row for each candidate (`batch`, `cell types`, `target cells Unassigned`), and what `train_source`
-    gave for it.
+    The name, and a row for each candidate: `batch`, `cell types`, `target cells Unassigned` (None: not considered).
     """
-    most = max(len(np.unique(cells.y)) for cells in batches.values())
-    rows, trained = [], {}
+    n_types = {name: len(np.unique(cells.y)) for name, cells in batches.items()}
+    unassigned: dict[str, int] = {}
     for name, cells in batches.items():
-        n_types = len(np.unique(cells.y))
-        row = {"batch": name, "cell types": n_types, "target cells Unassigned": None}
-        if n_types >= settings.source_coverage * most:
-            trained[name] = model, _ = train_source(cells, len(classes), settings)
+        if n_types[name] >= settings.source_coverage * max(n_types.values()):
+            model, _ = train_source(cells, len(classes), settings)
             own = _hold_out_as_source(cells, settings)
             held_out = decode(model.head, encode(model, own.x[own.held_out], settings.device), settings.device)
             probabilities = decode(model.head, encode(model, target, settings.device), settings.device)
             predictions = Predictions(classes, probabilities, class_thresholds(held_out, settings.theta))
-            row["target cells Unassigned"] = int(predictions.rejected.sum())
-            log.info("source candidate %s: %s target cells Unassigned", name, row["target cells Unassigned"])
-        rows.append(row)
-    source = min(trained, key=lambda name: next(r["target cells Unassigned"] for r in rows if r["batch"] == name))
-    return source, rows, trained[source]
+            unassigned[name] = int(predictions.rejected.sum())
+            log.info("source candidate %s: %d target cells Unassigned", name, unassigned[name])
+    rows = [
+        {"batch": name, "cell types": n_types[name], "target cells Unassigned": unassigned.get(name)}
+        for name in batches
+    ]
+    return min(unassigned, key=lambda name: unassigned[name]), rows
 
 
 # --- the intermediates -----------------------------------------------------------------------------------------------------
