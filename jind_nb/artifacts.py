@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -242,25 +243,50 @@ class Run:
             *(self.notebook(stage) for stage in self.stages),
         ]  # fmt: skip
 
-    def set_aside_earlier(self) -> None:
-        """Moves an earlier run's files into `previous/` (replacing what was there), so that runs never mix."""
+    def earlier(self) -> list[Path]:
+        """The files and folders an earlier run left here, which this run would replace.
+
+        Raises
+        ------
+        InputError
+            If files of these names are there that no run wrote, or the run's own input is among them.
+        """
         ours = [
             self.predictions_xlsx, self.predictions_parquet, self.annotated_target, self.models, self.metrics,
-            self.report_html, self.report_pdf, self.parameters_yaml, self.manifest, self.log, self.notebooks,
+            self.report_html, self.report_pdf, self.parameters_yaml, self.manifest, self.log, self.notebooks, self.work,
             *self.folder.glob("train[[]*]-test[[]*].pdf"),
         ]  # fmt: skip
-        earlier = [path for path in ours if path.exists()]
-        shutil.rmtree(self.work, ignore_errors=True)
+        earlier, previous = [path for path in ours if path.exists()], self.folder / "previous"
+        if not earlier:
+            return []
+        if not self.log.exists() or (previous.exists() and not (previous / self.log.name).exists()):
+            found = previous.name if self.log.exists() else earlier[0].name
+            raise InputError(
+                f"OUTPUT_PATH: {self.folder} holds {found!r}, which no run of jind-nb wrote there; "
+                "choose another folder, so that nothing of yours is moved."
+            )
+        inputs = {"PATH": self.parameters.paths}
+        if self.parameters.PRETRAINED_MODEL_PATH is not None:
+            inputs["PRETRAINED_MODEL_PATH"] = [self.parameters.PRETRAINED_MODEL_PATH]
+        for name, paths in inputs.items():
+            for path in map(Path, paths):
+                if path.exists() and any(path == mine or mine in path.parents for mine in earlier):
+                    raise InputError(f"{name}: {path} is among the results this run would replace; change OUTPUT_PATH.")
+        return earlier
+
+    def set_aside_earlier(self) -> None:
+        """Moves an earlier run's files into `previous/`, so that runs never mix; what an even earlier run left there
+        is deleted."""
+        earlier, previous = self.earlier(), self.folder / "previous"
         if earlier:
-            previous = self.folder / "previous"
             shutil.rmtree(previous, ignore_errors=True)
             previous.mkdir()
-            for path in earlier:
-                path.rename(previous / path.name)
+        for path in earlier:
+            path.rename(previous / path.name)
 
 
 def check_output(parameters: Parameters, needed: int) -> None:
-    """Makes the output folder and sees that it can be written and has room.
+    """Sees that the output folder can be written and has room, without leaving a trace.
 
     Parameters
     ----------
@@ -273,14 +299,13 @@ def check_output(parameters: Parameters, needed: int) -> None:
         If it cannot be made or written, or `needed` bytes are not free.
     """
     folder = Path(parameters.OUTPUT_PATH)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / "writable") as temporary:
-            temporary.write_bytes(b"")
-        (folder / "writable").unlink()
+        with tempfile.TemporaryFile(dir=existing):
+            pass
     except OSError as error:
-        raise InputError(f"OUTPUT_PATH: {folder} cannot be written: {error.strerror or error}.") from None
-    free = shutil.disk_usage(folder).free
+        raise InputError(f"OUTPUT_PATH: {folder} cannot be written: {error.strerror or error} ({existing}).") from None
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise InputError(
             f"OUTPUT_PATH: {folder} has {free / 1e6:,.0f} MB free; this run needs about {needed / 1e6:,.0f} MB. "
@@ -298,6 +323,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     checkout = (root / "notebooks").is_dir() and (root / "pyproject.toml").exists()
     run = Run(from_notebook(namespace, root if checkout else Path.cwd()))
     check_output(run.parameters, needed=0)
+    run.folder.mkdir(parents=True, exist_ok=True)
     log_to(run.log, logging.StreamHandler(sys.stdout))
     return run
 

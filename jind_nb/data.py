@@ -97,7 +97,7 @@ def _texts(column: pd.Series) -> pd.Series:
 def _labels(column: pd.Series, parameters: Parameters) -> pd.Series:
     labels = _texts(column)
     placeholder = {label: parameters.is_unlabeled(label) for label in labels.dropna().unique()}
-    return labels.mask(labels.map(placeholder).fillna(True).astype(bool), None)
+    return labels.mask(np.array([placeholder.get(label, True) for label in labels], dtype=bool), None)
 
 
 def _no_column(parameter: str, column: str, obs: pd.DataFrame, where: str) -> InputError:

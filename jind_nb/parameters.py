@@ -36,8 +36,8 @@ def as_text(value: object) -> str:
 
 def _name(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError(f"YAML reads this as {value}; put the name in quotes")
-    return as_text(value) if isinstance(value, int | float) else value
+        raise ValueError(f"put the name in quotes, YAML reads it as {str(value).lower()}")
+    return as_text(value) if isinstance(value, int | float | str) else value
 
 
 def _names(value: object) -> object:
@@ -49,7 +49,7 @@ def _names(value: object) -> object:
         if text.startswith(("[", "(")):
             try:
                 value = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
                 raise ValueError("looks like a list but cannot be read; write ['a', 'b'] or a, b") from None
         else:
             value = [part.strip() for part in text.split(",") if part.strip()]
@@ -323,5 +323,5 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise InputError(f"-s {text}: write -s NAME=VALUE.")
     try:
         return name.strip(), yaml.safe_load(value) if value.strip() else ""
-    except yaml.YAMLError:
+    except (ValueError, RecursionError, yaml.YAMLError):
         return name.strip(), value

@@ -125,6 +125,7 @@ def check_folder_and_model(parameters: Parameters) -> None:
 
     if parameters.PRETRAINED_MODEL_PATH is not None:
         read_model_json(Path(parameters.PRETRAINED_MODEL_PATH))
+    Run(parameters).earlier()
     # Prepared cells, the annotated target, predictions and models: seen to stay below twice the input plus this.
     check_output(parameters, needed=2 * sum(file.stat().st_size for file in input_files(parameters)) + 200_000_000)
 
@@ -144,9 +145,10 @@ def run(parameters: Parameters, console: Console | None = None) -> Run:
     check(parameters)
     this = Run(parameters)
     this.set_aside_earlier()
+    this.folder.mkdir(parents=True, exist_ok=True)
+    log_to(this.log)
     with whole_file(this.parameters_yaml) as temporary:
         temporary.write_text(yaml.safe_dump(parameters.model_dump(), sort_keys=False, allow_unicode=True), "utf-8")
-    log_to(this.log)
     usage = Usage()
     tell = (console or Console(stderr=True)).print
     with _progress(this, console) as stage_begins, closing(_kernels_ahead(this)) as kernels:

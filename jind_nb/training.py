@@ -73,11 +73,11 @@ class Settings:
 
 
 def _device(use_gpu: bool) -> torch.device:
-    if use_gpu and torch.cuda.is_available():
-        return torch.device("cuda")
-    if use_gpu and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    name = "cpu"
+    if use_gpu:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    log.info("computing on %s", name if name != "cpu" or not use_gpu else "cpu (no GPU found)")
+    return torch.device(name)
 
 
 @dataclass

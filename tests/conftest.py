@@ -1,0 +1,161 @@
+"""What tests share: small files made on the spot, the shared data, one demo run, and the command line in-process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("JIND_NB_SHARED", ROOT.parent / "shared" / "data"))
+
+
+def skip(reason: str) -> None:
+    """Skips the test; under JIND_NB_STRICT=1 (set by .ci/run) a skip for want of something is a failure."""
+    if os.environ.get("JIND_NB_STRICT") == "1":
+        pytest.fail(f"JIND_NB_STRICT: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared_file() -> Callable[[str], Path]:
+    """The path of one of the shared real data sets, by name; skips without it."""
+
+    def find(name: str) -> Path:
+        file = SHARED / f"{name}.h5ad"
+        if not file.exists():
+            skip(f"the shared data set {name} is not in {SHARED}")
+        return file
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's path; skips without one."""
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        skip("no Chromium (Debian: apt-get install chromium)")
+    return str(found)
+
+
+@dataclass
+class Answer:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def jind_nb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
+    """The command line, run in this process: `jind_nb("validate", file)`."""
+    from jind_nb.cli import main
+
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["jind-nb", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Answer(status, captured.out, captured.err)
+
+    return call
+
+
+def run_command(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`jind-nb` as a user runs it, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "jind_nb.cli", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def simulated(
+    cells: dict[str, dict[str, int]], n_genes: int = 60, seed: int = 0, *, shift: float = 0.3
+) -> ad.AnnData:
+    """Counts of cells whose type is plain to see: each type has its own genes, each batch a small shift.
+
+    Parameters
+    ----------
+    cells
+        batch -> cell type -> number of cells. Rows are shuffled, so that batches interleave.
+    """
+    random = np.random.default_rng(seed)
+    types = sorted({name for of_batch in cells.values() for name in of_batch})
+    means = np.full((len(types), n_genes), 0.5)
+    for i in range(len(types)):
+        means[i, i::len(types)] = 6.0
+    rows, batch, celltype = [], [], []
+    for name, of_batch in cells.items():
+        factor = np.exp(random.normal(0, shift, n_genes))
+        for cell_type, n in of_batch.items():
+            rows.append(random.poisson(means[types.index(cell_type)] * factor, (n, n_genes)))
+            batch += [name] * n
+            celltype += [cell_type] * n
+    order = random.permutation(len(batch))
+    obs = pd.DataFrame({"batch": batch, "celltype": celltype}).iloc[order]
+    obs.index = [f"cell{i}" for i in range(len(obs))]
+    var = pd.DataFrame(index=[f"gene{i:03d}" for i in range(n_genes)])
+    return ad.AnnData(sparse.csr_matrix(np.vstack(rows)[order].astype(np.float32)), obs=obs, var=var)
+
+
+THREE_BATCHES = {"a": {"B": 40, "T": 40, "NK": 30}, "b": {"B": 40, "T": 40, "NK": 30}, "c": {"B": 30, "T": 30, "NK": 20}}
+
+
+@pytest.fixture
+def write_parameters(tmp_path: Path) -> Callable[..., Path]:
+    """Writes an h5ad and a parameter file that annotates its batch `c`; keywords add or replace parameters.
+
+    `write_parameters(adata, NUM_FEATURES=20)`; a value of `...` leaves the parameter out.
+    """
+    import yaml
+
+    def write(adata: ad.AnnData | None = None, **parameters: object) -> Path:
+        (simulated(THREE_BATCHES) if adata is None else adata).write_h5ad(tmp_path / "input.h5ad")
+        values: dict[str, object] = {
+            "PATH": "input.h5ad",
+            "BATCH_COL": "batch",
+            "LABELS_COL": "celltype",
+            "TARGET_DATASET_NAME": "c",
+            "OUTPUT_PATH": "results",
+            "MIN_CELL_TYPE_POPULATION": 5,
+        }
+        values = {name: value for name, value in (values | parameters).items() if value is not ...}
+        file = tmp_path / "parameters.yaml"
+        file.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one whole run of the demo with two epochs: many tests look at it, none changes it."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = run_command(
+        "run", ROOT / "parameters" / "demo.yaml", "-s", "EPOCHS=2", "--output-path", folder / "run", cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout.txt").write_text(done.stdout)
+    (folder / "stderr.txt").write_text(done.stderr)
+    return folder / "run"

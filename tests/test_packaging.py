@@ -1,0 +1,112 @@
+"""What is installed, shipped and documented agrees: pyproject, lock, environment.yml, README, parameter files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from jind_nb.parameters import Parameters, load_parameters
+from packaging.requirements import Requirement
+
+from tests.conftest import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "nbconvert": "nbconvert-core"}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line.split(" ", 1)[0].split(";")[0] for line in lines if re.match(r"[a-z0-9].*==", line)]
+    return {normal(name): version for name, _, version in (pin.partition("==") for pin in pins)}
+
+
+def test_conda_users_get_the_same_requirements() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = {normal(r.name): str(r.specifier) for r in map(Requirement, (x for x in environment if isinstance(x, str)))}
+    wanted = {
+        normal(CONDA_NAMES.get(r.name, r.name)): str(r.specifier) for r in map(Requirement, PROJECT["dependencies"])
+    }
+    wanted |= {"python": PROJECT["requires-python"], "pip": ""}
+    assert conda == wanted
+
+
+def test_lock_satisfies_every_requirement_and_leaves_torch_out() -> None:
+    pins = locked()
+    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        requirement = Requirement(text)
+        if requirement.name != "torch":
+            assert requirement.specifier.contains(pins[normal(requirement.name)]), text
+    assert "torch" not in pins
+    assert not [name for name in pins if name.startswith("nvidia")]
+    assert "appnope" in pins  # macOS
+
+
+def test_makefile_pins_a_torch_the_package_accepts() -> None:
+    pin = re.search(r"^TORCH := torch==(\S+)$", (ROOT / "Makefile").read_text(), re.M)
+    assert pin
+    assert "+" not in pin[1]
+    assert next(Requirement(r) for r in PROJECT["dependencies"] if r.startswith("torch")).specifier.contains(pin[1])
+
+
+def test_readme_lists_every_parameter_with_its_sentence() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name, field in Parameters.model_fields.items():
+        assert re.search(rf"^\| {name} \| .* \| {re.escape(str(field.description))} \|$", readme, re.M), name
+
+
+# The table of the JIND-Multi program's own page: batch, labels, source, target, intermediates, MIN_CELL_TYPE_POPULATION.
+REFERENCE_TABLE = {
+    "pancreas": ("pancreas.h5ad", "batch", "celltype", "0", "3", ["1", "2"], 5),
+    "nsclc_lung": (
+        "NSCLC_lung_NORMALIZED_FILTERED.h5ad", "Donor", "predicted_labels_majority", "Donor5", "Donor2",
+        ["Donor0", "Donor1", "Donor3", "Donor4", "Donor6"], 20,
+    ),
+    "neurips_brain": ("All_human_brain.h5ad", "batch", "label", "C4", "C7", ["AD2", "ADx1", "ADx2", "ADx4"], 100),
+    "bmmc_atac": (
+        "data_multiome_annotated_BMMC_ATAC.h5ad", "batch", "cell_type", "s4d8", "s3d3",
+        ["s1d1", "s1d2", "s1d3", "s2d1", "s2d4", "s2d5", "s3d10", "s4d1"], 18,
+    ),
+    "fetal_heart": (
+        "heart_sample_norm_scaled_data_annotated.h5ad", "batch", "celltype", "heart_sample_39", "heart_sample_14",
+        ["heart_sample_32"], 100,
+    ),
+    "fetal_kidney": (
+        "kidney_sample_norm_scaled_data_annotated.h5ad", "batch", "celltype", "kidney_sample_3", "kidney_sample_67",
+        ["kidney_sample_34", "kidney_sample_65"], 100,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFERENCE_TABLE)
+def test_parameter_files_have_exactly_the_references_values(name: str) -> None:
+    file = ROOT / "parameters" / f"{name}.yaml"
+    p = load_parameters(file)
+    values = (
+        Path(p.paths[0]).name, p.BATCH_COL, p.LABELS_COL, p.SOURCE_DATASET_NAME, p.TARGET_DATASET_NAME,
+        p.INTER_DATASETS_NAMES, p.MIN_CELL_TYPE_POPULATION,
+    )  # fmt: skip
+    assert values == REFERENCE_TABLE[name]
+    assert "zenodo.14000644" in file.read_text()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_carries_notebooks_parameters_and_templates(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT], check=True
+    )
+    names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    assert {
+        f"jind_nb/notebooks/{stage}.ipynb" for stage in ("1_preprocess", "2_train", "3_align", "4_evaluate")
+    } <= names
+    assert {f"jind_nb/parameters/{name}.yaml" for name in ("demo", *REFERENCE_TABLE)} <= names
+    assert "jind_nb/templates/report.html.j2" in names
