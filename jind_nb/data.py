@@ -10,6 +10,7 @@ Only `read_target_labels`, which evaluation calls, ever reads the target's label
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,10 +67,10 @@ def open_h5ad(file: Path) -> Iterator[h5py.File]:
             raise InputError(f"PATH: {file} is not an h5ad (HDF5) file; write one with adata.write_h5ad().") from None
         raise InputError(f"PATH: {file} cannot be read ({error}); it may be cut short: copy it again.") from None
     with h5:
-        if not {"obs", "var", "X"} <= set(h5):
+        if not {"obs", "var"} <= set(h5):
             raise InputError(
-                f"PATH: {file} is HDF5 but not h5ad: it has {', '.join(sorted(h5)) or 'nothing'}, and not X, obs and "
-                "var; write it with adata.write_h5ad()."
+                f"PATH: {file} is HDF5 but not h5ad: it has {', '.join(sorted(h5)) or 'nothing'}, and not obs and var; "
+                "write it with adata.write_h5ad()."
             )
         yield h5
 
@@ -126,6 +127,7 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
     for number, file in enumerate(files):
         with open_h5ad(file) as h5:
             obs = _frame(h5, "obs")
+            _matrix_of(h5, parameters.LAYER)  # a missing layer is told now, not after minutes of work
         if parameters.BATCH_COL in obs:
             batch = _texts(obs[parameters.BATCH_COL])
         elif len(files) > 1:
@@ -152,7 +154,8 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
         raise InputError(f"LABELS_COL: none of the files of PATH has a column {parameters.LABELS_COL!r} in obs.")
     cells = pd.concat(tables, ignore_index=True)
     if len(cells) < 2:
-        raise InputError(f"PATH: {', '.join(map(str, files))} holds {len(cells)} cells; at least two are needed.")
+        held = "1 cell" if len(cells) == 1 else "0 cells"
+        raise InputError(f"PATH: {', '.join(map(str, files))} holds {held}; at least two are needed.")
     cells["cell_type"] = cells["cell_type"].astype(object).mask(cells["batch"] == parameters.TARGET_DATASET_NAME, None)
     return cells
 
@@ -183,8 +186,11 @@ def read_target(parameters: Parameters, cells: pd.DataFrame) -> ad.AnnData:
     for number, file in enumerate(input_files(parameters)):
         rows = target.loc[target["file"] == number, "row"].to_numpy()
         if len(rows):
-            part = ad.read_h5ad(file, backed="r")
-            parts.append(part[rows].to_memory())
+            with warnings.catch_warnings():
+                # Cells with equal names are kept apart by position; the user is told so by the plan.
+                warnings.filterwarnings("ignore", message=".* names are not unique")
+                part = ad.read_h5ad(file, backed="r")
+                parts.append(part[rows].to_memory())
             part.file.close()
     return parts[0] if len(parts) == 1 else ad.concat(parts, join="outer", merge="same")
 
@@ -253,23 +259,31 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
         plan.source = None
         return plan
 
-    if p.INTER_DATASETS_NAMES:
-        candidates = ([p.SOURCE_DATASET_NAME] if p.SOURCE_DATASET_NAME else []) + p.intermediates
-        for name in batches:
-            if name not in [*candidates, plan.target, *p.EXCLUDE_DATASETS_NAMES]:
-                plan.left_out[name] = "not named in INTER_DATASETS_NAMES"
-    else:
-        candidates = [name for name in batches if name != plan.target and name not in p.EXCLUDE_DATASETS_NAMES]
-        candidates.sort(key=lambda name: name != p.SOURCE_DATASET_NAME)
-    plan.left_out |= dict.fromkeys(p.EXCLUDE_DATASETS_NAMES, "named in EXCLUDE_DATASETS_NAMES")
-    labelled = cells[cells["cell_type"].notna()]
+    candidates = _candidates(p, batches, plan)
+    labelled = {name: _labelled_cells(p, cells, name, plan) for name in candidates}
+    counts = {name: batch["cell_type"].value_counts().sort_index() for name, batch in labelled.items()}
     for name in candidates:
-        _plan_batch(p, labelled[labelled["batch"] == name], name, plan, cells)
-    _check_what_is_left(p, labelled[labelled["batch"].isin(candidates)], plan)
-    every_type = set(labelled.loc[labelled["batch"].isin(candidates), "cell_type"])
-    plan.classes = sorted({cell_type for counts in plan.cells.values() for cell_type in counts})
-    plan.dropped = sorted(every_type - set(plan.classes))
+        _choose_types(p, name, counts[name], plan)
+        cells.loc[labelled[name].index[labelled[name]["cell_type"].isin(plan.cells.get(name, {}))], "trains"] = True
+    _check_what_is_left(p, counts, plan)
+    plan.classes = sorted({cell_type for of_batch in plan.cells.values() for cell_type in of_batch})
+    plan.dropped = sorted(
+        {cell_type for of_batch in counts.values() for cell_type in of_batch.index} - set(plan.classes)
+    )
     return plan
+
+
+def _candidates(p: Parameters, batches: list[str], plan: Plan) -> list[str]:
+    """The batches that may train, in training order: the named ones, or all but the target and the excluded."""
+    first = [p.SOURCE_DATASET_NAME] if p.SOURCE_DATASET_NAME else []
+    if p.INTER_DATASETS_NAMES:
+        candidates = first + p.intermediates
+        unnamed = [name for name in batches if name not in (*candidates, plan.target, *p.EXCLUDE_DATASETS_NAMES)]
+        plan.left_out |= dict.fromkeys(unnamed, "not named in INTER_DATASETS_NAMES")
+    else:
+        candidates = first + [name for name in batches if name not in (*first, plan.target, *p.EXCLUDE_DATASETS_NAMES)]
+    plan.left_out |= dict.fromkeys(p.EXCLUDE_DATASETS_NAMES, "named in EXCLUDE_DATASETS_NAMES")
+    return candidates
 
 
 def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
@@ -283,21 +297,22 @@ def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
         plan.notes.append(f"{repeated} cell names occur more than once; the cells are kept apart by their position.")
 
 
-def _plan_batch(p: Parameters, batch: pd.DataFrame, name: str, plan: Plan, cells: pd.DataFrame) -> None:
-    """Adds one annotated batch to the plan: its cap, its cell types with enough cells."""
-    if batch.empty:
-        if name == p.SOURCE_DATASET_NAME:
-            raise InputError(
-                f"SOURCE_DATASET_NAME: no cell of {name!r} has a label in {p.LABELS_COL!r}; name an annotated batch."
-            )
-        plan.left_out[name] = f"none of its cells has a label in {p.LABELS_COL!r}"
-        return
+def _labelled_cells(p: Parameters, cells: pd.DataFrame, name: str, plan: Plan) -> pd.DataFrame:
+    """A batch's labelled cells, at most 50,000 of them chosen at random."""
+    batch = cells[(cells["batch"] == name) & cells["cell_type"].notna()]
     if len(batch) > CELLS_PER_BATCH:
         chosen = np.random.default_rng(p.SEED).choice(len(batch), CELLS_PER_BATCH, replace=False)
         plan.notes.append(f"{name!r} has {len(batch):,} labelled cells; {CELLS_PER_BATCH:,} chosen at random train.")
         batch = batch.iloc[np.sort(chosen)]
-    counts = batch["cell_type"].value_counts().sort_index()
+    return batch
+
+
+def _choose_types(p: Parameters, name: str, counts: pd.Series, plan: Plan) -> None:
+    """Enters a batch with its cell types of enough cells into the plan, or why it is left out."""
     enough = counts[counts >= p.MIN_CELL_TYPE_POPULATION]
+    if counts.empty:
+        plan.left_out[name] = f"none of its cells has a label in {p.LABELS_COL!r}"
+        return
     plan.too_rare += [
         {"batch": name, "cell_type": cell_type, "cells": int(n)}
         for cell_type, n in counts.drop(enough.index).items()
@@ -310,33 +325,36 @@ def _plan_batch(p: Parameters, batch: pd.DataFrame, name: str, plan: Plan, cells
         return
     plan.annotated.append(name)
     plan.cells[name] = {str(cell_type): int(n) for cell_type, n in enough.items()}
-    cells.loc[batch.index[batch["cell_type"].isin(enough.index)], "trains"] = True
 
 
-def _check_what_is_left(p: Parameters, labelled: pd.DataFrame, plan: Plan) -> None:
-    if labelled.empty:
+def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan) -> None:
+    """Refuses a plan without a source or with fewer than two cell types, and names the MIN that would work."""
+    source = p.SOURCE_DATASET_NAME
+    if source and counts[source].empty:
+        raise InputError(
+            f"SOURCE_DATASET_NAME: no cell of {source!r} has a label in {p.LABELS_COL!r}; name an annotated batch."
+        )
+    if all(of_batch.empty for of_batch in counts.values()):
         raise InputError(
             f"No annotated batch is left to learn from: apart from the target {plan.target!r}, no cell has a label in "
             f"LABELS_COL {p.LABELS_COL!r}. Check LABELS_COL, UNLABELED and EXCLUDE_DATASETS_NAMES."
         )
-    largest = labelled.groupby(["cell_type", "batch"]).size().groupby("cell_type").max().sort_values(ascending=False)
+    largest = pd.DataFrame(counts).max(axis=1).sort_values(ascending=False)
     if len(largest) < 2:
         raise InputError(
             f"LABELS_COL {p.LABELS_COL!r}: the annotated batches have one cell type only ({largest.index[0]!r}); "
             "at least two are needed to tell cells apart."
         )
-    would_work = int(largest.iloc[1])
-    n_types = len({cell_type for counts in plan.cells.values() for cell_type in counts})
-    if n_types < 2:
-        raise InputError(
-            f"MIN_CELL_TYPE_POPULATION {p.MIN_CELL_TYPE_POPULATION} leaves {n_types} cell "
-            f"type{'' if n_types == 1 else 's'} to learn; at least two are needed. {would_work} or less would work."
+    would_work = int(min(largest.iloc[1], counts[source].max() if source else np.inf))
+    n_types = len({cell_type for of_batch in plan.cells.values() for cell_type in of_batch})
+    if n_types < 2 or (source and source not in plan.annotated):
+        what = (
+            f"leaves {n_types} cell type{'' if n_types == 1 else 's'} to learn; at least two are needed"
+            if n_types < 2
+            else f"leaves SOURCE_DATASET_NAME {source!r} no cell type to learn from"
         )
-    if p.SOURCE_DATASET_NAME and p.SOURCE_DATASET_NAME not in plan.annotated:
-        most = int(labelled.loc[labelled["batch"] == p.SOURCE_DATASET_NAME, "cell_type"].value_counts().max())
         raise InputError(
-            f"SOURCE_DATASET_NAME {p.SOURCE_DATASET_NAME!r}: none of its cell types has MIN_CELL_TYPE_POPULATION "
-            f"{p.MIN_CELL_TYPE_POPULATION} cells; {most} or less would work."
+            f"MIN_CELL_TYPE_POPULATION {p.MIN_CELL_TYPE_POPULATION} {what}. {would_work} or less would work."
         )
 
 
@@ -345,13 +363,15 @@ def _check_what_is_left(p: Parameters, labelled: pd.DataFrame, plan: Plan) -> No
 
 def _matrix_of(h5: h5py.File, layer: str | None) -> tuple[Any, str, str]:
     """The stored matrix, the name of its `var` table, and what to call it in messages."""
-    if layer is None:
+    has = [*h5.get("layers", {}), *([".raw"] if "raw" in h5 else [])]
+    if layer is None and "X" in h5:
         return h5["X"], "var", "X"
+    if layer is None:
+        raise InputError(f"PATH: {h5.filename} has no X; set LAYER to what it has: {', '.join(has) or 'nothing'}.")
     if layer in h5.get("layers", {}):
         return h5["layers"][layer], "var", f"layer {layer!r}"
     if layer == ".raw" and "raw" in h5:
         return h5["raw"]["X"], "raw/var", ".raw"
-    has = [*h5.get("layers", {}), *([".raw"] if "raw" in h5 else [])]
     raise InputError(f"LAYER: {h5.filename} has no layer {layer!r}; it has X{''.join(', ' + name for name in has)}.")
 
 
@@ -365,6 +385,8 @@ def _sparse_rows(stored: h5py.Group | h5py.Dataset, rows: np.ndarray) -> sparse.
         matrix = sparse.vstack(blocks, format="csr")
     else:
         matrix = sparse.csr_matrix(ad.io.read_elem(stored))
+    if len(rows) and rows[-1] >= matrix.shape[0]:
+        raise ValueError(f"it has {matrix.shape[0]} rows, and obs has more")
     if len(rows) < matrix.shape[0]:
         matrix = matrix[rows]
     matrix = matrix.astype(np.float32, copy=False)
@@ -469,7 +491,11 @@ def recognise(values: np.ndarray) -> str:
 
 
 def _to_log_counts(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """log(1 + 10,000 x value / (the cell's total + 1e-5)), method.md section 1."""
+    """log(1 + 10,000 x value / (the cell's total + 1e-5)), method.md section 1.
+
+    The total is over all features of the file; with several files over those common to all, so that files of
+    different width stay comparable.
+    """
     totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
     scale = np.repeat(COUNTS_PER_CELL / (totals + 1e-5), np.diff(matrix.indptr))
     matrix = matrix.copy()
@@ -478,7 +504,7 @@ def _to_log_counts(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def normalise(matrix: sparse.csr_matrix, batch: np.ndarray, parameters: Parameters, plan: Plan) -> sparse.csr_matrix:
-    """Brings every batch to log1p of counts per 10,000, where it is not a logarithm already.
+    """Brings every batch to log1p of counts per 10,000, where it is not a logarithm already: float32, same shape.
 
     What each batch's values were taken for, and the evidence, is added to `plan.values`.
 

@@ -10,6 +10,7 @@ import ast
 import difflib
 import json
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,7 +38,15 @@ def as_text(value: object) -> str:
 def _name(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError(f"put the name in quotes, YAML reads it as {str(value).lower()}")
+    if isinstance(value, date):
+        raise ValueError("put the name in quotes, YAML reads it as a date")
     return as_text(value) if isinstance(value, int | float | str) else value
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    return value
 
 
 def _names(value: object) -> object:
@@ -79,6 +88,7 @@ def _nothing_if_empty(value: object) -> object:
 
 
 Name = Annotated[str, BeforeValidator(_name), Field(min_length=1)]
+Whole = Annotated[int, BeforeValidator(_number)]
 MaybeName = Annotated[Name | None, BeforeValidator(_nothing_if_empty)]
 MaybeText = Annotated[str | None, BeforeValidator(_nothing_if_empty)]
 Names = Annotated[list[Name], BeforeValidator(_names)]
@@ -118,16 +128,18 @@ class Parameters(BaseModel):
         [], description="Intermediate batches, in training order; empty: every annotated batch not excluded."
     )
     EXCLUDE_DATASETS_NAMES: Names = Field([], description="Batches that take no part in anything.")
-    NUM_FEATURES: int = Field(5000, ge=1, description="How many features (genes, peaks) of largest variance are kept.")
-    MIN_CELL_TYPE_POPULATION: int = Field(
+    NUM_FEATURES: Whole = Field(
+        5000, ge=1, description="How many features (genes, peaks) of largest variance are kept."
+    )
+    MIN_CELL_TYPE_POPULATION: Whole = Field(
         100, ge=1, description="A cell type with fewer labelled cells in a batch is left out of that batch's training."
     )
     USE_GPU: bool = Field(True, description="Use a GPU if there is one.")
     METHOD: Literal["default", "reference"] = Field(
         "default", description="`reference` keeps the published method's constants; `default` is what we recommend."
     )
-    SEED: int = Field(0, ge=0, le=2**32 - 1, description="Fixes every random choice.")
-    EPOCHS: int = Field(15, ge=1, le=1000, description="Epochs of each training stage, and at most of alignment.")
+    SEED: Whole = Field(0, ge=0, le=2**32 - 1, description="Fixes every random choice.")
+    EPOCHS: Whole = Field(15, ge=1, le=1000, description="Epochs of each training stage, and at most of alignment.")
     REJECTION: float = Field(
         0.05,
         ge=0,
@@ -220,12 +232,7 @@ def make_parameters(values: Mapping[str, Any]) -> Parameters:
     InputError
         Naming every unknown parameter with its nearest known one, or every value out of its limits.
     """
-    values = dict(values)
-    for older, newer in OLDER_NAMES.items():
-        if older in values:
-            if newer in values:
-                raise InputError(f"{older} is the older name of {newer}, and both are given; keep {newer}.")
-            values[newer] = values.pop(older)
+    values = _with_newer_names(values)
     unknown = [name for name in values if name not in Parameters.model_fields]
     if unknown:
         raise InputError("\n".join(_unknown(name) for name in unknown))
@@ -233,6 +240,16 @@ def make_parameters(values: Mapping[str, Any]) -> Parameters:
         return Parameters(**values)
     except ValidationError as error:
         raise InputError("\n".join(_told(problem) for problem in error.errors())) from None
+
+
+def _with_newer_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    values = dict(values)
+    for older, newer in OLDER_NAMES.items():
+        if older in values:
+            if newer in values:
+                raise InputError(f"{older} is the older name of {newer}, and both are given; keep {newer}.")
+            values[newer] = values.pop(older)
+    return values
 
 
 def _unknown(name: object) -> str:
@@ -248,7 +265,11 @@ def _told(problem: Mapping[str, Any]) -> str:
     name = str(problem["loc"][0])
     if problem["type"] == "missing":
         return f"{name} is missing: {Parameters.model_fields[name].description}"
-    return f"{name}: found {problem['input']!r}; {message[0].lower()}{message[1:]}."
+    try:
+        found = repr(problem["input"])
+    except ValueError:  # a whole number of thousands of digits
+        found = "a number too long to show"
+    return f"{name}: found {found}; {message[0].lower()}{message[1:]}."
 
 
 def _is_bundled(path: str) -> bool:
@@ -258,13 +279,16 @@ def _is_bundled(path: str) -> bool:
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same values, relative paths made absolute from `folder`."""
 
-    def absolute(path: object) -> object:
+    def absolute(name: str, path: object) -> object:
         if not isinstance(path, str) or not path.strip() or _is_bundled(path):
             return path
-        return str((folder / Path(path).expanduser()).resolve())
+        try:
+            return str((folder / Path(path).expanduser()).resolve())
+        except (RuntimeError, ValueError, OSError) as error:
+            raise InputError(f"{name}: {path!r} cannot be a path: {error}.") from None
 
     return {
-        name: ([absolute(path) for path in value] if isinstance(value, list) else absolute(value))
+        name: ([absolute(name, path) for path in value] if isinstance(value, list) else absolute(name, value))
         if name in ("PATH", "OUTPUT_PATH", "PRETRAINED_MODEL_PATH")
         else value
         for name, value in values.items()
@@ -301,8 +325,9 @@ def load_parameters(file: Path | str, overrides: Mapping[str, Any] | None = None
     """
     file = Path(file).expanduser().resolve()
     values = {"OUTPUT_PATH": str(Path.cwd() / "runs" / file.stem)}
-    values |= {k: v for k, v in _absolute(_read_mapping(file), file.parent).items() if v is not None}
-    values |= _absolute(dict(overrides or {}), Path.cwd())
+    in_file = _absolute(_with_newer_names(_read_mapping(file)), file.parent)
+    values |= {name: value for name, value in in_file.items() if value is not None}
+    values |= _absolute(_with_newer_names(overrides or {}), Path.cwd())
     return make_parameters(values)
 
 

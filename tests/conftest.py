@@ -90,9 +90,7 @@ def run_command(*arguments: object, cwd: Path, **environment: str) -> subprocess
     )
 
 
-def simulated(
-    cells: dict[str, dict[str, int]], n_genes: int = 60, seed: int = 0, *, shift: float = 0.3
-) -> ad.AnnData:
+def simulated(cells: dict[str, dict[str, int]], n_genes: int = 60, seed: int = 0, *, shift: float = 0.3) -> ad.AnnData:
     """Counts of cells whose type is plain to see: each type has its own genes, each batch a small shift.
 
     Parameters
@@ -104,7 +102,7 @@ def simulated(
     types = sorted({name for of_batch in cells.values() for name in of_batch})
     means = np.full((len(types), n_genes), 0.5)
     for i in range(len(types)):
-        means[i, i::len(types)] = 6.0
+        means[i, i :: len(types)] = 6.0
     rows, batch, celltype = [], [], []
     for name, of_batch in cells.items():
         factor = np.exp(random.normal(0, shift, n_genes))
@@ -119,7 +117,11 @@ def simulated(
     return ad.AnnData(sparse.csr_matrix(np.vstack(rows)[order].astype(np.float32)), obs=obs, var=var)
 
 
-THREE_BATCHES = {"a": {"B": 40, "T": 40, "NK": 30}, "b": {"B": 40, "T": 40, "NK": 30}, "c": {"B": 30, "T": 30, "NK": 20}}
+THREE_BATCHES = {
+    "a": {"B": 40, "T": 40, "NK": 30},
+    "b": {"B": 40, "T": 40, "NK": 30},
+    "c": {"B": 30, "T": 30, "NK": 20},
+}
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jind_nb.parameters import Parameters, load_parameters
 from packaging.requirements import Requirement
 
+from jind_nb.parameters import Parameters, load_parameters
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -1,0 +1,173 @@
+"""The four templates: clean to read, the same parameters as the command line, and runnable without jind-nb's help."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+
+from jind_nb.artifacts import STAGES
+from jind_nb.parameters import Parameters, load_parameters
+from tests.conftest import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
+TEMPLATES = [NOTEBOOKS / f"{stage}.ipynb" for stage in STAGES]
+each_template = pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+
+
+def cells_of(template: Path, kind: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(template, as_version=4).cells if cell.cell_type == kind]
+
+
+def assigned(cell: nbformat.NotebookNode) -> dict[str, object]:
+    """The values a parameters cell gives; fails on anything but `NAME = literal`."""
+    values = {}
+    for statement in ast.parse(cell.source).body:
+        assert isinstance(statement, ast.Assign), ast.unparse(statement)
+        (name,) = statement.targets
+        assert isinstance(name, ast.Name)
+        values[name.id] = ast.literal_eval(statement.value)
+    return values
+
+
+def parameters_cell(template: Path) -> nbformat.NotebookNode:
+    (cell,) = [c for c in cells_of(template, "code") if "parameters" in c.metadata.get("tags", [])]
+    return cell
+
+
+def test_the_stages_are_all_there_is() -> None:
+    """A notebook outside the stages would never be run, and one that is missing stops every run."""
+    assert sorted(NOTEBOOKS.glob("*.ipynb")) == sorted(TEMPLATES)
+
+
+@each_template
+def test_template_is_valid_and_holds_no_results(template: Path) -> None:
+    """Results in a template would be somebody else's data in the user's hands."""
+    nbformat.validate(nbformat.read(template, as_version=4))
+    for cell in cells_of(template, "code"):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+
+
+@each_template
+def test_template_defines_nothing_and_cells_are_short(template: Path) -> None:
+    """Code in notebooks is not tested, and long cells are not read."""
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    for cell in cells_of(template, "code"):
+        assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, definitions)], cell.source
+        if "parameters" not in cell.metadata.get("tags", []):
+            assert len(cell.source.splitlines()) <= 25, cell.source
+
+
+@each_template
+def test_parameters_are_those_of_the_command_line(template: Path) -> None:
+    """A name or default that differs would make the notebook do another thing than `jind-nb run`."""
+    values = assigned(parameters_cell(template))
+    assert list(values) == list(Parameters.model_fields)
+    demo = load_parameters(ROOT / "parameters" / "demo.yaml").model_dump()
+    assert values | {"OUTPUT_PATH": demo["OUTPUT_PATH"]} == demo
+    named = yaml.safe_load((ROOT / "parameters" / "demo.yaml").read_text())
+    for name, field in Parameters.model_fields.items():
+        if name not in named and name != "OUTPUT_PATH":
+            assert values[name] == field.default, name
+
+
+def test_parameter_cells_are_the_same_in_all_templates() -> None:
+    """Run All would else mix two data sets."""
+    assert len({parameters_cell(template).source for template in TEMPLATES}) == 1
+
+
+@each_template
+def test_prose_comes_before_every_picture_and_says_what_the_page_is(template: Path) -> None:
+    """Collaborators read the report, which is these notebooks without their code."""
+    cells = nbformat.read(template, as_version=4).cells
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    assert len(cells_of(template, "markdown")) >= 4
+
+
+# --- executed ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def on_their_own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder after each template was executed as JupyterLab's Run All does it, with two epochs."""
+    folder = tmp_path_factory.mktemp("own")
+    script = (
+        "import sys, papermill\n"
+        "for template in sys.argv[2:]:\n"
+        "    papermill.execute_notebook(template + '.ipynb', f'{sys.argv[1]}/{template}.ipynb', progress_bar=False,\n"
+        "        parameters={'EPOCHS': 2, 'OUTPUT_PATH': sys.argv[1] + '/run'}, cwd='.')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, folder, *STAGES], cwd=NOTEBOOKS, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_templates_run_on_their_own_to_the_command_lines_predictions(on_their_own: Path, demo_run: Path) -> None:
+    """Who opens the notebooks in JupyterLab would else get an error, or another result than `jind-nb run`."""
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(on_their_own / "run" / "predictions.parquet"),
+        pd.read_parquet(demo_run / "predictions.parquet"),
+        check_exact=True,
+    )
+    for name in ("predicted_label_test_data.xlsx", "annotated_target.h5ad", "metrics.json", "run.log"):
+        assert (on_their_own / "run" / name).exists(), name
+
+
+def said_in(notebook: Path) -> Iterator[str]:
+    for cell in cells_of(notebook, "code"):
+        for output in cell.outputs:
+            yield output.get("text", "") if output.output_type == "stream" else ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_executed_template_shows_no_warning(on_their_own: Path, stage: str) -> None:
+    """A warning in a notebook is the first thing its reader sees, and asks about."""
+    assert "Warning" not in "".join(said_in(on_their_own / f"{stage}.ipynb"))
+
+
+def papermill_command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).with_name("papermill"), *map(str, arguments)],
+        cwd=cwd, env=os.environ | {"PYTHONWARNINGS": "default"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_plain_papermill_runs_a_runs_parameter_file(demo_run: Path, tmp_path: Path) -> None:
+    """Clusters and workflow managers call papermill, not jind-nb; they must get the same answer."""
+    values = yaml.safe_load((demo_run / "parameters.yaml").read_text()) | {"OUTPUT_PATH": str(tmp_path / "run")}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(values))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for template in TEMPLATES:
+        done = papermill_command(template, "out.ipynb", "-f", tmp_path / "p.yaml", cwd=elsewhere)
+        assert done.returncode == 0, done.stderr
+        assert "unknown parameter" not in done.stderr.lower()
+    assert [path.name for path in elsewhere.iterdir()] == ["out.ipynb"]
+    ours, theirs = (pd.read_parquet(run / "predictions.parquet") for run in (tmp_path / "run", demo_run))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "needed"), [("2_train", "1_preprocess"), ("3_align", "1_preprocess")])
+def test_a_stage_too_early_says_what_to_run_first(stage: str, needed: str, tmp_path: Path) -> None:
+    """Notebooks opened out of order must not end in a message about some file in a work folder alone."""
+    done = papermill_command(
+        NOTEBOOKS / f"{stage}.ipynb", "out.ipynb", "-p", "OUTPUT_PATH", tmp_path / "run", cwd=tmp_path
+    )
+    assert done.returncode != 0
+    assert f"run notebooks/{needed}.ipynb first" in done.stderr.replace("\n", " ")

@@ -1,0 +1,336 @@
+"""Pictures with few and with many cell types: every name there, every group told from every other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pypdf
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from jind_nb import plots
+from jind_nb.metrics import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, stage_result
+from jind_nb.rejection import UNASSIGNED, Predictions
+
+SOURCE, TARGET = "donor 1", "donor 9"
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> object:
+    yield
+    plt.close("all")
+
+
+def type_names(n: int) -> list[str]:
+    return [f"cell type {i:02d}" for i in range(n)]
+
+
+def result(batch: str, stage: str, cells: str, types: list[str], n: int = 0) -> StageResult:
+    """A stage that is mostly right, with every type among the cells."""
+    random = np.random.default_rng(len(types))
+    truth = np.array(types * (n or 6), dtype=object)
+    y = np.tile(np.arange(len(types)), n or 6)
+    probabilities = random.dirichlet(np.full(len(types), 0.3), len(truth)) * 0.4
+    probabilities[np.arange(len(truth)), y] += 0.6 * random.uniform(size=len(truth))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return stage_result(
+        batch,
+        stage,
+        cells,
+        truth,
+        Predictions(types, probabilities, np.full(len(types), 0.4 if len(types) > 9 else 0.5)),
+    )
+
+
+def history_of(types: list[str], intermediates: list[str]) -> list[StageResult]:
+    """What a run records, in its order."""
+    made = [result(SOURCE, "initial", which, types) for which in (HELD_OUT, TRAINED_ON)]
+    for batch in intermediates:
+        made.append(result(batch, "initial", UNSEEN, types))
+        made += [
+            result(batch, stage, which, types) for stage in ("adapt", "finetuned") for which in (HELD_OUT, TRAINED_ON)
+        ]
+    if intermediates:
+        made += [
+            result(batch, "retrain", which, types)
+            for batch in (SOURCE, *intermediates)
+            for which in (HELD_OUT, TRAINED_ON)
+        ]
+    return made + [result(TARGET, stage, UNSEEN, types) for stage in ("before alignment", "after alignment")]
+
+
+def pages_of(file: Path) -> list[str]:
+    return [page.extract_text() for page in pypdf.PdfReader(file).pages]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[list[StageResult]], list[str]]:
+    """Writes a history and gives the text of its pages."""
+
+    def call(history: list[StageResult]) -> list[str]:
+        plots.write_history(history, SOURCE, TARGET, tmp_path / "history.pdf")
+        return pages_of(tmp_path / "history.pdf")
+
+    return call
+
+
+ORDER_WITH_ONE_INTERMEDIATE = [
+    "donor 1: its own classifier, first trained",
+    "donor 2: seen by the model before adapting to it",
+    "donor 2: after its adapter was trained",
+    "donor 2: after joint fine-tuning",
+    "donor 1: after the last joint training",
+    "donor 2: after the last joint training",
+    "donor 9: before alignment",
+    "donor 9: after alignment",
+]
+
+
+def test_history_of_few_types_is_a_page_for_each_stage_in_reading_order(write: Callable[..., list[str]]) -> None:
+    """A user who leafs through it follows the run from the source to the target."""
+    pages = write(history_of(type_names(4), ["donor 2"]))
+    assert len(pages) == 1 + len(ORDER_WITH_ONE_INTERMEDIATE)
+    at = [pages[0].index(title) for title in ORDER_WITH_ONE_INTERMEDIATE]
+    assert at == sorted(at)
+    for title, page in zip(ORDER_WITH_ONE_INTERMEDIATE, pages[1:], strict=True):
+        assert title in page
+    # Held-out cells come before the training cells, which flatter, and share their page.
+    assert pages[1].index(HELD_OUT) < pages[1].index(TRAINED_ON)
+
+
+def test_history_of_forty_types_loses_no_stage(write: Callable[..., list[str]]) -> None:
+    """Forty types fill a page: each matrix has its own, and none is left out."""
+    history = history_of(type_names(40), ["donor 2"])
+    pages = write(history)
+    assert len(pages) == 1 + len(history)
+    for record, page in zip(history, pages[1:], strict=True):
+        assert plots.stage_title(record, SOURCE) in page
+        assert f"{record.metrics['cells']:,} {record.cells}" in page
+
+
+def test_history_without_intermediates(write: Callable[..., list[str]]) -> None:
+    """Two batches are the smallest run there is."""
+    pages = write(history_of(type_names(4), []))
+    assert len(pages) == 1 + 3
+    assert "first trained" in pages[1]
+    assert "donor 9: after alignment" in pages[3]
+
+
+def test_history_of_nothing_says_so(write: Callable[..., list[str]]) -> None:
+    """A saved model on an unlabelled target has nothing to show; an empty file would look like a failure."""
+    (page,) = write([])
+    assert "nothing was trained" in page
+
+
+@pytest.mark.parametrize("n", [4, 40])
+def test_every_matrix_names_its_types_and_its_numbers(n: int, write: Callable[..., list[str]]) -> None:
+    """A matrix without cells, rejections, errors and precision beside it hides what the colours do not show."""
+    record = result(TARGET, "after alignment", UNSEEN, type_names(n))
+    _, page = write([record])
+    for heading in ("cells", "rejected", "wrong", "AP", "predicted cell type", "true cell type", UNASSIGNED):
+        assert heading in page
+    for name in type_names(n):
+        assert page.count(name) >= 2, name  # a row and a column
+    m = record.metrics
+    assert f"{m['rejected']:,} rejected, {m['misclassified']:,} misclassified" in page
+    assert f"raw {m['raw_accuracy']:.3f}, effective {m['effective_accuracy']:.3f}; mAP {m['mAP']:.3f}" in " ".join(
+        page.split()
+    )
+    for row in record.per_class.values():
+        assert f"{row['average_precision']:.3f}" in page
+
+
+def test_matrix_shows_every_count(write: Callable[..., list[str]]) -> None:
+    """The counts of a matrix must add up to its cells."""
+    record = result(TARGET, "after alignment", UNSEEN, ["B", "NK", "T"], n=50)
+    figure = plots.confusions([record], SOURCE)
+    inside = [t for t in figure.axes[0].texts if t.get_position()[0] < len(record.predicted)]
+    assert sum(int(t.get_text().replace(",", "")) for t in inside) == record.metrics["cells"]
+
+
+def test_types_that_are_absent_from_the_batch_have_a_column_but_no_row() -> None:
+    """A row of zeros would be divided by zero, and a missing column would hide where cells went."""
+    truth = np.array(["B"] * 5, dtype=object)
+    predictions = Predictions(["B", "T"], np.array([[0.2, 0.8]] * 2 + [[0.9, 0.1]] * 3), np.zeros(2))
+    axes = plots.confusions([stage_result(TARGET, "s", UNSEEN, truth, predictions)], SOURCE).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["B"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["B", "T", UNASSIGNED]
+
+
+LONG = [
+    "CD8-positive, alpha-beta T cell",
+    "CD8-positive, alpha-beta memory T cell",
+    "CD8-positive, alpha-beta NKT cell",
+]
+
+
+def test_long_names_that_begin_alike_stay_apart(write: Callable[..., list[str]]) -> None:
+    """Cell Ontology names differ at their end: cut there, two rows of a matrix would carry the same name."""
+    axes = plots.confusions([result(TARGET, "after alignment", UNSEEN, LONG)], SOURCE).axes[0]
+    assert len({t.get_text() for t in axes.get_yticklabels()}) == len(LONG)
+
+
+@pytest.mark.parametrize("name", ["$T$", "a_b^c", "<b>B</b>", r"\frac", "100 %", "T{x}", "$", "=cmd()"])
+def test_no_name_is_read_as_mathematics(name: str, write: Callable[..., list[str]]) -> None:
+    """One dollar sign in a label would else stop the run, or draw another name."""
+    _, page = write([result(TARGET, "after alignment", UNSEEN, [name, "other"])])
+    assert page.count(name) >= 2
+
+
+# --- many groups ---------------------------------------------------------------------------------------------------------
+
+
+def styles(figure: Figure) -> list[tuple[str, bytes]]:
+    """Colour and shape of each labelled group of points."""
+    drawn = [c for axes in figure.axes for c in axes.collections if isinstance(c, PathCollection)]
+    return [
+        (to_hex(c.get_facecolor()[0]), c.get_paths()[0].vertices.round(4).tobytes())
+        for c in drawn
+        if not str(c.get_label()).startswith("_")
+    ]
+
+
+@pytest.mark.parametrize("n", [3, 60])
+def test_no_two_groups_share_colour_and_shape(n: int) -> None:
+    """Two cell types drawn alike are one cell type to the reader."""
+    random = np.random.default_rng(0)
+    group = np.repeat(type_names(n), 5)
+    points = pd.DataFrame(random.normal(size=(len(group), 2)), columns=["x", "y"])
+    found = styles(plots.scatter(points, list(group), "title"))
+    assert len(found) == n
+    assert len(set(found)) == n
+
+
+def test_unassigned_is_grey_and_apart_from_all_types() -> None:
+    """A rejected cell must never look like a cell of a type."""
+    group = [UNASSIGNED, *type_names(60)]
+    points = pd.DataFrame({"x": np.arange(61.0), "y": np.arange(61.0)})
+    figure = plots.scatter(points, group, "title")
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert legend.get_texts()[0].get_text() == "Unassigned (1)"
+    assert len(set(styles(figure))) == 61
+    assert [colour for colour, _ in styles(figure)].count(plots.GREY.lower()) == 1
+
+
+@pytest.mark.parametrize("group", ["batch", "cell type"])
+def test_before_and_after_alignment_share_axes_and_name_sixty_groups(group: str) -> None:
+    """Without the same axes the two pictures could not be compared."""
+    names = type_names(60)
+    frame = pd.DataFrame({"x": np.arange(60.0), "y": np.arange(60.0), "batch": names, "cell type": names})
+    target = frame.assign(batch=TARGET)
+    points = pd.concat(part.assign(stage=stage) for stage in ("before alignment", "after") for part in (frame, target))
+    figure = plots.before_after(points, group, TARGET)
+    left, right = figure.axes
+    assert left.get_xlim() == right.get_xlim()
+    legend = right.get_legend()
+    assert legend is not None
+    assert len({t.get_text() for t in legend.get_texts()}) == 61
+    assert len(set(styles(figure))) == 61
+
+
+def composition_of(n: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"annotated": np.arange(n, 0, -1) * 10, "rejected": np.arange(n) % 4, "median confidence": 0.8},
+        index=pd.Index(type_names(n), name="cell type"),
+    )
+
+
+@pytest.mark.parametrize("n", [1, 3, 60])
+def test_composition_has_a_bar_for_each_type(n: int) -> None:
+    """The picture on the report's first page must show every type that was found."""
+    axes = plots.composition_bars(composition_of(n), TARGET).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == type_names(n)[::-1]
+    assert sum(bar.get_width() for bar in axes.patches) == composition_of(n)[["annotated", "rejected"]].to_numpy().sum()
+
+
+def overlapping(texts: list, figure: Figure) -> list[tuple[str, str]]:
+    """Neighbouring labels that are drawn over each other."""
+    figure.canvas.draw()
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text()]
+    return [(a, b) for (a, p), (b, q) in itertools.pairwise(boxes) if p.overlaps(q)]
+
+
+def many_types(n: int) -> dict[str, Figure]:
+    """The pictures whose labels stand close with many types."""
+    names, random = type_names(n), np.random.default_rng(0)
+    raw = np.array(names * 20, dtype=object)
+    batches = {f"donor {i}": {name: int(random.integers(0, 20_000)) for name in names} for i in range(40)}
+    return {
+        "composition_bars": plots.composition_bars(composition_of(n), TARGET),
+        "confidence_by_type": plots.confidence_by_type(
+            raw, random.uniform(size=len(raw)), dict.fromkeys(names, 0.5), TARGET
+        ),
+        "cells_per_type": plots.cells_per_type(batches, TARGET, 1234),
+        "confusions": plots.confusions([result(TARGET, "after alignment", UNSEEN, names)], SOURCE),
+    }
+
+
+def drawn_labels(axes: Axes) -> list[Text]:
+    """The tick labels within the axes' limits; matplotlib keeps some beyond them, and does not draw those."""
+    found = []
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        found += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    return found
+
+
+@pytest.mark.parametrize("picture", ["composition_bars", "confidence_by_type", "cells_per_type", "confusions"])
+@pytest.mark.parametrize("n", [3, 60])
+def test_labels_of_many_types_do_not_overlap_and_are_all_inside(picture: str, n: int) -> None:
+    """Atlases have sixty types; labels over each other or beyond the edge cannot be read."""
+    figure = many_types(n)[picture]
+    axes = figure.axes[0]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert overlapping(list(labels), figure) == []
+    width, height = figure.canvas.get_width_height()
+    for text in [*drawn_labels(axes), axes.title, axes.xaxis.label, *axes.texts]:
+        box = text.get_window_extent()
+        assert box.x0 > -1, text
+        assert box.y0 > -1, text
+        assert box.x1 < width + 1, text
+        assert box.y1 < height + 1, text
+
+
+@pytest.mark.parametrize("n", [2, 4, 12, 40])
+def test_headings_beside_a_matrix_are_clear_of_its_title(n: int) -> None:
+    """Accuracy and mAP stand in the title's last line: overprinted, they cannot be read."""
+    figure = plots.confusions([result(TARGET, "after alignment", UNSEEN, type_names(n))], SOURCE)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    title = next(t for t in axes.get_children() if isinstance(t, Text) and "accuracy raw" in t.get_text())
+    for text in axes.texts:
+        assert not title.get_window_extent().overlaps(text.get_window_extent()), text.get_text()
+
+
+@pytest.mark.parametrize("name", ["9", "donor number twenty-eight xy"])
+@pytest.mark.parametrize("n", [1, 30])
+def test_overviews_heading_is_inside_the_page(
+    name: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heading names source and target; cut, the page does not say what it is about."""
+    drawn: list[Figure] = []
+    whole = plots.accuracy_by_stage
+    monkeypatch.setattr(plots, "accuracy_by_stage", lambda *a: drawn.append(whole(*a)) or drawn[-1])
+    record = result(name, "after alignment", UNSEEN, type_names(3))
+    plots.write_history([record] * n, name, name, tmp_path / "history.pdf")
+    drawn[0].canvas.draw()
+    box, width = drawn[0].axes[0].title.get_window_extent(), drawn[0].canvas.get_width_height()[0]
+    assert box.x0 > -1
+    assert box.x1 < width + 1
+
+
+def test_png_closes_its_figure() -> None:
+    """Hundreds of open figures would fill the memory of a long notebook."""
+    before = plt.get_fignums()
+    assert plots.png(plots.nothing("words")).startswith(b"\x89PNG")
+    assert plt.get_fignums() == before

@@ -1,0 +1,183 @@
+"""The predictions table, its two files, and the summary's tables: what a user opens first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openpyxl
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from jind_nb import results
+from jind_nb.artifacts import Run
+from jind_nb.data import Plan
+from jind_nb.parameters import Parameters
+from jind_nb.rejection import UNASSIGNED, Predictions
+from jind_nb.results import TargetResult
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(
+        Parameters(
+            PATH="a.h5ad", BATCH_COL="batch", LABELS_COL="type", TARGET_DATASET_NAME="t", OUTPUT_PATH=str(tmp_path)
+        )
+    )
+
+
+def annotated(
+    classes: list[str], probabilities: list[list[float]], labels: list[str | None] | None = None, threshold: float = 0.6
+) -> TargetResult:
+    """A target whose cells have these probabilities; all types ask for the same confidence."""
+    n = len(probabilities)
+    final = Predictions(classes, np.array(probabilities), np.full(len(classes), threshold))
+    reasons = np.where(final.rejected, "ambiguous", "confident").astype(object)
+    known = None if labels is None else np.array(labels, dtype=object)
+    return TargetResult(
+        {"before alignment": final}, np.array([f"c{i}" for i in range(n)]), reasons, np.zeros((n, 256)), known
+    )
+
+
+THREE_CELLS = [[0.9, 0.1], [0.55, 0.45], [0.2, 0.8]]
+
+
+def sheet_of(run: Run) -> list[tuple[object, ...]]:
+    book = openpyxl.load_workbook(run.predictions_xlsx, read_only=True)
+    try:
+        return list(book.active.iter_rows(values_only=True))
+    finally:
+        book.close()
+
+
+def test_table_has_raw_and_rejected_predictions_probabilities_and_labels() -> None:
+    """Else a user could not tell which cells were rejected, or how sure the model was."""
+    table = results.predictions_table(annotated(["B", "T"], THREE_CELLS, ["B", None, "T"]))
+    assert table.index.name == "cellname"
+    assert list(table.index) == ["c0", "c1", "c2"]
+    assert list(table) == ["raw_predictions", "predictions", "B", "T", "labels"]
+    assert list(table["raw_predictions"]) == ["B", "B", "T"]
+    assert list(table["predictions"]) == ["B", UNASSIGNED, "T"]
+    assert list(table["labels"]) == ["B", None, "T"]
+    np.testing.assert_array_equal(table[["B", "T"]], THREE_CELLS)
+
+
+def test_table_has_no_labels_column_without_labels() -> None:
+    assert "labels" not in results.predictions_table(annotated(["B", "T"], THREE_CELLS))
+
+
+@pytest.mark.parametrize("taken", ["labels", "predictions", "raw_predictions", "cellname"])
+def test_type_named_like_a_column_keeps_both(taken: str, run: Run) -> None:
+    """Else the type's probabilities would replace the predictions themselves."""
+    result = annotated([taken, "T"], THREE_CELLS, ["T", "T", "T"])
+    table = results.predictions_table(result)
+    assert list(table) == ["raw_predictions", "predictions", f"p({taken})", "T", "labels"]
+    assert list(table[f"p({taken})"]) == [0.9, 0.55, 0.2]
+    assert list(table["predictions"]) == [taken, UNASSIGNED, "T"]
+    assert list(table["labels"]) == ["T", "T", "T"]
+    results.write_predictions(table, run)
+    pd.testing.assert_frame_equal(pd.read_parquet(run.predictions_parquet), table)
+    assert sheet_of(run)[0] == ("cellname", *table)
+
+
+def test_preview_is_short_and_names_the_confidence() -> None:
+    """With hundreds of types the notebook's first table would else be hundreds of columns wide."""
+    result = annotated(["B", "T"], THREE_CELLS * 10, ["B", None, "T"] * 10)
+    assert list(results.preview(result)) == ["raw_predictions", "predictions", "confidence", "labels"]
+    assert len(results.preview(result)) == 5
+    assert list(results.preview(result, 3)["confidence"]) == [0.9, 0.55, 0.8]
+    assert list(results.preview(annotated(["B", "T"], THREE_CELLS))) == ["raw_predictions", "predictions", "confidence"]
+
+
+def test_composition_counts_every_cell_once_and_the_cells_behind_each_type() -> None:
+    """Else the first page would not add up to the number of cells."""
+    result = annotated(["B", "NK", "T"], [[0.9, 0.0, 0.1], [0.5, 0.1, 0.4], [0.1, 0.1, 0.8], [0.2, 0.1, 0.7]])
+    plan = Plan("t", "a", ["a", "b"], ["B", "NK", "T"], cells={"a": {"B": 7, "T": 5}, "b": {"B": 4, "NK": 9}})
+    table = results.composition(result, plan)
+    assert list(table.index) == ["T", "B", "NK"]
+    assert table["annotated"].to_dict() == {"T": 2, "B": 1, "NK": 0}
+    assert table["rejected"].to_dict() == {"T": 0, "B": 1, "NK": 0}
+    assert table["training cells"].to_dict() == {"T": 5, "B": 11, "NK": 9}
+    assert table.loc["T", "median confidence"] == pytest.approx(0.75)
+    assert table.loc["B", "median confidence"] == pytest.approx(0.7)  # rejected cells count, or doubt would be hidden
+    assert pd.isna(table.loc["NK", "median confidence"])
+
+
+def test_composition_of_a_saved_model_knows_no_training_cells() -> None:
+    """A zero there would say that the type was learned from nothing."""
+    table = results.composition(annotated(["B", "T"], THREE_CELLS), Plan("t", None, [], ["B", "T"]))
+    assert table["training cells"].isna().all()
+
+
+@pytest.mark.parametrize(("cells", "written"), [(5, 5), (6, 4), (9, 4)])
+def test_past_a_sheets_rows_it_says_so(cells: int, written: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Excel would refuse the file, or the missing cells would go unnoticed."""
+    monkeypatch.setattr(results, "SHEET_ROWS", 6)
+    table = results.predictions_table(annotated(["B", "T"], [[0.9, 0.1]] * cells))
+    results.write_predictions(table, run)
+    rows = sheet_of(run)
+    assert len(rows) <= 6
+    names = [row[0] for row in rows[1:]]
+    assert names[:written] == [f"c{i}" for i in range(written)]
+    if written < cells:
+        assert names[written] == f"{cells - written} more rows: see predictions.parquet"
+    assert len(names) == written + (written < cells)
+    assert len(pd.read_parquet(run.predictions_parquet)) == cells
+
+
+@pytest.mark.parametrize("name", ["B\x00cell", "B\x0bcell", "B\x1fcell", "B\ufffecell"])
+def test_control_characters_do_not_stop_the_workbook(name: str, run: Run) -> None:
+    """One odd byte in a label would else cost the user the whole run at its last step."""
+    table = results.predictions_table(annotated([name, "T"], THREE_CELLS))
+    results.write_predictions(table, run)
+    assert sheet_of(run)[1][1] == "B\ufffdcell"
+    assert pd.read_parquet(run.predictions_parquet)["raw_predictions"].iloc[0] == name
+
+
+@pytest.mark.parametrize("name", ["CD4\u00a0T", "👨\u200d🔬 cell", "na\u00efve", "γδ T", "\ue000"])
+def test_characters_a_workbook_can_hold_stay_as_they_are(name: str, run: Run) -> None:
+    """Else a type would have one name in the xlsx and another in every other file."""
+    results.write_predictions(results.predictions_table(annotated([name, "T"], THREE_CELLS)), run)
+    rows = sheet_of(run)
+    assert rows[0][3] == name
+    assert rows[1][1] == name
+
+
+@example(["=cmd()", "+1", "@x", "12", "#N/A", "TRUE"])
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12), min_size=1, max_size=6))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+def test_any_text_is_a_cell_of_text(run: Run, names: list[str]) -> None:
+    """A name such as `=cmd()` must never run as a formula, and none may break the file."""
+    table = pd.DataFrame({"predictions": names}, index=pd.Index(names, name="cellname"))
+    results.write_predictions(table, run)
+    sheet = openpyxl.load_workbook(run.predictions_xlsx).active
+    assert sheet is not None
+    assert sheet.max_row == len(names) + 1
+    assert {cell.data_type for row in sheet.iter_rows() for cell in row} == {"s"}
+    assert list(pd.read_parquet(run.predictions_parquet)["predictions"]) == names
+
+
+def test_missing_labels_are_empty_cells(run: Run) -> None:
+    """The word None or nan in the sheet would count as a cell type in the user's own tables."""
+    results.write_predictions(results.predictions_table(annotated(["B", "T"], THREE_CELLS, ["B", None, "T"])), run)
+    assert [row[5] if len(row) > 5 else None for row in sheet_of(run)] == ["labels", "B", None, "T"]
+
+
+def test_accuracy_on_the_target_counts_labelled_cells_only() -> None:
+    """Cells without a label would else count as wrong."""
+    result = annotated(["B", "T"], THREE_CELLS, ["B", None, "B"])
+    (stage,) = results.evaluate_target(result, "t")
+    assert stage.metrics["cells"] == 2
+    assert stage.metrics["raw_accuracy"] == 0.5
+    assert results.evaluate_target(annotated(["B", "T"], THREE_CELLS), "t") == []
+
+
+def test_types_the_model_cannot_know_are_counted_apart() -> None:
+    """The two numbers tell a type that was missed from one that no annotated batch has."""
+    result = annotated(["B", "T"], THREE_CELLS, ["B", "B", "never seen"])
+    assert results.evaluate_target(result, "t")[-1].metrics["raw_accuracy"] == pytest.approx(2 / 3)
+    known = results.known_types_metrics(result)
+    assert known is not None
+    assert (known["cells"], known["raw_accuracy"]) == (2, 1.0)

@@ -1,0 +1,272 @@
+"""A trained model on disk: found by its batch, read without running code, and saying what it said before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from jind_nb import saved_model
+from jind_nb.alignment import Annotated, KnownCodes, align, annotate, self_train
+from jind_nb.artifacts import Run, read_model_json
+from jind_nb.data import Plan
+from jind_nb.errors import InputError
+from jind_nb.parameters import make_parameters
+from jind_nb.rejection import class_thresholds
+from jind_nb.training import Reference, decode, encode
+from tests.test_training import equal, learn, prepare_simulated, weights
+
+CPU = torch.device("cpu")
+AWKWARD = ["../up/Ä 1", "..", "1", "10"]
+TYPES = {"B": 20, "CD8+/45RA+ T": 20}
+
+
+def target_cells(prepared: ad.AnnData) -> sparse.csr_matrix:
+    return prepared[(prepared.obs["batch"] == "c").to_numpy()].X
+
+
+@dataclass
+class Saved:
+    """A finished training and the folder it was written to."""
+
+    reference: Reference
+    plan: Plan
+    x: sparse.csr_matrix  # the target
+    run: Run
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    folder = tmp_path_factory.mktemp("saved")
+    data = dict.fromkeys([*AWKWARD, "c"], TYPES)
+    prepared, plan, settings = prepare_simulated(
+        folder, data, SOURCE_DATASET_NAME=AWKWARD[0], INTER_DATASETS_NAMES=AWKWARD[1:], EPOCHS=1
+    )
+    reference = learn(prepared, plan, settings)
+    run = Run(parameters_of(folder / "run"))
+    saved_model.save_reference(reference, run.parameters, plan.values, run.models)
+    return Saved(reference, plan, target_cells(prepared), run)
+
+
+def parameters_of(output: Path, **values: object):
+    return make_parameters(
+        {
+            "PATH": "x.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c",
+            "OUTPUT_PATH": str(output), "USE_GPU": False, "EPOCHS": 1,
+        }
+        | values
+    )  # fmt: skip
+
+
+@pytest.fixture
+def copied(saved: Saved, tmp_path: Path) -> Path:
+    """A copy of the model's folder, to be damaged."""
+    folder = tmp_path / "trained_models"
+    folder.mkdir()
+    for file in saved.run.models.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_a_loaded_model_says_exactly_what_the_trained_one_said(saved: Saved) -> None:
+    model, known = saved_model.load_shared(saved.run.models, CPU)
+    assert equal(weights(model), weights(saved.reference.model))
+    before = saved_model.known_codes(saved.reference).predict(saved.reference.model, saved.x, saved.reference.settings)
+    after = known.predict(model, saved.x, saved.reference.settings)
+    np.testing.assert_array_equal(after.probabilities, before.probabilities)
+    np.testing.assert_array_equal(after.thresholds, before.thresholds)
+    assert after.classes == before.classes
+    assert after.names.tolist() == before.names.tolist()
+
+
+def test_the_loaded_codes_are_those_of_each_batch_through_its_own_adapter(saved: Saved) -> None:
+    _, known = saved_model.load_shared(saved.run.models, CPU)
+    assert known.batches == AWKWARD
+    for i, (name, cells) in enumerate(saved.reference.batches.items()):
+        expected = encode(saved.reference.annotator(name), cells.x[~cells.held_out], CPU)
+        np.testing.assert_array_equal(known.codes[known.batch == i], expected)
+        np.testing.assert_array_equal(known.y[known.batch == i], cells.y[~cells.held_out])
+    assert known.counts.tolist() == [20 * len(AWKWARD)] * 2
+
+
+def test_every_batch_has_a_file_of_a_safe_name_that_model_json_maps(saved: Saved) -> None:
+    """`1` is not `10`, and `..` does not leave the folder."""
+    files = read_model_json(saved.run.models)["files"]
+    assert list(files) == AWKWARD
+    assert {unquote(file.removesuffix(".pt")) for file in files.values()} == set(AWKWARD)
+    assert files["1"] == "1.pt"
+    for batch, file in files.items():
+        assert "/" not in file
+        path = saved.run.models / file
+        assert path.resolve().parent == saved.run.models.resolve()
+        stored = torch.load(path, weights_only=True)
+        assert equal(stored, weights(saved.reference.annotator(batch)))
+        assert any(name.startswith("adapter.") for name in stored) is (batch != AWKWARD[0])
+
+
+def test_all_files_of_weights_load_without_running_code(saved: Saved) -> None:
+    files = sorted(saved.run.models.glob("*.pt"))
+    assert len(files) == len(AWKWARD) + 1  # the reference codes
+    for file in files:
+        stored = torch.load(file, weights_only=True)
+        assert all(isinstance(tensor, torch.Tensor) for tensor in stored.values())
+
+
+def test_val_stats_hold_held_out_cells_only(saved: Saved) -> None:
+    stats = json.loads((saved.run.models / "val_stats_trained_model.json").read_text(encoding="utf-8"))
+    start = 0
+    for name, cells in saved.reference.batches.items():
+        rows = slice(start, start + int(cells.held_out.sum()))
+        start = rows.stop
+        codes = encode(saved.reference.annotator(name), cells.x[cells.held_out], CPU)
+        expected = decode(saved.reference.model.head, codes, CPU)
+        np.testing.assert_allclose(stats["probabilities"][rows], expected, atol=1e-6)
+        assert stats["batch"][rows] == [name] * len(expected)
+        assert stats["true"][rows] == [saved.reference.classes[y] for y in cells.y[cells.held_out]]
+    assert start == len(stats["true"]) == len(stats["batch"]) == len(stats["probabilities"]) > 0
+
+
+def test_model_json_has_all_that_annotating_needs(saved: Saved) -> None:
+    stored = read_model_json(saved.run.models)
+    stats = json.loads((saved.run.models / "val_stats_trained_model.json").read_text(encoding="utf-8"))
+    thresholds = class_thresholds(np.array(stats["probabilities"]), saved.reference.settings.theta)
+    assert list(stored["thresholds"]) == stored["classes"] == saved.reference.classes
+    assert list(stored["thresholds"].values()) == pytest.approx(thresholds.tolist())
+    assert stored["features"] == saved.reference.features
+    assert stored["values"] == ["log1p"]
+    assert stored["source"] == AWKWARD[0]
+    assert stored["target"] is None
+    assert stored["training"]["cells"] == dict.fromkeys(AWKWARD, 40)
+    assert stored["training"]["held_out"] == dict.fromkeys(AWKWARD, 4)
+
+
+def test_at_most_so_many_codes_are_stored_and_each_keeps_its_batch_and_type(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = saved_model.known_codes(saved.reference)
+    monkeypatch.setattr(saved_model, "MOST_CODES", 50)
+    some = saved_model.known_codes(saved.reference)
+    assert len(some.codes) == len(some.y) == len(some.batch) == 50
+    assert some.counts.tolist() == everything.counts.tolist()
+    assert len(some.held_out) == len(everything.held_out)
+    of_code = {
+        code.tobytes(): (b, k) for code, b, k in zip(everything.codes, everything.batch, everything.y, strict=True)
+    }
+    # A batch's codes may round differently in blocks of another size; find each by its nearest.
+    for code, batch, y in zip(some.codes, some.batch, some.y, strict=True):
+        nearest = everything.codes[np.abs(everything.codes - code).sum(axis=1).argmin()]
+        assert of_code[nearest.tobytes()] == (batch, y)
+
+
+# --- the target --------------------------------------------------------------------------------------------------------
+
+
+def annotated_target(saved: Saved, known: KnownCodes, *, aligned: bool) -> Annotated:
+    annotated = annotate(saved.reference.model, saved.x, known, saved.reference.settings)
+    if aligned:
+        align(annotated, saved.x, known, saved.reference.settings)
+        self_train(annotated, saved.x, known, saved.reference.settings)
+    return annotated
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_the_saved_target_model_says_what_the_run_said(saved: Saved, tmp_path: Path, aligned: bool) -> None:
+    known = saved_model.known_codes(saved.reference)
+    annotated = annotated_target(saved, known, aligned=aligned)
+    final = list(annotated.stages.values())[-1]
+    run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
+    saved_model.save_target(annotated, "c", run)
+    model = saved_model.load_target(run.models)
+    probabilities = decode(model.head, encode(model, saved.x, CPU), CPU)
+    np.testing.assert_allclose(probabilities, final.probabilities, atol=1e-6)
+    stored = read_model_json(run.models)["target"]
+    assert (stored["batch"], stored["has_adapter"]) == ("c", aligned)
+    assert stored["thresholds"] == dict(zip(final.classes, final.thresholds.tolist(), strict=True))
+    torch.load(run.models / "target.pth", weights_only=True)
+
+
+def test_a_run_with_a_saved_model_leaves_that_as_it_was_and_a_whole_copy_of_its_own(
+    saved: Saved, tmp_path: Path
+) -> None:
+    before = {file.name: file.read_bytes() for file in saved.run.models.iterdir()}
+    run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
+    known = saved_model.known_codes(saved.reference)
+    saved_model.save_target(annotated_target(saved, known, aligned=False), "c", run)
+    assert {file.name: file.read_bytes() for file in saved.run.models.iterdir()} == before
+    model, own = saved_model.load_shared(run.models, CPU)
+    assert equal(weights(model), weights(saved.reference.model))
+    np.testing.assert_array_equal(own.codes, known.codes)
+    assert set(read_model_json(run.models)["files"].values()) <= {file.name for file in run.models.iterdir()}
+
+
+# --- damage ------------------------------------------------------------------------------------------------------------
+
+
+class Foreign:
+    """An object whose class a weights-only reader must refuse."""
+
+
+def source_file(folder: Path) -> Path:
+    return folder / read_model_json(folder)["files"][AWKWARD[0]]
+
+
+def edit(folder: Path, **values: object) -> None:
+    stored = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    (folder / "model.json").write_text(json.dumps(stored | values), encoding="utf-8")
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "weights missing": (lambda d: source_file(d).unlink(), "is missing; copy the whole"),
+    "weights cut short": (lambda d: cut_short(source_file(d)), "is not a file of weights"),
+    "weights empty": (lambda d: source_file(d).write_bytes(b""), "is not a file of weights"),
+    "weights are text": (lambda d: source_file(d).write_text("hello"), "is not a file of weights"),
+    "a pickled object": (lambda d: torch.save({"x": Foreign()}, source_file(d)), "is not a file of weights"),
+    "a list": (lambda d: torch.save([torch.zeros(1)], source_file(d)), "is not a file of weights"),
+    "weights of another model": (lambda d: torch.save({"w": torch.zeros(1)}, source_file(d)), "do not fit"),
+    "codes missing": (lambda d: (d / "reference_codes.pt").unlink(), "is missing; copy the whole"),
+    "codes cut short": (lambda d: cut_short(d / "reference_codes.pt"), "is not a file of weights"),
+    "codes incomplete": (lambda d: torch.save({"y": torch.zeros(1)}, d / "reference_codes.pt"), "do not fit"),
+    "fewer features": (lambda d: edit(d, features=["gene000"]), "do not fit"),
+    "more classes": (lambda d: edit(d, classes=["B", "T", "NK"]), "do not fit"),
+    "another source": (lambda d: edit(d, source="nobody"), "is damaged"),
+    "a newer format": (lambda d: edit(d, format=99), "format 99"),
+    "model.json cut short": (lambda d: cut_short(d / "model.json"), "is damaged"),
+    "model.json is a list": (lambda d: (d / "model.json").write_text("[]"), "is damaged"),
+    "model.json missing": (lambda d: (d / "model.json").unlink(), "has no model.json .*gene list"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_model_is_told_of_by_name(copied: Path, damage: str) -> None:
+    do, message = DAMAGE[damage]
+    do(copied)
+    with pytest.raises(InputError, match=message) as told:
+        saved_model.load_shared(copied, CPU)
+    assert "PRETRAINED_MODEL_PATH" in str(told.value)
+    assert str(copied) in str(told.value)
+
+
+def test_a_folder_that_is_not_there_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        saved_model.load_shared(tmp_path / "nothing", CPU)
+
+
+def test_a_file_name_in_model_json_cannot_lead_out_of_the_folder(copied: Path) -> None:
+    outside = copied.parent / "outside.pt"
+    source_file(copied).rename(outside)
+    files = read_model_json(copied)["files"] | {AWKWARD[0]: "../outside.pt"}
+    edit(copied, files=files)
+    with pytest.raises(InputError, match="is missing"):
+        saved_model.load_shared(copied, CPU)
