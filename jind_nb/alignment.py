@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor, nn
 
+from .data import sample
 from .networks import Adapter, Annotator, Discriminator
 from .rejection import Predictions, class_thresholds
 from .training import (
@@ -56,6 +57,13 @@ class KnownCodes:
     y: np.ndarray  # int64 (n,), index into classes
     held_out: np.ndarray  # float32 (m, 256), held-out cells: thresholds come from these
     counts: np.ndarray  # int64 (K,), annotated cells of each type, for the class weights
+
+    def pooled(self, seed: int) -> np.ndarray:
+        """Codes of annotated cells as alignment draws them: held-out cells in their share, also where only some of
+        the training cells' codes were kept."""
+        share = len(self.codes) / max(1, int(self.counts.sum()) - len(self.held_out))
+        held_out = self.held_out[sample(len(self.held_out), round(share * len(self.held_out)), seed)]
+        return np.concatenate([self.codes, held_out])
 
     def thresholds(self, model: Annotator, theta: float, device: torch.device) -> np.ndarray:
         """Class-wise thresholds of the model's head, (K,)."""
@@ -129,7 +137,8 @@ class _Game:
 
     def _against(self, codes: Tensor, label: float) -> Tensor:
         logits = self.discriminator(codes)
-        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+        # Not the numerically safer loss of logits: a player that has lost for good is told by a loss of exactly 0.
+        return F.binary_cross_entropy(torch.sigmoid(logits), torch.full_like(logits, label))
 
     def epoch(self) -> tuple[float, float]:
         """Plays one epoch; the mean losses of adapter and discriminator."""
@@ -169,7 +178,7 @@ def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, setting
     set_seeds(settings.seed)
     adapter = Adapter(x.shape[1]).to(settings.device)
     model = annotated.model.copy_with(adapter)
-    game = _Game(model, adapter, x, np.concatenate([known.codes, known.held_out]))
+    game = _Game(model, adapter, x, known.pooled(settings.seed))
     fewest = int(known.predict(model, x, settings).rejected.sum())
     kept, kept_epoch = copy.deepcopy(adapter.state_dict()), 0
     good = others_in_a_row = 0
@@ -229,9 +238,9 @@ def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, se
     for epoch in bar(settings.epochs, "self-training"):
         mean_loss = train_epoch(model, x[train], y[~aside], optimiser, loss)
         rate.step(mean_loss)
-        agreement = accuracy_of(model, x[check], y[aside], settings.device) or 0.0
-        if agreement >= best:
-            best, kept = agreement, copy.deepcopy(shared.state_dict())
+        agreement = accuracy_of(model, x[check], y[aside], settings.device)
+        if (agreement or 0.0) >= best:
+            best, kept = agreement or 0.0, copy.deepcopy(shared.state_dict())
         annotated.curves.append(
             {"stage": SELF_TRAINED, "epoch": epoch + 1, "loss": mean_loss, "held_out_agreement": agreement}
         )

@@ -6,6 +6,7 @@ file. Model files are in `saved_model`, tables and metrics in `results`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .data import Plan
 
 MODEL_FORMAT = 1
+LONGEST_NAME = 80  # two fit into a file name
 STAGES = ("1_preprocess", "2_train", "3_align", "4_evaluate")
 
 
@@ -57,13 +59,17 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def file_name(batch: str) -> str:
-    """A batch's name as part of a file name: percent-encoded, so that any name is a safe one.
+def file_name(batch: str, safe: str = "") -> str:
+    """A batch's name as part of a file name: percent-encoded, so that any name is a safe one; a long one is cut and
+    ends in a hash.
 
     >>> file_name("donor 1/2")
     'donor%201%2F2'
     """
-    return quote(batch, safe="")
+    name = quote(batch, safe=safe)
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}~{hashlib.sha256(batch.encode()).hexdigest()[:12]}"
 
 
 def shipped(folder: str) -> Path:
@@ -171,7 +177,7 @@ class Run:
         return self.notebooks / f"{stage}.ipynb"
 
     def history_pdf(self, source: str, n_intermediates: int, target: str) -> Path:
-        name = f"train[{quote(source, safe=' ')}, {n_intermediates}]-test[{quote(target, safe=' ')}].pdf"
+        name = f"train[{file_name(source, safe=' ')}, {n_intermediates}]-test[{file_name(target, safe=' ')}].pdf"
         return self.folder / name
 
     # What one stage leaves for the next.

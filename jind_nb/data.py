@@ -297,14 +297,19 @@ def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
         plan.notes.append(f"{repeated} cell names occur more than once; the cells are kept apart by their position.")
 
 
+def sample(n: int, most: int, seed: int) -> np.ndarray:
+    """Rows int, ascending: all of n, or `most` of them at random."""
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+
+
 def _labelled_cells(p: Parameters, cells: pd.DataFrame, name: str, plan: Plan) -> pd.DataFrame:
     """A batch's labelled cells, at most 50,000 of them chosen at random."""
     batch = cells[(cells["batch"] == name) & cells["cell_type"].notna()]
     if len(batch) > CELLS_PER_BATCH:
-        chosen = np.random.default_rng(p.SEED).choice(len(batch), CELLS_PER_BATCH, replace=False)
         plan.notes.append(f"{name!r} has {len(batch):,} labelled cells; {CELLS_PER_BATCH:,} chosen at random train.")
-        batch = batch.iloc[np.sort(chosen)]
-    return batch
+    return batch.iloc[sample(len(batch), CELLS_PER_BATCH, p.SEED)]
 
 
 def _choose_types(p: Parameters, name: str, counts: pd.Series, plan: Plan) -> None:

@@ -9,6 +9,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from .data import sample
+
 if TYPE_CHECKING:
     from .alignment import Annotated, KnownCodes
 
@@ -16,13 +18,6 @@ MOST_CELLS = 5_000
 FEWEST_FOR_UMAP = 16
 COMPONENTS = 50
 NEIGHBOURS = 15
-
-
-def sample(n: int, most: int, seed: int) -> np.ndarray:
-    """Rows to draw, ascending: all of n, or `most` of them at random."""
-    if n <= most:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
 def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from .artifacts import Run, whole_file
@@ -22,7 +22,7 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 def write_html(run: Run) -> str:
     """Writes report.html, one file that needs no network, from the run's executed notebooks; returns its text."""
     result, plan, training = load_result(run), run.load_plan(), run.load_training()
-    environment = Environment(loader=PackageLoader("jind_nb"), autoescape=select_autoescape())
+    environment = Environment(loader=PackageLoader("jind_nb"), autoescape=True)
     html = environment.get_template("report.html.j2").render(
         target=plan.target,
         summary=summarise(result, plan, training, run),

@@ -47,7 +47,9 @@ def save_annotated(annotated: Annotated, known: KnownCodes, run: Run) -> None:
     for stage, predictions in annotated.stages.items():
         arrays[f"probabilities {stage}"] = predictions.probabilities
         arrays[f"thresholds {stage}"] = predictions.thresholds
-    why = reasons(annotated.stages[last].rejected, annotated.codes[last], known.codes, known.held_out)
+    # Self-training moves the encoder: only the codes before it are in the reference codes' space.
+    codes = list(annotated.codes.values())[:2][-1]
+    why = reasons(annotated.stages[last].rejected, codes, known.codes, known.held_out)
     run.save_target(
         arrays,
         {

@@ -2,7 +2,7 @@
 
 trained_models/<batch>.pt       encoder, head and the batch's adapter (none for the source)
 trained_models/target.pth       the target's own: encoder, head, adapter
-trained_models/reference_codes.pt   codes of annotated cells, for thresholds and alignment
+trained_models/reference codes.pt   codes of annotated cells, for thresholds and alignment
 trained_models/val_stats_trained_model.json   predictions on held-out cells
 trained_models/model.json       features, classes, thresholds, files, how it was trained
 """
@@ -10,7 +10,7 @@ trained_models/model.json       features, classes, thresholds, files, how it was
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ import torch
 
 from .alignment import Annotated, KnownCodes
 from .artifacts import MODEL_FORMAT, Run, file_name, read_model_json, whole_file, write_json
-from .data import scale_of
-from .embedding import sample
+from .data import sample, scale_of
 from .errors import InputError
 from .networks import Adapter, Annotator, Encoder, Head
 from .parameters import Parameters
 from .training import Reference, decode, encode, held_out_codes
 
+CODES = "reference codes.pt"  # the space keeps it apart from any batch's file, where it would be %20
 MOST_CODES = 20_000  # of training cells, 1 kB each
 
 
@@ -57,14 +57,13 @@ def save_reference(reference: Reference, parameters: Parameters, values: list[di
     folder
         `trained_models` of the run.
     """
-    files = {}
+    files = _file_names(reference.batches)
     for batch in reference.batches:
-        files[batch] = f"{file_name(batch)}.pt"
         _save(reference.annotator(batch).state_dict(), folder / files[batch])
     known = known_codes(reference)
     _save(
         {name: torch.from_numpy(getattr(known, name)) for name in ("codes", "batch", "y", "held_out", "counts")},
-        folder / "reference_codes.pt",
+        folder / CODES,
     )
     device = reference.settings.device
     thresholds = known.thresholds(reference.model, reference.settings.theta, device)
@@ -99,6 +98,18 @@ def save_reference(reference: Reference, parameters: Parameters, values: list[di
             },
         },
     )
+
+
+def _file_names(batches: Iterable[str]) -> dict[str, str]:
+    """A file for each batch, apart even on a disk that takes `A` and `a` for the same."""
+    files: dict[str, str] = {}
+    for batch in batches:
+        taken = {name.casefold() for name in files.values()}
+        name = file_name(batch)
+        while f"{name}.pt".casefold() in taken:
+            name += "~"
+        files[batch] = f"{name}.pt"
+    return files
 
 
 def known_codes(reference: Reference) -> KnownCodes:
@@ -139,7 +150,7 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownCod
     file = folder / Path(description["files"][description["source"]]).name
     try:
         model.load_state_dict(_load(file))
-        stored = _load(folder / "reference_codes.pt")
+        stored = _load(folder / CODES)
         arrays = {name: stored[name].numpy() for name in ("codes", "batch", "y", "held_out", "counts")}
         known = KnownCodes(classes=description["classes"], batches=list(description["files"]), **arrays)
     except (RuntimeError, KeyError) as error:
@@ -154,7 +165,7 @@ def save_target(annotated: Annotated, batch: str, run: Run) -> None:
     """
     folder = run.models
     if run.model_folder != folder:
-        for name in ("model.json", "reference_codes.pt", *read_model_json(run.model_folder)["files"].values()):
+        for name in ("model.json", CODES, *read_model_json(run.model_folder)["files"].values()):
             with whole_file(folder / Path(name).name) as temporary:
                 shutil.copyfile(run.model_folder / Path(name).name, temporary)
     _save(annotated.model.state_dict(), folder / "target.pth")
@@ -170,10 +181,23 @@ def save_target(annotated: Annotated, batch: str, run: Run) -> None:
 
 
 def load_target(folder: Path) -> Annotator:
-    """The target's annotator, on the CPU."""
+    """The target's annotator, on the CPU.
+
+    Raises
+    ------
+    InputError
+        For a model that has not annotated a target yet, or a damaged one.
+    """
     description = read_model_json(folder)
+    if description["target"] is None:
+        raise InputError(f"PRETRAINED_MODEL_PATH: the model in {folder} has not annotated a target yet.")
     n_features = len(description["features"])
     adapter = Adapter(n_features) if description["target"]["has_adapter"] else None
     model = Annotator(Encoder(n_features), Head(len(description["classes"])), adapter)
-    model.load_state_dict(_load(folder / description["target"]["file"]))
+    try:
+        model.load_state_dict(_load(folder / "target.pth"))
+    except RuntimeError as error:
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: target.pth in {folder} does not fit its model.json: {error}"
+        ) from None
     return model

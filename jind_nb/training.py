@@ -270,7 +270,7 @@ def start(prepared: ad.AnnData, plan: Plan, settings: Settings) -> Reference:
 def candidates_table(reference: Reference) -> pd.DataFrame:
     """How the source was chosen; one row where there was no choice."""
     rows = reference.candidates or [{"batch": reference.source, "why": "named, or the only annotated batch"}]
-    return pd.DataFrame(rows).set_index("batch").astype(object).fillna("not tried: too few cell types")
+    return pd.DataFrame(rows).set_index("batch")
 
 
 def _cells_of(prepared: ad.AnnData, batch: str, settings: Settings) -> Cells:
@@ -329,7 +329,7 @@ def choose_source(
 
     Returns
     -------
-    The name, and a row for each candidate: `batch`, `cell types`, `target cells Unassigned` (None: not considered).
+    The name, and a row for each candidate: `batch`, `cell types`, `target cells Unassigned` (or that it was not tried).
     """
     n_types = {name: len(np.unique(cells.y)) for name, cells in batches.items()}
     unassigned: dict[str, int] = {}
@@ -343,7 +343,11 @@ def choose_source(
             unassigned[name] = int(predictions.rejected.sum())
             log.info("source candidate %s: %d target cells Unassigned", name, unassigned[name])
     rows = [
-        {"batch": name, "cell types": n_types[name], "target cells Unassigned": unassigned.get(name)}
+        {
+            "batch": name,
+            "cell types": n_types[name],
+            "target cells Unassigned": unassigned.get(name, "not tried: too few types"),
+        }
         for name in batches
     ]
     return min(unassigned, key=lambda name: unassigned[name]), rows
@@ -368,6 +372,8 @@ def adapt(reference: Reference, batch: str) -> None:
     optimiser = torch.optim.Adam(model.train_only(adapter), lr=LATER_RATE)
     rate, loss = plateau(optimiser), Loss(weights, settings.device)
     x, y = cells.x[usable], cells.y[usable]
+    if not len(y):
+        log.info("%s has only cell types not learned yet: its adapter stays as it was drawn", batch)
     lowest, kept = np.inf, copy.deepcopy(adapter.state_dict())
     for epoch in bar(settings.epochs if len(y) else 0, f"adapt {batch}"):
         mean_loss = train_epoch(model, x, y, optimiser, loss)

@@ -578,6 +578,20 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_other
     assert not equal(one, every_weight(learn(prepared, plan, replace(settings, seed=1))))
 
 
+def test_every_stage_seeds_anew(three: Prepared) -> None:
+    """A stage run again, or after something else used random numbers, gives the same weights."""
+    prepared, plan, settings = three
+    straight = every_weight(learn(prepared, plan, settings))
+    torch.rand(1)
+    reference = training.start(prepared, plan, settings)
+    for stage in (training.adapt, training.finetune):
+        torch.rand(1)
+        stage(reference, "b")
+    torch.rand(1)
+    training.retrain(reference)
+    assert equal(every_weight(reference), straight)
+
+
 def test_the_target_s_values_do_not_reach_the_annotated_batches_models(three: Prepared) -> None:
     """With a named source, training needs nothing of the target but the choice of features."""
     prepared, plan, settings = three
