@@ -44,7 +44,10 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
     if len(rows) < FEWEST_FOR_UMAP:
         points = components[:, :2]
     else:
-        import umap
+        with warnings.catch_warnings():
+            # umap imports tqdm.auto, which asks for ipywidgets; its bars are not used here.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            import umap
 
         # Compiling these two takes five seconds in every new process; numba can keep them on disk instead.
         umap.umap_.smooth_knn_dist.enable_caching()

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from .artifacts import whole_file
@@ -59,13 +60,16 @@ def png(figure: Figure) -> bytes:
 
 
 def short(name: str, most: int = 28) -> str:
-    """A name cut to fit a label; `$` escaped, since matplotlib would read it as mathematics."""
-    return textwrap.shorten(name.replace("$", r"\$"), most, placeholder="…") if " " in name else _cut(name, most)
+    """A name cut in the middle to fit a label; `$` escaped, since matplotlib would read it as mathematics."""
+    if len(name) > most:
+        name = f"{name[: most // 2]}…{name[len(name) - (most - most // 2 - 1) :]}"
+    return name.replace("$", r"\$")
 
 
-def _cut(name: str, most: int) -> str:
-    name = name.replace("$", r"\$")
-    return name if len(name) <= most else name[: most - 1] + "…"
+def short_names(names: Sequence[str], most: int = 28) -> list[str]:
+    """`short` for names that stand side by side: whole where cutting would make two of them alike."""
+    cut = [short(name, most) for name in names]
+    return cut if len(set(cut)) == len(set(names)) else [short(name, 200) for name in names]
 
 
 def nothing(text: str) -> Figure:
@@ -84,14 +88,24 @@ def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target
         return nothing(f"A saved model annotates {short(target)}, {n_target:,} cells; no batch is trained on.")
     table = pd.DataFrame(cells).T.fillna(0).astype(int).reindex(list(cells))
     table = table[sorted(table.columns)]
-    figure, axes = plt.subplots(figsize=(2.5 + 0.55 * table.shape[1], 1.6 + 0.3 * table.shape[0]), layout="constrained")
-    axes.imshow(np.log1p(table.to_numpy()), cmap="Blues", aspect="auto", vmax=np.log1p(table.to_numpy()).max() * 1.4)
-    for (row, column), n in np.ndenumerate(table.to_numpy()):
-        axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=7)
-    axes.set_xticks(range(table.shape[1]), [short(name) for name in table.columns], rotation=90, fontsize=8)
-    axes.set_yticks(range(table.shape[0]), [short(name) for name in table.index], fontsize=8)
+    has_numbers = table.size <= 400
+    width, height = (0.55, 0.3) if has_numbers else (0.17, 0.2)
+    figure, axes = plt.subplots(
+        figsize=(max(6.4, 2.6 + width * table.shape[1]), 1.8 + height * table.shape[0]), layout="constrained"
+    )
+    largest = max(2, int(table.to_numpy().max()))
+    # Up to four times the largest number, so that the numbers in the cells stay readable.
+    shades = LogNorm(vmin=0.5, vmax=4 * largest)
+    drawn = axes.imshow(table.where(table > 0).to_numpy(dtype=float), cmap="Blues", aspect="auto", norm=shades)
+    if has_numbers:
+        for (row, column), n in np.ndenumerate(table.to_numpy()):
+            axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=7)
+    else:
+        figure.colorbar(drawn, label="cells (white: none)", shrink=0.6)
+    axes.set_xticks(range(table.shape[1]), short_names(list(table.columns)), rotation=90, fontsize=7)
+    axes.set_yticks(range(table.shape[0]), short_names(list(table.index)), fontsize=7)
     axes.set(xlabel="cell type", ylabel="annotated batch")
-    axes.set_title(f"Labelled cells to learn from; to annotate: {short(target)}, {n_target:,} cells", fontsize=10)
+    figure.suptitle(f"Labelled cells to learn from; to annotate: {short(target)}, {n_target:,} cells", fontsize=10)
     return figure
 
 
@@ -305,8 +319,8 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
             ][offset]  # fmt: skip
             axes.text(x, row, text, ha="center", va="center", fontsize=6.5)
     axes.set_xlim(-0.5, n_columns + 4.4)
-    axes.set_xticks(range(n_columns), [short(name, 22) for name in result.predicted], rotation=90, fontsize=7)
-    axes.set_yticks(range(len(rows)), [short(name, 22) for name in rows], fontsize=7)
+    axes.set_xticks(range(n_columns), short_names(result.predicted), rotation=90, fontsize=7)
+    axes.set_yticks(range(len(rows)), short_names(rows), fontsize=7)
     axes.set(xlabel="predicted cell type", ylabel="true cell type")
     axes.spines[["top", "right"]].set_visible(False)
     m = result.metrics
@@ -316,7 +330,7 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
         f"mAP {_share(m['mAP'])}",
         fontsize=8,
         loc="left",
-        pad=30,
+        pad=46,
     )
 
 
@@ -326,8 +340,8 @@ def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) 
         return nothing("There are no labels to compare with.")
     n_types = max(len(result.predicted) for result in results)
     # Inches, computed instead of left to a layout engine: that would take most of the time of a long history.
-    longest = min(22, max(len(name) for result in results for name in (*result.truth, *result.predicted)))
-    left, bottom, top = 0.55 + 0.072 * longest, 0.5 + 0.072 * longest, 1.15
+    longest = max(len(name) for r in results for name in short_names([*r.truth, *r.predicted]))
+    left, bottom, top = 0.55 + 0.072 * longest, 0.5 + 0.072 * longest, 1.4
     grid_width, grid_height = (max(2.9, 0.27 * (n_types + 5)), max(1.2, 0.21 * max(len(r.truth) for r in results)))
     panel_width, panel_height = left + grid_width + 0.15, bottom + grid_height + top
     per_row = max(1, min(len(results), int(width // panel_width)))
@@ -367,15 +381,9 @@ def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -
     axes.set_yticks(y, labels, fontsize=7)
     axes.invert_yaxis()
     axes.set(xlim=(-0.02, 1.02), xlabel="share of cells")
-    axes.set_title(title, fontsize=10)
+    figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(
-        fontsize=7,
-        frameon=False,
-        loc="lower center",
-        bbox_to_anchor=(0.3, 1.06 if len(results) > 12 else 1.15),
-        ncols=3,
-    )
+    figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -437,6 +445,7 @@ def composition_bars(table: pd.DataFrame, target: str) -> Figure:
     axes.set_yticks(y, [short(str(name)) for name in table.index], fontsize=8)
     axes.set_xlim(0, (table["annotated"] + table["rejected"]).max() * 1.18)
     axes.set_xlabel("cells")
+    axes.set_ylim(-0.6, len(table) - 0.4)
     axes.set_title(f"What {short(target)} is made of", fontsize=10)
     axes.legend(fontsize=7, frameon=False, loc="lower right")
     return figure
@@ -455,6 +464,6 @@ def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapp
     axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=8)
     axes.set(xlim=(0, 1.02), xlabel="confidence (probability of the most probable type)", ylabel="most probable type")
     axes.set_title(f"How sure the model is of each cell of {short(target)}", fontsize=10)
-    axes.invert_yaxis()
-    axes.legend(fontsize=7, frameon=False, loc="lower left")
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    figure.legend(fontsize=7, frameon=False, loc="outside lower center")
     return figure

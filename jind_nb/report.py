@@ -85,6 +85,7 @@ def write_pdf(run: Run, html: str) -> str | None:
             if problem is not None:
                 raise OSError(problem)
     except OSError as error:
+        run.report_pdf.unlink(missing_ok=True)  # an earlier one would not match the HTML
         return str(error)
     return None
 

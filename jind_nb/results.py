@@ -118,9 +118,12 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
     table = pd.DataFrame(
         {"raw_predictions": final.raw, "predictions": final.names}, index=pd.Index(result.cells, name="cellname")
     )
-    taken = {"cellname", "raw_predictions", "predictions", "labels"}
+    taken = {"cellname", "raw_predictions", "predictions", "labels", *final.classes}
     for k, name in enumerate(final.classes):
-        table[f"p({name})" if name in taken else name] = final.probabilities[:, k]
+        column = name
+        while column in taken - {name} or column in ("cellname", *table.columns, "labels"):
+            column = f"p({column})"
+        table[column] = final.probabilities[:, k]
     if result.labels is not None:
         table["labels"] = result.labels
     return table
@@ -135,7 +138,9 @@ def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:
 
 def _printable(text: str) -> str:
     """Without the control characters that a workbook cannot hold."""
-    return "".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text)
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    return ILLEGAL_CHARACTERS_RE.sub("\ufffd", text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
 
 
 def write_predictions(table: pd.DataFrame, run: Run) -> None:

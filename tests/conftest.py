@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Two threads that wait for each other actively make a busy machine several times slower; must be set before torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 import subprocess
 import sys
