@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from .artifacts import whole_file
 from .metrics import TRAINED_ON, StageResult
@@ -148,9 +149,15 @@ def scatter(points: pd.DataFrame, group: Sequence[str], title: str, order: Seque
     for name in names:
         at = groups == name
         style = {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else _style(shown.index(name))
-        axes.scatter(
-            points["x"][at], points["y"][at], s=size, alpha=0.8, label=f"{short(name)} ({at.sum():,})", **style
-        )
+        label = f"{short(name)} ({at.sum():,})"
+        if len(shown) > len(COLOURS) and name != UNASSIGNED:
+            # Shapes alone are hard to tell apart: the group's number stands in its middle and in the legend.
+            number = shown.index(name) + 1
+            label = f"{number}: {label}"
+            middle = points["x"][at].median(), points["y"][at].median()
+            halo = [withStroke(linewidth=2, foreground="white")]
+            axes.annotate(str(number), middle, ha="center", va="center", fontsize=7, zorder=5, path_effects=halo)
+        axes.scatter(points["x"][at], points["y"][at], s=size, alpha=0.8, label=label, **style)
     axes.legend(
         loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, markerscale=1.6, frameon=False,
         ncols=1 + len(names) // 26,
