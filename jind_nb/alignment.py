@@ -205,7 +205,8 @@ def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, setting
         + ("" if kept_epoch else " (the adapter before training)")
         + f": {fewest} of {x.shape[0]} cells Unassigned."
     )
-    _now(annotated, model, ALIGNED, x, known, settings)
+    annotated.model = model
+    _now(annotated, ALIGNED, x, known, settings)
 
 
 def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> None:
@@ -246,7 +247,7 @@ def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, se
         )
     shared.load_state_dict(kept)
     annotated.notes.append(f"Self-training used {len(chosen)} of {x.shape[0]} target cells.")
-    _now(annotated, model, SELF_TRAINED, x, known, settings)
+    _now(annotated, SELF_TRAINED, x, known, settings)
 
 
 def notes_table(annotated: Annotated) -> pd.DataFrame:
@@ -254,10 +255,8 @@ def notes_table(annotated: Annotated) -> pd.DataFrame:
     return pd.DataFrame({"note": annotated.notes})
 
 
-def _now(
-    annotated: Annotated, model: Annotator, stage: str, x: sparse.csr_matrix, known: KnownCodes, settings: Settings
-) -> None:
-    annotated.model = model
-    annotated.stages[stage] = known.predict(model, x, settings)
-    annotated.codes[stage] = encode(model, x, settings.device)
+def _now(annotated: Annotated, stage: str, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> None:
+    """Enters what the model says now as a stage."""
+    annotated.stages[stage] = known.predict(annotated.model, x, settings)
+    annotated.codes[stage] = encode(annotated.model, x, settings.device)
     log.info("target %s: %d of %d cells Unassigned", stage, annotated.stages[stage].rejected.sum(), x.shape[0])
