@@ -33,10 +33,6 @@ from .rejection import Predictions, class_thresholds
 
 log = logging.getLogger(__name__)
 
-# Weight decay in alignment shrinks idle weights below 1e-38, where x86 arithmetic is several times slower. Threads
-# inherit the setting, so it is made before torch starts any.
-torch.set_flush_denormal(True)
-
 MINIBATCH = 128
 SOURCE_RATE = 1e-3
 LATER_RATE = 1e-4

@@ -15,10 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anndata as ad
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+
+# A property holds or it does not; how long an example takes on a busy machine is no test.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("JIND_NB_SHARED", ROOT.parent / "shared" / "data"))

@@ -127,6 +127,7 @@ def test_the_last_stage_is_what_the_kept_model_says(model_of_three: Learned) -> 
     assert final.thresholds.tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 def test_a_simulated_target_is_annotated_right(tmp_path: Path) -> None:
     data = {name: dict.fromkeys(("B", "T", "NK"), 150) for name in ("a", "b")} | {"c": dict.fromkeys("BT", 60)}
     data["c"] = {"B": 60, "T": 60}
@@ -143,6 +144,7 @@ def test_a_simulated_target_is_annotated_right(tmp_path: Path) -> None:
 # --- labels ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_target_s_labels_have_no_say_in_its_annotation(tmp_path: Path) -> None:
     """Wrong, new or no labels in the target: the same predictions, bit for bit."""
 
@@ -169,6 +171,7 @@ def kept_epoch(annotated: Annotated) -> int:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_alignment_keeps_the_epoch_with_strictly_the_fewest_unassigned(model_of_three: Learned, seed: int) -> None:
     """Among the epochs in which neither side won, and the fresh adapter."""
     shared, x, known, settings = model_of_three
@@ -432,6 +435,7 @@ def test_a_model_without_held_out_cells_still_annotates(tmp_path: Path) -> None:
     assert annotated.stages[ALIGNED].thresholds.tolist() == [0.9, 0.9]
 
 
+@pytest.mark.slow
 def test_the_same_seed_annotates_alike_bit_for_bit_and_another_seed_does_not(model_of_three: Learned) -> None:
     shared, x, known, settings = model_of_three
     one, again = whole(shared, x, known, settings), alignment.annotate(shared, x, known, settings)

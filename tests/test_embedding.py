@@ -34,6 +34,7 @@ def test_a_sample_has_rows_once_and_in_order(n: int, most: int) -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 15, 16, 20])
+@pytest.mark.slow
 def test_few_cells_still_have_a_picture(n: int) -> None:
     points = umap_of(cells(n), 0)
     assert list(points.columns) == ["row", "x", "y"]
@@ -48,6 +49,7 @@ def test_few_features_still_have_a_picture(n_genes: int) -> None:
     assert np.isfinite(points[["x", "y"]].to_numpy()).all()
 
 
+@pytest.mark.slow
 def test_types_stand_apart_and_the_picture_is_the_same_each_time() -> None:
     adata = cells(60)
     points = umap_of(adata, 0)

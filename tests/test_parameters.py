@@ -11,15 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jind_nb.errors import InputError
 from jind_nb.parameters import Parameters, as_text, from_notebook, load_parameters, make_parameters, parse_override
 
 # A busy machine is no failure.
-settings.register_profile("any speed", deadline=None)
-settings.load_profile("any speed")
 
 NEEDED = {
     "PATH": "/data/a.h5ad",
