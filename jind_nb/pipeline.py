@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -151,7 +152,11 @@ def run(parameters: Parameters, console: Console | None = None) -> Run:
         temporary.write_text(yaml.safe_dump(parameters.model_dump(), sort_keys=False, allow_unicode=True), "utf-8")
     usage = Usage()
     tell = (console or Console(stderr=True)).print
-    with _progress(this, console) as stage_begins, closing(_kernels_ahead(this)) as kernels:
+    with (
+        _progress(this, console) as stage_begins,
+        tempfile.TemporaryDirectory(prefix="jind-nb-", ignore_cleanup_errors=True) as sockets,
+        closing(_kernels_ahead(this, sockets)) as kernels,
+    ):
         for stage, kernel in kernels:
             stage_begins(stage)
             with usage.of(stage):
@@ -168,16 +173,22 @@ def run(parameters: Parameters, console: Console | None = None) -> Run:
     return this
 
 
-def _kernels_ahead(this: Run) -> Generator[tuple[str, KernelManager]]:
+def _kernels_ahead(this: Run, sockets: str) -> Generator[tuple[str, KernelManager]]:
     """Each stage with its kernel, which was started while the stage before it ran.
 
     A kernel takes two seconds to start and up to four to import what its notebook needs; a notebook mostly uses one
     core, so the next one's wait costs nothing.
+
+    Parameters
+    ----------
+    sockets
+        A folder for the kernels' sockets. Files, not TCP: a port that is free when it is chosen may be somebody
+        else's by the time the kernel binds it.
     """
     KernelManager.transport_encryption = "auto"  # type: ignore[assignment]  # a trait; else jupyter_client warns at every start
 
     def start(stage: str) -> KernelManager:
-        kernel = KernelManager(kernel_name=KERNEL)
+        kernel = KernelManager(kernel_name=KERNEL, transport="ipc", connection_file=f"{sockets}/{stage}.json")
         kernel.start_kernel(
             cwd=str(this.folder), extra_arguments=[f"--IPKernelApp.exec_lines=import {IMPORTED_AHEAD[stage]}"]
         )
