@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from .data import sample
 from .networks import Adapter, Annotator, Discriminator
-from .rejection import Predictions, class_thresholds
+from .rejection import Predictions, Rule, class_thresholds
 from .training import (
     LATER_RATE,
     MINIBATCH,
     Loss,
+    Reference,
     Settings,
     accuracy_of,
     bar,
@@ -30,6 +31,7 @@ from .training import (
     decode,
     dense,
     encode,
+    held_out_codes,
     hold_out,
     plateau,
     set_seeds,
@@ -37,6 +39,11 @@ from .training import (
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
+
+# The ways to annotate a batch without labels.
+SHARED = "shared"  # the shared encoder and head
+ADAPTED = "aligned"  # after alignment and self-training on the batch itself
+WAYS = (SHARED, ADAPTED)
 
 BEFORE, ALIGNED, SELF_TRAINED = ("before alignment", "after alignment", "after self-training")
 PSEUDO_LABEL_THETA = 0.1
@@ -46,6 +53,9 @@ STEPS = 40  # of an epoch, unless the target has many minibatches
 MANY_MINIBATCHES = 50
 GOOD_LOSS = (0.5, 0.78)  # around ln 2, where neither side wins
 PATIENCE = 7
+MOST_CODES = 20_000  # of training cells, 1 kB each
+MOST_NEIGHBOURS = 5_000  # training cells that a cell is compared with, all types together
+FEWEST_OF_A_TYPE = 50
 
 
 @dataclass
@@ -59,6 +69,7 @@ class KnownCodes:
     y: np.ndarray  # int64 (n,), index into classes
     held_out: np.ndarray  # float32 (m, 256), held-out cells: thresholds come from these
     counts: np.ndarray  # int64 (K,), annotated cells of each type, for the class weights
+    rules: dict[str, Rule] = field(default_factory=dict)  # way to annotate -> what left-out batches taught
 
     def pooled(self, seed: int) -> np.ndarray:
         """Codes of annotated cells as alignment draws them: held-out cells in their share, also where only some of
@@ -71,10 +82,58 @@ class KnownCodes:
         """Class-wise thresholds of the model's head, (K,)."""
         return class_thresholds(decode(model.head, self.held_out, device), theta)
 
+    def novelty(self, codes: np.ndarray) -> np.ndarray:
+        """How unlike the annotated cells each cell is: the cosine distance from its code to the fifth nearest training
+        cell's, float (n,) in 0 to 2.
+
+        Codes of the shared encoder are asked for: alignment moves new cell types onto known ones, and what is new can
+        no longer be told (benchmarks/novelty.py compares scores). Of each type an equal number of training cells
+        stands for it, so that a common type does not crowd out a rare one.
+        """
+        from sklearn.neighbors import NearestNeighbors
+
+        most = max(FEWEST_OF_A_TYPE, MOST_NEIGHBOURS // len(self.classes))
+        rows = [np.flatnonzero(self.y == k) for k in np.unique(self.y)]
+        chosen = np.concatenate([of_type[sample(len(of_type), most, 0)] for of_type in rows])
+        neighbours = NearestNeighbors(n_neighbors=min(5, len(chosen)), metric="cosine", algorithm="brute")
+        return neighbours.fit(self.codes[chosen]).kneighbors(codes)[0][:, -1]
+
     def predict(self, model: Annotator, x: sparse.csr_matrix, settings: Settings) -> Predictions:
-        """What the model says of cells (n, p), with its thresholds at the settings' theta."""
-        probabilities = decode(model.head, encode(model, x, settings.device), settings.device)
-        return Predictions(self.classes, probabilities, self.thresholds(model, settings.theta, settings.device))
+        """What the model says of cells (n, p), as the network gives it, with class-wise thresholds."""
+        return self.judge(model, encode(model, x, settings.device), settings, Rule())
+
+    def judge(
+        self, model: Annotator, codes: np.ndarray, settings: Settings, rule: Rule, novelty: np.ndarray | None = None
+    ) -> Predictions:
+        """What the model's head and a rule make of cells' codes (n, 256)."""
+        probabilities = decode(model.head, codes, settings.device)
+        held_out = decode(model.head, self.held_out, settings.device)
+        return Predictions.by(rule, self.classes, probabilities, held_out, settings.theta, novelty)
+
+
+def known_codes(reference: Reference) -> KnownCodes:
+    """Codes of the annotated cells through their own batches' annotators; at most 20,000 training cells, at random."""
+    names, n_classes = list(reference.batches), len(reference.classes)
+    training = {name: np.flatnonzero(~cells.held_out) for name, cells in reference.batches.items()}
+    batch = np.repeat(np.arange(len(names)), [len(training[name]) for name in names])
+    rows = np.concatenate(list(training.values()))
+    chosen = sample(len(rows), MOST_CODES, reference.settings.seed)
+    batch, rows = batch[chosen], rows[chosen]
+    codes, y = [], []
+    for i, (name, cells) in enumerate(reference.batches.items()):
+        of_batch = rows[batch == i]
+        codes.append(encode(reference.annotator(name), cells.x[of_batch], reference.settings.device))
+        y.append(cells.y[of_batch])
+    counts = np.bincount(np.concatenate([cells.y for cells in reference.batches.values()]), minlength=n_classes)
+    return KnownCodes(
+        classes=reference.classes,
+        batches=names,
+        codes=np.concatenate(codes),
+        batch=batch,
+        y=np.concatenate(y),
+        held_out=held_out_codes(reference),
+        counts=counts,
+    )
 
 
 @dataclass
@@ -84,6 +143,7 @@ class Annotated:
     model: Annotator
     stages: dict[str, Predictions]  # in order; the last is the answer
     codes: dict[str, np.ndarray]  # stage -> (n_target, 256)
+    novelty: np.ndarray  # (n_target,), of the codes before alignment
     curves: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -112,7 +172,10 @@ def annotate(shared: Annotator, x: sparse.csr_matrix, known: KnownCodes, setting
     x
         The target's cells, float32 (n_target, p).
     """
-    return Annotated(shared, {BEFORE: known.predict(shared, x, settings)}, {BEFORE: encode(shared, x, settings.device)})
+    codes = encode(shared, x, settings.device)
+    novelty = known.novelty(codes)
+    first = known.judge(shared, codes, settings, known.rules.get(SHARED, Rule()), novelty)
+    return Annotated(shared, {BEFORE: first}, {BEFORE: codes}, novelty)
 
 
 def _steps(n_target: int, minibatch: int) -> int:
@@ -274,6 +337,7 @@ def notes_table(annotated: Annotated) -> pd.DataFrame:
 
 def _now(annotated: Annotated, stage: str, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> None:
     """Enters what the model says now as a stage."""
-    annotated.stages[stage] = known.predict(annotated.model, x, settings)
-    annotated.codes[stage] = encode(annotated.model, x, settings.device)
+    codes = annotated.codes[stage] = encode(annotated.model, x, settings.device)
+    rule = known.rules.get(ADAPTED, Rule())
+    annotated.stages[stage] = known.judge(annotated.model, codes, settings, rule, annotated.novelty)
     log.info("target %s: %d of %d cells Unassigned", stage, annotated.stages[stage].rejected.sum(), x.shape[0])

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from .data import Plan
 
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
 LONGEST_NAME = 80  # two fit into a file name
 STAGES = ("1_preprocess", "2_train", "3_align", "4_evaluate")
 
@@ -97,15 +97,37 @@ def read_model_json(folder: Path) -> dict[str, Any]:
         )
     try:
         model = read_json(file)
-        (model["format"], model["features"], model["classes"], model["values"], model["files"][model["source"]])
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({error}).") from None
-    if model["format"] != MODEL_FORMAT:
+        made_by_format = model["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({error}); copy the folder again.") from None
+    if made_by_format != MODEL_FORMAT:
+        newer = isinstance(made_by_format, int) and made_by_format > MODEL_FORMAT
         raise InputError(
-            f"PRETRAINED_MODEL_PATH: {file} has format {model['format']}, this program reads format {MODEL_FORMAT}; "
-            "use the version of jind-nb that made it."
+            f"PRETRAINED_MODEL_PATH: {file} has format {made_by_format!r}, this program reads format {MODEL_FORMAT}; "
+            + ("update jind-nb." if newer else "train the model again.")
+        )
+    if model.get("sha256") != _digest(model):
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: {file} is not as it was written (its content does not match its own hash); copy "
+            "the folder again, and do not edit it."
         )
     return model
+
+
+def write_model_json(folder: Path, model: Mapping[str, Any]) -> None:
+    """Writes the description of a saved model with the hash of its own content, `sha256`."""
+    write_json(folder / "model.json", {**model, "sha256": _digest(model)})
+
+
+def _digest(model: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in model.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sha256(file: Path) -> str:
+    """A file's SHA-256, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -212,14 +234,17 @@ class Run:
         return pd.read_parquet(self._made_by("1_preprocess", self.work / "embedding.parquet"))
 
     def save_training(self, training: Mapping[str, Any]) -> None:
-        """Stage 2's story: `source`, `intermediates`, `candidates`, `history`, `curves`."""
+        """Stage 2's story: `source`, `intermediates`, `candidates`, `history`, `curves`, `calibration`."""
         write_json(self.work / "training.json", dict(training))
 
     def load_training(self) -> dict[str, Any]:
         if self.parameters.PRETRAINED_MODEL_PATH is not None:
             model = read_model_json(self.model_folder)
             others = [batch for batch in model["files"] if batch != model["source"]]
-            return {"source": model["source"], "intermediates": others, "candidates": [], "history": [], "curves": []}
+            return {
+                "source": model["source"], "intermediates": others, "candidates": [], "history": [], "curves": [],
+                "calibration": model["calibration"],
+            }  # fmt: skip
         return read_json(self._made_by("2_train", self.work / "training.json"))
 
     def save_target(self, arrays: Mapping[str, np.ndarray], story: Mapping[str, Any]) -> None:

@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from .rejection import UNASSIGNED, Predictions
+
+BINS = 15  # of confidence, in reliability diagrams
 
 
 def average_precision(is_type: np.ndarray, score: np.ndarray) -> float:
@@ -39,6 +42,63 @@ def average_precision(is_type: np.ndarray, score: np.ndarray) -> float:
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
     return float(best_from_here[hits].sum() / n)
+
+
+def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The error among the assigned cells when only the most confident ones are assigned, one more at a time.
+
+    Cells of equal confidence share their errors evenly, so that their order does not matter (Geifman & El-Yaniv 2017,
+    arXiv:1705.08500).
+
+    Parameters
+    ----------
+    confidence, right
+        Float and bool (n_cells,).
+
+    Returns
+    -------
+    Coverage (share of cells assigned, ascending to 1) and risk (share of those that are wrong), (n_cells,) each.
+
+    >>> [list(values.round(2)) for values in risk_coverage(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]))]
+    [[0.33, 0.67, 1.0], [0.0, 0.5, 0.33]]
+    """
+    n = len(right)
+    _, group = np.unique(-confidence, return_inverse=True)
+    errors_per_cell = np.bincount(group, weights=~right) / np.maximum(np.bincount(group), 1)
+    cells = np.arange(1, n + 1)
+    return cells / max(n, 1), np.cumsum(errors_per_cell[np.sort(group)]) / cells
+
+
+def area_under_risk_coverage(confidence: np.ndarray, right: np.ndarray) -> float:
+    """AURC: the mean risk of `risk_coverage`; 0 is best, NaN without cells."""
+    risk = risk_coverage(confidence, right)[1]
+    return float(risk.mean()) if len(risk) else float("nan")
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> pd.DataFrame:
+    """How often cells of a confidence are right: one row for each of `bins` equally wide ranges of confidence that
+    holds cells, with `cells`, `confidence` (mean) and `right` (share).
+
+    Parameters
+    ----------
+    confidence, right
+        Float in 0 to 1 and bool (n_cells,).
+    """
+    table = pd.DataFrame({"bin": np.minimum((confidence * bins).astype(int), bins - 1), "c": confidence, "r": right})
+    return table.groupby("bin").agg(cells=("c", "size"), confidence=("c", "mean"), right=("r", "mean"))
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
+    """Expected calibration error: mean difference between confidence and share right over the rows of `reliability`,
+    weighted by their cells (Guo et al. 2017, arXiv:1706.04599); NaN without cells.
+
+    >>> calibration_error(np.array([0.8, 0.8]), np.array([True, False])).round(2)
+    np.float64(0.3)
+    """
+    table = reliability(confidence, right, bins)
+    if table.empty:
+        return float("nan")
+    return float(np.average((table["confidence"] - table["right"]).abs(), weights=table["cells"]))
 
 
 def per_type_table(truth: np.ndarray, raw: np.ndarray, kept: np.ndarray, types: list[str]) -> dict[str, dict[str, Any]]:
@@ -105,16 +165,18 @@ def evaluate(truth: np.ndarray, predictions: Predictions) -> tuple[dict[str, Any
     Parameters
     ----------
     truth
-        True types, objects (n_cells,); types the model does not know are allowed, and always wrong.
+        True types, objects (n_cells,); a cell of a type the model does not know is right only when it is rejected.
 
     Returns
     -------
-    `cells`, `rejected`, `misclassified`; `raw_accuracy` (before rejection), `effective_accuracy` (among cells not
-    rejected, None if there is none), `rejection` (share), `mAP` and `macro_F1` (means over the types present, before
-    rejection; a type the model does not know counts 0). And a table for each type present.
+    `cells`, `unknown_type` (cells of a type the model does not know), `rejected`, `misclassified` (assigned and wrong);
+    `raw_accuracy` (before rejection), `effective_accuracy` (among cells not rejected, None if there is none),
+    `accuracy` (share that is assigned and right, or rightly rejected: of an unknown type), `rejection` (share), `mAP`
+    and `macro_F1` (means over the types present, before rejection; a type the model does not know counts 0), `AURC`
+    and `calibration_error` of the confidence. And a table for each type present.
     """
     classes, raw, kept = predictions.classes, predictions.raw, ~predictions.rejected
-    right = raw == truth
+    right, unknown = raw == truth, ~np.isin(truth.astype(str), classes)
     present = sorted(set(truth))
     table = per_type_table(truth, raw, kept, present)
     for name, row in table.items():
@@ -126,13 +188,17 @@ def evaluate(truth: np.ndarray, predictions: Predictions) -> tuple[dict[str, Any
     n = len(truth)
     metrics = {
         "cells": n,
+        "unknown_type": int(unknown.sum()),
         "rejected": int((~kept).sum()),
         "misclassified": int((kept & ~right).sum()),
         "raw_accuracy": float(right.mean()) if n else None,
         "effective_accuracy": float(right[kept].mean()) if kept.any() else None,
+        "accuracy": float(np.where(unknown, ~kept, kept & right).mean()) if n else None,
         "rejection": float((~kept).mean()) if n else None,
         "mAP": float(np.mean([row["average_precision"] for row in table.values()])) if n else None,
         "macro_F1": float(np.mean([row["f1"] for row in table.values()])) if n else None,
+        "AURC": area_under_risk_coverage(predictions.confidence, right) if n else None,
+        "calibration_error": calibration_error(predictions.confidence, right) if n else None,
     }
     return metrics, table
 

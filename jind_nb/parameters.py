@@ -45,7 +45,7 @@ def _name(value: object) -> object:
 
 def _number(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("must be a whole number")
+        raise ValueError("must be a number")
     return value
 
 
@@ -93,6 +93,7 @@ MaybeName = Annotated[Name | None, BeforeValidator(_nothing_if_empty)]
 MaybeText = Annotated[str | None, BeforeValidator(_nothing_if_empty)]
 Names = Annotated[list[Name], BeforeValidator(_names)]
 Words = Annotated[list[Annotated[str, BeforeValidator(_name)]], BeforeValidator(_names)]
+MaybeNumber = Annotated[float | None, BeforeValidator(_nothing_if_empty), BeforeValidator(_number)]
 MaybeBool = Annotated[bool | None, BeforeValidator(_nothing_if_empty)]
 
 
@@ -145,6 +146,13 @@ class Parameters(BaseModel):
         ge=0,
         lt=1,
         description="theta: the share of a type's held-out cells that its confidence threshold would reject.",
+    )
+    TARGET_ERROR: MaybeNumber = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Instead of REJECTION: the share of wrong labels among the assigned cells to stay below in a batch "
+        "never seen, say 0.05.",
     )
     UNLABELED: Words = Field(
         ["-", "?", "NA", "N/A", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled",

@@ -22,7 +22,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from . import metrics
 from .artifacts import whole_file
+from .calibration import Calibration
 from .metrics import TRAINED_ON, StageResult
 from .rejection import UNASSIGNED
 
@@ -46,7 +48,7 @@ def show_table(table: pd.DataFrame) -> None:
     """Displays a table with its index as the first column; names are shown as text, missing values as a dash."""
     from IPython.display import HTML, display
 
-    named = table.reset_index() if table.index.name else table
+    named = table.reset_index() if any(table.index.names) else table
     with pd.option_context("display.max_colwidth", None):
         html = named.to_html(index=False, na_rep="–", float_format="{:.3g}".format, border=0, justify="left")
     display(HTML(html))
@@ -473,4 +475,48 @@ def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapp
     axes.set_title(f"How sure the model is of each cell of {short(target)}", fontsize=10)
     axes.set_ylim(len(names) - 0.4, -0.6)
     figure.legend(fontsize=7, frameon=False, loc="outside lower center")
+    return figure
+
+
+def trust(calibration: Calibration | None, target: str, checked: tuple[np.ndarray, np.ndarray] | None = None) -> Figure:
+    """How often cells of a confidence are right (reliability), and how many are wrong when only the most confident are
+    assigned (risk and coverage), in left-out batches and, where labels are known, in the target.
+
+    Parameters
+    ----------
+    checked
+        Confidence and whether it is right, float and bool (n_labelled,), of the target's labelled cells.
+    """
+    if calibration is None and checked is None:
+        return nothing("No annotated batch was left out of training, and the target has no labels to compare with.")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4.2), layout="constrained")
+    left.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="as sure as right")
+    if calibration is not None:
+        which = "left-out batches" if calibration.n_annotated > 1 else "held-out cells"
+        lines = (("network", "network's own", "^", COLOURS[1]), ("calibrated", "calibrated", "o", COLOURS[0]))
+        for kind, words, marker, colour in lines:
+            column = "calibration_error" if kind == "calibrated" else "network_calibration_error"
+            rows = pd.DataFrame(calibration.reliability[kind], columns=["cells", "confidence", "right"])
+            label = f"{which}, {words} (error {_share(calibration.mean(column))})"
+            left.plot(rows["confidence"], rows["right"], marker=marker, ms=4, color=colour, label=label)
+        coverage, risk = np.array(calibration.risk_coverage).reshape(-1, 2).T
+        label = f"{which} (mean AURC {_share(calibration.mean('AURC'))})"
+        right.plot(100 * coverage, 100 * risk, color=COLOURS[0], label=label)
+    if checked is not None and len(checked[1]):
+        rows = metrics.reliability(*checked)
+        label = f"{short(target)}, by its labels (error {_share(metrics.calibration_error(*checked))})"
+        left.plot(rows["confidence"], rows["right"], marker="s", ms=4, color=COLOURS[3], linestyle="--", label=label)
+        coverage, risk = metrics.risk_coverage(*checked)
+        label = f"{short(target)}, by its labels (AURC {_share(metrics.area_under_risk_coverage(*checked))})"
+        right.plot(100 * coverage, 100 * risk, color=COLOURS[3], linestyle="--", label=label)
+    left.set(
+        xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (mean of a range)", ylabel="share of cells that are right"
+    )
+    left.set_title("Reliability", fontsize=10)
+    right.set(xlim=(0, 101), xlabel="most confident cells assigned (%)", ylabel="wrong among the assigned (%)")
+    right.set_ylim(0, max(2.0, 1.08 * right.get_ylim()[1]))
+    right.set_title("Risk and coverage", fontsize=10)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=6.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return figure

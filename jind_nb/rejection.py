@@ -9,6 +9,7 @@ import numpy as np
 
 UNASSIGNED = "Unassigned"
 NO_EVIDENCE = 0.9
+NONE_PASSES = 1.01  # a threshold above every probability
 REASONS = ("confident", "ambiguous", "unlike reference")
 
 
@@ -43,6 +44,29 @@ def class_thresholds(probabilities: np.ndarray, theta: float) -> np.ndarray:
     return thresholds
 
 
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (n_cells, K) of the same logits divided by a temperature; above 1 makes them less sure.
+
+    >>> tempered(np.array([[0.8, 0.2]]), 2.0).round(3)
+    array([[0.667, 0.333]])
+    """
+    if temperature == 1.0:
+        return probabilities
+    with np.errstate(divide="ignore"):
+        logits = np.log(probabilities.astype(np.float64)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, initial=-np.inf, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(probabilities.dtype)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the network's probabilities become confidence and rejection; learned by `calibration`."""
+
+    temperature: float = 1.0
+    threshold: float | None = None  # one for all types (TARGET_ERROR); None: class-wise, from held-out cells
+    most_novel: float | None = None  # novelty above which a cell is unlike the reference; None: not asked
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What a model says of some cells, and what its thresholds make of it.
@@ -55,6 +79,26 @@ class Predictions:
     classes: list[str]  # the K types of the model
     probabilities: np.ndarray  # float (n_cells, K)
     thresholds: np.ndarray  # float (K,)
+    unlike: np.ndarray | None = None  # bool (n_cells,): unlike anything annotated; None: not asked
+
+    @classmethod
+    def by(
+        cls,
+        rule: Rule,
+        classes: list[str],
+        probabilities: np.ndarray,
+        held_out: np.ndarray,
+        theta: float,
+        novelty: np.ndarray | None = None,
+    ) -> Predictions:
+        """What a rule makes of the network's probabilities (n_cells, K) and of novelty (n_cells,); the probabilities of
+        held-out cells (m, K) and theta give the class-wise thresholds."""
+        if rule.threshold is None:
+            thresholds = class_thresholds(tempered(held_out, rule.temperature), theta)
+        else:
+            thresholds = np.full(len(classes), rule.threshold)
+        unlike = None if rule.most_novel is None or novelty is None else novelty > rule.most_novel
+        return cls(classes, tempered(probabilities, rule.temperature), thresholds, unlike)
 
     @property
     def raw(self) -> np.ndarray:
@@ -68,8 +112,17 @@ class Predictions:
 
     @property
     def rejected(self) -> np.ndarray:
-        """Bool (n_cells,): the confidence is strictly below the threshold of its type."""
-        return self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
+        """Bool (n_cells,): the confidence is strictly below the threshold of its type, or the cell is unlike anything
+        annotated."""
+        doubtful = self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
+        return doubtful if self.unlike is None else doubtful | self.unlike
+
+    @property
+    def reasons(self) -> np.ndarray:
+        """Why each cell was kept or rejected, objects (n_cells,): `unlike reference` if its novelty is above the rule's
+        limit, else `ambiguous` if it is rejected, else `confident`."""
+        unlike = np.zeros(len(self.probabilities), dtype=bool) if self.unlike is None else self.unlike
+        return np.select([unlike, self.rejected], [REASONS[2], REASONS[1]], REASONS[0]).astype(object)
 
     @property
     def names(self) -> np.ndarray:
@@ -78,32 +131,5 @@ class Predictions:
 
     def of(self, cells: np.ndarray) -> Predictions:
         """Only some cells, bool or index (n_chosen,)."""
-        return Predictions(self.classes, self.probabilities[cells], self.thresholds)
-
-
-def reasons(is_rejected: np.ndarray, codes: np.ndarray, reference: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Why each cell was kept or rejected: `confident`, `ambiguous` or `unlike reference`.
-
-    A rejected cell is `unlike reference` if its fifth nearest reference cell is farther in code space than it is for
-    99 % of the held-out cells, which no training has seen; else it is `ambiguous`.
-
-    Parameters
-    ----------
-    is_rejected
-        Bool (n_cells,).
-    codes, reference, held_out
-        Codes of the cells, of training cells of the annotated batches, and of their held-out cells: (n, 256) each.
-
-    Returns
-    -------
-    Objects (n_cells,).
-    """
-    answer = np.where(is_rejected, "ambiguous", "confident").astype(object)
-    if is_rejected.any() and len(held_out) and len(reference):
-        from sklearn.neighbors import NearestNeighbors
-
-        neighbours = NearestNeighbors(n_neighbors=min(5, len(reference))).fit(reference)
-        limit = np.quantile(neighbours.kneighbors(held_out)[0][:, -1], 0.99)
-        doubtful = np.flatnonzero(is_rejected)
-        answer[doubtful[neighbours.kneighbors(codes[doubtful])[0][:, -1] > limit]] = "unlike reference"
-    return answer
+        unlike = None if self.unlike is None else self.unlike[cells]
+        return Predictions(self.classes, self.probabilities[cells], self.thresholds, unlike)

@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .alignment import ADAPTED, SHARED
 from .artifacts import Run, whole_file, write_json
+from .calibration import Calibration
 from .data import Plan, read_cells, read_target, read_target_labels
 from .metrics import HELD_OUT, UNSEEN, StageResult, stage_result
-from .rejection import NO_EVIDENCE, REASONS, UNASSIGNED, Predictions, reasons
+from .rejection import NO_EVIDENCE, REASONS, UNASSIGNED, Predictions
 
 if TYPE_CHECKING:
     import anndata as ad
 
-    from .alignment import Annotated, KnownCodes
+    from .alignment import Annotated
 
 SHEET_ROWS = 1_048_576
 FEW_CELLS = 30  # a type learned from fewer is named as something to distrust
 MUCH_REJECTED = 0.3
+WAY_WORDS = {SHARED: "without alignment", ADAPTED: "after alignment and self-training"}
 
 
 @dataclass
@@ -31,7 +34,6 @@ class TargetResult:
 
     stages: dict[str, Predictions]  # in order; the last is the answer
     cells: np.ndarray  # names (n_target,), as in the file
-    reasons: np.ndarray  # objects (n_target,)
     codes: np.ndarray  # (n_target, 256), of the last stage
     labels: np.ndarray | None  # objects (n_target,), None where unknown; None without any
 
@@ -40,25 +42,16 @@ class TargetResult:
         return list(self.stages.values())[-1]
 
 
-def save_annotated(annotated: Annotated, known: KnownCodes, run: Run) -> None:
-    """Stage 3's result for stage 4: every stage's probabilities, thresholds and codes, and why cells were rejected."""
-    last = list(annotated.stages)[-1]
+def save_annotated(annotated: Annotated, run: Run) -> None:
+    """Stage 3's result for stage 4: every stage's probabilities, thresholds and codes, and which cells are unlike the
+    reference."""
     arrays = {f"codes {stage}": codes for stage, codes in annotated.codes.items()}
     for stage, predictions in annotated.stages.items():
         arrays[f"probabilities {stage}"] = predictions.probabilities
         arrays[f"thresholds {stage}"] = predictions.thresholds
-    # Self-training moves the encoder: only the codes before it are in the reference codes' space.
-    codes = list(annotated.codes.values())[:2][-1]
-    why = reasons(annotated.stages[last].rejected, codes, known.codes, known.held_out)
-    run.save_target(
-        arrays,
-        {
-            "stages": list(annotated.stages),
-            "reasons": why.tolist(),
-            "curves": annotated.curves,
-            "notes": annotated.notes,
-        },
-    )
+        if predictions.unlike is not None:
+            arrays[f"unlike {stage}"] = predictions.unlike
+    run.save_target(arrays, {"stages": list(annotated.stages), "curves": annotated.curves, "notes": annotated.notes})
 
 
 def target_rows(prepared: ad.AnnData, target: str) -> np.ndarray:
@@ -82,7 +75,7 @@ def spread(values: np.ndarray, prepared: ad.AnnData, target: str) -> np.ndarray:
 
 def reasons_table(result: TargetResult) -> pd.DataFrame:
     """How many cells were kept or rejected, and why."""
-    counts = pd.Series(result.reasons).value_counts().reindex(REASONS, fill_value=0)
+    counts = pd.Series(result.final.reasons).value_counts().reindex(REASONS, fill_value=0)
     return counts.rename_axis("reason").to_frame("cells")
 
 
@@ -98,27 +91,30 @@ def load_result(run: Run) -> TargetResult:
     arrays, story = run.load_target()
     classes = run.load_plan().classes
     stages = {
-        stage: Predictions(classes, arrays[f"probabilities {stage}"], arrays[f"thresholds {stage}"])
+        stage: Predictions(
+            classes, arrays[f"probabilities {stage}"], arrays[f"thresholds {stage}"], arrays.get(f"unlike {stage}")
+        )
         for stage in story["stages"]
     }
     prepared = run.load_prepared()
     cells = prepared.obs["cell"].astype(str).to_numpy()[target_rows(prepared, run.parameters.TARGET_DATASET_NAME)]
     last = story["stages"][-1]
     labels = read_target_labels(run.parameters)
-    return TargetResult(stages, cells, np.array(story["reasons"], dtype=object), arrays[f"codes {last}"], labels)
+    return TargetResult(stages, cells, arrays[f"codes {last}"], labels)
 
 
 def predictions_table(result: TargetResult) -> pd.DataFrame:
     """One row per target cell, in the input's order, index `cellname`.
 
-    Columns `raw_predictions`, `predictions`, one probability per cell type (`p(TYPE)` where a type is named like
-    another column), and `labels` where any are known.
+    Columns `raw_predictions`, `predictions`, `reason`, one probability per cell type (`p(TYPE)` where a type is named
+    like another column), and `labels` where any are known.
     """
     final = result.final
     table = pd.DataFrame(
-        {"raw_predictions": final.raw, "predictions": final.names}, index=pd.Index(result.cells, name="cellname")
+        {"raw_predictions": final.raw, "predictions": final.names, "reason": final.reasons},
+        index=pd.Index(result.cells, name="cellname"),
     )
-    taken = {"cellname", "raw_predictions", "predictions", "labels", *final.classes}
+    taken = {"cellname", *table.columns, "labels", *final.classes}
     for k, name in enumerate(final.classes):
         column = name
         while column in taken - {name} or column in ("cellname", *table.columns, "labels"):
@@ -130,9 +126,10 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
 
 
 def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:
-    """The first cells' predictions in short: `cellname`, `raw_predictions`, `predictions`, `confidence`, [`labels`]."""
+    """The first cells' predictions in short: `cellname`, `raw_predictions`, `predictions`, `reason`, `confidence`,
+    [`labels`]."""
     table = predictions_table(result)
-    short = table[["raw_predictions", "predictions"]].assign(confidence=result.final.confidence)
+    short = table[["raw_predictions", "predictions", "reason"]].assign(confidence=result.final.confidence)
     return (short.assign(labels=table["labels"]) if result.labels is not None else short).head(n)
 
 
@@ -171,17 +168,27 @@ def write_predictions(table: pd.DataFrame, run: Run) -> None:
 
 
 def write_annotated_target(result: TargetResult, run: Run) -> None:
-    """Writes the target batch as it was, plus `obs` `jind_prediction`, `jind_raw_prediction` (categories),
-    `jind_confidence` (float32), `jind_reason` (category), and `obsm['X_jind']` (float32, n x 256)."""
+    """Writes the target batch as it was, with the annotation of `annotate_obs`."""
     adata = read_target(run.parameters, read_cells(run.parameters))
-    final = result.final
-    adata.obs["jind_prediction"] = pd.Categorical(final.names, categories=[*final.classes, UNASSIGNED])
-    adata.obs["jind_raw_prediction"] = pd.Categorical(final.raw, categories=final.classes)
-    adata.obs["jind_confidence"] = final.confidence.astype(np.float32)
-    adata.obs["jind_reason"] = pd.Categorical(result.reasons)
-    adata.obsm["X_jind"] = result.codes.astype(np.float32)
+    annotate_obs(adata, predictions_table(result), result.final.classes, result.codes)
     with whole_file(run.annotated_target) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
+
+
+def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], codes: np.ndarray) -> None:
+    """Adds `obs` `jind_prediction`, `jind_raw_prediction`, `jind_reason` (categories) and `jind_confidence` (float32),
+    and `obsm['X_jind']` (float32, n x 256), from a table of `predictions_table`, row by row."""
+    adata.obs["jind_prediction"] = pd.Categorical(table["predictions"], categories=[*classes, UNASSIGNED])
+    adata.obs["jind_raw_prediction"] = pd.Categorical(table["raw_predictions"], categories=classes)
+    adata.obs["jind_confidence"] = probabilities_of(table, classes).max(axis=1).astype(np.float32)
+    adata.obs["jind_reason"] = pd.Categorical(table["reason"], categories=list(REASONS))
+    adata.obsm["X_jind"] = codes.astype(np.float32)
+
+
+def probabilities_of(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
+    """The probability columns (n_cells, K) of a table of `predictions_table`."""
+    first = table.columns.get_loc("reason") + 1
+    return table.iloc[:, first : first + len(classes)].to_numpy()
 
 
 def evaluate_target(result: TargetResult, target: str) -> list[StageResult]:
@@ -193,6 +200,15 @@ def evaluate_target(result: TargetResult, target: str) -> list[StageResult]:
         stage_result(target, stage, UNSEEN, result.labels[known], predictions.of(known))
         for stage, predictions in result.stages.items()
     ]
+
+
+def checked(result: TargetResult) -> tuple[np.ndarray, np.ndarray] | None:
+    """Of the target's labelled cells, the final confidence and whether the most probable type is right, float and bool
+    (n_labelled,); None without labels."""
+    if result.labels is None:
+        return None
+    known = pd.notna(result.labels)
+    return result.final.confidence[known], (result.final.raw == result.labels)[known]
 
 
 def known_types_metrics(result: TargetResult) -> dict[str, Any] | None:
@@ -207,8 +223,8 @@ def known_types_metrics(result: TargetResult) -> dict[str, Any] | None:
     return evaluate(result.labels[could_be_known], result.final.of(could_be_known))[0]
 
 
-def write_metrics(history: list[StageResult], result: TargetResult, run: Run) -> None:
-    """metrics.json: the target in short, then every stage on every batch."""
+def write_metrics(history: list[StageResult], result: TargetResult, calibration: Calibration | None, run: Run) -> None:
+    """metrics.json: the target in short, what to expect of a new batch, then every stage on every batch."""
     rejected = result.final.rejected
     target = [stage for stage in history if stage.batch == run.parameters.TARGET_DATASET_NAME]
     write_json(
@@ -223,6 +239,16 @@ def write_metrics(history: list[StageResult], result: TargetResult, run: Run) ->
                 "median_confidence": float(np.median(result.final.confidence)),
                 "labelled": target[-1].metrics if target else None,
                 "labelled_known_types": known_types_metrics(result),
+            },
+            "new_batch": None
+            if calibration is None
+            else {
+                "error_among_assigned": calibration.mean("error_among_assigned"),
+                "assigned": calibration.mean("assigned"),
+                "AURC": calibration.mean("AURC"),
+                "calibration_error": calibration.mean("calibration_error"),
+                "is_guarantee": run.parameters.TARGET_ERROR is not None and calibration.is_guarantee,
+                "left_out": calibration.batches,
             },
             "stages": [
                 {"batch": s.batch, "stage": s.stage, "of": s.cells, **s.metrics, "per_class": s.per_class}
@@ -308,14 +334,92 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
             f"{_percent(held_out['effective_accuracy'])} of the cells it annotated right, on {held_out['cells']:,} "
             "cells kept out of training; a new batch is usually harder"
         )
+    calibration = target_calibration(training, result)
+    if calibration is not None:
+        facts["Errors to expect in a new batch"] = expected_error(calibration, run)
     if labelled:
-        last = labelled[-1].metrics
-        facts["Check on the target's own labels"] = (
-            f"{_percent(last['raw_accuracy'])} right before rejection"
-            + (f", {_percent(last['effective_accuracy'])} after" if last["effective_accuracy"] is not None else "")
-            + f", macro-F1 {last['macro_F1']:.2f} (read for this check alone, never for training)"
-        )
+        facts["Check on the target's own labels"] = _checked_against_labels(labelled[-1].metrics, result)
     return Summary(sentence + ".", facts, _distrust(result, plan, labelled))
+
+
+def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> str:
+    """How right the annotation is by the target's own labels: over all cells, and over the types that could be known."""
+    after = all_cells["effective_accuracy"]
+    text = (
+        f"{_percent(all_cells['raw_accuracy'])} right before rejection"
+        + (f", {_percent(after)} of the annotated after" if after is not None else "")
+        + f", macro-F1 {all_cells['macro_F1']:.2f}"
+    )
+    known = known_types_metrics(result)
+    if all_cells["unknown_type"] and known:
+        text += (
+            f". {all_cells['unknown_type']:,} cells are of types no annotated batch taught, right only when Unassigned: "
+            f"counted so, {_percent(all_cells['accuracy'])} of all cells are right; over the types that could be known "
+            f"{_percent(known['raw_accuracy'])} before rejection"
+            + (f", {_percent(known['effective_accuracy'])} after" if known["effective_accuracy"] is not None else "")
+        )
+    return text + " (read for this check alone, never for training)"
+
+
+def target_calibration(training: Mapping[str, Any], result: TargetResult) -> Calibration | None:
+    """What left-out batches taught about the way the target was annotated; None if none were left out."""
+    values = training["calibration"].get(SHARED if len(result.stages) == 1 else ADAPTED)
+    return Calibration(**values) if values else None
+
+
+def expected_error(calibration: Calibration, run: Run) -> str:
+    """In words: the errors to expect among the assigned cells of a new batch, and what that rests on."""
+    target_error, mean = run.parameters.TARGET_ERROR, calibration.mean("error_among_assigned")
+    n, n_annotated = len(calibration.batches), calibration.n_annotated
+    if target_error is not None and calibration.threshold is not None and calibration.threshold > 1:
+        return (
+            f"no confidence keeps them below {_percent(target_error)} on the left-out batches, so every cell is "
+            "Unassigned; ask for a higher TARGET_ERROR, or use REJECTION"
+        )
+    if mean is None:
+        return "cannot be told: no cell of a left-out batch was assigned"
+    lowest, highest = calibration.range("error_among_assigned") or (mean, mean)
+    if n_annotated == 1:
+        text = f"{_percent(mean)} on cells held out of the only annotated batch; a new batch is usually harder"
+    else:
+        text = (
+            f"about {_percent(mean)} of the assigned cells ({_percent(lowest)} to {_percent(highest)} in {n} annotated "
+            f"batch{'' if n == 1 else 'es'} that {'was' if n == 1 else 'were'} left out of training in turn and annotated "
+            "like the target), if its cell types are among the annotated ones"
+        )
+    if target_error is not None:
+        text += f". TARGET_ERROR asks for at most {_percent(target_error)}: "
+        text += (
+            f"it holds in at least {n} of {n + 1} batches like these, on average over such batches"
+            if calibration.is_guarantee
+            else f"with {n_annotated} annotated batch{'' if n_annotated == 1 else 'es'} this is an estimate, no guarantee"
+        )
+    return text
+
+
+def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
+    """`left_out_table` of each way to annotate, one below the other."""
+    if not calibrations:
+        return pd.DataFrame(
+            {"note": ["METHOD reference leaves no batch out; its probabilities are the network's own."]}
+        )
+    tables = [left_out_table(c).reset_index().assign(annotated=WAY_WORDS[way]) for way, c in calibrations.items()]
+    return pd.concat(tables).set_index(["annotated", "left-out batch"])
+
+
+def left_out_table(calibration: Calibration) -> pd.DataFrame:
+    """How the method did on each left-out batch, shares as percent."""
+    names = {
+        "cells": "cells", "raw_accuracy": "right before rejection %", "assigned": "assigned %",
+        "error_among_assigned": "wrong among assigned %", "unlike_reference": "unlike reference %", "AURC": "AURC",
+        "network_calibration_error": "calibration error, network's %", "calibration_error": "calibration error, calibrated %",
+    }  # fmt: skip
+    table = pd.DataFrame(calibration.batches).set_index("batch").rename_axis("left-out batch")[list(names)]
+    table = table.rename(columns=names).astype(float)
+    shares = [name for name in table.columns if name.endswith("%")]
+    table[shares] = (100 * table[shares]).round(1)
+    table["cells"] = table["cells"].astype(int)
+    return table
 
 
 def _learned_from(training: Mapping[str, Any], plan: Plan) -> str:
@@ -359,11 +463,11 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
         points.append(
             f"Too rare in the annotated batches to be learned, so never named here: {', '.join(plan.dropped)}."
         )
-    odd = int((result.reasons == "unlike reference").sum())
+    odd = int((result.final.reasons == REASONS[2]).sum())
     if odd:
         points.append(
             f"{odd:,} of the Unassigned cells are unlike anything in the annotated batches; they may be a cell type "
-            "those lack."
+            "those lack, or damaged cells."
         )
     if labelled:
         for name, row in labelled[-1].per_class.items():

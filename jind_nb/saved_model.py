@@ -2,32 +2,48 @@
 
 trained_models/<batch>.pt       encoder, head and the batch's adapter (none for the source)
 trained_models/target.pth       the target's own: encoder, head, adapter
-trained_models/reference codes.pt   codes of annotated cells, for thresholds and alignment
+trained_models/target cells.pt  fingerprints of the target's cells, by which they are known again
+trained_models/reference codes.pt   codes of annotated cells, for thresholds, novelty and alignment
 trained_models/val_stats_trained_model.json   predictions on held-out cells
-trained_models/model.json       features, classes, thresholds, files, how it was trained
+trained_models/model.json       features, classes, preprocessing, thresholds, calibration, files with their hashes
+trained_models/MODEL_CARD.md    the same for people
+
+Hashes tell a damaged or changed file. They do not tell who made a model: whoever changes one can hash it again. What is
+read is data all the same; nothing in it is ever executed.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import Environment, PackageLoader
 
-from .alignment import Annotated, KnownCodes
-from .artifacts import MODEL_FORMAT, Run, file_name, read_model_json, whole_file, write_json
-from .data import sample, scale_of
+from .alignment import ADAPTED, SHARED, Annotated, KnownCodes, known_codes
+from .artifacts import MODEL_FORMAT, Run, file_name, read_model_json, sha256, whole_file, write_json, write_model_json
+from .calibration import Calibration
+from .data import Plan
 from .errors import InputError
 from .networks import Adapter, Annotator, Encoder, Head
-from .parameters import Parameters
-from .training import Reference, decode, encode, held_out_codes
+from .rejection import Rule
+from .training import Reference, Settings, decode, encode
 
-CODES = "reference codes.pt"  # the space keeps it apart from any batch's file, where it would be %20
-MOST_CODES = 20_000  # of training cells, 1 kB each
+# The space keeps these apart from any batch's file, where it would be %20.
+CODES = "reference codes.pt"
+TARGET_CELLS = "target cells.pt"
+TARGET = "target.pth"
+CODE_ARRAYS = ("codes", "batch", "y", "held_out", "counts")
+AS_IN_ITS_RUN = "as in the model's own run"
+
+
+# --- writing -------------------------------------------------------------------------------------------------------------
 
 
 def _save(weights: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -35,38 +51,28 @@ def _save(weights: Mapping[str, torch.Tensor], path: Path) -> None:
         torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, temporary)
 
 
-def _load(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"PRETRAINED_MODEL_PATH: {path} is missing; copy the whole trained_models folder.") from None
-    except Exception as error:  # torch raises many types for a damaged or foreign file
-        raise InputError(f"PRETRAINED_MODEL_PATH: {path} is not a file of weights: {error}") from None
-    if not isinstance(weights, dict):
-        raise InputError(f"PRETRAINED_MODEL_PATH: {path} is not a file of weights as jind-nb writes it.")
-    return weights
-
-
-def save_reference(reference: Reference, parameters: Parameters, values: list[dict[str, Any]], folder: Path) -> None:
-    """Writes all annotated batches' models, the reference codes, val_stats and model.json.
+def save_reference(
+    reference: Reference, calibrations: Mapping[str, Calibration], plan: Plan, means: np.ndarray, run: Run
+) -> None:
+    """Writes all annotated batches' models, the reference codes, val_stats, model.json and MODEL_CARD.md.
 
     Parameters
     ----------
-    values
-        `Plan.values`: what the annotated batches' values were taken for.
-    folder
-        `trained_models` of the run.
+    calibrations
+        Way to annotate -> what left-out batches taught about it; empty if none were left out.
+    plan
+        Its `preprocessing` brings a new file to the scale the model learned from.
+    means
+        Mean of each feature over the annotated cells, (p,).
     """
+    folder, parameters = run.models, run.parameters
     files = _file_names(reference.batches)
     for batch in reference.batches:
         _save(reference.annotator(batch).state_dict(), folder / files[batch])
     known = known_codes(reference)
-    _save(
-        {name: torch.from_numpy(getattr(known, name)) for name in ("codes", "batch", "y", "held_out", "counts")},
-        folder / CODES,
-    )
+    known.rules = {way: calibration.rule for way, calibration in calibrations.items()}
+    _save({name: torch.from_numpy(getattr(known, name)) for name in CODE_ARRAYS}, folder / CODES)
     device = reference.settings.device
-    thresholds = known.thresholds(reference.model, reference.settings.theta, device)
     write_json(
         folder / "val_stats_trained_model.json",
         {
@@ -76,28 +82,45 @@ def save_reference(reference: Reference, parameters: Parameters, values: list[di
             "probabilities": decode(reference.model.head, known.held_out, device).tolist(),
         },
     )
-    write_json(
-        folder / "model.json",
-        {
-            "format": MODEL_FORMAT,
-            "made by": {"jind-nb": version("jind-nb"), "torch": torch.__version__},
-            "classes": reference.classes,
-            "features": reference.features,
-            "values": scale_of(values),
-            "thresholds": dict(zip(reference.classes, thresholds.tolist(), strict=True)),
-            "source": reference.source,
-            "files": files,
-            "target": None,
-            "training": {
-                "METHOD": parameters.METHOD,
-                "SEED": parameters.SEED,
-                "EPOCHS": parameters.EPOCHS,
-                "REJECTION": parameters.REJECTION,
-                "cells": {name: len(cells.y) for name, cells in reference.batches.items()},
-                "held_out": {name: int(cells.held_out.sum()) for name, cells in reference.batches.items()},
-            },
+    no_cells = np.empty((0, known.codes.shape[1]), dtype=np.float32)
+    judged = known.judge(reference.model, no_cells, reference.settings, known.rules.get(SHARED, Rule()))
+    description = {
+        "format": MODEL_FORMAT,
+        "made by": {name: version(name) for name in ("jind-nb", "torch", "numpy", "anndata")},
+        "classes": reference.classes,
+        "features": reference.features,
+        "means": [round(float(mean), 6) for mean in means],
+        "preprocessing": plan.preprocessing,
+        "thresholds": _by_class(reference.classes, judged.thresholds),
+        "calibration": {way: asdict(calibration) for way, calibration in calibrations.items()},
+        "a new file is annotated with": SHARED,
+        "source": reference.source,
+        "files": files,
+        "target": None,
+        "training": {
+            **{name: getattr(parameters, name) for name in ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")},
+            "ALIGN": parameters.aligns,
+            "cells": {name: len(cells.y) for name, cells in reference.batches.items()},
+            "held_out": {name: int(cells.held_out.sum()) for name, cells in reference.batches.items()},
+            "cells of each type": dict(zip(reference.classes, known.counts.tolist(), strict=True)),
         },
-    )
+        "hashes": {name: sha256(folder / name) for name in (*files.values(), CODES)},
+    }
+    _describe(folder, description)
+
+
+def _describe(folder: Path, description: dict[str, Any]) -> None:
+    write_model_json(folder, description)
+    calibration = {way: Calibration(**values) for way, values in description["calibration"].items()}
+    environment = Environment(loader=PackageLoader("jind_nb"), autoescape=False, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["quoted"] = lambda name: json.dumps(name, ensure_ascii=False).replace("|", "\\|")
+    card = environment.get_template("MODEL_CARD.md.j2").render(model=description, calibration=calibration.get(SHARED))
+    with whole_file(folder / "MODEL_CARD.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
+
+
+def _by_class(classes: list[str], thresholds: np.ndarray) -> dict[str, float]:
+    return dict(zip(classes, thresholds.tolist(), strict=True))
 
 
 def _file_names(batches: Iterable[str]) -> dict[str, str]:
@@ -112,33 +135,81 @@ def _file_names(batches: Iterable[str]) -> dict[str, str]:
     return files
 
 
-def known_codes(reference: Reference) -> KnownCodes:
-    """Codes of the annotated cells through their own batches' annotators; at most 20,000 training cells, at random."""
-    names, n_classes = list(reference.batches), len(reference.classes)
-    training = {name: np.flatnonzero(~cells.held_out) for name, cells in reference.batches.items()}
-    batch = np.repeat(np.arange(len(names)), [len(training[name]) for name in names])
-    rows = np.concatenate(list(training.values()))
-    chosen = sample(len(rows), MOST_CODES, reference.settings.seed)
-    batch, rows = batch[chosen], rows[chosen]
-    codes, y = [], []
-    for i, (name, cells) in enumerate(reference.batches.items()):
-        of_batch = rows[batch == i]
-        codes.append(encode(reference.annotator(name), cells.x[of_batch], reference.settings.device))
-        y.append(cells.y[of_batch])
-    counts = np.bincount(np.concatenate([cells.y for cells in reference.batches.values()]), minlength=n_classes)
-    return KnownCodes(
-        classes=reference.classes,
-        batches=names,
-        codes=np.concatenate(codes),
-        batch=batch,
-        y=np.concatenate(y),
-        held_out=held_out_codes(reference),
-        counts=counts,
-    )
+def save_target(annotated: Annotated, batch: str, fingerprints: np.ndarray, run: Run) -> None:
+    """Writes target.pth and its cells' fingerprints, and enters them in model.json with the target's own thresholds.
+
+    A run with a saved model gets its own copy of that model first, so that its folder is complete by itself.
+    """
+    folder = run.models
+    if run.model_folder != folder:
+        others = read_model_json(run.model_folder)
+        for name in (CODES, *others["files"].values()):
+            with whole_file(folder / Path(name).name) as temporary:
+                shutil.copyfile(_checked(run.model_folder, name, others), temporary)
+        write_model_json(folder, others | {"target": None})
+    _save(annotated.model.state_dict(), folder / TARGET)
+    _save({"fingerprints": torch.from_numpy(fingerprints.view(np.int64))}, folder / TARGET_CELLS)
+    description = read_model_json(folder)
+    last = list(annotated.stages.values())[-1]
+    description["target"] = {
+        "batch": batch,
+        "file": TARGET,
+        "has_adapter": annotated.model.adapter is not None,
+        "cells": len(fingerprints),
+        "thresholds": _by_class(description["classes"], last.thresholds),
+    }
+    description["hashes"] |= {name: sha256(folder / name) for name in (TARGET, TARGET_CELLS)}
+    _describe(folder, description)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------------
+
+
+def _checked(folder: Path, name: str, description: Mapping[str, Any]) -> Path:
+    """The path of one of the model's files, if it is as it was written.
+
+    Raises
+    ------
+    InputError
+        If it is missing, or its hash is not the one in model.json.
+    """
+    path = folder / Path(name).name
+    if not path.is_file():
+        raise InputError(f"PRETRAINED_MODEL_PATH: {path} is missing; copy the whole trained_models folder.")
+    if sha256(path) != description["hashes"].get(name):
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: {path} is not the file model.json describes (its hash differs): it is cut short, "
+            "damaged, or from another model. Copy the whole trained_models folder again."
+        )
+    return path
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged or foreign file
+        raise InputError(f"PRETRAINED_MODEL_PATH: {path} is not a file of weights: {error}") from None
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise InputError(f"PRETRAINED_MODEL_PATH: {path} is not a file of weights as jind-nb writes it.")
+    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+        raise InputError(f"PRETRAINED_MODEL_PATH: {path} holds NaN or infinite weights; train the model again.")
+    return weights
+
+
+def _annotator(folder: Path, name: str, description: Mapping[str, Any], has_adapter: bool) -> Annotator:
+    """An annotator from one file of weights, on the CPU."""
+    n_features = len(description["features"])
+    adapter = Adapter(n_features) if has_adapter else None
+    model = Annotator(Encoder(n_features), Head(len(description["classes"])), adapter)
+    try:
+        model.load_state_dict(_load(_checked(folder, name, description)))
+    except RuntimeError as error:
+        raise InputError(f"PRETRAINED_MODEL_PATH: {name} in {folder} does not fit its model.json: {error}") from None
+    return model
 
 
 def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownCodes]:
-    """The shared encoder and head (the source's file), and the reference codes.
+    """The shared encoder and head (the source's file), and the reference codes with the rules of rejection.
 
     Raises
     ------
@@ -146,38 +217,18 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownCod
         For a missing, damaged or foreign file.
     """
     description = read_model_json(folder)
-    model = Annotator(Encoder(len(description["features"])), Head(len(description["classes"])))
-    file = folder / Path(description["files"][description["source"]]).name
+    model = _annotator(folder, description["files"][description["source"]], description, has_adapter=False)
+    stored = _load(_checked(folder, CODES, description))
     try:
-        model.load_state_dict(_load(file))
-        stored = _load(folder / CODES)
-        arrays = {name: stored[name].numpy() for name in ("codes", "batch", "y", "held_out", "counts")}
-        known = KnownCodes(classes=description["classes"], batches=list(description["files"]), **arrays)
-    except (RuntimeError, KeyError) as error:
-        raise InputError(f"PRETRAINED_MODEL_PATH: the weights in {folder} do not fit its model.json: {error}") from None
+        known = KnownCodes(
+            classes=description["classes"],
+            batches=list(description["files"]),
+            **{name: stored[name].numpy() for name in CODE_ARRAYS},
+            rules={way: Calibration(**description["calibration"][way]).rule for way in description["calibration"]},
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"PRETRAINED_MODEL_PATH: the model in {folder} does not fit its model.json: {error}") from None
     return model.to(device), known
-
-
-def save_target(annotated: Annotated, batch: str, run: Run) -> None:
-    """Writes target.pth and enters it in model.json with its own thresholds.
-
-    A run with a saved model gets its own copy of that model first, so that its folder is complete by itself.
-    """
-    folder = run.models
-    if run.model_folder != folder:
-        for name in ("model.json", CODES, *read_model_json(run.model_folder)["files"].values()):
-            with whole_file(folder / Path(name).name) as temporary:
-                shutil.copyfile(run.model_folder / Path(name).name, temporary)
-    _save(annotated.model.state_dict(), folder / "target.pth")
-    description = read_model_json(folder)
-    thresholds = list(annotated.stages.values())[-1].thresholds
-    description["target"] = {
-        "batch": batch,
-        "file": "target.pth",
-        "has_adapter": annotated.model.adapter is not None,
-        "thresholds": dict(zip(description["classes"], thresholds.tolist(), strict=True)),
-    }
-    write_json(folder / "model.json", description)
 
 
 def load_target(folder: Path) -> Annotator:
@@ -191,13 +242,31 @@ def load_target(folder: Path) -> Annotator:
     description = read_model_json(folder)
     if description["target"] is None:
         raise InputError(f"PRETRAINED_MODEL_PATH: the model in {folder} has not annotated a target yet.")
-    n_features = len(description["features"])
-    adapter = Adapter(n_features) if description["target"]["has_adapter"] else None
-    model = Annotator(Encoder(n_features), Head(len(description["classes"])), adapter)
-    try:
-        model.load_state_dict(_load(folder / "target.pth"))
-    except RuntimeError as error:
-        raise InputError(
-            f"PRETRAINED_MODEL_PATH: target.pth in {folder} does not fit its model.json: {error}"
-        ) from None
-    return model
+    return _annotator(folder, TARGET, description, description["target"]["has_adapter"])
+
+
+def of_own_target(folder: Path, fingerprints: np.ndarray) -> np.ndarray:
+    """Which cells the model has annotated as its run's target, bool (n,).
+
+    Parameters
+    ----------
+    fingerprints
+        uint64 (n,), of the cells' stored values (`data.fingerprints`).
+    """
+    description = read_model_json(folder)
+    if description["target"] is None:
+        return np.zeros(len(fingerprints), dtype=bool)
+    stored = _load(_checked(folder, TARGET_CELLS, description))["fingerprints"].numpy().view(np.uint64)
+    return np.isin(fingerprints, stored)
+
+
+def recall(annotated: Annotated, x: Any, folder: Path, known: KnownCodes, settings: Settings) -> None:
+    """Annotates the model's own target (`of_own_target`) as its run did, with target.pth: a further stage."""
+    model = load_target(folder).to(settings.device)
+    aligned = read_model_json(folder)["target"]["has_adapter"]
+    codes = encode(model, x, settings.device)
+    rule = known.rules.get(ADAPTED if aligned else SHARED, Rule())
+    annotated.model = model
+    annotated.codes[AS_IN_ITS_RUN] = codes
+    annotated.stages[AS_IN_ITS_RUN] = known.judge(model, codes, settings, rule, annotated.novelty)
+    annotated.notes.append("These are the cells the saved model annotated in its own run; they are annotated as there.")

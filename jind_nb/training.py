@@ -1,7 +1,7 @@
 """Learning from the annotated batches (method.md sections 2 to 4 and 6), readable from top to bottom.
 
 reference = start(prepared, plan, settings)     # the source, named or chosen, and its classifier
-for batch in reference.intermediates:
+for batch in reference.intermediates:           # learn_intermediates does these two, and what follows
     adapt(reference, batch)                     # the batch's adapter, encoder and head frozen
     finetune(reference, batch)                  # encoder and head, over all batches so far
 retrain(reference)                              # the same over all batches once more
@@ -50,6 +50,8 @@ class Settings:
     epochs: int
     theta: float
     align: bool
+    calibrates: bool  # whether annotated batches are left out in turn to learn what probabilities are worth
+    target_error: float | None
     device: torch.device
     held_out: float = 0.1  # the same for every other annotated batch
 
@@ -64,6 +66,8 @@ class Settings:
             epochs=parameters.EPOCHS,
             theta=parameters.REJECTION,
             align=parameters.aligns,
+            calibrates=not is_reference or parameters.TARGET_ERROR is not None,
+            target_error=parameters.TARGET_ERROR,
             device=_device(parameters.USE_GPU),
         )
 
@@ -90,12 +94,13 @@ class Reference:
     """The annotated batches, what has been learned from them so far, and how it went."""
 
     classes: list[str]
-    features: list[str]
     settings: Settings
     batches: dict[str, Cells]  # in training order, the source first
     model: Annotator  # the shared encoder and head, without an adapter: the source's own annotator
+    features: list[str] = field(default_factory=list)
     adapters: dict[str, Adapter | None] = field(default_factory=dict)  # of the batches learned so far
     candidates: list[dict[str, Any]] = field(default_factory=list)  # how the source was chosen
+    keeps_history: bool = True  # False where only the model is wanted
     history: list[StageResult] = field(default_factory=list)
     curves: list[dict[str, Any]] = field(default_factory=list)  # stage, batch, epoch, loss, [held_out_accuracy]
 
@@ -246,21 +251,24 @@ def start(prepared: ad.AnnData, plan: Plan, settings: Settings) -> Reference:
     if plan.source is None and len(batches) > 1:
         target = prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X
         source, candidates = choose_source(batches, target, plan.classes, settings)
-    model, curve = train_source(batches[source], len(plan.classes), settings)
-    batches[source] = _hold_out_as_source(batches[source], settings)
-    batches = {source: batches[source]} | {name: cells for name, cells in batches.items() if name != source}
-    reference = Reference(
-        classes=plan.classes,
-        features=list(prepared.var_names),
-        settings=settings,
-        batches=batches,
-        model=model,
-        adapters={source: None},
-        candidates=candidates,
-        curves=[{"stage": "initial", "batch": source, **point} for point in curve],
-    )
+    reference = learn_source(batches, source, plan.classes, settings)
+    reference.features, reference.candidates = list(prepared.var_names), candidates
     _record(reference, source, "initial")
     return reference
+
+
+def learn_source(batches: dict[str, Cells], source: str, classes: list[str], settings: Settings) -> Reference:
+    """A reference that has learned the source and nothing else yet."""
+    model, curve = train_source(batches[source], len(classes), settings)
+    source_cells = _hold_out_as_source(batches[source], settings)
+    return Reference(
+        classes=classes,
+        settings=settings,
+        batches={source: source_cells} | {name: cells for name, cells in batches.items() if name != source},
+        model=model,
+        adapters={source: None},
+        curves=[{"stage": "initial", "batch": source, **point} for point in curve],
+    )
 
 
 def candidates_table(reference: Reference) -> pd.DataFrame:
@@ -382,6 +390,14 @@ def adapt(reference: Reference, batch: str) -> None:
     _record(reference, batch, "adapt")
 
 
+def learn_intermediates(reference: Reference) -> None:
+    """All that follows the source: `adapt` and `finetune` for each intermediate, then `retrain`."""
+    for batch in reference.intermediates:
+        adapt(reference, batch)
+        finetune(reference, batch)
+    retrain(reference)
+
+
 def finetune(reference: Reference, batch: str) -> None:
     """Trains encoder and head over the source, the earlier intermediates and this one (`finetuned`)."""
     _joint(reference, "finetuned", batch)
@@ -444,6 +460,8 @@ def held_out_codes(reference: Reference) -> np.ndarray:
 
 def _record(reference: Reference, batch: str, stage: str) -> None:
     """Adds to the history how the batch's annotator does now, training cells and held-out cells apart."""
+    if not reference.keeps_history:
+        return
     device, cells = reference.settings.device, reference.batches[batch]
     held_out = decode(reference.model.head, held_out_codes(reference), device)
     thresholds = class_thresholds(held_out, reference.settings.theta)
