@@ -97,7 +97,7 @@ def read_model_json(folder: Path) -> dict[str, Any]:
         )
     try:
         model = read_json(file)
-        (model["format"], model["features"], model["classes"], model["values"], model["files"][model["source"]])
+        (model["format"], model["features"], model["classes"], model["preprocessing"], model["files"][model["source"]])
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({error}).") from None
     if model["format"] != MODEL_FORMAT:

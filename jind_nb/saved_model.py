@@ -20,7 +20,7 @@ import torch
 
 from .alignment import Annotated, KnownCodes
 from .artifacts import MODEL_FORMAT, Run, file_name, read_model_json, whole_file, write_json
-from .data import sample, scale_of
+from .data import sample
 from .errors import InputError
 from .networks import Adapter, Annotator, Encoder, Head
 from .parameters import Parameters
@@ -47,13 +47,13 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def save_reference(reference: Reference, parameters: Parameters, values: list[dict[str, Any]], folder: Path) -> None:
+def save_reference(reference: Reference, parameters: Parameters, preprocessing: dict[str, Any], folder: Path) -> None:
     """Writes all annotated batches' models, the reference codes, val_stats and model.json.
 
     Parameters
     ----------
-    values
-        `Plan.values`: what the annotated batches' values were taken for.
+    preprocessing
+        `Plan.preprocessing`: all that brings a new file to the same scale.
     folder
         `trained_models` of the run.
     """
@@ -83,7 +83,7 @@ def save_reference(reference: Reference, parameters: Parameters, values: list[di
             "made by": {"jind-nb": version("jind-nb"), "torch": torch.__version__},
             "classes": reference.classes,
             "features": reference.features,
-            "values": scale_of(values),
+            "preprocessing": preprocessing,
             "thresholds": dict(zip(reference.classes, thresholds.tolist(), strict=True)),
             "source": reference.source,
             "files": files,
