@@ -82,12 +82,17 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
     _table("Batches", data.batch_table(cells, plan))
     if plan.too_rare:
         _table("Cell types left out of a batch's training", data.too_rare_table(plan))
+    if len(plan.matrices) > 1:
+        _table("What the file holds", data.matrices_table(plan))
     _table("Values", data.values_table(plan))
+    _table("Features", data.overlap_table(plan))
     if plan.classes:
         out.print(
             f"{len(plan.classes)} cell types can be predicted: {escape(', '.join(plan.classes))}", highlight=False
         )
     out.print(f"{plan.features['kept']:,} of {plan.features['in_file']:,} features would be used.", highlight=False)
+    for warning in plan.warnings:
+        out.print(f"[bold yellow]Warning:[/bold yellow] {escape(warning)}", highlight=False)
     for note in plan.notes:
         out.print(f"Note: {escape(note)}", highlight=False)
     out.print(f"Results would go to {escape(parameters.OUTPUT_PATH)}", highlight=False, soft_wrap=True)

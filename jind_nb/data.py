@@ -11,101 +11,44 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
-from anndata.utils import make_index_unique
 from scipy import sparse
 
+from . import features
 from .artifacts import read_model_json
-from .demo import bundled_file
 from .errors import InputError
-from .parameters import BUNDLED, Parameters, as_text
+from .h5ad import frame, input_files, matrix_of, no_column, open_h5ad, texts
+from .matrices import Choice, Loaded, choose
+from .parameters import Parameters
+from .values import bring, done
 
 CELLS_PER_BATCH = 50_000
-COUNTS_PER_CELL = 10_000.0
-# Log-transformed expression stays below this (log2 of the largest 32-bit count is 32); linear scales exceed it.
-LARGEST_LOG_VALUE = 40.0
-DENSE_ROWS_AT_ONCE = 4096
+# Our own word for a rejected cell, whatever UNLABELED says: as a type to learn it would be taken for one.
+REJECTED = "unassigned"
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def input_files(parameters: Parameters) -> list[Path]:
-    """The files of PATH; one bundled with a package is written to the user's cache first."""
-    return [bundled_file(path) if path.startswith(BUNDLED) else Path(path) for path in parameters.paths]
-
-
-@contextmanager
-def open_h5ad(file: Path) -> Iterator[h5py.File]:
-    """The file, open for reading.
-
-    Raises
-    ------
-    InputError
-        If it is missing, unreadable, or not an h5ad file.
-    """
-    if not file.exists():
-        near = difflib.get_close_matches(file.name, [f.name for f in file.parent.glob("*.h5ad")], n=1)
-        raise InputError(f"PATH: there is no file {file}." + (f" Did you mean {near[0]}?" if near else ""))
-    if not file.is_file():
-        raise InputError(f"PATH: {file} is a folder; give the .h5ad file in it.")
-    if file.stat().st_size == 0:
-        raise InputError(f"PATH: {file} is empty (0 bytes); copy or download it again.")
-    try:
-        h5 = h5py.File(file, "r")
-    except OSError as error:
-        if not h5py.is_hdf5(file):
-            raise InputError(f"PATH: {file} is not an h5ad (HDF5) file; write one with adata.write_h5ad().") from None
-        raise InputError(f"PATH: {file} cannot be read ({error}); it may be cut short: copy it again.") from None
-    with h5:
-        if not {"obs", "var"} <= set(h5):
-            raise InputError(
-                f"PATH: {file} is HDF5 but not h5ad: it has {', '.join(sorted(h5)) or 'nothing'}, and not obs and var; "
-                "write it with adata.write_h5ad()."
-            )
-        yield h5
-
-
-def _frame(h5: h5py.File, name: str) -> pd.DataFrame:
-    try:
-        frame = ad.io.read_elem(h5[name])
-    except Exception as error:  # a damaged or foreign table fails inside anndata in many ways
-        raise InputError(f"PATH: {name} of {h5.filename} cannot be read: {error}") from None
-    if not isinstance(frame, pd.DataFrame):
-        raise InputError(
-            f"PATH: {name} of {h5.filename} is not a table as anndata 0.7 and later write it; "
-            "open the file with scanpy and write it again."
-        )
-    return frame
-
-
-def _texts(column: pd.Series) -> pd.Series:
-    """The column as text, missing values as None; numbers as `as_text` writes them."""
-    column = column.astype(object)
-    texts = {value: as_text(value) for value in column.dropna().unique()}
-    return column.map(texts).astype(object).where(column.notna(), None)
-
-
 def _labels(column: pd.Series, parameters: Parameters) -> pd.Series:
-    labels = _texts(column)
-    placeholder = {label: parameters.is_unlabeled(label) for label in labels.dropna().unique()}
+    labels = texts(column)
+    placeholder = {
+        label: parameters.is_unlabeled(label) or label.strip().casefold() == REJECTED
+        for label in labels.dropna().unique()
+    }
     return labels.mask(np.array([placeholder.get(label, True) for label in labels], dtype=bool), None)
 
 
-def _no_column(parameter: str, column: str, obs: pd.DataFrame, where: str) -> InputError:
-    near = difflib.get_close_matches(column, map(str, obs.columns), n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    names = ", ".join(map(str, obs.columns[:30])) or "none"
-    return InputError(f"{parameter}: {where} has no column {column!r}; its columns are {names}.{hint}")
+def _says_rejected(column: pd.Series) -> np.ndarray:
+    labels = texts(column)
+    said = {label: label.strip().casefold() == REJECTED for label in labels.dropna().unique()}
+    return np.array([said.get(label, False) for label in labels], dtype=bool)
 
 
 def read_cells(parameters: Parameters) -> pd.DataFrame:
@@ -115,7 +58,7 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
     -------
     Columns `file` (int, which of `input_files`), `row` (int, 0-based in that file), `cell` (str, as named in the
     file), `batch` (str, None where missing), `cell_type` (str, None where there is no label; always None for the
-    target, whose labels are left to evaluation).
+    target, whose labels are left to evaluation), `rejected` (bool, labelled `Unassigned`; never true for the target).
 
     Raises
     ------
@@ -126,19 +69,20 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
     tables, labelled_files = [], 0
     for number, file in enumerate(files):
         with open_h5ad(file) as h5:
-            obs = _frame(h5, "obs")
-            _matrix_of(h5, parameters.LAYER)  # a missing layer is told now, not after minutes of work
+            obs = frame(h5, "obs")
+            matrix_of(h5, parameters.LAYER)  # a missing layer is told now, not after minutes of work
         if parameters.BATCH_COL in obs:
-            batch = _texts(obs[parameters.BATCH_COL])
+            batch = texts(obs[parameters.BATCH_COL])
         elif len(files) > 1:
             batch = pd.Series(file.stem, index=obs.index, dtype=object)
         else:
-            raise _no_column("BATCH_COL", parameters.BATCH_COL, obs, f"obs of {file}")
+            raise no_column("BATCH_COL", parameters.BATCH_COL, obs, f"obs of {file}")
         has_labels = parameters.LABELS_COL in obs
         labelled_files += has_labels
         if not has_labels and len(files) == 1 and parameters.PRETRAINED_MODEL_PATH is None:
-            raise _no_column("LABELS_COL", parameters.LABELS_COL, obs, f"obs of {file}")
+            raise no_column("LABELS_COL", parameters.LABELS_COL, obs, f"obs of {file}")
         types = _labels(obs[parameters.LABELS_COL], parameters) if has_labels else None
+        rejected = _says_rejected(obs[parameters.LABELS_COL]) if has_labels else False
         tables.append(
             pd.DataFrame(
                 {
@@ -147,6 +91,7 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
                     "cell": obs.index.astype(str).to_numpy(),
                     "batch": batch.to_numpy(),
                     "cell_type": types.to_numpy() if types is not None else None,
+                    "rejected": rejected,
                 }
             )
         )
@@ -156,7 +101,9 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
     if len(cells) < 2:
         held = "1 cell" if len(cells) == 1 else "0 cells"
         raise InputError(f"PATH: {', '.join(map(str, files))} holds {held}; at least two are needed.")
-    cells["cell_type"] = cells["cell_type"].astype(object).mask(cells["batch"] == parameters.TARGET_DATASET_NAME, None)
+    of_target = cells["batch"] == parameters.TARGET_DATASET_NAME
+    cells["cell_type"] = cells["cell_type"].astype(object).mask(of_target, None)
+    cells["rejected"] &= ~of_target
     return cells
 
 
@@ -168,8 +115,8 @@ def read_target_labels(parameters: Parameters) -> np.ndarray | None:
     labels = []
     for file in input_files(parameters):
         with open_h5ad(file) as h5:
-            obs = _frame(h5, "obs")
-        batch = _texts(obs[parameters.BATCH_COL]) if parameters.BATCH_COL in obs else pd.Series(file.stem, obs.index)
+            obs = frame(h5, "obs")
+        batch = texts(obs[parameters.BATCH_COL]) if parameters.BATCH_COL in obs else pd.Series(file.stem, obs.index)
         is_target = (batch == parameters.TARGET_DATASET_NAME).to_numpy()
         if parameters.LABELS_COL in obs:
             labels.append(_labels(obs[parameters.LABELS_COL], parameters).to_numpy()[is_target])
@@ -210,9 +157,15 @@ class Plan:
     too_rare: list[dict[str, Any]] = field(default_factory=list)  # batch, cell_type, cells
     dropped: list[str] = field(default_factory=list)  # cell types that no batch trains
     left_out: dict[str, str] = field(default_factory=dict)  # batch -> reason
+    warnings: list[str] = field(default_factory=list)  # what a reader of the results should know first
     notes: list[str] = field(default_factory=list)
+    matrices: list[dict[str, Any]] = field(default_factory=list)  # what X, .raw and the layers look like
     values: list[dict[str, Any]] = field(default_factory=list)  # what the values of each batch were taken for, and why
-    features: dict[str, int] = field(default_factory=dict)  # in_file, kept
+    overlap: list[dict[str, Any]] = field(default_factory=list)  # how many features each batch has
+    features: dict[str, int] = field(default_factory=dict)  # in_file, kept; missing: filled in for a saved model
+    # All that brings a new file to the scale of this run: layer, gene_col, totals_over (names; None: a file's
+    # features) and what `values.agree` gives.
+    preprocessing: dict[str, Any] = field(default_factory=dict)
 
 
 def _listing(names: list[str], most: int = 20) -> str:
@@ -292,6 +245,11 @@ def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
     without = int(cells["batch"].isna().sum())
     if without:
         plan.notes.append(f"{without} cells have no value in {p.BATCH_COL!r} and take no part.")
+    rejected = int(cells["rejected"].sum())
+    if rejected:
+        plan.notes.append(
+            f"{rejected} cells are labelled Unassigned, our word for a rejected cell; they count as without a label."
+        )
     repeated = int(cells["cell"].duplicated().sum())
     if repeated:
         plan.notes.append(f"{repeated} cell names occur more than once; the cells are kept apart by their position.")
@@ -366,200 +324,6 @@ def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan)
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def _matrix_of(h5: h5py.File, layer: str | None) -> tuple[Any, str, str]:
-    """The stored matrix, the name of its `var` table, and what to call it in messages."""
-    has = [*h5.get("layers", {}), *([".raw"] if "raw" in h5 else [])]
-    if layer is None and "X" in h5:
-        return h5["X"], "var", "X"
-    if layer is None:
-        raise InputError(f"PATH: {h5.filename} has no X; set LAYER to what it has: {', '.join(has) or 'nothing'}.")
-    if layer in h5.get("layers", {}):
-        return h5["layers"][layer], "var", f"layer {layer!r}"
-    if layer == ".raw" and "raw" in h5:
-        return h5["raw"]["X"], "raw/var", ".raw"
-    raise InputError(f"LAYER: {h5.filename} has no layer {layer!r}; it has X{''.join(', ' + name for name in has)}.")
-
-
-def _sparse_rows(stored: h5py.Group | h5py.Dataset, rows: np.ndarray) -> sparse.csr_matrix:
-    """The given rows of a stored matrix, float32; a dense one is read a few thousand rows at a time."""
-    if isinstance(stored, h5py.Dataset):
-        blocks = [
-            sparse.csr_matrix(stored[start : start + DENSE_ROWS_AT_ONCE].astype(np.float32, copy=False))
-            for start in range(0, stored.shape[0], DENSE_ROWS_AT_ONCE)
-        ]
-        matrix = sparse.vstack(blocks, format="csr")
-    else:
-        matrix = sparse.csr_matrix(ad.io.read_elem(stored))
-    if len(rows) and rows[-1] >= matrix.shape[0]:
-        raise ValueError(f"it has {matrix.shape[0]} rows, and obs has more")
-    if len(rows) < matrix.shape[0]:
-        matrix = matrix[rows]
-    matrix = matrix.astype(np.float32, copy=False)
-    matrix.eliminate_zeros()
-    return matrix
-
-
-def _feature_names(h5: h5py.File, table: str, column: str | None) -> pd.Index:
-    var = _frame(h5, table)
-    if column is None:
-        return var.index.astype(str)
-    if column not in var:
-        raise _no_column("GENE_COL", column, var, f"var of {h5.filename}")
-    return pd.Index(_texts(var[column]).fillna("").astype(str))
-
-
-def read_values(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> tuple[sparse.csr_matrix, pd.Index]:
-    """The stored values of `cells` and the names of their features.
-
-    Returns
-    -------
-    Matrix float32 (len(cells) x n_features), and the names, unique; with several files the names common to all.
-
-    Raises
-    ------
-    InputError
-        For a missing layer or column, an empty matrix, NaN or infinite values, or no feature common to all files.
-    """
-    blocks, names = [], []
-    for number, file in enumerate(input_files(parameters)):
-        rows = cells.loc[cells["file"] == number, "row"].to_numpy()
-        if not len(rows):
-            continue
-        with open_h5ad(file) as h5:
-            stored, table, what = _matrix_of(h5, parameters.LAYER)
-            features = _feature_names(h5, table, parameters.GENE_COL)
-            if not len(features):
-                raise InputError(f"PATH: {what} of {file} has no features (genes or peaks).")
-            try:
-                block = _sparse_rows(stored, rows)
-            except Exception as error:  # damaged HDF5 blocks and foreign encodings fail in many ways
-                raise InputError(f"PATH: {what} of {file} cannot be read: {error}") from None
-        if block.shape[1] != len(features):
-            raise InputError(f"PATH: {what} of {file} has {block.shape[1]} columns but var has {len(features)} rows.")
-        repeated = int(features.duplicated().sum())
-        if repeated:
-            plan.notes.append(f"{repeated} feature names of {file.name} occur more than once; made unique (A, A-1, …).")
-            features = make_index_unique(features)
-        _check_finite(block, features, cells.loc[cells["file"] == number, "cell"], f"{what} of {file}")
-        blocks.append(block)
-        names.append(features)
-    common = names[0]
-    for other in names[1:]:
-        common = common.intersection(other, sort=False)
-    if not len(common):
-        examples = "; ".join(f"{list(index[:3])}" for index in names)
-        raise InputError(
-            f"PATH: the files have no feature name in common (they begin {examples}). Use the same kind of names in "
-            "all, or name the column of var that has them in GENE_COL."
-        )
-    if len(names) > 1:
-        fewest = min(len(index) for index in names)
-        plan.notes.append(f"{len(common):,} features are common to all files (the smallest has {fewest:,}).")
-    columns = [block[:, index.get_indexer(common)] for block, index in zip(blocks, names, strict=True)]
-    return sparse.vstack(columns, format="csr") if len(columns) > 1 else columns[0], common
-
-
-def _check_finite(matrix: sparse.csr_matrix, features: pd.Index, cells: pd.Series, what: str) -> None:
-    wrong = np.flatnonzero(~np.isfinite(matrix.data))
-    if len(wrong):
-        row = int(np.searchsorted(matrix.indptr, wrong[0], side="right") - 1)
-        raise InputError(
-            f"{what} has {len(wrong)} NaN or infinite values, the first in cell {cells.iloc[row]!r}, feature "
-            f"{features[matrix.indices[wrong[0]]]!r}. Replace them, or point LAYER to values without them."
-        )
-
-
-def recognise(values: np.ndarray) -> str:
-    """What one batch's stored (non-zero) values look like.
-
-    Parameters
-    ----------
-    values
-        Floats (n_stored,).
-
-    Returns
-    -------
-    `counts` (whole, none negative), `linear` (fractions and values too large for a logarithm, such as TPM, RPKM or
-    expected counts), `log1p` (fractions, all small), `centred` (some negative, as after scaling) or `negative counts`.
-
-    >>> recognise(np.array([1.0, 7.0])), recognise(np.array([0.7, 1.1])), recognise(np.array([0.7, 900.0]))
-    ('counts', 'log1p', 'linear')
-    """
-    if not len(values):
-        return "counts"
-    whole = bool(np.all(values == np.floor(values)))
-    if values.min() < 0:
-        return "negative counts" if whole else "centred"
-    if whole:
-        return "counts"
-    return "log1p" if values.max() <= LARGEST_LOG_VALUE else "linear"
-
-
-def _to_log_counts(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """log(1 + 10,000 x value / (the cell's total + 1e-5)), method.md section 1.
-
-    The total is over all features of the file; with several files over those common to all, so that files of
-    different width stay comparable.
-    """
-    totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
-    scale = np.repeat(COUNTS_PER_CELL / (totals + 1e-5), np.diff(matrix.indptr))
-    matrix = matrix.copy()
-    matrix.data = np.log1p(matrix.data * scale).astype(np.float32)
-    return matrix
-
-
-def normalise(matrix: sparse.csr_matrix, batch: np.ndarray, parameters: Parameters, plan: Plan) -> sparse.csr_matrix:
-    """Brings every batch to log1p of counts per 10,000, where it is not a logarithm already: float32, same shape.
-
-    What each batch's values were taken for, and the evidence, is added to `plan.values`.
-
-    Raises
-    ------
-    InputError
-        For negative values where there should be none, or centred values in some batches only.
-    """
-    blocks, order, kinds = [], [], {}
-    for name in dict.fromkeys(batch):
-        rows = np.flatnonzero(batch == name)
-        block = matrix[rows]
-        kinds[name] = kind = recognise(block.data)
-        wants = parameters.NORMALISATION
-        if wants != "as_is" and (kind == "negative counts" or (wants != "auto" and kind == "centred")):
-            raise InputError(
-                f"The values of batch {name!r} are {'whole numbers, some' if 'counts' in kind else 'partly'} negative "
-                f"(the smallest is {block.data.min():g}); they cannot be {'counts' if wants == 'auto' else wants}. "
-                "Point LAYER to the counts, or set NORMALISATION to as_is to take the values as they are."
-            )
-        transform = wants == "counts" or (wants == "auto" and kind in ("counts", "linear"))
-        totals = np.asarray(block.sum(axis=1)).ravel()
-        plan.values.append(
-            {
-                "batch": name,
-                "looks like": kind,
-                "smallest stored": float(block.data.min()) if block.nnz else 0.0,
-                "largest": float(block.data.max()) if block.nnz else 0.0,
-                "stored %": round(100 * block.nnz / max(1, block.shape[0] * block.shape[1]), 1),
-                "median total of a cell": float(np.median(totals)),
-                "done": "counts per 10,000, log1p" if transform else "left as they are",
-            }
-        )
-        blocks.append(_to_log_counts(block) if transform else block)
-        order.append(rows)
-    centred = [name for name, kind in kinds.items() if kind == "centred"]
-    if centred and parameters.NORMALISATION == "auto":
-        if len(centred) < len(kinds):
-            raise InputError(
-                f"The values of {_listing(centred)} are centred (partly negative), those of "
-                f"{_listing([name for name in kinds if name not in centred])} are not, so they cannot be compared. "
-                "Point LAYER to values of one kind in all batches (counts, if the file has them)."
-            )
-        plan.notes.append("The values are centred (partly negative) in every batch; they are taken as they are.")
-    if len({row["done"] for row in plan.values}) > 1:
-        plan.notes.append("Batches hold values of different kinds; those not yet logarithms were brought to log1p.")
-    back = np.argsort(np.concatenate(order), kind="stable")
-    return sparse.vstack(blocks, format="csr")[back]
-
-
 def most_variable(matrix: sparse.csr_matrix, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Columns of largest population variance, and all variances.
 
@@ -581,58 +345,235 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     Returns
     -------
     AnnData, rows are the cells that train and the target's, in the input's order; `X` float32 CSR, features sorted by
-    name; `obs`: `cell`, `file`, `row`, `batch`, `cell_type` (missing for the target); `var`: `variance`.
+    name; `obs`: `cell`, `file`, `row`, `batch`, `cell_type` (missing for the target); `var`: `variance` over all cells
+    of the batches that take part, `mean` over the cells that train (float64; NaN with a saved model).
+
+    Raises
+    ------
+    InputError
+        If the values cannot be read or brought to one scale, or under 20 % of the features are there.
     """
     takes_part = cells["batch"].isin([*plan.annotated, plan.target])
     cells = cells[takes_part].reset_index(drop=True)
-    matrix, names = read_values(parameters, cells, plan)
-    matrix = normalise(matrix, cells["batch"].to_numpy(), parameters, plan)
-    if parameters.PRETRAINED_MODEL_PATH is None:
-        chosen, variances = most_variable(matrix, parameters.NUM_FEATURES)
-        chosen = chosen[np.argsort(names[chosen].to_numpy(dtype=str), kind="stable")]
-        matrix, kept, variance = matrix[:, chosen], names[chosen], variances[chosen]
-    else:
+    model = None
+    if parameters.PRETRAINED_MODEL_PATH is not None:
         model = read_model_json(Path(parameters.PRETRAINED_MODEL_PATH))
-        _check_scale(model, plan)
         plan.classes = model["classes"]
-        matrix, kept = (_with_features(matrix, names, model["features"], plan), pd.Index(model["features"]))
-        variance = np.full(len(kept), np.nan)
-    plan.features = {"in_file": len(names), "kept": len(kept)}
+    choice = choose(parameters, cells, model["preprocessing"] if model else None)
+    _describe(choice, plan)
+    names, gene_cols = _feature_names(choice.loaded, model["features"] if model else None, plan)
+    totals_over = _totals_over(parameters, choice, names, cells, plan, model)
+    matrix, names = _on_one_scale(choice, names, totals_over)
     used = (cells["trains"] | (cells["batch"] == plan.target)).to_numpy()
+    if model is None:
+        plan.preprocessing = choice.scale | {
+            "layer": choice.loaded[0].layer,
+            "gene_col": gene_cols[0],
+            "totals_over": None if totals_over is None else list(totals_over),
+        }
+        matrix, var = _select(parameters, matrix, names, cells, plan)
+    else:
+        plan.preprocessing = model["preprocessing"]
+        matrix, var = _as_in_model(matrix, names, pd.Index(model["features"]), plan)
+    plan.features = {"in_file": len(names), "kept": len(var)} | plan.features
     obs = cells.loc[used, ["cell", "file", "row", "batch", "cell_type"]]
     obs.index = pd.RangeIndex(len(obs)).astype(str)
     obs["batch"] = pd.Categorical(obs["batch"], categories=[*plan.annotated, plan.target])
     obs["cell_type"] = pd.Categorical(obs["cell_type"], categories=plan.classes)
-    var = pd.DataFrame({"variance": variance}, index=kept)
     return ad.AnnData(sparse.csr_matrix(matrix[used]), obs=obs, var=var)
 
 
-def scale_of(values: list[dict[str, Any]]) -> list[str]:
-    """What a plan's values are after `normalise`: `log1p` and/or `centred`."""
-    return sorted({"centred" if row["looks like"] == "centred" else "log1p" for row in values})
+def _describe(choice: Choice, plan: Plan) -> None:
+    """Enters into the plan what the values look like and what is done with them."""
+    plan.warnings += choice.warnings
+    plan.matrices = choice.table
+    plan.values = [
+        {
+            "batch": name,
+            "looks like": found.kind,
+            "evidence": found.because,
+            "smallest stored": found.smallest,
+            "largest": found.largest,
+            "stored %": round(100 * found.stored, 1),
+            "median total of a cell": found.median_total,
+            "done": done(found, choice.scale),
+        }
+        for loaded in choice.loaded
+        for name, found in loaded.evidence.items()
+    ]
+    if len({row["looks like"] for row in plan.values}) > 1 and choice.scale["rescaled"]:
+        plan.notes.append(f"Batches hold values of different kinds; all were brought to {choice.scale['scale']}.")
 
 
-def _check_scale(model: dict[str, Any], plan: Plan) -> None:
-    if scale_of(plan.values) != model["values"]:
+def _feature_names(
+    loaded: list[Loaded], model: list[str] | None, plan: Plan
+) -> tuple[list[pd.Index], list[str | None]]:
+    """For each file the names its features go by, unique, and the column of `var` they are from (None: its index)."""
+    columns = [one.columns for one in loaded]
+    if model is not None:
+        chosen = features.choose_columns([{"": pd.Index(model)}, *columns], given=True)[1:]
+    else:
+        chosen = features.choose_columns(columns)
+    names = []
+    for one, column in zip(loaded, chosen, strict=True):
+        index = one.columns[column]
+        if column and len(one.columns) > 1:
+            plan.notes.append(
+                f"The features of {one.file.name} are named by column {column!r} of var, which fits best."
+            )
+        repeated = int(index.duplicated().sum())
+        if repeated:
+            plan.notes.append(
+                f"{repeated} feature names of {one.file.name} occur more than once; made unique (A, A-1, …)."
+            )
+        names.append(features.unique(index))
+    return names, [column or None for column in chosen]
+
+
+def _totals_over(
+    p: Parameters, choice: Choice, names: list[pd.Index], cells: pd.DataFrame, plan: Plan, model: dict[str, Any] | None
+) -> pd.Index | None:
+    """The features that a cell's total is over: all of the file (None), or those common to several files."""
+    if model is not None and model["preprocessing"]["totals_over"] is not None:
+        return pd.Index(model["preprocessing"]["totals_over"])
+    if len(names) == 1:
+        return None
+    common = names[0]
+    for other, one in zip(names[1:], choice.loaded[1:], strict=True):
+        found, any_case = features.match(common, other)
+        if any_case:
+            plan.notes.append(f"The features of {one.file.name} were matched with upper and lower case taken as alike.")
+        common = common[found >= 0]
+    if not len(common):
+        if all(features.kind_of(index) == "peaks" for index in names):
+            raise InputError(
+                "PATH: the files have no peak in common. Peaks are matched by position, not overlapped: re-quantify all "
+                f"batches on one common peak set. The files begin {_examples(names)}."
+            )
         raise InputError(
-            f"PRETRAINED_MODEL_PATH: the model was trained on {' and '.join(model['values'])} values, and those of "
-            f"{plan.target!r} are {' and '.join(scale_of(plan.values))}; point LAYER to values of the same kind."
+            f"PATH: the files have no feature name in common (they begin {_examples(names)}). Use the same kind of "
+            "names in all, or name the column of var that has them in GENE_COL."
         )
+    fewest = min(len(index) for index in names)
+    plan.notes.append(f"{len(common):,} features are common to all files (the smallest has {fewest:,}).")
+    if model is None:
+        _compare_files(p, choice, names, cells, plan)
+    return common
 
 
-def _with_features(matrix: sparse.csr_matrix, names: pd.Index, features: list[str], plan: Plan) -> sparse.csr_matrix:
-    """The model's features as columns; those the file lacks are columns of zeros."""
-    found = names.get_indexer(pd.Index(features))
-    missing = int((found < 0).sum())
-    if missing == len(features):
+def _examples(names: list[pd.Index]) -> str:
+    return "; ".join(f"{list(index[:3])}" for index in names)
+
+
+def _compare_files(p: Parameters, choice: Choice, names: list[pd.Index], cells: pd.DataFrame, plan: Plan) -> None:
+    """How many of the most variable features of each annotated file every other file has."""
+    for one, index in zip(choice.loaded, names, strict=True):
+        if plan.target in one.rows and len(one.rows) == 1:
+            continue
+        values = sparse.vstack([bring(one.matrix[rows], one.evidence[b], choice.scale) for b, rows in one.rows.items()])
+        wanted = index[most_variable(values.tocsr(), p.NUM_FEATURES)[0]]
+        for other, other_index in zip(choice.loaded, names, strict=True):
+            if other is not one:
+                missing = features.match(wanted, other_index)[0] < 0
+                of = f"that vary most in {one.file.name}"
+                for batch in other.rows:
+                    _enter_overlap(plan, batch, wanted, missing, of)
+                _judge(plan, f"PATH: {other.file.name} ({_listing(list(other.rows), 5)})", wanted, missing, of)
+
+
+def _enter_overlap(plan: Plan, batch: str, wanted: pd.Index, missing: np.ndarray, of: str) -> None:
+    plan.overlap.append(
+        {
+            "batch": batch,
+            "features": of,
+            "there": int((~missing).sum()),
+            "of": len(wanted),
+            "%": round(100 * float((~missing).mean()), 1) if len(wanted) else 100.0,
+            "missing": ", ".join(map(str, wanted[missing][: features.NAMES_SHOWN]))
+            + (" …" if missing.sum() > 10 else ""),
+        }
+    )
+
+
+def _judge(plan: Plan, who: str, wanted: pd.Index, missing: np.ndarray, of: str) -> None:
+    warning = features.judge(who, wanted, missing, of)
+    if warning:
+        plan.warnings.append(warning)
+
+
+def _on_one_scale(
+    choice: Choice, names: list[pd.Index], totals_over: pd.Index | None
+) -> tuple[sparse.csr_matrix, pd.Index]:
+    """All cells, in their order, on the agreed scale, and the names of the columns."""
+    blocks = []
+    for one, index in zip(choice.loaded, names, strict=True):
+        matrix = one.matrix
+        if totals_over is not None:
+            matrix = _with_features(matrix, features.match(totals_over, index)[0])
+        brought = [bring(matrix[rows], one.evidence[name], choice.scale) for name, rows in one.rows.items()]
+        back = np.argsort(np.concatenate(list(one.rows.values())), kind="stable")
+        blocks.append(sparse.vstack(brought, format="csr")[back])
+    matrix = sparse.vstack(blocks, format="csr") if len(blocks) > 1 else blocks[0]
+    return matrix, names[0] if totals_over is None else totals_over
+
+
+def _select(
+    p: Parameters, matrix: sparse.csr_matrix, names: pd.Index, cells: pd.DataFrame, plan: Plan
+) -> tuple[sparse.csr_matrix, pd.DataFrame]:
+    """The most variable features, sorted by name; sees that every batch has them."""
+    chosen, variances = most_variable(matrix, p.NUM_FEATURES)
+    chosen = chosen[np.argsort(names[chosen].to_numpy(dtype=str), kind="stable")]
+    matrix, kept = matrix[:, chosen], names[chosen]
+    for batch, missing in features.never_seen(matrix, cells["batch"].to_numpy()).items():
+        _enter_overlap(plan, batch, kept, missing, "kept, seen at all")
+        _judge(plan, f"Batch {batch!r}", kept, missing, "kept (the others are zero in all its cells)")
+    means = np.asarray(matrix[cells["trains"].to_numpy()].mean(axis=0, dtype=np.float64)).ravel()
+    return matrix, pd.DataFrame({"variance": variances[chosen], "mean": means}, index=kept)
+
+
+def _as_in_model(
+    matrix: sparse.csr_matrix, names: pd.Index, wanted: pd.Index, plan: Plan
+) -> tuple[sparse.csr_matrix, pd.DataFrame]:
+    """The saved model's features, in its order."""
+    found, any_case = features.match(wanted, names)
+    if any_case:
+        plan.notes.append("The features were matched to the model's with upper and lower case taken as alike.")
+    missing = found < 0
+    plan.features["missing"] = int(missing.sum())
+    _enter_overlap(plan, plan.target, wanted, missing, "of the model")
+    if missing.all():
         raise InputError(
-            f"PRETRAINED_MODEL_PATH: none of the model's {len(features):,} features is in the file (the model has "
-            f"{features[:3]}, the file {list(names[:3])}). GENE_COL can name another column of var."
+            f"PRETRAINED_MODEL_PATH: none of the model's {len(wanted):,} features is in the file (the model has "
+            f"{list(wanted[:3])}, the file {list(names[:3])}). GENE_COL can name another column of var."
+            + (" Peaks must be re-quantified on the model's." if features.kind_of(wanted) == "peaks" else "")
         )
-    if missing:
-        plan.notes.append(f"{missing:,} of the model's {len(features):,} features are not in the file; taken as zero.")
+    _judge(plan, f"PRETRAINED_MODEL_PATH: {plan.target!r}", wanted, missing, "of the model")
+    if missing.any():
+        plan.notes.append(
+            f"{int(missing.sum()):,} of the model's {len(wanted):,} features are not in the file; taken as zero."
+        )
+    nothing = np.full(len(wanted), np.nan)
+    return _with_features(matrix, found), pd.DataFrame({"variance": nothing, "mean": nothing}, index=wanted)
+
+
+def _with_features(matrix: sparse.csr_matrix, found: np.ndarray) -> sparse.csr_matrix:
+    """The columns at the given positions; those at -1 are zero. Sorted, so that sums do not depend on the file's order."""
     padded = sparse.hstack([matrix, sparse.csr_matrix((matrix.shape[0], 1), dtype=np.float32)], format="csr")
-    return padded[:, np.where(found < 0, matrix.shape[1], found)]
+    taken = padded[:, np.where(found < 0, matrix.shape[1], found)]
+    taken.sort_indices()
+    return taken
+
+
+def fingerprints(x: sparse.csr_matrix) -> np.ndarray:
+    """A number for each cell that depends on its values alone, by which it is known again in another file: uint64 (n,).
+
+    The sum, modulo 2 to the 64, of a hash of each stored value times a hash of its column; not meant against forgery.
+    """
+    x = x.sorted_indices()
+    x.eliminate_zeros()
+    terms = pd.util.hash_array(x.data) * (pd.util.hash_array(x.indices) | np.uint64(1))
+    sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(terms, dtype=np.uint64)])
+    return sums[x.indptr[1:]] - sums[x.indptr[:-1]]
 
 
 # --- what to tell a person -------------------------------------------------------------------------------------------
@@ -678,9 +619,26 @@ def too_rare_table(plan: Plan) -> pd.DataFrame:
 
 def values_table(plan: Plan) -> pd.DataFrame:
     """What each batch's values were taken for, the evidence, and what was done with them."""
-    return pd.DataFrame(plan.values).set_index("batch").round(2)
+    return _short_numbers(pd.DataFrame(plan.values).set_index("batch"))
+
+
+def matrices_table(plan: Plan) -> pd.DataFrame:
+    """What X, `.raw` and every layer look like, a row for each kind of values in it, and which one is used."""
+    return _short_numbers(pd.DataFrame(plan.matrices).set_index("matrix"))
+
+
+def overlap_table(plan: Plan) -> pd.DataFrame:
+    """How many of the features looked for each batch has; the first few missing ones by name."""
+    return pd.DataFrame(plan.overlap).set_index("batch")
+
+
+def _short_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    for name in ("smallest stored", "largest", "median total of a cell"):
+        table[name] = [f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}" for value in table[name]]
+    return table
 
 
 def notes_table(plan: Plan) -> pd.DataFrame:
-    """What was noticed while reading and preparing, a line each."""
-    return pd.DataFrame({"note": plan.notes or ["nothing unusual"]})
+    """What was noticed while reading and preparing, a line each, warnings first."""
+    lines = [f"Warning: {text}" for text in plan.warnings] + plan.notes
+    return pd.DataFrame({"note": lines or ["nothing unusual"]})

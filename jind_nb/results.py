@@ -479,7 +479,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     else:
         points.append("The target has no labels to check against; look at marker genes before relying on a type.")
     points += [f"{batch} took no part: {reason}." for batch, reason in plan.left_out.items() if "none of" in reason]
-    return points + plan.notes
+    return points + plan.warnings + plan.notes
 
 
 def one_line(run: Run) -> str:

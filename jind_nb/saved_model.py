@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader
+from scipy import sparse
 
 from .alignment import ADAPTED, SHARED, Annotated, KnownCodes, known_codes
 from .artifacts import MODEL_FORMAT, Run, file_name, read_model_json, sha256, whole_file, write_json, write_model_json
 from .calibration import Calibration
-from .data import Plan
+from .data import Plan, fingerprints
 from .errors import InputError
 from .networks import Adapter, Annotator, Encoder, Head
 from .rejection import Rule
@@ -135,10 +136,15 @@ def _file_names(batches: Iterable[str]) -> dict[str, str]:
     return files
 
 
-def save_target(annotated: Annotated, batch: str, fingerprints: np.ndarray, run: Run) -> None:
+def save_target(annotated: Annotated, batch: str, x: sparse.csr_matrix, run: Run) -> None:
     """Writes target.pth and its cells' fingerprints, and enters them in model.json with the target's own thresholds.
 
     A run with a saved model gets its own copy of that model first, so that its folder is complete by itself.
+
+    Parameters
+    ----------
+    x
+        The target's prepared cells, (n_target, p).
     """
     folder = run.models
     if run.model_folder != folder:
@@ -148,14 +154,14 @@ def save_target(annotated: Annotated, batch: str, fingerprints: np.ndarray, run:
                 shutil.copyfile(_checked(run.model_folder, name, others), temporary)
         write_model_json(folder, others | {"target": None})
     _save(annotated.model.state_dict(), folder / TARGET)
-    _save({"fingerprints": torch.from_numpy(fingerprints.view(np.int64))}, folder / TARGET_CELLS)
+    _save({"fingerprints": torch.from_numpy(fingerprints(x).view(np.int64))}, folder / TARGET_CELLS)
     description = read_model_json(folder)
     last = list(annotated.stages.values())[-1]
     description["target"] = {
         "batch": batch,
         "file": TARGET,
         "has_adapter": annotated.model.adapter is not None,
-        "cells": len(fingerprints),
+        "cells": x.shape[0],
         "thresholds": _by_class(description["classes"], last.thresholds),
     }
     description["hashes"] |= {name: sha256(folder / name) for name in (TARGET, TARGET_CELLS)}
@@ -245,22 +251,16 @@ def load_target(folder: Path) -> Annotator:
     return _annotator(folder, TARGET, description, description["target"]["has_adapter"])
 
 
-def of_own_target(folder: Path, fingerprints: np.ndarray) -> np.ndarray:
-    """Which cells the model has annotated as its run's target, bool (n,).
-
-    Parameters
-    ----------
-    fingerprints
-        uint64 (n,), of the cells' stored values (`data.fingerprints`).
-    """
+def of_own_target(folder: Path, x: sparse.csr_matrix) -> np.ndarray:
+    """Which prepared cells (n, p) the model has annotated as its run's target, bool (n,)."""
     description = read_model_json(folder)
     if description["target"] is None:
-        return np.zeros(len(fingerprints), dtype=bool)
+        return np.zeros(x.shape[0], dtype=bool)
     stored = _load(_checked(folder, TARGET_CELLS, description))["fingerprints"].numpy().view(np.uint64)
-    return np.isin(fingerprints, stored)
+    return np.isin(fingerprints(x), stored)
 
 
-def recall(annotated: Annotated, x: Any, folder: Path, known: KnownCodes, settings: Settings) -> None:
+def recall(annotated: Annotated, x: sparse.csr_matrix, folder: Path, known: KnownCodes, settings: Settings) -> None:
     """Annotates the model's own target (`of_own_target`) as its run did, with target.pth: a further stage."""
     model = load_target(folder).to(settings.device)
     aligned = read_model_json(folder)["target"]["has_adapter"]

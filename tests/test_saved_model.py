@@ -52,7 +52,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     )
     reference = learn(prepared, plan, settings)
     run = Run(parameters_of(folder / "run"))
-    saved_model.save_reference(reference, run.parameters, plan.values, run.models)
+    saved_model.save_reference(reference, run.parameters, plan.preprocessing, run.models)
     return Saved(reference, plan, target_cells(prepared), run)
 
 

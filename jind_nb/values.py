@@ -1,0 +1,402 @@
+"""What stored values are (counts, a linear scale, logarithms, z-scores), and bringing them to one scale.
+
+evidence = {batch: recognise(block) for batch, block in blocks.items()}
+scale = agree(evidence, "auto")                             # one scale for all, or InputError
+matrix = bring(block, evidence[batch], scale)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from .errors import InputError
+
+COUNTS_PER_CELL = 10_000.0
+# Cells looked at where cells are compared with each other; more would tell nothing new.
+CELLS_LOOKED_AT = 1_000
+# Logarithms of expression stay below this (log2 of the largest 32-bit count is 32); linear scales exceed it.
+LARGEST_LOG_VALUE = 40.0
+# No usual linear scale gives a cell more than a million (TPM, CPM); reads can, and those are whole numbers.
+LARGEST_TOTAL = 1.5e6
+# A logarithm of a normalised value is a whole number by chance only; expected counts often are.
+WHOLE_IN_LOGARITHMS = 0.05
+WHOLE_IN_COUNTS = 0.99
+# Totals of a normalised cell differ by rounding, or a little where rare features were dropped afterwards.
+EQUAL_TOTALS, NEARLY_EQUAL_TOTALS = 0.002, 0.03
+# Totals over a subset of the features differ between batches of one scale, but not by as much as scales do.
+SAME_TOTALS, SAME_SPREAD = 4.0, 3.0
+
+LOGARITHMS = {"log1p": 1.0, "log2": float(np.log(2)), "log10": float(np.log(10))}  # kind -> natural log of its base
+FORMULAS = {"linear": "x", "log1p": "exp(x) - 1", "log2": "2^x - 1", "log10": "10^x - 1"}
+NEGATIVE = ("z-scored", "centred", "negative counts")
+LINEAR = ("counts", "linear")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one batch's values look like, and why.
+
+    `kind` is `counts`, `linear` (TPM, RPKM, counts per 10,000, expected counts), `log1p`, `log2` or `log10` (the
+    logarithm of 1 + x to that base), `z-scored`, `centred`, `negative counts` or `unknown`.
+    """
+
+    kind: str
+    because: str
+    smallest: float  # of the stored (non-zero) values
+    largest: float
+    whole: float  # share of the stored values that are whole numbers
+    stored: float  # share of all values that are not zero
+    mean: float  # over all values, zeros too
+    sd: float
+    total: float | None = None  # what every cell comes to on the linear scale; None where cells differ
+    median_total: float = 0.0  # of a cell, on the linear scale
+    clear: bool = True  # False: a logarithm whose base nothing tells
+
+    @property
+    def linear(self) -> bool:
+        return self.kind in LINEAR
+
+    @property
+    def logarithm(self) -> bool:
+        return self.kind in LOGARITHMS
+
+
+def recognise(matrix: sparse.csr_matrix) -> Evidence:
+    """What one batch's values look like; the order of cells and features does not matter up to 1,000 cells.
+
+    Parameters
+    ----------
+    matrix
+        Floats (n_cells x n_features), all features of the file, no stored zeros.
+
+    >>> recognise(sparse.csr_matrix([[1.0, 7.0], [0.0, 3.0]])).kind, recognise(sparse.csr_matrix([[0.7, 900.0]])).kind
+    ('counts', 'linear')
+    """
+    values = matrix.data
+    if not len(values):
+        return Evidence("counts", "every value is zero", 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+    n = matrix.shape[0] * matrix.shape[1]
+    mean = float(values.sum(dtype=np.float64)) / n
+    squares = float(np.square(values, dtype=np.float64).sum()) / n
+    whole = float(np.mean(values == np.floor(values)))
+    looked_at = _some_cells(matrix).astype(np.float64)
+    kind, because, total, clear = _kind(looked_at, values, whole)
+    totals = _totals(looked_at, kind if kind in FORMULAS else "linear")
+    return Evidence(
+        kind=kind,
+        because=because,
+        smallest=float(values.min()),
+        largest=float(values.max()),
+        whole=whole,
+        stored=len(values) / n,
+        mean=mean,
+        sd=float(np.sqrt(max(0.0, squares - mean**2))),
+        total=total,
+        median_total=float(np.median(totals)),
+        clear=clear,
+    )
+
+
+def _some_cells(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    if matrix.shape[0] <= CELLS_LOOKED_AT:
+        return matrix
+    return matrix[np.linspace(0, matrix.shape[0] - 1, CELLS_LOOKED_AT).astype(int)]
+
+
+def _kind(looked_at: sparse.csr_matrix, values: np.ndarray, whole: float) -> tuple[str, str, float | None, bool]:
+    """Kind, the evidence in words, the total that every cell comes to, and whether a logarithm's base is clear."""
+    percent = f"{100 * whole:.3g} % of the stored values are whole"
+    fractions = round(len(values) * (1 - whole))
+    if values.min() < 0:
+        if whole > WHOLE_IN_COUNTS:
+            return "negative counts", f"{percent}, and some are negative", None, True
+        sd = float(np.median(_feature_sd(looked_at)))
+        kind = "z-scored" if 0.5 < sd < 1.5 else "centred"
+        return kind, f"partly negative; a feature's standard deviation is {sd:.2g} in the middle", None, True
+    if whole == 1:
+        return "counts", "all values are whole", None, True
+    small = values.max() <= LARGEST_LOG_VALUE
+    if small and (of_counts := _logarithm_of_counts(looked_at)) is not None:
+        return of_counts, f"{FORMULAS[of_counts]} is a whole number for every value", None, True
+    if whole > WHOLE_IN_COUNTS:
+        return "counts", f"{percent}; {fractions:,} {'is' if fractions == 1 else 'are'} not", None, True
+    if not small or whole > WHOLE_IN_LOGARITHMS:
+        total, variation = _common_total(looked_at, "linear")
+        reason = f"{percent}, as in no logarithm" if small else f"values up to {values.max():,.6g}, beyond a logarithm"
+        if variation < NEARLY_EQUAL_TOTALS:
+            return "linear", f"{reason}; every cell comes to {total:,.6g}", total, True
+        return "linear", reason, None, True
+    return _small_fractions(looked_at, float(values.max()))
+
+
+def _small_fractions(looked_at: sparse.csr_matrix, largest: float) -> tuple[str, str, float | None, bool]:
+    """Tells logarithms of different base, and linear scales of small values, apart by inverting each."""
+    totals = {kind: _common_total(looked_at, kind) for kind in FORMULAS}
+    steadiest = min(totals, key=lambda kind: totals[kind][1])
+    total, variation = totals[steadiest]
+    equal = f"{FORMULAS[steadiest]} adds up to {total:,.6g} in every cell"
+    if variation < EQUAL_TOTALS:
+        return steadiest, equal, total, True
+    steps = {kind: _share_of_whole_steps(looked_at, kind) for kind in FORMULAS}
+    stepping = max(steps, key=lambda kind: steps[kind])
+    if steps[stepping] > 0.5:
+        reason = f"{FORMULAS[stepping]} comes in whole multiples of a cell's smallest value"
+        return stepping, f"{reason} ({100 * steps[stepping]:.0f} %)", None, True
+    if variation < NEARLY_EQUAL_TOTALS and looked_at.shape[0] >= 20:
+        return steadiest, equal, total, True
+    stored = looked_at.nnz / (looked_at.shape[0] * looked_at.shape[1])
+    sd = _feature_sd(looked_at)
+    sd = sd[sd > 0]
+    if largest < 1.5 or (stored > 0.99 and looked_at.shape[1] > 50) or (len(sd) and np.mean(abs(sd - 1) < 0.1) > 0.5):
+        return "unknown", f"fractions up to {largest:.3g} that fit no scale we know", None, False
+    if totals["log1p"][0] > LARGEST_TOTAL:
+        reason = f"as natural logarithms a cell would come to {totals['log1p'][0]:.2g}"
+        return "log2", f"fractions up to {largest:.3g}; {reason}", None, True
+    return "log1p", f"fractions up to {largest:.3g}, like logarithms; nothing tells their base", None, False
+
+
+def _feature_sd(matrix: sparse.csr_matrix) -> np.ndarray:
+    from sklearn.utils.sparsefuncs import mean_variance_axis
+
+    return np.sqrt(mean_variance_axis(matrix, axis=0)[1])
+
+
+def invert(values: np.ndarray, kind: str) -> np.ndarray:
+    """Values on their linear scale: `exp(x) - 1` for log1p, `2^x - 1` for log2; others as they are. float64."""
+    values = values.astype(np.float64)
+    return np.expm1(values * LOGARITHMS[kind]) if kind in LOGARITHMS else values
+
+
+def _totals(matrix: sparse.csr_matrix, kind: str) -> np.ndarray:
+    linear = sparse.csr_matrix((invert(matrix.data, kind), matrix.indices, matrix.indptr), shape=matrix.shape)
+    return np.asarray(linear.sum(axis=1)).ravel()
+
+
+def _common_total(matrix: sparse.csr_matrix, kind: str) -> tuple[float, float]:
+    """The mean total of a cell on the linear scale, and its coefficient of variation; cells of zeros do not count."""
+    totals = _totals(matrix, kind)
+    totals = totals[totals > 0]
+    mean = float(totals.mean()) if len(totals) else 0.0
+    return mean, float(totals.std() / mean) if len(totals) > 1 else np.inf
+
+
+def _logarithm_of_counts(matrix: sparse.csr_matrix) -> str | None:
+    """The logarithm that makes whole numbers of the values that are none, if there is one."""
+    fractions = np.unique(matrix.data[matrix.data != np.floor(matrix.data)])
+    for kind in LOGARITHMS:
+        counts = invert(fractions, kind)
+        counts = counts[counts < 2000]
+        near = abs(counts - np.round(counts)) < 0.005
+        # Few different values: chance could do it, so all of them, small ones too, must be whole.
+        if len(counts) >= 3 and near.mean() > 0.99 and counts.min() > 0.9:
+            return kind
+    return None
+
+
+def _share_of_whole_steps(matrix: sparse.csr_matrix, kind: str) -> float:
+    """How many of the inverted values are whole multiples of their cell's smallest, which then is one count."""
+    full = np.diff(matrix.indptr) > 0
+    linear = invert(matrix.data, kind)
+    if not full.any():
+        return 0.0
+    smallest = np.minimum.reduceat(linear, matrix.indptr[:-1][full])
+    multiple = linear / np.repeat(smallest, np.diff(matrix.indptr)[full])
+    multiple = multiple[(multiple > 1.5) & (multiple < 20)]
+    return float(np.mean(abs(multiple - np.round(multiple)) < 0.005)) if len(multiple) >= 20 else 0.0
+
+
+# --- one scale for all batches ---------------------------------------------------------------------------------------
+
+RESCALED = "log1p of counts per 10,000"
+
+
+def agree(evidence: Mapping[str, Evidence], wanted: str) -> dict[str, Any]:
+    """The one scale that the batches are brought to.
+
+    Parameters
+    ----------
+    evidence
+        Of each batch that takes part.
+    wanted
+        NORMALISATION: `auto`, `counts`, `log1p` or `as_is`.
+
+    Returns
+    -------
+    Plain values: `scale` (in words), `values` (`log1p` or `as they are`), `total` (float: what the cells come to on
+    the linear scale; None: not known), `rescaled` (bool: whether every cell was brought to that total), `mean`, `sd`
+    (float, over all values as they were), `normalisation` (as wanted), `kinds` (sorted, as found).
+
+    Raises
+    ------
+    InputError
+        For negative values where they make no sense, or batches of kinds that cannot be brought together.
+    """
+    kinds = sorted({found.kind for found in evidence.values()})
+    found: dict[str, Any] = {
+        "normalisation": wanted,
+        "kinds": kinds,
+        "mean": float(np.median([e.mean for e in evidence.values()])),
+        "sd": float(np.median([e.sd for e in evidence.values()])),
+    }
+    as_they_are = {"values": "as they are", "total": None, "rescaled": False} | found
+    if wanted == "as_is":
+        return {"scale": f"as they are: {' and '.join(kinds)}"} | as_they_are
+    if wanted in ("counts", "log1p"):
+        for name, of_batch in evidence.items():
+            if of_batch.kind in NEGATIVE:
+                raise InputError(_negative(name, of_batch, wanted))
+        if wanted == "counts":
+            return {"scale": RESCALED, "values": "log1p", "total": COUNTS_PER_CELL, "rescaled": True} | found
+        return {"scale": "log1p, as they are", "values": "log1p", "total": None, "rescaled": False} | found
+    if all(e.linear or e.logarithm for e in evidence.values()):
+        if all(e.logarithm for e in evidence.values()) and _same_totals(list(evidence.values())):
+            totals = [e.total for e in evidence.values()]
+            total = float(np.median([t for t in totals if t])) if all(totals) else None
+            of = "" if total is None else f" of values that add up to {total:,.6g} in a cell"
+            scale = f"log1p{of}, as in the file"
+            return {"scale": scale, "values": "log1p", "total": total, "rescaled": False} | found
+        return {"scale": RESCALED, "values": "log1p", "total": COUNTS_PER_CELL, "rescaled": True} | found
+    if _same_unknown_scale(list(evidence.values())):
+        return {"scale": f"as they are: {' and '.join(kinds)}"} | as_they_are
+    raise InputError(_cannot_be_compared(evidence))
+
+
+def _same_totals(evidence: list[Evidence]) -> bool:
+    if all(e.total is not None for e in evidence):
+        totals = [e.total or 0.0 for e in evidence]
+        return max(totals) <= min(totals) * 1.05
+    medians = [e.median_total for e in evidence if e.median_total > 0]
+    return not medians or max(medians) <= SAME_TOTALS * min(medians)
+
+
+def _same_unknown_scale(evidence: list[Evidence]) -> bool:
+    """Whether values of no known scale are at least of the same one in all batches."""
+    if not (all(e.kind in NEGATIVE for e in evidence) or all(e.kind == "unknown" or e.logarithm for e in evidence)):
+        return False
+    sd = [e.sd for e in evidence if e.sd > 0]
+    apart = max(e.mean for e in evidence) - min(e.mean for e in evidence)
+    return bool(sd) and max(sd) <= SAME_SPREAD * min(sd) and apart <= max(sd)
+
+
+def _negative(name: str, found: Evidence, wanted: str) -> str:
+    what = "whole numbers, some negative" if found.kind == "negative counts" else "partly negative"
+    return (
+        f"The values of batch {name!r} are {what} (the smallest is {found.smallest:g}); they cannot be {wanted}. "
+        "Point LAYER to the counts, or set NORMALISATION to as_is to take the values as they are."
+    )
+
+
+def _cannot_be_compared(evidence: Mapping[str, Evidence]) -> str:
+    groups: dict[str, list[str]] = {}
+    for name, found in evidence.items():
+        groups.setdefault(found.kind, []).append(name)
+    told = []
+    for kind, names in groups.items():
+        low = min(evidence[name].smallest for name in names)
+        high = max(evidence[name].largest for name in names)
+        shown = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        what = "whole numbers, some negative" if kind == "negative counts" else kind
+        told.append(f"{shown} {'is' if len(names) == 1 else 'are'} {what} (from {low:.3g} to {high:.3g})")
+    return (
+        f"The values of the batches cannot be brought to one scale: {'; '.join(told)}. Point LAYER to values of one "
+        "kind in all batches (counts, if the file has them); NORMALISATION as_is takes the values as they are."
+    )
+
+
+def fit(name: str, found: Evidence, wanted: str, trained: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The scale of a saved model, as one batch of a new file is brought to it, and what to warn of.
+
+    Parameters
+    ----------
+    wanted
+        NORMALISATION; `auto` also takes the training run's, where the values look like that run's.
+    trained
+        What `agree` gave for the training run.
+
+    Raises
+    ------
+    InputError
+        If the values cannot be brought to the model's scale.
+    """
+    scale, said = dict(trained), list[str]()
+    if wanted == "auto" and found.kind in trained["kinds"]:
+        wanted = trained["normalisation"]
+    if trained["values"] == "as they are":
+        same_sign = (found.kind in NEGATIVE) == any(kind in NEGATIVE for kind in trained["kinds"])
+        sd = trained["sd"]
+        same_spread = sd / SAME_SPREAD <= found.sd <= sd * SAME_SPREAD and abs(found.mean - trained["mean"]) <= sd
+        if wanted != "as_is" and not (same_sign and same_spread and (found.kind in trained["kinds"] or same_sign)):
+            raise InputError(_not_the_models(name, found, trained))
+        return scale | {"rescaled": False}, said
+    if wanted == "as_is" or (wanted == "log1p" and found.kind not in NEGATIVE):
+        return scale | {"rescaled": False, "values": "as they are"}, said
+    if not (found.linear or found.logarithm):
+        raise InputError(_not_the_models(name, found, trained))
+    if trained["rescaled"] or wanted == "counts":
+        return scale | {"rescaled": True, "total": trained["total"] or COUNTS_PER_CELL}, said
+    alike = found.total is None or trained["total"] is None or abs(found.total - trained["total"]) < 0.05 * found.total
+    if found.logarithm and alike:
+        return scale, said
+    if trained["total"] is None:
+        said.append(
+            f"The model was trained on logarithms whose cells have different totals; {name!r} ({found.kind}) was brought "
+            "to counts per 10,000 over all its features, which may not be quite the same scale."
+        )
+    return scale | {"rescaled": True, "total": trained["total"] or COUNTS_PER_CELL}, said
+
+
+def _not_the_models(name: str, found: Evidence, trained: Mapping[str, Any]) -> str:
+    return (
+        f"PRETRAINED_MODEL_PATH: the model was trained on values that are {trained['scale']}, and those of {name!r} are "
+        f"{found.kind} (from {found.smallest:.3g} to {found.largest:.3g}); point LAYER to values of the same kind."
+    )
+
+
+def done(found: Evidence, scale: Mapping[str, Any]) -> str:
+    """What `bring` does to a batch, in words."""
+    if scale["rescaled"]:
+        inverted = f"{FORMULAS[found.kind]}, " if _inverts(found, scale) else ""
+        return f"{inverted}counts per {scale['total']:,.6g}, log1p"
+    if _changes_base(found, scale):
+        return "brought to natural logarithms"
+    return "left as they are"
+
+
+def _inverts(found: Evidence, scale: Mapping[str, Any]) -> bool:
+    return found.logarithm and scale["normalisation"] != "counts"
+
+
+def _changes_base(found: Evidence, scale: Mapping[str, Any]) -> bool:
+    natural = scale["values"] == "log1p" and scale["normalisation"] == "auto"
+    return natural and found.logarithm and found.kind != "log1p"
+
+
+def bring(matrix: sparse.csr_matrix, found: Evidence, scale: Mapping[str, Any]) -> sparse.csr_matrix:
+    """A batch's values on the agreed scale: float32, same shape.
+
+    `rescaled`: log(1 + total x value / (the cell's total + 1e-5)), method.md section 1, the cell's total over the
+    given features; logarithms are inverted first. Else logarithms become natural ones, and all others stay.
+    """
+    if scale["rescaled"]:
+        if _inverts(found, scale):
+            matrix = matrix.copy()
+            matrix.data = invert(matrix.data, found.kind)
+        return to_log_counts(matrix, scale["total"])
+    if _changes_base(found, scale):
+        matrix = matrix.copy()
+        matrix.data = (matrix.data * LOGARITHMS[found.kind]).astype(np.float32)
+    return matrix
+
+
+def to_log_counts(matrix: sparse.csr_matrix, per_cell: float = COUNTS_PER_CELL) -> sparse.csr_matrix:
+    """log(1 + per_cell x value / (the cell's total + 1e-5)), float32."""
+    totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+    factor = np.repeat(per_cell / (totals + 1e-5), np.diff(matrix.indptr))
+    matrix = matrix.copy()
+    matrix.data = np.log1p(matrix.data * factor).astype(np.float32)
+    return matrix
