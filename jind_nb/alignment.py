@@ -340,4 +340,4 @@ def _now(annotated: Annotated, stage: str, x: sparse.csr_matrix, known: KnownCod
     codes = annotated.codes[stage] = encode(annotated.model, x, settings.device)
     rule = known.rules.get(ADAPTED, Rule())
     annotated.stages[stage] = known.judge(annotated.model, codes, settings, rule, annotated.novelty)
-    log.info("target %s: %d of %d cells Unassigned", stage, annotated.stages[stage].rejected.sum(), x.shape[0])
+    log.info("%s: %d of %d cells Unassigned", stage, annotated.stages[stage].rejected.sum(), x.shape[0])

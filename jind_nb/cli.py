@@ -1,4 +1,4 @@
-"""The command line: `jind-nb run` and `jind-nb validate`.
+"""The command line: `jind-nb run`, `validate` and `predict`.
 
 Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 the program failed.
 """
@@ -6,6 +6,7 @@ Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,6 +97,45 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
     for note in plan.notes:
         out.print(f"Note: {escape(note)}", highlight=False)
     out.print(f"Results would go to {escape(parameters.OUTPUT_PATH)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A run's trained_models folder.")],
+    h5ad: Annotated[Path, typer.Argument(metavar="H5AD", help="The file whose cells to annotate.")],
+    output_path: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the results; default runs/<name of the file>-predicted.")
+    ] = None,
+    align: Annotated[
+        bool, typer.Option("--align", help="Align the new cells with the annotated ones first (takes a minute).")
+    ] = False,
+    batch_col: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of obs with batches, where the file has several; default: it is one."),
+    ] = None,
+) -> None:
+    """Annotates a new file with a saved model, without training.
+
+    Example: jind-nb predict runs/demo/trained_models new_cells.h5ad
+    """
+    from .predict import predict as annotate
+
+    output = output_path or Path("runs") / f"{h5ad.stem}-predicted"
+    try:
+        predicted = annotate(model_dir, h5ad, output, align=align, batch_col=batch_col)
+    except InputError as error:  # the parameters that this command's arguments stand for
+        told = str(error).replace("PRETRAINED_MODEL_PATH", "MODEL_DIR").replace("OUTPUT_PATH", "--output-path")
+        raise InputError(re.sub(r"\bPATH\b", "H5AD", told)) from None
+    for note in predicted.notes:
+        out.print(f"Note: {escape(note)}", highlight=False)
+    n, assigned = len(predicted.table), int((predicted.table["reason"] == "confident").sum())
+    out.print(
+        f"\n[bold]{escape(h5ad.name)}: {assigned:,} of {n:,} cells annotated, {n - assigned:,} left Unassigned.[/bold]\n"
+        f"predictions: {escape(str(predicted.run.predictions_xlsx))}\n"
+        f"annotated:   {escape(str(predicted.run.annotated_target))}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _table(title: str, frame: pd.DataFrame) -> None:

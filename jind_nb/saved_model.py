@@ -55,7 +55,7 @@ def _save(weights: Mapping[str, torch.Tensor], path: Path) -> None:
 def save_reference(
     reference: Reference, calibrations: Mapping[str, Calibration], plan: Plan, means: np.ndarray, run: Run
 ) -> None:
-    """Writes all annotated batches' models, the reference codes, val_stats, model.json and MODEL_CARD.md.
+    """Writes all annotated batches' models, the reference codes, val_stats and model.json.
 
     Parameters
     ----------
@@ -107,11 +107,10 @@ def save_reference(
         },
         "hashes": {name: sha256(folder / name) for name in (*files.values(), CODES)},
     }
-    _describe(folder, description)
-
-
-def _describe(folder: Path, description: dict[str, Any]) -> None:
     write_model_json(folder, description)
+
+
+def _write_card(folder: Path, description: dict[str, Any]) -> None:
     calibration = {way: Calibration(**values) for way, values in description["calibration"].items()}
     environment = Environment(loader=PackageLoader("jind_nb"), autoescape=False, trim_blocks=True, lstrip_blocks=True)
     environment.filters["quoted"] = lambda name: json.dumps(name, ensure_ascii=False).replace("|", "\\|")
@@ -137,7 +136,8 @@ def _file_names(batches: Iterable[str]) -> dict[str, str]:
 
 
 def save_target(annotated: Annotated, batch: str, x: sparse.csr_matrix, run: Run) -> None:
-    """Writes target.pth and its cells' fingerprints, and enters them in model.json with the target's own thresholds.
+    """Writes target.pth and its cells' fingerprints, enters them in model.json with the target's own thresholds, and
+    writes MODEL_CARD.md.
 
     A run with a saved model gets its own copy of that model first, so that its folder is complete by itself.
 
@@ -165,7 +165,8 @@ def save_target(annotated: Annotated, batch: str, x: sparse.csr_matrix, run: Run
         "thresholds": _by_class(description["classes"], last.thresholds),
     }
     description["hashes"] |= {name: sha256(folder / name) for name in (TARGET, TARGET_CELLS)}
-    _describe(folder, description)
+    write_model_json(folder, description)
+    _write_card(folder, description)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------

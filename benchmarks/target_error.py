@@ -1,0 +1,183 @@
+"""Whether TARGET_ERROR holds, and what probabilities and novelty are worth, batch left out by batch left out.
+
+    .venv/bin/python benchmarks/target_error.py            # the table of what results/target_error.csv holds
+    .venv/bin/python benchmarks/target_error.py --run      # runs what is missing there, then prints it
+
+Every batch of every shared set (of the 40 donors three, each with eight others) is a target once: METHOD `default` learns
+from the other batches, leaves some of those out to learn thresholds from, and annotates the target; only then are the
+target's labels read. Everything is done twice over, after alignment and without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import binomtest
+
+from jind_nb import alignment, calibration, data, left_out, metrics, training
+from jind_nb.parameters import make_parameters
+from jind_nb.rejection import Predictions, Rule
+
+HERE = Path(__file__).resolve().parent
+SHARED_DATA = Path(os.environ.get("JIND_NB_SHARED", HERE.parent.parent / "shared" / "data"))
+RESULTS = HERE / "results" / "target_error.csv"
+ALPHAS = (0.05, 0.1)
+MANY_BATCHES, TARGETS_OF_MANY, OTHERS_OF_MANY = 10, 3, 8
+
+
+def targets(file: Path) -> list[tuple[str, list[str]]]:
+    """Each target of a set with the batches to learn from (empty: all others)."""
+    batches = list(dict.fromkeys(ad.read_h5ad(file, backed="r").obs["batch"].astype(str)))
+    if len(batches) <= MANY_BATCHES:
+        return [(batch, []) for batch in batches]
+    return [(batches[i], batches[i + 1 : i + 1 + OTHERS_OF_MANY]) for i in range(0, 30, 10)][:TARGETS_OF_MANY]
+
+
+def one_target(file: Path, target: str, others: list[str]) -> list[dict[str, Any]]:
+    """Learns, calibrates, annotates and only then looks at the labels: a row for each way and rule."""
+    parameters = make_parameters(
+        {
+            "PATH": str(file), "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": target,
+            "INTER_DATASETS_NAMES": others, "OUTPUT_PATH": "unused", "MIN_CELL_TYPE_POPULATION": 5, "USE_GPU": False,
+            "TARGET_ERROR": ALPHAS[0],
+        }
+    )  # fmt: skip
+    cells = data.read_cells(parameters)
+    plan = data.make_plan(parameters, cells)
+    prepared = data.prepare(parameters, cells, plan)
+    settings = training.Settings.of(parameters)
+    reference = training.start(prepared, plan, settings)
+    training.learn_intermediates(reference)
+    evidence = left_out.leave_batches_out(reference)
+    known = alignment.known_codes(reference)
+    x = prepared[(prepared.obs["batch"] == target).to_numpy()].X
+    annotated = alignment.annotate(reference.model, x, known, settings)
+    alignment.align(annotated, x, known, settings)
+    alignment.self_train(annotated, x, known, settings)
+
+    truth = data.read_target_labels(parameters)
+    assert truth is not None
+    rows = []
+    final = list(annotated.stages)[-1]
+    for way, stage, model in (
+        (alignment.SHARED, alignment.BEFORE, reference.model),
+        (alignment.ADAPTED, final, annotated.model),
+    ):
+        for alpha in (None, *ALPHAS):
+            learned = calibration.calibrate(evidence, way, settings.theta, alpha, len(plan.annotated))
+            judged = known.judge(model, annotated.codes[stage], settings, learned.rule, annotated.novelty)
+            plain = known.judge(model, annotated.codes[stage], settings, Rule())
+            rows.append(
+                {"set": file.stem, "target": target, "annotated": len(plan.annotated), "way": way}
+                | {"rule": "REJECTION 0.05" if alpha is None else f"TARGET_ERROR {alpha}"}
+                | what_happened(truth, judged, plain, plan.classes)
+                | {
+                    "expected error": learned.mean("error_among_assigned"),
+                    "highest left-out error": (learned.range("error_among_assigned") or (None, None))[1],
+                    "left out": len(learned.batches),
+                    "temperature": learned.temperature,
+                    "threshold": learned.threshold,
+                }
+            )
+    return rows
+
+
+def what_happened(truth: np.ndarray, judged: Predictions, plain: Predictions, classes: list[str]) -> dict[str, Any]:
+    """The target by its own labels; `known` are cells of types that could be known."""
+    known, kept, right = np.isin(truth.astype(str), classes), ~judged.rejected, judged.raw == truth
+    unlike = judged.unlike if judged.unlike is not None else np.zeros(len(truth), dtype=bool)
+
+    def error(rows: np.ndarray) -> float | None:
+        return float(1 - right[rows].mean()) if rows.any() else None
+
+    return {
+        "cells": len(truth),
+        "unknown type": int((~known).sum()),
+        "raw accuracy": float(right[known].mean()),
+        "assigned": float(kept[known].mean()),
+        "error": error(kept & known),
+        "error, all types": error(kept),
+        "network calibration error": metrics.calibration_error(plain.confidence[known], right[known]),
+        "calibration error": metrics.calibration_error(judged.confidence[known], right[known]),
+        "AURC": metrics.area_under_risk_coverage(judged.confidence[known], right[known]),
+        "unlike, known types": float(unlike[known].mean()),
+        "unlike, unknown types": float(unlike[~known].mean()) if (~known).any() else None,
+        "rejected, unknown types": float((~kept)[~known].mean()) if (~known).any() else None,
+    }
+
+
+def run() -> None:
+    """Appends the rows of every target not in the results yet."""
+    torch.set_num_threads(1)
+    done = set()
+    if RESULTS.exists():
+        done = set(pd.read_csv(RESULTS, dtype={"target": str})[["set", "target"]].itertuples(index=False, name=None))
+    for file in sorted(SHARED_DATA.glob("*.h5ad"), key=lambda file: file.stat().st_size):
+        for target, others in targets(file):
+            if (file.stem, target) in done:
+                continue
+            began = time.monotonic()
+            rows = one_target(file, target, others)
+            new = not RESULTS.exists()
+            with RESULTS.open("a", newline="") as stream:
+                writer = csv.DictWriter(stream, [*rows[0], "seconds"])
+                if new:
+                    writer.writeheader()
+                writer.writerows(row | {"seconds": round(time.monotonic() - began)} for row in rows)
+            print(f"{file.stem}, {target}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def share_held(held: pd.Series) -> str:
+    """A share of batches with its 95 % binomial interval (Clopper-Pearson)."""
+    interval = binomtest(int(held.sum()), len(held)).proportion_ci()
+    return f"{held.sum()} of {len(held)} ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def report() -> None:
+    """Prints what the results say."""
+    table = pd.read_csv(RESULTS, dtype={"target": str})
+    lines = []
+    for (way, rule), rows in table.groupby(["way", "rule"], sort=False):
+        line: dict[str, Any] = {"annotated": way, "rule": rule, "targets": len(rows)}
+        for words, some in (("four or more annotated", rows["annotated"] >= 4), ("fewer", rows["annotated"] < 4)):
+            if rule.startswith("TARGET_ERROR"):
+                alpha = float(rule.split()[1])
+                # No cell assigned is no error.
+                line[f"held, {words}"] = share_held((rows["error"].fillna(0) <= alpha)[some])
+        line |= {
+            "mean assigned": rows["assigned"].mean(),
+            "none assigned": int((rows["assigned"] == 0).sum()),
+            "mean error": rows["error"].mean(),
+            "mean expected error": rows["expected error"].mean(),
+            "within 0.05 of expected": f"{((rows['error'] - rows['expected error']).abs() <= 0.05).sum()}",
+            "raw accuracy": rows["raw accuracy"].mean(),
+            "AURC": rows["AURC"].mean(),
+            "calibration error: network, calibrated": f"{rows['network calibration error'].mean():.3f}, "
+            f"{rows['calibration error'].mean():.3f}",
+        }
+        lines.append(line)
+    print(pd.DataFrame(lines).round(3).fillna("").set_index(["annotated", "rule"]).T.to_string())
+    novel = table[(table["rule"] == "REJECTION 0.05") & (table["way"] == "shared")]
+    print(
+        f"\nCalled unlike the reference: {100 * novel['unlike, known types'].mean():.1f} % of the cells of known types "
+        f"(mean over targets; highest {100 * novel['unlike, known types'].max():.1f} %), "
+        f"{100 * novel['unlike, unknown types'].mean():.1f} % of those of types only the target has "
+        f"({novel['unlike, unknown types'].notna().sum()} targets)."
+    )
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--run", action="store_true", help="run what is missing in the results first")
+    if arguments.parse_args().run:
+        run()
+    report()

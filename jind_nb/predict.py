@@ -1,0 +1,159 @@
+"""`jind-nb predict`: a new file annotated with a saved model; nothing is trained unless alignment is asked for."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from . import alignment, folder, saved_model
+from .artifacts import Run, log_to, read_model_json, sha256, whole_file, write_json
+from .data import Plan, prepare
+from .errors import InputError
+from .h5ad import frame, no_column, open_h5ad, texts
+from .parameters import Parameters, make_parameters
+from .results import TargetResult, annotate_obs, predictions_table, write_predictions
+from .training import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Predicted:
+    """A new file's annotation."""
+
+    table: pd.DataFrame  # `results.predictions_table`, rows in the file's order
+    codes: np.ndarray  # float32 (n, 256)
+    classes: list[str]
+    notes: list[str]  # what to know about it
+    run: Run
+
+
+def predict(model: Path, h5ad: Path, output: Path, *, align: bool = False, batch_col: str | None = None) -> Predicted:
+    """Annotates every cell of a file and writes the predictions (xlsx, parquet), the annotated file and a manifest.
+
+    Cells that the model annotated in its own run are known again and annotated as there, with target.pth; all others by
+    the shared encoder and head.
+
+    Parameters
+    ----------
+    model
+        A run's `trained_models` folder.
+    output
+        Folder for the results; what an earlier run left there is moved to `previous/` in it.
+    align
+        Align each batch of new cells with the annotated ones first, and self-train on it.
+    batch_col
+        Column of `obs` with batches whose values may be of different kinds and that are aligned apart; by default the
+        whole file is one batch.
+
+    Raises
+    ------
+    InputError
+        For a model or file that cannot be used; nothing has been written then.
+    """
+    description = read_model_json(model)
+    parameters = _parameters(model, description["training"], h5ad, output, align, batch_col)
+    cells = _cells(h5ad, batch_col)
+    batches = list(dict.fromkeys(cells["batch"]))
+    plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
+    prepared = prepare(parameters, cells, plan)
+    run = Run(parameters)
+    with folder.held(run.folder):
+        folder.refuse_if_not_ours(run)
+        folder.recover(run)
+        table, codes, notes = _annotate(model, prepared, Settings.of(parameters))
+        folder.set_aside(run, keep=set())
+        log_to(run.log)
+        predicted = Predicted(table, codes, plan.classes, [*plan.warnings, *plan.notes, *notes], run)
+        _write(predicted, model, h5ad)
+    return predicted
+
+
+def _parameters(
+    model: Path, training: dict[str, object], h5ad: Path, output: Path, align: bool, batch_col: str | None
+) -> Parameters:
+    """The model's own settings, for the new file."""
+    names = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
+    return make_parameters(
+        {name: training[name] for name in names}
+        | {
+            "PATH": str(h5ad.absolute()),
+            "BATCH_COL": batch_col or "(none)",
+            "LABELS_COL": "(none)",
+            "TARGET_DATASET_NAME": h5ad.stem,
+            "OUTPUT_PATH": str(output.absolute()),
+            "PRETRAINED_MODEL_PATH": str(model.absolute()),
+            "ALIGN": align,
+        }
+    )
+
+
+def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
+    """All cells of the file as `prepare` takes them; with batches, cells without one are an error."""
+    with open_h5ad(h5ad) as h5:
+        obs = frame(h5, "obs")
+    if not len(obs):
+        raise InputError(f"{h5ad} holds no cells.")
+    batch = pd.Series(h5ad.stem, obs.index, dtype=object)
+    if batch_col is not None:
+        if batch_col not in obs:
+            raise no_column("--batch-col", batch_col, obs, f"obs of {h5ad}")
+        batch = texts(obs[batch_col])
+        if batch.isna().any():
+            raise InputError(f"--batch-col: {int(batch.isna().sum())} cells of {h5ad} have no value in {batch_col!r}.")
+    return pd.DataFrame(
+        {
+            "file": 0, "row": np.arange(len(obs)), "cell": obs.index.astype(str).to_numpy(), "batch": batch.to_numpy(),
+            "cell_type": None, "trains": True,
+        }
+    )  # fmt: skip
+
+
+def _annotate(model: Path, prepared: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """Each group of cells by what suits it: the model's own target as in its run, new batches by the shared model."""
+    shared, known = saved_model.load_shared(model, settings.device)
+    x = sparse.csr_matrix(prepared.X)
+    names = prepared.obs["cell"].astype(str).to_numpy()
+    own, batch = saved_model.of_own_target(model, x), prepared.obs["batch"].to_numpy()
+    groups = [np.flatnonzero(own)]
+    groups += [np.flatnonzero(~own & (batch == b)) for b in pd.unique(batch)] if settings.align else [np.flatnonzero(~own)]
+    tables, codes, notes = [], np.empty((len(names), 256), dtype=np.float32), []
+    for i, rows in enumerate(groups):
+        if not len(rows):
+            continue
+        annotated = alignment.annotate(shared, x[rows], known, settings)
+        if i == 0:
+            saved_model.recall(annotated, x[rows], model, known, settings)
+        else:
+            alignment.align(annotated, x[rows], known, settings)
+            alignment.self_train(annotated, x[rows], known, settings)
+        notes += annotated.notes if i == 0 or settings.align else []
+        last = list(annotated.stages)[-1]
+        codes[rows] = annotated.codes[last]
+        table = predictions_table(TargetResult(annotated.stages, names[rows], annotated.codes[last], None))
+        tables.append(table.assign(row=rows))
+    whole = pd.concat(tables).sort_values("row", kind="stable").drop(columns="row")
+    return whole, codes, notes
+
+
+def _write(predicted: Predicted, model: Path, h5ad: Path) -> None:
+    run = predicted.run
+    write_predictions(predicted.table, run)
+    adata = ad.read_h5ad(h5ad)
+    annotate_obs(adata, predicted.table, predicted.classes, predicted.codes)
+    with whole_file(run.annotated_target) as temporary:
+        adata.write_h5ad(temporary, compression="gzip")
+    write_json(
+        run.manifest,
+        {
+            "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
+            "input": [{"path": str(h5ad), "sha256": sha256(h5ad)}],
+            "notes": predicted.notes,
+        },
+    )
