@@ -64,7 +64,11 @@ def run(
     from . import pipeline
     from .results import one_line
 
-    this = pipeline.run(parameters, err, force=force)
+    try:
+        this = pipeline.run(parameters, err, force=force)
+    except KeyboardInterrupt:  # typer would end without a word
+        err.print("Stopped. The same run again goes on after the last finished stage.")
+        raise typer.Exit(130) from None
     pdf = f"\n             {this.report_pdf}" if this.report_pdf.exists() else ""
     out.print(
         f"\n[bold]{escape(one_line(this))}[/bold]\n"

@@ -318,11 +318,18 @@ def _kernels_ahead(work: Work, sockets: str) -> Generator[tuple[str, KernelManag
         try:
             yield stage, kernel
         except GeneratorExit:
-            if following is not None:
-                following.shutdown_kernel(now=True)
+            # Not asked to shut down: after Ctrl-C the event loop still holds the interrupted notebook.
+            for left in filter(None, (kernel, following)):
+                _kill(left)
             raise
-        finally:
-            kernel.shutdown_kernel(now=True)
+        kernel.shutdown_kernel(now=True)
+
+
+def _kill(kernel: KernelManager) -> None:
+    process = getattr(kernel.provisioner, "process", None)
+    if process is not None:
+        process.kill()
+        process.wait()
 
 
 def _execute(this: Run, stage: str, kernel: KernelManager) -> None:
@@ -352,6 +359,10 @@ def _execute(this: Run, stage: str, kernel: KernelManager) -> None:
         raise StageError(
             f"{stage} failed: {error.ename}: {error.evalue}\nThe notebook with the error: {this.notebook(stage)}"
         ) from None
+    except OSError as error:
+        if is_disk_full(error) and error.filename is None:
+            raise DiskFullError(str(this.notebook(stage))) from None
+        raise
     except DeadKernelError:
         raise StageError(
             f"{stage}: the process was killed from outside, most often because memory ran out.\n"
