@@ -25,7 +25,7 @@ from urllib.parse import quote
 import numpy as np
 
 from .errors import InputError
-from .folder import refuse_if_in_use
+from .folder import OURS, refuse_if_in_use
 from .parameters import Parameters, from_notebook
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     OSError
         With the file's name, if the disk is full; whatever the library that wrote made of that.
     """
-    path.parent.mkdir(exist_ok=True)  # but not its parents: a run's folder that was removed must not come back in part
+    # A run's kernels do not make its folder: removed meanwhile, it must not come back in part.
+    path.parent.mkdir(parents=OURS not in os.environ, exist_ok=True)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
     try:
         yield temporary

@@ -39,6 +39,5 @@ def _write_demo(file: Path) -> None:
     full = sc.datasets.pbmc68k_reduced()
     adata = ad.AnnData(full.raw.X, obs=full.obs[["bulk_labels"]].copy(), var=full.raw.var[[]].copy())
     adata.obs["well"] = "well " + adata.obs_names.str.rsplit("-", n=1).str[-1]
-    file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
