@@ -153,7 +153,7 @@ def refuse_if_not_ours(run: Run) -> None:
     if not there:
         return
     # A killed run may have moved its log, or not begun it.
-    signed = any(sign.exists() for sign in (run.log, run.folder / LOCK, run.folder / MOVING))
+    signed = any(sign.exists() for sign in (run.log, run.stages_json, run.folder / LOCK, run.folder / MOVING))
     if not signed or (previous.exists() and not (previous / run.log.name).exists()):
         found = previous.name if signed else there[0].name
         raise InputError(

@@ -204,7 +204,7 @@ class Work:
         parameters, unless a finished run is what it would displace."""
         records, previous = reuse.read_records(self.run), self.run.folder / folder.PREVIOUS
         if records is None:
-            return not any(path.exists() for path in self.run.ours())
+            return not folder.snapshot(self.run)
         return not records or bool(self.reused) or (previous / self.run.manifest.name).exists()
 
     def finished(self, stage: str, before: dict[Path, Any], usage: Usage, **also: Any) -> None:
