@@ -6,6 +6,7 @@ file. Model files are in `saved_model`, tables and metrics in `results`.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -24,6 +25,7 @@ from urllib.parse import quote
 import numpy as np
 
 from .errors import InputError
+from .folder import OURS, refuse_if_in_use
 from .parameters import Parameters, from_notebook
 
 if TYPE_CHECKING:
@@ -33,20 +35,37 @@ if TYPE_CHECKING:
     from .data import Plan
 
 MODEL_FORMAT = 2
+FULL = 65_536  # bytes free; torch and h5py do not always say that it was the disk
 LONGEST_NAME = 80  # two fit into a file name
 STAGES = ("1_preprocess", "2_train", "3_align", "4_evaluate")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name to write to, beside `path`; it becomes `path` only if all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary name to write to, beside `path`; it becomes `path` only if all went well.
+
+    Raises
+    ------
+    OSError
+        With the file's name, if the disk is full; whatever the library that wrote made of that.
+    """
+    # A run's kernels do not make its folder: removed meanwhile, it must not come back in part.
+    path.parent.mkdir(parents=OURS not in os.environ, exist_ok=True)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
     try:
         yield temporary
         temporary.replace(path)
+    except Exception as error:
+        if is_disk_full(error) or (path.parent.exists() and shutil.disk_usage(path.parent).free < FULL):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -207,6 +226,10 @@ class Run:
     def work(self) -> Path:
         return self.folder / "work"
 
+    @property
+    def stages_json(self) -> Path:
+        return self.work / "stages.json"
+
     def save_prepared(self, prepared: ad.AnnData, plan: Plan) -> None:
         """Stage 1's result: the prepared cells (h5ad) and the plan (JSON)."""
         with whole_file(self.work / "prepared.h5ad") as temporary:
@@ -274,46 +297,13 @@ class Run:
             *(self.notebook(stage) for stage in self.stages),
         ]  # fmt: skip
 
-    def earlier(self) -> list[Path]:
-        """The files and folders an earlier run left here, which this run would replace.
-
-        Raises
-        ------
-        InputError
-            If files of these names are there that no run wrote, or the run's own input is among them.
-        """
-        ours = [
+    def ours(self) -> list[Path]:
+        """Every file and folder that a run writes, there or not."""
+        return [
             self.predictions_xlsx, self.predictions_parquet, self.annotated_target, self.models, self.metrics,
             self.report_html, self.report_pdf, self.parameters_yaml, self.manifest, self.log, self.notebooks, self.work,
             *self.folder.glob("train[[]*]-test[[]*].pdf"),
         ]  # fmt: skip
-        earlier, previous = [path for path in ours if path.exists()], self.folder / "previous"
-        if not earlier:
-            return []
-        if not self.log.exists() or (previous.exists() and not (previous / self.log.name).exists()):
-            found = previous.name if self.log.exists() else earlier[0].name
-            raise InputError(
-                f"OUTPUT_PATH: {self.folder} holds {found!r}, which no run of jind-nb wrote there; "
-                "choose another folder, so that nothing of yours is moved."
-            )
-        inputs = {"PATH": self.parameters.paths}
-        if self.parameters.PRETRAINED_MODEL_PATH is not None:
-            inputs["PRETRAINED_MODEL_PATH"] = [self.parameters.PRETRAINED_MODEL_PATH]
-        for name, paths in inputs.items():
-            for path in map(Path, paths):
-                if path.exists() and any(path == mine or mine in path.parents for mine in earlier):
-                    raise InputError(f"{name}: {path} is among the results this run would replace; change OUTPUT_PATH.")
-        return earlier
-
-    def set_aside_earlier(self) -> None:
-        """Moves an earlier run's files into `previous/`, so that runs never mix; what an even earlier run left there
-        is deleted."""
-        earlier, previous = self.earlier(), self.folder / "previous"
-        if earlier:
-            shutil.rmtree(previous, ignore_errors=True)
-            previous.mkdir()
-        for path in earlier:
-            path.rename(previous / path.name)
 
 
 def check_output(parameters: Parameters, needed: int) -> None:
@@ -349,14 +339,27 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
 
     Reads the parameters from the notebook's variables (relative paths are relative to the repository's root, or to
     the working directory for an installed package) and logs to the screen and to the run's `run.log`.
+
+    Raises
+    ------
+    InputError
+        If a parameter is wrong, the folder cannot be written, or a `jind-nb run` is at work there.
     """
     root = Path(__file__).resolve().parent.parent
     checkout = (root / "notebooks").is_dir() and (root / "pyproject.toml").exists()
     run = Run(from_notebook(namespace, root if checkout else Path.cwd()))
     check_output(run.parameters, needed=0)
+    refuse_if_in_use(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
     log_to(run.log, logging.StreamHandler(sys.stdout))
     return run
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written is no reason to fail, nor for a traceback a line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
 
 
 def log_to(file: Path, *also: logging.Handler) -> None:
@@ -366,7 +369,7 @@ def log_to(file: Path, *also: logging.Handler) -> None:
         logger.removeHandler(handler)
         if isinstance(handler, logging.FileHandler):
             handler.close()
-    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file = _LogFile(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     for handler in (to_file, *also):
         logger.addHandler(handler)

@@ -46,8 +46,17 @@ def _parameters(file: Path, overrides: list[str] | None, output_path: Path | Non
 
 
 @app.command()
-def run(file: File, s: Overrides = None, output_path: OutputPath = None) -> None:
+def run(
+    file: File,
+    s: Overrides = None,
+    output_path: OutputPath = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run every stage, also those an earlier run finished.")
+    ] = False,
+) -> None:
     """All stages for one parameter file: annotates the target and writes the report.
+
+    A run that was interrupted goes on after its last finished stage; one that is done and unchanged is not repeated.
 
     Example: jind-nb run parameters/demo.yaml -s SEED=1 --output-path runs/seed1
     """
@@ -56,7 +65,11 @@ def run(file: File, s: Overrides = None, output_path: OutputPath = None) -> None
     from . import pipeline
     from .results import one_line
 
-    this = pipeline.run(parameters, err)
+    try:
+        this = pipeline.run(parameters, err, force=force)
+    except KeyboardInterrupt:  # typer would end without a word
+        err.print("Stopped. The same run again goes on after the last finished stage.")
+        raise typer.Exit(130) from None
     pdf = f"\n             {this.report_pdf}" if this.report_pdf.exists() else ""
     out.print(
         f"\n[bold]{escape(one_line(this))}[/bold]\n"

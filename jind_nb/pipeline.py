@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
-import sys
+import os
+import re
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from .artifacts import Run, check_output, log_to, read_model_json, shipped, whole_file, write_json
+from . import folder, reuse
+from .artifacts import Run, check_output, is_disk_full, log_to, read_model_json, shipped, whole_file, write_json
 from .errors import InputError
 from .parameters import Parameters
 
 log = logging.getLogger(__name__)
 
-# What manifest.json tells the versions of.
-PACKAGES = (
-    "jind-nb",
-    "anndata",
-    "numpy",
-    "pandas",
-    "papermill",
-    "scanpy",
-    "scikit-learn",
-    "scipy",
-    "torch",
-    "umap-learn",
-)
 KERNEL = "python3"
 IMPORTED_AHEAD = {
     "1_preprocess": "jind_nb.data, jind_nb.plots",
@@ -55,10 +43,15 @@ STAGE_WORDS = {
     "4_evaluate": "writing predictions",
     "report": "writing the report",
 }
+UNCHANGED = "unchanged, reused"
+
+
+class DiskFullError(RuntimeError):
+    """A notebook found the disk full; the message is the file."""
 
 
 class StageError(RuntimeError):
-    """A notebook failed for a reason that is not the user's input; the message names the notebook that was kept."""
+    """A run failed for a reason that is not the user's input; the message names the notebook that was kept, if any."""
 
 
 @dataclass
@@ -126,54 +119,173 @@ def check_folder_and_model(parameters: Parameters) -> None:
 
     if parameters.PRETRAINED_MODEL_PATH is not None:
         read_model_json(Path(parameters.PRETRAINED_MODEL_PATH))
-    Run(parameters).earlier()
+    this = Run(parameters)
+    folder.refuse_if_not_ours(this)
     # Prepared cells, the annotated target, predictions and models: seen to stay below twice the input plus this.
-    check_output(parameters, needed=2 * sum(file.stat().st_size for file in input_files(parameters)) + 200_000_000)
+    needed = 2 * sum(file.stat().st_size for file in input_files(parameters)) + 200_000_000
+    if not this.manifest.exists():  # an interrupted run's files are there already, and are used or deleted
+        needed -= sum(size for _, _, size in folder.snapshot(this).values())
+    check_output(parameters, needed)
 
 
-def run(parameters: Parameters, console: Console | None = None) -> Run:
+def run(parameters: Parameters, console: Console | None = None, *, force: bool = False) -> Run:
     """The whole way, from a checked set of parameters to the predictions and the report.
 
-    Results of an earlier run in the same folder are moved to `previous/`.
+    Stages that an earlier run in the same folder finished, with the same input, parameters and code, are not run
+    again. A finished run that is not reused whole is moved to `previous/`.
+
+    Parameters
+    ----------
+    force
+        Reuse nothing.
 
     Raises
     ------
     InputError
-        If the user's input is wrong; nothing has been trained then.
+        If the user's input is wrong, or another run is at work in the folder; nothing has been trained then.
     StageError
-        If a notebook failed, was killed, or left out a promised file.
+        If a notebook failed, was killed, or left out a promised file; if the disk is full; if the folder or the input
+        was changed meanwhile. The same run again goes on after the last finished stage.
     """
     check(parameters)
     this = Run(parameters)
-    this.set_aside_earlier()
-    this.folder.mkdir(parents=True, exist_ok=True)
+    with folder.held(this.folder) as hold:
+        folder.refuse_if_not_ours(this)
+        folder.recover(this)
+        work = Work.begin(this, hold, force=force)
+        try:
+            _work(work, console)
+        except (OSError, StageError, InputError) as error:
+            raise work.reason_for(error) from None
+    return this
+
+
+@dataclass
+class Work:
+    """One run under way: what is reused, and what its finished stages are remembered by."""
+
+    run: Run
+    hold: folder.Hold
+    inputs: dict[Path, str]
+    input_signature: list[tuple[str, int, int]]
+    keys: dict[str, str]
+    reused: list[str]
+    records: reuse.Records
+
+    @classmethod
+    def begin(cls, this: Run, hold: folder.Hold, *, force: bool) -> Work:
+        """Decides what is reused; changes nothing."""
+        signature, inputs = reuse.input_signature(this), reuse.input_hashes(this)
+        keys, records = reuse.keys(this, inputs), reuse.read_records(this) or {}
+        reused = [] if force else reuse.still_good(this, keys, records)
+        return cls(this, hold, inputs, signature, keys, reused, {stage: records[stage] for stage in reused})
+
+    @property
+    def to_do(self) -> list[str]:
+        return [stage for stage in self.keys if stage not in self.reused]
+
+    def make_room(self) -> None:
+        """Clears the way for the stages to do, so that nothing of theirs is there when the first of them begins."""
+        this, keep = self.run, reuse.files_of(self.run, self.records, self.reused)
+        keep |= {this.stages_json} if keep else set()
+        if this.manifest.exists() and self.to_do == [reuse.REPORT]:
+            this.manifest.unlink()
+        elif this.manifest.exists() or not self._unfinished_by_a_run():
+            folder.set_aside(this, keep)
+        else:
+            folder.discard(this, keep | ({this.log} if keep else set()))
+        # Before anything else: by it a killed run's folder is known as one that may be gone on with or deleted.
+        write_json(this.stages_json, self.records)
+        if "2_train" in self.reused and "3_align" in self.to_do:
+            reuse.without_target(this)
+
+    def _unfinished_by_a_run(self) -> bool:
+        """Whether what is there may be deleted: not what notebooks run by hand left, nor days of training with other
+        parameters, unless a finished run is what it would displace."""
+        records, previous = reuse.read_records(self.run), self.run.folder / folder.PREVIOUS
+        if records is None:
+            return not folder.snapshot(self.run)
+        return not records or bool(self.reused) or (previous / self.run.manifest.name).exists()
+
+    def finished(self, stage: str, before: dict[Path, Any], usage: Usage, **also: Any) -> None:
+        """Notes that a stage is done and which files it made.
+
+        Raises
+        ------
+        StageError
+            If the folder or the input is not what it was when the run began.
+        """
+        if not self.hold.still_there():
+            raise StageError(self._removed())
+        if reuse.input_signature(self.run) != self.input_signature:
+            raise StageError(f"The input was changed while {stage} was at work with it; run again.")
+        not_of_stages = {self.run.log, self.run.parameters_yaml, self.run.manifest, self.run.stages_json}
+        made = [
+            file
+            for file, signature in folder.snapshot(self.run).items()
+            if before.get(file) != signature and file not in not_of_stages and not file.name.startswith(".")
+        ]
+        measured = {"seconds": usage.seconds[stage], "peak_memory_bytes": usage.peak_memory[stage]}
+        self.records[stage] = reuse.record(self.run, stage, self.keys[stage], made, **measured, **also)
+        write_json(self.run.stages_json, self.records)
+
+    def reason_for(self, error: Exception) -> Exception:
+        """The error itself, or what was behind it: the folder removed, or the disk full."""
+        if not self.hold.still_there():
+            return StageError(self._removed())
+        gone = [str(file) for file in reuse.files_of(self.run, self.records, self.records) if not file.exists()]
+        if gone:
+            return StageError(f"Removed while the run was at work: {', '.join(sorted(gone))}. Run again.")
+        if is_disk_full(error) or isinstance(error, DiskFullError):
+            file = error.filename if isinstance(error, OSError) else str(error)
+            return StageError(
+                f"The disk is full: {file or f'a file in {self.run.folder}'} could not be written. Make room and run "
+                "again; it goes on after the last finished stage."
+            )
+        return error
+
+    def _removed(self) -> str:
+        return f"The folder {self.run.folder} was removed or replaced while the run was at work in it; run again."
+
+
+def _work(work: Work, console: Console | None) -> None:
+    this = work.run
+    if work.to_do:
+        work.make_room()
     log_to(this.log)
     with whole_file(this.parameters_yaml) as temporary:
-        temporary.write_text(yaml.safe_dump(parameters.model_dump(), sort_keys=False, allow_unicode=True), "utf-8")
-    usage = Usage()
+        temporary.write_text(yaml.safe_dump(this.parameters.model_dump(), sort_keys=False, allow_unicode=True), "utf-8")
     tell = (console or Console(stderr=True)).print
     with (
         _progress(this, console) as stage_begins,
         tempfile.TemporaryDirectory(prefix="jind-nb-", ignore_cleanup_errors=True) as sockets,
-        closing(_kernels_ahead(this, sockets)) as kernels,
+        closing(_kernels_ahead(work, sockets)) as kernels,
     ):
+        for stage in work.reused:
+            log.info("%s: %s", stage, UNCHANGED)
+            stage_begins(stage, UNCHANGED)
+        usage = Usage()
         for stage, kernel in kernels:
-            stage_begins(stage)
+            stage_begins(stage, STAGE_WORDS[stage])
+            before = folder.snapshot(this)
             with usage.of(stage):
                 _execute(this, stage, kernel)
-        stage_begins("report")
-        with usage.of("report"):
-            pdf_missing = _report(this)
-    if pdf_missing:
-        tell(f"No report.pdf: {pdf_missing}")
-    write_json(this.manifest, _manifest(this, usage, pdf_missing))
+            work.finished(stage, before, usage)
+        if reuse.REPORT in work.to_do:
+            stage_begins(reuse.REPORT, STAGE_WORDS[reuse.REPORT])
+            before = folder.snapshot(this)
+            with usage.of(reuse.REPORT):
+                pdf_missing = _report(this)
+            work.finished(reuse.REPORT, before, usage, pdf_missing=pdf_missing)
+            if pdf_missing:
+                tell(f"No report.pdf: {pdf_missing}")
     missing = [str(path) for path in this.promised(this.load_training()) if not path.exists()]
     if missing:
         raise StageError(f"The notebooks ran, but these files are missing: {', '.join(missing)}")
-    return this
+    write_json(this.manifest, _manifest(work))  # the last file: by it a finished run is known
 
 
-def _kernels_ahead(this: Run, sockets: str) -> Generator[tuple[str, KernelManager]]:
+def _kernels_ahead(work: Work, sockets: str) -> Generator[tuple[str, KernelManager]]:
     """Each stage with its kernel, which was started while the stage before it ran.
 
     A kernel takes two seconds to start and up to four to import what its notebook needs; a notebook mostly uses one
@@ -185,27 +297,39 @@ def _kernels_ahead(this: Run, sockets: str) -> Generator[tuple[str, KernelManage
         A folder for the kernels' sockets. Files, not TCP: a port that is free when it is chosen may be somebody
         else's by the time the kernel binds it.
     """
+    this, stages = work.run, [stage for stage in work.to_do if stage != reuse.REPORT]
     KernelManager.transport_encryption = "auto"  # type: ignore[assignment]  # a trait; else jupyter_client warns at every start
 
     def start(stage: str) -> KernelManager:
         kernel = KernelManager(kernel_name=KERNEL, transport="ipc", connection_file=f"{sockets}/{stage}.json")
         kernel.start_kernel(
-            cwd=str(this.folder), extra_arguments=[f"--IPKernelApp.exec_lines=import {IMPORTED_AHEAD[stage]}"]
+            cwd=str(this.folder),
+            env=os.environ | {folder.OURS: str(this.folder)},
+            # A kernel that outlives a killed run for a second keeps the folder locked until it is gone.
+            pass_fds=[work.hold.descriptor],
+            extra_arguments=[f"--IPKernelApp.exec_lines=import {IMPORTED_AHEAD[stage]}"],
         )
         return kernel
 
-    following: KernelManager | None = start(this.stages[0])
-    for stage, later in zip(this.stages, (*this.stages[1:], None), strict=True):
+    following = start(stages[0]) if stages else None
+    for stage, later in zip(stages, (*stages[1:], None), strict=False):
         kernel, following = following, start(later) if later else None
         assert kernel is not None  # only the last stage has no following kernel
         try:
             yield stage, kernel
         except GeneratorExit:
-            if following is not None:
-                following.shutdown_kernel(now=True)
+            # Not asked to shut down: after Ctrl-C the event loop still holds the interrupted notebook.
+            for left in filter(None, (kernel, following)):
+                _kill(left)
             raise
-        finally:
-            kernel.shutdown_kernel(now=True)
+        kernel.shutdown_kernel(now=True)
+
+
+def _kill(kernel: KernelManager) -> None:
+    process = getattr(kernel.provisioner, "process", None)
+    if process is not None:
+        process.kill()
+        process.wait()
 
 
 def _execute(this: Run, stage: str, kernel: KernelManager) -> None:
@@ -230,17 +354,33 @@ def _execute(this: Run, stage: str, kernel: KernelManager) -> None:
     except PapermillExecutionError as error:
         if error.ename == InputError.__name__:
             raise InputError(error.evalue) from None
+        if full := re.fullmatch(r"\[Errno (?:28|122)\] .*: '(.+)'", error.evalue):
+            raise DiskFullError(full[1]) from None
         raise StageError(
             f"{stage} failed: {error.ename}: {error.evalue}\nThe notebook with the error: {this.notebook(stage)}"
         ) from None
+    except OSError as error:
+        if is_disk_full(error) and error.filename is None:
+            raise DiskFullError(str(this.notebook(stage))) from None
+        raise
     except DeadKernelError:
         raise StageError(
             f"{stage}: the process was killed from outside, most often because memory ran out.\n"
             f"The notebook so far: {this.notebook(stage)}"
         ) from None
     finally:
-        if running.exists():
-            running.replace(this.notebook(stage))
+        _keep_whole(running, this.notebook(stage))
+
+
+def _keep_whole(running: Path, notebook: Path) -> None:
+    """Papermill writes in place: on a full disk what it leaves may be half a notebook."""
+    with suppress(FileNotFoundError):
+        try:
+            json.loads(running.read_text("utf-8"))
+        except ValueError:
+            running.unlink()
+        else:
+            running.replace(notebook)
 
 
 def _report(this: Run) -> str | None:
@@ -250,22 +390,18 @@ def _report(this: Run) -> str | None:
     return write_pdf(this, write_html(this))
 
 
-def _manifest(this: Run, usage: Usage, pdf_missing: str | None) -> dict[str, Any]:
-    from .data import input_files
-
+def _manifest(work: Work) -> dict[str, Any]:
+    records = work.records
     return {
-        "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES},
-        "seed": this.parameters.SEED,
-        "input": [{"path": str(file), "sha256": _sha256(file)} for file in input_files(this.parameters)],
-        "seconds": usage.seconds,
-        "peak_memory_bytes": usage.peak_memory,
-        "report_pdf": pdf_missing or "written",
+        "versions": reuse.versions(),
+        "seed": work.run.parameters.SEED,
+        "input": [{"path": str(file), "sha256": hash_} for file, hash_ in work.inputs.items()],
+        "reused": work.reused,
+        # Of a reused stage: as measured when it ran.
+        "seconds": {stage: records[stage]["seconds"] for stage in work.keys},
+        "peak_memory_bytes": {stage: records[stage]["peak_memory_bytes"] for stage in work.keys},
+        "report_pdf": records[reuse.REPORT]["pdf_missing"] or "written",
     }
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
@@ -290,14 +426,15 @@ class _LastLogLine(ProgressColumn):
 
 
 @contextmanager
-def _progress(this: Run, console: Console | None) -> Iterator[Callable[[str], None]]:
-    """A live bar in a terminal, a line for each stage elsewhere; gives the function to call when a stage begins."""
+def _progress(this: Run, console: Console | None) -> Iterator[Callable[[str, str], None]]:
+    """A live bar in a terminal, a line for each stage elsewhere; gives the function to call with a stage and a word on
+    what happens to it, when it begins."""
     console = console or Console(stderr=True)
     n = len(this.stages) + 1
     if not console.is_terminal:
         step = iter(range(1, n + 1))
-        yield lambda stage: console.print(
-            f"{time.strftime('%H:%M:%S')} {next(step)}/{n} {stage}: {STAGE_WORDS[stage]}", highlight=False
+        yield lambda stage, words: console.print(
+            f"{time.strftime('%H:%M:%S')} {next(step)}/{n} {stage}: {words}", highlight=False
         )
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn(), _LastLogLine(this.log))
@@ -305,9 +442,11 @@ def _progress(this: Run, console: Console | None) -> Iterator[Callable[[str], No
         task = progress.add_task("starting", total=n)
         begun = 0
 
-        def stage_begins(stage: str) -> None:
+        def stage_begins(stage: str, words: str) -> None:
             nonlocal begun
-            progress.update(task, description=f"{stage}: {STAGE_WORDS[stage]}", completed=begun)
+            progress.update(task, description=f"{stage}: {words}", completed=begun)
+            if words == UNCHANGED:
+                progress.console.print(f"{stage}: {words}", highlight=False)
             begun += 1
 
         yield stage_begins

@@ -163,8 +163,8 @@ def save_target(annotated: Annotated, batch: str, x: sparse.csr_matrix, run: Run
         "has_adapter": annotated.model.adapter is not None,
         "cells": x.shape[0],
         "thresholds": _by_class(description["classes"], last.thresholds),
+        "hashes": {name: sha256(folder / name) for name in (TARGET, TARGET_CELLS)},
     }
-    description["hashes"] |= {name: sha256(folder / name) for name in (TARGET, TARGET_CELLS)}
     write_model_json(folder, description)
     _write_card(folder, description)
 
@@ -183,7 +183,8 @@ def _checked(folder: Path, name: str, description: Mapping[str, Any]) -> Path:
     path = folder / Path(name).name
     if not path.is_file():
         raise InputError(f"PRETRAINED_MODEL_PATH: {path} is missing; copy the whole trained_models folder.")
-    if sha256(path) != description["hashes"].get(name):
+    hashes = description["hashes"] | (description["target"] or {}).get("hashes", {})
+    if sha256(path) != hashes.get(name):
         raise InputError(
             f"PRETRAINED_MODEL_PATH: {path} is not the file model.json describes (its hash differs): it is cut short, "
             "damaged, or from another model. Copy the whole trained_models folder again."

@@ -1,0 +1,154 @@
+"""Which stages of an earlier run in the same folder are still good: what they depended on, and the files they made.
+
+work/stages.json: `{stage: {"key", "files": {path: {"bytes", "sha256"}}, "seconds", "peak_memory_bytes", ...}}`, written
+after each stage. A run that was killed goes on after the last stage in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .artifacts import STAGES, Run, read_json, sha256, shipped, write_model_json
+
+# What manifest.json tells the versions of; another version of one, and nothing is reused.
+PACKAGES = (
+    "jind-nb",
+    "anndata",
+    "numpy",
+    "pandas",
+    "papermill",
+    "scanpy",
+    "scikit-learn",
+    "scipy",
+    "torch",
+    "umap-learn",
+)
+# The first stage that each parameter matters to; it matters to all after it. When in doubt, the first of all. The
+# files of PATH and PRETRAINED_MODEL_PATH count by name and content, not by folder; OUTPUT_PATH is only shown.
+MATTERS_FROM = {
+    "1_preprocess": (
+        "PATH", "BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "PRETRAINED_MODEL_PATH",
+        "INTER_DATASETS_NAMES", "EXCLUDE_DATASETS_NAMES", "NUM_FEATURES", "MIN_CELL_TYPE_POPULATION", "METHOD", "SEED",
+        "UNLABELED", "GENE_COL", "LAYER", "NORMALISATION",
+    ),
+    "2_train": ("USE_GPU", "EPOCHS", "REJECTION", "TARGET_ERROR"),
+    "3_align": ("ALIGN",),
+    "4_evaluate": (),
+    "report": ("OUTPUT_PATH",),
+}  # fmt: skip
+REPORT = "report"
+# Stage 3 enters the target in stage 2's file.
+SHARED_FILE = "trained_models/model.json"
+
+Records = dict[str, dict[str, Any]]
+
+
+def versions() -> dict[str, str]:
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
+
+
+def input_signature(run: Run) -> list[tuple[str, int, int]]:
+    """What tells whether an input file was changed while the run was at work."""
+    return [(str(file), s.st_size, s.st_mtime_ns) for file in _inputs(run) for s in [file.stat()]]
+
+
+def _inputs(run: Run) -> list[Path]:
+    from .data import input_files
+
+    model = run.parameters.PRETRAINED_MODEL_PATH
+    of_model = sorted(path for path in Path(model).iterdir() if path.is_file()) if model is not None else []
+    return [*input_files(run.parameters), *of_model]
+
+
+def input_hashes(run: Run) -> dict[Path, str]:
+    return {file: sha256(file) for file in _inputs(run)}
+
+
+def keys(run: Run, inputs: Mapping[Path, str]) -> dict[str, str]:
+    """For each stage of the run, in order, a hash of all it depends on: code, input, parameters, the stages before.
+
+    Parameters
+    ----------
+    inputs
+        `input_hashes(run)`.
+    """
+    values = run.parameters.model_dump()
+    values["PATH"] = [(file.name, hash_) for file, hash_ in inputs.items()]
+    values["PRETRAINED_MODEL_PATH"] = run.parameters.PRETRAINED_MODEL_PATH is not None
+    before, found = _code(), {}
+    passed: dict[str, Any] = {}
+    for stage, names in MATTERS_FROM.items():
+        passed |= {name: values[name] for name in names if name in values}
+        if stage not in (*run.stages, REPORT):
+            continue  # what would matter to a stage left out matters to the next
+        template = shipped("notebooks") / f"{stage}.ipynb"
+        before = _hash([stage, before, passed, sha256(template) if stage in STAGES else None])
+        found[stage] = before
+        passed = {}
+    return found
+
+
+def _code() -> str:
+    here = Path(__file__).parent
+    sources = sorted([*here.glob("*.py"), *here.glob("templates/*")])
+    return _hash([{file.name: sha256(file) for file in sources}, versions()])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def read_records(run: Run) -> Records | None:
+    """What earlier runs noted; None where none did, or somebody else's file is there."""
+    try:
+        records = read_json(run.stages_json)
+        return {stage: dict(record, files=dict(record["files"])) for stage, record in records.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def record(run: Run, stage: str, key: str, files: Iterable[Path], **also: Any) -> dict[str, Any]:
+    """What is noted of a finished stage."""
+    names = sorted(file.relative_to(run.folder).as_posix() for file in files)
+    return {"key": key, "files": {name: _signature(run, stage, name) for name in names}, **also}
+
+
+def still_good(run: Run, keys: Mapping[str, str], records: Records) -> list[str]:
+    """The stages, from the first on, whose key is the same and whose files are as they were."""
+    good: list[str] = []
+    for stage, key in keys.items():
+        of_stage = records.get(stage, {})
+        # A report without its PDF is made again: most likely, what it lacked has been installed.
+        if of_stage.get("key") != key or of_stage.get("pdf_missing"):
+            break
+        try:
+            if any(_signature(run, stage, name) != wanted for name, wanted in of_stage["files"].items()):
+                break
+        except (OSError, ValueError, TypeError):
+            break
+        good.append(stage)
+    return good
+
+
+def files_of(run: Run, records: Records, stages: Iterable[str]) -> set[Path]:
+    return {run.folder / name for stage in stages for name in records[stage]["files"]}
+
+
+def without_target(run: Run) -> None:
+    """Takes stage 3's entry out of stage 2's file."""
+    description = read_json(run.folder / SHARED_FILE)
+    if description["target"] is not None:
+        write_model_json(run.models, description | {"target": None})
+
+
+def _signature(run: Run, stage: str, name: str) -> dict[str, Any]:
+    file = run.folder / name
+    if stage == "2_train" and name == SHARED_FILE:
+        return {"sha256": _hash(read_json(file) | {"target": None, "sha256": None})}
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}

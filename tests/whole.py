@@ -1,0 +1,124 @@
+"""What must hold of a run's folder at any moment, also right after a kill. Tests and benchmarks/kills.py ask it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import nbformat
+import numpy as np
+import pandas as pd
+
+Digest = dict[str, str]
+
+
+def _pdf(file: Path) -> None:
+    content = file.read_bytes()
+    if not content.startswith(b"%PDF") or not content.rstrip().endswith(b"%%EOF"):
+        raise ValueError("half a PDF")
+
+
+def _html(file: Path) -> None:
+    if not file.read_text("utf-8").rstrip().endswith("</html>"):
+        raise ValueError("half a page")
+
+
+def _zip(file: Path) -> None:
+    if zipfile.ZipFile(file).testzip() is not None:
+        raise ValueError("a damaged archive")
+
+
+def _h5ad(file: Path) -> None:
+    with h5py.File(file) as stored:
+        stored["obs"], stored["var"]
+
+
+READ: dict[str, Callable[[Path], object]] = {
+    ".json": lambda file: json.loads(file.read_text("utf-8")),
+    ".ipynb": lambda file: nbformat.read(file, as_version=4),
+    ".parquet": pd.read_parquet,
+    ".h5ad": _h5ad,
+    ".pdf": _pdf,
+    ".html": _html,
+    ".npz": _zip,
+    ".pt": _zip,
+    ".pth": _zip,
+    ".xlsx": _zip,
+}
+
+
+def files_in(folder: Path, *, hidden: bool = False) -> dict[str, Path]:
+    """By name relative to the folder; without `previous/`, and without temporaries unless asked for."""
+    return {
+        str(name): file
+        for file in sorted(folder.rglob("*"))
+        for name in [file.relative_to(folder)]
+        if file.is_file() and name.parts[0] != "previous" and (hidden or not any(p.startswith(".") for p in name.parts))
+    }
+
+
+def digest(folder: Path) -> Digest:
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files_in(folder).items()}
+
+
+def unreadable(folder: Path) -> list[str]:
+    """Files under their final name that are not whole."""
+    found = []
+    for place in (folder, folder / "previous"):
+        for name, file in files_in(place).items() if place.exists() else ():
+            try:
+                READ.get(file.suffix, Path.read_bytes)(file)
+            except Exception as error:
+                found.append(f"{place.name}/{name}: {error}")
+    return found
+
+
+def place_of(folder: Path, earlier: Digest) -> str | None:
+    """Where an earlier run's results are, every one of them: in place, in previous, or on their way; None if not."""
+    there = digest(folder)
+    on_the_way = digest(folder / ".previous.part") if (folder / ".previous.part").exists() else {}
+    # A rerun adds to the log and writes its own parameters and manifest.
+    if all(there.get(name) == value for name, value in earlier.items()):
+        return "in place"
+    if (folder / "previous").exists() and earlier.items() <= digest(folder / "previous").items():
+        return "previous"
+    if on_the_way and earlier.items() <= (there | on_the_way).items():
+        return "on their way"
+    return None
+
+
+def problems(folder: Path, earlier: Digest) -> list[str]:
+    """What is wrong in a folder where a run was killed and an earlier one, with other results, had finished."""
+    found, place, there = unreadable(folder), place_of(folder, earlier), digest(folder)
+    if place is None:
+        found.append("the earlier results are not complete anywhere")
+    old = [name for name, value in there.items() if value in earlier.values()]
+    if place == "previous" and old:
+        found.append(f"of the earlier run, beside the new one's: {old}")
+    if place == "previous" and "manifest.json" in there and "report.html" not in there:
+        found.append("looks finished and is not")
+    return found
+
+
+def differences(run: Path, wanted: Path) -> list[str]:
+    """In what a finished run differs from another one of the same parameters; bit for bit where files allow it."""
+    found = [f"left: {n}" for n in files_in(run, hidden=True) if any(p.startswith(".") for p in Path(n).parts)]
+    if set(files_in(run)) != set(files_in(wanted)):
+        found.append(f"files: {sorted(set(files_in(run)) ^ set(files_in(wanted)))}")
+    found += [
+        name
+        for name in ("predictions.parquet", "metrics.json")
+        if not (run / name).exists() or (run / name).read_bytes() != (wanted / name).read_bytes()
+    ]
+    if not found:
+        one, two = (ad.read_h5ad(folder / "annotated_target.h5ad") for folder in (run, wanted))
+        if not (np.array_equal(one.obsm["X_jind"], two.obsm["X_jind"]) and one.obs.equals(two.obs)):
+            found.append("annotated_target.h5ad")
+        with np.load(run / "work/target.npz") as a, np.load(wanted / "work/target.npz") as b:
+            found += [f"target.npz: {name}" for name in b.files if not np.array_equal(a[name], b[name])]
+    return found + unreadable(run)
