@@ -392,10 +392,10 @@ def _describe(choice: Choice, plan: Plan) -> None:
             "batch": name,
             "looks like": found.kind,
             "evidence": found.because,
-            "smallest stored": found.smallest,
-            "largest": found.largest,
+            "from": found.smallest,
+            "to": found.largest,
             "stored %": round(100 * found.stored, 1),
-            "median total of a cell": found.median_total,
+            "median cell total": found.median_total,
             "done": done(found, choice.scale),
         }
         for loaded in choice.loaded
@@ -621,7 +621,7 @@ def overlap_table(plan: Plan) -> pd.DataFrame:
 
 
 def _short_numbers(table: pd.DataFrame) -> pd.DataFrame:
-    for name in ("smallest stored", "largest", "median total of a cell"):
+    for name in ("from", "to", "median cell total"):
         table[name] = [f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}" for value in table[name]]
     return table
 

@@ -284,9 +284,9 @@ def _described(
             "used": "yes" if layer == one.layer else "",
             "looks like": kind,
             "batches": ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:4])} and {len(names) - 4} more",
-            "smallest stored": min(evidence[name].smallest for name in names),
-            "largest": max(evidence[name].largest for name in names),
-            "median total of a cell": float(np.median([evidence[name].median_total for name in names])),
+            "from": min(evidence[name].smallest for name in names),
+            "to": max(evidence[name].largest for name in names),
+            "median cell total": float(np.median([evidence[name].median_total for name in names])),
         }
         for kind, names in kinds.items()
     ]

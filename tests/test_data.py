@@ -18,9 +18,10 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from jind_nb import data, demo
+from jind_nb import data, demo, h5ad
 from jind_nb.errors import InputError
 from jind_nb.parameters import Parameters, make_parameters
+from jind_nb.values import to_log_counts
 from tests.conftest import THREE_BATCHES, simulated
 
 NUMBERED = {"1": {"B": 20, "T": 20}, "2": {"B": 20, "T": 20}, "3": {"B": 15, "T": 15}}
@@ -70,11 +71,14 @@ def prepare(tmp_path: Path) -> Callable[..., Prepared]:
 
 
 def same(one: Prepared, other: Prepared) -> None:
-    """Everything that training sees is identical."""
+    """Everything that training sees is identical, wherever in the file it was."""
     np.testing.assert_array_equal(one.values, other.values)
     pd.testing.assert_frame_equal(one.adata.obs, other.adata.obs)
     pd.testing.assert_frame_equal(one.adata.var, other.adata.var, check_names=False)
-    assert asdict(one.plan) == asdict(other.plan)
+    plans = [asdict(prepared.plan) for prepared in (one, other)]
+    for plan in plans:
+        del plan["matrices"], plan["preprocessing"]["layer"], plan["preprocessing"]["gene_col"]
+    assert plans[0] == plans[1]
 
 
 def log_counts(counts: np.ndarray) -> np.ndarray:
@@ -160,7 +164,7 @@ def test_a_dense_matrix_is_read_in_pieces_without_loss(
 ) -> None:
     plain = simulated(THREE_BATCHES)
     whole = prepare(plain)
-    monkeypatch.setattr(data, "DENSE_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(h5ad, "DENSE_ROWS_AT_ONCE", 7)
     same(prepare(_as(lambda x: x.toarray())(plain)), whole)
 
 
@@ -399,7 +403,7 @@ def test_the_population_that_the_message_names_works_for_capped_batches_too(
 
 def test_the_formula_of_the_logarithm_by_hand() -> None:
     """log(1 + 10,000 x / (total + 1e-5)); a cell of zeros stays zero."""
-    done = data._to_log_counts(sparse.csr_matrix(np.array([[1, 3, 0], [0, 0, 0], [0, 0, 7]], dtype=np.float32)))
+    done = to_log_counts(sparse.csr_matrix(np.array([[1, 3, 0], [0, 0, 0], [0, 0, 7]], dtype=np.float32)))
     expected = [
         [math.log(1 + 1e4 * 1 / 4.00001), math.log(1 + 1e4 * 3 / 4.00001), 0],
         [0, 0, 0],
@@ -434,7 +438,11 @@ def test_each_batch_is_normalised_by_what_its_own_values_are(prepare: Callable[.
         "c": "counts",
     }
     done = {row["batch"]: row["done"] for row in mixed.plan.values}
-    assert done == {"a": "left as they are", "b": "counts per 10,000, log1p", "c": "counts per 10,000, log1p"}
+    assert done == {
+        "a": "exp(x) - 1, counts per 10,000, log1p",
+        "b": "counts per 10,000, log1p",
+        "c": "counts per 10,000, log1p",
+    }
     assert any("different kinds" in note for note in mixed.plan.notes)
     assert not any("different kinds" in note for note in plain.plan.notes)
     assert set(data.values_table(mixed.plan).index) == set("abc")
@@ -458,8 +466,8 @@ def test_centred_values_are_taken_as_they_are_only_where_all_batches_are(prepare
     all_centred = _kinds(adata, a=centre, b=centre, c=centre)
     result = prepare(all_centred)
     np.testing.assert_array_equal(result.values, all_centred.X.toarray())
-    assert any("centred" in note for note in result.plan.notes)
-    with pytest.raises(InputError, match=r"'a' are centred.*LAYER"):
+    assert any("centred in every batch" in warning for warning in result.plan.warnings)
+    with pytest.raises(InputError, match=r"'a' holds centred values.*LAYER"):
         prepare(_kinds(adata, a=centre))
     np.testing.assert_array_equal(
         prepare(_kinds(adata, a=centre), NORMALISATION="as_is").values, _kinds(adata, a=centre).X.toarray()
@@ -489,7 +497,8 @@ def test_the_features_of_largest_population_variance_over_all_cells_are_kept(
 def test_a_feature_that_varies_in_the_target_alone_is_kept(prepare: Callable[..., Prepared]) -> None:
     adata = simulated(THREE_BATCHES)
     values = adata.X.toarray()
-    values[:, 5] = np.where((adata.obs["batch"] == "c") & (np.arange(adata.n_obs) % 2 == 0), 5000, 0)
+    target = (adata.obs["batch"] == "c").to_numpy()
+    values[target, 5] = np.where(np.arange(target.sum()) % 2 == 0, 5000, 0)
     result = prepare(_as(lambda _: sparse.csr_matrix(values))(adata), NUM_FEATURES=1)
     assert list(result.adata.var_names) == ["gene005"]
 
@@ -612,15 +621,26 @@ def test_the_target_comes_back_as_it_is_in_the_file(prepare: Callable[..., Prepa
 # --- with a saved model's features -----------------------------------------------------------------------------------
 
 
+LOG_COUNTS = {
+    "scale": "log1p of counts per 10,000", "values": "log1p", "total": 1e4, "rescaled": True, "normalisation": "auto",
+    "kinds": ["counts"], "mean": 1.0, "sd": 2.0, "unclear": "log1p", "layer": None, "gene_col": None,
+    "totals_over": None,
+}  # fmt: skip
+CENTRED = LOG_COUNTS | {
+    "scale": "as they are: centred", "values": "as they are", "rescaled": False, "kinds": ["centred"], "mean": 0.0,
+    "sd": 0.5, "total": None,
+}  # fmt: skip
+
+
 @pytest.fixture
 def saved_model(tmp_path: Path) -> Callable[..., Path]:
     """A folder with the description of a model of the given features."""
 
-    def save(features: list[str], values: str = "log1p") -> Path:
+    def save(features: list[str], preprocessing: dict[str, Any] | None = None) -> Path:
         folder = tmp_path / "trained_models"
         folder.mkdir(exist_ok=True)
         model = {"format": 1, "features": features, "classes": ["B", "T"], "source": "a", "files": {"a": "a.pt"}}
-        (folder / "model.json").write_text(json.dumps(model | {"values": [values]}))
+        (folder / "model.json").write_text(json.dumps(model | {"preprocessing": preprocessing or LOG_COUNTS}))
         return folder
 
     return save
@@ -641,18 +661,23 @@ def test_a_saved_model_gets_its_own_features_in_its_own_order(
 
 
 @pytest.mark.parametrize(
-    ("features", "values", "fragment"),
-    [(["CD3E", "CD8A"], "log1p", "none of the model's 2 features"), (["gene001"], "centred", "trained on centred")],
+    ("features", "preprocessing", "fragment"),
+    [
+        (["CD3E", "CD8A"], LOG_COUNTS, "none of the model's 2 features"),
+        (["chr1:1-9", "chr1:10-19"], LOG_COUNTS, "none of the model's 2 features.*re-quantified"),
+        (["gene001", *(f"other{i}" for i in range(9))], LOG_COUNTS, r"'c' has only 1 of 10 features \(10 %\)"),
+        (["gene001"], CENTRED, "as they are: centred, and those of 'c' are counts"),
+    ],
 )
 def test_a_saved_model_that_does_not_fit_the_file_is_refused(
     prepare: Callable[..., Prepared],
     saved_model: Callable[..., Path],
     features: list[str],
-    values: str,
+    preprocessing: dict[str, Any],
     fragment: str,
 ) -> None:
     with pytest.raises(InputError, match=fragment):
-        prepare(simulated(THREE_BATCHES), PRETRAINED_MODEL_PATH=str(saved_model(features, values)))
+        prepare(simulated(THREE_BATCHES), PRETRAINED_MODEL_PATH=str(saved_model(features, preprocessing)))
 
 
 # --- real cells ------------------------------------------------------------------------------------------------------
