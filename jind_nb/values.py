@@ -324,9 +324,10 @@ def fit(name: str, found: Evidence, wanted: str, trained: Mapping[str, Any]) -> 
     InputError
         If the values cannot be brought to the model's scale.
     """
-    scale, said = dict(trained), list[str]()
+    said: list[str] = []
     if wanted == "auto" and found.kind in trained["kinds"]:
         wanted = trained["normalisation"]
+    scale = dict(trained) | {"normalisation": wanted}
     if trained["values"] == "as they are":
         same_sign = (found.kind in NEGATIVE) == any(kind in NEGATIVE for kind in trained["kinds"])
         sd = trained["sd"]

@@ -212,9 +212,9 @@ def test_a_model_of_centred_values_takes_only_such() -> None:
     z = recognise(csr(z_scores(poisson())))
     trained = agree({"a": z}, "auto") | {"unclear": "log1p"}
     assert fit("c", z, "auto", trained)[0]["values"] == "as they are"
-    with pytest.raises(InputError, match="PRETRAINED_MODEL_PATH.*z-scored.*'c' are counts"):
+    with pytest.raises(InputError, match=r"PRETRAINED_MODEL_PATH.*z-scored.*'c' are counts"):
         fit("c", recognise(csr(poisson())), "auto", trained)
-    with pytest.raises(InputError, match="PRETRAINED_MODEL_PATH.*'c' are z-scored"):
+    with pytest.raises(InputError, match=r"PRETRAINED_MODEL_PATH.*'c' are z-scored"):
         fit("c", z, "auto", agree({"a": recognise(csr(poisson()))}, "auto") | {"unclear": "log1p"})
 
 
