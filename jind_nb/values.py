@@ -128,7 +128,7 @@ def _kind(looked_at: sparse.csr_matrix, values: np.ndarray, whole: float) -> tup
         return "counts", f"{percent}; {fractions:,} {'is' if fractions == 1 else 'are'} not", None, True
     if not small or whole > WHOLE_IN_LOGARITHMS:
         total, variation = _common_total(looked_at, "linear")
-        reason = f"{percent}, as in no logarithm" if small else f"values up to {values.max():,.6g}, beyond a logarithm"
+        reason = f"{percent}, as in no logarithm" if small else f"up to {values.max():,.6g}, too large for a logarithm"
         if variation < NEARLY_EQUAL_TOTALS:
             return "linear", f"{reason}; every cell comes to {total:,.6g}", total, True
         return "linear", reason, None, True

@@ -991,6 +991,9 @@ def test_a_model_of_several_files_counts_a_cells_total_over_the_features_they_sh
         query = query[:, np.random.default_rng(0).permutation(query.n_vars)].copy()
     again = prepare(query, TARGET_DATASET_NAME="query", PRETRAINED_MODEL_PATH=str(folder))
     np.testing.assert_array_equal(again.values, run.of_batch("query"))
+    fewer = query[:, ~query.var_names.isin(run.adata.var_names[:3])].copy()
+    lacking = prepare(fewer, TARGET_DATASET_NAME="query", PRETRAINED_MODEL_PATH=str(folder))
+    assert lacking.plan.features["missing"] == 3
 
 
 # --- real cells ------------------------------------------------------------------------------------------------------
