@@ -156,7 +156,7 @@ def _table(title: str, frame: pd.DataFrame) -> None:
 
     table = Table(title=title, title_justify="left")
     for name in (frame.index.name, *frame.columns):
-        table.add_column(str(name))
+        table.add_column(str(name), overflow="fold")
     for row in frame.itertuples(name=None):
         table.add_row(*(escape(str(value)) for value in row))
     out.print(table)

@@ -361,9 +361,9 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
         plan.classes = model["classes"]
     choice = choose(parameters, cells, model["preprocessing"] if model else None)
     _describe(choice, plan)
-    names, gene_cols = _feature_names(choice.loaded, model["features"] if model else None, plan)
-    totals_over = _totals_over(parameters, choice, names, cells, plan, model)
-    matrix, names = _on_one_scale(choice, names, totals_over)
+    in_files, gene_cols = _feature_names(choice.loaded, model["features"] if model else None, plan)
+    totals_over = _totals_over(parameters, choice, in_files, plan, model)
+    matrix, names = _on_one_scale(choice, in_files, totals_over)
     used = (cells["trains"] | (cells["batch"] == plan.target)).to_numpy()
     if model is None:
         plan.preprocessing = choice.scale | {
@@ -374,8 +374,8 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
         matrix, var = _select(parameters, matrix, names, cells, plan)
     else:
         plan.preprocessing = model["preprocessing"]
-        matrix, var = _as_in_model(matrix, names, pd.Index(model["features"]), plan)
-    plan.features = {"in_file": len(names), "kept": len(var)} | plan.features
+        matrix, var = _as_in_model(matrix, names, in_files, pd.Index(model["features"]), plan)
+    plan.features = {"in_file": len(in_files[0]) if model is not None else len(names), "kept": len(var)} | plan.features
     obs = cells.loc[used, ["cell", "file", "row", "batch", "cell_type"]]
     obs.index = pd.RangeIndex(len(obs)).astype(str)
     obs["batch"] = pd.Categorical(obs["batch"], categories=[*plan.annotated, plan.target])
@@ -392,10 +392,10 @@ def _describe(choice: Choice, plan: Plan) -> None:
             "batch": name,
             "looks like": found.kind,
             "evidence": found.because,
-            "smallest stored": found.smallest,
-            "largest": found.largest,
+            "from": found.smallest,
+            "to": found.largest,
             "stored %": round(100 * found.stored, 1),
-            "median total of a cell": found.median_total,
+            "median cell total": found.median_total,
             "done": done(found, choice.scale),
         }
         for loaded in choice.loaded
@@ -431,7 +431,7 @@ def _feature_names(
 
 
 def _totals_over(
-    p: Parameters, choice: Choice, names: list[pd.Index], cells: pd.DataFrame, plan: Plan, model: dict[str, Any] | None
+    p: Parameters, choice: Choice, names: list[pd.Index], plan: Plan, model: dict[str, Any] | None
 ) -> pd.Index | None:
     """The features that a cell's total is over: all of the file (None), or those common to several files."""
     if model is not None and model["preprocessing"]["totals_over"] is not None:
@@ -457,7 +457,7 @@ def _totals_over(
     fewest = min(len(index) for index in names)
     plan.notes.append(f"{len(common):,} features are common to all files (the smallest has {fewest:,}).")
     if model is None:
-        _compare_files(p, choice, names, cells, plan)
+        _compare_files(p, choice, names, plan)
     return common
 
 
@@ -465,7 +465,7 @@ def _examples(names: list[pd.Index]) -> str:
     return "; ".join(f"{list(index[:3])}" for index in names)
 
 
-def _compare_files(p: Parameters, choice: Choice, names: list[pd.Index], cells: pd.DataFrame, plan: Plan) -> None:
+def _compare_files(p: Parameters, choice: Choice, names: list[pd.Index], plan: Plan) -> None:
     """How many of the most variable features of each annotated file every other file has."""
     for one, index in zip(choice.loaded, names, strict=True):
         if plan.target in one.rows and len(one.rows) == 1:
@@ -532,19 +532,21 @@ def _select(
 
 
 def _as_in_model(
-    matrix: sparse.csr_matrix, names: pd.Index, wanted: pd.Index, plan: Plan
+    matrix: sparse.csr_matrix, names: pd.Index, in_files: list[pd.Index], wanted: pd.Index, plan: Plan
 ) -> tuple[sparse.csr_matrix, pd.DataFrame]:
-    """The saved model's features, in its order."""
-    found, any_case = features.match(wanted, names)
-    if any_case:
-        plan.notes.append("The features were matched to the model's with upper and lower case taken as alike.")
-    missing = found < 0
+    """The saved model's features, in its order; `names` are the matrix's columns, `in_files` what the files have."""
+    missing = np.zeros(len(wanted), dtype=bool)
+    for index in in_files:
+        found, any_case = features.match(wanted, index)
+        missing |= found < 0
+        if any_case:
+            plan.notes.append("The features were matched to the model's with upper and lower case taken as alike.")
     plan.features["missing"] = int(missing.sum())
     _enter_overlap(plan, plan.target, wanted, missing, "of the model")
     if missing.all():
         raise InputError(
             f"PRETRAINED_MODEL_PATH: none of the model's {len(wanted):,} features is in the file (the model has "
-            f"{list(wanted[:3])}, the file {list(names[:3])}). GENE_COL can name another column of var."
+            f"{list(wanted[:3])}, the file {list(in_files[0][:3])}). GENE_COL can name another column of var."
             + (" Peaks must be re-quantified on the model's." if features.kind_of(wanted) == "peaks" else "")
         )
     _judge(plan, f"PRETRAINED_MODEL_PATH: {plan.target!r}", wanted, missing, "of the model")
@@ -553,7 +555,8 @@ def _as_in_model(
             f"{int(missing.sum()):,} of the model's {len(wanted):,} features are not in the file; taken as zero."
         )
     nothing = np.full(len(wanted), np.nan)
-    return _with_features(matrix, found), pd.DataFrame({"variance": nothing, "mean": nothing}, index=wanted)
+    var = pd.DataFrame({"variance": nothing, "mean": nothing}, index=wanted)
+    return _with_features(matrix, features.match(wanted, names)[0]), var
 
 
 def _with_features(matrix: sparse.csr_matrix, found: np.ndarray) -> sparse.csr_matrix:
@@ -619,7 +622,7 @@ def too_rare_table(plan: Plan) -> pd.DataFrame:
 
 def values_table(plan: Plan) -> pd.DataFrame:
     """What each batch's values were taken for, the evidence, and what was done with them."""
-    return _short_numbers(pd.DataFrame(plan.values).set_index("batch"))
+    return _short_numbers(pd.DataFrame(plan.values).set_index("batch").drop(columns="stored %"))
 
 
 def matrices_table(plan: Plan) -> pd.DataFrame:
@@ -633,7 +636,7 @@ def overlap_table(plan: Plan) -> pd.DataFrame:
 
 
 def _short_numbers(table: pd.DataFrame) -> pd.DataFrame:
-    for name in ("smallest stored", "largest", "median total of a cell"):
+    for name in ("from", "to", "median cell total"):
         table[name] = [f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}" for value in table[name]]
     return table
 

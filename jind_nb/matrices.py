@@ -189,17 +189,21 @@ def _first_layer(parameters: Parameters, number: int, trained: Mapping[str, Any]
 def _settle(
     p: Parameters, loaded: list[Loaded], trained: Mapping[str, Any] | None, warnings: list[str]
 ) -> dict[str, Any]:
-    unclear = _take_unclear_logarithms(loaded, trained, warnings)
+    unclear = _take_unclear_logarithms(p, loaded, trained, warnings)
     evidence = {name: found for one in loaded for name, found in one.evidence.items()}
     if trained is None:
         return agree(evidence, p.NORMALISATION) | {"unclear": unclear}
+    scales = []
     for name, found in evidence.items():
         scale, said = fit(name, found, p.NORMALISATION, trained)
-    warnings += said
-    return scale
+        scales.append(scale)
+        warnings += said
+    return next((scale for scale in scales if scale["rescaled"]), scales[0])
 
 
-def _take_unclear_logarithms(loaded: list[Loaded], trained: Mapping[str, Any] | None, warnings: list[str]) -> str:
+def _take_unclear_logarithms(
+    p: Parameters, loaded: list[Loaded], trained: Mapping[str, Any] | None, warnings: list[str]
+) -> str:
     """Takes logarithms whose base nothing tells for the kind that the other batches, or the model's, are."""
     found = [(one, name, evidence) for one in loaded for name, evidence in one.evidence.items()]
     clear = {evidence.kind for _, _, evidence in found if evidence.logarithm and evidence.clear}
@@ -210,7 +214,7 @@ def _take_unclear_logarithms(loaded: list[Loaded], trained: Mapping[str, Any] | 
             because = f"{one.evidence[name].because}; taken for what the others are"
             median = _median_total_as(one.matrix[one.rows[name]], kind)
             one.evidence[name] = replace(one.evidence[name], kind=kind, because=because, median_total=median)
-    if unclear:
+    if unclear and p.NORMALISATION == "auto":
         names = ", ".join(repr(name) for _, name in unclear[:10]) + (" and more" if len(unclear) > 10 else "")
         warnings.append(
             f"The values of {names} look like logarithms, but nothing tells their base; taken for {kind}. "
@@ -284,9 +288,9 @@ def _described(
             "used": "yes" if layer == one.layer else "",
             "looks like": kind,
             "batches": ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:4])} and {len(names) - 4} more",
-            "smallest stored": min(evidence[name].smallest for name in names),
-            "largest": max(evidence[name].largest for name in names),
-            "median total of a cell": float(np.median([evidence[name].median_total for name in names])),
+            "from": min(evidence[name].smallest for name in names),
+            "to": max(evidence[name].largest for name in names),
+            "median cell total": float(np.median([evidence[name].median_total for name in names])),
         }
         for kind, names in kinds.items()
     ]

@@ -116,7 +116,8 @@ def _kind(looked_at: sparse.csr_matrix, values: np.ndarray, whole: float) -> tup
         if whole > WHOLE_IN_COUNTS:
             return "negative counts", f"{percent}, and some are negative", None, True
         sd = float(np.median(_feature_sd(looked_at)))
-        kind = "z-scored" if 0.5 < sd < 1.5 else "centred"
+        shift = float(np.median(abs(np.asarray(looked_at.mean(axis=0)).ravel())))
+        kind = "z-scored" if 0.75 < sd < 1.33 and shift < 0.35 else "centred"
         return kind, f"partly negative; a feature's standard deviation is {sd:.2g} in the middle", None, True
     if whole == 1:
         return "counts", "all values are whole", None, True
@@ -127,7 +128,7 @@ def _kind(looked_at: sparse.csr_matrix, values: np.ndarray, whole: float) -> tup
         return "counts", f"{percent}; {fractions:,} {'is' if fractions == 1 else 'are'} not", None, True
     if not small or whole > WHOLE_IN_LOGARITHMS:
         total, variation = _common_total(looked_at, "linear")
-        reason = f"{percent}, as in no logarithm" if small else f"values up to {values.max():,.6g}, beyond a logarithm"
+        reason = f"{percent}, as in no logarithm" if small else f"up to {values.max():,.6g}, too large for a logarithm"
         if variation < NEARLY_EQUAL_TOTALS:
             return "linear", f"{reason}; every cell comes to {total:,.6g}", total, True
         return "linear", reason, None, True
@@ -300,8 +301,8 @@ def _cannot_be_compared(evidence: Mapping[str, Evidence]) -> str:
         low = min(evidence[name].smallest for name in names)
         high = max(evidence[name].largest for name in names)
         shown = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        what = "whole numbers, some negative" if kind == "negative counts" else kind
-        told.append(f"{shown} {'is' if len(names) == 1 else 'are'} {what} (from {low:.3g} to {high:.3g})")
+        what = {"negative counts": "whole, some negative, values", "counts": "counts"}.get(kind, f"{kind} values")
+        told.append(f"{shown} {'holds' if len(names) == 1 else 'hold'} {what} (from {low:.3g} to {high:.3g})")
     return (
         f"The values of the batches cannot be brought to one scale: {'; '.join(told)}. Point LAYER to values of one "
         "kind in all batches (counts, if the file has them); NORMALISATION as_is takes the values as they are."
@@ -323,14 +324,15 @@ def fit(name: str, found: Evidence, wanted: str, trained: Mapping[str, Any]) -> 
     InputError
         If the values cannot be brought to the model's scale.
     """
-    scale, said = dict(trained), list[str]()
+    said: list[str] = []
     if wanted == "auto" and found.kind in trained["kinds"]:
         wanted = trained["normalisation"]
+    scale = dict(trained) | {"normalisation": wanted}
     if trained["values"] == "as they are":
         same_sign = (found.kind in NEGATIVE) == any(kind in NEGATIVE for kind in trained["kinds"])
         sd = trained["sd"]
         same_spread = sd / SAME_SPREAD <= found.sd <= sd * SAME_SPREAD and abs(found.mean - trained["mean"]) <= sd
-        if wanted != "as_is" and not (same_sign and same_spread and (found.kind in trained["kinds"] or same_sign)):
+        if wanted != "as_is" and not (same_sign and same_spread):
             raise InputError(_not_the_models(name, found, trained))
         return scale | {"rescaled": False}, said
     if wanted == "as_is" or (wanted == "log1p" and found.kind not in NEGATIVE):
@@ -353,7 +355,7 @@ def fit(name: str, found: Evidence, wanted: str, trained: Mapping[str, Any]) -> 
 def _not_the_models(name: str, found: Evidence, trained: Mapping[str, Any]) -> str:
     return (
         f"PRETRAINED_MODEL_PATH: the model was trained on values that are {trained['scale']}, and those of {name!r} are "
-        f"{found.kind} (from {found.smallest:.3g} to {found.largest:.3g}); point LAYER to values of the same kind."
+        f"{found.kind} (from {found.smallest:.3g} to {found.largest:.3g}). Point LAYER to values of the same kind."
     )
 
 

@@ -80,6 +80,33 @@ def _with_value(value: float, *, dense: bool = False, batch: str = "c") -> Calla
     return make
 
 
+def _centred(batch: str) -> Callable[[], ad.AnnData]:
+    """Logarithms less their mean in one batch, counts in the others."""
+
+    def make() -> ad.AnnData:
+        adata = simulated(THREE_BATCHES)
+        values, rows = adata.X.toarray(), (adata.obs["batch"] == batch).to_numpy()
+        values[rows] = np.log1p(values[rows]) - 0.3
+        adata.X = values
+        return adata
+
+    return make
+
+
+def _other_genes(share: float, names: str = "other{}") -> Callable[[], ad.AnnData]:
+    """A file in which the target has counts for the first genes only; the others' were filled with zeros."""
+
+    def make() -> ad.AnnData:
+        adata = simulated(THREE_BATCHES)
+        values = adata.X.toarray()
+        values[np.ix_((adata.obs["batch"] == "c").to_numpy(), np.arange(60) >= share * 60)] = 0
+        adata.X = values
+        adata.var_names = [names.format(i) for i in range(60)]
+        return adata
+
+    return make
+
+
 def _unlabelled() -> ad.AnnData:
     adata = simulated(THREE_BATCHES)
     adata.obs["celltype"] = adata.obs["celltype"].where(adata.obs["batch"] == "c", "unknown")
@@ -174,10 +201,18 @@ VALUES = [
     Mistake("infinite", ["1 NaN or infinite values", "LAYER"], _with_value(np.inf)),
     Mistake("negative infinite", ["1 NaN or infinite values"], _with_value(-np.inf, dense=True)),
     Mistake("NaN in an annotated batch", ["1 NaN or infinite values"], _with_value(np.nan, batch="a")),
-    Mistake("negative counts", ["batch 'c'", "whole numbers, some negative", "-2", "LAYER"], _with_value(-2)),
-    Mistake("centred target alone", ["'c' are centred", "cannot be compared", "LAYER"], _with_value(-0.5)),
-    Mistake("centred as counts", ["partly negative", "cannot be counts"], _with_value(-0.5),
+    Mistake("negative counts", ["'c' holds whole, some negative, values (from -2", "LAYER"], _with_value(-2)),
+    Mistake("centred target alone", ["'c' holds centred values", "brought to one scale", "LAYER"], _centred("c")),
+    Mistake("centred as counts", ["partly negative", "cannot be counts"], _centred("c"),
             parameters={"NORMALISATION": "counts"}),
+    Mistake("negative as logarithms", ["some negative", "cannot be log1p"], _with_value(-0.5),
+            parameters={"NORMALISATION": "log1p"}),
+]  # fmt: skip
+VALUES += [
+    Mistake("other genes", ["Batch 'c' has only 6 of 60 features (10 %)", "missing: other10,", "and 44 more"],
+            _other_genes(0.1)),
+    Mistake("other peaks", ["Batch 'c' has only 0 of 60 features", "re-quantify all batches on one common peak set"],
+            _other_genes(0.0, "chr1:{0}00-{0}50")),
 ]  # fmt: skip
 for mistake in VALUES:
     mistake.commands = VALIDATE
@@ -331,8 +366,7 @@ def test_what_the_message_on_negative_counts_proposes_works(
 def query(tmp_path: Path) -> Path:
     """A second file: a batch `d` whose genes have other names."""
     adata = simulated({"d": {"B": 9, "T": 9}})
-    adata.var_names = [f"ENSG{i}" for i in range(adata.n_vars)]
-    adata.var["symbol"] = [f"gene{i:03d}" for i in range(adata.n_vars)]
+    adata.var_names = [f"ENSG{i:011d}" for i in range(adata.n_vars)]
     adata.write_h5ad(tmp_path / "query.h5ad")
     return tmp_path / "query.h5ad"
 
@@ -341,7 +375,30 @@ def test_files_without_a_common_gene_show_how_each_names_them(
     write_parameters: Callable[..., Path], query: Path, jind_nb: JindNb, tmp_path: Path
 ) -> None:
     file = write_parameters(PATH=["input.h5ad", query.name], TARGET_DATASET_NAME="d")
-    refused(jind_nb("validate", file), tmp_path, "no feature name in common", "'gene000'", "'ENSG0'", "GENE_COL")
+    refused(
+        jind_nb("validate", file), tmp_path, "no feature name in common", "'gene000'", "'ENSG00000000000'", "GENE_COL"
+    )
+
+
+def test_files_of_disjoint_peaks_are_told_to_requantify(
+    write_parameters: Callable[..., Path], jind_nb: JindNb, tmp_path: Path
+) -> None:
+    """Filling in zeros would annotate every cell at random."""
+    reference, asked = simulated(THREE_BATCHES), simulated({"d": {"B": 9, "T": 9}})
+    reference.var_names = [f"chr1:{i}00-{i}50" for i in range(60)]
+    asked.var_names = [f"chr1-{i}20-{i}70" for i in range(60)]
+    asked.write_h5ad(tmp_path / "query.h5ad")
+    file = write_parameters(reference, PATH=["input.h5ad", "query.h5ad"], TARGET_DATASET_NAME="d")
+    refused(jind_nb("validate", file), tmp_path, "no peak in common", "re-quantify all batches", "'chr1-120-170'")
+
+
+def test_a_query_file_with_few_of_the_genes_is_refused(
+    write_parameters: Callable[..., Path], jind_nb: JindNb, tmp_path: Path
+) -> None:
+    simulated({"d": {"B": 9, "T": 9}})[:, :6].copy().write_h5ad(tmp_path / "query.h5ad")
+    file = write_parameters(PATH=["input.h5ad", "query.h5ad"], TARGET_DATASET_NAME="d")
+    says = ("query.h5ad ('d') has only 6 of 60 features (10 %) that vary most in input.h5ad", "missing: gene0")
+    refused(jind_nb("validate", file), tmp_path, *says, "and 44 more", "GENE_COL")
 
 
 def test_labels_in_none_of_the_files_are_missed_by_name(
@@ -394,10 +451,14 @@ MODEL = {
     "format": 1,
     "classes": ["B", "T"],
     "features": ["gene000", "gene001"],
-    "values": ["log1p"],
+    "preprocessing": {
+        "scale": "log1p of counts per 10,000", "values": "log1p", "total": 1e4, "rescaled": True, "mean": 1.0, "sd": 2.0,
+        "normalisation": "auto", "kinds": ["counts"], "unclear": "log1p", "layer": None, "gene_col": None,
+        "totals_over": None,
+    },
     "source": "a",
     "files": {"a": "a.pt"},
-}
+}  # fmt: skip
 
 
 def _model(folder: Path, text: str) -> None:
@@ -452,9 +513,12 @@ def test_a_saved_model_that_cannot_be_used_is_named(
 @pytest.mark.parametrize(
     "broken",
     [
-        pytest.param({"values": None}, id="values"),
+        pytest.param({"preprocessing": None}, id="preprocessing"),
         pytest.param({"features": ["ENSG1", "ENSG2"]}, id="other features"),
-        pytest.param({"values": ["centred"]}, id="other scale"),
+        pytest.param(
+            {"preprocessing": MODEL["preprocessing"] | {"values": "as they are", "kinds": ["z-scored"]}},
+            id="other scale",
+        ),
     ],
 )  # fmt: skip
 def test_a_saved_model_that_does_not_fit_the_file_is_refused(

@@ -18,9 +18,10 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from jind_nb import data, demo
+from jind_nb import data, demo, h5ad
 from jind_nb.errors import InputError
 from jind_nb.parameters import Parameters, make_parameters
+from jind_nb.values import to_log_counts
 from tests.conftest import THREE_BATCHES, simulated
 
 NUMBERED = {"1": {"B": 20, "T": 20}, "2": {"B": 20, "T": 20}, "3": {"B": 15, "T": 15}}
@@ -70,11 +71,20 @@ def prepare(tmp_path: Path) -> Callable[..., Prepared]:
 
 
 def same(one: Prepared, other: Prepared) -> None:
-    """Everything that training sees is identical."""
+    """Everything that training sees is identical, wherever in the file it was."""
     np.testing.assert_array_equal(one.values, other.values)
     pd.testing.assert_frame_equal(one.adata.obs, other.adata.obs)
     pd.testing.assert_frame_equal(one.adata.var, other.adata.var, check_names=False)
-    assert asdict(one.plan) == asdict(other.plan)
+    plans = [asdict(prepared.plan) for prepared in (one, other)]
+    for plan in plans:
+        del plan["matrices"], plan["preprocessing"]["layer"], plan["preprocessing"]["gene_col"]
+    assert plans[0] == plans[1]
+
+
+def same_by_batch(one: Prepared, other: Prepared) -> None:
+    """The same values, where the batches' cells stand in another order."""
+    for name in "abc":
+        np.testing.assert_array_equal(one.of_batch(name), other.of_batch(name))
 
 
 def log_counts(counts: np.ndarray) -> np.ndarray:
@@ -160,7 +170,7 @@ def test_a_dense_matrix_is_read_in_pieces_without_loss(
 ) -> None:
     plain = simulated(THREE_BATCHES)
     whole = prepare(plain)
-    monkeypatch.setattr(data, "DENSE_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(h5ad, "DENSE_ROWS_AT_ONCE", 7)
     same(prepare(_as(lambda x: x.toarray())(plain)), whole)
 
 
@@ -241,6 +251,45 @@ def test_cells_without_a_label_never_train(prepare: Callable[..., Prepared], pla
     assert sum(result.plan.cells["a"].values()) == 110 - 30
     assert not set(adata.obs_names[unlabelled]) & set(result.adata.obs["cell"])
     assert not result.cells["trains"].to_numpy()[unlabelled].any()
+
+
+@pytest.mark.parametrize("word", ["Unassigned", "unassigned ", "UNASSIGNED"])
+def test_our_word_for_a_rejected_cell_is_never_a_type(prepare: Callable[..., Prepared], word: str) -> None:
+    """A column of an earlier run's predictions would else teach `Unassigned` as a type, whatever UNLABELED says."""
+    adata = simulated(THREE_BATCHES)
+    labels = adata.obs["celltype"].to_numpy(dtype=object)
+    rejected = np.flatnonzero(adata.obs["batch"].isin(["a", "c"]))[:40]
+    labels[rejected] = word
+    result = prepare(changed(adata, celltype=labels), UNLABELED=["nothing"])
+    assert result.plan.classes == ["B", "NK", "T"]
+    n = int((adata.obs["batch"].iloc[rejected] == "a").sum())
+    assert f"{n} cells are labelled Unassigned" in " ".join(result.plan.notes)
+    known = data.read_target_labels(result.parameters)
+    assert known is not None
+    assert "Unassigned" not in {str(label).strip().capitalize() for label in known}
+
+
+def test_categories_that_no_cell_has_are_no_types(prepare: Callable[..., Prepared]) -> None:
+    adata = simulated(THREE_BATCHES)
+    labels = pd.Categorical(adata.obs["celltype"], categories=["B", "NK", "T", "never", "Unassigned"])
+    result = prepare(changed(adata, celltype=labels))
+    assert result.plan.classes == ["B", "NK", "T"]
+    assert not result.plan.dropped
+    assert not result.plan.too_rare
+
+
+def test_types_only_the_target_has_are_not_learned(prepare: Callable[..., Prepared]) -> None:
+    adata = simulated({"a": {"B": 20, "T": 20}, "b": {"T": 20, "NK": 20}, "c": {"B": 10, "DC": 20}})
+    result = prepare(adata)
+    assert result.plan.classes == ["B", "NK", "T"]
+    assert (result.adata.obs["batch"] == "c").sum() == 30
+
+
+def test_words_for_no_label_are_the_users(prepare: Callable[..., Prepared]) -> None:
+    adata = simulated(THREE_BATCHES)
+    labels = adata.obs["celltype"].replace("NK", "nan").to_numpy(dtype=object)
+    assert prepare(changed(adata, celltype=labels)).plan.classes == ["B", "T"]
+    assert prepare(changed(adata, celltype=labels), UNLABELED=["T"]).plan.classes == ["B", "nan"]
 
 
 def test_labels_may_be_numbers(prepare: Callable[..., Prepared]) -> None:
@@ -399,7 +448,7 @@ def test_the_population_that_the_message_names_works_for_capped_batches_too(
 
 def test_the_formula_of_the_logarithm_by_hand() -> None:
     """log(1 + 10,000 x / (total + 1e-5)); a cell of zeros stays zero."""
-    done = data._to_log_counts(sparse.csr_matrix(np.array([[1, 3, 0], [0, 0, 0], [0, 0, 7]], dtype=np.float32)))
+    done = to_log_counts(sparse.csr_matrix(np.array([[1, 3, 0], [0, 0, 0], [0, 0, 7]], dtype=np.float32)))
     expected = [
         [math.log(1 + 1e4 * 1 / 4.00001), math.log(1 + 1e4 * 3 / 4.00001), 0],
         [0, 0, 0],
@@ -434,7 +483,11 @@ def test_each_batch_is_normalised_by_what_its_own_values_are(prepare: Callable[.
         "c": "counts",
     }
     done = {row["batch"]: row["done"] for row in mixed.plan.values}
-    assert done == {"a": "left as they are", "b": "counts per 10,000, log1p", "c": "counts per 10,000, log1p"}
+    assert done == {
+        "a": "exp(x) - 1, counts per 10,000, log1p",
+        "b": "counts per 10,000, log1p",
+        "c": "counts per 10,000, log1p",
+    }
     assert any("different kinds" in note for note in mixed.plan.notes)
     assert not any("different kinds" in note for note in plain.plan.notes)
     assert set(data.values_table(mixed.plan).index) == set("abc")
@@ -458,8 +511,8 @@ def test_centred_values_are_taken_as_they_are_only_where_all_batches_are(prepare
     all_centred = _kinds(adata, a=centre, b=centre, c=centre)
     result = prepare(all_centred)
     np.testing.assert_array_equal(result.values, all_centred.X.toarray())
-    assert any("centred" in note for note in result.plan.notes)
-    with pytest.raises(InputError, match=r"'a' are centred.*LAYER"):
+    assert any("centred in every batch" in warning for warning in result.plan.warnings)
+    with pytest.raises(InputError, match=r"'a' holds centred values.*LAYER"):
         prepare(_kinds(adata, a=centre))
     np.testing.assert_array_equal(
         prepare(_kinds(adata, a=centre), NORMALISATION="as_is").values, _kinds(adata, a=centre).X.toarray()
@@ -467,6 +520,135 @@ def test_centred_values_are_taken_as_they_are_only_where_all_batches_are(prepare
     for wanted in ("counts", "log1p"):
         with pytest.raises(InputError, match=f"cannot be {wanted}"):
             prepare(all_centred, NORMALISATION=wanted)
+
+
+def _z_scores(x: np.ndarray) -> np.ndarray:
+    logs = log_counts(x)
+    return (logs - logs.mean(axis=0)) / (logs.std(axis=0) + 1e-9)
+
+
+def _with_z_scores(adata: ad.AnnData, *, batch: str | None = None) -> ad.AnnData:
+    """X z-scored, in one batch or in all, as scanpy's tutorials leave it."""
+    values = adata.X.toarray()
+    rows = np.full(adata.n_obs, True) if batch is None else (adata.obs["batch"] == batch).to_numpy()
+    values[rows] = _z_scores(values[rows])
+    return ad.AnnData(sparse.csr_matrix(values), obs=adata.obs, var=adata.var)
+
+
+@pytest.mark.parametrize("where", [".raw", "counts", "csc", "dense"])
+def test_z_scores_beside_counts_make_it_go_back_to_the_files_counts_and_say_so(
+    prepare: Callable[..., Prepared], where: str
+) -> None:
+    """A silent fallback is what users of other programs complained of most."""
+    plain = simulated(THREE_BATCHES)
+    scaled = _with_z_scores(plain, batch="a")
+    if where == ".raw":
+        scaled.raw = plain
+    else:
+        convert = {"counts": plain.X, "csc": plain.X.tocsc(), "dense": plain.X.toarray()}
+        scaled.layers["aaa"] = scaled.X
+        scaled.layers[where] = convert[where]
+    result = prepare(scaled)
+    np.testing.assert_array_equal(result.values, prepare(plain).values)
+    name = ".raw" if where == ".raw" else f"layer '{where}'"
+    assert any(f"{name} (counts) is used instead" in warning for warning in result.plan.warnings)
+    table = data.matrices_table(result.plan)
+    assert set(table.loc[[name], "used"]) == {"yes"}
+    assert set(table.loc[["X"], "looks like"]) == {"counts", "z-scored"}
+    assert any(line.startswith("Warning: X of in.h5ad") for line in data.notes_table(result.plan)["note"])
+
+
+def test_z_scores_in_every_batch_are_taken_with_a_warning_that_names_what_is_better(
+    prepare: Callable[..., Prepared],
+) -> None:
+    plain = simulated(THREE_BATCHES)
+    scaled = _with_z_scores(plain)
+    bare = prepare(scaled)
+    np.testing.assert_array_equal(bare.values, scaled.X.toarray())
+    assert any(
+        "z-scored in every batch" in warning and "add them as a layer" in warning for warning in bare.plan.warnings
+    )
+    scaled.layers["counts"] = plain.X
+    layered = prepare(scaled)
+    np.testing.assert_array_equal(layered.values, scaled.X.toarray())
+    assert any("set LAYER: counts" in warning for warning in layered.plan.warnings)
+    np.testing.assert_array_equal(prepare(scaled, LAYER="counts").values, prepare(plain).values)
+
+
+def test_z_scores_beside_counts_with_nothing_to_go_back_to_are_refused(prepare: Callable[..., Prepared]) -> None:
+    scaled = _with_z_scores(simulated(THREE_BATCHES), batch="c")
+    scaled.layers["also scaled"] = scaled.X
+    with pytest.raises(InputError, match=r"'c' holds z-scored values.*LAYER"):
+        prepare(scaled)
+
+
+def test_each_file_of_a_list_goes_back_by_itself(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    """A reference of counts and a query as scanpy's tutorial leaves it: logarithms in .raw, z-scores in X."""
+    adata = simulated(THREE_BATCHES)
+    query = (adata.obs["batch"] == "c").to_numpy()
+    paths = [tmp_path / "reference.h5ad", tmp_path / "query.h5ad"]
+    adata[~query].copy().write_h5ad(paths[0])
+    asked = _with_z_scores(adata[query].copy())
+    asked.raw = _kinds(adata[query].copy(), c=log_counts)
+    asked.write_h5ad(paths[1])
+    result = prepare(paths)
+    np.testing.assert_allclose(result.of_batch("c"), prepare(adata).of_batch("c"), rtol=1e-3, atol=1e-4)
+    assert any("X of query.h5ad is z-scored" in warning for warning in result.plan.warnings)
+
+
+def test_one_fraction_in_one_batch_changes_one_value(prepare: Callable[..., Prepared]) -> None:
+    """In the reference program it switches normalisation off for every batch."""
+    adata = simulated(THREE_BATCHES)
+    odd = adata.copy()
+    odd.X.data[0] += 0.5
+    plain, changed_one = prepare(adata), prepare(odd)
+    assert {row["looks like"] for row in changed_one.plan.values} == {"counts"}
+    cells = (abs(plain.values - changed_one.values) > 1e-6).any(axis=1)
+    assert cells.sum() <= 1
+
+
+@pytest.mark.parametrize("name", ["pbmc_10x_symphony", "cellbench_6batches"])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda x: 1e4 * x / x.sum(axis=1, keepdims=True),
+        log_counts,
+        lambda x: log_counts(x) / np.log(2),
+    ],
+    ids=["counts per 10,000", "log1p", "log2"],
+)
+def test_real_cells_prepare_the_same_whatever_scale_the_file_holds(
+    prepare: Callable[..., Prepared],
+    shared_file: Callable[[str], Path],
+    name: str,
+    transform: Callable[..., np.ndarray],
+) -> None:
+    adata = ad.read_h5ad(shared_file(name))
+    adata = adata[np.arange(0, adata.n_obs, 3)].copy()
+    target = adata.obs["batch"].iloc[0]
+    batches = list(adata.obs["batch"].unique())
+    roles = {"TARGET_DATASET_NAME": target, "MIN_CELL_TYPE_POPULATION": 2}
+    plain = prepare(adata, **roles)
+    whole = prepare(_kinds(adata, **dict.fromkeys(batches, transform)), **roles)
+    np.testing.assert_allclose(whole.values, plain.values, rtol=2e-3, atol=2e-4)
+    half = prepare(_kinds(adata, **dict.fromkeys(batches[::2], transform)), **roles)
+    np.testing.assert_allclose(half.values, plain.values, rtol=2e-3, atol=2e-4)
+
+
+def test_real_pancreas_of_mixed_units_is_comparable(
+    prepare: Callable[..., Prepared], shared_file: Callable[[str], Path]
+) -> None:
+    """UMI counts beside RPKM: where one fraction switches normalisation off, 19 % of the cells come out right."""
+    from sklearn.linear_model import LogisticRegression
+
+    result = prepare(shared_file("pancreas_wang_xin_baron"), TARGET_DATASET_NAME="Baron")
+    truth = data.read_target_labels(result.parameters)
+    trains = result.adata.obs["cell_type"].notna().to_numpy()
+    values, y = result.values, result.adata.obs["cell_type"].astype(str).to_numpy()
+    known = np.isin(truth.astype(str), result.plan.classes)
+    model = LogisticRegression(C=0.01, max_iter=300).fit(values[trains], y[trains])
+    right = float(np.mean(model.predict(values[~trains])[known] == truth[known]))
+    assert right > 0.75
 
 
 # --- features --------------------------------------------------------------------------------------------------------
@@ -489,7 +671,8 @@ def test_the_features_of_largest_population_variance_over_all_cells_are_kept(
 def test_a_feature_that_varies_in_the_target_alone_is_kept(prepare: Callable[..., Prepared]) -> None:
     adata = simulated(THREE_BATCHES)
     values = adata.X.toarray()
-    values[:, 5] = np.where((adata.obs["batch"] == "c") & (np.arange(adata.n_obs) % 2 == 0), 5000, 0)
+    target = (adata.obs["batch"] == "c").to_numpy()
+    values[target, 5] = np.where(np.arange(target.sum()) % 2 == 0, 5000, 0)
     result = prepare(_as(lambda _: sparse.csr_matrix(values))(adata), NUM_FEATURES=1)
     assert list(result.adata.var_names) == ["gene005"]
 
@@ -609,18 +792,115 @@ def test_the_target_comes_back_as_it_is_in_the_file(prepare: Callable[..., Prepa
     np.testing.assert_array_equal(target.obsm["X_pca"], expected.obsm["X_pca"])
 
 
+def test_files_that_name_genes_differently_are_matched_by_the_column_that_fits(
+    prepare: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    """Symbols in one file, versioned Ensembl ids in the other: the ids are a column of the first."""
+    adata = simulated(THREE_BATCHES)
+    query = (adata.obs["batch"] == "c").to_numpy()
+    paths = [tmp_path / "reference.h5ad", tmp_path / "query.h5ad"]
+    reference, asked = adata[~query].copy(), adata[query].copy()[:, np.arange(60)[::-1]].copy()
+    reference.var["chromosome"] = "chr1"
+    reference.var["gene_ids"] = [f"ENSG{i:011d}" for i in range(60)]
+    reference.write_h5ad(paths[0])
+    asked.var_names = [f"ENSG{i:011d}.{i % 7}" for i in reversed(range(60))]
+    asked.write_h5ad(paths[1])
+    result = prepare(paths)
+    same_by_batch(result, prepare(adata))
+    assert any("reference.h5ad are named by column 'gene_ids' of var" in note for note in result.plan.notes)
+    assert result.plan.preprocessing["gene_col"] == "gene_ids"
+
+
+@pytest.mark.parametrize("spell", [str.upper, "{}.3".format], ids=["case", "not a version"])
+def test_spelling_of_genes_between_files(
+    prepare: Callable[..., Prepared], tmp_path: Path, spell: Callable[[str], str]
+) -> None:
+    """`Actb` and `ACTB` are matched, and said; a suffix that is not a version is another gene."""
+    adata = simulated(THREE_BATCHES)
+    query = (adata.obs["batch"] == "c").to_numpy()
+    paths = [tmp_path / "reference.h5ad", tmp_path / "query.h5ad"]
+    adata[~query].copy().write_h5ad(paths[0])
+    asked = adata[query].copy()
+    asked.var_names = [spell(name) for name in asked.var_names]
+    asked.write_h5ad(paths[1])
+    if spell is str.upper:
+        result = prepare(paths)
+        same_by_batch(result, prepare(adata))
+        assert any("upper and lower case" in note for note in result.plan.notes)
+    else:
+        with pytest.raises(InputError, match="no feature name in common"):
+            prepare(paths)
+
+
+def test_peaks_are_the_same_however_spelled(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    adata = simulated(THREE_BATCHES)
+    query = (adata.obs["batch"] == "c").to_numpy()
+    adata.var_names = [f"chr1:{i}00-{i}50" for i in range(60)]
+    paths = [tmp_path / "reference.h5ad", tmp_path / "query.h5ad"]
+    adata[~query].copy().write_h5ad(paths[0])
+    asked = adata[query].copy()
+    asked.var_names = [f"1_{i}00_{i}50" for i in range(60)]
+    asked.write_h5ad(paths[1])
+    result = prepare(paths)
+    same_by_batch(result, prepare(adata))
+    assert result.adata.var_names.str.startswith("chr1:").all()
+
+
+def test_the_overlap_of_every_batch_is_shown_and_a_small_one_warned_of(
+    prepare: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    """A batch filled up with zeros looks like any other, and its cells are annotated at random."""
+    adata = simulated(THREE_BATCHES)
+    values = adata.X.toarray()
+    values[np.ix_((adata.obs["batch"] == "c").to_numpy(), np.arange(60) >= 36)] = 0
+    result = prepare(_as(lambda _: sparse.csr_matrix(values))(adata))
+    table = data.overlap_table(result.plan)
+    assert table["there"].to_dict() == {"a": 60, "b": 60, "c": 36}
+    assert table.loc["c", "missing"].startswith("gene036, gene037")
+    (warning,) = result.plan.warnings
+    assert "Batch 'c' has only 36 of 60 features (60 %)" in warning
+    assert "gene036" in warning
+    assert "and 14 more" in warning
+
+
+def test_a_small_batch_is_not_accused_of_missing_what_it_has_too_few_cells_to_show(
+    prepare: Callable[..., Prepared],
+) -> None:
+    result = prepare(simulated(THREE_BATCHES | {"c": {"B": 3}}))
+    assert not result.plan.warnings
+    assert set(data.overlap_table(result.plan)["%"]) == {100.0}
+
+
+def test_mean_is_over_the_cells_that_train(prepare: Callable[..., Prepared]) -> None:
+    result = prepare(simulated(THREE_BATCHES))
+    trains = (result.adata.obs["batch"] != "c").to_numpy()
+    assert result.adata.var["mean"].dtype == np.float64
+    np.testing.assert_allclose(result.adata.var["mean"], result.values[trains].mean(axis=0), rtol=1e-5)
+
+
 # --- with a saved model's features -----------------------------------------------------------------------------------
+
+
+LOG_COUNTS = {
+    "scale": "log1p of counts per 10,000", "values": "log1p", "total": 1e4, "rescaled": True, "normalisation": "auto",
+    "kinds": ["counts"], "mean": 1.0, "sd": 2.0, "unclear": "log1p", "layer": None, "gene_col": None,
+    "totals_over": None,
+}  # fmt: skip
+CENTRED = LOG_COUNTS | {
+    "scale": "as they are: centred", "values": "as they are", "rescaled": False, "kinds": ["centred"], "mean": 0.0,
+    "sd": 0.5, "total": None,
+}  # fmt: skip
 
 
 @pytest.fixture
 def saved_model(tmp_path: Path) -> Callable[..., Path]:
     """A folder with the description of a model of the given features."""
 
-    def save(features: list[str], values: str = "log1p") -> Path:
+    def save(features: list[str], preprocessing: dict[str, Any] | None = None) -> Path:
         folder = tmp_path / "trained_models"
         folder.mkdir(exist_ok=True)
         model = {"format": 1, "features": features, "classes": ["B", "T"], "source": "a", "files": {"a": "a.pt"}}
-        (folder / "model.json").write_text(json.dumps(model | {"values": [values]}))
+        (folder / "model.json").write_text(json.dumps(model | {"preprocessing": preprocessing or LOG_COUNTS}))
         return folder
 
     return save
@@ -641,18 +921,79 @@ def test_a_saved_model_gets_its_own_features_in_its_own_order(
 
 
 @pytest.mark.parametrize(
-    ("features", "values", "fragment"),
-    [(["CD3E", "CD8A"], "log1p", "none of the model's 2 features"), (["gene001"], "centred", "trained on centred")],
+    ("features", "preprocessing", "fragment"),
+    [
+        (["CD3E", "CD8A"], LOG_COUNTS, "none of the model's 2 features"),
+        (["chr1:1-9", "chr1:10-19"], LOG_COUNTS, "none of the model's 2 features.*re-quantified"),
+        (["gene001", *(f"other{i}" for i in range(9))], LOG_COUNTS, r"'c' has only 1 of 10 features \(10 %\)"),
+        (["gene001"], CENTRED, "as they are: centred, and those of 'c' are counts"),
+    ],
 )
 def test_a_saved_model_that_does_not_fit_the_file_is_refused(
     prepare: Callable[..., Prepared],
     saved_model: Callable[..., Path],
     features: list[str],
-    values: str,
+    preprocessing: dict[str, Any],
     fragment: str,
 ) -> None:
     with pytest.raises(InputError, match=fragment):
-        prepare(simulated(THREE_BATCHES), PRETRAINED_MODEL_PATH=str(saved_model(features, values)))
+        prepare(simulated(THREE_BATCHES), PRETRAINED_MODEL_PATH=str(saved_model(features, preprocessing)))
+
+
+def _layered(adata: ad.AnnData) -> ad.AnnData:
+    scaled = _with_z_scores(adata, batch="a")
+    scaled.layers["counts"] = adata.X
+    return scaled
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda adata: adata,
+        lambda adata: _kinds(adata, a=log_counts),
+        lambda adata: _kinds(adata, c=log_counts),
+        lambda adata: _kinds(adata, c=lambda x: log_counts(x) / np.log(2)),
+        lambda adata: _kinds(adata, **dict.fromkeys("abc", log_counts)),
+        lambda adata: _kinds(adata, **dict.fromkeys("abc", lambda x: log_counts(x) / np.log(2))),
+        lambda adata: _kinds(adata, a=lambda x: 1e6 * x / x.sum(axis=1, keepdims=True)),
+        _with_z_scores,
+        _layered,
+    ],
+    ids=["counts", "log a", "log c", "log2 c", "log", "log2", "TPM a", "z-scored", "layer"],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_runs_own_target_has_the_same_values_with_its_saved_model(
+    prepare: Callable[..., Prepared],
+    saved_model: Callable[..., Path],
+    make: Callable[[ad.AnnData], ad.AnnData],
+    alone: bool,
+) -> None:
+    """Else `predict` on the very same cells would give other answers than the run."""
+    adata = make(simulated(THREE_BATCHES))
+    run = prepare(adata, NUM_FEATURES=30)
+    folder = saved_model(list(run.adata.var_names), json.loads(json.dumps(run.plan.preprocessing)))
+    again = prepare(adata[adata.obs["batch"] == "c"].copy() if alone else adata, PRETRAINED_MODEL_PATH=str(folder))
+    np.testing.assert_array_equal(again.values, run.of_batch("c"))
+    assert again.plan.features["missing"] == 0
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_model_of_several_files_counts_a_cells_total_over_the_features_they_share(
+    prepare: Callable[..., Prepared], saved_model: Callable[..., Path], two_files: tuple[ad.AnnData, list[Path]],
+    shuffled: bool, tmp_path: Path,
+) -> None:  # fmt: skip
+    _, files = two_files
+    run = prepare(files, TARGET_DATASET_NAME="query", NUM_FEATURES=20)
+    folder = saved_model(list(run.adata.var_names), json.loads(json.dumps(run.plan.preprocessing)))
+    query = ad.read_h5ad(files[1])
+    query.obs["batch"] = "query"
+    if shuffled:
+        query = query[:, np.random.default_rng(0).permutation(query.n_vars)].copy()
+    again = prepare(query, TARGET_DATASET_NAME="query", PRETRAINED_MODEL_PATH=str(folder))
+    np.testing.assert_array_equal(again.values, run.of_batch("query"))
+    fewer = query[:, ~query.var_names.isin(run.adata.var_names[:3])].copy()
+    lacking = prepare(fewer, TARGET_DATASET_NAME="query", PRETRAINED_MODEL_PATH=str(folder))
+    assert lacking.plan.features["missing"] == 3
 
 
 # --- real cells ------------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_model_json_has_all_that_annotating_needs(saved: Saved) -> None:
     assert list(stored["thresholds"]) == stored["classes"] == saved.reference.classes
     assert list(stored["thresholds"].values()) == pytest.approx(thresholds.tolist())
     assert stored["features"] == saved.reference.features
-    assert stored["values"] == ["log1p"]
+    assert stored["preprocessing"]["scale"] == "log1p of counts per 10,000"
     assert stored["source"] == AWKWARD[0]
     assert stored["target"] is None
     assert stored["training"]["cells"] == dict.fromkeys(AWKWARD, 40)
