@@ -117,14 +117,17 @@ def predict(
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A run's trained_models folder.")],
     h5ad: Annotated[Path, typer.Argument(metavar="H5AD", help="The file whose cells to annotate.")],
     output_path: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the results; default runs/<name of the file>-predicted.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the results; default runs/<name of the file>-predicted."),
     ] = None,
     align: Annotated[
         bool, typer.Option("--align", help="Align the new cells with the annotated ones first (takes a minute).")
     ] = False,
     batch_col: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Column of obs with batches, where the file has several; default: it is one."),
+        typer.Option(
+            metavar="COLUMN", help="Column of obs with batches, where the file has several; default: it is one."
+        ),
     ] = None,
 ) -> None:
     """Annotates a new file with a saved model, without training.

@@ -122,7 +122,9 @@ def _annotate(model: Path, prepared: ad.AnnData, settings: Settings) -> tuple[pd
     names = prepared.obs["cell"].astype(str).to_numpy()
     own, batch = saved_model.of_own_target(model, x), prepared.obs["batch"].to_numpy()
     groups = [np.flatnonzero(own)]
-    groups += [np.flatnonzero(~own & (batch == b)) for b in pd.unique(batch)] if settings.align else [np.flatnonzero(~own)]
+    groups += (
+        [np.flatnonzero(~own & (batch == b)) for b in pd.unique(batch)] if settings.align else [np.flatnonzero(~own)]
+    )
     tables, codes, notes = [], np.empty((len(names), 256), dtype=np.float32), []
     for i, rows in enumerate(groups):
         if not len(rows):
