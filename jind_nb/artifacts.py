@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import InputError
 from .folder import OURS, refuse_if_in_use
@@ -130,7 +131,38 @@ def read_model_json(folder: Path) -> dict[str, Any]:
             f"PRETRAINED_MODEL_PATH: {file} is not as it was written (its content does not match its own hash); copy "
             "the folder again, and do not edit it."
         )
+    try:
+        _Model.model_validate(model)
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+        raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({what}); copy the folder again.") from None
     return model
+
+
+class _Model(BaseModel):
+    """What model.json must hold to be used."""
+
+    model_config = ConfigDict(strict=True)
+
+    classes: list[str] = Field(min_length=2)
+    features: list[str] = Field(min_length=1)
+    means: list[float]
+    preprocessing: dict[str, Any]
+    thresholds: dict[str, float]
+    calibration: dict[str, dict[str, Any]]
+    source: str
+    files: dict[str, str]
+    target: dict[str, Any] | None
+    training: dict[str, Any]
+    hashes: dict[str, str]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> _Model:
+        if self.source not in self.files:
+            raise ValueError(f"the source {self.source!r} has no file")
+        if len(self.means) != len(self.features) or set(self.thresholds) != set(self.classes):
+            raise ValueError("a mean for each feature and a threshold for each class are needed")
+        return self
 
 
 def write_model_json(folder: Path, model: Mapping[str, Any]) -> None:

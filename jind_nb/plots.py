@@ -31,6 +31,7 @@ from .rejection import UNASSIGNED
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D00", "#000000"]
 MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
 GREY = "#BBBBBB"
+FEWEST_OF_A_RANGE = 5  # cells of a confidence; the share right among fewer says nothing
 SIDE_BY_SIDE = 12  # confusion matrices of at most so many types share a row
 
 # Cell and batch names may hold any character; one the font lacks is drawn as a box, which is no reason to warn.
@@ -497,6 +498,7 @@ def trust(calibration: Calibration | None, target: str, checked: tuple[np.ndarra
         for kind, words, marker, colour in lines:
             column = "calibration_error" if kind == "calibrated" else "network_calibration_error"
             rows = pd.DataFrame(calibration.reliability[kind], columns=["cells", "confidence", "right"])
+            rows = rows[rows["cells"] >= FEWEST_OF_A_RANGE]
             label = f"{which}, {words} (error {_share(calibration.mean(column))})"
             left.plot(rows["confidence"], rows["right"], marker=marker, ms=4, color=colour, label=label)
         coverage, risk = np.array(calibration.risk_coverage).reshape(-1, 2).T
@@ -504,6 +506,7 @@ def trust(calibration: Calibration | None, target: str, checked: tuple[np.ndarra
         right.plot(100 * coverage, 100 * risk, color=COLOURS[0], label=label)
     if checked is not None and len(checked[1]):
         rows = metrics.reliability(*checked)
+        rows = rows[rows["cells"] >= FEWEST_OF_A_RANGE]
         label = f"{short(target)}, by its labels (error {_share(metrics.calibration_error(*checked))})"
         left.plot(rows["confidence"], rows["right"], marker="s", ms=4, color=COLOURS[3], linestyle="--", label=label)
         coverage, risk = metrics.risk_coverage(*checked)
@@ -512,7 +515,7 @@ def trust(calibration: Calibration | None, target: str, checked: tuple[np.ndarra
     left.set(
         xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (mean of a range)", ylabel="share of cells that are right"
     )
-    left.set_title("Reliability", fontsize=10)
+    left.set_title(f"Reliability (ranges of at least {FEWEST_OF_A_RANGE} cells)", fontsize=10)
     right.set(xlim=(0, 101), xlabel="most confident cells assigned (%)", ylabel="wrong among the assigned (%)")
     right.set_ylim(0, max(2.0, 1.08 * right.get_ylim()[1]))
     right.set_title("Risk and coverage", fontsize=10)

@@ -17,10 +17,9 @@ from scipy import sparse
 from torch import nn
 
 from jind_nb import alignment
-from jind_nb.alignment import ALIGNED, BEFORE, SELF_TRAINED, Annotated, KnownCodes
+from jind_nb.alignment import ALIGNED, BEFORE, SELF_TRAINED, Annotated, KnownCodes, known_codes
 from jind_nb.networks import Adapter, Annotator
 from jind_nb.rejection import UNASSIGNED, class_thresholds
-from jind_nb.saved_model import known_codes
 from jind_nb.training import Settings, decode, set_seeds
 from tests.conftest import THREE_BATCHES, simulated
 from tests.test_training import equal, learn, prepare_simulated, weights

@@ -11,7 +11,6 @@ from scipy import sparse
 
 from jind_nb import embedding
 from jind_nb.embedding import code_points, sample, umap_of
-from jind_nb.saved_model import known_codes
 from tests.conftest import THREE_BATCHES, simulated
 from tests.test_alignment import whole
 from tests.test_training import learn, prepare_simulated

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sklearn_metrics
 
-from jind_nb.metrics import average_precision, confusion, evaluate, per_type_table, stage_result
+from jind_nb.metrics import (
+    area_under_risk_coverage,
+    average_precision,
+    calibration_error,
+    confusion,
+    evaluate,
+    per_type_table,
+    reliability,
+    risk_coverage,
+    stage_result,
+)
 from jind_nb.rejection import UNASSIGNED, Predictions
 
 CLASSES = ["B", "NK", "T"]
@@ -283,3 +293,90 @@ def test_a_stage_s_matrix_has_every_cell_once(data: tuple) -> None:
         assert row.sum() == (truth == name).sum()
         if name in CLASSES:
             assert row[CLASSES.index(name)] == ((truth == name) & (predictions.names == name)).sum()
+
+
+# --- confidence ----------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def confident(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences with ties, and whether each is right."""
+    cells = draw(
+        st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.55, 0.9, 1.0]), st.booleans()), min_size=1, max_size=40)
+    )
+    return np.array([c for c, _ in cells]), np.array([r for _, r in cells])
+
+
+@quick
+@given(confident(), st.randoms(use_true_random=False))
+def test_risk_does_not_depend_on_the_order_of_cells_and_ends_at_the_error(data: tuple, random: Any) -> None:
+    confidence, right = data
+    order = list(range(len(right)))
+    random.shuffle(order)
+    coverage, risk = risk_coverage(confidence, right)
+    np.testing.assert_allclose(risk_coverage(confidence[order], right[order])[1], risk)
+    assert coverage[-1] == 1
+    assert risk[-1] == pytest.approx(1 - right.mean())
+    assert ((risk >= 0) & (risk <= 1 + 1e-12)).all()
+
+
+@quick
+@given(confident())
+def test_aurc_is_zero_if_all_are_right_and_one_if_none_is(data: tuple) -> None:
+    confidence, right = data
+    assert area_under_risk_coverage(confidence, np.ones_like(right)) == 0
+    assert area_under_risk_coverage(confidence, np.zeros_like(right)) == pytest.approx(1)
+
+
+def test_aurc_of_four_cells_is_that_worked_out_by_hand() -> None:
+    """Risks 0, 1/2, 1/3, 2/4."""
+    aurc = area_under_risk_coverage(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, False]))
+    assert aurc == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
+
+
+def test_confidence_that_ranks_wrong_cells_last_has_the_lower_aurc() -> None:
+    right = np.array([True, True, False])
+    good, bad = np.array([0.9, 0.8, 0.7]), np.array([0.7, 0.8, 0.9])
+    assert area_under_risk_coverage(good, right) < area_under_risk_coverage(bad, right)
+
+
+@quick
+@given(confident())
+def test_reliability_has_every_cell_once_and_its_error_is_a_share(data: tuple) -> None:
+    confidence, right = data
+    table = reliability(confidence, right)
+    assert table["cells"].sum() == len(right)
+    assert 0 <= calibration_error(confidence, right) <= 1
+
+
+def test_calibration_error_of_two_ranges_is_that_worked_out_by_hand() -> None:
+    """Two cells of 0.9, both right: 0.1 off; two of 0.5, both wrong: 0.5 off."""
+    error = calibration_error(np.array([0.9, 0.9, 0.5, 0.5]), np.array([True, True, False, False]))
+    assert error == pytest.approx((0.1 + 0.5) / 2)
+
+
+def test_no_cells_have_no_calibration_error() -> None:
+    assert np.isnan(calibration_error(np.zeros(0), np.zeros(0, dtype=bool)))
+    assert np.isnan(area_under_risk_coverage(np.zeros(0), np.zeros(0, dtype=bool)))
+
+
+# --- types the model does not know -----------------------------------------------------------------------------------------
+
+
+def test_a_cell_of_a_type_no_annotated_batch_has_is_right_only_when_rejected() -> None:
+    """Else a model that names everything would look as good as one that knows its limits."""
+    truth = names("B", "T", UNKNOWN, UNKNOWN)
+    certain, doubtful = [0.9, 0.05, 0.05], [0.4, 0.3, 0.3]
+    keeps, _ = evaluate(truth, predictions_of([certain, [0.05, 0.05, 0.9], certain, certain], 0.5))
+    assert (keeps["unknown_type"], keeps["accuracy"], keeps["effective_accuracy"]) == (2, 0.5, 0.5)
+    rejects, _ = evaluate(truth, predictions_of([certain, [0.05, 0.05, 0.9], doubtful, doubtful], 0.5))
+    assert (rejects["accuracy"], rejects["effective_accuracy"], rejects["misclassified"]) == (1.0, 1.0, 0)
+
+
+@quick
+@given(labelled())
+def test_accuracy_counts_assigned_and_right_cells_and_rejected_ones_of_unknown_types(data: tuple) -> None:
+    truth, predictions = data
+    metrics, table = evaluate(truth, predictions)
+    right = sum(row["right"] for row in table.values()) + table.get(UNKNOWN, {"rejected": 0})["rejected"]
+    assert metrics["accuracy"] == pytest.approx(right / len(truth))

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jind_nb.rejection import NO_EVIDENCE, REASONS, UNASSIGNED, Predictions, class_thresholds, reasons
+from jind_nb.rejection import (
+    NO_EVIDENCE,
+    NONE_PASSES,
+    REASONS,
+    UNASSIGNED,
+    Predictions,
+    Rule,
+    class_thresholds,
+    tempered,
+)
 
 quick = settings(deadline=None, max_examples=50)
 
@@ -144,47 +153,63 @@ def test_every_cell_is_its_most_probable_type_or_unassigned(table: np.ndarray, t
     )
 
 
-# --- reasons ---------------------------------------------------------------------------------------------------------
+# --- rules and reasons -----------------------------------------------------------------------------------------------
 
 
-def clouds() -> tuple[np.ndarray, np.ndarray]:
-    """Reference and held-out codes, both around the origin."""
-    random = np.random.default_rng(0)
-    return random.normal(0, 1, (300, 4)).astype(np.float32), random.normal(0, 1, (100, 4)).astype(np.float32)
+@quick
+@given(probability_tables(), st.floats(0.2, 20))
+def test_a_temperature_changes_how_sure_cells_are_but_not_of_what(table: np.ndarray, temperature: float) -> None:
+    """Else calibration would change the labels."""
+    cooled = tempered(table, temperature)
+    np.testing.assert_allclose(cooled.sum(axis=1), 1, rtol=1e-6)
+    top = np.arange(len(table)), table.argmax(axis=1)
+    np.testing.assert_allclose(cooled[top], cooled.max(axis=1, initial=0), rtol=1e-9)
+    surer = cooled.max(axis=1, initial=0) >= table.max(axis=1, initial=0) - 1e-9
+    assert (
+        surer.all()
+        if temperature <= 1
+        else (cooled.max(axis=1, initial=0) <= table.max(axis=1, initial=0) + 1e-9).all()
+    )
 
 
-def test_a_rejected_cell_far_from_every_reference_cell_is_unlike_reference() -> None:
-    reference, held_out = clouds()
-    codes = np.array([[0, 0, 0, 0], [0, 0, 0, 0], [50, 0, 0, 0], [50, 0, 0, 0]], dtype=np.float32)
-    told = reasons(np.array([False, True, False, True]), codes, reference, held_out)
-    assert told.tolist() == ["confident", "ambiguous", "confident", "unlike reference"]
-    assert set(told) <= set(REASONS)
+def test_without_a_temperature_probabilities_stay_bit_for_bit() -> None:
+    """METHOD reference gives the network's own."""
+    table = np.array([[0.1, 0.9]], dtype=np.float32)
+    assert tempered(table, 1.0) is table
 
 
-def test_the_limit_is_what_99_percent_of_held_out_cells_stay_within() -> None:
-    """On a line, reference cells at 0: the fifth nearest is as far as the cell itself."""
-    reference, held_out = np.zeros((10, 1)), np.arange(1.0, 102.0)[:, None]  # distances 1 to 101, 99 % quantile 100
-    codes = np.array([[99.9], [100.1]])
-    assert reasons(np.ones(2, dtype=bool), codes, reference, held_out).tolist() == ["ambiguous", "unlike reference"]
+def test_a_temperature_keeps_probabilities_of_zero_and_of_one() -> None:
+    assert tempered(np.array([[1.0, 0.0]]), 3.0).tolist() == [[1.0, 0.0]]
 
 
-def test_four_stray_reference_cells_do_not_make_a_cell_like_the_reference() -> None:
-    reference, held_out = clouds()
-    stray = np.full((1, 4), 50, dtype=np.float32)
-    rejected = np.ones(1, dtype=bool)
-    four, five = (np.vstack([reference, np.repeat(stray, n, axis=0)]) for n in (4, 5))
-    assert reasons(rejected, stray, four, held_out).tolist() == ["unlike reference"]
-    assert reasons(rejected, stray, five, held_out).tolist() == ["ambiguous"]
+HELD_OUT = np.array([[0.6, 0.4], [0.7, 0.3], [0.8, 0.2], [0.3, 0.7]])
 
 
-@pytest.mark.parametrize(("n_reference", "n_held_out"), [(0, 5), (5, 0), (1, 1), (3, 2)])
-def test_few_reference_cells_still_give_every_cell_a_reason(n_reference: int, n_held_out: int) -> None:
-    codes = np.zeros((3, 4), dtype=np.float32)
-    told = reasons(np.array([True, False, True]), codes, np.zeros((n_reference, 4)), np.zeros((n_held_out, 4)))
-    assert told.tolist() == ["ambiguous", "confident", "ambiguous"]
+def test_without_a_threshold_of_its_own_a_rule_takes_class_wise_ones_from_held_out_cells_at_its_temperature() -> None:
+    judged = Predictions.by(Rule(2.0), ["B", "T"], HELD_OUT, HELD_OUT, 0.05)
+    assert judged.thresholds.tolist() == class_thresholds(tempered(HELD_OUT, 2.0), 0.05).tolist()
 
 
-def test_without_rejected_cells_all_are_confident() -> None:
-    reference, held_out = clouds()
-    assert set(reasons(np.zeros(5, dtype=bool), np.full((5, 4), 99.0), reference, held_out)) == {"confident"}
-    assert len(reasons(np.zeros(0, dtype=bool), np.zeros((0, 4)), reference, held_out)) == 0
+def test_target_error_s_threshold_holds_for_every_type() -> None:
+    judged = Predictions.by(Rule(1.0, 0.65), ["B", "T"], HELD_OUT, HELD_OUT, 0.05)
+    assert judged.names.tolist() == [UNASSIGNED, "B", "B", "T"]
+    assert set(Predictions.by(Rule(1.0, NONE_PASSES), ["B", "T"], HELD_OUT, HELD_OUT, 0.05).names) == {UNASSIGNED}
+
+
+def test_a_cell_unlike_the_reference_is_rejected_however_confident_and_says_so() -> None:
+    novelty = np.array([0.1, 0.3, 0.1, 0.3])
+    judged = Predictions.by(Rule(1.0, 0.65, most_novel=0.2), ["B", "T"], HELD_OUT, HELD_OUT, 0.05, novelty)
+    assert judged.reasons.tolist() == ["ambiguous", "unlike reference", "confident", "unlike reference"]
+    assert judged.names.tolist() == [UNASSIGNED, UNASSIGNED, "B", UNASSIGNED]
+    assert judged.of(np.array([2, 3])).reasons.tolist() == ["confident", "unlike reference"]
+
+
+@quick
+@given(probability_tables(), st.floats(0, 0.99), st.data())
+def test_a_cell_is_confident_if_and_only_if_it_is_assigned(
+    table: np.ndarray, theta: float, data: st.DataObject
+) -> None:
+    novelty = data.draw(hnp.arrays(float, len(table), elements=st.floats(0, 2)))
+    judged = Predictions.by(Rule(1.5, None, 1.0), list("ABCDE")[: table.shape[1]], table, table, theta, novelty)
+    assert (judged.reasons == "confident").tolist() == (judged.names != UNASSIGNED).tolist()
+    assert set(judged.reasons) <= set(REASONS)

@@ -15,12 +15,14 @@ import torch
 from scipy import sparse
 
 from jind_nb import saved_model
-from jind_nb.alignment import Annotated, KnownCodes, align, annotate, self_train
-from jind_nb.artifacts import Run, read_model_json
+from jind_nb.alignment import ADAPTED, SHARED, Annotated, KnownCodes, align, annotate, known_codes, self_train
+from jind_nb.artifacts import Run, read_model_json, sha256, write_model_json
+from jind_nb.calibration import of_all_ways
 from jind_nb.data import Plan
 from jind_nb.errors import InputError
+from jind_nb.left_out import leave_batches_out
 from jind_nb.parameters import make_parameters
-from jind_nb.rejection import class_thresholds
+from jind_nb.rejection import Predictions, class_thresholds
 from jind_nb.training import Reference, decode, encode
 from tests.test_training import equal, learn, prepare_simulated, weights
 
@@ -52,7 +54,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     )
     reference = learn(prepared, plan, settings)
     run = Run(parameters_of(folder / "run"))
-    saved_model.save_reference(reference, run.parameters, plan.preprocessing, run.models)
+    calibrations = of_all_ways(leave_batches_out(reference), settings, len(reference.batches))
+    saved_model.save_reference(reference, calibrations, plan, prepared.var["mean"].to_numpy(), run)
     return Saved(reference, plan, target_cells(prepared), run)
 
 
@@ -79,7 +82,7 @@ def copied(saved: Saved, tmp_path: Path) -> Path:
 def test_a_loaded_model_says_exactly_what_the_trained_one_said(saved: Saved) -> None:
     model, known = saved_model.load_shared(saved.run.models, CPU)
     assert equal(weights(model), weights(saved.reference.model))
-    before = saved_model.known_codes(saved.reference).predict(saved.reference.model, saved.x, saved.reference.settings)
+    before = known_codes(saved.reference).predict(saved.reference.model, saved.x, saved.reference.settings)
     after = known.predict(model, saved.x, saved.reference.settings)
     np.testing.assert_array_equal(after.probabilities, before.probabilities)
     np.testing.assert_array_equal(after.thresholds, before.thresholds)
@@ -151,9 +154,9 @@ def test_model_json_has_all_that_annotating_needs(saved: Saved) -> None:
 def test_at_most_so_many_codes_are_stored_and_each_keeps_its_batch_and_type(
     saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = saved_model.known_codes(saved.reference)
-    monkeypatch.setattr(saved_model, "MOST_CODES", 50)
-    some = saved_model.known_codes(saved.reference)
+    everything = known_codes(saved.reference)
+    monkeypatch.setattr("jind_nb.alignment.MOST_CODES", 50)
+    some = known_codes(saved.reference)
     assert len(some.codes) == len(some.y) == len(some.batch) == 50
     assert some.counts.tolist() == everything.counts.tolist()
     assert len(some.held_out) == len(everything.held_out)
@@ -179,11 +182,11 @@ def annotated_target(saved: Saved, known: KnownCodes, *, aligned: bool) -> Annot
 
 @pytest.mark.parametrize("aligned", [True, False])
 def test_the_saved_target_model_says_what_the_run_said(saved: Saved, tmp_path: Path, aligned: bool) -> None:
-    known = saved_model.known_codes(saved.reference)
+    known = known_codes(saved.reference)
     annotated = annotated_target(saved, known, aligned=aligned)
     final = list(annotated.stages.values())[-1]
     run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
-    saved_model.save_target(annotated, "c", run)
+    saved_model.save_target(annotated, "c", saved.x, run)
     model = saved_model.load_target(run.models)
     probabilities = decode(model.head, encode(model, saved.x, CPU), CPU)
     np.testing.assert_allclose(probabilities, final.probabilities, atol=1e-6)
@@ -198,8 +201,8 @@ def test_a_run_with_a_saved_model_leaves_that_as_it_was_and_a_whole_copy_of_its_
 ) -> None:
     before = {file.name: file.read_bytes() for file in saved.run.models.iterdir()}
     run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
-    known = saved_model.known_codes(saved.reference)
-    saved_model.save_target(annotated_target(saved, known, aligned=False), "c", run)
+    known = known_codes(saved.reference)
+    saved_model.save_target(annotated_target(saved, known, aligned=False), "c", saved.x, run)
     assert {file.name: file.read_bytes() for file in saved.run.models.iterdir()} == before
     model, own = saved_model.load_shared(run.models, CPU)
     assert equal(weights(model), weights(saved.reference.model))
@@ -219,29 +222,54 @@ def source_file(folder: Path) -> Path:
 
 
 def edit(folder: Path, **values: object) -> None:
+    """Changes model.json as somebody would who can hash it again."""
     stored = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    (folder / "model.json").write_text(json.dumps(stored | values), encoding="utf-8")
+    write_model_json(folder, stored | values)
+
+
+def forge(file: Path, content: object) -> None:
+    """Replaces a file of weights, and its hash."""
+    torch.save(content, file)
+    edit(file.parent, hashes=read_model_json(file.parent)["hashes"] | {file.name: sha256(file)})
 
 
 def cut_short(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:1000])
 
 
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def without_rehashing(folder: Path, **values: object) -> None:
+    stored = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    (folder / "model.json").write_text(json.dumps(stored | values), encoding="utf-8")
+
+
+CHANGED = "its hash differs"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights missing": (lambda d: source_file(d).unlink(), "is missing; copy the whole"),
-    "weights cut short": (lambda d: cut_short(source_file(d)), "is not a file of weights"),
-    "weights empty": (lambda d: source_file(d).write_bytes(b""), "is not a file of weights"),
-    "weights are text": (lambda d: source_file(d).write_text("hello"), "is not a file of weights"),
-    "a pickled object": (lambda d: torch.save({"x": Foreign()}, source_file(d)), "is not a file of weights"),
-    "a list": (lambda d: torch.save([torch.zeros(1)], source_file(d)), "is not a file of weights"),
-    "weights of another model": (lambda d: torch.save({"w": torch.zeros(1)}, source_file(d)), "do not fit"),
+    "weights cut short": (lambda d: cut_short(source_file(d)), CHANGED),
+    "weights empty": (lambda d: source_file(d).write_bytes(b""), CHANGED),
+    "one bit of the weights": (lambda d: flip_a_bit(source_file(d)), CHANGED),
+    "weights are text": (lambda d: source_file(d).write_text("hello"), CHANGED),
+    "a pickled object": (lambda d: forge(source_file(d), {"x": Foreign()}), "is not a file of weights"),
+    "a list": (lambda d: forge(source_file(d), [torch.zeros(1)]), "is not a file of weights"),
+    "weights of another model": (lambda d: forge(source_file(d), {"w": torch.zeros(1)}), "does not fit"),
+    "weights that are no numbers": (lambda d: forge(source_file(d), {"w": torch.tensor([torch.nan])}), "NaN"),
     "codes missing": (lambda d: (d / saved_model.CODES).unlink(), "is missing; copy the whole"),
-    "codes cut short": (lambda d: cut_short(d / saved_model.CODES), "is not a file of weights"),
-    "codes incomplete": (lambda d: torch.save({"y": torch.zeros(1)}, d / saved_model.CODES), "do not fit"),
-    "fewer features": (lambda d: edit(d, features=["gene000"]), "do not fit"),
-    "more classes": (lambda d: edit(d, classes=["B", "T", "NK"]), "do not fit"),
+    "codes cut short": (lambda d: cut_short(d / saved_model.CODES), CHANGED),
+    "codes incomplete": (lambda d: forge(d / saved_model.CODES, {"y": torch.zeros(1)}), "does not fit"),
+    "fewer features": (lambda d: edit(d, features=["gene000"], means=[0.0]), "does not fit"),
+    "a threshold missing": (lambda d: edit(d, thresholds={}), "is damaged"),
+    "more classes": (lambda d: edit(d, classes=["B", "T", "NK"], thresholds={"B": 0, "T": 0, "NK": 0}), "damaged|fit"),
     "another source": (lambda d: edit(d, source="nobody"), "is damaged"),
-    "a newer format": (lambda d: edit(d, format=99), "format 99"),
+    "calibration of another kind": (lambda d: edit(d, calibration={SHARED: {"x": 1}}), "does not fit"),
+    "edited by hand": (lambda d: without_rehashing(d, thresholds={"B": 0.0}), "not as it was written"),
+    "a newer format": (lambda d: edit(d, format=99), "format 99.*update jind-nb"),
+    "an older format": (lambda d: edit(d, format=1), "format 1.*train the model again"),
     "model.json cut short": (lambda d: cut_short(d / "model.json"), "is damaged"),
     "model.json is a list": (lambda d: (d / "model.json").write_text("[]"), "is damaged"),
     "model.json missing": (lambda d: (d / "model.json").unlink(), "has no model.json .*gene list"),
@@ -270,3 +298,58 @@ def test_a_file_name_in_model_json_cannot_lead_out_of_the_folder(copied: Path) -
     edit(copied, files=files)
     with pytest.raises(InputError, match="is missing"):
         saved_model.load_shared(copied, CPU)
+
+
+# --- the model's own target ----------------------------------------------------------------------------------------------
+
+
+def test_the_model_s_own_target_is_known_again_cell_by_cell_and_annotated_as_in_its_run(
+    saved: Saved, tmp_path: Path
+) -> None:
+    known = known_codes(saved.reference)
+    annotated = annotated_target(saved, known, aligned=True)
+    run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
+    saved_model.save_target(annotated, "c", saved.x, run)
+    shuffled = np.random.default_rng(0).permutation(saved.x.shape[0])[:10]
+    assert saved_model.of_own_target(run.models, saved.x[shuffled]).all()
+    changed = saved.x.copy()
+    changed.data[changed.indptr[3]] += 1
+    assert np.flatnonzero(~saved_model.of_own_target(run.models, changed)).tolist() == [3]
+    shared, loaded = saved_model.load_shared(run.models, CPU)
+    again = annotate(shared, saved.x, loaded, saved.reference.settings)
+    saved_model.recall(again, saved.x, run.models, loaded, saved.reference.settings)
+    now, then = list(again.stages.values())[-1], known_rules_applied(annotated, loaded, saved)
+    np.testing.assert_allclose(now.probabilities, then.probabilities, atol=1e-6)
+    assert now.names.tolist() == then.names.tolist()
+
+
+def known_rules_applied(annotated: Annotated, known: KnownCodes, saved: Saved) -> Predictions:
+    """What the run said, by the rules left-out batches taught (which the run itself has from the start)."""
+    codes = list(annotated.codes.values())[-1]
+    return known.judge(annotated.model, codes, saved.reference.settings, known.rules[ADAPTED], annotated.novelty)
+
+
+def test_a_model_that_annotated_no_target_yet_knows_no_cell(saved: Saved) -> None:
+    assert not saved_model.of_own_target(saved.run.models, saved.x).any()
+
+
+def test_the_rules_of_left_out_batches_come_back_with_the_model(saved: Saved) -> None:
+    _, known = saved_model.load_shared(saved.run.models, CPU)
+    stored = read_model_json(saved.run.models)
+    assert set(known.rules) == set(stored["calibration"])
+    assert known.rules[SHARED].temperature == stored["calibration"][SHARED]["temperature"] != 1.0
+    annotated = annotate(saved.reference.model, saved.x, known, saved.reference.settings)
+    thresholds = list(annotated.stages.values())[0].thresholds
+    assert stored["thresholds"] == pytest.approx(dict(zip(known.classes, thresholds.tolist(), strict=True)))
+
+
+def test_the_card_tells_what_the_model_is_for_people(saved: Saved, tmp_path: Path) -> None:
+    """A model is shared with its card; a name with markup in it must not break the table."""
+    run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
+    saved_model.save_target(annotated_target(saved, known_codes(saved.reference), aligned=False), "c|\n#", saved.x, run)
+    card = (run.models / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for name in (*saved.reference.classes, *saved.reference.batches):
+        assert json.dumps(name, ensure_ascii=False) in card
+    assert '"c\\|\\n#"' in card
+    assert "left-out batch" in card
+    assert "jind-nb predict" in card
