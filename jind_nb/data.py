@@ -248,7 +248,8 @@ def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
     rejected = int(cells["rejected"].sum())
     if rejected:
         plan.notes.append(
-            f"{rejected} cells are labelled Unassigned, our word for a rejected cell; they count as without a label."
+            f"{rejected} cells of the annotated batches are labelled Unassigned, our word for a rejected cell; they count as "
+            "without a label."
         )
     repeated = int(cells["cell"].duplicated().sum())
     if repeated:
@@ -366,9 +367,11 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     matrix, names = _on_one_scale(choice, in_files, totals_over)
     used = (cells["trains"] | (cells["batch"] == plan.target)).to_numpy()
     if model is None:
+        # A file to annotate later will be like the target's, where the files differ.
+        of_target = next((i for i, one in enumerate(choice.loaded) if plan.target in one.rows), 0)
         plan.preprocessing = choice.scale | {
-            "layer": choice.loaded[0].layer,
-            "gene_col": gene_cols[0],
+            "layer": choice.loaded[of_target].layer,
+            "gene_col": gene_cols[of_target],
             "totals_over": None if totals_over is None else list(totals_over),
         }
         matrix, var = _select(parameters, matrix, names, cells, plan)
