@@ -404,8 +404,11 @@ def _describe(choice: Choice, plan: Plan) -> None:
         for loaded in choice.loaded
         for name, found in loaded.evidence.items()
     ]
-    if len({row["looks like"] for row in plan.values}) > 1 and choice.scale["rescaled"]:
-        plan.notes.append(f"Batches hold values of different kinds; all were brought to {choice.scale['scale']}.")
+    kinds = {row["looks like"] for row in plan.values}
+    if choice.scale["rescaled"] and (len(kinds) > 1 or not kinds <= {"counts", "linear"}):
+        plan.notes.append(
+            f"Batches hold values of different kinds or cell totals; all were brought to {choice.scale['scale']}."
+        )
 
 
 def _feature_names(
@@ -529,7 +532,9 @@ def _select(
     matrix, kept = matrix[:, chosen], names[chosen]
     for batch, missing in features.never_seen(matrix, cells["batch"].to_numpy()).items():
         _enter_overlap(plan, batch, kept, missing, "kept, seen at all")
-        _judge(plan, f"Batch {batch!r}", kept, missing, "kept (the others are zero in all its cells)")
+        # Among z-scores zero is a value like any other, and says nothing about what was measured.
+        if plan.preprocessing["values"] != "as they are":
+            _judge(plan, f"Batch {batch!r}", kept, missing, "kept (the others are zero in all its cells)")
     means = np.asarray(matrix[cells["trains"].to_numpy()].mean(axis=0, dtype=np.float64)).ravel()
     return matrix, pd.DataFrame({"variance": variances[chosen], "mean": means}, index=kept)
 

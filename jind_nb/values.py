@@ -178,6 +178,8 @@ def _small_fractions(looked_at: sparse.csr_matrix, largest: float) -> tuple[str,
     sd = sd[sd > 0]
     if largest < 1.5 or (stored > 0.99 and looked_at.shape[1] > 50) or (len(sd) and np.mean(abs(sd - 1) < 0.1) > 0.5):
         return "unknown", f"fractions up to {largest:.3g} that fit no scale we know", None, False
+    if totals["log2"][0] > LARGEST_TOTAL:
+        return "unknown", f"fractions up to {largest:.3g}; as logarithms a cell would come to too much", None, False
     if totals["log1p"][0] > LARGEST_TOTAL:
         reason = f"as natural logarithms a cell would come to {totals['log1p'][0]:.2g}"
         return "log2", f"fractions up to {largest:.3g}; {reason}", None, True

@@ -293,3 +293,10 @@ def test_real_cells_on_any_scale_come_back_to_the_same_values(name: str, shared_
         assert found.kind == kind
         brought = bring(values, found, agree(plain | {"b": found}, "auto")).toarray()
         np.testing.assert_allclose(brought, log_counts(counts), rtol=5e-3, atol=1e-3)
+
+
+def test_real_cells_scaled_without_centring_are_no_logarithms(shared_file: Callable[[str], Path]) -> None:
+    """Inverted as logarithms, they would give nonsense; nothing negative warns of them."""
+    adata = ad.read_h5ad(shared_file("pbmc_10x_symphony"))
+    logs = log_counts(adata.X.toarray().astype(float))
+    assert recognise(csr(logs / (logs.std(axis=0) + 1e-9))).kind == "unknown"
