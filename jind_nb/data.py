@@ -248,7 +248,8 @@ def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
     rejected = int(cells["rejected"].sum())
     if rejected:
         plan.notes.append(
-            f"{rejected} cells are labelled Unassigned, our word for a rejected cell; they count as without a label."
+            f"{rejected} cells of the annotated batches are labelled Unassigned, our word for a rejected cell; they count as "
+            "without a label."
         )
     repeated = int(cells["cell"].duplicated().sum())
     if repeated:
@@ -366,9 +367,11 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     matrix, names = _on_one_scale(choice, in_files, totals_over)
     used = (cells["trains"] | (cells["batch"] == plan.target)).to_numpy()
     if model is None:
+        # A file to annotate later will be like the target's, where the files differ.
+        of_target = next((i for i, one in enumerate(choice.loaded) if plan.target in one.rows), 0)
         plan.preprocessing = choice.scale | {
-            "layer": choice.loaded[0].layer,
-            "gene_col": gene_cols[0],
+            "layer": choice.loaded[of_target].layer,
+            "gene_col": gene_cols[of_target],
             "totals_over": None if totals_over is None else list(totals_over),
         }
         matrix, var = _select(parameters, matrix, names, cells, plan)
@@ -401,8 +404,11 @@ def _describe(choice: Choice, plan: Plan) -> None:
         for loaded in choice.loaded
         for name, found in loaded.evidence.items()
     ]
-    if len({row["looks like"] for row in plan.values}) > 1 and choice.scale["rescaled"]:
-        plan.notes.append(f"Batches hold values of different kinds; all were brought to {choice.scale['scale']}.")
+    kinds = {row["looks like"] for row in plan.values}
+    if choice.scale["rescaled"] and (len(kinds) > 1 or not kinds <= {"counts", "linear"}):
+        plan.notes.append(
+            f"Batches hold values of different kinds or cell totals; all were brought to {choice.scale['scale']}."
+        )
 
 
 def _feature_names(
@@ -526,7 +532,9 @@ def _select(
     matrix, kept = matrix[:, chosen], names[chosen]
     for batch, missing in features.never_seen(matrix, cells["batch"].to_numpy()).items():
         _enter_overlap(plan, batch, kept, missing, "kept, seen at all")
-        _judge(plan, f"Batch {batch!r}", kept, missing, "kept (the others are zero in all its cells)")
+        # Among z-scores zero is a value like any other, and says nothing about what was measured.
+        if plan.preprocessing["values"] != "as they are":
+            _judge(plan, f"Batch {batch!r}", kept, missing, "kept (the others are zero in all its cells)")
     means = np.asarray(matrix[cells["trains"].to_numpy()].mean(axis=0, dtype=np.float64)).ravel()
     return matrix, pd.DataFrame({"variance": variances[chosen], "mean": means}, index=kept)
 

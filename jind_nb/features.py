@@ -93,6 +93,8 @@ def match(wanted: pd.Index, names: pd.Index) -> tuple[np.ndarray, bool]:
     """
     wanted_keys, keys = keys_of(wanted), keys_of(names)
     exact = keys.get_indexer(wanted_keys)
+    if (exact >= 0).all():
+        return exact, False
     folded, folded_wanted = (pd.Index([key.casefold() for key in index], dtype=object) for index in (keys, wanted_keys))
     first = ~folded.duplicated()
     loose = np.flatnonzero(first)
@@ -203,7 +205,7 @@ def judge(who: str, wanted: pd.Index, missing: np.ndarray, of: str) -> str | Non
     InputError
         If under 20 % are.
     """
-    share = 1 - float(missing.mean()) if len(wanted) else 1.0
+    share = int((~missing).sum()) / len(wanted) if len(wanted) else 1.0
     if share >= WARN_BELOW:
         return None
     lacking = [str(name) for name in wanted[missing]]

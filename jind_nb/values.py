@@ -19,6 +19,7 @@ from .errors import InputError
 COUNTS_PER_CELL = 10_000.0
 # Cells looked at where cells are compared with each other; more would tell nothing new.
 CELLS_LOOKED_AT = 1_000
+VALUES_AT_ONCE = 2**22
 # Logarithms of expression stay below this (log2 of the largest 32-bit count is 32); linear scales exceed it.
 LARGEST_LOG_VALUE = 40.0
 # No usual linear scale gives a cell more than a million (TPM, CPM); reads can, and those are whole numbers.
@@ -28,6 +29,7 @@ WHOLE_IN_LOGARITHMS = 0.05
 WHOLE_IN_COUNTS = 0.99
 # Totals of a normalised cell differ by rounding, or a little where rare features were dropped afterwards.
 EQUAL_TOTALS, NEARLY_EQUAL_TOTALS = 0.002, 0.03
+ENOUGH_CELLS = 20  # for nearly equal totals to be no chance
 # Totals over a subset of the features differ between batches of one scale, but not by as much as scales do.
 SAME_TOTALS, SAME_SPREAD = 4.0, 3.0
 
@@ -81,11 +83,10 @@ def recognise(matrix: sparse.csr_matrix) -> Evidence:
     if not len(values):
         return Evidence("counts", "every value is zero", 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
     n = matrix.shape[0] * matrix.shape[1]
-    mean = float(values.sum(dtype=np.float64)) / n
-    squares = float(np.square(values, dtype=np.float64).sum()) / n
-    whole = float(np.mean(values == np.floor(values)))
+    total, squares, n_whole = _sums(values)
+    mean, whole = total / n, n_whole / len(values)
     looked_at = _some_cells(matrix).astype(np.float64)
-    kind, because, total, clear = _kind(looked_at, values, whole)
+    kind, because, common, clear = _kind(looked_at, values, len(values) - n_whole)
     totals = _totals(looked_at, kind if kind in FORMULAS else "linear")
     return Evidence(
         kind=kind,
@@ -95,10 +96,20 @@ def recognise(matrix: sparse.csr_matrix) -> Evidence:
         whole=whole,
         stored=len(values) / n,
         mean=mean,
-        sd=float(np.sqrt(max(0.0, squares - mean**2))),
-        total=total,
+        sd=float(np.sqrt(max(0.0, squares / n - mean**2))),
+        total=common,
         median_total=float(np.median(totals)),
         clear=clear,
+    )
+
+
+def _sums(values: np.ndarray) -> tuple[float, float, int]:
+    """Sum, sum of squares and the number of whole values, some at a time, so that no copy of all is made."""
+    parts = [values[start : start + VALUES_AT_ONCE] for start in range(0, len(values), VALUES_AT_ONCE)]
+    return (
+        sum(float(part.sum(dtype=np.float64)) for part in parts),
+        sum(float(np.square(part, dtype=np.float64).sum()) for part in parts),
+        sum(int((part == np.floor(part)).sum()) for part in parts),
     )
 
 
@@ -108,10 +119,10 @@ def _some_cells(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     return matrix[np.linspace(0, matrix.shape[0] - 1, CELLS_LOOKED_AT).astype(int)]
 
 
-def _kind(looked_at: sparse.csr_matrix, values: np.ndarray, whole: float) -> tuple[str, str, float | None, bool]:
+def _kind(looked_at: sparse.csr_matrix, values: np.ndarray, fractions: int) -> tuple[str, str, float | None, bool]:
     """Kind, the evidence in words, the total that every cell comes to, and whether a logarithm's base is clear."""
+    whole = 1 - fractions / len(values)
     percent = f"{100 * whole:.3g} % of the stored values are whole"
-    fractions = round(len(values) * (1 - whole))
     if values.min() < 0:
         if whole > WHOLE_IN_COUNTS:
             return "negative counts", f"{percent}, and some are negative", None, True
@@ -119,13 +130,15 @@ def _kind(looked_at: sparse.csr_matrix, values: np.ndarray, whole: float) -> tup
         shift = float(np.median(abs(np.asarray(looked_at.mean(axis=0)).ravel())))
         kind = "z-scored" if 0.75 < sd < 1.33 and shift < 0.35 else "centred"
         return kind, f"partly negative; a feature's standard deviation is {sd:.2g} in the middle", None, True
-    if whole == 1:
+    if not fractions:
         return "counts", "all values are whole", None, True
     small = values.max() <= LARGEST_LOG_VALUE
     if small and (of_counts := _logarithm_of_counts(looked_at)) is not None:
         return of_counts, f"{FORMULAS[of_counts]} is a whole number for every value", None, True
     if whole > WHOLE_IN_COUNTS:
         return "counts", f"{percent}; {fractions:,} {'is' if fractions == 1 else 'are'} not", None, True
+    if small and whole > WHOLE_IN_LOGARITHMS and (rounded := _rounded_logarithm(looked_at)) is not None:
+        return rounded
     if not small or whole > WHOLE_IN_LOGARITHMS:
         total, variation = _common_total(looked_at, "linear")
         reason = f"{percent}, as in no logarithm" if small else f"up to {values.max():,.6g}, too large for a logarithm"
@@ -133,6 +146,16 @@ def _kind(looked_at: sparse.csr_matrix, values: np.ndarray, whole: float) -> tup
             return "linear", f"{reason}; every cell comes to {total:,.6g}", total, True
         return "linear", reason, None, True
     return _small_fractions(looked_at, float(values.max()))
+
+
+def _rounded_logarithm(looked_at: sparse.csr_matrix) -> tuple[str, str, float | None, bool] | None:
+    """Logarithms kept to one decimal have whole values too; inverted, they still add up to nearly the same."""
+    totals = {kind: _common_total(looked_at, kind) for kind in FORMULAS}
+    steadiest = min(totals, key=lambda kind: totals[kind][1])
+    total, variation = totals[steadiest]
+    if steadiest not in LOGARITHMS or variation > NEARLY_EQUAL_TOTALS or looked_at.shape[0] < ENOUGH_CELLS:
+        return None
+    return steadiest, f"{FORMULAS[steadiest]} adds up to about {total:,.6g} in every cell", total, True
 
 
 def _small_fractions(looked_at: sparse.csr_matrix, largest: float) -> tuple[str, str, float | None, bool]:
@@ -148,13 +171,15 @@ def _small_fractions(looked_at: sparse.csr_matrix, largest: float) -> tuple[str,
     if steps[stepping] > 0.5:
         reason = f"{FORMULAS[stepping]} comes in whole multiples of a cell's smallest value"
         return stepping, f"{reason} ({100 * steps[stepping]:.0f} %)", None, True
-    if variation < NEARLY_EQUAL_TOTALS and looked_at.shape[0] >= 20:
+    if variation < NEARLY_EQUAL_TOTALS and looked_at.shape[0] >= ENOUGH_CELLS:
         return steadiest, equal, total, True
     stored = looked_at.nnz / (looked_at.shape[0] * looked_at.shape[1])
     sd = _feature_sd(looked_at)
     sd = sd[sd > 0]
     if largest < 1.5 or (stored > 0.99 and looked_at.shape[1] > 50) or (len(sd) and np.mean(abs(sd - 1) < 0.1) > 0.5):
         return "unknown", f"fractions up to {largest:.3g} that fit no scale we know", None, False
+    if totals["log2"][0] > LARGEST_TOTAL:
+        return "unknown", f"fractions up to {largest:.3g}; as logarithms a cell would come to too much", None, False
     if totals["log1p"][0] > LARGEST_TOTAL:
         reason = f"as natural logarithms a cell would come to {totals['log1p'][0]:.2g}"
         return "log2", f"fractions up to {largest:.3g}; {reason}", None, True

@@ -341,6 +341,21 @@ def test_a_good_input_is_said_to_be_good_and_nothing_is_trained(
     assert nothing_was_trained(tmp_path)
 
 
+def test_validate_shows_what_the_file_holds_by_what_evidence_and_warns(
+    write_parameters: Callable[..., Path], jind_nb: JindNb
+) -> None:
+    """Which matrix was looked at, what it looks like and what to set: what users of other programs had to ask for."""
+    adata = _centred("c")()
+    adata.layers["counts"] = simulated(THREE_BATCHES).X
+    answer = jind_nb("validate", write_parameters(adata))
+    assert answer.status == 0, answer.err
+    said = " ".join(answer.out.split())
+    for fragment in ("What the file holds", "layer 'counts'", "Values", "whole", "Features", "60 │ 60 │ 100.0"):
+        assert fragment in said
+    assert "Warning: X of input.h5ad is centred, counts, which cannot be brought to one scale;" in said
+    assert "layer 'counts' (counts) is used instead. Set LAYER to choose another." in said
+
+
 def test_validate_writes_nothing(write_parameters: Callable[..., Path], jind_nb: JindNb, tmp_path: Path) -> None:
     assert jind_nb("validate", write_parameters()).status == 0
     assert not (tmp_path / "results").exists()

@@ -139,6 +139,22 @@ def test_expected_counts_with_many_fractions_are_linear_even_where_small() -> No
     assert "as in no logarithm" in found.because
 
 
+@pytest.mark.parametrize("decimals", [1, 2, 3])
+def test_logarithms_rounded_on_the_way_through_a_text_file(decimals: int) -> None:
+    found = recognise(csr(np.round(log_counts(poisson(genes=400)), decimals)))
+    assert found.kind == "log1p"
+    assert found.total == pytest.approx(1e4, rel=0.01)
+
+
+def test_a_logarithm_whose_base_nothing_tells_is_called_unclear() -> None:
+    """A subset of TPM: neither counts nor equal totals are left to see."""
+    random = np.random.default_rng(0)
+    tpm = per_cell(random.lognormal(0, 2, (50, 300)) * (random.random((50, 300)) < 0.6), 1e5)
+    subset = recognise(csr(np.log1p(tpm[:, ::5])))
+    assert (subset.kind, subset.clear) == ("log1p", False)
+    assert "nothing tells their base" in subset.because
+
+
 def test_values_of_no_known_scale_are_called_so() -> None:
     counts = poisson()
     assert recognise(csr(z_scores(counts))).kind == "z-scored"
@@ -208,6 +224,26 @@ def test_counts_come_to_the_scale_of_a_model_of_logarithms() -> None:
     np.testing.assert_allclose(brought, np.log1p(per_cell(counts, 1e6)), rtol=1e-3)
 
 
+def test_counts_for_a_model_of_logarithms_of_unknown_totals_are_warned_of() -> None:
+    subset = recognise(csr(log_counts(poisson(genes=240))[:, ::3]))
+    trained = agree({"a": subset}, "auto") | {"unclear": "log1p"}
+    assert trained["total"] is None
+    assert fit("c", subset, "auto", trained) == (trained, [])
+    scale, (warning,) = fit("c", recognise(csr(poisson())), "auto", trained)
+    assert scale["total"] == 1e4
+    assert "may not be quite the same scale" in warning
+
+
+@pytest.mark.parametrize("wanted", ["counts", "log1p", "as_is"])
+def test_what_the_user_said_the_values_are_holds_for_a_new_file_too(wanted: str) -> None:
+    values = csr(log_counts(poisson()))
+    found = recognise(values)
+    trained = agree({"a": found}, wanted) | {"unclear": "log1p"}
+    expected = bring(values, found, trained).toarray()
+    scale, _ = fit("c", found, "auto", trained)
+    np.testing.assert_array_equal(bring(values, found, scale).toarray(), expected)
+
+
 def test_a_model_of_centred_values_takes_only_such() -> None:
     z = recognise(csr(z_scores(poisson())))
     trained = agree({"a": z}, "auto") | {"unclear": "log1p"}
@@ -257,3 +293,10 @@ def test_real_cells_on_any_scale_come_back_to_the_same_values(name: str, shared_
         assert found.kind == kind
         brought = bring(values, found, agree(plain | {"b": found}, "auto")).toarray()
         np.testing.assert_allclose(brought, log_counts(counts), rtol=5e-3, atol=1e-3)
+
+
+def test_real_cells_scaled_without_centring_are_no_logarithms(shared_file: Callable[[str], Path]) -> None:
+    """Inverted as logarithms, they would give nonsense; nothing negative warns of them."""
+    adata = ad.read_h5ad(shared_file("pbmc_10x_symphony"))
+    logs = log_counts(adata.X.toarray().astype(float))
+    assert recognise(csr(logs / (logs.std(axis=0) + 1e-9))).kind == "unknown"
