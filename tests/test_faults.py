@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +101,13 @@ def test_killed_three_times_ends_like_an_undisturbed_run(
     earlier, rng = digest(run), random.Random(0)
     for kill_all in (False, True, False):
         process = start(parameters, "--output-path", run)
-        time.sleep(rng.uniform(0.2, 0.6) * seconds)
+        time.sleep(rng.uniform(0.15, 0.5) * seconds)
         for one in family(process) if kill_all else family(process)[:1]:
             one.kill()
-        process.communicate()
+        process.wait()  # not for the kernels: the next run must cope with them
         assert problems(run, earlier) == []
     finished = list(json.loads((run / "work" / "stages.json").read_text()))
-    process = start(parameters, "--output-path", run)  # while kernels of the killed one may still be there
+    process = start(parameters, "--output-path", run)
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert differences(run, wanted) == []
@@ -170,7 +171,7 @@ def test_killed_command_leaves_no_kernel_at_work(parameters: Path, again: Path) 
     wait_for(process, "2_train")
     everyone = family(process)
     process.kill()
-    process.communicate()
+    process.wait()
     with pytest.raises(InputError, match="at work"):  # its kernels still hold the folder
         folders.refuse_if_in_use(again)
     assert gone(everyone, 10)
@@ -212,9 +213,9 @@ def test_full_disk_is_said_and_the_rerun_goes_on(parameters: Path, whole: tuple[
     earlier = digest(run)
     process = start(parameters, "--output-path", run, "-s", "ALIGN=false")
     wait_for(process, "3_align")
-    with full.open("wb", buffering=0) as fill:
-        while fill.write(b"0" * 4096) == 4096:
-            pass
+    with full.open("wb", buffering=0) as fill, suppress(OSError):
+        while True:
+            fill.write(b"0" * 4096)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert f"The disk is full: {run}" in " ".join(err.split())
