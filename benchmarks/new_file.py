@@ -64,7 +64,7 @@ def one_set(name: str, target: str) -> list[dict[str, Any]]:
     rule = of_all_ways(evidence, settings, len(plan.annotated))[alignment.SHARED].rule
     known = alignment.known_codes(reference)
     x = sparse.csr_matrix(prepared[(prepared.obs["batch"] == target).to_numpy()].X)
-    means = prepared.var["mean"].to_numpy(dtype=np.float32)
+    means = np.asarray(prepared[(prepared.obs["batch"] != target).to_numpy()].X.mean(axis=0), dtype=np.float32).ravel()
     labels = data.read_target_labels(parameters)
     could_be_known = np.isin(labels.astype(str), plan.classes)
 

@@ -146,7 +146,6 @@ class _Model(BaseModel):
 
     classes: list[str] = Field(min_length=2)
     features: list[str] = Field(min_length=1)
-    means: list[float]
     preprocessing: dict[str, Any]
     thresholds: dict[str, float]
     calibration: dict[str, dict[str, Any]]
@@ -160,8 +159,8 @@ class _Model(BaseModel):
     def _fits_together(self) -> _Model:
         if self.source not in self.files:
             raise ValueError(f"the source {self.source!r} has no file")
-        if len(self.means) != len(self.features) or set(self.thresholds) != set(self.classes):
-            raise ValueError("a mean for each feature and a threshold for each class are needed")
+        if set(self.thresholds) != set(self.classes):
+            raise ValueError("the thresholds are not those of the classes")
         return self
 
 

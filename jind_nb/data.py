@@ -347,7 +347,7 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     -------
     AnnData, rows are the cells that train and the target's, in the input's order; `X` float32 CSR, features sorted by
     name; `obs`: `cell`, `file`, `row`, `batch`, `cell_type` (missing for the target); `var`: `variance` over all cells
-    of the batches that take part, `mean` over the cells that train (float64; NaN with a saved model).
+    of the batches that take part (float64; NaN with a saved model).
 
     Raises
     ------
@@ -501,8 +501,10 @@ def _enter_overlap(plan: Plan, batch: str, wanted: pd.Index, missing: np.ndarray
     )
 
 
-def _judge(plan: Plan, who: str, wanted: pd.Index, missing: np.ndarray, of: str) -> None:
-    warning = features.judge(who, wanted, missing, of)
+def _judge(
+    plan: Plan, who: str, wanted: pd.Index, missing: np.ndarray, of: str, refuse_below: float = features.REFUSE_BELOW
+) -> None:
+    warning = features.judge(who, wanted, missing, of, refuse_below)
     if warning:
         plan.warnings.append(warning)
 
@@ -535,8 +537,7 @@ def _select(
         # Among z-scores zero is a value like any other, and says nothing about what was measured.
         if plan.preprocessing["values"] != "as they are":
             _judge(plan, f"Batch {batch!r}", kept, missing, "kept (the others are zero in all its cells)")
-    means = np.asarray(matrix[cells["trains"].to_numpy()].mean(axis=0, dtype=np.float64)).ravel()
-    return matrix, pd.DataFrame({"variance": variances[chosen], "mean": means}, index=kept)
+    return matrix, pd.DataFrame({"variance": variances[chosen]}, index=kept)
 
 
 def _as_in_model(
@@ -557,13 +558,15 @@ def _as_in_model(
             f"{list(wanted[:3])}, the file {list(in_files[0][:3])}). GENE_COL can name another column of var."
             + (" Peaks must be re-quantified on the model's." if features.kind_of(wanted) == "peaks" else "")
         )
-    _judge(plan, f"PRETRAINED_MODEL_PATH: {plan.target!r}", wanted, missing, "of the model")
+    _judge(
+        plan, f"PRETRAINED_MODEL_PATH: {plan.target!r}", wanted, missing, "of the model", features.MODEL_REFUSES_BELOW
+    )
     if missing.any():
         plan.notes.append(
             f"{int(missing.sum()):,} of the model's {len(wanted):,} features are not in the file; taken as zero."
         )
     nothing = np.full(len(wanted), np.nan)
-    var = pd.DataFrame({"variance": nothing, "mean": nothing}, index=wanted)
+    var = pd.DataFrame({"variance": nothing}, index=wanted)
     return _with_features(matrix, features.match(wanted, names)[0]), var
 
 

@@ -19,6 +19,8 @@ ENSEMBL = re.compile(r"(ENS[A-Z]*[0-9]{6,})(\.[0-9]+)?(_PAR_Y)?", re.IGNORECASE)
 PEAK = re.compile(r"(?:chr)?([A-Za-z0-9.]+(?:_[A-Za-z]\w*)?)[:_-]([0-9]+)[-_]([0-9]+)", re.IGNORECASE)
 NUMBERED = re.compile(r"(.+)[.-]([0-9]{1,3})")  # A-1 as anndata, A.1 as R makes a repeated name unique
 WARN_BELOW, REFUSE_BELOW = 0.8, 0.2
+# A model was trained on all its features: with half of them zero it assigns next to nothing (benchmarks/new_file.py).
+MODEL_REFUSES_BELOW = 0.5
 NAMES_SHOWN = 10
 # A feature is missing in a batch if, at the rate of the other batches, so many of its cells should have it and none has.
 EXPECTED_CELLS = 10
@@ -188,7 +190,7 @@ def never_seen(matrix: sparse.csr_matrix, batch: np.ndarray) -> dict[str, np.nda
     }
 
 
-def judge(who: str, wanted: pd.Index, missing: np.ndarray, of: str) -> str | None:
+def judge(who: str, wanted: pd.Index, missing: np.ndarray, of: str, refuse_below: float = REFUSE_BELOW) -> str | None:
     """A warning if under 80 % of the wanted features are there.
 
     Parameters
@@ -203,7 +205,7 @@ def judge(who: str, wanted: pd.Index, missing: np.ndarray, of: str) -> str | Non
     Raises
     ------
     InputError
-        If under 20 % are.
+        If a smaller share than `refuse_below` is.
     """
     share = int((~missing).sum()) / len(wanted) if len(wanted) else 1.0
     if share >= WARN_BELOW:
@@ -214,7 +216,7 @@ def judge(who: str, wanted: pd.Index, missing: np.ndarray, of: str) -> str | Non
         f"{who} has only {len(wanted) - len(lacking):,} of {len(wanted):,} features ({100 * share:.3g} %) {of}; missing: "
         f"{', '.join(lacking[:NAMES_SHOWN])}{more}."
     )
-    if share >= REFUSE_BELOW:
+    if share >= refuse_below:
         return told
     if kind_of(wanted) == "peaks":
         raise InputError(

@@ -64,8 +64,8 @@ def predict(model: Path, h5ad: Path, output: Path, *, align: bool = False, batch
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     prepared = prepare(parameters, cells, plan)
     run = Run(parameters)
+    folder.refuse_if_not_ours(run)
     with folder.held(run.folder):
-        folder.refuse_if_not_ours(run)
         folder.recover(run)
         table, codes, notes = _annotate(model, prepared, Settings.of(parameters))
         folder.set_aside(run, keep=set())

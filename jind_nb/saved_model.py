@@ -52,9 +52,7 @@ def _save(weights: Mapping[str, torch.Tensor], path: Path) -> None:
         torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, temporary)
 
 
-def save_reference(
-    reference: Reference, calibrations: Mapping[str, Calibration], plan: Plan, means: np.ndarray, run: Run
-) -> None:
+def save_reference(reference: Reference, calibrations: Mapping[str, Calibration], plan: Plan, run: Run) -> None:
     """Writes all annotated batches' models, the reference codes, val_stats and model.json.
 
     Parameters
@@ -63,8 +61,6 @@ def save_reference(
         Way to annotate -> what left-out batches taught about it; empty if none were left out.
     plan
         Its `preprocessing` brings a new file to the scale the model learned from.
-    means
-        Mean of each feature over the annotated cells, (p,).
     """
     folder, parameters = run.models, run.parameters
     files = _file_names(reference.batches)
@@ -90,7 +86,6 @@ def save_reference(
         "made by": {name: version(name) for name in ("jind-nb", "torch", "numpy", "anndata")},
         "classes": reference.classes,
         "features": reference.features,
-        "means": [round(float(mean), 6) for mean in means],
         "preprocessing": plan.preprocessing,
         "thresholds": _by_class(reference.classes, judged.thresholds),
         "calibration": {way: asdict(calibration) for way, calibration in calibrations.items()},

@@ -871,13 +871,6 @@ def test_a_small_batch_is_not_accused_of_missing_what_it_has_too_few_cells_to_sh
     assert set(data.overlap_table(result.plan)["%"]) == {100.0}
 
 
-def test_mean_is_over_the_cells_that_train(prepare: Callable[..., Prepared]) -> None:
-    result = prepare(simulated(THREE_BATCHES))
-    trains = (result.adata.obs["batch"] != "c").to_numpy()
-    assert result.adata.var["mean"].dtype == np.float64
-    np.testing.assert_allclose(result.adata.var["mean"], result.values[trains].mean(axis=0), rtol=1e-5)
-
-
 # --- with a saved model's features -----------------------------------------------------------------------------------
 
 

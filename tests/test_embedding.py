@@ -10,6 +10,7 @@ import pytest
 from scipy import sparse
 
 from jind_nb import embedding
+from jind_nb.alignment import known_codes
 from jind_nb.embedding import code_points, sample, umap_of
 from tests.conftest import THREE_BATCHES, simulated
 from tests.test_alignment import whole

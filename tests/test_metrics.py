@@ -245,8 +245,9 @@ def test_no_cells_give_no_numbers_instead_of_a_crash() -> None:
     found, table = evaluate(names(), Predictions(CLASSES, np.empty((0, 3)), np.zeros(3)))
     assert table == {}
     assert found == {
-        "cells": 0, "rejected": 0, "misclassified": 0, "raw_accuracy": None, "effective_accuracy": None,
-        "rejection": None, "mAP": None, "macro_F1": None,
+        "cells": 0, "unknown_type": 0, "rejected": 0, "misclassified": 0, "raw_accuracy": None,
+        "effective_accuracy": None, "accuracy": None, "rejection": None, "mAP": None, "macro_F1": None, "AURC": None,
+        "calibration_error": None,
     }  # fmt: skip
 
 

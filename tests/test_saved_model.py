@@ -22,7 +22,7 @@ from jind_nb.data import Plan
 from jind_nb.errors import InputError
 from jind_nb.left_out import leave_batches_out
 from jind_nb.parameters import make_parameters
-from jind_nb.rejection import Predictions, class_thresholds
+from jind_nb.rejection import Predictions, class_thresholds, tempered
 from jind_nb.training import Reference, decode, encode
 from tests.test_training import equal, learn, prepare_simulated, weights
 
@@ -55,7 +55,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     reference = learn(prepared, plan, settings)
     run = Run(parameters_of(folder / "run"))
     calibrations = of_all_ways(leave_batches_out(reference), settings, len(reference.batches))
-    saved_model.save_reference(reference, calibrations, plan, prepared.var["mean"].to_numpy(), run)
+    saved_model.save_reference(reference, calibrations, plan, run)
     return Saved(reference, plan, target_cells(prepared), run)
 
 
@@ -140,7 +140,8 @@ def test_val_stats_hold_held_out_cells_only(saved: Saved) -> None:
 def test_model_json_has_all_that_annotating_needs(saved: Saved) -> None:
     stored = read_model_json(saved.run.models)
     stats = json.loads((saved.run.models / "val_stats_trained_model.json").read_text(encoding="utf-8"))
-    thresholds = class_thresholds(np.array(stats["probabilities"]), saved.reference.settings.theta)
+    calibrated = tempered(np.array(stats["probabilities"]), stored["calibration"][SHARED]["temperature"])
+    thresholds = class_thresholds(calibrated, saved.reference.settings.theta)
     assert list(stored["thresholds"]) == stored["classes"] == saved.reference.classes
     assert list(stored["thresholds"].values()) == pytest.approx(thresholds.tolist())
     assert stored["features"] == saved.reference.features
@@ -262,7 +263,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "codes missing": (lambda d: (d / saved_model.CODES).unlink(), "is missing; copy the whole"),
     "codes cut short": (lambda d: cut_short(d / saved_model.CODES), CHANGED),
     "codes incomplete": (lambda d: forge(d / saved_model.CODES, {"y": torch.zeros(1)}), "does not fit"),
-    "fewer features": (lambda d: edit(d, features=["gene000"], means=[0.0]), "does not fit"),
+    "fewer features": (lambda d: edit(d, features=["gene000"]), "does not fit"),
     "a threshold missing": (lambda d: edit(d, thresholds={}), "is damaged"),
     "more classes": (lambda d: edit(d, classes=["B", "T", "NK"], thresholds={"B": 0, "T": 0, "NK": 0}), "damaged|fit"),
     "another source": (lambda d: edit(d, source="nobody"), "is damaged"),
@@ -339,7 +340,7 @@ def test_the_rules_of_left_out_batches_come_back_with_the_model(saved: Saved) ->
     assert set(known.rules) == set(stored["calibration"])
     assert known.rules[SHARED].temperature == stored["calibration"][SHARED]["temperature"] != 1.0
     annotated = annotate(saved.reference.model, saved.x, known, saved.reference.settings)
-    thresholds = list(annotated.stages.values())[0].thresholds
+    thresholds = next(iter(annotated.stages.values())).thresholds
     assert stored["thresholds"] == pytest.approx(dict(zip(known.classes, thresholds.tolist(), strict=True)))
 
 

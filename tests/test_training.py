@@ -92,7 +92,7 @@ def settings_of(**values: Any) -> Settings:
     return Settings(
         **{
             "source_held_out": 0.1, "source_coverage": 0.9, "seed": 0, "epochs": 3, "theta": 0.05, "align": True,
-            "device": CPU,
+            "calibrates": True, "target_error": None, "device": CPU,
         }
         | values
     )  # fmt: skip
@@ -123,8 +123,9 @@ def test_a_method_fixes_its_constants(method: str, held_out: float, coverage: fl
     )  # fmt: skip
     found = Settings.of(parameters)
     assert found == settings_of(
-        source_held_out=held_out, source_coverage=coverage, seed=7, epochs=4, theta=0.2, align=False
-    )
+        source_held_out=held_out, source_coverage=coverage, seed=7, epochs=4, theta=0.2, align=False,
+        calibrates=method == "default",
+    )  # fmt: skip
     assert found.held_out == 0.1
 
 
