@@ -49,7 +49,7 @@ def predictions_of(run: Path) -> pd.DataFrame:
 
 
 def probabilities_of(table: pd.DataFrame) -> pd.DataFrame:
-    return table.drop(columns=["raw_predictions", "predictions", "labels"], errors="ignore")
+    return table.drop(columns=["raw_predictions", "predictions", "reason", "labels"], errors="ignore")
 
 
 def raw_accuracy(run: Path) -> float:

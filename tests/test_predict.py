@@ -130,7 +130,7 @@ def test_alignment_adapts_to_each_new_batch_from_the_saved_codes_alone(
     run_folder: Path, tmp_path: Path, jind_nb: Command
 ) -> None:
     """No annotated cell is needed for it: the input is gone."""
-    new = simulated(dict.fromkeys("ef", {"B": 20, "T": 20, "NK": 20}), seed=0)
+    new = simulated({name: {"B": 20, "T": 20, "NK": 20} for name in "ef"}, seed=0)
     truth = new.obs["celltype"].to_numpy()
     out = annotate(jind_nb, run_folder, new, tmp_path, "--align", "--batch-col", "batch")
     table = pd.read_parquet(out / "predictions.parquet")

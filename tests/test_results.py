@@ -34,11 +34,8 @@ def annotated(
     """A target whose cells have these probabilities; all types ask for the same confidence."""
     n = len(probabilities)
     final = Predictions(classes, np.array(probabilities), np.full(len(classes), threshold))
-    reasons = np.where(final.rejected, "ambiguous", "confident").astype(object)
     known = None if labels is None else np.array(labels, dtype=object)
-    return TargetResult(
-        {"before alignment": final}, np.array([f"c{i}" for i in range(n)]), reasons, np.zeros((n, 256)), known
-    )
+    return TargetResult({"before alignment": final}, np.array([f"c{i}" for i in range(n)]), np.zeros((n, 256)), known)
 
 
 THREE_CELLS = [[0.9, 0.1], [0.55, 0.45], [0.2, 0.8]]
@@ -57,7 +54,7 @@ def test_table_has_raw_and_rejected_predictions_probabilities_and_labels() -> No
     table = results.predictions_table(annotated(["B", "T"], THREE_CELLS, ["B", None, "T"]))
     assert table.index.name == "cellname"
     assert list(table.index) == ["c0", "c1", "c2"]
-    assert list(table) == ["raw_predictions", "predictions", "B", "T", "labels"]
+    assert list(table) == ["raw_predictions", "predictions", "reason", "B", "T", "labels"]
     assert list(table["raw_predictions"]) == ["B", "B", "T"]
     assert list(table["predictions"]) == ["B", UNASSIGNED, "T"]
     assert list(table["labels"]) == ["B", None, "T"]
@@ -68,12 +65,12 @@ def test_table_has_no_labels_column_without_labels() -> None:
     assert "labels" not in results.predictions_table(annotated(["B", "T"], THREE_CELLS))
 
 
-@pytest.mark.parametrize("taken", ["labels", "predictions", "raw_predictions", "cellname"])
+@pytest.mark.parametrize("taken", ["reason", "labels", "predictions", "raw_predictions", "cellname"])
 def test_type_named_like_a_column_keeps_both(taken: str, run: Run) -> None:
     """Else the type's probabilities would replace the predictions themselves."""
     result = annotated([taken, "T"], THREE_CELLS, ["T", "T", "T"])
     table = results.predictions_table(result)
-    assert list(table) == ["raw_predictions", "predictions", f"p({taken})", "T", "labels"]
+    assert list(table) == ["raw_predictions", "predictions", "reason", f"p({taken})", "T", "labels"]
     assert list(table[f"p({taken})"]) == [0.9, 0.55, 0.2]
     assert list(table["predictions"]) == [taken, UNASSIGNED, "T"]
     assert list(table["labels"]) == ["T", "T", "T"]
@@ -85,10 +82,15 @@ def test_type_named_like_a_column_keeps_both(taken: str, run: Run) -> None:
 def test_preview_is_short_and_names_the_confidence() -> None:
     """With hundreds of types the notebook's first table would else be hundreds of columns wide."""
     result = annotated(["B", "T"], THREE_CELLS * 10, ["B", None, "T"] * 10)
-    assert list(results.preview(result)) == ["raw_predictions", "predictions", "confidence", "labels"]
+    assert list(results.preview(result)) == ["raw_predictions", "predictions", "reason", "confidence", "labels"]
     assert len(results.preview(result)) == 5
     assert list(results.preview(result, 3)["confidence"]) == [0.9, 0.55, 0.8]
-    assert list(results.preview(annotated(["B", "T"], THREE_CELLS))) == ["raw_predictions", "predictions", "confidence"]
+    assert list(results.preview(annotated(["B", "T"], THREE_CELLS))) == [
+        "raw_predictions",
+        "predictions",
+        "reason",
+        "confidence",
+    ]
 
 
 def test_composition_counts_every_cell_once_and_the_cells_behind_each_type() -> None:
@@ -141,7 +143,7 @@ def test_characters_a_workbook_can_hold_stay_as_they_are(name: str, run: Run) ->
     """Else a type would have one name in the xlsx and another in every other file."""
     results.write_predictions(results.predictions_table(annotated([name, "T"], THREE_CELLS)), run)
     rows = sheet_of(run)
-    assert rows[0][3] == name
+    assert rows[0][4] == name
     assert rows[1][1] == name
 
 
@@ -162,7 +164,7 @@ def test_any_text_is_a_cell_of_text(run: Run, names: list[str]) -> None:
 def test_missing_labels_are_empty_cells(run: Run) -> None:
     """The word None or nan in the sheet would count as a cell type in the user's own tables."""
     results.write_predictions(results.predictions_table(annotated(["B", "T"], THREE_CELLS, ["B", None, "T"])), run)
-    assert [row[5] if len(row) > 5 else None for row in sheet_of(run)] == ["labels", "B", None, "T"]
+    assert [row[6] if len(row) > 6 else None for row in sheet_of(run)] == ["labels", "B", None, "T"]
 
 
 def test_accuracy_on_the_target_counts_labelled_cells_only() -> None:
