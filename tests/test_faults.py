@@ -105,7 +105,7 @@ def test_killed_three_times_ends_like_an_undisturbed_run(
         for one in family(process) if kill_all else family(process)[:1]:
             one.kill()
         process.wait()  # not for the kernels: the next run must cope with them
-        assert problems(run, earlier) == []
+        assert problems(run, earlier, digest(wanted)) == []
     finished = list(json.loads((run / "work" / "stages.json").read_text()))
     process = start(parameters, "--output-path", run)
     out, err = process.communicate()
