@@ -50,6 +50,16 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [me, *me.children(recursive=True)]
 
 
+def killed(process: subprocess.Popen[str], processes: list[psutil.Process]) -> None:
+    """Kills these and waits for the command alone: the next run must cope with what its kernels still do."""
+    for one in processes:
+        one.kill()
+    process.wait()
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
+
+
 def gone(processes: list[psutil.Process], seconds: float) -> bool:
     return not psutil.wait_procs(processes, timeout=seconds)[1]
 
@@ -102,9 +112,7 @@ def test_killed_three_times_ends_like_an_undisturbed_run(
     for kill_all in (False, True, False):
         process = start(parameters, "--output-path", run)
         time.sleep(rng.uniform(0.15, 0.5) * seconds)
-        for one in family(process) if kill_all else family(process)[:1]:
-            one.kill()
-        process.wait()  # not for the kernels: the next run must cope with them
+        killed(process, family(process) if kill_all else family(process)[:1])
         assert problems(run, earlier, digest(wanted)) == []
     finished = list(json.loads((run / "work" / "stages.json").read_text()))
     process = start(parameters, "--output-path", run)
@@ -170,8 +178,7 @@ def test_killed_command_leaves_no_kernel_at_work(parameters: Path, again: Path) 
     process = start(parameters, "--output-path", again, "-s", "EPOCHS=1000")
     wait_for(process, "2_train")
     everyone = family(process)
-    process.kill()
-    process.wait()
+    killed(process, everyone[:1])
     with pytest.raises(InputError, match="at work"):  # its kernels still hold the folder
         folders.refuse_if_in_use(again)
     assert gone(everyone, 10)
