@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import logging
+import os
 import random
 import shutil
 import signal
@@ -534,6 +538,23 @@ def test_lock_of_the_dead_is_free(tmp_path: Path) -> None:
     folders.refuse_if_in_use(tmp_path)
     with folders.held(tmp_path):
         pass
+
+
+def test_disk_without_locks_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lustre is often mounted so; refusing to run there would help nobody, but the user must know."""
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setattr(logging.getLogger("jind_nb"), "propagate", True)
+    with folders.held(tmp_path) as hold:
+        assert hold.still_there()
+        assert "has no locks" in caplog.text
+        folders.refuse_if_in_use(tmp_path)
+        os.close(hold.descriptor)
 
 
 @pytest.mark.parametrize(
