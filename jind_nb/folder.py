@@ -5,7 +5,9 @@ Everything here may be killed at any moment; `recover` puts right what a killed 
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import shutil
 import socket
@@ -24,11 +26,15 @@ from .errors import InputError
 if TYPE_CHECKING:
     from .artifacts import Run
 
+log = logging.getLogger(__name__)
+
 LOCK = ".jind-nb.lock"
 # Set for the kernels of a run: the folder they may write into although it is locked.
 OURS = "JIND_NB_RUN"
 # Kernels hold their run's lock too and notice a second after its death that it is gone, later if they compute.
 SECONDS_FOR_ORPHANS = 60
+# Some cluster disks are mounted without; to refuse to run there would help nobody.
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 PREVIOUS, MOVING, OUTDATED = "previous", ".previous.part", ".previous.old"
 
 
@@ -64,9 +70,14 @@ def held(folder: Path) -> Iterator[Hold]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptors: list[int] = []
     lock = FileLock(folder / LOCK, on_acquired=descriptors.append)
-    _acquire(lock, folder)
     try:
-        hold = Hold(folder / LOCK, descriptors[0])
+        _acquire(lock, folder)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        log.warning("The disk of %s has no locks: see to it that no other run is started there.", folder)
+    try:
+        hold = Hold(folder / LOCK, descriptors[0] if descriptors else os.open(folder / LOCK, os.O_RDWR | os.O_CREAT))
         with suppress(OSError):  # a full disk has no room for it; the lock holds without
             who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             os.ftruncate(hold.descriptor, 0)
@@ -123,11 +134,14 @@ def refuse_if_in_use(folder: Path) -> None:
     """
     if os.environ.get(OURS) == str(folder) or not (folder / LOCK).exists():
         return
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / LOCK, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(_in_use(folder, _holder(folder))) from None
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
     lock.release()
 
 

@@ -46,12 +46,12 @@ STAGE_WORDS = {
 UNCHANGED = "unchanged, reused"
 
 
-class DiskFullError(RuntimeError):
-    """A notebook found the disk full; the message is the file."""
-
-
 class StageError(RuntimeError):
     """A run failed for a reason that is not the user's input; the message names the notebook that was kept, if any."""
+
+
+class DiskFullError(StageError):
+    """A notebook found the disk full; the message is the file."""
 
 
 @dataclass

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import logging
+import os
 import random
 import shutil
 import signal
@@ -48,6 +52,16 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     me = psutil.Process(process.pid)
     return [me, *me.children(recursive=True)]
+
+
+def killed(process: subprocess.Popen[str], processes: list[psutil.Process]) -> None:
+    """Kills these and waits for the command alone: the next run must cope with what its kernels still do."""
+    for one in processes:
+        one.kill()
+    process.wait()
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
 
 
 def gone(processes: list[psutil.Process], seconds: float) -> bool:
@@ -102,10 +116,8 @@ def test_killed_three_times_ends_like_an_undisturbed_run(
     for kill_all in (False, True, False):
         process = start(parameters, "--output-path", run)
         time.sleep(rng.uniform(0.15, 0.5) * seconds)
-        for one in family(process) if kill_all else family(process)[:1]:
-            one.kill()
-        process.wait()  # not for the kernels: the next run must cope with them
-        assert problems(run, earlier) == []
+        killed(process, family(process) if kill_all else family(process)[:1])
+        assert problems(run, earlier, digest(wanted)) == []
     finished = list(json.loads((run / "work" / "stages.json").read_text()))
     process = start(parameters, "--output-path", run)
     out, err = process.communicate()
@@ -170,8 +182,7 @@ def test_killed_command_leaves_no_kernel_at_work(parameters: Path, again: Path) 
     process = start(parameters, "--output-path", again, "-s", "EPOCHS=1000")
     wait_for(process, "2_train")
     everyone = family(process)
-    process.kill()
-    process.wait()
+    killed(process, everyone[:1])
     with pytest.raises(InputError, match="at work"):  # its kernels still hold the folder
         folders.refuse_if_in_use(again)
     assert gone(everyone, 10)
@@ -527,6 +538,23 @@ def test_lock_of_the_dead_is_free(tmp_path: Path) -> None:
     folders.refuse_if_in_use(tmp_path)
     with folders.held(tmp_path):
         pass
+
+
+def test_disk_without_locks_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lustre is often mounted so; refusing to run there would help nobody, but the user must know."""
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setattr(logging.getLogger("jind_nb"), "propagate", True)
+    with folders.held(tmp_path) as hold:
+        assert hold.still_there()
+        assert "has no locks" in caplog.text
+        folders.refuse_if_in_use(tmp_path)
+        os.close(hold.descriptor)
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ def test_manifest_says_what_made_the_run(demo_run: Path) -> None:
         assert list(manifest[measured]) == [*STAGES, "report"]
         assert min(manifest[measured].values()) > 0
     assert manifest["report_pdf"] == "written"
+    assert manifest["reused"] == []
 
 
 def test_run_ends_with_one_line_and_where_things_are(demo_run: Path) -> None:

@@ -82,7 +82,6 @@ def place_of(folder: Path, earlier: Digest) -> str | None:
     """Where an earlier run's results are, every one of them: in place, in previous, or on their way; None if not."""
     there = digest(folder)
     on_the_way = digest(folder / ".previous.part") if (folder / ".previous.part").exists() else {}
-    # A rerun adds to the log and writes its own parameters and manifest.
     if all(there.get(name) == value for name, value in earlier.items()):
         return "in place"
     if (folder / "previous").exists() and earlier.items() <= digest(folder / "previous").items():
@@ -92,12 +91,18 @@ def place_of(folder: Path, earlier: Digest) -> str | None:
     return None
 
 
-def problems(folder: Path, earlier: Digest) -> list[str]:
-    """What is wrong in a folder where a run was killed and an earlier one, with other results, had finished."""
+def problems(folder: Path, earlier: Digest, wanted: Digest) -> list[str]:
+    """What is wrong in a folder where a run was killed and an earlier one, with other results, had finished.
+
+    Parameters
+    ----------
+    wanted
+        What the killed run would have made: some of it may be the same in the earlier one.
+    """
     found, place, there = unreadable(folder), place_of(folder, earlier), digest(folder)
     if place is None:
         found.append("the earlier results are not complete anywhere")
-    old = [name for name, value in there.items() if value in earlier.values()]
+    old = [name for name, value in there.items() if value in earlier.values() and wanted.get(name) != value]
     if place == "previous" and old:
         found.append(f"of the earlier run, beside the new one's: {old}")
     if place == "previous" and "manifest.json" in there and "report.html" not in there:
