@@ -31,6 +31,7 @@ HERE = Path(__file__).resolve().parent
 SHARED_DATA = Path(os.environ.get("JIND_NB_SHARED", HERE.parent.parent / "shared" / "data"))
 RESULTS = HERE / "results" / "target_error.csv"
 ALPHAS = (0.05, 0.1)
+NUM_FEATURES = 2000  # for time; only two of the sets have more
 MANY_BATCHES, TARGETS_OF_MANY, OTHERS_OF_MANY = 10, 3, 8
 
 
@@ -48,7 +49,7 @@ def one_target(file: Path, target: str, others: list[str]) -> list[dict[str, Any
         {
             "PATH": str(file), "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": target,
             "INTER_DATASETS_NAMES": others, "OUTPUT_PATH": "unused", "MIN_CELL_TYPE_POPULATION": 5, "USE_GPU": False,
-            "TARGET_ERROR": ALPHAS[0],
+            "NUM_FEATURES": NUM_FEATURES, "TARGET_ERROR": ALPHAS[0],
         }
     )  # fmt: skip
     cells = data.read_cells(parameters)

@@ -127,6 +127,7 @@ class Calibration:
     """
 
     temperature: float
+    target_error: float | None
     threshold: float | None  # TARGET_ERROR's
     most_novel: float | None
     n_annotated: int  # 1: nothing could be left out, and the batch's own held-out cells stand in
@@ -187,6 +188,7 @@ def calibrate(
     shown = np.unique(np.linspace(0, len(risk) - 1, min(101, len(risk))).astype(int))
     return Calibration(
         temperature=rule.temperature,
+        target_error=target_error,
         threshold=rule.threshold,
         most_novel=rule.most_novel,
         n_annotated=n_annotated,

@@ -118,7 +118,12 @@ def check_folder_and_model(parameters: Parameters) -> None:
     from .data import input_files
 
     if parameters.PRETRAINED_MODEL_PATH is not None:
-        read_model_json(Path(parameters.PRETRAINED_MODEL_PATH))
+        training = read_model_json(Path(parameters.PRETRAINED_MODEL_PATH))["training"]
+        if parameters.TARGET_ERROR not in (None, training.get("TARGET_ERROR")):
+            raise InputError(
+                f"TARGET_ERROR: the saved model learned its threshold for {training.get('TARGET_ERROR') or 'REJECTION'}, "
+                f"not for {parameters.TARGET_ERROR}; leave TARGET_ERROR out, or train with it."
+            )
     this = Run(parameters)
     folder.refuse_if_not_ours(this)
     # Prepared cells, the annotated target, predictions and models: seen to stay below twice the input plus this.

@@ -247,7 +247,7 @@ def write_metrics(history: list[StageResult], result: TargetResult, calibration:
                 "assigned": calibration.mean("assigned"),
                 "AURC": calibration.mean("AURC"),
                 "calibration_error": calibration.mean("calibration_error"),
-                "is_guarantee": run.parameters.TARGET_ERROR is not None and calibration.is_guarantee,
+                "is_guarantee": calibration.target_error is not None and calibration.is_guarantee,
                 "left_out": calibration.batches,
             },
             "stages": [
@@ -336,7 +336,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         )
     calibration = target_calibration(training, result)
     if calibration is not None:
-        facts["Errors to expect in a new batch"] = expected_error(calibration, run)
+        facts["Errors to expect in a new batch"] = expected_error(calibration)
     if labelled:
         facts["Check on the target's own labels"] = _checked_against_labels(labelled[-1].metrics, result)
     return Summary(sentence + ".", facts, _distrust(result, plan, labelled))
@@ -367,9 +367,9 @@ def target_calibration(training: Mapping[str, Any], result: TargetResult) -> Cal
     return Calibration(**values) if values else None
 
 
-def expected_error(calibration: Calibration, run: Run) -> str:
+def expected_error(calibration: Calibration) -> str:
     """In words: the errors to expect among the assigned cells of a new batch, and what that rests on."""
-    target_error, mean = run.parameters.TARGET_ERROR, calibration.mean("error_among_assigned")
+    target_error, mean = calibration.target_error, calibration.mean("error_among_assigned")
     n, n_annotated = len(calibration.batches), calibration.n_annotated
     if target_error is not None and calibration.threshold is not None and calibration.threshold > 1:
         return (
@@ -390,7 +390,7 @@ def expected_error(calibration: Calibration, run: Run) -> str:
     if target_error is not None:
         text += f". TARGET_ERROR asks for at most {_percent(target_error)}: "
         text += (
-            f"it holds in at least {n} of {n + 1} batches like these, on average over such batches"
+            f"that holds in at least {n} of {n + 1} further batches like these, on average"
             if calibration.is_guarantee
             else f"with {n_annotated} annotated batch{'' if n_annotated == 1 else 'es'} this is an estimate, no guarantee"
         )
