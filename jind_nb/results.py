@@ -388,7 +388,11 @@ def expected_error(calibration: Calibration) -> str:
             "like the target), if its cell types are among the annotated ones"
         )
     if target_error is not None:
-        text += f". TARGET_ERROR asks for at most {_percent(target_error)}: "
+        errors = [row["error_among_assigned"] or 0.0 for row in calibration.batches]
+        text += (
+            f". TARGET_ERROR asks for at most {_percent(target_error)}; in {sum(e <= target_error for e in errors)} of {n} "
+            "it held with a threshold from the others: "
+        )
         text += (
             f"that holds in at least {n} of {n + 1} further batches like these, on average"
             if calibration.is_guarantee

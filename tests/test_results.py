@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from jind_nb import results
 from jind_nb.artifacts import Run
+from jind_nb.calibration import Calibration
 from jind_nb.data import Plan
 from jind_nb.parameters import Parameters
-from jind_nb.rejection import UNASSIGNED, Predictions
+from jind_nb.rejection import NONE_PASSES, UNASSIGNED, Predictions
 from jind_nb.results import TargetResult
 
 
@@ -183,3 +184,66 @@ def test_types_the_model_cannot_know_are_counted_apart() -> None:
     known = results.known_types_metrics(result)
     assert known is not None
     assert (known["cells"], known["raw_accuracy"]) == (2, 1.0)
+
+
+# --- what to expect of a new batch ---------------------------------------------------------------------------------------
+
+
+def left_out(
+    *errors: float | None, n_annotated: int, target_error: float | None, threshold: float | None
+) -> Calibration:
+    rows = [
+        {
+            "batch": f"b{i}", "cells": 100, "raw_accuracy": 0.9, "assigned": 0.8, "error_among_assigned": error,
+            "unlike_reference": 0.01, "AURC": 0.05, "network_calibration_error": 0.2, "calibration_error": 0.1,
+        }
+        for i, error in enumerate(errors)
+    ]  # fmt: skip
+    return Calibration(1.5, target_error, threshold, 0.3, n_annotated, rows, {"network": [], "calibrated": []}, [])
+
+
+@pytest.mark.parametrize(
+    ("calibration", "says", "not_says"),
+    [
+        (
+            left_out(0.02, 0.1, n_annotated=2, target_error=None, threshold=None),
+            ["about 6.0 %", "2.0 % to 10.0 %", "2 annotated batches that were left out"],
+            ["TARGET_ERROR", "guarantee"],
+        ),
+        (
+            left_out(0.02, 0.1, n_annotated=2, target_error=0.05, threshold=0.7),
+            ["at most 5.0 %", "in 1 of 2 it held", "2 annotated batches this is an estimate, no guarantee"],
+            ["further batches"],
+        ),
+        (
+            left_out(0.02, 0.04, 0.0, n_annotated=5, target_error=0.05, threshold=0.7),
+            ["in 3 of 3 it held", "holds in at least 3 of 4 further batches"],
+            ["no guarantee"],
+        ),
+        (
+            left_out(0.4, None, n_annotated=2, target_error=0.05, threshold=NONE_PASSES),
+            ["no confidence keeps them below 5.0 %", "every cell is Unassigned"],
+            ["guarantee"],
+        ),
+        (
+            left_out(0.02, n_annotated=1, target_error=None, threshold=None),
+            ["held out of the only annotated batch", "usually harder"],
+            ["left out of training"],
+        ),
+        (left_out(None, n_annotated=2, target_error=None, threshold=None), ["cannot be told"], ["%"]),
+    ],
+)
+def test_the_error_to_expect_says_what_it_rests_on(
+    calibration: Calibration, says: list[str], not_says: list[str]
+) -> None:
+    """A number without its footing would be believed more than it deserves."""
+    text = results.expected_error(calibration)
+    assert all(part in text for part in says), text
+    assert not any(part in text for part in not_says), text
+
+
+def test_the_left_out_table_is_in_percent() -> None:
+    table = results.left_out_table(left_out(0.02, None, n_annotated=2, target_error=None, threshold=None))
+    assert table.loc["b0", "wrong among assigned %"] == 2.0
+    assert np.isnan(table.loc["b1", "wrong among assigned %"])
+    assert table.index.name == "left-out batch"
