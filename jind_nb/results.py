@@ -307,6 +307,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
     """What was done, how sure it is and what to distrust, for a reader who never saw the project."""
     target, final = plan.target, result.final
     n, n_rejected = len(result.cells), int(final.rejected.sum())
+    n_unlike = int((final.reasons == REASONS[2]).sum())
     history = [StageResult(**stage) for stage in training["history"]]
     held_out = held_out_accuracy(history)
     labelled = evaluate_target(result, target)
@@ -318,6 +319,10 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         sentence += (
             f"; where {which} could be checked, {_percent(agrees)} of the annotated agree with the file's labels"
         )
+    calibration = target_calibration(training, result)
+    expected = calibration.mean("error_among_assigned") if calibration else None
+    if not labelled and calibration and calibration.n_annotated > 1 and expected is not None and n_rejected < n:
+        sentence += f"; expect about {_percent(expected)} of the annotated to be wrong"
     facts = {
         "Data": ", ".join(Path(path).name for path in run.parameters.paths),
         "Target (annotated here)": f"{target}, {n:,} cells",
@@ -325,7 +330,8 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         "Cell types it can name": f"{len(plan.classes)}: {', '.join(plan.classes[:15])}"
         + (f" and {len(plan.classes) - 15} more" if len(plan.classes) > 15 else ""),
         "Annotated": f"{n - n_rejected:,} cells ({_percent(1 - n_rejected / n)})",
-        "Unassigned (too doubtful)": f"{n_rejected:,} cells ({_percent(n_rejected / n)})",
+        "Unassigned": f"{n_rejected:,} cells ({_percent(n_rejected / n)}): {n_rejected - n_unlike:,} ambiguous, "
+        f"{n_unlike:,} unlike the annotated cells",
         "Confidence": f"median {np.median(final.confidence):.2f}, lowest tenth below "
         f"{np.quantile(final.confidence, 0.1):.2f} (1 is certain)",
     }
@@ -334,7 +340,6 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
             f"{_percent(held_out['effective_accuracy'])} of the cells it annotated right, on {held_out['cells']:,} "
             "cells kept out of training; a new batch is usually harder"
         )
-    calibration = target_calibration(training, result)
     if calibration is not None:
         facts["Errors to expect in a new batch"] = expected_error(calibration)
     if labelled:
@@ -353,7 +358,7 @@ def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> 
     known = known_types_metrics(result)
     if all_cells["unknown_type"] and known:
         text += (
-            f". {all_cells['unknown_type']:,} cells are of types no annotated batch taught, right only when Unassigned: "
+            f". Cells of types no annotated batch taught ({all_cells['unknown_type']:,}) are right only when Unassigned: "
             f"counted so, {_percent(all_cells['accuracy'])} of all cells are right; over the types that could be known "
             f"{_percent(known['raw_accuracy'])} before rejection"
             + (f", {_percent(known['effective_accuracy'])} after" if known["effective_accuracy"] is not None else "")
