@@ -122,19 +122,21 @@ def run() -> None:
     done = set()
     if RESULTS.exists():
         done = set(pd.read_csv(RESULTS, dtype={"target": str})[["set", "target"]].itertuples(index=False, name=None))
-    for file in sorted(SHARED_DATA.glob("*.h5ad"), key=lambda file: file.stat().st_size):
-        for target, others in targets(file):
-            if (file.stem, target) in done:
-                continue
-            began = time.monotonic()
-            rows = one_target(file, target, others)
-            new = not RESULTS.exists()
-            with RESULTS.open("a", newline="") as stream:
-                writer = csv.DictWriter(stream, [*rows[0], "seconds"])
-                if new:
-                    writer.writeheader()
-                writer.writerows(row | {"seconds": round(time.monotonic() - began)} for row in rows)
-            print(f"{file.stem}, {target}: {time.monotonic() - began:.0f} s", flush=True)
+    files = sorted(SHARED_DATA.glob("*.h5ad"), key=lambda file: file.stat().st_size)
+    jobs = [(i, file, target, others) for file in files for i, (target, others) in enumerate(targets(file))]
+    # One target of each set before a second of any, so that a run that is stopped has seen all sets.
+    for _, file, target, others in sorted(jobs, key=lambda job: job[0]):
+        if (file.stem, target) in done:
+            continue
+        began = time.monotonic()
+        rows = one_target(file, target, others)
+        new = not RESULTS.exists()
+        with RESULTS.open("a", newline="") as stream:
+            writer = csv.DictWriter(stream, [*rows[0], "seconds"])
+            if new:
+                writer.writeheader()
+            writer.writerows(row | {"seconds": round(time.monotonic() - began)} for row in rows)
+        print(f"{file.stem}, {target}: {time.monotonic() - began:.0f} s", flush=True)
 
 
 def share_held(held: pd.Series) -> str:

@@ -427,6 +427,7 @@ def left_out_table(calibration: Calibration) -> pd.DataFrame:
     table = table.rename(columns=names).astype(float)
     shares = [name for name in table.columns if name.endswith("%")]
     table[shares] = (100 * table[shares]).round(1)
+    table["AURC"] = table["AURC"].round(3)
     table["cells"] = table["cells"].astype(int)
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from jind_nb import plots
-from jind_nb.metrics import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, stage_result
+from jind_nb.calibration import Calibration
+from jind_nb.metrics import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, reliability, risk_coverage, stage_result
 from jind_nb.rejection import UNASSIGNED, Predictions
 
 SOURCE, TARGET = "donor 1", "donor 9"
@@ -334,3 +336,54 @@ def test_png_closes_its_figure() -> None:
     before = plt.get_fignums()
     assert plots.png(plots.nothing("words")).startswith(b"\x89PNG")
     assert plt.get_fignums() == before
+
+
+# --- what a confidence is worth ------------------------------------------------------------------------------------------
+
+
+def learned(n_cells: int = 400) -> Calibration:
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.3, 1, n_cells)
+    right = random.random(n_cells) < confidence
+    rows = reliability(confidence, right).to_dict("records")
+    coverage, risk = risk_coverage(confidence, right)
+    row = {
+        "batch": "b", "cells": n_cells, "raw_accuracy": 0.7, "assigned": 0.9, "error_among_assigned": 0.2,
+        "unlike_reference": 0.0, "AURC": 0.1, "network_calibration_error": 0.3, "calibration_error": 0.05,
+    }  # fmt: skip
+    curve = [[float(c), float(r)] for c, r in zip(coverage, risk, strict=True)]
+    return Calibration(2.0, None, None, 0.2, 3, [row], {"network": rows, "calibrated": rows}, curve)
+
+
+def legend_of(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_trust_shows_left_out_batches_and_the_target_where_it_has_labels() -> None:
+    checked = np.linspace(0.4, 1, 50), np.arange(50) % 3 > 0
+    left, right = plots.trust(learned(), TARGET, checked).axes
+    assert any("left-out batches, calibrated" in words for words in legend_of(left))
+    assert any("left-out batches, network" in words for words in legend_of(left))
+    assert all(any(TARGET in words for words in legend_of(axes)) for axes in (left, right))
+    assert "AURC" in " ".join(legend_of(right))
+    left, right = plots.trust(learned(), TARGET).axes
+    assert not any(TARGET in words for axes in (left, right) for words in legend_of(axes))
+
+
+def test_ranges_of_a_few_cells_are_not_drawn_as_if_they_said_something() -> None:
+    few = np.array([0.3] * 4 + [0.9] * 20), np.array([False] * 4 + [True] * 20)
+    left, _ = plots.trust(None, TARGET, few).axes
+    (line,) = [line for line in left.get_lines() if line.get_marker() == "s"]
+    assert line.get_xdata().tolist() == pytest.approx([0.9])
+
+
+def test_with_nothing_to_show_trust_says_so() -> None:
+    figure = plots.trust(None, TARGET)
+    assert "No annotated batch was left out" in figure.texts[0].get_text()
+    nothing_known = Calibration(1.0, None, None, None, 2, [], {"network": [], "calibrated": []}, [])
+    plots.trust(nothing_known, TARGET).canvas.draw()
+
+
+def test_a_single_annotated_batch_is_not_called_left_out() -> None:
+    left, _ = plots.trust(replace(learned(), n_annotated=1), TARGET).axes
+    assert any("held-out cells" in words for words in legend_of(left))
