@@ -144,11 +144,6 @@ class Calibration:
         """Whether TARGET_ERROR's promise rests on enough batches to be called one."""
         return self.n_annotated >= FEWEST_FOR_A_GUARANTEE
 
-    @property
-    def promise(self) -> float:
-        """n / (n + 1): the probability at least with which TARGET_ERROR holds in one more batch like the n left out."""
-        return len(self.batches) / (len(self.batches) + 1)
-
     def mean(self, column: str) -> float | None:
         """The mean of a column of `batches` over those that have it; every batch counts alike."""
         values = [row[column] for row in self.batches if row[column] is not None]

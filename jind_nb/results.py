@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SHEET_ROWS = 1_048_576
 FEW_CELLS = 30  # a type learned from fewer is named as something to distrust
 MUCH_REJECTED = 0.3
+MUCH_LOST = 0.02  # of accuracy, by alignment, on left-out batches
 WAY_WORDS = {SHARED: "without alignment", ADAPTED: "after alignment and self-training"}
 
 
@@ -344,7 +345,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         facts["Errors to expect in a new batch"] = expected_error(calibration)
     if labelled:
         facts["Check on the target's own labels"] = _checked_against_labels(labelled[-1].metrics, result)
-    return Summary(sentence + ".", facts, _distrust(result, plan, labelled))
+    return Summary(sentence + ".", facts, [*_alignment_hurts(training), *_distrust(result, plan, labelled)])
 
 
 def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> str:
@@ -442,6 +443,22 @@ def _learned_from(training: Mapping[str, Any], plan: Plan) -> str:
         + (f" and {len(others) - 10} more" if len(others) > 10 else "")
         + f": {sum(sum(counts.values()) for counts in plan.cells.values()):,} labelled cells"
     )
+
+
+def _alignment_hurts(training: Mapping[str, Any]) -> list[str]:
+    """A warning where left-out batches were annotated better without alignment; nothing where they were not."""
+    ways = {way: {row["batch"]: row for row in c["batches"]} for way, c in training["calibration"].items()}
+    if not {SHARED, ADAPTED} <= set(ways) or len(training["intermediates"]) == 0:
+        return []
+    both = [(ways[SHARED][name]["raw_accuracy"], row["raw_accuracy"]) for name, row in ways[ADAPTED].items()]
+    both = [pair for pair in both if None not in pair]
+    without, aligned = np.mean(both, axis=0) if both else (0.0, 0.0)
+    if without - aligned < MUCH_LOST:
+        return []
+    return [
+        f"On the annotated batches left out of training, alignment lowered the share of right cells from "
+        f"{_percent(without)} to {_percent(aligned)}; compare with a run with ALIGN false."
+    ]
 
 
 def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> list[str]:

@@ -160,4 +160,3 @@ def test_a_way_few_batches_were_annotated_in_is_judged_by_those_alone() -> None:
 def test_fewer_than_four_annotated_batches_promise_nothing(n_annotated: int, guarantee: bool) -> None:
     learned = calibrate([batch(name, 200, seed) for seed, name in enumerate("abc")], SHARED, 0.05, 0.1, n_annotated)
     assert learned.is_guarantee is guarantee
-    assert learned.promise == 0.75

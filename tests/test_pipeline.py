@@ -391,6 +391,26 @@ def test_wrong_values_found_by_the_first_notebook_are_the_users_input(
     assert not (tmp_path / "results" / "predictions.parquet").exists()
 
 
+# --- target error -----------------------------------------------------------------------------------------------------
+
+
+def test_where_no_threshold_keeps_the_target_error_every_cell_is_unassigned_and_the_report_says_so(
+    tmp_path: Path,
+) -> None:
+    """Labels that nothing in the cells explains: a tool that names them all the same cannot be trusted."""
+    adata = simulated(THREE_BATCHES)
+    adata.obs["celltype"] = np.random.default_rng(0).permutation(adata.obs["celltype"].to_numpy())
+    adata.write_h5ad(tmp_path / "input.h5ad")
+    columns = {"BATCH_COL": "batch", "LABELS_COL": "celltype", "MIN_CELL_TYPE_POPULATION": 5, "EPOCHS": 2}
+    run = run_of(tmp_path, columns | {"PATH": "input.h5ad", "TARGET_DATASET_NAME": "c", "TARGET_ERROR": 0.05})
+    assert set(predictions_of(run)["predictions"]) == {UNASSIGNED}
+    assert "confident" not in set(predictions_of(run)["reason"])
+    assert "no confidence keeps them below 5.0 %" in (run / "report.html").read_text("utf-8")
+    metrics = strict_json(run / "metrics.json")
+    assert metrics["target"]["annotated"] == 0
+    assert metrics["new_batch"]["is_guarantee"] is False
+
+
 # --- odd names --------------------------------------------------------------------------------------------------------
 
 TYPES = ["=cmd()", "<b>B</b>", "T/NK 'x' \"y\" 🧬"]
