@@ -9,24 +9,20 @@ cells. Labels of the target are read to count what is right, and for nothing els
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from learned import RESULTS, labels_of_target, learn, parameters_of
 from scipy import sparse
 
-from jind_nb import alignment, data, left_out, training
+from jind_nb import alignment, left_out, training
 from jind_nb.calibration import of_all_ways
 from jind_nb.metrics import area_under_risk_coverage
-from jind_nb.parameters import make_parameters
 from jind_nb.rejection import Predictions, Rule
 
-HERE = Path(__file__).resolve().parent
-SHARED_DATA = Path(os.environ.get("JIND_NB_SHARED", HERE.parent.parent / "shared" / "data"))
-RESULTS = HERE / "results" / "new_file.csv"
+OUTPUT = RESULTS / "new_file.csv"
 SETS = {
     "pbmc_10x_symphony": "3pv1",
     "pancreas_3studies_small": "Lawlor",
@@ -47,26 +43,13 @@ def filled(x: sparse.csr_matrix, missing: np.ndarray, fill: np.ndarray | None) -
 
 
 def one_set(name: str, target: str) -> list[dict[str, Any]]:
-    parameters = make_parameters(
-        {
-            "PATH": str(SHARED_DATA / f"{name}.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype",
-            "TARGET_DATASET_NAME": target, "OUTPUT_PATH": "unused", "MIN_CELL_TYPE_POPULATION": 5, "USE_GPU": False,
-            "ALIGN": False,
-        }
-    )  # fmt: skip
-    cells = data.read_cells(parameters)
-    plan = data.make_plan(parameters, cells)
-    prepared = data.prepare(parameters, cells, plan)
-    settings = training.Settings.of(parameters)
-    reference = training.start(prepared, plan, settings)
-    training.learn_intermediates(reference)
+    learned = learn(parameters_of(name, target, ALIGN=False))
+    reference, known, settings, classes = learned.reference, learned.known, learned.settings, learned.plan.classes
     evidence = left_out.leave_batches_out(reference)
-    rule = of_all_ways(evidence, settings, len(plan.annotated))[alignment.SHARED].rule
-    known = alignment.known_codes(reference)
-    x = sparse.csr_matrix(prepared[(prepared.obs["batch"] == target).to_numpy()].X)
-    means = np.asarray(prepared[(prepared.obs["batch"] != target).to_numpy()].X.mean(axis=0), dtype=np.float32).ravel()
-    labels = data.read_target_labels(parameters)
-    could_be_known = np.isin(labels.astype(str), plan.classes)
+    rule = of_all_ways(evidence, settings, len(reference.batches))[alignment.SHARED].rule
+    x, means = learned.x, learned.means
+    labels = labels_of_target(learned.parameters)
+    could_be_known = np.isin(labels.astype(str), classes)
 
     def row(way: str, share: float, fill: str, judged: Predictions) -> dict[str, Any]:
         right, kept = (judged.raw == labels)[could_be_known], ~judged.rejected[could_be_known]
@@ -82,7 +65,7 @@ def one_set(name: str, target: str) -> list[dict[str, Any]]:
         [training.decode(a.head, training.encode(a, x, settings.device), settings.device) for a in annotators], axis=0
     )
     held_out = training.decode(reference.model.head, known.held_out, settings.device)
-    mean = Predictions.by(Rule(), plan.classes, probabilities, held_out, settings.theta)
+    mean = Predictions.by(Rule(), classes, probabilities, held_out, settings.theta)
     rows.append(row("mean over the annotated batches' adapters", 0.0, "", mean))
     random = np.random.default_rng(0)
     for share in MISSING:
@@ -98,7 +81,7 @@ def one_set(name: str, target: str) -> list[dict[str, Any]]:
 def main() -> None:
     torch.set_num_threads(1)
     table = pd.DataFrame([row for name, target in SETS.items() for row in one_set(name, target)])
-    table.round(4).to_csv(RESULTS, index=False)
+    table.round(4).to_csv(OUTPUT, index=False)
     whole = table[table["missing"] == 0]
     print("Raw accuracy (AURC) with all features:")
     for name, rows in whole.groupby("set", sort=False):

@@ -10,24 +10,20 @@ type than for its other cells. Scores look at the codes before alignment and aft
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from learned import RESULTS, labels_of_target, learn, parameters_of
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from jind_nb import alignment, data, training
+from jind_nb import alignment
 from jind_nb.alignment import KnownCodes
-from jind_nb.parameters import make_parameters
 
-HERE = Path(__file__).resolve().parent
-SHARED_DATA = Path(os.environ.get("JIND_NB_SHARED", HERE.parent.parent / "shared" / "data"))
-RESULTS = HERE / "results" / "novelty.csv"
+OUTPUT = RESULTS / "novelty.csv"
 JOBS = (  # set, target, source, types to take away (None: all)
     ("cellbench_6batches", "CELseq2_5cl_p3", "10x_5cl", None),
     ("cellbench_6batches", "10x_5cl", "CELseq2_5cl_p3", None),
@@ -57,31 +53,16 @@ def scores(known: KnownCodes, codes: np.ndarray, model: Any) -> dict[str, np.nda
 
 def one_type(name: str, target: str, source: str, taken_away: str) -> list[dict[str, Any]]:
     """Learns without a type, annotates the target and scores its cells."""
-    values = {
-        "PATH": str(SHARED_DATA / f"{name}.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "USE_GPU": False,
-        "TARGET_DATASET_NAME": target, "SOURCE_DATASET_NAME": source, "OUTPUT_PATH": "unused",
-        "MIN_CELL_TYPE_POPULATION": 5,
-    }  # fmt: skip
-    truth = data.read_target_labels(make_parameters(values))
-    assert truth is not None
-    parameters = make_parameters(values | {"UNLABELED": [taken_away]})
-    cells = data.read_cells(parameters)
-    plan = data.make_plan(parameters, cells)
-    prepared = data.prepare(parameters, cells, plan)
-    settings = training.Settings.of(parameters)
-    reference = training.start(prepared, plan, settings)
-    training.learn_intermediates(reference)
-    known = alignment.known_codes(reference)
-    x = prepared[(prepared.obs["batch"] == target).to_numpy()].X
-    annotated = alignment.annotate(reference.model, x, known, settings)
-    alignment.align(annotated, x, known, settings)
+    learned = learn(parameters_of(name, target, SOURCE_DATASET_NAME=source, UNLABELED=[taken_away]))
+    annotated = learned.annotate(self_trains=False)
+    truth = labels_of_target(parameters_of(name, target))
     novel = truth == taken_away
-    counted = novel | np.isin(truth.astype(str), plan.classes)
+    counted = novel | np.isin(truth.astype(str), learned.plan.classes)
     rows = []
     for stage in (alignment.BEFORE, alignment.ALIGNED):
         of_stage = {
             score: roc_auc_score(novel[counted], values[counted])
-            for score, values in scores(known, annotated.codes[stage], reference.model).items()
+            for score, values in scores(learned.known, annotated.codes[stage], learned.reference.model).items()
         }
         rejected = float(annotated.stages[stage].rejected[novel].mean())
         rows.append(
@@ -98,24 +79,16 @@ def run() -> None:
     rows = []
     for name, target, source, types in JOBS:
         if types is None:
-            obs = data.read_cells(
-                make_parameters(
-                    {
-                        "PATH": str(SHARED_DATA / f"{name}.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype",
-                        "TARGET_DATASET_NAME": "none", "OUTPUT_PATH": "unused",
-                    }
-                )
-            )  # fmt: skip
-            types = tuple(sorted(obs.loc[obs["batch"] == target, "cell_type"].unique()))
+            types = tuple(sorted(set(labels_of_target(parameters_of(name, target)))))
         for taken_away in types:
             rows += one_type(name, target, source, taken_away)
             print(f"{name}, {target} without {taken_away}", flush=True)
-    pd.DataFrame(rows).round(4).to_csv(RESULTS, index=False)
+    pd.DataFrame(rows).round(4).to_csv(OUTPUT, index=False)
 
 
 def report() -> None:
     """Prints the AUROC of each score by set, and mean and worst type."""
-    table = pd.read_csv(RESULTS)
+    table = pd.read_csv(OUTPUT)
     names = [column for column in table if column not in ("set", "target", "type", "cells", "codes")]
     by_set = table.groupby(["codes", "set", "target"], sort=False)[names].mean()
     print(by_set.round(3).T.to_string())

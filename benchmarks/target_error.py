@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
+from learned import RESULTS, SHARED_DATA, labels_of_target, learn, parameters_of
 from scipy.stats import binomtest
 
-from jind_nb import alignment, calibration, data, left_out, metrics, training
-from jind_nb.parameters import make_parameters
+from jind_nb import alignment, calibration, left_out, metrics
 from jind_nb.rejection import Predictions, Rule
 
-HERE = Path(__file__).resolve().parent
-SHARED_DATA = Path(os.environ.get("JIND_NB_SHARED", HERE.parent.parent / "shared" / "data"))
-RESULTS = HERE / "results" / "target_error.csv"
+OUTPUT = RESULTS / "target_error.csv"
 ALPHAS = (0.05, 0.1)
 NUM_FEATURES = 2000  # for time; only two of the sets have more
 MANY_BATCHES, TARGETS_OF_MANY, OTHERS_OF_MANY = 10, 3, 8
@@ -45,48 +42,33 @@ def targets(file: Path) -> list[tuple[str, list[str]]]:
 
 def one_target(file: Path, target: str, others: list[str]) -> list[dict[str, Any]]:
     """Learns, calibrates, annotates and only then looks at the labels: a row for each way and rule."""
-    parameters = make_parameters(
-        {
-            "PATH": str(file), "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": target,
-            "INTER_DATASETS_NAMES": others, "OUTPUT_PATH": "unused", "MIN_CELL_TYPE_POPULATION": 5, "USE_GPU": False,
-            "NUM_FEATURES": NUM_FEATURES, "TARGET_ERROR": ALPHAS[0],
-        }
-    )  # fmt: skip
-    cells = data.read_cells(parameters)
-    plan = data.make_plan(parameters, cells)
-    prepared = data.prepare(parameters, cells, plan)
-    settings = training.Settings.of(parameters)
-    reference = training.start(prepared, plan, settings)
-    training.learn_intermediates(reference)
-    evidence = left_out.leave_batches_out(reference)
-    known = alignment.known_codes(reference)
-    x = prepared[(prepared.obs["batch"] == target).to_numpy()].X
-    annotated = alignment.annotate(reference.model, x, known, settings)
-    alignment.align(annotated, x, known, settings)
-    alignment.self_train(annotated, x, known, settings)
-
-    truth = data.read_target_labels(parameters)
-    assert truth is not None
+    learned = learn(
+        parameters_of(file.stem, target, INTER_DATASETS_NAMES=others, NUM_FEATURES=NUM_FEATURES, TARGET_ERROR=ALPHAS[0])
+    )
+    evidence = left_out.leave_batches_out(learned.reference)
+    annotated = learned.annotate()
+    plan, known, settings = learned.plan, learned.known, learned.settings
+    truth = labels_of_target(learned.parameters)
     rows = []
     final = list(annotated.stages)[-1]
     for way, stage, model in (
-        (alignment.SHARED, alignment.BEFORE, reference.model),
+        (alignment.SHARED, alignment.BEFORE, learned.reference.model),
         (alignment.ADAPTED, final, annotated.model),
     ):
         for alpha in (None, *ALPHAS):
-            learned = calibration.calibrate(evidence, way, settings.theta, alpha, len(plan.annotated))
-            judged = known.judge(model, annotated.codes[stage], settings, learned.rule, annotated.novelty)
+            lesson = calibration.calibrate(evidence, way, settings.theta, alpha, len(plan.annotated))
+            judged = known.judge(model, annotated.codes[stage], settings, lesson.rule, annotated.novelty)
             plain = known.judge(model, annotated.codes[stage], settings, Rule())
             rows.append(
                 {"set": file.stem, "target": target, "annotated": len(plan.annotated), "way": way}
                 | {"rule": "REJECTION 0.05" if alpha is None else f"TARGET_ERROR {alpha}"}
                 | what_happened(truth, judged, plain, plan.classes)
                 | {
-                    "expected error": learned.mean("error_among_assigned"),
-                    "highest left-out error": (learned.range("error_among_assigned") or (None, None))[1],
-                    "left out": len(learned.batches),
-                    "temperature": learned.temperature,
-                    "threshold": learned.threshold,
+                    "expected error": lesson.mean("error_among_assigned"),
+                    "highest left-out error": (lesson.range("error_among_assigned") or (None, None))[1],
+                    "left out": len(lesson.batches),
+                    "temperature": lesson.temperature,
+                    "threshold": lesson.threshold,
                 }
             )
     return rows
@@ -120,8 +102,8 @@ def run() -> None:
     """Appends the rows of every target not in the results yet."""
     torch.set_num_threads(1)
     done = set()
-    if RESULTS.exists():
-        done = set(pd.read_csv(RESULTS, dtype={"target": str})[["set", "target"]].itertuples(index=False, name=None))
+    if OUTPUT.exists():
+        done = set(pd.read_csv(OUTPUT, dtype={"target": str})[["set", "target"]].itertuples(index=False, name=None))
     files = sorted(SHARED_DATA.glob("*.h5ad"), key=lambda file: file.stat().st_size)
     jobs = [(i, file, target, others) for file in files for i, (target, others) in enumerate(targets(file))]
     # One target of each set before a second of any, so that a run that is stopped has seen all sets.
@@ -130,8 +112,8 @@ def run() -> None:
             continue
         began = time.monotonic()
         rows = one_target(file, target, others)
-        new = not RESULTS.exists()
-        with RESULTS.open("a", newline="") as stream:
+        new = not OUTPUT.exists()
+        with OUTPUT.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, [*rows[0], "seconds"])
             if new:
                 writer.writeheader()
@@ -147,7 +129,7 @@ def share_held(held: pd.Series) -> str:
 
 def report() -> None:
     """Prints what the results say."""
-    table = pd.read_csv(RESULTS, dtype={"target": str})
+    table = pd.read_csv(OUTPUT, dtype={"target": str})
     lines = []
     for (way, rule), rows in table.groupby(["way", "rule"], sort=False):
         line: dict[str, Any] = {"annotated": way, "rule": rule, "targets": len(rows)}

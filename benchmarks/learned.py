@@ -1,0 +1,74 @@
+"""What the benchmarks of trust start from: a model of METHOD `default` that has learned all but one batch of a shared set."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from jind_nb import alignment, data, training
+from jind_nb.alignment import Annotated, KnownCodes
+from jind_nb.data import Plan
+from jind_nb.parameters import Parameters, make_parameters
+from jind_nb.training import Reference, Settings
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+SHARED_DATA = Path(os.environ.get("JIND_NB_SHARED", HERE.parent.parent / "shared" / "data"))
+
+
+def parameters_of(name: str, target: str, **also: Any) -> Parameters:
+    """Parameters for a shared set with one of its batches as target."""
+    return make_parameters(
+        {
+            "PATH": str(SHARED_DATA / f"{name}.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype",
+            "TARGET_DATASET_NAME": target, "OUTPUT_PATH": "unused", "MIN_CELL_TYPE_POPULATION": 5, "USE_GPU": False,
+        }
+        | also
+    )  # fmt: skip
+
+
+@dataclass
+class Learned:
+    """A model that has not seen the target, and the target's cells."""
+
+    parameters: Parameters
+    plan: Plan
+    settings: Settings
+    reference: Reference
+    known: KnownCodes
+    x: sparse.csr_matrix  # the target, float32 (n_target, p)
+    means: np.ndarray  # of each feature over the annotated cells, float32 (p,)
+
+    def annotate(self, *, self_trains: bool = True) -> Annotated:
+        """The target before and after alignment, and after self-training."""
+        annotated = alignment.annotate(self.reference.model, self.x, self.known, self.settings)
+        alignment.align(annotated, self.x, self.known, self.settings)
+        if self_trains:
+            alignment.self_train(annotated, self.x, self.known, self.settings)
+        return annotated
+
+
+def learn(parameters: Parameters) -> Learned:
+    """Learns from all annotated batches."""
+    cells = data.read_cells(parameters)
+    plan = data.make_plan(parameters, cells)
+    prepared = data.prepare(parameters, cells, plan)
+    settings = Settings.of(parameters)
+    reference = training.start(prepared, plan, settings)
+    training.learn_intermediates(reference)
+    is_target = (prepared.obs["batch"] == plan.target).to_numpy()
+    means = np.asarray(prepared[~is_target].X.mean(axis=0), dtype=np.float32).ravel()
+    known = alignment.known_codes(reference)
+    return Learned(parameters, plan, settings, reference, known, sparse.csr_matrix(prepared[is_target].X), means)
+
+
+def labels_of_target(parameters: Parameters) -> np.ndarray:
+    """The target's own labels, objects (n_target,): to count what is right, and for nothing else."""
+    labels = data.read_target_labels(parameters)
+    assert labels is not None  # every shared set is labelled
+    return labels
