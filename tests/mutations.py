@@ -758,13 +758,13 @@ def _work() -> None:
     makes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        if not watching:
+        if not watching or not arguments or isinstance(arguments[0], int):
             return
         if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect", "os.fork"):
             seen.append(f"{event} {arguments!r}"[:300])
         if event == "open" and isinstance(arguments[0], str | bytes) and (arguments[2] or 0) & makes:
-            nameless = arguments[2] & os.O_TMPFILE == os.O_TMPFILE
-            _written("open", arguments[0]) if not nameless else None
+            if not os.path.isdir(arguments[0]):  # a nameless temporary file is opened by its folder
+                _written("open", arguments[0])
         if event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"):
             _written(event, arguments[0])
 
