@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
+import signal
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,11 @@ from .parameters import BUNDLED, Parameters, as_text
 DENSE_ROWS_AT_ONCE = 4096
 # Deflate shrinks at most a thousandfold: a file that declares more than this was damaged, or made to fill the memory.
 DECLARED_PER_BYTE, SMALL = 2000, 2**28
+MOST_NESTED = 100
+# What the rehearsal may take: seconds, and bytes it reads in a second.
+SECONDS, BYTES_PER_SECOND = 20, 5e6
+SMALL_ENOUGH_TO_READ = 2**20
+_rehearsed: set[tuple[int, int, int]] = set()
 
 
 def input_files(parameters: Parameters) -> list[Path]:
@@ -46,6 +54,7 @@ def open_h5ad(file: Path) -> Iterator[h5py.File]:
         raise InputError(f"PATH: {file} is a folder; give the .h5ad file in it.")
     if file.stat().st_size == 0:
         raise InputError(f"PATH: {file} is empty (0 bytes); copy or download it again.")
+    _rehearse(file)
     try:
         h5 = h5py.File(file, "r")
     except OSError as error:
@@ -69,6 +78,64 @@ def open_h5ad(file: Path) -> Iterator[h5py.File]:
         yield h5
 
 
+def _rehearse(file: Path) -> None:
+    """Reads the file's structure and tables in a process of its own, once: of some damaged files the HDF5 library never
+    finishes reading, or dies.
+
+    Raises
+    ------
+    InputError
+        If it does either.
+    """
+    stat = file.stat()
+    signature = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if signature in _rehearsed or not hasattr(os, "fork"):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does not touch
+        child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where a dying library complains
+            _read_once(file)
+        os._exit(0)
+    end, pause = time.monotonic() + SECONDS + stat.st_size / BYTES_PER_SECOND, 0.001
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise InputError(
+                f"PATH: {file} cannot be read (the HDF5 library does not finish); it is damaged: copy it again."
+            )
+        time.sleep(pause)
+        pause = min(0.05, 1.5 * pause)
+    if os.WIFSIGNALED(ended[1]):
+        raise InputError(f"PATH: {file} cannot be read (the HDF5 library fails on it); it is damaged: copy it again.")
+    _rehearsed.add(signature)
+
+
+def _read_once(file: Path) -> None:
+    """Everything of a file but large values; errors are left to be found again and told of."""
+
+    def see(name: str, item: Any) -> None:
+        with suppress(Exception):
+            dict(item.attrs)
+        with suppress(Exception):
+            if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual and item.shape is not None:
+                small = math.prod(item.shape) * item.dtype.itemsize <= SMALL_ENOUGH_TO_READ
+                if small or math.prod(item.shape) * item.dtype.itemsize <= file.stat().st_size * DECLARED_PER_BYTE:
+                    item[() if small else slice(0, 1)]
+                if item.chunks:
+                    item.id.get_num_chunks()
+
+    with h5py.File(file, "r") as h5:
+        _check_structure(h5, file.stat().st_size)
+        h5.visititems(see)
+        for table in ("obs", "var", "raw/var"):
+            with suppress(Exception):
+                ad.io.read_elem(h5[table])
+
+
 def _check_structure(h5: h5py.File, n_bytes: int) -> None:
     """Sees that the file is whole, keeps its values in itself, and is not made to fill the memory.
 
@@ -78,30 +145,44 @@ def _check_structure(h5: h5py.File, n_bytes: int) -> None:
         If a part is in another file, which could be any file of the reader's, or declares values it cannot hold.
     """
 
-    def see_link(name: str, link: Any) -> None:
-        if isinstance(link, h5py.ExternalLink):
-            raise InputError(
-                f"PATH: {_name(name)} of {h5.filename} is a link to another file, {link.filename!r}; links out of a file "
-                "are not followed: write the file again with everything in it."
-            )
+    groups, seen = [(h5["/"], "", 0)], set()
+    while groups:
+        group, above, depth = groups.pop()
+        for key in group:
+            name = f"{above}{_name(key)}"
+            what = f"{name} of {h5.filename}"
+            link = group.id.links.get_info(key if isinstance(key, bytes) else key.encode()).type
+            if link == h5py.h5l.TYPE_EXTERNAL:
+                raise InputError(
+                    f"PATH: {what} is a link to another file; links out of a file are not followed: write the file again "
+                    "with everything in it."
+                )
+            if link != h5py.h5l.TYPE_HARD:  # a second name within this file
+                continue
+            item = group[key]
+            address = h5py.h5o.get_info(item.id).addr
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                _check_dataset(item, what, n_bytes)
+            elif isinstance(item, h5py.Group) and address not in seen:
+                if depth == MOST_NESTED:
+                    raise InputError(
+                        f"PATH: {above[:50]}… of {h5.filename} is nested more than {depth} deep; write it flatter."
+                    )
+                groups.append((item, f"{name}/", depth + 1))
+            seen.add(address)
 
-    def see(name: str, item: Any) -> None:
-        if not isinstance(item, h5py.Dataset) or item.shape is None:
-            return
-        if item.external or item.is_virtual:
-            raise InputError(
-                f"PATH: {_name(name)} of {h5.filename} is kept in another file, which is not read: write the file again "
-                "with everything in it."
-            )
-        declared = math.prod(item.shape) * item.dtype.itemsize
-        if declared > max(SMALL, DECLARED_PER_BYTE * n_bytes):
-            raise InputError(
-                f"PATH: {_name(name)} of {h5.filename} declares {' x '.join(map(str, item.shape))} values, which a file "
-                f"of {n_bytes:,} bytes cannot hold; it is damaged: copy or write it again."
-            )
 
-    h5.visititems_links(see_link)
-    h5.visititems(see)
+def _check_dataset(stored: h5py.Dataset, what: str, n_bytes: int) -> None:
+    if stored.external or stored.is_virtual:
+        raise InputError(
+            f"PATH: {what} is kept in another file, which is not read: write the file again with everything in it."
+        )
+    declared = math.prod(stored.shape) * stored.dtype.itemsize
+    if declared > max(SMALL, DECLARED_PER_BYTE * n_bytes):
+        raise InputError(
+            f"PATH: {what} declares {' x '.join(map(str, stored.shape))} values, which a file of {n_bytes:,} bytes cannot "
+            "hold; it is damaged: copy or write it again."
+        )
 
 
 def _name(stored: str | bytes) -> str:
@@ -147,7 +228,9 @@ def _check_text(values: pd.Series, what: str) -> None:
             if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
                 raise InputError(f"PATH: {what} holds {value[:100]!r}, which is not UTF-8 text; write it as UTF-8.")
         elif not pd.api.types.is_scalar(value):
-            raise InputError(f"PATH: {what} holds {type(value).__name__} values, not text or numbers; convert or drop it.")
+            raise InputError(
+                f"PATH: {what} holds {type(value).__name__} values, not text or numbers; convert or drop it."
+            )
 
 
 def texts(column: pd.Series) -> pd.Series:
@@ -185,6 +268,22 @@ def matrix_of(h5: h5py.File, layer: str | None) -> tuple[Any, str, str]:
     raise InputError(f"LAYER: {h5.filename} has no layer {layer!r}; it has X{''.join(', ' + name for name in has)}.")
 
 
+def read_whole(file: Path) -> ad.AnnData:
+    """All of a file, as it is.
+
+    Raises
+    ------
+    InputError
+        If any part of it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what nothing here looks at, such as names that are not unique
+            return ad.read_h5ad(file)
+    except Exception as error:  # damage anywhere fails inside anndata in many ways
+        raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
+
+
 def _layers(h5: h5py.File) -> list[str]:
     layers = h5.get("layers")
     return [_name(name) for name in layers] if isinstance(layers, h5py.Group) else []
@@ -194,13 +293,19 @@ def _fitting(h5: h5py.File, path: str, table: str, what: str) -> h5py.Group | h5
     """The matrix, if its declared shape is that of its tables: seen before memory for it is asked for."""
     try:
         stored = h5[path]
-        shape = stored.shape if isinstance(stored, h5py.Dataset) else stored.attrs.get("shape", stored.attrs.get("h5sparse_shape"))
+        shape = (
+            stored.shape
+            if isinstance(stored, h5py.Dataset)
+            else stored.attrs.get("shape", stored.attrs.get("h5sparse_shape"))
+        )
         n_rows, n_columns = (int(n) for n in shape)
         expected = _length(h5["obs"]), _length(h5[table])
     except Exception as error:  # what is no matrix, or no table, fails in many ways
         raise InputError(f"PATH: {what} of {h5.filename} cannot be read: {error}") from None
     if expected[0] is not None and n_rows != expected[0]:
-        raise InputError(f"PATH: {what} of {h5.filename} cannot be read: it has {n_rows} rows, and obs has {expected[0]}.")
+        raise InputError(
+            f"PATH: {what} of {h5.filename} cannot be read: it has {n_rows} rows, and obs has {expected[0]}."
+        )
     if expected[1] is not None and n_columns != expected[1]:
         raise InputError(
             f"PATH: {what} of {h5.filename} has {n_columns} columns but {table} has {expected[1]} rows; write the file again."
@@ -228,7 +333,8 @@ def sparse_rows(stored: h5py.Group | h5py.Dataset, rows: np.ndarray) -> sparse.c
         raise ValueError(f"it has {matrix.shape[0]} rows, and obs has more")
     if len(rows) < matrix.shape[0]:
         matrix = matrix[rows]
-    matrix = matrix.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told of as that
+        matrix = matrix.astype(np.float32, copy=False)
     matrix.eliminate_zeros()
     return matrix
 

@@ -16,10 +16,12 @@ import random
 import resource
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -246,7 +248,9 @@ def _values(h5: h5py.File, chance: random.Random) -> None:
     values = np.asarray(h5[name][...], dtype=np.float64)
     match chance.randrange(5):
         case 0:
-            values.flat[chance.randrange(max(1, values.size)) :][:1] = chance.choice([np.nan, np.inf, -np.inf, -1, 1e308])
+            values.flat[chance.randrange(max(1, values.size)) :][:1] = chance.choice(
+                [np.nan, np.inf, -np.inf, -1, 1e308]
+            )
         case 1:
             values *= chance.choice([0, -1, 0.1, 1e300, 1e-320, 1e38])
         case 2:
@@ -267,7 +271,9 @@ def _huge(h5: h5py.File, chance: random.Random) -> None:
     columns = chance.choice([(), (24,), (10**6,)])
     compression = chance.choice([None, "gzip"])
     del h5[name]
-    stored = h5.create_dataset(name, (rows, *columns), kind, chunks=(1000, *(min(c, 24) for c in columns)), compression=compression)
+    stored = h5.create_dataset(
+        name, (rows, *columns), kind, chunks=(1000, *(min(c, 24) for c in columns)), compression=compression
+    )
     for attribute, content in attributes.items():
         stored.attrs[attribute] = content
 
@@ -275,7 +281,15 @@ def _huge(h5: h5py.File, chance: random.Random) -> None:
 def _link(h5: h5py.File, chance: random.Random) -> None:
     """A link to another place or file, or values kept in another file."""
     name = _some(h5, chance)
-    others = ["../other.h5ad", "/etc/passwd", "/dev/zero", "../fifo", "missing.h5", "input.h5ad", "../../" * 20 + "etc/passwd"]
+    others = [
+        "../other.h5ad",
+        "/etc/passwd",
+        "/dev/zero",
+        "../fifo",
+        "missing.h5",
+        "input.h5ad",
+        "../../" * 20 + "etc/passwd",
+    ]
     other = chance.choice(others)
     if chance.random() < 0.7:
         del h5[name]
@@ -312,13 +326,17 @@ def _column(h5: h5py.File, chance: random.Random) -> None:
     name, n = chance.choice(["obs/batch", "obs/celltype", "obs/_index", "var/_index"]), 48
     if name in h5:
         del h5[name]
-    kind = chance.choice(["nullable-integer", "nullable-boolean", "nullable-string-array", "values", "frame", "enum", "opaque", "vlen"])
+    kind = chance.choice(
+        ["nullable-integer", "nullable-boolean", "nullable-string-array", "values", "frame", "enum", "opaque", "vlen"]
+    )
     if kind.startswith("nullable"):
         group = h5.create_group(name)
         group.attrs.update({"encoding-type": kind, "encoding-version": "0.1.0"})
         values = {"nullable-integer": np.arange(n) % 3, "nullable-boolean": np.arange(n) % 2 == 0}
         group["values"] = values.get(kind, _text(["a", "b", "c"] * 16))
-        group["mask"] = np.arange(n) % chance.choice([1, 5, 100]) == 0 if chance.random() < 0.8 else odd_values(n, chance)
+        group["mask"] = (
+            np.arange(n) % chance.choice([1, 5, 100]) == 0 if chance.random() < 0.8 else odd_values(n, chance)
+        )
     elif kind == "frame":
         _table(h5, name, [str(i) for i in range(n)], x=["y"] * n)
     elif kind == "enum":
@@ -381,7 +399,9 @@ OPTIONAL = [
     "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR", "UNLABELED", "GENE_COL", "LAYER", "NORMALISATION", "ALIGN", "unknown",
     "TRAIN_DATASETS_NAMES", "__class__", "model_config",
 ]  # fmt: skip
-LAUGHS = "a: &a [x, x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(24))
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(24)
+)
 MERGES = "a: &a {x: 1}\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} {{<<: [*{chr(97 + i)}, *{chr(97 + i)}]}}\n" for i in range(24)
 )
@@ -480,13 +500,15 @@ def hostile_names(folder: Path, chance: random.Random) -> dict[str, Any]:
             elif what == "column":
                 name = chance.choice(NAMES).replace("\x00", "") or "x"
                 raw = name.encode("utf-8", "surrogatepass")
-                if name not in h5["obs"]:
+                if raw not in h5["obs"]:
                     h5["obs"].copy("batch", raw)
-                    h5["obs"].attrs["column-order"] = _text(["batch", "celltype", name.encode("utf-8", "surrogatepass")])
+                    h5["obs"].attrs["column-order"] = _text(
+                        ["batch", "celltype", name.encode("utf-8", "surrogatepass")]
+                    )
                     values["BATCH_COL"] = name
             else:
                 name = chance.choice(NAMES).replace("\x00", "") or "x"
-                if name not in h5["layers"]:
+                if name.encode("utf-8", "surrogatepass") not in h5["layers"]:
                     h5["layers"].copy("counts", name.encode("utf-8", "surrogatepass"))
                     values["LAYER"] = name
     return values
@@ -576,7 +598,9 @@ def _odd_weights(stored: dict[str, Any], chance: random.Random) -> Any:
         case 1:
             stored[name] = tensor[: len(tensor) // 2] if tensor.ndim else tensor
         case 2:
-            stored[name] = tensor.to(chance.choice([torch.float64, torch.int8, torch.bool, torch.complex64, torch.bfloat16]))
+            stored[name] = tensor.to(
+                chance.choice([torch.float64, torch.int8, torch.bool, torch.complex64, torch.bfloat16])
+            )
         case 3:
             stored[name] = torch.full_like(tensor, chance.choice([-1, 0, 1, 100]))
         case 4:
@@ -584,7 +608,9 @@ def _odd_weights(stored: dict[str, Any], chance: random.Random) -> Any:
         case 5:
             stored[name] = torch.zeros(1).expand(chance.choice([10**12, 10**9, 10**6]))
         case 6:
-            stored[name] = torch.sparse_coo_tensor(torch.zeros((1, 1), dtype=torch.long), torch.ones(1), (chance.choice([3, 10**12]),))
+            stored[name] = torch.sparse_coo_tensor(
+                torch.zeros((1, 1), dtype=torch.long), torch.ones(1), (chance.choice([3, 10**12]),)
+            )
         case 7:
             stored[name] = chance.choice([3, "x", None, [tensor], {"a": tensor}])
         case 8:
@@ -621,23 +647,44 @@ def hostile_model(folder: Path, chance: random.Random) -> None:
             _rewrite(folder / "model.json", damage_bytes((folder / "model.json").read_bytes(), chance))
             return
         case 5:
-            names = ["../outside.pt", "/etc/passwd", "..", "", "model.json", "a.pt\x00", "../../outside", "/dev/zero", *NAMES]
+            names = [
+                "../outside.pt",
+                "/etc/passwd",
+                "..",
+                "",
+                "model.json",
+                "a.pt\x00",
+                "../../outside",
+                "/dev/zero",
+                *NAMES,
+            ]
             description["files"] = {batch: chance.choice(names) for batch in description["files"]}
             _write_description(folder, description, chance)
             return
         case 6:
             _rewrite(file, damage_bytes(file.read_bytes(), chance))
         case 7:
-            others = [b"", pickle.dumps(Command()), pickle.dumps({"x": Command()}, 0), b"PK\x03\x04", chance.randbytes(500), b"[" * 10**5]
+            others = [
+                b"",
+                pickle.dumps(Command()),
+                pickle.dumps({"x": Command()}, 0),
+                b"PK\x03\x04",
+                chance.randbytes(500),
+                b"[" * 10**5,
+            ]
             _rewrite(file, chance.choice(others))
         case 8:
             file.unlink()
-            file.symlink_to(chance.choice(["../../outside.pt", "/etc/passwd", "/dev/zero", "../../fifo", file.name, "..", "missing"]))
+            file.symlink_to(
+                chance.choice(
+                    ["../../outside.pt", "/etc/passwd", "/dev/zero", "../../fifo", file.name, "..", "missing"]
+                )
+            )
         case _:
             stream = io.BytesIO()
             torch.save(_odd_weights(torch.load(file, weights_only=True), chance), stream)
             _rewrite(file, stream.getvalue())
-    if chance.random() < 0.9 and file.resolve(strict=False).is_file():
+    if chance.random() < 0.9 and os.path.isfile(file):
         for hashes in (description["hashes"], description["target"]["hashes"]):
             if file.name in hashes:
                 hashes[file.name] = sha256(file)
@@ -722,7 +769,16 @@ def _judge(status: int, out: str, err: str, written: list[str]) -> tuple[str, st
         return "message", f"control characters reach the terminal: {(out + err)[-500:]!r}"
     if status == 0:
         return "", ""
-    where = [*Parameters.model_fields, "MODEL_DIR", "H5AD", "--batch-col", "--output-path", "parameter file", "input.h5ad", "no parameter"]
+    where = [
+        *Parameters.model_fields,
+        "MODEL_DIR",
+        "H5AD",
+        "--batch-col",
+        "--output-path",
+        "parameter file",
+        "input.h5ad",
+        "no parameter",
+    ]
     if not err.startswith("Wrong input: ") or err.count("Wrong input: ") != 1 or not any(name in err for name in where):
         return "message", err[:3000]
     if len(err) > LONGEST_MESSAGE:
@@ -760,24 +816,54 @@ def _work() -> None:
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if not watching or not arguments or isinstance(arguments[0], int):
             return
-        if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect", "os.fork"):
+        if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect"):
             seen.append(f"{event} {arguments!r}"[:300])
         if event == "open" and isinstance(arguments[0], str | bytes) and (arguments[2] or 0) & makes:
             if not os.path.isdir(arguments[0]):  # a nameless temporary file is opened by its folder
                 _written("open", arguments[0])
-        if event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"):
+        if event in (
+            "os.mkdir",
+            "os.rename",
+            "os.remove",
+            "os.rmdir",
+            "os.link",
+            "os.symlink",
+            "os.truncate",
+            "os.chmod",
+        ):
             _written(event, arguments[0])
 
     def _written(event: str, path: Any) -> None:
         place = os.path.realpath(os.path.join(os.getcwd(), os.fsdecode(path)))
-        if not place.startswith((str(results), "/dev/", "/proc/")):
+        if not place.startswith((str(results), str(root / "tmp"), "/dev/", "/proc/")):
             seen.append(f"{event} {place}")
 
+    for command in (["validate", "p.yaml"], ["predict", "model", "input.h5ad", "--output-path", "results"]):
+        shutil.rmtree(case, ignore_errors=True)
+        case.mkdir()
+        os.chdir(case)
+        good_h5ad(case / "input.h5ad")
+        (case / "p.yaml").write_text(json.dumps(GOOD))
+        shutil.copytree(root / "trained_models", case / "model")
+        sys.argv = ["jind-nb", *command]
+        with suppress(SystemExit):
+            cli.main()  # so that what is imported late is there for all cases
     sys.addaudithook(audit)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in requests:
+        # As each command is a process of its own: what one did to its memory must not be taken for the next one's.
+        if child := os.fork():
+            status = os.waitpid(child, 0)[1]
+            if status:
+                kind, number = json.loads(line)
+                detail = (root / "worker.log").read_text("utf-8", "replace")[-300:]
+                answers.write(
+                    json.dumps(asdict(Outcome(kind, number, None, "death", f"status {status}: {detail}"))) + "\n"
+                )
+                answers.flush()
+            continue
         kind, number = json.loads(line)
         shutil.rmtree(case, ignore_errors=True)
         case.mkdir()
@@ -811,6 +897,7 @@ def _work() -> None:
         problem, detail = _judge(status, *texts, seen)
         answers.write(json.dumps(asdict(Outcome(kind, number, status, problem, detail))) + "\n")
         answers.flush()
+        os._exit(0)
 
 
 class Worker:
@@ -831,15 +918,23 @@ class Worker:
     def _stop(self) -> int | None:
         if self.process is None:
             return None
-        self.process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
         status, self.process = self.process.returncode, None
         return status
 
     def _start(self) -> subprocess.Popen[str]:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "JIND_NB_TRACEBACK": "1", "OMP_NUM_THREADS": "1"}
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        environment = os.environ | {
+            "TMPDIR": str(self.folder / "tmp"),
+            "PYTHONPATH": str(ROOT),
+            "JIND_NB_TRACEBACK": "1",
+            "OMP_NUM_THREADS": "1",
+        }
         return subprocess.Popen(
             [sys.executable, "-m", "tests.mutations", str(self.folder)], cwd=ROOT, env=environment, text=True,
+            start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
@@ -861,7 +956,11 @@ class Worker:
 
 def cases(n: int, seed: int) -> list[tuple[str, int]]:
     """The kind and number of each of n cases, the kinds in their shares, in random order."""
-    chosen = [(kind, seed * 1_000_000 + i) for kind, share in KINDS.items() for i in range(round(n * share / sum(KINDS.values())))]
+    chosen = [
+        (kind, seed * 1_000_000 + i)
+        for kind, share in KINDS.items()
+        for i in range(round(n * share / sum(KINDS.values())))
+    ]
     chosen += [("h5ad bytes", seed * 1_000_000 + 500_000 + i) for i in range(max(0, n - len(chosen)))]
     random.Random(seed).shuffle(chosen)
     return chosen[:n]
