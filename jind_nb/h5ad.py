@@ -347,6 +347,8 @@ def _checked(matrix: Any) -> Any:
                 raise ValueError(f"its {name} are not whole numbers")
         if matrix.indices.dtype.kind == "u" or matrix.indptr.dtype.kind == "u":
             matrix.indices, matrix.indptr = matrix.indices.astype(np.int64), matrix.indptr.astype(np.int64)
+        if matrix.indptr.ndim != 1 or (np.diff(matrix.indptr) < 0).any():  # which scipy checks only of some
+            raise ValueError("its indptr runs backwards")
         matrix.check_format(full_check=True)
     return matrix
 
@@ -364,6 +366,8 @@ def few_rows(stored: h5py.Group | h5py.Dataset, rows: np.ndarray) -> sparse.csr_
     if stored.attrs.get("encoding-type") != "csr_matrix":
         return sparse_rows(stored, rows)
     pointers = stored["indptr"][:]
+    if (np.diff(pointers) < 0).any() or pointers[0] < 0 or pointers[-1] > len(stored["data"]):
+        raise ValueError("its indptr runs backwards, or past the end")
     spans = [slice(pointers[row], pointers[row + 1]) for row in rows]
     data, indices = (np.concatenate([stored[name][span] for span in spans]) for name in ("data", "indices"))
     starts = np.concatenate([[0], np.cumsum([span.stop - span.start for span in spans])])

@@ -330,7 +330,7 @@ class _Loader(yaml.SafeLoader):
     """Without aliases of lists and mappings, a few of which can stand for more values than the memory holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        alias = self.check_event(yaml.AliasEvent)  # type: ignore[no-untyped-call]
+        alias = self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)
         if alias and not isinstance(node, yaml.ScalarNode):
             raise yaml.YAMLError("an alias (*name) may only stand for a single value; write the list out")

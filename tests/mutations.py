@@ -499,18 +499,17 @@ def hostile_names(folder: Path, chance: random.Random) -> dict[str, Any]:
                     values["TARGET_DATASET_NAME"] = names[-1]
             elif what == "column":
                 name = chance.choice(NAMES).replace("\x00", "") or "x"
-                raw = name.encode("utf-8", "surrogatepass")
-                if raw not in h5["obs"]:
-                    h5["obs"].copy("batch", raw)
-                    h5["obs"].attrs["column-order"] = _text(
-                        ["batch", "celltype", name.encode("utf-8", "surrogatepass")]
-                    )
-                    values["BATCH_COL"] = name
+                with suppress(UnicodeError):  # h5py cannot name a column so
+                    if name not in h5["obs"]:
+                        h5["obs"].copy("batch", name)
+                        h5["obs"].attrs["column-order"] = _text(["batch", "celltype", name])
+                        values["BATCH_COL"] = name
             else:
                 name = chance.choice(NAMES).replace("\x00", "") or "x"
-                if name.encode("utf-8", "surrogatepass") not in h5["layers"]:
-                    h5["layers"].copy("counts", name.encode("utf-8", "surrogatepass"))
-                    values["LAYER"] = name
+                with suppress(UnicodeError):
+                    if name not in h5["layers"]:
+                        h5["layers"].copy("counts", name)
+                        values["LAYER"] = name
     return values
 
 
@@ -545,6 +544,13 @@ class Command:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("touch canary",)
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except (OSError, RuntimeError):  # a circle of links
+        return False
 
 
 def _rewrite(file: Path, content: bytes) -> None:
@@ -684,7 +690,7 @@ def hostile_model(folder: Path, chance: random.Random) -> None:
             stream = io.BytesIO()
             torch.save(_odd_weights(torch.load(file, weights_only=True), chance), stream)
             _rewrite(file, stream.getvalue())
-    if chance.random() < 0.9 and os.path.isfile(file):
+    if chance.random() < 0.9 and _is_file(file):
         for hashes in (description["hashes"], description["target"]["hashes"]):
             if file.name in hashes:
                 hashes[file.name] = sha256(file)
@@ -751,9 +757,9 @@ def _listing(folder: Path, results: Path) -> dict[str, tuple[int, int, int]]:
             folders.clear()
             continue
         for name in [*files, *(f for f in folders if Path(place, f) != results)]:
-            stat = os.lstat(os.path.join(place, name))
+            stat = Path(place, name).lstat()
             is_file = name in files
-            found[os.path.join(place, name)] = (stat.st_ino, stat.st_mtime_ns * is_file, stat.st_size * is_file)
+            found[f"{place}/{name}"] = (stat.st_ino, stat.st_mtime_ns * is_file, stat.st_size * is_file)
     return found
 
 
@@ -818,9 +824,9 @@ def _work() -> None:
             return
         if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect"):
             seen.append(f"{event} {arguments!r}"[:300])
-        if event == "open" and isinstance(arguments[0], str | bytes) and (arguments[2] or 0) & makes:
-            if not os.path.isdir(arguments[0]):  # a nameless temporary file is opened by its folder
-                _written("open", arguments[0])
+        # A nameless temporary file is opened by its folder.
+        if event == "open" and (arguments[2] or 0) & makes and not Path(os.fsdecode(arguments[0])).is_dir():
+            _written("open", arguments[0])
         if event in (
             "os.mkdir",
             "os.rename",
@@ -834,7 +840,7 @@ def _work() -> None:
             _written(event, arguments[0])
 
     def _written(event: str, path: Any) -> None:
-        place = os.path.realpath(os.path.join(os.getcwd(), os.fsdecode(path)))
+        place = os.path.realpath(os.fsdecode(path))
         if not place.startswith((str(results), str(root / "tmp"), "/dev/", "/proc/")):
             seen.append(f"{event} {place}")
 
