@@ -47,7 +47,11 @@ def open_h5ad(file: Path) -> Iterator[h5py.File]:
     InputError
         If it is missing, unreadable, or not an h5ad file.
     """
-    if not file.exists():
+    try:
+        there = file.exists()
+    except (OSError, ValueError) as error:
+        raise InputError(f"PATH: {file} cannot be a file: {error}.") from None
+    if not there:
         near = difflib.get_close_matches(file.name, [f.name for f in file.parent.glob("*.h5ad")], n=1)
         raise InputError(f"PATH: there is no file {file}." + (f" Did you mean {near[0]}?" if near else ""))
     if not file.is_file():

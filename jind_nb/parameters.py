@@ -293,7 +293,9 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(path, str) or not path.strip() or _is_bundled(path):
             return path
         try:
-            return str((folder / Path(path).expanduser()).resolve())
+            found = (folder / Path(path).expanduser()).resolve()
+            found.exists()  # says where a name is too long for the disk
+            return str(found)
         except (RuntimeError, ValueError, OSError) as error:
             raise InputError(f"{name}: {path!r} cannot be a path: {error}.") from None
 
