@@ -204,7 +204,11 @@ def _checked(folder: Path, name: str, description: Mapping[str, Any]) -> Path:
         If it is missing, or its hash is not the one in model.json.
     """
     path = folder / Path(name).name
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # no name for a file
+        there = False
+    if not there:
         raise InputError(f"PRETRAINED_MODEL_PATH: {path} is missing; copy the whole trained_models folder.")
     hashes = description["hashes"] | (description["target"] or {}).get("hashes", {})
     if sha256(path) != hashes.get(name):
