@@ -305,7 +305,7 @@ def _calibration(values: Mapping[str, Any]) -> Calibration:
         If it is not as `calibration` makes it.
     """
     try:
-        calibration = TypeAdapter(Calibration).validate_python(values, strict=True)
+        calibration = TypeAdapter(Calibration).validate_python(values)
     except ValidationError as error:
         raise ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])) from None
     if not 0 < calibration.temperature < np.inf:

@@ -529,6 +529,8 @@ def make_model(folder: Path) -> None:
     """A saved model, trained for one epoch on the good file, in `folder`/trained_models."""
     from jind_nb import alignment, data, saved_model, training
     from jind_nb.artifacts import Run
+    from jind_nb.calibration import of_all_ways
+    from jind_nb.left_out import leave_batches_out
     from jind_nb.parameters import make_parameters
 
     good_h5ad(folder / "input.h5ad")
@@ -542,7 +544,8 @@ def make_model(folder: Path) -> None:
     training.learn_intermediates(reference)
     run = Run(parameters)
     run.folder.mkdir(exist_ok=True)
-    saved_model.save_reference(reference, {}, plan, prepared.var["mean"].to_numpy(), run)
+    calibrations = of_all_ways(leave_batches_out(reference), settings, len(reference.batches))
+    saved_model.save_reference(reference, calibrations, plan, prepared.var["mean"].to_numpy(), run)
     x = prepared[(prepared.obs["batch"] == "c").to_numpy()].X
     annotated = alignment.annotate(reference.model, x, alignment.known_codes(reference), settings)
     saved_model.save_target(annotated, "c", x, run)
