@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -139,6 +139,40 @@ def read_model_json(folder: Path) -> dict[str, Any]:
     return model
 
 
+class _Scale(BaseModel):
+    """What `Plan.preprocessing` must hold."""
+
+    model_config = ConfigDict(strict=True)
+
+    layer: str | None
+    gene_col: str | None
+    totals_over: list[str] | None
+    scale: str
+    values: Literal["log1p", "as they are"]
+    total: float | None = Field(gt=0, allow_inf_nan=False)
+    rescaled: bool
+    normalisation: Literal["auto", "counts", "log1p", "as_is"]
+    kinds: list[str] = Field(min_length=1)
+    mean: float
+    sd: float
+    unclear: Literal["log1p", "log2", "log10"]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> _Scale:
+        if self.rescaled and self.total is None:
+            raise ValueError("values brought to a total need one")
+        return self
+
+
+class _Target(BaseModel):
+    """What of the model's own target must be there to know its cells again."""
+
+    model_config = ConfigDict(strict=True)
+
+    has_adapter: bool
+    hashes: dict[str, str]
+
+
 class _Model(BaseModel):
     """What model.json must hold to be used."""
 
@@ -146,12 +180,12 @@ class _Model(BaseModel):
 
     classes: list[str] = Field(min_length=2)
     features: list[str] = Field(min_length=1)
-    preprocessing: dict[str, Any]
+    preprocessing: _Scale
     thresholds: dict[str, float]
     calibration: dict[str, dict[str, Any]]
     source: str
     files: dict[str, str]
-    target: dict[str, Any] | None
+    target: _Target | None
     training: dict[str, Any]
     hashes: dict[str, str]
 
@@ -161,6 +195,8 @@ class _Model(BaseModel):
             raise ValueError(f"the source {self.source!r} has no file")
         if set(self.thresholds) != set(self.classes):
             raise ValueError("the thresholds are not those of the classes")
+        if len(set(self.features)) < len(self.features) or len(set(self.classes)) < len(self.classes):
+            raise ValueError("features and classes must each be named once")
         return self
 
 

@@ -21,6 +21,10 @@ from .parameters import Parameters, load_parameters, parse_override
 if TYPE_CHECKING:
     import pandas as pd
 
+# What moves a terminal's cursor, colours it or cannot be written to it; names in the data may hold anything.
+UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+LONGEST_MESSAGE = 5_000
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -36,6 +40,12 @@ Overrides = Annotated[
     list[str] | None, typer.Option("-s", metavar="NAME=VALUE", help="Override one parameter; repeatable.")
 ]
 OutputPath = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the results (OUTPUT_PATH).")]
+
+
+def _shown(text: str) -> str:
+    """Text for the terminal: no markup, no control characters, and no more than a few screens."""
+    cut = text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 500]} … {text[-500:]}"
+    return escape(UNSHOWN.sub("\ufffd", cut))
 
 
 def _parameters(file: Path, overrides: list[str] | None, output_path: Path | None) -> Parameters:
@@ -72,9 +82,9 @@ def run(
         raise typer.Exit(130) from None
     pdf = f"\n             {this.report_pdf}" if this.report_pdf.exists() else ""
     out.print(
-        f"\n[bold]{escape(one_line(this))}[/bold]\n"
-        f"report:      {escape(str(this.report_html))}{escape(pdf)}\n"
-        f"predictions: {escape(str(this.predictions_xlsx))}",
+        f"\n[bold]{_shown(one_line(this))}[/bold]\n"
+        f"report:      {_shown(str(this.report_html))}{_shown(pdf)}\n"
+        f"predictions: {_shown(str(this.predictions_xlsx))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -102,14 +112,14 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
     _table("Features", data.overlap_table(plan))
     if plan.classes:
         out.print(
-            f"{len(plan.classes)} cell types can be predicted: {escape(', '.join(plan.classes))}", highlight=False
+            f"{len(plan.classes)} cell types can be predicted: {_shown(', '.join(plan.classes))}", highlight=False
         )
     out.print(f"{plan.features['kept']:,} of {plan.features['in_file']:,} features would be used.", highlight=False)
     for warning in plan.warnings:
-        out.print(f"[bold yellow]Warning:[/bold yellow] {escape(warning)}", highlight=False)
+        out.print(f"[bold yellow]Warning:[/bold yellow] {_shown(warning)}", highlight=False)
     for note in plan.notes:
-        out.print(f"Note: {escape(note)}", highlight=False)
-    out.print(f"Results would go to {escape(parameters.OUTPUT_PATH)}", highlight=False, soft_wrap=True)
+        out.print(f"Note: {_shown(note)}", highlight=False)
+    out.print(f"Results would go to {_shown(parameters.OUTPUT_PATH)}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -143,12 +153,12 @@ def predict(
         told = str(error).replace("PRETRAINED_MODEL_PATH", "MODEL_DIR").replace("OUTPUT_PATH", "--output-path")
         raise InputError(re.sub(r"\bPATH\b", "H5AD", told)) from None
     for note in predicted.notes:
-        out.print(f"Note: {escape(note)}", highlight=False)
+        out.print(f"Note: {_shown(note)}", highlight=False)
     n, assigned = len(predicted.table), int((predicted.table["reason"] == "confident").sum())
     out.print(
-        f"\n[bold]{escape(h5ad.name)}: {assigned:,} of {n:,} cells annotated, {n - assigned:,} left Unassigned.[/bold]\n"
-        f"predictions: {escape(str(predicted.run.predictions_xlsx))}\n"
-        f"annotated:   {escape(str(predicted.run.annotated_target))}",
+        f"\n[bold]{_shown(h5ad.name)}: {assigned:,} of {n:,} cells annotated, {n - assigned:,} left Unassigned.[/bold]\n"
+        f"predictions: {_shown(str(predicted.run.predictions_xlsx))}\n"
+        f"annotated:   {_shown(str(predicted.run.annotated_target))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -161,7 +171,7 @@ def _table(title: str, frame: pd.DataFrame) -> None:
     for name in (frame.index.name, *frame.columns):
         table.add_column(str(name), overflow="fold")
     for row in frame.itertuples(name=None):
-        table.add_row(*(escape(str(value)) for value in row))
+        table.add_row(*(_shown(str(value)) for value in row))
     out.print(table)
 
 
@@ -170,7 +180,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except InputError as error:
-        err.print(f"[bold red]Wrong input:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]Wrong input:[/bold red] {_shown(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("Stopped.")
@@ -179,7 +189,7 @@ def main() -> None:
         if os.environ.get("JIND_NB_TRACEBACK"):
             raise
         err.print(
-            f"[bold red]Failed:[/bold red] {escape(str(error) or type(error).__name__)}",
+            f"[bold red]Failed:[/bold red] {_shown(str(error) or type(error).__name__)}",
             highlight=False,
             soft_wrap=True,
         )

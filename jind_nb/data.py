@@ -127,7 +127,13 @@ def read_target_labels(parameters: Parameters) -> np.ndarray | None:
 
 
 def read_target(parameters: Parameters, cells: pd.DataFrame) -> ad.AnnData:
-    """The target batch as it is in the file(s): X, layers, raw, obs, var, obsm, in the input's order."""
+    """The target batch as it is in the file(s): X, layers, raw, obs, var, obsm, in the input's order.
+
+    Raises
+    ------
+    InputError
+        If any part of a file cannot be read.
+    """
     target = cells[cells["batch"] == parameters.TARGET_DATASET_NAME]
     parts = []
     for number, file in enumerate(input_files(parameters)):
@@ -136,8 +142,11 @@ def read_target(parameters: Parameters, cells: pd.DataFrame) -> ad.AnnData:
             with warnings.catch_warnings():
                 # Cells with equal names are kept apart by position; the user is told so by the plan.
                 warnings.filterwarnings("ignore", message=".* names are not unique")
-                part = ad.read_h5ad(file, backed="r")
-                parts.append(part[rows].to_memory())
+                try:
+                    part = ad.read_h5ad(file, backed="r")
+                    parts.append(part[rows].to_memory())
+                except Exception as error:  # damage where nothing has looked yet fails inside anndata in many ways
+                    raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
             part.file.close()
     return parts[0] if len(parts) == 1 else ad.concat(parts, join="outer", merge="same")
 

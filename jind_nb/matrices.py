@@ -102,12 +102,11 @@ def _survey(loaded: Loaded, cells: pd.DataFrame, number: int) -> dict[str | None
     with open_h5ad(loaded.file) as h5:
         others: list[str | None] = [*([None] if "X" in h5 else []), *other_matrices(h5)]
         for layer in [layer for layer in others if layer != loaded.layer][:MOST_MATRICES]:
-            stored = matrix_of(h5, layer)[0]
             of_layer = {}
             for name, rows in loaded.rows.items():
                 some = rows[np.linspace(0, len(rows) - 1, min(len(rows), CELLS_SURVEYED)).astype(int)]
                 try:
-                    matrix = few_rows(stored, stored_rows[some])
+                    matrix = few_rows(matrix_of(h5, layer)[0], stored_rows[some])
                 except Exception:  # nobody asked for this matrix: what cannot be read is not offered
                     break
                 if not np.isfinite(matrix.data).all():

@@ -21,6 +21,8 @@ from .errors import InputError
 
 # A PATH that starts with this names data inside an installed package instead of a file.
 BUNDLED = "scanpy:"
+# Far more than any parameter file needs, and little enough that no content of it takes long to read.
+MOST_BYTES = 2**18
 OLDER_NAMES = {"TRAIN_DATASETS_NAMES": "INTER_DATASETS_NAMES"}
 
 
@@ -291,7 +293,9 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(path, str) or not path.strip() or _is_bundled(path):
             return path
         try:
-            return str((folder / Path(path).expanduser()).resolve())
+            found = (folder / Path(path).expanduser()).resolve()
+            found.exists()  # says where a name is too long for the disk
+            return str(found)
         except (RuntimeError, ValueError, OSError) as error:
             raise InputError(f"{name}: {path!r} cannot be a path: {error}.") from None
 
@@ -305,19 +309,39 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _read_mapping(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with file.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"There is no parameter file {file}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The parameter file {file} cannot be read: {error}.") from None
+    if len(content) > MOST_BYTES:
+        raise InputError(f"The parameter file {file} is larger than {MOST_BYTES:,} bytes; it cannot be one.")
     try:
-        values = json.loads(text) if file.suffix.lower() == ".json" else yaml.safe_load(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        values = json.loads(text) if file.suffix.lower() == ".json" else read_yaml(text)
+    except Exception as error:  # PyYAML lets many errors of its own code through
         kind = "JSON" if file.suffix.lower() == ".json" else "YAML"
         raise InputError(f"The parameter file {file} is not {kind}: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"The parameter file {file} must hold names and values, one `NAME: value` a line.")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases of lists and mappings, a few of which can stand for more values than the memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if alias and not isinstance(node, yaml.ScalarNode):
+            raise yaml.YAMLError("an alias (*name) may only stand for a single value; write the list out")
+        return node
+
+
+def read_yaml(text: str) -> Any:
+    """The value that a text of YAML says; only plain values, nothing is executed."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def load_parameters(file: Path | str, overrides: Mapping[str, Any] | None = None) -> Parameters:
@@ -355,6 +379,6 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not name.strip():
         raise InputError(f"-s {text}: write -s NAME=VALUE.")
     try:
-        return name.strip(), yaml.safe_load(value) if value.strip() else ""
-    except (ValueError, RecursionError, yaml.YAMLError):
+        return name.strip(), read_yaml(value) if value.strip() else ""
+    except Exception:  # PyYAML lets many errors of its own code through; then it is text
         return name.strip(), value

@@ -15,7 +15,7 @@ from . import alignment, folder, saved_model
 from .artifacts import Run, log_to, read_model_json, sha256, whole_file, write_json
 from .data import Plan, prepare
 from .errors import InputError
-from .h5ad import frame, no_column, open_h5ad, texts
+from .h5ad import frame, no_column, open_h5ad, read_whole, texts
 from .parameters import Parameters, make_parameters
 from .results import TargetResult, annotate_obs, predictions_table, write_predictions
 from .training import Settings
@@ -68,10 +68,11 @@ def predict(model: Path, h5ad: Path, output: Path, *, align: bool = False, batch
     with folder.held(run.folder):
         folder.recover(run)
         table, codes, notes = _annotate(model, prepared, Settings.of(parameters))
+        adata = read_whole(h5ad)  # before anything is written, as it may be damaged where nothing has looked yet
         folder.set_aside(run, keep=set())
         log_to(run.log)
         predicted = Predicted(table, codes, plan.classes, [*plan.warnings, *plan.notes, *notes], run)
-        _write(predicted, model, h5ad)
+        _write(predicted, adata, model, h5ad)
     return predicted
 
 
@@ -80,6 +81,10 @@ def _parameters(
 ) -> Parameters:
     """The model's own settings, for the new file."""
     names = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
+    if lacking := [name for name in names if name not in training]:
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: model.json in {model} does not say {', '.join(lacking)}; copy the folder again."
+        )
     return make_parameters(
         {name: training[name] for name in names}
         | {
@@ -144,10 +149,9 @@ def _annotate(model: Path, prepared: ad.AnnData, settings: Settings) -> tuple[pd
     return whole, codes, notes
 
 
-def _write(predicted: Predicted, model: Path, h5ad: Path) -> None:
+def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> None:
     run = predicted.run
     write_predictions(predicted.table, run)
-    adata = ad.read_h5ad(h5ad)
     annotate_obs(adata, predicted.table, predicted.classes, predicted.codes)
     with whole_file(run.annotated_target) as temporary:
         adata.write_h5ad(temporary, compression="gzip")

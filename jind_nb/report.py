@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 import subprocess
 import tempfile
@@ -77,6 +78,7 @@ def write_pdf(run: Run, html: str) -> str | None:
     -------
     None, or why there is no PDF; a missing PDF is no failure.
     """
+    html = _without_long_words(html)
     try:
         with whole_file(run.report_pdf) as temporary:
             problem = _by_weasyprint(html, temporary)
@@ -88,6 +90,15 @@ def write_pdf(run: Run, html: str) -> str | None:
         run.report_pdf.unlink(missing_ok=True)  # an earlier one would not match the HTML
         return str(error)
     return None
+
+
+def _without_long_words(html: str) -> str:
+    """Words that no line of paper holds, cut: WeasyPrint takes minutes to break a name of thousands of letters."""
+
+    def cut(word: re.Match[str]) -> str:
+        return f"{word[0][:100]}…"
+
+    return re.sub(r">[^<]{200,}<", lambda text: re.sub(r"[^\s<>&;]{200,}", cut, text[0]), html)
 
 
 def _by_weasyprint(html: str, path: Path) -> str | None:

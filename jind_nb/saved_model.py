@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader
+from pydantic import TypeAdapter, ValidationError
 from scipy import sparse
 
 from .alignment import ADAPTED, SHARED, Annotated, KnownCodes, known_codes
@@ -32,7 +34,7 @@ from .artifacts import MODEL_FORMAT, Run, file_name, read_model_json, sha256, wh
 from .calibration import Calibration
 from .data import Plan, fingerprints
 from .errors import InputError
-from .networks import Adapter, Annotator, Encoder, Head
+from .networks import CODE, Adapter, Annotator, Encoder, Head
 from .rejection import Rule
 from .training import Reference, Settings, decode, encode
 
@@ -105,13 +107,33 @@ def save_reference(reference: Reference, calibrations: Mapping[str, Calibration]
     write_model_json(folder, description)
 
 
-def _write_card(folder: Path, description: dict[str, Any]) -> None:
+def _card(description: dict[str, Any]) -> str:
     calibration = {way: Calibration(**values) for way, values in description["calibration"].items()}
     environment = Environment(loader=PackageLoader("jind_nb"), autoescape=False, trim_blocks=True, lstrip_blocks=True)
     environment.filters["quoted"] = lambda name: json.dumps(name, ensure_ascii=False).replace("|", "\\|")
-    card = environment.get_template("MODEL_CARD.md.j2").render(model=description, calibration=calibration.get(SHARED))
+    return environment.get_template("MODEL_CARD.md.j2").render(model=description, calibration=calibration.get(SHARED))
+
+
+def _write_card(folder: Path, description: dict[str, Any]) -> None:
+    card = _card(description)
     with whole_file(folder / "MODEL_CARD.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
+
+
+def _try_card(folder: Path, description: dict[str, Any]) -> None:
+    """Sees that another's model describes itself as ours do.
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    try:
+        _card(description)
+    except Exception as error:  # a template fails in as many ways as there are values
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: the model.json in {folder} does not describe a model: {error}"
+        ) from None
 
 
 def _by_class(classes: list[str], thresholds: np.ndarray) -> dict[str, float]:
@@ -148,6 +170,7 @@ def save_target(annotated: Annotated, batch: str, x: sparse.csr_matrix, run: Run
             with whole_file(folder / Path(name).name) as temporary:
                 shutil.copyfile(_checked(run.model_folder, name, others), temporary)
         write_model_json(folder, others | {"target": None})
+        _try_card(run.model_folder, others)
     _save(annotated.model.state_dict(), folder / TARGET)
     _save({"fingerprints": torch.from_numpy(fingerprints(x).view(np.int64))}, folder / TARGET_CELLS)
     description = read_model_json(folder)
@@ -176,7 +199,11 @@ def _checked(folder: Path, name: str, description: Mapping[str, Any]) -> Path:
         If it is missing, or its hash is not the one in model.json.
     """
     path = folder / Path(name).name
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # no name for a file
+        there = False
+    if not there:
         raise InputError(f"PRETRAINED_MODEL_PATH: {path} is missing; copy the whole trained_models folder.")
     hashes = description["hashes"] | (description["target"] or {}).get("hashes", {})
     if sha256(path) != hashes.get(name):
@@ -189,14 +216,43 @@ def _checked(folder: Path, name: str, description: Mapping[str, Any]) -> Path:
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged or foreign file
-        raise InputError(f"PRETRAINED_MODEL_PATH: {path} is not a file of weights: {error}") from None
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of foreign formats, which are refused
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many types for a damaged or foreign file, and proposes to run the code in it
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: {path} is not a file of weights; nothing in it was executed. Copy the whole "
+            "trained_models folder again."
+        ) from None
+    if not isinstance(weights, dict) or not all(_is_plain(value) for value in weights.values()):
         raise InputError(f"PRETRAINED_MODEL_PATH: {path} is not a file of weights as jind-nb writes it.")
     if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
         raise InputError(f"PRETRAINED_MODEL_PATH: {path} holds NaN or infinite weights; train the model again.")
     return weights
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor whose values are all there: others can stand for more than the memory holds."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
+def _fits(known: KnownCodes) -> bool:
+    """Whether the reference codes are of the shapes and types, and within the bounds, that annotating relies on."""
+    n, n_classes = len(known.codes), len(known.classes)
+    shapes = known.codes.shape == (n, CODE) and known.held_out.ndim == 2 and known.held_out.shape[1] == CODE
+    kinds = known.codes.dtype == known.held_out.dtype == np.float32
+    kinds = kinds and all(of.dtype == np.int64 for of in (known.batch, known.y, known.counts))
+    if not (
+        n and shapes and kinds and known.batch.shape == known.y.shape == (n,) and known.counts.shape == (n_classes,)
+    ):
+        return False
+    bounds = ((known.y, n_classes), (known.batch, len(known.batches)))
+    return all(of.min() >= 0 and of.max() < most for of, most in bounds) and bool(known.counts.min() >= 0)
 
 
 def _annotator(folder: Path, name: str, description: Mapping[str, Any], has_adapter: bool) -> Annotator:
@@ -227,11 +283,29 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownCod
             classes=description["classes"],
             batches=list(description["files"]),
             **{name: stored[name].numpy() for name in CODE_ARRAYS},
-            rules={way: Calibration(**description["calibration"][way]).rule for way in description["calibration"]},
+            rules={way: _calibration(values).rule for way, values in description["calibration"].items()},
         )
-    except (KeyError, TypeError) as error:
+        if not _fits(known):
+            raise ValueError(f"{CODES} does not hold the codes it describes")
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"PRETRAINED_MODEL_PATH: the model in {folder} does not fit its model.json: {error}") from None
     return model.to(device), known
+
+
+def _calibration(values: Mapping[str, Any]) -> Calibration:
+    """
+    Raises
+    ------
+    ValueError
+        If it is not as `calibration` makes it.
+    """
+    try:
+        calibration = TypeAdapter(Calibration).validate_python(values)
+    except ValidationError as error:
+        raise ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])) from None
+    if not 0 < calibration.temperature < np.inf:
+        raise ValueError(f"a temperature of {calibration.temperature}")
+    return calibration
 
 
 def load_target(folder: Path) -> Annotator:
@@ -253,8 +327,12 @@ def of_own_target(folder: Path, x: sparse.csr_matrix) -> np.ndarray:
     description = read_model_json(folder)
     if description["target"] is None:
         return np.zeros(x.shape[0], dtype=bool)
-    stored = _load(_checked(folder, TARGET_CELLS, description))["fingerprints"].numpy().view(np.uint64)
-    return np.isin(fingerprints(x), stored)
+    stored = _load(_checked(folder, TARGET_CELLS, description)).get("fingerprints")
+    if stored is None or stored.dtype != torch.int64 or stored.ndim != 1:
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: {TARGET_CELLS} in {folder} does not hold fingerprints; copy it again."
+        )
+    return np.isin(fingerprints(x), stored.numpy().view(np.uint64))
 
 
 def recall(annotated: Annotated, x: sparse.csr_matrix, folder: Path, known: KnownCodes, settings: Settings) -> None:
