@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import hypothesis
@@ -20,6 +21,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+
+from jind_nb.artifacts import MODEL_FORMAT
 
 # A property holds or it does not; how long an example takes on a busy machine is no test.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -125,6 +128,25 @@ def simulated(cells: dict[str, dict[str, int]], n_genes: int = 60, seed: int = 0
     var = pd.DataFrame(index=[f"gene{i:03d}" for i in range(n_genes)])
     return ad.AnnData(sparse.csr_matrix(np.vstack(rows)[order].astype(np.float32)), obs=obs, var=var)
 
+
+# What a saved model's model.json holds at the least, for `artifacts.write_model_json`.
+MODEL: dict[str, Any] = {
+    "format": MODEL_FORMAT,
+    "classes": ["B", "T"],
+    "features": ["gene000", "gene001"],
+    "preprocessing": {
+        "scale": "log1p of counts per 10,000", "values": "log1p", "total": 1e4, "rescaled": True, "mean": 1.0, "sd": 2.0,
+        "normalisation": "auto", "kinds": ["counts"], "unclear": "log1p", "layer": None, "gene_col": None,
+        "totals_over": None,
+    },
+    "source": "a",
+    "files": {"a": "a.pt"},
+    "thresholds": {"B": 0.5, "T": 0.5},
+    "calibration": {},
+    "target": None,
+    "training": {},
+    "hashes": {},
+}  # fmt: skip
 
 THREE_BATCHES = {
     "a": {"B": 40, "T": 40, "NK": 30},

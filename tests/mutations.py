@@ -545,7 +545,7 @@ def make_model(folder: Path) -> None:
     run = Run(parameters)
     run.folder.mkdir(exist_ok=True)
     calibrations = of_all_ways(leave_batches_out(reference), settings, len(reference.batches))
-    saved_model.save_reference(reference, calibrations, plan, prepared.var["mean"].to_numpy(), run)
+    saved_model.save_reference(reference, calibrations, plan, run)
     x = prepared[(prepared.obs["batch"] == "c").to_numpy()].X
     annotated = alignment.annotate(reference.model, x, alignment.known_codes(reference), settings)
     saved_model.save_target(annotated, "c", x, run)

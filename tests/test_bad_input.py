@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,8 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import THREE_BATCHES, Answer, simulated
+from jind_nb.artifacts import MODEL_FORMAT, write_model_json
+from tests.conftest import MODEL, THREE_BATCHES, Answer, simulated
 
 JindNb = Callable[..., Answer]
 BOTH = ("validate", "run")
@@ -462,23 +462,14 @@ def test_an_output_folder_without_room_is_told_before_training(
 
 # --- a saved model ---------------------------------------------------------------------------------------------------
 
-MODEL = {
-    "format": 1,
-    "classes": ["B", "T"],
-    "features": ["gene000", "gene001"],
-    "preprocessing": {
-        "scale": "log1p of counts per 10,000", "values": "log1p", "total": 1e4, "rescaled": True, "mean": 1.0, "sd": 2.0,
-        "normalisation": "auto", "kinds": ["counts"], "unclear": "log1p", "layer": None, "gene_col": None,
-        "totals_over": None,
-    },
-    "source": "a",
-    "files": {"a": "a.pt"},
-}  # fmt: skip
 
-
-def _model(folder: Path, text: str) -> None:
+def _model(folder: Path, content: str | dict[str, Any]) -> None:
+    """A folder with a model.json: any text, or values with the hash that belongs to them."""
     folder.mkdir()
-    (folder / "model.json").write_text(text)
+    if isinstance(content, str):
+        (folder / "model.json").write_text(content)
+    else:
+        write_model_json(folder, content)
 
 
 def _of_the_reference(folder: Path) -> None:
@@ -486,8 +477,8 @@ def _of_the_reference(folder: Path) -> None:
     (folder / "a.pt").write_bytes(b"")
 
 
-def _without(name: str) -> str:
-    return json.dumps({key: value for key, value in MODEL.items() if key != name})
+def _without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in MODEL.items() if key != name}
 
 
 @pytest.mark.parametrize("command", BOTH)
@@ -506,8 +497,8 @@ def _without(name: str) -> str:
             for key in ("format", "features", "classes", "source", "files")
         ),
         pytest.param(
-            lambda folder: _model(folder, json.dumps(MODEL | {"format": 99})),
-            ["format 99", "reads format 1", "version of jind-nb"],
+            lambda folder: _model(folder, MODEL | {"format": 99}),
+            ["format 99", f"reads format {MODEL_FORMAT}", "update jind-nb"],
             id="newer",
         ),
     ],
@@ -540,7 +531,7 @@ def test_a_saved_model_that_does_not_fit_the_file_is_refused(
     broken: dict[str, Any], write_parameters: Callable[..., Path], jind_nb: JindNb, tmp_path: Path
 ) -> None:
     model = {key: value for key, value in (MODEL | broken).items() if value is not None}
-    _model(tmp_path / "model", json.dumps(model))
+    _model(tmp_path / "model", model)
     file = write_parameters(PRETRAINED_MODEL_PATH="model")
     refused(jind_nb("validate", file), tmp_path, "PRETRAINED_MODEL_PATH")
 
@@ -549,7 +540,7 @@ def test_a_saved_model_asks_nothing_of_the_annotated_batches(
     write_parameters: Callable[..., Path], jind_nb: JindNb, tmp_path: Path
 ) -> None:
     """A file with nothing but the query, and parameters that still name the training batches, are fine."""
-    _model(tmp_path / "model", json.dumps(MODEL))
+    _model(tmp_path / "model", MODEL)
     adata = simulated({"c": {"B": 9, "T": 9}})
     del adata.obs["celltype"]
     file = write_parameters(adata, PRETRAINED_MODEL_PATH="model", SOURCE_DATASET_NAME="a", INTER_DATASETS_NAMES="b")

@@ -19,10 +19,11 @@ import pytest
 from scipy import sparse
 
 from jind_nb import data, demo, h5ad
+from jind_nb.artifacts import write_model_json
 from jind_nb.errors import InputError
 from jind_nb.parameters import Parameters, make_parameters
 from jind_nb.values import to_log_counts
-from tests.conftest import THREE_BATCHES, simulated
+from tests.conftest import MODEL, THREE_BATCHES, simulated
 
 NUMBERED = {"1": {"B": 20, "T": 20}, "2": {"B": 20, "T": 20}, "3": {"B": 15, "T": 15}}
 
@@ -874,11 +875,7 @@ def test_a_small_batch_is_not_accused_of_missing_what_it_has_too_few_cells_to_sh
 # --- with a saved model's features -----------------------------------------------------------------------------------
 
 
-LOG_COUNTS = {
-    "scale": "log1p of counts per 10,000", "values": "log1p", "total": 1e4, "rescaled": True, "normalisation": "auto",
-    "kinds": ["counts"], "mean": 1.0, "sd": 2.0, "unclear": "log1p", "layer": None, "gene_col": None,
-    "totals_over": None,
-}  # fmt: skip
+LOG_COUNTS = MODEL["preprocessing"]
 CENTRED = LOG_COUNTS | {
     "scale": "as they are: centred", "values": "as they are", "rescaled": False, "kinds": ["centred"], "mean": 0.0,
     "sd": 0.5, "total": None,
@@ -891,9 +888,7 @@ def saved_model(tmp_path: Path) -> Callable[..., Path]:
 
     def save(features: list[str], preprocessing: dict[str, Any] | None = None) -> Path:
         folder = tmp_path / "trained_models"
-        folder.mkdir(exist_ok=True)
-        model = {"format": 1, "features": features, "classes": ["B", "T"], "source": "a", "files": {"a": "a.pt"}}
-        (folder / "model.json").write_text(json.dumps(model | {"preprocessing": preprocessing or LOG_COUNTS}))
+        write_model_json(folder, MODEL | {"features": features, "preprocessing": preprocessing or LOG_COUNTS})
         return folder
 
     return save
