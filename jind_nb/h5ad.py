@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import faulthandler
 import math
 import os
 import signal
@@ -100,6 +101,7 @@ def _rehearse(file: Path) -> None:
         child = os.fork()
     if child == 0:
         with suppress(BaseException):
+            faulthandler.disable()
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where a dying library complains
             _read_once(file)
         os._exit(0)
