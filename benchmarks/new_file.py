@@ -93,9 +93,9 @@ def main() -> None:
     columns = ["raw accuracy", "assigned", "error among assigned"]
     print("\nMeans over sets and draws, by share of features missing:")
     print(shared.groupby(["missing", "filled with"])[columns].mean().round(3).unstack().to_string())
-    print("\nRaw accuracy by set, filled with the mean:")
-    by_mean = shared[shared["filled with"] == "mean"]
-    print(by_mean.pivot_table(index="set", columns="missing", values="raw accuracy", sort=False).round(3).to_string())
+    print("\nRaw accuracy by set, filled with zero:")
+    by_zero = shared[shared["filled with"] == "zero"]
+    print(by_zero.pivot_table(index="set", columns="missing", values="raw accuracy", sort=False).round(3).to_string())
 
 
 if __name__ == "__main__":
