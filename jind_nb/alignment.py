@@ -95,6 +95,8 @@ class KnownCodes:
         most = max(FEWEST_OF_A_TYPE, MOST_NEIGHBOURS // len(self.classes))
         rows = [np.flatnonzero(self.y == k) for k in np.unique(self.y)]
         chosen = np.concatenate([of_type[sample(len(of_type), most, 0)] for of_type in rows])
+        if not len(codes):
+            return np.empty(0, dtype=np.float32)
         neighbours = NearestNeighbors(n_neighbors=min(5, len(chosen)), metric="cosine", algorithm="brute")
         return neighbours.fit(self.codes[chosen]).kneighbors(codes)[0][:, -1]
 
@@ -144,6 +146,7 @@ class Annotated:
     stages: dict[str, Predictions]  # in order; the last is the answer
     codes: dict[str, np.ndarray]  # stage -> (n_target, 256)
     novelty: np.ndarray  # (n_target,), of the codes before alignment
+    way: str = SHARED  # in which the last stage was annotated
     curves: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -338,6 +341,11 @@ def notes_table(annotated: Annotated) -> pd.DataFrame:
 def _now(annotated: Annotated, stage: str, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> None:
     """Enters what the model says now as a stage."""
     codes = annotated.codes[stage] = encode(annotated.model, x, settings.device)
-    rule = known.rules.get(ADAPTED, Rule())
-    annotated.stages[stage] = known.judge(annotated.model, codes, settings, rule, annotated.novelty)
+    annotated.way = ADAPTED
+    rule = known.rules.get(ADAPTED)
+    if rule is None and SHARED in known.rules:
+        rule = known.rules[SHARED]
+        note = "The model's calibration was never measured after alignment; that without alignment is used."
+        annotated.notes += [note] if note not in annotated.notes else []
+    annotated.stages[stage] = known.judge(annotated.model, codes, settings, rule or Rule(), annotated.novelty)
     log.info("%s: %d of %d cells Unassigned", stage, annotated.stages[stage].rejected.sum(), x.shape[0])

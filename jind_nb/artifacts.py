@@ -170,6 +170,7 @@ class _Target(BaseModel):
     model_config = ConfigDict(strict=True)
 
     has_adapter: bool
+    thresholds: dict[str, float]
     hashes: dict[str, str]
 
 
@@ -193,7 +194,8 @@ class _Model(BaseModel):
     def _fits_together(self) -> _Model:
         if self.source not in self.files:
             raise ValueError(f"the source {self.source!r} has no file")
-        if set(self.thresholds) != set(self.classes):
+        targets = [self.target.thresholds] if self.target else []
+        if any(set(thresholds) != set(self.classes) for thresholds in (self.thresholds, *targets)):
             raise ValueError("the thresholds are not those of the classes")
         if len(set(self.features)) < len(self.features) or len(set(self.classes)) < len(self.classes):
             raise ValueError("features and classes must each be named once")

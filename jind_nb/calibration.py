@@ -82,10 +82,11 @@ def lowest_threshold(confidence: np.ndarray, right: np.ndarray, target_error: fl
 def safe_threshold(batches: list[tuple[np.ndarray, np.ndarray]], target_error: float) -> float:
     """The confidence that keeps the error among the assigned cells of an unseen batch within `target_error`.
 
-    It is the highest `lowest_threshold` of the left-out batches. If the new batch is exchangeable with these n (one more
-    of the same kind), its own lowest threshold is above the highest of theirs with probability at most 1 / (n + 1), so
-    the error stays within bounds with probability n / (n + 1) at least, over draws of batches. It is then raised until
-    the error among all assigned left-out cells together is within `target_error` too.
+    It is the highest `lowest_threshold` of the left-out batches. Were all batches scored by one model, and the new one
+    exchangeable with these n (one more of the same kind), its own lowest threshold would be above the highest of theirs
+    with probability at most 1 / (n + 1). Here up to three models, each trained without the batches it is asked about,
+    stand in for the final one, which has learned from more; n / (n + 1) is therefore said as `about`. The threshold is
+    then raised until the error among all assigned left-out cells together is within `target_error` too.
 
     Parameters
     ----------
@@ -142,7 +143,12 @@ class Calibration:
     @property
     def is_guarantee(self) -> bool:
         """Whether TARGET_ERROR's promise rests on enough batches to be called one."""
-        return self.n_annotated >= FEWEST_FOR_A_GUARANTEE
+        return self.n_left_out >= FEWEST_FOR_A_GUARANTEE
+
+    @property
+    def n_left_out(self) -> int:
+        """Left-out batches that say something: with cells of types their model knew."""
+        return sum(row["cells"] > 0 for row in self.batches)
 
     def mean(self, column: str) -> float | None:
         """The mean of a column of `batches` over those that have it; every batch counts alike."""

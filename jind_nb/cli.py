@@ -139,6 +139,10 @@ def predict(
             metavar="COLUMN", help="Column of obs with batches, where the file has several; default: it is one."
         ),
     ] = None,
+    s: Annotated[
+        list[str] | None,
+        typer.Option("-s", metavar="NAME=VALUE", help="LAYER, GENE_COL, NORMALISATION or USE_GPU for this file."),
+    ] = None,
 ) -> None:
     """Annotates a new file with a saved model, without training.
 
@@ -146,9 +150,10 @@ def predict(
     """
     from .predict import predict as annotate
 
+    values = dict(parse_override(text) for text in s or [])
     output = output_path or Path("runs") / f"{h5ad.stem}-predicted"
     try:
-        predicted = annotate(model_dir, h5ad, output, align=align, batch_col=batch_col)
+        predicted = annotate(model_dir, h5ad, output, align=align, batch_col=batch_col, values=values)
     except InputError as error:  # the parameters that this command's arguments stand for
         told = str(error).replace("PRETRAINED_MODEL_PATH", "MODEL_DIR").replace("OUTPUT_PATH", "--output-path")
         raise InputError(re.sub(r"\bPATH\b", "H5AD", told)) from None

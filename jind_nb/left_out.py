@@ -95,6 +95,8 @@ def _learn_without(reference: Reference, group: list[str]) -> Reference:
         kept = {
             name: _part(cells, chosen[batch[chosen] == i] - first[i]) for i, (name, cells) in enumerate(kept.items())
         }
+        # A batch of a handful of cells may have lost all it could teach with.
+        kept = {name: cells for name, cells in kept.items() if not cells.held_out.all()}
     # The run's own source, or where it is left out the batch that covers most types, with most cells on ties.
     source = reference.source
     if source not in kept:
@@ -126,7 +128,7 @@ def _within(reference: Reference) -> LeftOut:
     name, cells = next(iter(reference.batches.items()))
     known = known_codes(reference)
     probabilities = decode(reference.model.head, known.held_out, reference.settings.device)
-    everything = dict.fromkeys(WAYS, probabilities)
+    everything = dict.fromkeys(WAYS if reference.settings.align else (SHARED,), probabilities)
     y = cells.y[cells.held_out]
     could_be_known = np.ones(len(y), dtype=bool)
     return LeftOut(name, reference.classes, y, could_be_known, everything, everything, known.novelty(known.held_out))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -22,6 +24,8 @@ from .training import Settings
 
 log = logging.getLogger(__name__)
 
+OF_THE_FILE = ("LAYER", "GENE_COL", "NORMALISATION", "USE_GPU")  # parameters that may differ from the model's run
+
 
 @dataclass
 class Predicted:
@@ -34,7 +38,15 @@ class Predicted:
     run: Run
 
 
-def predict(model: Path, h5ad: Path, output: Path, *, align: bool = False, batch_col: str | None = None) -> Predicted:
+def predict(
+    model: Path,
+    h5ad: Path,
+    output: Path,
+    *,
+    align: bool = False,
+    batch_col: str | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Predicted:
     """Annotates every cell of a file and writes the predictions (xlsx, parquet), the annotated file and a manifest.
 
     Cells that the model annotated in its own run are known again and annotated as there, with target.pth; all others by
@@ -51,6 +63,8 @@ def predict(model: Path, h5ad: Path, output: Path, *, align: bool = False, batch
     batch_col
         Column of `obs` with batches whose values may be of different kinds and that are aligned apart; by default the
         whole file is one batch.
+    values
+        What to read of the file and how: LAYER, GENE_COL, NORMALISATION, USE_GPU; by default as in the model's run.
 
     Raises
     ------
@@ -58,27 +72,40 @@ def predict(model: Path, h5ad: Path, output: Path, *, align: bool = False, batch
         For a model or file that cannot be used; nothing has been written then.
     """
     description = read_model_json(model)
-    parameters = _parameters(model, description["training"], h5ad, output, align, batch_col)
+    own: dict[str, Any] = {"BATCH_COL": batch_col or "(none)", "ALIGN": align, "OUTPUT_PATH": str(output.absolute())}
+    parameters = _parameters(model, description["training"], h5ad, own | dict(_allowed(values or {})))
     cells = _cells(h5ad, batch_col)
     batches = list(dict.fromkeys(cells["batch"]))
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     prepared = prepare(parameters, cells, plan)
     run = Run(parameters)
     folder.refuse_if_not_ours(run)
+    if run.stages_json.exists() and not run.manifest.exists():
+        raise InputError(
+            f"OUTPUT_PATH: {run.folder} holds an unfinished run, which the same `jind-nb run` again would go on with; "
+            "choose another folder."
+        )
+    table, codes, notes = _annotate(model, prepared, Settings.of(parameters))
+    adata = read_whole(h5ad)  # before anything is written, as it may be damaged where nothing has looked yet
     with folder.held(run.folder):
         folder.recover(run)
-        table, codes, notes = _annotate(model, prepared, Settings.of(parameters))
-        adata = read_whole(h5ad)  # before anything is written, as it may be damaged where nothing has looked yet
-        folder.set_aside(run, keep=set())
+        if run.manifest.exists():
+            folder.set_aside(run, keep=set())
+        else:
+            folder.discard(run, keep=set())
         log_to(run.log)
         predicted = Predicted(table, codes, plan.classes, [*plan.warnings, *plan.notes, *notes], run)
         _write(predicted, adata, model, h5ad)
     return predicted
 
 
-def _parameters(
-    model: Path, training: dict[str, object], h5ad: Path, output: Path, align: bool, batch_col: str | None
-) -> Parameters:
+def _allowed(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    if wrong := [name for name in values if name not in OF_THE_FILE]:
+        raise InputError(f"-s {wrong[0]}: a saved model takes {', '.join(OF_THE_FILE)}; all else is the model's own.")
+    return values
+
+
+def _parameters(model: Path, training: dict[str, object], h5ad: Path, values: Mapping[str, Any]) -> Parameters:
     """The model's own settings, for the new file."""
     names = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
     if lacking := [name for name in names if name not in training]:
@@ -89,13 +116,11 @@ def _parameters(
         {name: training[name] for name in names}
         | {
             "PATH": str(h5ad.absolute()),
-            "BATCH_COL": batch_col or "(none)",
             "LABELS_COL": "(none)",
             "TARGET_DATASET_NAME": h5ad.stem,
-            "OUTPUT_PATH": str(output.absolute()),
             "PRETRAINED_MODEL_PATH": str(model.absolute()),
-            "ALIGN": align,
         }
+        | dict(values)
     )
 
 
@@ -130,7 +155,7 @@ def _annotate(model: Path, prepared: ad.AnnData, settings: Settings) -> tuple[pd
     groups += (
         [np.flatnonzero(~own & (batch == b)) for b in pd.unique(batch)] if settings.align else [np.flatnonzero(~own)]
     )
-    tables, codes, notes = [], np.empty((len(names), 256), dtype=np.float32), []
+    tables, order, codes, notes = [], [], np.empty((len(names), 256), dtype=np.float32), []
     for i, rows in enumerate(groups):
         if not len(rows):
             continue
@@ -144,8 +169,9 @@ def _annotate(model: Path, prepared: ad.AnnData, settings: Settings) -> tuple[pd
         last = list(annotated.stages)[-1]
         codes[rows] = annotated.codes[last]
         table = predictions_table(TargetResult(annotated.stages, names[rows], annotated.codes[last], None))
-        tables.append(table.assign(row=rows))
-    whole = pd.concat(tables).sort_values("row", kind="stable").drop(columns="row")
+        tables.append(table)
+        order.append(rows)
+    whole = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]
     return whole, codes, notes
 
 

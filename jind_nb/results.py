@@ -37,6 +37,7 @@ class TargetResult:
     cells: np.ndarray  # names (n_target,), as in the file
     codes: np.ndarray  # (n_target, 256), of the last stage
     labels: np.ndarray | None  # objects (n_target,), None where unknown; None without any
+    way: str = SHARED  # in which the last stage was annotated
 
     @property
     def final(self) -> Predictions:
@@ -52,7 +53,8 @@ def save_annotated(annotated: Annotated, run: Run) -> None:
         arrays[f"thresholds {stage}"] = predictions.thresholds
         if predictions.unlike is not None:
             arrays[f"unlike {stage}"] = predictions.unlike
-    run.save_target(arrays, {"stages": list(annotated.stages), "curves": annotated.curves, "notes": annotated.notes})
+    story = {"stages": list(annotated.stages), "way": annotated.way}
+    run.save_target(arrays, story | {"curves": annotated.curves, "notes": annotated.notes})
 
 
 def target_rows(prepared: ad.AnnData, target: str) -> np.ndarray:
@@ -101,7 +103,7 @@ def load_result(run: Run) -> TargetResult:
     cells = prepared.obs["cell"].astype(str).to_numpy()[target_rows(prepared, run.parameters.TARGET_DATASET_NAME)]
     last = story["stages"][-1]
     labels = read_target_labels(run.parameters)
-    return TargetResult(stages, cells, arrays[f"codes {last}"], labels)
+    return TargetResult(stages, cells, arrays[f"codes {last}"], labels, story["way"])
 
 
 def predictions_table(result: TargetResult) -> pd.DataFrame:
@@ -345,7 +347,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         facts["Errors to expect in a new batch"] = expected_error(calibration)
     if labelled:
         facts["Check on the target's own labels"] = _checked_against_labels(labelled[-1].metrics, result)
-    return Summary(sentence + ".", facts, [*_alignment_hurts(training), *_distrust(result, plan, labelled)])
+    return Summary(sentence + ".", facts, [*_alignment_hurts(training, result), *_distrust(result, plan, labelled)])
 
 
 def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> str:
@@ -369,14 +371,15 @@ def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> 
 
 def target_calibration(training: Mapping[str, Any], result: TargetResult) -> Calibration | None:
     """What left-out batches taught about the way the target was annotated; None if none were left out."""
-    values = training["calibration"].get(SHARED if len(result.stages) == 1 else ADAPTED)
+    calibrations = training["calibration"]
+    values = calibrations.get(result.way) or calibrations.get(SHARED)
     return Calibration(**values) if values else None
 
 
 def expected_error(calibration: Calibration) -> str:
     """In words: the errors to expect among the assigned cells of a new batch, and what that rests on."""
     target_error, mean = calibration.target_error, calibration.mean("error_among_assigned")
-    n, n_annotated = len(calibration.batches), calibration.n_annotated
+    n, n_annotated = calibration.n_left_out, calibration.n_annotated
     if target_error is not None and calibration.threshold is not None and calibration.threshold > 1:
         return (
             f"no confidence keeps them below {_percent(target_error)} on the left-out batches, so every cell is "
@@ -394,15 +397,15 @@ def expected_error(calibration: Calibration) -> str:
             "like the target), if its cell types are among the annotated ones"
         )
     if target_error is not None:
-        errors = [row["error_among_assigned"] or 0.0 for row in calibration.batches]
+        errors = [row["error_among_assigned"] or 0.0 for row in calibration.batches if row["cells"]]
         text += (
             f". TARGET_ERROR asks for at most {_percent(target_error)}; in {sum(e <= target_error for e in errors)} of {n} "
             "it held with a threshold from the others: "
         )
         text += (
-            f"that holds in at least {n} of {n + 1} further batches like these, on average"
+            f"it should hold in about {n} of {n + 1} further batches like these or better"
             if calibration.is_guarantee
-            else f"with {n_annotated} annotated batch{'' if n_annotated == 1 else 'es'} this is an estimate, no guarantee"
+            else f"with {n_annotated} annotated batch{'' if n_annotated == 1 else 'es'} ({n} left out) this is an estimate, no guarantee"
         )
     return text
 
@@ -413,7 +416,15 @@ def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
         return pd.DataFrame(
             {"note": ["METHOD reference leaves no batch out; its probabilities are the network's own."]}
         )
-    tables = [left_out_table(c).reset_index().assign(annotated=WAY_WORDS[way]) for way, c in calibrations.items()]
+    if next(iter(calibrations.values())).n_annotated == 1:
+        words = {SHARED: "held-out cells of the only annotated batch"}  # of which all ways say the same
+    else:
+        words = WAY_WORDS
+    tables = [
+        left_out_table(calibrations[way]).reset_index().assign(annotated=what)
+        for way, what in words.items()
+        if way in calibrations
+    ]
     return pd.concat(tables).set_index(["annotated", "left-out batch"])
 
 
@@ -445,10 +456,10 @@ def _learned_from(training: Mapping[str, Any], plan: Plan) -> str:
     )
 
 
-def _alignment_hurts(training: Mapping[str, Any]) -> list[str]:
+def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[str]:
     """A warning where left-out batches were annotated better without alignment; nothing where they were not."""
     ways = {way: {row["batch"]: row for row in c["batches"]} for way, c in training["calibration"].items()}
-    if not {SHARED, ADAPTED} <= set(ways) or len(training["intermediates"]) == 0:
+    if result.way != ADAPTED or not {SHARED, ADAPTED} <= set(ways) or not training["intermediates"]:
         return []
     both = [(ways[SHARED][name]["raw_accuracy"], row["raw_accuracy"]) for name, row in ways[ADAPTED].items()]
     both = [pair for pair in both if None not in pair]

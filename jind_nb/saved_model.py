@@ -18,7 +18,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -338,10 +338,11 @@ def of_own_target(folder: Path, x: sparse.csr_matrix) -> np.ndarray:
 def recall(annotated: Annotated, x: sparse.csr_matrix, folder: Path, known: KnownCodes, settings: Settings) -> None:
     """Annotates the model's own target (`of_own_target`) as its run did, with target.pth: a further stage."""
     model = load_target(folder).to(settings.device)
-    aligned = read_model_json(folder)["target"]["has_adapter"]
-    codes = encode(model, x, settings.device)
-    rule = known.rules.get(ADAPTED if aligned else SHARED, Rule())
-    annotated.model = model
-    annotated.codes[AS_IN_ITS_RUN] = codes
-    annotated.stages[AS_IN_ITS_RUN] = known.judge(model, codes, settings, rule, annotated.novelty)
+    target = read_model_json(folder)["target"]
+    annotated.model, annotated.way = model, ADAPTED if target["has_adapter"] else SHARED
+    codes = annotated.codes[AS_IN_ITS_RUN] = encode(model, x, settings.device)
+    rule = known.rules.get(annotated.way) or known.rules.get(SHARED, Rule())
+    judged = known.judge(model, codes, settings, rule, annotated.novelty)
+    thresholds = np.array([target["thresholds"][name] for name in known.classes])
+    annotated.stages[AS_IN_ITS_RUN] = replace(judged, thresholds=thresholds)
     annotated.notes.append(f"{x.shape[0]:,} cells are those the model annotated in its own run: annotated as there.")

@@ -156,7 +156,13 @@ def test_a_way_few_batches_were_annotated_in_is_judged_by_those_alone() -> None:
     assert [row["batch"] for row in calibrate(left_out, ADAPTED, 0.05, None, 2).batches] == ["b"]
 
 
-@pytest.mark.parametrize(("n_annotated", "guarantee"), [(1, False), (3, False), (4, True)])
-def test_fewer_than_four_annotated_batches_promise_nothing(n_annotated: int, guarantee: bool) -> None:
-    learned = calibrate([batch(name, 200, seed) for seed, name in enumerate("abc")], SHARED, 0.05, 0.1, n_annotated)
-    assert learned.is_guarantee is guarantee
+@pytest.mark.parametrize(("names", "guarantee"), [("a", False), ("abc", False), ("abcd", True)])
+def test_fewer_than_four_left_out_batches_promise_nothing(names: str, guarantee: bool) -> None:
+    left_out = [batch(name, 200, seed) for seed, name in enumerate(names)]
+    assert calibrate(left_out, SHARED, 0.05, 0.1, len(names)).is_guarantee is guarantee
+
+
+def test_a_batch_of_types_all_its_own_is_no_evidence_for_a_promise() -> None:
+    left_out = [batch(name, 200, seed) for seed, name in enumerate("abc")] + [batch("d", 50, unknown=1.1)]
+    learned = calibrate(left_out, SHARED, 0.05, 0.1, 4)
+    assert (learned.n_left_out, learned.is_guarantee) == (3, False)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jind_nb import left_out
 from jind_nb.alignment import ADAPTED, SHARED
+from jind_nb.calibration import of_all_ways
 from jind_nb.left_out import BATCHES_OF_A_FOLD, FOLDS, folds, leave_batches_out
 from jind_nb.training import Reference
 from tests.test_training import learn, prepare_simulated
@@ -118,3 +119,21 @@ def test_only_a_target_error_pays_for_aligning_every_left_out_batch(
 def test_without_alignment_left_out_batches_are_not_aligned_either(tmp_path: Path) -> None:
     reference = reference_of(tmp_path, {"a": TYPES, "b": TYPES}, ALIGN=False)
     assert all(set(one.probabilities) == {SHARED} for one in leave_batches_out(reference))
+
+
+def test_a_tiny_batch_that_loses_all_its_cells_to_the_cut_does_not_stop_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(left_out, "CELLS_OF_A_FOLD", 20)
+    batches = {name: {"B": 300, "T": 300} for name in ("a", "b")} | {"d": {"B": 3, "T": 3}}
+    reference = reference_of(tmp_path, batches, ALIGN=False)
+    model = left_out._learn_without(reference, ["b"])
+    assert all((~cells.held_out).any() for cells in model.batches.values())
+
+
+def test_a_single_batch_without_held_out_cells_teaches_nothing_and_stops_nothing(tmp_path: Path) -> None:
+    reference = reference_of(tmp_path, {"a": {"B": 4, "T": 4}}, ALIGN=False)
+    (one,) = leave_batches_out(reference)
+    assert len(one.y) == len(one.novelty) == 0
+    learned = of_all_ways([one], reference.settings, 1)[SHARED]
+    assert (learned.temperature, learned.most_novel) == (1.0, None)

@@ -205,3 +205,17 @@ def test_a_batch_column_that_is_not_there_is_told_of(run_folder: Path, tmp_path:
     assert done.status == 2
     assert "--batch-col" in done.err
     assert "celltype" in done.err
+
+
+@pytest.mark.slow
+def test_how_to_read_the_file_can_be_said_and_nothing_else(run_folder: Path, tmp_path: Path, jind_nb: Command) -> None:
+    new = simulated({"e": {"B": 10, "T": 10, "NK": 10}}, seed=0)
+    straight = pd.read_parquet(annotate(jind_nb, run_folder, new, tmp_path) / "predictions.parquet")
+    new.layers["raw counts"], new.X = new.X.copy(), new.X * 0.37
+    out = annotate(jind_nb, run_folder, new, tmp_path, "-s", "LAYER=raw counts")
+    np.testing.assert_allclose(
+        probabilities(pd.read_parquet(out / "predictions.parquet")), probabilities(straight), atol=1e-6
+    )
+    done = jind_nb("predict", run_folder / "trained_models", tmp_path / "new.h5ad", "-s", "EPOCHS=3")
+    assert done.status == 2
+    assert "EPOCHS" in done.err

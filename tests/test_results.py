@@ -212,12 +212,16 @@ def left_out(
         ),
         (
             left_out(0.02, 0.1, n_annotated=2, target_error=0.05, threshold=0.7),
-            ["at most 5.0 %", "in 1 of 2 it held", "2 annotated batches this is an estimate, no guarantee"],
+            [
+                "at most 5.0 %",
+                "in 1 of 2 it held",
+                "2 annotated batches (2 left out) this is an estimate, no guarantee",
+            ],
             ["further batches"],
         ),
         (
-            left_out(0.02, 0.04, 0.0, n_annotated=5, target_error=0.05, threshold=0.7),
-            ["in 3 of 3 it held", "holds in at least 3 of 4 further batches"],
+            left_out(0.02, 0.04, 0.0, 0.01, n_annotated=5, target_error=0.05, threshold=0.7),
+            ["in 4 of 4 it held", "should hold in about 4 of 5 further batches"],
             ["no guarantee"],
         ),
         (
