@@ -197,7 +197,10 @@ def _settle(
         scale, said = fit(name, found, p.NORMALISATION, trained)
         scales.append(scale)
         warnings += said
-    return next((scale for scale in scales if scale["rescaled"]), scales[0])
+    chosen = next((scale for scale in scales if scale["rescaled"]), scales[0])
+    if any(scale["normalisation"] != chosen["normalisation"] for scale in scales):
+        return chosen | {"normalisation": "auto"}  # batches of different kinds: each is taken for what it is
+    return chosen
 
 
 def _take_unclear_logarithms(

@@ -1037,3 +1037,24 @@ def test_real_scatac_peaks_are_features_like_any_other(
     assert len(result.plan.dropped) == 4
     assert result.plan.features == {"in_file": 10_000, "kept": 2000}
     assert result.adata.var_names.str.match(r"chr\w+[:-]\d+-\d+$").all()
+
+
+def test_batches_of_a_new_file_that_differ_in_kind_each_come_to_the_model_s_scale(tmp_path: Path) -> None:
+    """A model of counts, named as such; taken as counts, the logarithms would be normalised twice."""
+    adata = simulated({"a": {"B": 20, "T": 20}, "c": {"B": 20, "T": 20}})
+    counts = adata.X.toarray()
+    expected = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)
+    logs = (adata.obs["batch"] == "a").to_numpy()
+    adata.X = np.where(logs[:, None], expected, counts).astype(np.float32)
+    adata.write_h5ad(tmp_path / "new.h5ad")
+    scale = LOG_COUNTS | {"normalisation": "counts"}
+    write_model_json(tmp_path / "model", MODEL | {"features": list(adata.var_names), "preprocessing": scale})
+    parameters = make_parameters(
+        {
+            "PATH": str(tmp_path / "new.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "OUTPUT_PATH": "o",
+            "TARGET_DATASET_NAME": "c", "PRETRAINED_MODEL_PATH": str(tmp_path / "model"),
+        }
+    )  # fmt: skip
+    cells = data.read_cells(parameters).assign(trains=True)
+    prepared = data.prepare(parameters, cells, data.Plan(target="c", source=None, annotated=["a"], classes=[]))
+    np.testing.assert_allclose(prepared.X.toarray(), expected, atol=1e-5)
