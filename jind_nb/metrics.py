@@ -59,7 +59,7 @@ def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray
     -------
     Coverage (share of cells assigned, ascending to 1) and risk (share of those that are wrong), (n_cells,) each.
 
-    >>> [list(values.round(2)) for values in risk_coverage(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]))]
+    >>> [v.round(2).tolist() for v in risk_coverage(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]))]
     [[0.33, 0.67, 1.0], [0.0, 0.5, 0.33]]
     """
     n = len(right)
@@ -92,8 +92,8 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BIN
     """Expected calibration error: mean difference between confidence and share right over the rows of `reliability`,
     weighted by their cells (Guo et al. 2017, arXiv:1706.04599); NaN without cells.
 
-    >>> calibration_error(np.array([0.8, 0.8]), np.array([True, False])).round(2)
-    np.float64(0.3)
+    >>> round(calibration_error(np.array([0.8, 0.8]), np.array([True, False])), 2)
+    0.3
     """
     table = reliability(confidence, right, bins)
     if table.empty:

@@ -32,6 +32,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
         yield worker
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_input_ends_in_a_message(kind: str, worker: Worker) -> None:
     """A damaged download must cost a message, not an evening with a traceback, a full memory or an overwritten file."""
@@ -150,6 +151,7 @@ def test_tags_that_break_the_yaml_library_are_a_message(text: str, tmp_path: Pat
         load_parameters(tmp_path / "p.yaml")
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(KINDS)), st.integers(0, 2**31))
 @settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_hostile_input_ends_in_a_message(worker: Worker, kind: str, number: int) -> None:
