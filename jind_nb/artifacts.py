@@ -362,7 +362,7 @@ class Run:
         )
         return [
             self.predictions_xlsx, self.predictions_parquet, self.annotated_target, self.models / "model.json",
-            self.models / "target.pth", history, self.metrics, self.report_html, self.parameters_yaml, self.log,
+            self.models / "target.pth", self.models / "MODEL_CARD.md", history, self.metrics, self.report_html, self.parameters_yaml, self.log,
             *(self.notebook(stage) for stage in self.stages),
         ]  # fmt: skip
 

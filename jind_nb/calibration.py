@@ -22,7 +22,7 @@ from .rejection import NONE_PASSES, REASONS, Predictions, Rule, tempered
 from .training import Settings
 
 COOLEST, HOTTEST = 0.2, 20.0
-FEWEST_FOR_A_GUARANTEE = 4  # annotated batches
+FEWEST_FOR_A_GUARANTEE = 4  # left-out batches
 UNLIKE = 0.01  # share of a new batch's cells of known types that may be called unlike the reference
 
 

@@ -80,10 +80,10 @@ def predict(
     prepared = prepare(parameters, cells, plan)
     run = Run(parameters)
     folder.refuse_if_not_ours(run)
-    if run.stages_json.exists() and not run.manifest.exists():
+    if not run.manifest.exists() and any(path.exists() for path in (run.work, run.models, run.notebooks)):
         raise InputError(
-            f"OUTPUT_PATH: {run.folder} holds an unfinished run, which the same `jind-nb run` again would go on with; "
-            "choose another folder."
+            f"OUTPUT_PATH: {run.folder} holds an unfinished run, or notebooks run by hand, and training in it is not to "
+            "be lost; choose another folder."
         )
     table, codes, notes = _annotate(model, prepared, Settings.of(parameters))
     adata = read_whole(h5ad)  # before anything is written, as it may be damaged where nothing has looked yet

@@ -27,7 +27,7 @@ from jind_nb import pipeline, reuse
 from jind_nb.artifacts import STAGES, Run, whole_file, write_json
 from jind_nb.errors import InputError
 from jind_nb.parameters import Parameters, load_parameters
-from tests.conftest import THREE_BATCHES, Answer, run_command, simulated
+from tests.conftest import THREE_BATCHES, Answer, run_command, simulated, skip
 from tests.whole import differences, digest, files_in, place_of, problems
 
 ALL = [*STAGES, "report"]
@@ -212,7 +212,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=250m", "none", disk], capture_output=True, text=True, check=False
     )
     if mounted.returncode != 0:
-        pytest.skip(f"no disk can be mounted: {mounted.stderr.strip()}")
+        skip(f"no disk can be mounted: {mounted.stderr.strip()}")
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)
 
