@@ -1,4 +1,5 @@
-"""The target, without its labels: adversarial alignment and self-training (method.md section 5)."""
+"""The target, without its labels (method.md section 5): METHOD `reference` aligns it against a discriminator and trains on
+its own confident predictions; METHOD `default` moves it, where left-out batches were annotated better for that."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor, nn
 
+from . import projection
 from .data import sample
 from .networks import Adapter, Annotator, Discriminator
 from .rejection import Predictions, Rule, class_thresholds
@@ -28,6 +30,7 @@ from .training import (
     accuracy_of,
     bar,
     class_weights,
+    codes_of,
     decode,
     dense,
     encode,
@@ -42,7 +45,7 @@ log = logging.getLogger(__name__)
 
 # The ways to annotate a batch without labels.
 SHARED = "shared"  # the shared encoder and head
-ADAPTED = "aligned"  # after alignment and self-training on the batch itself
+ADAPTED = "aligned"  # after alignment (METHOD `reference`: and self-training) on the batch itself
 WAYS = (SHARED, ADAPTED)
 
 BEFORE, ALIGNED, SELF_TRAINED = ("before alignment", "after alignment", "after self-training")
@@ -64,12 +67,14 @@ class KnownCodes:
 
     classes: list[str]
     batches: list[str]  # the source first
-    codes: np.ndarray  # float32 (n, 256), training cells
+    codes: np.ndarray  # float32 (n, size), training cells
     batch: np.ndarray  # int64 (n,), index into batches
     y: np.ndarray  # int64 (n,), index into classes
-    held_out: np.ndarray  # float32 (m, 256), held-out cells: thresholds come from these
+    held_out: np.ndarray  # float32 (m, size), held-out cells: thresholds come from these
     counts: np.ndarray  # int64 (K,), annotated cells of each type, for the class weights
     rules: dict[str, Rule] = field(default_factory=dict)  # way to annotate -> what left-out batches taught
+    way: str = SHARED  # that annotated left-out batches best
+    why: str = "No annotated batch was left out to see whether alignment helps"
 
     def pooled(self, seed: int) -> np.ndarray:
         """Codes of annotated cells as alignment draws them: held-out cells in their share, also where only some of
@@ -107,7 +112,7 @@ class KnownCodes:
     def judge(
         self, model: Annotator, codes: np.ndarray, settings: Settings, rule: Rule, novelty: np.ndarray | None = None
     ) -> Predictions:
-        """What the model's head and a rule make of cells' codes (n, 256)."""
+        """What the model's head and a rule make of cells' codes (n, size)."""
         probabilities = decode(model.head, codes, settings.device)
         held_out = decode(model.head, self.held_out, settings.device)
         return Predictions.by(rule, self.classes, probabilities, held_out, settings.theta, novelty)
@@ -124,7 +129,7 @@ def known_codes(reference: Reference) -> KnownCodes:
     codes, y = [], []
     for i, (name, cells) in enumerate(reference.batches.items()):
         of_batch = rows[batch == i]
-        codes.append(encode(reference.annotator(name), cells.x[of_batch], reference.settings.device))
+        codes.append(codes_of(reference, name, of_batch))
         y.append(cells.y[of_batch])
     counts = np.bincount(np.concatenate([cells.y for cells in reference.batches.values()]), minlength=n_classes)
     return KnownCodes(
@@ -144,7 +149,7 @@ class Annotated:
 
     model: Annotator
     stages: dict[str, Predictions]  # in order; the last is the answer
-    codes: dict[str, np.ndarray]  # stage -> (n_target, 256)
+    codes: dict[str, np.ndarray]  # stage -> (n_target, size)
     novelty: np.ndarray  # (n_target,), of the codes before alignment
     way: str = SHARED  # in which the last stage was annotated
     curves: list[dict[str, Any]] = field(default_factory=list)
@@ -248,16 +253,49 @@ def _step(optimiser: torch.optim.Optimizer, loss: Tensor, wanted: bool) -> None:
         optimiser.step()
 
 
-@_no_subnormal_numbers()
 def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> None:
+    """Gives the target its own adapter: adversarial in METHOD `reference`; in `default` a translation, unless annotated
+    batches, left out and annotated both ways, were annotated no better for it."""
+    if not settings.align:
+        annotated.notes.append("ALIGN is false: the target was not aligned.")
+    elif settings.is_reference:
+        play(annotated, x, known, settings)
+    elif settings.always_aligns:
+        move(annotated, x, known, settings)
+    else:
+        annotated.notes.append(f"{known.why}.")
+        if known.way == ADAPTED:
+            move(annotated, x, known, settings)
+
+
+def move(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> None:
+    """Moves all target codes alike, to where the annotated cells of the types that it is predicted to have lie.
+
+    Predicting and moving take turns, five times. Each type is compared with its own kind (`projection.translation`), so
+    that a target of another composition is not moved for it.
+    """
+    codes, head = annotated.codes[BEFORE], annotated.model.head
+    there = projection.type_means(known.codes, np.eye(len(known.classes))[known.y])
+    b = np.zeros(codes.shape[1])
+    for i in range(projection.ROUNDS):
+        shares = decode(head, (codes + b).astype(np.float32), settings.device)
+        before, b = b, projection.translation(projection.type_means(codes, shares), there)
+        annotated.curves.append({"stage": ALIGNED, "epoch": i + 1, "moved": float(np.linalg.norm(b - before))})
+    annotated.model = annotated.model.copy_with(projection.as_adapter(b).to(settings.device))
+    spread = float(np.sqrt(known.codes.var(axis=0).sum()))
+    annotated.notes.append(
+        f"The target was moved by {np.linalg.norm(b) / spread:.2f} of the annotated cells' standard deviation."
+    )
+    _now(annotated, ALIGNED, x, known, settings)
+
+
+@_no_subnormal_numbers()
+def play(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> None:
     """Adversarial alignment: a fresh adapter learns to make target codes look like reference codes.
 
     Encoder and head are a frozen copy, all in evaluation mode. After an epoch in which neither side won, the target
     is predicted; kept are the weights with strictly the fewest Unassigned so far, the fresh adapter's to begin with.
     """
-    if not settings.align:
-        annotated.notes.append("ALIGN is false: the target was neither aligned nor used for self-training.")
-        return
     set_seeds(settings.seed)
     adapter = Adapter(x.shape[1]).to(settings.device)
     model = annotated.model.copy_with(adapter)
@@ -296,9 +334,10 @@ def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, se
     """Trains the copy's encoder and head on the target's own confident predictions, the adapter frozen.
 
     Confident is what passes theta 0.1. Kept: the epoch of best accuracy on a tenth of these cells, the latest on
-    ties. Skipped with fewer than ten such cells, and without alignment.
+    ties. Skipped with fewer than ten such cells, without alignment, and in METHOD `default`, where it brings nothing
+    (benchmarks/README.md).
     """
-    if not settings.align:
+    if not settings.align or not settings.is_reference:
         return
     model = annotated.model
     before = known.predict(model, x, settings)
@@ -334,7 +373,7 @@ def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, se
 
 
 def notes_table(annotated: Annotated) -> pd.DataFrame:
-    """What alignment and self-training did, in words."""
+    """What was done to align the target and why, in words."""
     return pd.DataFrame({"note": annotated.notes})
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from .data import Plan
 
-MODEL_FORMAT = 2
+MODEL_FORMAT = 3
 FULL = 65_536  # bytes free; torch and h5py do not always say that it was the disk
 LONGEST_NAME = 80  # two fit into a file name
 STAGES = ("1_preprocess", "2_train", "3_align", "4_evaluate")
@@ -174,10 +174,27 @@ class _Target(BaseModel):
     hashes: dict[str, str]
 
 
+class _Training(BaseModel):
+    """What must be known of how the model learned, to build it again."""
+
+    model_config = ConfigDict(strict=True)
+
+    METHOD: Literal["default", "reference"]
+
+
+class _Alignment(BaseModel):
+    """The way that annotated left-out batches best, and why."""
+
+    model_config = ConfigDict(strict=True)
+
+    way: str
+    why: str
+
+
 class _Model(BaseModel):
     """What model.json must hold to be used."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, populate_by_name=True)
 
     classes: list[str] = Field(min_length=2)
     features: list[str] = Field(min_length=1)
@@ -187,7 +204,9 @@ class _Model(BaseModel):
     source: str
     files: dict[str, str]
     target: _Target | None
-    training: dict[str, Any]
+    training: _Training
+    alignment: _Alignment
+    code_size: int = Field(alias="code size", ge=1, le=256)
     hashes: dict[str, str]
 
     @model_validator(mode="after")

@@ -9,13 +9,14 @@ Wasserman & Ramdas 2023, doi 10.1080/01621459.2022.2060112).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from .alignment import WAYS
+from .alignment import ADAPTED, SHARED, WAYS
 from .left_out import LeftOut
 from .metrics import area_under_risk_coverage, calibration_error, reliability, risk_coverage
 from .rejection import NONE_PASSES, REASONS, Predictions, Rule, tempered
@@ -215,6 +216,29 @@ def of_all_ways(left_out: list[LeftOut], settings: Settings, n_annotated: int) -
     """`calibrate` for each way in which left-out batches were annotated; nothing if none were."""
     ways = [way for way in WAYS if any(way in batch.probabilities for batch in left_out)]
     return {way: calibrate(left_out, way, settings.theta, settings.target_error, n_annotated) for way in ways}
+
+
+def best_way(calibrations: Mapping[str, Calibration]) -> tuple[str, str]:
+    """The way that annotates left-out batches best, and why, in words: that of lower AURC, the mean over batches.
+
+    Without alignment on ties, where only one way was tried, and where a single annotated batch leaves none to leave out.
+    """
+    if not {SHARED, ADAPTED} <= set(calibrations) or calibrations[SHARED].n_annotated == 1:
+        return SHARED, "No annotated batch was left out to see whether alignment helps: the target is not aligned"
+    without, after = calibrations[SHARED].mean("AURC"), calibrations[ADAPTED].mean("AURC")
+    better = without is not None and after is not None and after < without
+    numbers = (
+        "" if without is None or after is None else f" (mean AURC {after:.4f} with, {without:.4f} without; 0 is best)"
+    )
+    if better:
+        return (
+            ADAPTED,
+            f"Left-out annotated batches are annotated better after alignment{numbers}: the target is aligned",
+        )
+    return (
+        SHARED,
+        f"Left-out annotated batches are annotated no better after alignment{numbers}: the target is not aligned",
+    )
 
 
 def _rule(left_out: list[LeftOut], way: str, target_error: float | None) -> Rule:

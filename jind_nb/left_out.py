@@ -7,7 +7,7 @@ how many errors to expect, in a NEW batch. `calibration` draws the conclusions.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,12 +23,13 @@ from .alignment import (
     self_train,
 )  # fmt: skip
 from .data import sample
+from .networks import Projection
 from .training import Cells, Reference, decode, learn_intermediates, learn_source
 
 log = logging.getLogger(__name__)
 
-FOLDS = 3  # trainings at most
-BATCHES_OF_A_FOLD = 3  # left out together, annotated one by one; nine batches promise nine in ten (calibration.py)
+MOST_LEFT_OUT = 9  # batches; nine promise nine in ten (calibration.py)
+FOLDS = 3  # trainings at most in METHOD `reference`, where one takes long
 CELLS_OF_A_FOLD = 20_000
 CELLS_OF_A_BATCH = 5_000  # of a left-out one
 
@@ -46,29 +47,28 @@ class LeftOut:
     novelty: np.ndarray  # (n,), how unlike the training cells (`KnownCodes.novelty`)
 
 
-def folds(batches: list[str], seed: int) -> list[list[str]]:
-    """Which batches are left out together: each batch in turn where there are up to three, else up to nine drawn at
-    random, in three groups.
+def folds(batches: list[str], most: int, seed: int) -> list[list[str]]:
+    """Which batches are left out together: all, or nine drawn at random, in at most so many groups.
 
-    >>> folds(["a", "b"], seed=0)
-    [['a'], ['b']]
+    >>> folds(["a", "b", "c"], 2, seed=0)
+    [['a', 'c'], ['b']]
     """
     if len(batches) < 2:
         return []
-    drawn = [batches[i] for i in sample(len(batches), FOLDS * BATCHES_OF_A_FOLD, seed)]
-    return [drawn[i::FOLDS] for i in range(min(FOLDS, len(drawn)))]
+    drawn = [batches[i] for i in sample(len(batches), MOST_LEFT_OUT, seed)]
+    return [drawn[i::most] for i in range(min(most, len(drawn)))]
 
 
 def leave_batches_out(reference: Reference) -> list[LeftOut]:
     """Annotates annotated batches by models trained without them.
 
-    At most three trainings, each on at most 20,000 cells of all annotated batches but the one to three it leaves out.
-    A left-out batch (at most 5,000 of its cells) is then treated just as the target is; alignment takes longest, so
-    that only the first batch of each training is aligned, unless a TARGET_ERROR asks for all the evidence there is.
-    With a single annotated batch its held-out cells stand in for a left-out batch.
+    METHOD `default` leaves up to nine batches out, one at a time. METHOD `reference` trains at most three times, without
+    one to three batches each. A training is on at most 20,000 cells; a left-out batch (at most 5,000 of its cells) is then
+    treated just as the target is. The encoder of METHOD `default` stays: it has never seen a label. With a single
+    annotated batch its held-out cells stand in for a left-out batch.
     """
     names = list(reference.batches)
-    groups = folds(names, reference.settings.seed)
+    groups = folds(names, FOLDS if reference.settings.is_reference else MOST_LEFT_OUT, reference.settings.seed)
     if not groups:
         return [_within(reference)]
     done = []
@@ -76,13 +76,8 @@ def leave_batches_out(reference: Reference) -> list[LeftOut]:
         log.info("left out, training %d of %d: %s", i + 1, len(groups), ", ".join(group))
         model = _learn_without(reference, group)
         known = known_codes(model)
-        aligned = group if reference.settings.target_error else group[:1]
-        done += [_annotate(model, known, name, reference.batches[name], name in aligned) for name in group]
+        done += [_annotate(model, known, name, reference.batches[name]) for name in group]
     return sorted(done, key=lambda left_out: names.index(left_out.batch))
-
-
-def _part(cells: Cells, rows: np.ndarray) -> Cells:
-    return Cells(cells.x[rows], cells.y[rows], cells.held_out[rows])
 
 
 def _learn_without(reference: Reference, group: list[str]) -> Reference:
@@ -92,29 +87,28 @@ def _learn_without(reference: Reference, group: list[str]) -> Reference:
     chosen = sample(len(batch), CELLS_OF_A_FOLD, reference.settings.seed)
     if len(chosen) < len(batch):
         first = np.searchsorted(batch, np.arange(len(kept)))
-        kept = {
-            name: _part(cells, chosen[batch[chosen] == i] - first[i]) for i, (name, cells) in enumerate(kept.items())
-        }
+        kept = {name: cells.of(chosen[batch[chosen] == i] - first[i]) for i, (name, cells) in enumerate(kept.items())}
         # A batch of a handful of cells may have lost all it could teach with.
         kept = {name: cells for name, cells in kept.items() if not cells.held_out.all()}
     # The run's own source, or where it is left out the batch that covers most types, with most cells on ties.
     source = reference.source
     if source not in kept:
         source = max(kept, key=lambda name: (len(np.unique(kept[name].y)), len(kept[name].y)))
-    model = learn_source(kept, source, reference.classes, reference.settings)
+    encoder = reference.model.encoder if isinstance(reference.model.encoder, Projection) else None
+    model = learn_source(kept, source, reference.classes, reference.settings, encoder)
     model.keeps_history = False
     learn_intermediates(model)
     return model
 
 
-def _annotate(model: Reference, known: KnownCodes, name: str, cells: Cells, aligns: bool) -> LeftOut:
-    """Annotates a left-out batch as the target is, its labels unread."""
-    settings = model.settings
-    cells = _part(cells, sample(len(cells.y), CELLS_OF_A_BATCH, settings.seed))
+def _annotate(model: Reference, known: KnownCodes, name: str, cells: Cells) -> LeftOut:
+    """Annotates a left-out batch as the target is, its labels unread; without alignment and with it."""
+    settings = replace(model.settings, always_aligns=True)
+    cells = cells.of(sample(len(cells.y), CELLS_OF_A_BATCH, settings.seed))
     annotated = annotate(model.model, cells.x, known, settings)
     probabilities = {SHARED: annotated.stages[BEFORE].probabilities}
     held_out = {SHARED: decode(model.model.head, known.held_out, settings.device)}
-    if settings.align and aligns:
+    if settings.align:
         align(annotated, cells.x, known, settings)
         self_train(annotated, cells.x, known, settings)
         probabilities[ADAPTED] = list(annotated.stages.values())[-1].probabilities

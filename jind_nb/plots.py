@@ -226,7 +226,7 @@ def confidence_scatter(points: pd.DataFrame, confidence: np.ndarray, title: str)
 # --- stages 2 and 3 ------------------------------------------------------------------------------------------------------
 
 
-def curves(points: Sequence[Mapping[str, Any]], quantity: str, title: str, unit: str) -> Figure:
+def curves(points: Sequence[Mapping[str, Any]], quantity: str, title: str, unit: str, every: str = "epoch") -> Figure:
     """A quantity over epochs, one line for each batch and stage that has it."""
     frame = pd.DataFrame([point for point in points if point.get(quantity) is not None])
     if frame.empty:
@@ -236,7 +236,7 @@ def curves(points: Sequence[Mapping[str, Any]], quantity: str, title: str, unit:
     for i, (name, line) in enumerate(lines):
         style = ["-", "--", ":", "-."][(i // len(COLOURS)) % 4]
         axes.plot(line["epoch"], line[quantity], style, color=COLOURS[i % len(COLOURS)], label=short(str(name)))
-    axes.set(xlabel="epoch", ylabel=unit)
+    axes.set(xlabel=every, ylabel=unit)
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     if len(lines) > 1:
@@ -247,10 +247,13 @@ def curves(points: Sequence[Mapping[str, Any]], quantity: str, title: str, unit:
 
 
 def alignment_losses(points: Sequence[Mapping[str, Any]], stage: str) -> Figure:
-    """Both players' losses over alignment epochs, with the band in which neither wins."""
+    """How alignment went: how far the target still moved at each round, or in METHOD `reference` both players' losses
+    over epochs, with the band in which neither wins."""
     frame = pd.DataFrame([point for point in points if point["stage"] == stage])
     if frame.empty:
         return nothing("The target was not aligned in this run.")
+    if "moved" in frame:
+        return curves(points, "moved", "How far the target was still moved", "distance of codes", "round")
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
     axes.axhspan(0.5, 0.78, color=GREY, alpha=0.3, label="neither side wins")
     axes.plot(frame["epoch"], frame["loss"], "o-", color=COLOURS[0], ms=4, label="adapter: make the target look alike")

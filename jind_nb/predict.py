@@ -32,7 +32,7 @@ class Predicted:
     """A new file's annotation."""
 
     table: pd.DataFrame  # `results.predictions_table`, rows in the file's order
-    codes: np.ndarray  # float32 (n, 256)
+    codes: np.ndarray  # float32 (n, size)
     classes: list[str]
     notes: list[str]  # what to know about it
     run: Run
@@ -155,7 +155,7 @@ def _annotate(model: Path, prepared: ad.AnnData, settings: Settings) -> tuple[pd
     groups += (
         [np.flatnonzero(~own & (batch == b)) for b in pd.unique(batch)] if settings.align else [np.flatnonzero(~own)]
     )
-    tables, order, codes, notes = [], [], np.empty((len(names), 256), dtype=np.float32), []
+    tables, order, codes, notes = [], [], np.empty((len(names), shared.encoder.size), dtype=np.float32), []
     for i, rows in enumerate(groups):
         if not len(rows):
             continue

@@ -26,7 +26,7 @@ SHEET_ROWS = 1_048_576
 FEW_CELLS = 30  # a type learned from fewer is named as something to distrust
 MUCH_REJECTED = 0.3
 MUCH_LOST = 0.02  # of accuracy, by alignment, on left-out batches
-WAY_WORDS = {SHARED: "without alignment", ADAPTED: "after alignment and self-training"}
+WAY_WORDS = {SHARED: "without alignment", ADAPTED: "after alignment"}
 
 
 @dataclass
@@ -35,7 +35,7 @@ class TargetResult:
 
     stages: dict[str, Predictions]  # in order; the last is the answer
     cells: np.ndarray  # names (n_target,), as in the file
-    codes: np.ndarray  # (n_target, 256), of the last stage
+    codes: np.ndarray  # (n_target, size), of the last stage
     labels: np.ndarray | None  # objects (n_target,), None where unknown; None without any
     way: str = SHARED  # in which the last stage was annotated
 
@@ -180,7 +180,7 @@ def write_annotated_target(result: TargetResult, run: Run) -> None:
 
 def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], codes: np.ndarray) -> None:
     """Adds `obs` `jind_prediction`, `jind_raw_prediction`, `jind_reason` (categories) and `jind_confidence` (float32),
-    and `obsm['X_jind']` (float32, n x 256), from a table of `predictions_table`, row by row."""
+    and `obsm['X_jind']` (float32, n x size of a code), from a table of `predictions_table`, row by row."""
     adata.obs["jind_prediction"] = pd.Categorical(table["predictions"], categories=[*classes, UNASSIGNED])
     adata.obs["jind_raw_prediction"] = pd.Categorical(table["raw_predictions"], categories=classes)
     adata.obs["jind_confidence"] = probabilities_of(table, classes).max(axis=1).astype(np.float32)

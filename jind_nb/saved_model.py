@@ -31,10 +31,18 @@ from scipy import sparse
 
 from .alignment import ADAPTED, SHARED, Annotated, KnownCodes, known_codes
 from .artifacts import MODEL_FORMAT, Run, file_name, read_model_json, sha256, whole_file, write_json, write_model_json
-from .calibration import Calibration
+from .calibration import Calibration, best_way
 from .data import Plan, fingerprints
 from .errors import InputError
-from .networks import CODE, Adapter, Annotator, Encoder, Head
+from .networks import (
+    Adapter,
+    Annotator,
+    Encoder,
+    Head,
+    LinearHeads,
+    Projection,
+    Translation,
+)  # fmt: skip
 from .rejection import Rule
 from .training import Reference, Settings, decode, encode
 
@@ -92,6 +100,8 @@ def save_reference(reference: Reference, calibrations: Mapping[str, Calibration]
         "thresholds": _by_class(reference.classes, judged.thresholds),
         "calibration": {way: asdict(calibration) for way, calibration in calibrations.items()},
         "a new file is annotated with": SHARED,
+        "alignment": dict(zip(("way", "why"), best_way(calibrations), strict=True)),
+        "code size": known.codes.shape[1],
         "source": reference.source,
         "files": files,
         "target": None,
@@ -241,10 +251,10 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _fits(known: KnownCodes) -> bool:
+def _fits(known: KnownCodes, size: int) -> bool:
     """Whether the reference codes are of the shapes and types, and within the bounds, that annotating relies on."""
     n, n_classes = len(known.codes), len(known.classes)
-    shapes = known.codes.shape == (n, CODE) and known.held_out.ndim == 2 and known.held_out.shape[1] == CODE
+    shapes = known.codes.shape == (n, size) and known.held_out.ndim == 2 and known.held_out.shape[1] == size
     kinds = known.codes.dtype == known.held_out.dtype == np.float32
     kinds = kinds and all(of.dtype == np.int64 for of in (known.batch, known.y, known.counts))
     if not (
@@ -257,9 +267,12 @@ def _fits(known: KnownCodes) -> bool:
 
 def _annotator(folder: Path, name: str, description: Mapping[str, Any], has_adapter: bool) -> Annotator:
     """An annotator from one file of weights, on the CPU."""
-    n_features = len(description["features"])
-    adapter = Adapter(n_features) if has_adapter else None
-    model = Annotator(Encoder(n_features), Head(len(description["classes"])), adapter)
+    n_features, n_classes, size = len(description["features"]), len(description["classes"]), description["code size"]
+    if description["training"]["METHOD"] == "reference":
+        model = Annotator(Encoder(n_features), Head(n_classes), Adapter(n_features) if has_adapter else None)
+    else:
+        adapter = Translation(size) if has_adapter else None
+        model = Annotator(Projection(n_features, size), LinearHeads(size, n_classes), adapter)
     try:
         model.load_state_dict(_load(_checked(folder, name, description)))
     except RuntimeError as error:
@@ -284,8 +297,10 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownCod
             batches=list(description["files"]),
             **{name: stored[name].numpy() for name in CODE_ARRAYS},
             rules={way: _calibration(values).rule for way, values in description["calibration"].items()},
+            way=description["alignment"]["way"],
+            why=description["alignment"]["why"],
         )
-        if not _fits(known):
+        if not _fits(known, model.encoder.size):
             raise ValueError(f"{CODES} does not hold the codes it describes")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"PRETRAINED_MODEL_PATH: the model in {folder} does not fit its model.json: {error}") from None

@@ -5,13 +5,16 @@ for batch in reference.intermediates:           # learn_intermediates does these
     adapt(reference, batch)                     # the batch's adapter, encoder and head frozen
     finetune(reference, batch)                  # encoder and head, over all batches so far
 retrain(reference)                              # the same over all batches once more
+
+METHOD `reference` trains networks in all of these. METHOD `default` computes its encoder once and its head from all batches
+together, once each has its adapter (`projection`).
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anndata as ad
@@ -24,10 +27,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from .data import Plan
+from . import projection
+from .data import Plan, sample
 from .errors import InputError
 from .metrics import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, stage_result
-from .networks import Adapter, Annotator, Encoder, Head
+from .networks import Adapter, Annotator, Encoder, Head, LinearHeads, Projection, Translation
 from .parameters import Parameters
 from .rejection import Predictions, class_thresholds
 
@@ -44,12 +48,14 @@ CELLS_AT_ONCE = 4096  # when predicting; memory only
 class Settings:
     """What a METHOD and the user's parameters fix for every stage."""
 
+    is_reference: bool  # METHOD: networks trained by gradient descent, or what `projection` computes
     source_held_out: float  # share of the source's cells never trained on
     source_coverage: float  # automatic source: share of the most types any candidate has that a candidate must have
     seed: int
     epochs: int
     theta: float
     align: bool
+    always_aligns: bool  # without asking whether left-out batches are annotated better for it
     calibrates: bool  # whether annotated batches are left out in turn to learn what probabilities are worth
     target_error: float | None
     device: torch.device
@@ -60,12 +66,14 @@ class Settings:
         """The settings for METHOD and the other parameters; a GPU if USE_GPU and there is one."""
         is_reference = parameters.METHOD == "reference"
         return cls(
+            is_reference=is_reference,
             source_held_out=0.2 if is_reference else 0.1,
             source_coverage=0.0 if is_reference else 0.9,
             seed=parameters.SEED,
             epochs=parameters.EPOCHS,
             theta=parameters.REJECTION,
             align=parameters.aligns,
+            always_aligns=is_reference or parameters.ALIGN is True,
             calibrates=not is_reference or parameters.TARGET_ERROR is not None,
             target_error=parameters.TARGET_ERROR,
             device=_device(parameters.USE_GPU),
@@ -87,6 +95,11 @@ class Cells:
     x: sparse.csr_matrix  # float32 (n, p)
     y: np.ndarray  # int64 (n,), index into the classes
     held_out: np.ndarray  # bool (n,), never trained on
+    codes: np.ndarray | None = None  # float32 (n, size) without an adapter; kept where the encoder never changes
+
+    def of(self, rows: np.ndarray) -> Cells:
+        """Only some of the cells, bool or index."""
+        return Cells(self.x[rows], self.y[rows], self.held_out[rows], None if self.codes is None else self.codes[rows])
 
 
 @dataclass
@@ -98,7 +111,7 @@ class Reference:
     batches: dict[str, Cells]  # in training order, the source first
     model: Annotator  # the shared encoder and head, without an adapter: the source's own annotator
     features: list[str] = field(default_factory=list)
-    adapters: dict[str, Adapter | None] = field(default_factory=dict)  # of the batches learned so far
+    adapters: dict[str, Adapter | Translation | None] = field(default_factory=dict)  # of the batches learned so far
     candidates: list[dict[str, Any]] = field(default_factory=list)  # how the source was chosen
     keeps_history: bool = True  # False where only the model is wanted
     history: list[StageResult] = field(default_factory=list)
@@ -170,18 +183,18 @@ def dense(x: sparse.csr_matrix, rows: np.ndarray, device: torch.device) -> Tenso
 
 @torch.no_grad()
 def encode(model: Annotator, x: sparse.csr_matrix, device: torch.device) -> np.ndarray:
-    """Codes float32 (n, 256), in evaluation mode."""
+    """Codes float32 (n, size), in evaluation mode."""
     model.eval()
     blocks = [
         model.code(dense(x, np.arange(start, min(start + CELLS_AT_ONCE, x.shape[0])), device)).cpu().numpy()
         for start in range(0, x.shape[0], CELLS_AT_ONCE)
     ]
-    return np.concatenate(blocks) if blocks else np.empty((0, model.encoder.linear.out_features), dtype=np.float32)
+    return np.concatenate(blocks) if blocks else np.empty((0, model.encoder.size), dtype=np.float32)
 
 
 @torch.no_grad()
-def decode(head: Head, codes: np.ndarray, device: torch.device) -> np.ndarray:
-    """Probabilities float32 (n, K) of codes (n, 256)."""
+def decode(head: Head | LinearHeads, codes: np.ndarray, device: torch.device) -> np.ndarray:
+    """Probabilities float32 (n, K) of codes (n, size)."""
     head.eval()
     return torch.softmax(head(torch.from_numpy(codes).to(device)), dim=1).cpu().numpy()
 
@@ -246,20 +259,28 @@ def start(prepared: ad.AnnData, plan: Plan, settings: Settings) -> Reference:
     if not plan.annotated:
         raise InputError("PRETRAINED_MODEL_PATH is set, so there is nothing to train: go on with 3_align.ipynb.")
     batches = {name: _cells_of(prepared, name, settings) for name in plan.annotated}
+    encoder = None
+    if not settings.is_reference:
+        encoder = projection.fit(sparse.csr_matrix(prepared.X), settings.seed).to(settings.device)
+        bare = Annotator(encoder, LinearHeads(encoder.size, len(plan.classes)).to(settings.device))
+        for cells in batches.values():
+            cells.codes = encode(bare, cells.x, settings.device)
     candidates: list[dict[str, Any]] = []
     source = plan.source or plan.annotated[0]
     if plan.source is None and len(batches) > 1:
         target = prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X
-        source, candidates = choose_source(batches, target, plan.classes, settings)
-    reference = learn_source(batches, source, plan.classes, settings)
+        source, candidates = choose_source(batches, target, plan.classes, settings, encoder)
+    reference = learn_source(batches, source, plan.classes, settings, encoder)
     reference.features, reference.candidates = list(prepared.var_names), candidates
     _record(reference, source, "initial")
     return reference
 
 
-def learn_source(batches: dict[str, Cells], source: str, classes: list[str], settings: Settings) -> Reference:
-    """A reference that has learned the source and nothing else yet."""
-    model, curve = train_source(batches[source], len(classes), settings)
+def learn_source(
+    batches: dict[str, Cells], source: str, classes: list[str], settings: Settings, encoder: Projection | None = None
+) -> Reference:
+    """A reference that has learned the source and nothing else yet; METHOD `default` is given its encoder."""
+    model, curve = train_source(batches[source], len(classes), settings, encoder)
     source_cells = _hold_out_as_source(batches[source], settings)
     return Reference(
         classes=classes,
@@ -284,19 +305,24 @@ def _cells_of(prepared: ad.AnnData, batch: str, settings: Settings) -> Cells:
 
 
 def _hold_out_as_source(cells: Cells, settings: Settings) -> Cells:
-    return Cells(cells.x, cells.y, hold_out(cells.y, settings.source_held_out, settings.seed))
+    return replace(cells, held_out=hold_out(cells.y, settings.source_held_out, settings.seed))
 
 
-def train_source(cells: Cells, n_classes: int, settings: Settings) -> tuple[Annotator, list[dict[str, Any]]]:
+def train_source(
+    cells: Cells, n_classes: int, settings: Settings, encoder: Projection | None = None
+) -> tuple[Annotator, list[dict[str, Any]]]:
     """The source classifier (method.md section 2): the epoch of best held-out accuracy, the earliest on ties.
 
-    Where no type is large enough to hold cells out, the epoch of lowest training loss.
+    Where no type is large enough to hold cells out, the epoch of lowest training loss. With METHOD `default`'s encoder
+    there are no epochs: the head is computed.
 
     Returns
     -------
     The model, and for each epoch `epoch`, `loss`, `held_out_accuracy`.
     """
     cells = _hold_out_as_source(cells, settings)
+    if encoder is not None:
+        return Annotator(encoder, _heads([cells], [None], n_classes, settings)), []
     loss = Loss(class_weights(cells.y, n_classes), settings.device)
     set_seeds(settings.seed)
     model = Annotator(Encoder(cells.x.shape[1]), Head(n_classes)).to(settings.device)
@@ -325,7 +351,11 @@ def accuracy_of(model: Annotator, x: sparse.csr_matrix, y: np.ndarray, device: t
 
 
 def choose_source(
-    batches: dict[str, Cells], target: sparse.csr_matrix, classes: list[str], settings: Settings
+    batches: dict[str, Cells],
+    target: sparse.csr_matrix,
+    classes: list[str],
+    settings: Settings,
+    encoder: Projection | None = None,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The candidate whose own classifier leaves fewest cells of the bare target Unassigned, the first on ties.
 
@@ -339,7 +369,7 @@ def choose_source(
     unassigned: dict[str, int] = {}
     for name, cells in batches.items():
         if n_types[name] >= settings.source_coverage * max(n_types.values()):
-            model, _ = train_source(cells, len(classes), settings)
+            model, _ = train_source(cells, len(classes), settings, encoder)
             own = _hold_out_as_source(cells, settings)
             held_out = decode(model.head, encode(model, own.x[own.held_out], settings.device), settings.device)
             probabilities = decode(model.head, encode(model, target, settings.device), settings.device)
@@ -364,10 +394,15 @@ def adapt(reference: Reference, batch: str) -> None:
     """Gives an intermediate batch its adapter (method.md section 4, `initial` and `adapt`).
 
     Trains f, g and b with encoder and head frozen but in training mode, on the batch's cells of the types the head
-    has been trained on, held-out ones left out; keeps the epoch of lowest mean loss, the latest on ties.
+    has been trained on, held-out ones left out; keeps the epoch of lowest mean loss, the latest on ties. METHOD
+    `default`: the translation of the batch's cells to where the batches before it have the same types.
     """
     settings, cells = reference.settings, reference.batches[batch]
     _record(reference, batch, "initial")
+    if not settings.is_reference:
+        reference.adapters[batch] = _translation(reference, batch)
+        _record(reference, batch, "adapt")
+        return
     weights = _weights(reference, list(reference.adapters))
     usable = ~cells.held_out & (weights[cells.y] > 0)
     set_seeds(settings.seed)
@@ -399,17 +434,32 @@ def learn_intermediates(reference: Reference) -> None:
 
 
 def finetune(reference: Reference, batch: str) -> None:
-    """Trains encoder and head over the source, the earlier intermediates and this one (`finetuned`)."""
-    _joint(reference, "finetuned", batch)
-    _record(reference, batch, "finetuned")
-    if batch == reference.intermediates[-1]:
+    """Trains encoder and head over the source, the earlier intermediates and this one (`finetuned`).
+
+    METHOD `default` computes the head once, with the last intermediate, for all.
+    """
+    is_last = batch == reference.intermediates[-1]
+    if reference.settings.is_reference:
+        _joint(reference, "finetuned", batch)
+        _record(reference, batch, "finetuned")
+    elif is_last:
+        adapters = [reference.adapters[name] for name in reference.batches]
+        cells, n_classes = list(reference.batches.values()), len(reference.classes)
+        reference.model.head = _heads(cells, adapters, n_classes, reference.settings)
+        for name in reference.intermediates:
+            _record(reference, name, "finetuned")
+    if is_last:
         _record(reference, reference.source, "finetuned")
 
 
 def retrain(reference: Reference) -> None:
-    """The joint fine-tune over all annotated batches once more (`retrain`); nothing without intermediates."""
+    """The joint fine-tune over all annotated batches once more (`retrain`); nothing without intermediates.
+
+    METHOD `default`'s head is of all batches already.
+    """
     if reference.intermediates:
-        _joint(reference, "retrain", "all annotated batches")
+        if reference.settings.is_reference:
+            _joint(reference, "retrain", "all annotated batches")
         for batch in reference.batches:
             _record(reference, batch, "retrain")
 
@@ -444,18 +494,60 @@ def _joint(reference: Reference, stage: str, batch: str) -> None:
     shared.load_state_dict(kept)
 
 
+# --- what METHOD `default` computes instead ------------------------------------------------------------------------------------
+
+
+def _heads(
+    batches: list[Cells], adapters: list[Adapter | Translation | None], n_classes: int, settings: Settings
+) -> LinearHeads:
+    """The head learned from all batches' training cells, each through its adapter, with nine tenths of its weight, and as
+    it is, with the rest: so the head also knows codes that nothing has moved, as a target's are before alignment."""
+    codes, y, weights = [], [], []
+    for cells, adapter in zip(batches, adapters, strict=True):
+        assert cells.codes is not None
+        training = cells.codes[~cells.held_out]
+        moved = isinstance(adapter, Translation)
+        if isinstance(adapter, Translation):
+            codes.append(training + adapter.b.cpu().numpy())
+            y.append(cells.y[~cells.held_out])
+            weights.append(np.full(len(training), 1 - projection.UNMOVED))
+        codes.append(training)
+        y.append(cells.y[~cells.held_out])
+        weights.append(np.full(len(training), projection.UNMOVED if moved else 1.0))
+    all_codes, all_y, all_weights = np.concatenate(codes), np.concatenate(y), np.concatenate(weights)
+    chosen = sample(len(all_y), projection.MOST_CELLS, settings.seed)
+    heads = projection.fit_heads(all_codes[chosen], all_y[chosen], all_weights[chosen], n_classes)
+    return heads.to(settings.device)
+
+
+def _translation(reference: Reference, batch: str) -> Translation:
+    """The batch's adapter: to where the training cells of the batches learned so far have the same types."""
+    n_classes = len(reference.classes)
+
+    def means(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        learned = [reference.batches[name] for name in names]
+        codes = [codes_of(reference, name, ~reference.batches[name].held_out) for name in names]
+        y = np.concatenate([cells.y[~cells.held_out] for cells in learned])
+        return projection.type_means(np.concatenate(codes), np.eye(n_classes)[y])
+
+    b = projection.translation(means([batch]), means(list(reference.adapters)))
+    return projection.as_adapter(b).to(reference.settings.device)
+
+
 # --- what has been learned ---------------------------------------------------------------------------------------------------
 
 
 def held_out_codes(reference: Reference) -> np.ndarray:
-    """Codes (n, 256) of the held-out cells of every batch learned so far, each through its own adapter."""
-    held_out = {name: reference.batches[name].held_out for name in reference.adapters}
-    return np.concatenate(
-        [
-            encode(reference.annotator(name), reference.batches[name].x[rows], reference.settings.device)
-            for name, rows in held_out.items()
-        ]
-    )
+    """Codes (n, size) of the held-out cells of every batch learned so far, each through its own adapter."""
+    return np.concatenate([codes_of(reference, name, reference.batches[name].held_out) for name in reference.adapters])
+
+
+def codes_of(reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
+    """Codes float32 (n, size) of some of a batch's cells (bool or index), through its adapter if it has one yet."""
+    cells, adapter = reference.batches[batch], reference.adapters.get(batch)
+    if cells.codes is None:
+        return encode(reference.annotator(batch), cells.x[rows], reference.settings.device)
+    return cells.codes[rows] + adapter.b.cpu().numpy() if isinstance(adapter, Translation) else cells.codes[rows]
 
 
 def _record(reference: Reference, batch: str, stage: str) -> None:
@@ -465,7 +557,8 @@ def _record(reference: Reference, batch: str, stage: str) -> None:
     device, cells = reference.settings.device, reference.batches[batch]
     held_out = decode(reference.model.head, held_out_codes(reference), device)
     thresholds = class_thresholds(held_out, reference.settings.theta)
-    probabilities = decode(reference.model.head, encode(reference.annotator(batch), cells.x, device), device)
+    everything = np.arange(len(cells.y))
+    probabilities = decode(reference.model.head, codes_of(reference, batch, everything), device)
     truth = np.array(reference.classes, dtype=object)[cells.y]
     if batch not in reference.adapters:
         groups = {UNSEEN: np.ones(len(truth), dtype=bool)}

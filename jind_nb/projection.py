@@ -1,0 +1,162 @@
+"""METHOD `default`: principal components as codes, translations as adapters, softmax regressions as heads.
+
+JIND's encoder is linear in the features. Here it is not trained but computed, from all cells of a run without their labels:
+a target that is in the projection from the start is described as well as the annotated batches are. What is learned from
+labels is small, quick and has one optimum, so that a seed changes next to nothing. benchmarks/README.md has what each part
+brings, and what was tried instead.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.sparse import linalg
+
+from .data import sample
+from .networks import VIEWS, LinearHeads, Projection, Translation, columns
+
+COMPONENTS = 50
+MOST_CELLS = 20_000  # that components and heads are computed from
+NEVER = -30.0  # log odds of a type no cell taught
+SHRINKAGE = 20.0  # cells of no shift that a translation is averaged with
+ROUNDS = 5  # of predicting and moving the target
+UNMOVED = 0.1  # weight of a cell's code before its batch's translation; the rest is after it
+
+
+# --- the encoder ---------------------------------------------------------------------------------------------------------
+
+
+def fit(x: sparse.csr_matrix, seed: int) -> Projection:
+    """Principal components of cells scaled to a common length, twice: of features divided by their standard deviation
+    plus its median over the features, and of features as they are.
+
+    Scaling cells to one length takes out how deep they were read. Dividing by the standard deviation lets features of
+    small variance speak, the median keeps those of next to none quiet.
+
+    Parameters
+    ----------
+    x
+        All cells of the run, annotated ones and the target's, float32 (n, p). At most 20,000, chosen at random, are used.
+
+    Returns
+    -------
+    An encoder with codes of 100 numbers; fewer if there are fewer cells or features than components.
+    """
+    x = x[sample(x.shape[0], MOST_CELLS, seed)].astype(np.float64)
+    lengths = linalg.norm(x, axis=1)
+    length = float(lengths[lengths > 0].mean()) if (lengths > 0).any() else 1.0
+    x = sparse.diags_array(length / np.maximum(lengths, 1e-6)) @ x
+    mean = np.asarray(x.mean(axis=0)).ravel()
+    deviation = np.sqrt(np.maximum(np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2, 0))
+    softened = deviation + (np.median(deviation) or deviation.mean() or 1.0)
+    n_components = min(COMPONENTS, *(max(1, size - 1) for size in x.shape))
+    weights = []
+    for scale in (1 / softened, np.ones(x.shape[1])):
+        components = _components(sparse.csr_matrix(x.multiply(scale)), n_components, seed)
+        weights.append(scale[:, None] * components.T)
+    encoder = Projection(x.shape[1], 2 * n_components)
+    weight = np.concatenate(weights, axis=1)
+    encoder.length.fill_(length)
+    encoder.weight.copy_(torch.from_numpy(weight))
+    encoder.offset.copy_(torch.from_numpy(mean @ weight))
+    return encoder
+
+
+def _components(x: sparse.csr_matrix, n: int, seed: int) -> np.ndarray:
+    """The first n principal axes, float64 (n, p)."""
+    from sklearn.decomposition import PCA
+
+    if min(x.shape) <= COMPONENTS:
+        return PCA(n, svd_solver="full").fit(x.toarray()).components_
+    return PCA(n, svd_solver="arpack", random_state=seed).fit(x).components_
+
+
+# --- the heads -----------------------------------------------------------------------------------------------------------
+
+
+def fit_heads(codes: np.ndarray, y: np.ndarray, weights: np.ndarray, n_classes: int) -> LinearHeads:
+    """A softmax regression for each view of the codes (scikit-learn's, C = 1).
+
+    Parameters
+    ----------
+    codes, y, weights
+        Cells' codes float32 (n, size), types int64 (n,) as indices into the classes, weights float (n,).
+    n_classes
+        K; a type that no cell has gets next to no probability.
+    """
+    heads = LinearHeads(codes.shape[1], n_classes)
+    heads.bias.fill_(NEVER)
+    taught = np.unique(y)
+    for i, view in enumerate(VIEWS):
+        seen = columns(view, codes.shape[1])
+        weight, bias = _softmax_regression(codes[:, seen].astype(np.float64), y, weights)
+        heads.weight[i, seen, taught] = torch.from_numpy(weight.T.astype(np.float32))
+        heads.bias[i, taught] = torch.from_numpy(bias.astype(np.float32))
+    return heads
+
+
+def _softmax_regression(codes: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (k, size) and intercepts (k,) for the k types in `y`."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(y)) == 1:
+        return np.zeros((1, codes.shape[1])), np.zeros(1)
+    with warnings.catch_warnings():
+        # Types that can be told apart without error are told ever more surely; the last digits of that do not matter.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LogisticRegression(C=1.0, max_iter=300).fit(codes, y, weights)
+    if len(model.classes_) == 2:
+        return np.concatenate([-model.coef_, model.coef_]) / 2, np.concatenate(
+            [-model.intercept_, model.intercept_]
+        ) / 2
+    return model.coef_, model.intercept_
+
+
+# --- the adapters --------------------------------------------------------------------------------------------------------
+
+
+def type_means(codes: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean code of each type and how many cells it rests on.
+
+    Parameters
+    ----------
+    codes, shares
+        Float (n, size), and how much each cell is of each type, float (n, K).
+
+    Returns
+    -------
+    Float64 (K, size), zero for a type of no cell, and float64 (K,).
+
+    >>> type_means(np.array([[1.0], [3.0]]), np.array([[1.0, 0.0], [1.0, 0.0]]))
+    (array([[2.],
+           [0.]]), array([2., 0.]))
+    """
+    cells = shares.sum(axis=0, dtype=np.float64)
+    return (shares.T.astype(np.float64) @ codes) / np.maximum(cells, 1e-9)[:, None], cells
+
+
+def translation(own: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """By how much to move a batch so that its types lie where others' cells of the same types do, float64 (size,).
+
+    The mean over the batch's cells of the way from their type's mean to the others'. Types are compared with their own
+    kind, so a batch is not moved because it has more of one type and less of another. Shrunk towards no move by 20 cells.
+
+    Parameters
+    ----------
+    own, others
+        `type_means` of the batch and of the others.
+    """
+    (means, cells), (there, cells_there) = own, others
+    cells = np.where(cells_there > 0, cells, 0.0)
+    return cells @ (there - means) / (cells.sum() + SHRINKAGE)
+
+
+def as_adapter(b: np.ndarray) -> Translation:
+    """A batch's translation as the adapter in front of the shared head."""
+    adapter = Translation(len(b))
+    adapter.b.copy_(torch.from_numpy(b))
+    return adapter
