@@ -21,10 +21,11 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 from learned import RESULTS, SHARED_DATA, parameters_of
 
-from jind_nb import compare
+from jind_nb import compare, comparison, plots
 from jind_nb.parameters import Parameters
 
 OUTPUT = RESULTS / "accuracy.csv"
@@ -118,6 +119,104 @@ def read() -> pd.DataFrame:
     return pd.read_csv(OUTPUT, dtype={"target": str})
 
 
+# --- what the results say --------------------------------------------------------------------------------------------
+
+
+def report(rows: pd.DataFrame, ours: str) -> None:
+    """Prints the tables, and writes them as a workbook and a picture beside the results."""
+    median = comparison.by_target(rows)
+    f1 = comparison.wide_by_target(rows, "macro_F1")
+    of_sets = f1.groupby("set", sort=False).mean()
+    groups = {"all sets": [*DESIGN, *CHECK], "design sets": list(DESIGN), "check sets": list(CHECK)}
+    means = pd.DataFrame({name: of_sets[of_sets.index.isin(sets)].mean() for name, sets in groups.items()})
+    summary = comparison.summary(rows)
+    tables = {"summary": summary, "macro-F1 of sets": of_sets, "design and check sets": means.loc[summary.index]}
+    shown = ["targets", "macro_F1", *[name for name in summary if name not in ("targets", "macro_F1")]]
+    print_table("Means over sets; macro-F1 of the worst target; differences in macro-F1 over targets", summary[shown].T)
+    print_table("Macro-F1 of each set (mean over its targets)", of_sets[summary.index].T)
+    print_table("Macro-F1, means over sets", tables["design and check sets"])
+    if ours in f1:
+        tables["goals"] = goals(median, ours)
+        tables["targets"] = each_target(median, ours)
+        print_table(f"{ours} beside the best competitor", tables["goals"])
+        print_table(f"{ours} minus the best competitor, each target", tables["targets"])
+    comparison.write_tables(OUTPUT.with_suffix(".xlsx"), tables | {"rows": rows})
+    several = median["target"].groupby(median["set"]).nunique()
+    title = (
+        f"{len(several)} sets, {several.sum()} targets; a mark a target (median over seeds), a line the mean over sets"
+    )
+    OUTPUT.with_suffix(".png").write_bytes(plots.png(plots.comparison(median, title)))
+
+
+def competitors(median: pd.DataFrame, ours: str) -> list[str]:
+    """All methods but ours and the controls that have every target of ours."""
+    of_methods = {
+        name: set(zip(of["set"], of["target"], strict=True)) for name, of in median.groupby("method", sort=False)
+    }
+    return [
+        name
+        for name, targets in of_methods.items()
+        if name not in (ours, *compare.CONTROLS) and targets >= of_methods[ours]
+    ]
+
+
+def goals(median: pd.DataFrame, ours: str) -> pd.DataFrame:
+    """Ours beside the best competitor, for each number and group of sets, in two readings of best: the one method of
+    best mean over all sets, and in each set whichever is best there."""
+    others, lines = competitors(median, ours), []
+    of_sets = median[median["method"].isin([ours, *others])].groupby(["method", "set"])[comparison.NUMBERS].mean()
+    for number in (
+        "macro_F1",
+        "macro_F1_10",
+        *comparison.AT_COVERAGES,
+        "AURC",
+        "mAP",
+        "balanced_accuracy",
+        "calibration_error",
+    ):
+        less_is_better = number in ("AURC", "calibration_error")
+        wide = of_sets[number].unstack("method").dropna()
+        mean = wide[others].mean()
+        best = mean.idxmin() if less_is_better else mean.idxmax()
+        best_of_set = wide[others].min(axis=1) if less_is_better else wide[others].max(axis=1)
+        for group, sets in {"all": [*DESIGN, *CHECK], "design": DESIGN, "check": CHECK}.items():
+            some = wide[wide.index.isin(sets)]
+            if some.empty:
+                continue
+            line = {"number": number, "sets": group, "ours": some[ours].mean(), "best competitor": best}
+            line |= {"its mean": some[best].mean(), "difference": (some[ours] - some[best]).mean()}
+            apart = some[ours] - best_of_set[some.index]
+            worst = apart.idxmax() if less_is_better else apart.idxmin()
+            line |= {"difference from each set's best": apart.mean(), "worst set": worst, "there": apart[worst]}
+            if number == "AURC":  # errors are ratios; 0.005 keeps sets without any from deciding alone
+                for name, other in (("ratio", some[best]), ("ratio to each set's best", best_of_set[some.index])):
+                    line[name] = float(np.exp(np.log((some[ours] + 0.005) / (other + 0.005)).mean()))
+            lines.append(line)
+    return pd.DataFrame(lines).set_index(["number", "sets"])
+
+
+def each_target(median: pd.DataFrame, ours: str) -> pd.DataFrame:
+    """For each target, ours minus the one competitor of best mean macro-F1, and minus whichever is best there."""
+    others, columns = competitors(median, ours), {}
+    mean = comparison.over_targets
+    best = max(others, key=lambda name: mean(median[median["method"] == name])["macro_F1"])
+    for number in ("macro_F1", "macro_F1_10", "accuracy_at_90%"):
+        wide = median.pivot(index=["set", "target"], columns="method", values=number)
+        wide = wide[wide[ours].notna()]
+        columns[f"{number}, ours"] = wide[ours]
+        columns[f"minus {best}, {number}"] = wide[ours] - wide[best]
+        columns[f"minus the best there, {number}"] = wide[ours] - wide[others].max(axis=1)
+    return pd.DataFrame(columns)
+
+
+def print_table(title: str, table: pd.DataFrame) -> None:
+    print(f"\n{title}\n")
+    print(table.astype(object).where(table.notna(), "").to_string(float_format="{:.3f}".format))
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
 def listed(text: str) -> list[str]:
     known = (*compare.METHODS, *DESIGN, *CHECK)
     names = [name.strip() for name in text.split(",")]
@@ -133,6 +232,7 @@ def asked_for() -> argparse.Namespace:
     parser.add_argument("--sets", type=listed, default=[*DESIGN, *CHECK], help="names, commas between")
     parser.add_argument("--targets-per-set", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5, help="at most so many of each method")
+    parser.add_argument("--ours", default="default", help="the method to set beside the best competitor")
     parser.add_argument("--full", action="store_true", help="every target")
     return parser.parse_args()
 
@@ -141,3 +241,4 @@ if __name__ == "__main__":
     asked = asked_for()
     if asked.run:
         run(asked)
+    report(read(), asked.ours)

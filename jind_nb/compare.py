@@ -78,6 +78,8 @@ def measure(parameters: Parameters, method: str) -> dict[str, Any]:
         )
     if method == TRUE_LABELS:
         predictions, used = _as_labelled(truth), (0.0, 0.0)
+    elif method in CONTROLS:
+        predictions, used = annotate(parameters, method)[0], (0.0, 0.0)
     else:
         predictions, used = _in_a_process(parameters, method)
     known = pd.notna(truth)
@@ -254,6 +256,18 @@ def counts(parameters: Parameters, prepared: ad.AnnData) -> sparse.csr_matrix | 
     return whole[back][np.concatenate([rows[~is_target], rows[is_target]])]
 
 
+def _peak() -> int:
+    """The largest memory, in bytes, that this process has held, or one that it started and waited for."""
+    kilobytes = [resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss begins with what the process that started this one held
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        kilobytes.append(int(line.split()[1]))
+    else:
+        kilobytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return max(kilobytes) * (1 if sys.platform == "darwin" else 1024)  # a Mac counts bytes
+
+
 def _main(job: Path, answer: Path) -> None:
     """The process of one method: reads the job, writes the answer, or the problem a person can do something about."""
     asked = json.loads(job.read_text("utf-8"))
@@ -261,15 +275,12 @@ def _main(job: Path, answer: Path) -> None:
     stored: dict[str, Any]
     try:
         predictions, seconds = annotate(make_parameters(asked["parameters"]), method)
-        # Kilobytes, on a Mac bytes.
-        unit = 1 if sys.platform == "darwin" else 1024
-        who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         stored = {
             "classes": np.array(predictions.classes),
             "probabilities": predictions.probabilities,
             "thresholds": predictions.thresholds,
             "seconds": seconds,
-            "peak": max(resource.getrusage(one).ru_maxrss for one in who) * unit,
+            "peak": _peak(),
         }
         if predictions.unlike is not None:
             stored["unlike"] = predictions.unlike
