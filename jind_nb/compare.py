@@ -70,12 +70,7 @@ def measure(parameters: Parameters, method: str) -> dict[str, Any]:
     InputError
         If the target has no labels, or the parameters or values are wrong.
     """
-    truth = data.read_target_labels(parameters)
-    if truth is None:
-        raise InputError(
-            f"LABELS_COL: no cell of the target {parameters.TARGET_DATASET_NAME!r} has a label, so nothing can be "
-            "compared; name a target whose labels are known."
-        )
+    truth = target_labels(parameters)
     if method == TRUE_LABELS:
         predictions, used = _as_labelled(truth), (0.0, 0.0)
     elif method in CONTROLS:
@@ -90,6 +85,23 @@ def measure(parameters: Parameters, method: str) -> dict[str, Any]:
         "seconds": round(used[0], 2),
         "peak_GB": round(used[1], 3),
     }
+
+
+def target_labels(parameters: Parameters) -> np.ndarray:
+    """The target's labels, objects (n_target,), None where unknown.
+
+    Raises
+    ------
+    InputError
+        If no cell has one.
+    """
+    truth = data.read_target_labels(parameters)
+    if truth is None:
+        raise InputError(
+            f"LABELS_COL: no cell of the target {parameters.TARGET_DATASET_NAME!r} has a label, so nothing can be "
+            "compared; name a target whose labels are known."
+        )
+    return truth
 
 
 def scores(truth: np.ndarray, predictions: Predictions) -> dict[str, Any]:

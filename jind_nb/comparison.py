@@ -19,7 +19,7 @@ import pandas as pd
 
 from . import reuse
 from .artifacts import Run, check_output, shipped, whole_file
-from .compare import CONTROLS, COVERAGES, METHODS, SEEDED, UnavailableError, measure
+from .compare import CONTROLS, COVERAGES, METHODS, SEEDED, UnavailableError, measure, target_labels
 from .errors import InputError
 from .folder import held
 from .parameters import Parameters, from_notebook
@@ -226,6 +226,7 @@ def run(comparison: Comparison, tell: Callable[[str], None]) -> pd.DataFrame:
     from .data import make_plan, read_cells
 
     make_plan(comparison.parameters, read_cells(comparison.parameters))
+    target_labels(comparison.parameters)
     check_output(comparison.parameters, needed=10_000_000)
     with held(comparison.folder):
         rows = comparison.measure_all(tell)
