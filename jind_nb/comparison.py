@@ -67,6 +67,15 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return table.join(pd.DataFrame(differences).T).rename_axis("method")
 
 
+def numbers(rows: pd.DataFrame) -> pd.DataFrame:
+    """The summary of one target's rows, a column a method: what notebook and page show."""
+    one_target = ["targets", "macro_F1, worst target", "its sd", "lowest", "highest"]
+    table = summary(rows).drop(columns=one_target)
+    return table.rename(columns={"difference from best": "macro_F1, difference from best"}).T.rename_axis(
+        "number", columns=None
+    )
+
+
 def wide_by_target(rows: pd.DataFrame, number: str) -> pd.DataFrame:
     """One number, medians over seeds: a row a target (of a set), a column a method."""
     median = by_target(rows)

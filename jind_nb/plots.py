@@ -556,7 +556,13 @@ def comparison(rows: pd.DataFrame, title: str) -> Figure:
             # Sets beside one another, so that equal numbers do not hide each other.
             y = some["method"].map(position) + (0 if len(sets) == 1 else 0.5 * (i / (len(sets) - 1) - 0.5))
             axes.plot(
-                some[number], y, MARKERS[i % 8], ms=4, color=COLOURS[i % 8], alpha=0.75, label=name and short(name)
+                some[number],
+                y,
+                MARKERS[i % 8],
+                ms=4,
+                alpha=0.75,
+                label=name and short(name),
+                color=COLOURS[(i + i // 8) % 8],
             )
         if len(rows) > len(means):
             axes.plot(means[number], list(position.values()), "|", ms=15, mew=2.5, color="#000000")
