@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,15 @@ class UnavailableError(Exception):
     """A method cannot run here; the message says why."""
 
 
+@dataclass(frozen=True)
+class Used:
+    """What a method took, once the cells were prepared; `peak` is of its whole process, in bytes."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak: int = 0
+
+
 # --- one method ------------------------------------------------------------------------------------------------------
 
 
@@ -61,7 +70,8 @@ def measure(parameters: Parameters, method: str) -> dict[str, Any]:
 
     Returns
     -------
-    `method`, `seed`, `seconds`, `peak_GB` and the numbers of `scores`.
+    `method`, `seed`, the numbers of `scores`, `seconds`, `peak_GB` and `cpu_seconds` (which a busy machine does not
+    change).
 
     Raises
     ------
@@ -72,9 +82,9 @@ def measure(parameters: Parameters, method: str) -> dict[str, Any]:
     """
     truth = target_labels(parameters)
     if method == TRUE_LABELS:
-        predictions, used = _as_labelled(truth), (0.0, 0.0)
+        predictions, used = _as_labelled(truth), Used()
     elif method in CONTROLS:
-        predictions, used = annotate(parameters, method)[0], (0.0, 0.0)
+        predictions, used = annotate(parameters, method)[0], Used()
     else:
         predictions, used = _in_a_process(parameters, method)
     known = pd.notna(truth)
@@ -82,8 +92,9 @@ def measure(parameters: Parameters, method: str) -> dict[str, Any]:
         "method": method,
         "seed": parameters.SEED,
         **scores(truth[known], predictions.of(known)),
-        "seconds": round(used[0], 2),
-        "peak_GB": round(used[1], 3),
+        "seconds": round(used.seconds, 2),
+        "peak_GB": round(used.peak / 1e9, 3),
+        "cpu_seconds": round(used.cpu_seconds, 2),
     }
 
 
@@ -138,8 +149,8 @@ def _as_labelled(truth: np.ndarray) -> Predictions:
     return Predictions(types, right.astype(np.float64), np.zeros(len(types)))
 
 
-def _in_a_process(parameters: Parameters, method: str) -> tuple[Predictions, tuple[float, float]]:
-    """What `annotate` says in a process of its own, and its seconds and peak memory (GB)."""
+def _in_a_process(parameters: Parameters, method: str) -> tuple[Predictions, Used]:
+    """`annotate` in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder:
         job, answer = Path(folder) / "job.json", Path(folder) / "answer.npz"
         job.write_text(json.dumps({"method": method, "parameters": parameters.model_dump()}), "utf-8")
@@ -163,11 +174,11 @@ def _in_a_process(parameters: Parameters, method: str) -> tuple[Predictions, tup
                 stored["thresholds"],
                 stored.get("unlike"),
             )
-            return predictions, (float(stored["seconds"]), float(stored["peak"]) / 1e9)
+            return predictions, Used(float(stored["seconds"]), float(stored["cpu_seconds"]), int(stored["peak"]))
 
 
-def annotate(parameters: Parameters, method: str) -> tuple[Predictions, float]:
-    """A method's predictions for the target, and the seconds it took once the cells were prepared."""
+def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Used]:
+    """A method's predictions for the target, and what it took."""
     name, way = JIND.get(method, (parameters.METHOD, "multi"))
     parameters = parameters.model_copy(update={"METHOD": name})
     if way == "single":
@@ -180,13 +191,13 @@ def annotate(parameters: Parameters, method: str) -> tuple[Predictions, float]:
         task = replace(task, counts=counts(parameters, prepared))
     if method == "CellTypist":
         celltypist_python()  # what is installed only once is no part of the method's seconds
-    began = time.monotonic()
+    began, cpu_before = time.monotonic(), _cpu_seconds()
     if task is None:
         predictions = jind(*(combined(prepared, plan) if way == "combined" else (prepared, plan)), parameters)
     else:
         probabilities = BASELINES[method](task)
         predictions = Predictions(plan.classes, probabilities, np.full(len(plan.classes), BASELINE_THRESHOLD))
-    return predictions, time.monotonic() - began
+    return predictions, Used(time.monotonic() - began, _cpu_seconds() - cpu_before, _peak())
 
 
 def jind(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> Predictions:
@@ -268,6 +279,12 @@ def counts(parameters: Parameters, prepared: ad.AnnData) -> sparse.csr_matrix | 
     return whole[back][np.concatenate([rows[~is_target], rows[is_target]])]
 
 
+def _cpu_seconds() -> float:
+    """Of this process so far, and of those it started and waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 def _peak() -> int:
     """The largest memory, in bytes, that this process has held, or one that it started and waited for."""
     kilobytes = [resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]
@@ -286,13 +303,12 @@ def _main(job: Path, answer: Path) -> None:
     method = asked["method"]
     stored: dict[str, Any]
     try:
-        predictions, seconds = annotate(make_parameters(asked["parameters"]), method)
+        predictions, used = annotate(make_parameters(asked["parameters"]), method)
         stored = {
             "classes": np.array(predictions.classes),
             "probabilities": predictions.probabilities,
             "thresholds": predictions.thresholds,
-            "seconds": seconds,
-            "peak": _peak(),
+            **asdict(used),
         }
         if predictions.unlike is not None:
             stored["unlike"] = predictions.unlike

@@ -29,10 +29,9 @@ log = logging.getLogger(__name__)
 AT_COVERAGES = [f"accuracy_at_{share:.0%}" for share in COVERAGES]
 NUMBERS = [
     "raw_accuracy", "macro_F1", "macro_F1_10", "balanced_accuracy", "effective_accuracy", "rejection", "mAP", "AURC",
-    *AT_COVERAGES, "calibration_error", "seconds", "peak_GB",
+    *AT_COVERAGES, "calibration_error", "seconds", "peak_GB", "cpu_seconds",
 ]  # fmt: skip
 KEY = "parameters"  # column with what a row depends on besides method and seed, as a hash
-OURS = "default"
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
