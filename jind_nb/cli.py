@@ -193,7 +193,7 @@ def compare(
     chosen = list(METHODS) if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
     this = Comparison(parameters, chosen, seeds)
     try:
-        rows = run(this, lambda line: err.print(_shown(line), highlight=False))
+        rows = run(this, lambda line: err.print(_shown(line), highlight=False, soft_wrap=True))
     except KeyboardInterrupt:  # typer would end without a word
         err.print("Stopped. The same comparison again goes on with what is not measured yet.")
         raise typer.Exit(130) from None

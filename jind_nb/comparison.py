@@ -62,7 +62,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     wide = wide_by_target(rows, "macro_F1")
     table.insert(0, "targets", wide.notna().sum())
     table.insert(3, "macro_F1, worst target", wide.min())
-    differences = {name: differs(wide, name, methods[0]) for name in table.index} if methods else {}
+    best = methods[0] if methods else table.index[0]  # controls alone: nothing else to be measured by
+    differences = {name: differs(wide, name, best) for name in table.index}
     return table.join(pd.DataFrame(differences).T).rename_axis("method")
 
 

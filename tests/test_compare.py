@@ -178,6 +178,14 @@ def test_differences_are_over_the_targets_both_have() -> None:
     assert table["targets"].to_dict() == {"a": 2, "b": 1}
 
 
+def test_controls_alone_make_a_table_too() -> None:
+    """Where no other tool is installed, that should be told, and not end in an error."""
+    rows = rows_of({("s", "t", "majority"): [0.2], ("s", "t", "random labels"): [0.1]}).drop(columns="set")
+    table = comparison.summary(rows)
+    assert table["difference from best"].tolist() == pytest.approx([0, -0.1])
+    assert list(comparison.numbers(rows).columns) == ["majority", "random labels"]
+
+
 def test_a_batchs_name_is_text_in_the_workbook(tmp_path: Path) -> None:
     """A name like =1+1 is a formula to Excel."""
     file = tmp_path / "t.xlsx"
