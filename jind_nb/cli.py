@@ -1,4 +1,4 @@
-"""The command line: `jind-nb run`, `validate` and `predict`.
+"""The command line: `jind-nb run`, `validate`, `predict` and `compare`.
 
 Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 the program failed.
 """
@@ -167,6 +167,40 @@ def predict(
         highlight=False,
         soft_wrap=True,
     )
+
+
+@app.command()
+def compare(
+    file: File,
+    s: Overrides = None,
+    output_path: OutputPath = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Methods to compare; default: all that can run here.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each method that depends on one, from SEED on.")] = 1,
+) -> None:
+    """The methods side by side on a target whose labels are known, with the usual tools and controls.
+
+    Logistic regression, a linear SVM, kNN after Harmony, CellTypist and scANVI; the last three need pip install
+    'jind-nb[compare]'. What was measured before with the same input and parameters is not measured again.
+
+    Example: jind-nb compare parameters/demo.yaml --methods "default,logistic regression,majority"
+    """
+    parameters = _parameters(file, s, output_path)
+    from .compare import METHODS
+    from .comparison import Comparison, run, summary
+
+    chosen = list(METHODS) if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
+    this = Comparison(parameters, chosen, seeds)
+    try:
+        rows = run(this, lambda line: err.print(_shown(line), highlight=False, soft_wrap=True))
+    except KeyboardInterrupt:  # typer would end without a word
+        err.print("Stopped. The same comparison again goes on with what is not measured yet.")
+        raise typer.Exit(130) from None
+    columns = ["macro_F1", "raw_accuracy", "accuracy_at_90%", "AURC", "seconds", "difference from best"]
+    table = summary(rows)[columns].round(3).rename(columns=lambda name: name.replace("_", " "))
+    _table(_shown(parameters.TARGET_DATASET_NAME), table)
+    out.print(f"report: {_shown(str(this.file('html')))}", highlight=False, soft_wrap=True)
 
 
 def _table(title: str, frame: pd.DataFrame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,6 +74,31 @@ def area_under_risk_coverage(confidence: np.ndarray, right: np.ndarray) -> float
     """AURC: the mean risk of `risk_coverage`; 0 is best, NaN without cells."""
     risk = risk_coverage(confidence, right)[1]
     return float(risk.mean()) if len(risk) else float("nan")
+
+
+def accuracy_at_coverage(confidence: np.ndarray, right: np.ndarray, coverage: float) -> float:
+    """The effective accuracy when just this share of the cells, the most confident, is assigned (rounded up to a cell).
+
+    By it methods are compared whose own thresholds reject different shares. Cells of equal confidence share their errors
+    evenly; NaN without cells.
+
+    >>> accuracy_at_coverage(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, True]), 0.5)
+    1.0
+    """
+    risk = risk_coverage(confidence, right)[1]
+    # A share is never an exact binary number: 0.95 of 20 cells are 19.
+    return float(1 - risk[math.ceil(coverage * len(risk) - 1e-9) - 1]) if len(risk) else float("nan")
+
+
+def balanced_accuracy(truth: np.ndarray, raw: np.ndarray) -> float:
+    """The mean, over the types among the true labels, of the share of a type's cells called right; NaN without cells.
+
+    >>> balanced_accuracy(np.array(["B", "B", "B", "T"]), np.array(["B", "B", "B", "B"]))
+    0.5
+    """
+    if not len(truth):
+        return float("nan")
+    return float(np.mean([(raw[truth == name] == name).mean() for name in sorted(set(truth))]))
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> pd.DataFrame:

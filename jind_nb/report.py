@@ -29,7 +29,7 @@ def write_html(run: Run) -> str:
         summary=summarise(result, plan, training, run),
         composition=_picture(composition(result, plan), plan.target),
         table=composition(result, plan).reset_index().to_dict("records"),
-        chapters=[Markup(_chapter(run.notebook(stage))) for stage in run.stages],
+        chapters=[Markup(chapter(run.notebook(stage))) for stage in run.stages],
         parameters=run.parameters.model_dump(),
         version=version("jind-nb"),
     )
@@ -45,7 +45,7 @@ def _picture(table: Any, target: str) -> str:
     return "data:image/png;base64," + base64.b64encode(plots.png(plots.composition_bars(table, target))).decode()
 
 
-def _chapter(notebook: Path) -> str:
+def chapter(notebook: Path) -> str:
     """An executed notebook's prose, tables and pictures as HTML: no code, no log lines, no parameters cell."""
     import nbformat
     from nbconvert import HTMLExporter

@@ -13,8 +13,10 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sklearn_metrics
 
 from jind_nb.metrics import (
+    accuracy_at_coverage,
     area_under_risk_coverage,
     average_precision,
+    balanced_accuracy,
     calibration_error,
     confusion,
     evaluate,
@@ -381,3 +383,42 @@ def test_accuracy_counts_assigned_and_right_cells_and_rejected_ones_of_unknown_t
     metrics, table = evaluate(truth, predictions)
     right = sum(row["right"] for row in table.values()) + table.get(UNKNOWN, {"rejected": 0})["rejected"]
     assert metrics["accuracy"] == pytest.approx(right / len(truth))
+
+
+# --- methods that reject different shares --------------------------------------------------------------------------------
+
+
+@given(confident())
+def test_accuracy_at_full_coverage_is_raw_accuracy_and_no_share_is_impossible(data: tuple) -> None:
+    """Methods are compared by it; a cell more or less at the border would favour one of them."""
+    confidence, right = data
+    assert accuracy_at_coverage(confidence, right, 1.0) == pytest.approx(right.mean())
+    for share in (0.8, 0.9, 0.95):
+        assert -1e-12 <= accuracy_at_coverage(confidence, right, share) <= 1 + 1e-12
+
+
+@given(st.integers(1, 400), st.sampled_from([0.8, 0.9, 0.95]), st.randoms(use_true_random=False))
+def test_accuracy_at_coverage_counts_the_surest_cells(n: int, share: float, random: Any) -> None:
+    """Against a count by hand, ranks without ties: the smallest number of cells that is no less than the share."""
+    right = np.array([random.random() < 0.7 for _ in range(n)])
+    confidence = np.array(random.sample(range(n), n)) / n
+    most = next(k for k in range(n + 1) if 100 * k >= round(100 * share) * n)
+    expected = right[np.argsort(-confidence)][:most].mean()
+    assert accuracy_at_coverage(confidence, right, share) == pytest.approx(expected)
+
+
+@given(st.integers(1, 50), st.floats(0.05, 1))
+def test_a_method_that_is_equally_sure_of_all_cells_gains_nothing_by_rejecting(n: int, share: float) -> None:
+    right = np.arange(n) % 3 > 0
+    assert accuracy_at_coverage(np.full(n, 0.5), right, share) == pytest.approx(right.mean())
+
+
+@given(st.lists(st.sampled_from("ABC"), min_size=1), st.randoms(use_true_random=False))
+def test_balanced_accuracy_is_scikit_learns(names: list[str], random: Any) -> None:
+    from sklearn.metrics import recall_score
+
+    truth = np.array(names, dtype=object)
+    raw = np.array([random.choice("ABCD") for _ in names], dtype=object)
+    present = sorted(set(names))
+    expected = recall_score(truth, raw, labels=present, average="macro", zero_division=0)
+    assert balanced_accuracy(truth, raw) == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""The four templates: clean to read, the same parameters as the command line, and runnable without jind-nb's help."""
+"""The templates: clean to read, the same parameters as the command line, and runnable without jind-nb's help."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ import pytest
 import yaml
 
 from jind_nb.artifacts import STAGES
+from jind_nb.compare import METHODS
 from jind_nb.parameters import Parameters, load_parameters
 from tests.conftest import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
 TEMPLATES = [NOTEBOOKS / f"{stage}.ipynb" for stage in STAGES]
-each_template = pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+COMPARE = NOTEBOOKS / "compare.ipynb"
+each_template = pytest.mark.parametrize("template", [*TEMPLATES, COMPARE], ids=lambda path: path.stem)
 
 
 def cells_of(template: Path, kind: str) -> list[nbformat.NotebookNode]:
@@ -44,8 +46,8 @@ def parameters_cell(template: Path) -> nbformat.NotebookNode:
 
 
 def test_the_stages_are_all_there_is() -> None:
-    """A notebook outside the stages would never be run, and one that is missing stops every run."""
-    assert sorted(NOTEBOOKS.glob("*.ipynb")) == sorted(TEMPLATES)
+    """A notebook that nothing runs would go stale, and one that is missing stops every run."""
+    assert sorted(NOTEBOOKS.glob("*.ipynb")) == sorted([*TEMPLATES, COMPARE])
 
 
 @each_template
@@ -71,6 +73,9 @@ def test_template_defines_nothing_and_cells_are_short(template: Path) -> None:
 def test_parameters_are_those_of_the_command_line(template: Path) -> None:
     """A name or default that differs would make the notebook do another thing than `jind-nb run`."""
     values = assigned(parameters_cell(template))
+    if template == COMPARE:
+        assert set(values.pop("METHODS")) < set(METHODS)
+        assert values.pop("SEEDS") == 1
     assert list(values) == list(Parameters.model_fields)
     demo = load_parameters(ROOT / "parameters" / "demo.yaml").model_dump()
     assert values | {"OUTPUT_PATH": demo["OUTPUT_PATH"]} == demo
@@ -82,7 +87,9 @@ def test_parameters_are_those_of_the_command_line(template: Path) -> None:
 
 def test_parameter_cells_are_the_same_in_all_templates() -> None:
     """Run All would else mix two data sets."""
-    assert len({parameters_cell(template).source for template in TEMPLATES}) == 1
+    sources = {parameters_cell(template).source for template in TEMPLATES}
+    assert len(sources) == 1
+    assert parameters_cell(COMPARE).source.startswith(sources.pop())
 
 
 @each_template

@@ -106,7 +106,8 @@ def test_an_installed_wheel_carries_notebooks_parameters_and_templates(tmp_path:
     )
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     assert {
-        f"jind_nb/notebooks/{stage}.ipynb" for stage in ("1_preprocess", "2_train", "3_align", "4_evaluate")
+        f"jind_nb/notebooks/{stage}.ipynb" for stage in ("1_preprocess", "2_train", "3_align", "4_evaluate", "compare")
     } <= names
     assert {f"jind_nb/parameters/{name}.yaml" for name in ("demo", *REFERENCE_TABLE)} <= names
-    assert "jind_nb/templates/report.html.j2" in names
+    templates = ("report.html.j2", "comparison.html.j2", "style.css.j2", "MODEL_CARD.md.j2")
+    assert {f"jind_nb/templates/{name}" for name in templates} <= names

@@ -387,3 +387,36 @@ def test_with_nothing_to_show_trust_says_so() -> None:
 def test_a_single_annotated_batch_is_not_called_left_out() -> None:
     left, _ = plots.trust(replace(learned(), n_annotated=1), TARGET).axes
     assert any("held-out cells" in words for words in legend_of(left))
+
+
+# --- methods side by side ------------------------------------------------------------------------------------------------
+
+
+def test_comparison_draws_every_target_of_every_method_best_first() -> None:
+    """A method or target missing from the picture would be missed by nobody."""
+    rows = pd.DataFrame(
+        [
+            {"set": f"set{s}", "target": f"t{s}", "method": method, "macro_F1": f1, "accuracy_at_90%": 0.5, "AURC": 0.1}
+            for method, f1 in (("worse", 0.2), ("better", 0.8))
+            for s in range(9)
+        ]
+    )
+    figure = plots.comparison(rows, "two methods")
+    panel = figure.axes[0]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["better", "worse"]
+    marks = [line for line in panel.lines if line.get_marker() != "|"]
+    assert sum(len(line.get_xdata()) for line in marks) == len(rows)
+    assert len({(line.get_marker(), line.get_color()) for line in marks}) == 9
+    (means,) = (line for line in panel.lines if line.get_marker() == "|")
+    assert list(means.get_xdata()) == pytest.approx([0.8, 0.2])
+    assert plots.png(figure).startswith(b"\x89PNG")
+
+
+def test_comparison_of_one_target_has_no_legend_and_no_means() -> None:
+    rows = pd.DataFrame(
+        {"target": "t", "method": ["a", "b"], "macro_F1": [0.1, 0.2], "accuracy_at_90%": 0.5, "AURC": 0.1}
+    )
+    figure = plots.comparison(rows, "t")
+    assert not figure.legends
+    assert all(line.get_marker() != "|" for line in figure.axes[0].lines)
+    assert plots.png(figure).startswith(b"\x89PNG")
