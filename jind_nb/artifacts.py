@@ -189,6 +189,7 @@ class _Model(BaseModel):
     target: _Target | None
     training: dict[str, Any]
     hashes: dict[str, str]
+    parents: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _fits_together(self) -> _Model:
