@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from .data import sample
+from .data import most_variable, sample
 from .embedding import ready_umap
 from .rejection import UNASSIGNED
 
@@ -66,7 +66,7 @@ def leiden(x: sparse.csr_matrix, resolution: float, seed: int) -> np.ndarray:
     n = x.shape[0]
     rows = sample(n, MOST_CELLS, seed)
     n_components = min(COMPONENTS, len(rows) - 1, x.shape[1] - 1)
-    if len(rows) < 3 or n_components < 1:
+    if len(rows) < 3 or n_components < 1 or not most_variable(x[rows], 1)[1].any():
         return np.full(n, "0", dtype=object)
     from sklearn.decomposition import PCA
     from sklearn.neighbors import KNeighborsClassifier

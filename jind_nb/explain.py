@@ -120,9 +120,8 @@ def explain(model: nn.Module, prepared: ad.AnnData, result: TargetResult, plan: 
     x = sparse.csr_matrix(prepared.X)
     n_shown = int(np.clip(COLUMNS // max(1, len(classes)), 2, 8))
     table = drivers(attributions(model, x, y, len(classes)), (x, y), classes, prepared.var_names, n_shown)
-    sections = {
-        str(name): list(of_type["feature"][:n_shown]) for name, of_type in table.groupby("cell type", sort=False)
-    }
+    present = table[~table["by absence"].astype(bool)].groupby("cell type", sort=False)["feature"]
+    sections = {str(name): list(features[:n_shown]) for name, features in present}
     return Explanation(table, of_cells, sections)
 
 
@@ -175,7 +174,8 @@ def drivers(
                 }
             )
         )
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["cell type", "feature"])
+    columns = ["cell type", "feature", "share", "mean", "cells with it", "mean in others", "by absence"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def table(explanation: Explanation) -> pd.DataFrame:
@@ -188,9 +188,8 @@ def table(explanation: Explanation) -> pd.DataFrame:
         shown = shown.rename(columns={column: words})
     shown["speaks for it"] = np.where(shown.pop("by absence"), "by absence", "by presence")
     shown["cell type"] = shown["cell type"].mask(shown["cell type"].duplicated(), "")
-    return shown.rename(columns={"mean": "mean in the type", "mean in others": "mean in other types"}).set_index(
-        "cell type"
-    )
+    shown = shown.rename(columns={"mean": "mean in the type", "mean in others": "mean in other types"})
+    return shown.set_index("cell type").rename_axis(f"cell type ({explanation.of_cells})")
 
 
 # --- what cells express ----------------------------------------------------------------------------------------------

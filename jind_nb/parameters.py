@@ -95,7 +95,7 @@ def _map(value: object) -> object:
             try:
                 value = read_yaml(text)
             except Exception:  # PyYAML lets many errors of its own code through
-                raise ValueError("looks like a map but cannot be read; write {T: [CD3D, CD3E], B: [MS4A1]}") from None
+                raise ValueError("looks like a map but cannot be read; write {NAME: VALUE, NAME: VALUE}") from None
     return {_name(key): item for key, item in value.items()} if isinstance(value, dict) else value
 
 
@@ -111,8 +111,12 @@ def _markers(value: object) -> object:
 def _parents(value: object) -> object:
     value = _map(value)
     if isinstance(value, dict):
-        value = {key: item for key, item in value.items() if item not in (None, "")}
-    return value or None
+        value = {key: _name(item) for key, item in value.items() if item not in (None, "")}
+        if all(isinstance(name, str) and name for pair in value.items() for name in pair):
+            return value or None
+    elif value is None or isinstance(value, str | int):
+        return _name(value)
+    raise ValueError("must be a map of cell types to parents, or a column of obs")
 
 
 def _resolution(value: object) -> object:

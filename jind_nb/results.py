@@ -173,7 +173,7 @@ def load_result(run: Run) -> TargetResult:
     cells = prepared.obs["cell"].astype(str).to_numpy()[target_rows(prepared, run.parameters.TARGET_DATASET_NAME)]
     last = story["stages"][-1]
     labels = read_target_labels(run.parameters)
-    thresholds = story["parent thresholds"]
+    thresholds = story.get("parent thresholds", {})
     parents = plan.parents if thresholds else {}
     return TargetResult(stages, cells, arrays[f"codes {last}"], labels, story["way"], parents, thresholds)
 
