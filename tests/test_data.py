@@ -1086,6 +1086,16 @@ def test_markers_by_symbol_are_found_among_ensembl_ids(prepare: Callable[..., Pr
     )
 
 
+def test_markers_need_not_be_features_of_a_saved_model(
+    prepare: Callable[..., Prepared], saved_model: Callable[..., Path]
+) -> None:
+    adata = simulated(THREE_BATCHES)
+    folder = saved_model(["gene010", "gene002"])
+    prepared = prepare(adata, PRETRAINED_MODEL_PATH=str(folder), MARKERS={"B": ["gene005"]}).adata
+    expected = log_counts(adata[adata.obs["batch"] == "c"].X.toarray())
+    np.testing.assert_allclose(prepared.obsm["markers"].toarray()[:, 0], expected[:, 5], atol=1e-5)
+
+
 def test_unknown_markers_alone_stop_nothing(prepare: Callable[..., Prepared]) -> None:
     prepared = prepare(simulated(THREE_BATCHES), MARKERS={"B": ["none", "neither"]})
     assert "markers" not in prepared.adata.obsm
@@ -1101,3 +1111,16 @@ def test_a_column_of_parents_is_read_of_annotated_cells_alone(prepare: Callable[
     adata.obs["coarse"] = adata.obs["celltype"].map({"B": "B", "T": "lymphoid", "NK": "lymphoid"})
     adata.obs.loc[adata.obs["batch"] == "c", "coarse"] = "of the target"
     assert prepare(adata, PARENTS="coarse").plan.parents == {"B": "B", "T": "lymphoid", "NK": "lymphoid"}
+
+
+def test_a_saved_models_parents_hold_unless_the_parameters_give_others(
+    prepare: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    own = {"B": "lymphoid", "T": "lymphoid"}
+    write_model_json(tmp_path / "model", MODEL | {"parents": own})
+    saved = {"PRETRAINED_MODEL_PATH": str(tmp_path / "model")}
+    assert prepare(simulated(THREE_BATCHES), **saved).plan.parents == own
+    other = {"B": "B or T", "T": "B or T"}
+    assert prepare(simulated(THREE_BATCHES), **saved, PARENTS=other).plan.parents == other
+    with pytest.raises(InputError, match="PARENTS: there is no cell type 'alpha'"):
+        prepare(simulated(THREE_BATCHES), **saved, PARENTS={"alpha": "endocrine"})
