@@ -432,8 +432,7 @@ def _marker_columns(p: Parameters, names: pd.Index, first: Loaded, in_first: pd.
     for column in first.columns.values():
         by_column = features.match(wanted, column)[0]
         elsewhere = np.where(by_column < 0, -1, names.get_indexer(in_first[by_column]))
-        if (elsewhere >= 0).sum() > (found >= 0).sum():
-            found = elsewhere
+        found = np.where(found < 0, elsewhere, found)
     missing = list(wanted[found < 0])
     if missing:
         plan.notes.append(

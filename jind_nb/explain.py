@@ -149,7 +149,7 @@ def drivers(
     cells), `mean in others` (the mean of the other types' means), `by absence` (the type's mean is below theirs).
     """
     x, y = cells
-    n_rows = int(np.clip(60 // max(1, len(classes)), 3, 10))
+    n_rows = int(np.clip(COLUMNS // max(1, len(classes)), 2, 10))
     present = [k for k in range(len(classes)) if np.isfinite(found[k]).all()]
     means = {k: np.asarray(x[y == k].mean(axis=0)).ravel() for k in present}
     tables = []
@@ -186,7 +186,7 @@ def table(explanation: Explanation) -> pd.DataFrame:
     for column, words in (("share", "share of what speaks for it %"), ("cells with it", "cells of the type with it %")):
         shown[column] = (100 * shown[column]).round(1)
         shown = shown.rename(columns={column: words})
-    shown["speaks for it"] = np.where(shown.pop("by absence"), "by absence", "by presence")
+    shown["speaks by"] = np.where(shown.pop("by absence").astype(bool), "absence", "presence")
     shown["cell type"] = shown["cell type"].mask(shown["cell type"].duplicated(), "")
     shown = shown.rename(columns={"mean": "mean in the type", "mean in others": "mean in other types"})
     return shown.set_index("cell type").rename_axis(f"cell type ({explanation.of_cells})")
