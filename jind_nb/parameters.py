@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -99,11 +100,20 @@ def _map(value: object) -> object:
     return {_name(key): item for key, item in value.items()} if isinstance(value, dict) else value
 
 
+def _writable(name: object) -> None:
+    """Sees that a name that files will hold can be written to one."""
+    if isinstance(name, str) and re.search("[\0\ud800-\udfff]", name):
+        raise ValueError("holds a name with a character that no file can; spell it otherwise")
+
+
 def _markers(value: object) -> object:
     value = _map({} if value is None else value)
     if not isinstance(value, dict):
         raise ValueError("must be a map of cell types to features, as in {T: [CD3D, CD3E], B: [MS4A1]}")
     names = {key: _names(item) for key, item in value.items()}
+    for key, item in names.items():
+        for name in (key, *item) if isinstance(item, list) else (key,):
+            _writable(name)
     # A feature given twice for a type is shown once.
     return {key: list(dict.fromkeys(item)) if isinstance(item, list) else item for key, item in names.items()}
 
@@ -112,6 +122,9 @@ def _parents(value: object) -> object:
     value = _map(value)
     if isinstance(value, dict):
         value = {key: _name(item) for key, item in value.items() if item not in (None, "")}
+        for pair in value.items():
+            _writable(pair[0])
+            _writable(pair[1])
         if all(isinstance(name, str) and name for pair in value.items() for name in pair):
             return value or None
     elif value is None or isinstance(value, str | int):

@@ -433,6 +433,8 @@ def test_parents_may_be_a_column() -> None:
         ({"PARENTS": ["T"]}, "PARENTS: found ['T']; must be a map of cell types to parents, or a column of obs"),
         ({"PARENTS": {"CD4 T": ["T"]}}, "PARENTS: found {'CD4 T': ['T']}; must be a map"),
         ({"PARENTS": {"CD4 T": True}}, "put the name in quotes"),
+        ({"PARENTS": {"CD4 T": "T\0"}}, "a name with a character that no file can"),
+        ({"MARKERS": {"T": ["CD3D", "\ud800"]}}, "a name with a character that no file can"),
         ({"CLUSTER_RESOLUTION": True}, "CLUSTER_RESOLUTION: found True; must be a number, the resolution: 1 is usual"),
         ({"CLUSTER_RESOLUTION": 0}, "CLUSTER_RESOLUTION: found 0"),
         ({"CLUSTER_RESOLUTION": math.nan}, "CLUSTER_RESOLUTION: found nan"),
