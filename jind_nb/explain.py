@@ -12,6 +12,7 @@ nothing of the network but its gradients. Here
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 CELLS_OF_A_TYPE, MOST_CELLS = 50, 1_500
 STEPS = 20  # of the integral: sums differ from the whole by less than one in a hundred
-COLUMNS = 40  # features in one dot plot
+ROWS = 40  # about as many in the table of what drives the types
+COLUMNS = 30  # features in one dot plot, which on paper is as wide as a page
 MOST_PLOTS = 6  # of one kind
 
 
@@ -63,7 +65,10 @@ def attributions(
     float64 (K, p), in units of the logit; NaN for a type without cells. A type's sum is the mean difference between its
     cells and the baseline.
     """
-    from captum.attr import IntegratedGradients
+    with warnings.catch_warnings():
+        # captum imports tqdm.auto, which asks for ipywidgets; its bars are not used here.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from captum.attr import IntegratedGradients
 
     model.eval()
     device = next(model.parameters()).device
@@ -149,7 +154,7 @@ def drivers(
     cells), `mean in others` (the mean of the other types' means), `by absence` (the type's mean is below theirs).
     """
     x, y = cells
-    n_rows = int(np.clip(COLUMNS // max(1, len(classes)), 2, 10))
+    n_rows = int(np.clip(ROWS // max(1, len(classes)), 2, 10))
     present = [k for k in range(len(classes)) if np.isfinite(found[k]).all()]
     means = {k: np.asarray(x[y == k].mean(axis=0)).ravel() for k in present}
     tables = []
