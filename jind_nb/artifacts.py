@@ -208,6 +208,7 @@ class _Model(BaseModel):
     alignment: _Alignment
     code_size: int = Field(alias="code size", ge=1, le=256)
     hashes: dict[str, str]
+    parents: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _fits_together(self) -> _Model:

@@ -159,9 +159,12 @@ def predict(
         raise InputError(re.sub(r"\bPATH\b", "H5AD", told)) from None
     for note in predicted.notes:
         out.print(f"Note: {_shown(note)}", highlight=False)
-    n, assigned = len(predicted.table), int((predicted.table["reason"] == "confident").sum())
+    n, reasons = len(predicted.table), predicted.table["reason"].value_counts()
+    assigned, parents = int(reasons.get("confident", 0)), int(reasons.get("parent only", 0))
+    with_parents = f"{parents:,} with a parent type only, " if parents else ""
     out.print(
-        f"\n[bold]{_shown(h5ad.name)}: {assigned:,} of {n:,} cells annotated, {n - assigned:,} left Unassigned.[/bold]\n"
+        f"\n[bold]{_shown(h5ad.name)}: {assigned:,} of {n:,} cells annotated, {with_parents}{n - assigned - parents:,} "
+        "left Unassigned.[/bold]\n"
         f"predictions: {_shown(str(predicted.run.predictions_xlsx))}\n"
         f"annotated:   {_shown(str(predicted.run.annotated_target))}",
         highlight=False,

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from . import features
+from . import features, levels
 from .artifacts import read_model_json
 from .errors import InputError
 from .h5ad import frame, input_files, matrix_of, no_column, open_h5ad, texts
@@ -58,7 +58,8 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
     -------
     Columns `file` (int, which of `input_files`), `row` (int, 0-based in that file), `cell` (str, as named in the
     file), `batch` (str, None where missing), `cell_type` (str, None where there is no label; always None for the
-    target, whose labels are left to evaluation), `rejected` (bool, labelled `Unassigned`; never true for the target).
+    target, whose labels are left to evaluation), `rejected` (bool, labelled `Unassigned`; never true for the target);
+    `parent` (str or None, always None for the target) if PARENTS names a column.
 
     Raises
     ------
@@ -67,6 +68,7 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
     """
     files = input_files(parameters)
     tables, labelled_files = [], 0
+    parents = parameters.PARENTS if isinstance(parameters.PARENTS, str) else None
     for number, file in enumerate(files):
         with open_h5ad(file) as h5:
             obs = frame(h5, "obs")
@@ -95,6 +97,10 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
                 }
             )
         )
+        if parents is not None:
+            tables[-1]["parent"] = _labels(obs[parents], parameters).to_numpy() if parents in obs else None
+            if parents not in obs and len(files) == 1:
+                raise no_column("PARENTS", parents, obs, f"obs of {file}")
     if not labelled_files and parameters.PRETRAINED_MODEL_PATH is None:
         raise InputError(f"LABELS_COL: none of the files of PATH has a column {parameters.LABELS_COL!r} in obs.")
     cells = pd.concat(tables, ignore_index=True)
@@ -104,6 +110,8 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
     of_target = cells["batch"] == parameters.TARGET_DATASET_NAME
     cells["cell_type"] = cells["cell_type"].astype(object).mask(of_target, None)
     cells["rejected"] &= ~of_target
+    if parents is not None:
+        cells["parent"] = cells["parent"].astype(object).mask(of_target, None)
     return cells
 
 
@@ -171,6 +179,7 @@ class Plan:
     matrices: list[dict[str, Any]] = field(default_factory=list)  # what X, .raw and the layers look like
     values: list[dict[str, Any]] = field(default_factory=list)  # what the values of each batch were taken for, and why
     overlap: list[dict[str, Any]] = field(default_factory=list)  # how many features each batch has
+    parents: dict[str, str] = field(default_factory=dict)  # cell type -> parent, where PARENTS says so
     features: dict[str, int] = field(default_factory=dict)  # in_file, kept; missing: filled in for a saved model
     # All that brings a new file to the scale of this run: layer, gene_col, totals_over (names; None: a file's
     # features) and what `values.agree` gives.
@@ -219,6 +228,14 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
     cells["trains"] = False
     if p.PRETRAINED_MODEL_PATH is not None:
         plan.source = None
+        if p.PARENTS is not None:
+            if isinstance(p.PARENTS, str):
+                raise InputError(
+                    f"PARENTS: {p.PARENTS!r} is a column, and a saved model has no annotated cells to read it of; give a "
+                    "map, or leave PARENTS out to use the model's own."
+                )
+            plan.classes = read_model_json(Path(p.PRETRAINED_MODEL_PATH))["classes"]
+            levels.enter(p.PARENTS, cells, plan)
         return plan
 
     candidates = _candidates(p, batches, plan)
@@ -232,6 +249,8 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
     plan.dropped = sorted(
         {cell_type for of_batch in counts.values() for cell_type in of_batch.index} - set(plan.classes)
     )
+    if p.PARENTS is not None:
+        levels.enter(p.PARENTS, cells, plan)
     return plan
 
 
@@ -356,7 +375,8 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     -------
     AnnData, rows are the cells that train and the target's, in the input's order; `X` float32 CSR, features sorted by
     name; `obs`: `cell`, `file`, `row`, `batch`, `cell_type` (missing for the target); `var`: `variance` over all cells
-    of the batches that take part (float64; NaN with a saved model).
+    of the batches that take part (float64; NaN with a saved model). With MARKERS: `obsm["markers"]`, float32 CSR, the
+    values of those the file has, selected or not, and `uns["markers"]`, their names as MARKERS gives them.
 
     Raises
     ------
@@ -369,12 +389,15 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     if parameters.PRETRAINED_MODEL_PATH is not None:
         model = read_model_json(Path(parameters.PRETRAINED_MODEL_PATH))
         plan.classes = model["classes"]
+        plan.parents = plan.parents or model.get("parents", {})
     choice = choose(parameters, cells, model["preprocessing"] if model else None)
     _describe(choice, plan)
     in_files, gene_cols = _feature_names(choice.loaded, model["features"] if model else None, plan)
     totals_over = _totals_over(parameters, choice, in_files, plan, model)
     matrix, names = _on_one_scale(choice, in_files, totals_over)
     used = (cells["trains"] | (cells["batch"] == plan.target)).to_numpy()
+    markers = _marker_columns(parameters, names, choice.loaded[0], in_files[0], plan)
+    of_markers = matrix[:, list(markers.values())][used] if markers else None
     if model is None:
         # A file to annotate later will be like the target's, where the files differ.
         of_target = next((i for i, one in enumerate(choice.loaded) if plan.target in one.rows), 0)
@@ -392,7 +415,31 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     obs.index = pd.RangeIndex(len(obs)).astype(str)
     obs["batch"] = pd.Categorical(obs["batch"], categories=[*plan.annotated, plan.target])
     obs["cell_type"] = pd.Categorical(obs["cell_type"], categories=plan.classes)
-    return ad.AnnData(sparse.csr_matrix(matrix[used]), obs=obs, var=var)
+    prepared = ad.AnnData(sparse.csr_matrix(matrix[used]), obs=obs, var=var)
+    if markers:
+        prepared.obsm["markers"] = sparse.csr_matrix(of_markers)
+        prepared.uns["markers"] = list(markers)
+    return prepared
+
+
+def _marker_columns(p: Parameters, names: pd.Index, first: Loaded, in_first: pd.Index, plan: Plan) -> dict[str, int]:
+    """Where each of MARKERS is among the columns `names`: by the features' names, else by another text column of the
+    first file's `var`, whose features are `in_first`. What is nowhere is noted."""
+    wanted = pd.Index(list(dict.fromkeys(marker for of_type in p.MARKERS.values() for marker in of_type)), dtype=object)
+    if not len(wanted):
+        return {}
+    found = features.match(wanted, names)[0]
+    for column in first.columns.values():
+        by_column = features.match(wanted, column)[0]
+        elsewhere = np.where(by_column < 0, -1, names.get_indexer(in_first[by_column]))
+        found = np.where(found < 0, elsewhere, found)
+    missing = list(wanted[found < 0])
+    if missing:
+        plan.notes.append(
+            f"MARKERS: {len(missing):,} of {len(wanted):,} features are not in the data and are not shown: "
+            f"{_listing(missing)}."
+        )
+    return {str(name): int(column) for name, column in zip(wanted, found, strict=True) if column >= 0}
 
 
 def _describe(choice: Choice, plan: Plan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -18,6 +19,19 @@ MOST_CELLS = 5_000
 FEWEST_FOR_UMAP = 16
 COMPONENTS = 50
 NEIGHBOURS = 15
+
+
+def ready_umap() -> ModuleType:
+    """The module umap, its slow parts compiled once and for all."""
+    with warnings.catch_warnings():
+        # umap imports tqdm.auto, which asks for ipywidgets; its bars are not used here.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import umap
+
+    # Compiling these two takes five seconds in every new process; numba can keep them on disk instead.
+    umap.umap_.smooth_knn_dist.enable_caching()
+    umap.umap_.compute_membership_strengths.enable_caching()
+    return umap
 
 
 def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
@@ -44,14 +58,7 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
     if len(rows) < FEWEST_FOR_UMAP:
         points = components[:, :2]
     else:
-        with warnings.catch_warnings():
-            # umap imports tqdm.auto, which asks for ipywidgets; its bars are not used here.
-            warnings.filterwarnings("ignore", message="IProgress not found")
-            import umap
-
-        # Compiling these two takes five seconds in every new process; numba can keep them on disk instead.
-        umap.umap_.smooth_knn_dist.enable_caching()
-        umap.umap_.compute_membership_strengths.enable_caching()
+        umap = ready_umap()
         distances, indices = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(rows) - 1)).fit(components).kneighbors()
         # umap counts a cell as its own first neighbour.
         indices = np.column_stack([np.arange(len(rows)), indices[:, :-1]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -85,6 +86,58 @@ def _paths(value: object) -> object:
     raise ValueError("must be the path of an .h5ad file, or a list of such paths")
 
 
+def _map(value: object) -> object:
+    """A map, also where `-s` or a notebook gives it as text; nothing for an empty text."""
+    if isinstance(value, str):
+        text = value.strip()
+        if not text:
+            return {}
+        if text.startswith("{"):
+            try:
+                value = read_yaml(text)
+            except Exception:  # PyYAML lets many errors of its own code through
+                raise ValueError("looks like a map but cannot be read; write {NAME: VALUE, NAME: VALUE}") from None
+    return {_name(key): item for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _writable(name: object) -> None:
+    """Sees that a name that files will hold can be written to one."""
+    if isinstance(name, str) and re.search("[\0\ud800-\udfff]", name):
+        raise ValueError("holds a name with a character that no file can; spell it otherwise")
+
+
+def _markers(value: object) -> object:
+    value = _map({} if value is None else value)
+    if not isinstance(value, dict):
+        raise ValueError("must be a map of cell types to features, as in {T: [CD3D, CD3E], B: [MS4A1]}")
+    names = {key: _names(item) for key, item in value.items()}
+    for key, item in names.items():
+        for name in (key, *item) if isinstance(item, list) else (key,):
+            _writable(name)
+    # A feature given twice for a type is shown once.
+    return {key: list(dict.fromkeys(item)) if isinstance(item, list) else item for key, item in names.items()}
+
+
+def _parents(value: object) -> object:
+    value = _map(value)
+    if isinstance(value, dict):
+        value = {key: _name(item) for key, item in value.items() if item not in (None, "")}
+        for pair in value.items():
+            _writable(pair[0])
+            _writable(pair[1])
+        if all(isinstance(name, str) and name for pair in value.items() for name in pair):
+            return value or None
+    elif value is None or isinstance(value, str | int):
+        return _name(value)
+    raise ValueError("must be a map of cell types to parents, or a column of obs")
+
+
+def _resolution(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, the resolution: 1 is usual, a higher one gives more clusters")
+    return value
+
+
 def _nothing_if_empty(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
@@ -96,6 +149,9 @@ MaybeText = Annotated[str | None, BeforeValidator(_nothing_if_empty)]
 Names = Annotated[list[Name], BeforeValidator(_names)]
 Words = Annotated[list[Annotated[str, BeforeValidator(_name)]], BeforeValidator(_names)]
 MaybeNumber = Annotated[float | None, BeforeValidator(_nothing_if_empty), BeforeValidator(_number)]
+MaybeResolution = Annotated[float | None, BeforeValidator(_nothing_if_empty), BeforeValidator(_resolution)]
+Markers = Annotated[dict[Name, Names], BeforeValidator(_markers)]
+MaybeParents = Annotated[dict[Name, Name] | Name | None, BeforeValidator(_parents)]
 MaybeBool = Annotated[bool | None, BeforeValidator(_nothing_if_empty)]
 
 
@@ -176,6 +232,22 @@ class Parameters(BaseModel):
         None,
         description="Align the target with the annotated batches and self-train on it; default: true, but false with "
         "PRETRAINED_MODEL_PATH.",
+    )
+    MARKERS: Markers = Field(
+        {}, description="Features to look at for each cell type, a map such as {T: [CD3D, CD3E], B: [MS4A1]}."
+    )
+    PARENTS: MaybeParents = Field(
+        None,
+        description="A coarser level: a map such as {CD4 T: T, CD8 T: T}, or a column of `obs` with it; an ambiguous "
+        "cell is then given the parent, where that is confident.",
+    )
+    CLUSTER_RESOLUTION: MaybeResolution = Field(
+        None,
+        gt=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Leiden clusters of the target at this resolution (1 is usual), and the majority of each, beside "
+        "the answer for each cell.",
     )
 
     @model_validator(mode="after")

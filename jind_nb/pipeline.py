@@ -34,7 +34,7 @@ IMPORTED_AHEAD = {
     "1_preprocess": "jind_nb.data, jind_nb.plots",
     "2_train": "jind_nb.saved_model, jind_nb.plots",
     "3_align": "jind_nb.saved_model, jind_nb.results, jind_nb.plots",
-    "4_evaluate": "jind_nb.results, jind_nb.plots",
+    "4_evaluate": "jind_nb.saved_model, jind_nb.results, jind_nb.plots, captum.attr",
 }
 STAGE_WORDS = {
     "1_preprocess": "reading and preparing",

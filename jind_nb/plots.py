@@ -18,13 +18,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from . import metrics
 from .artifacts import whole_file
 from .calibration import Calibration
+from .clusters import Clusters
+from .explain import Dots
 from .metrics import TRAINED_ON, StageResult
 from .rejection import UNASSIGNED
 
@@ -130,7 +132,13 @@ def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figu
     return figure
 
 
-def scatter(points: pd.DataFrame, group: Sequence[str], title: str, order: Sequence[str] | None = None) -> Figure:
+def scatter(
+    points: pd.DataFrame,
+    group: Sequence[str],
+    title: str,
+    order: Sequence[str] | None = None,
+    words: Mapping[str, str] | None = None,
+) -> Figure:
     """Cells in two dimensions, coloured by a group; `Unassigned` grey and behind the others.
 
     Parameters
@@ -141,6 +149,8 @@ def scatter(points: pd.DataFrame, group: Sequence[str], title: str, order: Seque
         A name for each point.
     order
         The groups in the legend's order; default: by name.
+    words
+        What the legend says of groups that are numbers, as text.
     """
     figure, axes = plt.subplots(figsize=(6.6 + 2.2 * (len(set(group)) // 26), 4.6), layout="constrained")
     groups = np.asarray(group, dtype=object)
@@ -152,10 +162,10 @@ def scatter(points: pd.DataFrame, group: Sequence[str], title: str, order: Seque
     for name in names:
         at = groups == name
         style = {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else _style(shown.index(name))
-        label = f"{short(name)} ({at.sum():,})"
-        if len(shown) > len(COLOURS) and name != UNASSIGNED:
+        label = f"{short(words[name] if words else name)} ({at.sum():,})"
+        if words or (len(shown) > len(COLOURS) and name != UNASSIGNED):
             # Shapes alone are hard to tell apart: the group's number stands in its middle and in the legend.
-            number = shown.index(name) + 1
+            number = name if words else shown.index(name) + 1
             label = f"{number}: {label}"
             middle = points["x"][at].median(), points["y"][at].median()
             halo = [withStroke(linewidth=2, foreground="white")]
@@ -439,24 +449,27 @@ def _pages(history: Sequence[StageResult]) -> list[list[StageResult]]:
 
 def composition_bars(table: pd.DataFrame, target: str) -> Figure:
     """Cells of each type, annotated and rejected; `table` as `results.composition` makes it."""
-    table = table[table["annotated"] + table["rejected"] > 0][::-1]
+    parent_only = table.get("parent only", pd.Series(0, index=table.index))
+    rejected = table["rejected"] + parent_only
+    table = table.assign(parent=parent_only)[table["annotated"] + rejected > 0][::-1]
     figure, axes = plt.subplots(figsize=(7.2, 1.1 + 0.24 * len(table)), layout="constrained")
     y = np.arange(len(table))
     axes.barh(y, table["annotated"], color=COLOURS[0], label="annotated")
+    named = table["annotated"] + table["parent"]
+    if table["parent"].any():
+        axes.barh(
+            y, table["parent"], left=table["annotated"], color=COLOURS[4], label="most like it, but its parent only"
+        )
     axes.barh(
-        y, table["rejected"], left=table["annotated"], color=GREY, hatch="///", edgecolor="white",
+        y, table["rejected"], left=named, color=GREY, hatch="///", edgecolor="white",
         label="most like this type, but Unassigned",
     )  # fmt: skip
-    for i, (annotated, rejected) in enumerate(zip(table["annotated"], table["rejected"], strict=True)):
-        axes.text(
-            annotated + rejected,
-            i,
-            f" {annotated:,}" + (f" (+{rejected:,})" if rejected else ""),
-            va="center",
-            fontsize=7,
-        )
+    for i, row in enumerate(table.itertuples()):
+        others = [f"+{n:,}" for n in (row.parent, row.rejected) if n]
+        text = f" {row.annotated:,}" + (f" ({', '.join(others)})" if others else "")
+        axes.text(row.annotated + row.parent + row.rejected, i, text, va="center", fontsize=7)
     axes.set_yticks(y, [short(str(name)) for name in table.index], fontsize=8)
-    axes.set_xlim(0, (table["annotated"] + table["rejected"]).max() * 1.18)
+    axes.set_xlim(0, (named + table["rejected"]).max() * 1.18)
     axes.set_xlabel("cells")
     axes.set_ylim(-0.6, len(table) - 0.4)
     axes.set_title(f"What {short(target)} is made of", fontsize=10)
@@ -579,3 +592,126 @@ def comparison(rows: pd.DataFrame, title: str) -> Figure:
             *panels[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside lower center", ncols=3
         )
     return figure
+
+
+def dot_plot(dots: Dots) -> Figure:
+    """Groups of cells (rows) by features (columns): a dot's size is the share of the group's cells with a value above
+    zero, its colour their mean value, all cells counted.
+
+    Not scanpy's `DotPlot`: its title lies on the headings, a group without cells stops it, and with 60 groups its legend
+    falls apart.
+    """
+    n_rows, n_columns = len(dots.mean), sum(map(len, dots.sections.values()))
+    names = [f"{name} ({n:,})" for name, n in zip(short_names(list(dots.mean.index)), dots.cells, strict=True)]
+    headings = short_names(list(dots.sections), 22)
+    # Inches, computed: the picture is as wide as its columns need, up to a page.
+    left = 0.5 + 0.066 * max(map(len, names))
+    top = 0.45 + 0.062 * max(map(len, headings))
+    columns = [short(name, 22) for here in dots.sections.values() for name in here]
+    bottom = 0.45 + 0.062 * max(map(len, columns))
+    step = 0.19
+    grid_width, grid_height, legend = step * n_columns, step * max(n_rows, 2), 1.75
+    width = left + grid_width + legend
+    title = textwrap.wrap(f"{short(dots.title, 60)}: what cells of each type express", int(width * 11))
+    top += 0.16 * len(title)
+    height = max(bottom + grid_height + top, 2.9)
+    figure = plt.figure(figsize=(width, height))
+    grid_top = 1 - top / height
+    axes = figure.add_axes((left / width, grid_top - grid_height / height, grid_width / width, grid_height / height))
+    order = [name for here in dots.sections.values() for name in here]
+    mean, share = dots.mean[order].to_numpy(), dots.share[order].to_numpy()
+    row, column = np.nonzero(np.nan_to_num(share) > 0)
+    shades = Normalize(*dots.brightest)
+    drawn = axes.scatter(
+        column, row, s=_dot_size(share[row, column]), c=mean[row, column], cmap="Blues", norm=shades,
+        edgecolors="#444444", linewidths=0.4,
+    )  # fmt: skip
+    axes.set_xticks(range(n_columns), columns, rotation=90, fontsize=7)
+    axes.set_yticks(range(n_rows), names, fontsize=7)
+    axes.set(xlim=(-0.6, n_columns - 0.4), ylim=(n_rows - 0.4, -0.6))
+    axes.set_ylabel("cell type (cells)", fontsize=8)
+    axes.set_xlabel(dots.what[:-1], fontsize=8)
+    axes.tick_params(length=2)
+    axes.set_axisbelow(True)
+    axes.grid(color="#EEEEEE", linewidth=0.6)
+    start = 0
+    above = axes.get_xaxis_transform()
+    for heading, here in zip(headings, dots.sections.values(), strict=True):
+        end = start + len(here) - 1
+        y = 1 + 0.06 / grid_height
+        axes.plot([start - 0.3, end + 0.3], [y, y], color="#444444", linewidth=1, transform=above, clip_on=False)
+        axes.text(
+            (start + end) / 2, y + 0.05 / grid_height, heading, rotation=90, ha="center", va="bottom", fontsize=7,
+            transform=above,
+        )  # fmt: skip
+        start = end + 1
+    figure.text(0.02, 1 - 0.08 / height, "\n".join(title), fontsize=10, va="top")
+    _dot_legend(figure, drawn, dots, (1 - (legend - 0.25) / width, grid_top))
+    return figure
+
+
+def _dot_size(share: np.ndarray) -> np.ndarray:
+    """Areas (points squared) that grow with the share of cells."""
+    return 4 + 86 * np.asarray(share)
+
+
+def _dot_legend(figure: Figure, drawn: Any, dots: Dots, corner: tuple[float, float]) -> None:
+    """Sizes and colours, below each other from the upper left corner (of the figure, 0 to 1) on."""
+    width, height = figure.get_size_inches()
+    x, y = corner
+    shares = np.array([0.05, 0.25, 0.5, 0.75, 1.0])
+    figure.text(
+        x, y, "share of cells\nopen" if dots.what == "peaks" else "share of cells\nabove zero", fontsize=7, va="top"
+    )
+    sizes = figure.add_axes((x, y - 1.25 / height, 0.9 / width, 0.95 / height))
+    sizes.scatter(np.zeros(5), np.arange(5), s=_dot_size(shares), color="#888888", linewidths=0)
+    for i, share in enumerate(shares):
+        sizes.text(0.3, i, f"{100 * share:.0f} %", fontsize=7, va="center")
+    sizes.set(xlim=(-0.3, 1.5), ylim=(4.6, -0.6))
+    sizes.axis("off")
+    unit = textwrap.wrap(f"mean value: {dots.unit}", 22)
+    figure.text(x, y - 1.36 / height, "\n".join(unit), fontsize=7, va="top")
+    at = y - (1.36 + 0.13 * len(unit) + 0.2) / height
+    bar = figure.add_axes((x, at, 1.2 / width, 0.12 / height))
+    figure.colorbar(drawn, cax=bar, orientation="horizontal")
+    bar.tick_params(labelsize=7, length=2)
+
+
+def cluster_bars(table: pd.DataFrame, target: str) -> Figure:
+    """The share of each cluster's cells that its majority has, and what the others are; `table` as `clusters.table`
+    makes it."""
+    if "majority" not in table:
+        return nothing("CLUSTER_RESOLUTION is not set: the cells were not clustered.")
+    figure, axes = plt.subplots(figsize=(7.2, 1.3 + 0.24 * len(table)), layout="constrained")
+    y = np.arange(len(table))
+    share = table["share %"].to_numpy(dtype=float)
+    unassigned = np.where(table["majority"] == UNASSIGNED, 0.0, table["Unassigned %"].to_numpy(dtype=float))
+    is_named = (table["majority"] != UNASSIGNED).to_numpy()
+    axes.barh(y[is_named], share[is_named], color=COLOURS[0], label="the majority")
+    if not is_named.all():
+        axes.barh(y[~is_named], share[~is_named], color=GREY, hatch="///", edgecolor="white")
+    axes.barh(y, 100 - share - unassigned, left=share, color=COLOURS[4], label="another answer")
+    axes.barh(y, unassigned, left=100 - unassigned, color=GREY, hatch="///", edgecolor="white", label=UNASSIGNED)
+    names = [
+        f"{name}: {majority} ({n:,})"
+        for name, majority, n in zip(table.index, short_names(list(table["majority"])), table["cells"], strict=True)
+    ]
+    axes.set_yticks(y, names, fontsize=8)
+    axes.set(xlim=(0, 100), ylim=(len(table) - 0.4, -0.6), xlabel="share of the cluster's cells (%)")
+    axes.set_ylabel("cluster: majority (cells)")
+    axes.set_title(f"Clusters of {short(target)}: how far their cells agree", fontsize=10)
+    figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=3)
+    return figure
+
+
+def cluster_scatter(points: pd.DataFrame, clusters: Clusters, target: str) -> Figure:
+    """The target's cells in two dimensions by cluster, each with its majority.
+
+    Parameters
+    ----------
+    points
+        Columns `x`, `y`, and `cell`, the row among the target's cells.
+    """
+    words = dict(zip(clusters.cluster, clusters.majority, strict=True))
+    title = f"Clusters of {short(target)}, each with its majority"
+    return scatter(points, clusters.cluster[points["cell"]], title, sorted(words, key=int), words)

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from . import alignment, folder, saved_model
+from . import alignment, folder, levels, saved_model
 from .artifacts import Run, log_to, read_model_json, sha256, whole_file, write_json
 from .data import Plan, prepare
 from .errors import InputError
 from .h5ad import frame, no_column, open_h5ad, read_whole, texts
 from .parameters import Parameters, make_parameters
-from .results import TargetResult, annotate_obs, predictions_table, write_predictions
+from .results import TargetResult, annotate_obs, predictions_table, with_parents, write_predictions
 from .training import Settings
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def predict(
             f"OUTPUT_PATH: {run.folder} holds an unfinished run, or notebooks run by hand, and training in it is not to "
             "be lost; choose another folder."
         )
-    table, codes, notes = _annotate(model, prepared, Settings.of(parameters))
+    table, codes, notes = _annotate(model, prepared, Settings.of(parameters), plan.parents)
     adata = read_whole(h5ad)  # before anything is written, as it may be damaged where nothing has looked yet
     with folder.held(run.folder):
         folder.recover(run)
@@ -145,7 +145,9 @@ def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _annotate(model: Path, prepared: ad.AnnData, settings: Settings) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+def _annotate(
+    model: Path, prepared: ad.AnnData, settings: Settings, parents: levels.Parents
+) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     """Each group of cells by what suits it: the model's own target as in its run, new batches by the shared model."""
     shared, known = saved_model.load_shared(model, settings.device)
     x = sparse.csr_matrix(prepared.X)
@@ -168,7 +170,8 @@ def _annotate(model: Path, prepared: ad.AnnData, settings: Settings) -> tuple[pd
         notes += annotated.notes if i == 0 or settings.align else []
         last = list(annotated.stages)[-1]
         codes[rows] = annotated.codes[last]
-        table = predictions_table(TargetResult(annotated.stages, names[rows], annotated.codes[last], None))
+        result = TargetResult(annotated.stages, names[rows], annotated.codes[last], None)
+        table = predictions_table(with_parents(result, parents))
         tables.append(table)
         order.append(rows)
     whole = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 UNASSIGNED = "Unassigned"
 NO_EVIDENCE = 0.9
 NONE_PASSES = 1.01  # a threshold above every probability
-REASONS = ("confident", "ambiguous", "unlike reference")
+CONFIDENT, AMBIGUOUS, UNLIKE = REASONS = ("confident", "ambiguous", "unlike reference")
 
 
 def class_thresholds(probabilities: np.ndarray, theta: float) -> np.ndarray:
@@ -80,6 +80,9 @@ class Predictions:
     probabilities: np.ndarray  # float (n_cells, K)
     thresholds: np.ndarray  # float (K,)
     unlike: np.ndarray | None = None  # bool (n_cells,): unlike anything annotated; None: not asked
+    # Float (m, K), probabilities of held-out cells from which, with theta, the thresholds come; None: from elsewhere.
+    held_out: np.ndarray | None = None
+    theta: float = 0.0
 
     @classmethod
     def by(
@@ -93,12 +96,12 @@ class Predictions:
     ) -> Predictions:
         """What a rule makes of the network's probabilities (n_cells, K) and of novelty (n_cells,); the probabilities of
         held-out cells (m, K) and theta give the class-wise thresholds."""
-        if rule.threshold is None:
-            thresholds = class_thresholds(tempered(held_out, rule.temperature), theta)
-        else:
-            thresholds = np.full(len(classes), rule.threshold)
         unlike = None if rule.most_novel is None or novelty is None else novelty > rule.most_novel
-        return cls(classes, tempered(probabilities, rule.temperature), thresholds, unlike)
+        judged = tempered(probabilities, rule.temperature)
+        if rule.threshold is not None:
+            return cls(classes, judged, np.full(len(classes), rule.threshold), unlike)
+        by = tempered(held_out, rule.temperature)
+        return cls(classes, judged, class_thresholds(by, theta), unlike, by, theta)
 
     @property
     def raw(self) -> np.ndarray:
@@ -122,7 +125,7 @@ class Predictions:
         """Why each cell was kept or rejected, objects (n_cells,): `unlike reference` if its novelty is above the rule's
         limit, else `ambiguous` if it is rejected, else `confident`."""
         unlike = np.zeros(len(self.probabilities), dtype=bool) if self.unlike is None else self.unlike
-        return np.select([unlike, self.rejected], [REASONS[2], REASONS[1]], REASONS[0]).astype(object)
+        return np.select([unlike, self.rejected], [UNLIKE, AMBIGUOUS], CONFIDENT).astype(object)
 
     @property
     def names(self) -> np.ndarray:
@@ -132,4 +135,4 @@ class Predictions:
     def of(self, cells: np.ndarray) -> Predictions:
         """Only some cells, bool or index (n_chosen,)."""
         unlike = None if self.unlike is None else self.unlike[cells]
-        return Predictions(self.classes, self.probabilities[cells], self.thresholds, unlike)
+        return replace(self, probabilities=self.probabilities[cells], unlike=unlike)

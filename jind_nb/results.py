@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from . import levels
 from .alignment import ADAPTED, SHARED
 from .artifacts import Run, whole_file, write_json
 from .calibration import Calibration
 from .data import Plan, read_cells, read_target, read_target_labels
 from .metrics import HELD_OUT, UNSEEN, StageResult, stage_result
-from .rejection import NO_EVIDENCE, REASONS, UNASSIGNED, Predictions
+from .rejection import AMBIGUOUS, CONFIDENT, NO_EVIDENCE, UNASSIGNED, UNLIKE, Predictions
 
 if TYPE_CHECKING:
     import anndata as ad
 
     from .alignment import Annotated
+    from .clusters import Clusters
 
+# Why a cell was given its type, its parent or nothing.
+PARENT_ONLY = "parent only"
+REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE)
+# The level of a cell's answer.
+TYPE, PARENT = "cell type", "parent"
+LEVELS = (TYPE, PARENT, UNASSIGNED)
+# The columns of the predictions table before the probabilities; those of options only where they are asked for.
+BEFORE_PROBABILITIES = (
+    "raw_predictions", "predictions", "level", "reason", "cluster", "cluster_majority", "cluster_share",
+)  # fmt: skip
 SHEET_ROWS = 1_048_576
 FEW_CELLS = 30  # a type learned from fewer is named as something to distrust
 MUCH_REJECTED = 0.3
@@ -38,22 +51,70 @@ class TargetResult:
     codes: np.ndarray  # (n_target, size), of the last stage
     labels: np.ndarray | None  # objects (n_target,), None where unknown; None without any
     way: str = SHARED  # in which the last stage was annotated
+    parents: levels.Parents = field(default_factory=dict)  # cell type -> parent; empty: no cell falls back
+    parent_thresholds: Mapping[str, float] = field(default_factory=dict)
+    clusters: Clusters | None = None
 
     @property
     def final(self) -> Predictions:
         return list(self.stages.values())[-1]
 
+    @cached_property
+    def fallback(self) -> np.ndarray:
+        """The parent that a cell falls back to, objects (n_target,): None where it does not."""
+        if not self.parents:
+            return np.full(len(self.cells), None, dtype=object)
+        return levels.fall_back(self.final, self.parents, self.parent_thresholds)
+
+    @property
+    def fell_back(self) -> np.ndarray:
+        """Bool (n_target,)."""
+        return pd.notna(self.fallback)
+
+    @property
+    def names(self) -> np.ndarray:
+        """The answer, objects (n_target,): the type, else the parent, else `Unassigned`."""
+        return np.where(self.fell_back, self.fallback, self.final.names)
+
+    @property
+    def level(self) -> np.ndarray:
+        """What kind of answer that is, objects (n_target,) of LEVELS."""
+        return np.select([self.fell_back, self.final.rejected], [PARENT, UNASSIGNED], TYPE).astype(object)
+
+    @property
+    def reasons(self) -> np.ndarray:
+        """Why, objects (n_target,) of REASONS."""
+        return np.where(self.fell_back, PARENT_ONLY, self.final.reasons)
+
+    @property
+    def answers(self) -> list[str]:
+        """Every answer there could be, in the order to show them: types, parents, `Unassigned`."""
+        parents = set(levels.of_types(self.final.classes, self.parents))
+        return [*self.final.classes, *sorted(parents - set(self.final.classes)), UNASSIGNED]
+
+
+def with_parents(result: TargetResult, parents: levels.Parents) -> TargetResult:
+    """The same, ambiguous cells falling back to their type's parent; as it is where there are no parents."""
+    if not parents:
+        return result
+    return replace(result, parents=parents, parent_thresholds=levels.thresholds(result.final, parents))
+
 
 def save_annotated(annotated: Annotated, run: Run) -> None:
-    """Stage 3's result for stage 4: every stage's probabilities, thresholds and codes, and which cells are unlike the
-    reference."""
+    """Stage 3's result for stage 4: every stage's probabilities, thresholds and codes, which cells are unlike the
+    reference, and the thresholds of parents."""
     arrays = {f"codes {stage}": codes for stage, codes in annotated.codes.items()}
     for stage, predictions in annotated.stages.items():
         arrays[f"probabilities {stage}"] = predictions.probabilities
         arrays[f"thresholds {stage}"] = predictions.thresholds
         if predictions.unlike is not None:
             arrays[f"unlike {stage}"] = predictions.unlike
-    story = {"stages": list(annotated.stages), "way": annotated.way}
+    last, parents = list(annotated.stages.values())[-1], run.load_plan().parents
+    story = {
+        "stages": list(annotated.stages),
+        "way": annotated.way,
+        "parent thresholds": levels.thresholds(last, parents) if parents else {},
+    }
     run.save_target(arrays, story | {"curves": annotated.curves, "notes": annotated.notes})
 
 
@@ -62,11 +123,11 @@ def target_rows(prepared: ad.AnnData, target: str) -> np.ndarray:
     return np.flatnonzero((prepared.obs["batch"] == target).to_numpy())
 
 
-def cell_types(prepared: ad.AnnData, target: str, predictions: Predictions) -> np.ndarray:
-    """The labels of the annotated cells and the predictions of the target's, objects (n_obs,)."""
-    names = prepared.obs["cell_type"].astype(object).to_numpy()
-    names[target_rows(prepared, target)] = predictions.names
-    return names
+def cell_types(prepared: ad.AnnData, target: str, names: np.ndarray) -> np.ndarray:
+    """The labels of the annotated cells and the names (n_target,) given to the target's, objects (n_obs,)."""
+    types = prepared.obs["cell_type"].astype(object).to_numpy()
+    types[target_rows(prepared, target)] = names
+    return types
 
 
 def spread(values: np.ndarray, prepared: ad.AnnData, target: str) -> np.ndarray:
@@ -76,9 +137,17 @@ def spread(values: np.ndarray, prepared: ad.AnnData, target: str) -> np.ndarray:
     return spread
 
 
+def points_of_target(points: pd.DataFrame, prepared: ad.AnnData, target: str) -> pd.DataFrame:
+    """Of an embedding's points (column `row`) the target's, with the column `cell`: which of the target's cells it is."""
+    rows = target_rows(prepared, target)
+    here = points[points["row"].isin(rows)]
+    return here.assign(cell=np.searchsorted(rows, here["row"]))
+
+
 def reasons_table(result: TargetResult) -> pd.DataFrame:
     """How many cells were kept or rejected, and why."""
-    counts = pd.Series(result.final.reasons).value_counts().reindex(REASONS, fill_value=0)
+    reasons = [reason for reason in REASONS if reason != PARENT_ONLY or result.parents]
+    counts = pd.Series(result.reasons).value_counts().reindex(reasons, fill_value=0)
     return counts.rename_axis("reason").to_frame("cells")
 
 
@@ -92,7 +161,8 @@ def per_type(on_target: list[StageResult]) -> pd.DataFrame:
 def load_result(run: Run) -> TargetResult:
     """What stage 3 left, with the target's own labels, which are read here for the first time."""
     arrays, story = run.load_target()
-    classes = run.load_plan().classes
+    plan = run.load_plan()
+    classes = plan.classes
     stages = {
         stage: Predictions(
             classes, arrays[f"probabilities {stage}"], arrays[f"thresholds {stage}"], arrays.get(f"unlike {stage}")
@@ -103,24 +173,35 @@ def load_result(run: Run) -> TargetResult:
     cells = prepared.obs["cell"].astype(str).to_numpy()[target_rows(prepared, run.parameters.TARGET_DATASET_NAME)]
     last = story["stages"][-1]
     labels = read_target_labels(run.parameters)
-    return TargetResult(stages, cells, arrays[f"codes {last}"], labels, story["way"])
+    thresholds = story.get("parent thresholds", {})
+    parents = plan.parents if thresholds else {}
+    return TargetResult(stages, cells, arrays[f"codes {last}"], labels, story["way"], parents, thresholds)
 
 
 def predictions_table(result: TargetResult) -> pd.DataFrame:
     """One row per target cell, in the input's order, index `cellname`.
 
-    Columns `raw_predictions`, `predictions`, `reason`, one probability per cell type (`p(TYPE)` where a type is named
-    like another column), and `labels` where any are known.
+    Columns `raw_predictions`, `predictions`, [`level` with parents], `reason`, [`cluster`, `cluster_majority`,
+    `cluster_share` with clusters], one probability per cell type (`p(TYPE)` where a type is named like any of these
+    columns), and `labels` where any are known.
     """
     final = result.final
     table = pd.DataFrame(
-        {"raw_predictions": final.raw, "predictions": final.names, "reason": final.reasons},
-        index=pd.Index(result.cells, name="cellname"),
+        {"raw_predictions": final.raw, "predictions": result.names}, index=pd.Index(result.cells, name="cellname")
     )
-    taken = {"cellname", *table.columns, "labels", *final.classes}
+    if result.parents:
+        table["level"] = result.level
+    table["reason"] = result.reasons
+    if result.clusters is not None:
+        clusters = result.clusters
+        table["cluster"], table["cluster_majority"], table["cluster_share"] = (
+            clusters.cluster, clusters.majority, clusters.share,
+        )  # fmt: skip
+    reserved = {"cellname", *BEFORE_PROBABILITIES, "labels"}
+    taken = reserved | set(final.classes)
     for k, name in enumerate(final.classes):
         column = name
-        while column in taken - {name} or column in ("cellname", *table.columns, "labels"):
+        while column in taken - {name} or column in reserved or column in table.columns:
             column = f"p({column})"
         table[column] = final.probabilities[:, k]
     if result.labels is not None:
@@ -129,10 +210,9 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
 
 
 def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:
-    """The first cells' predictions in short: `cellname`, `raw_predictions`, `predictions`, `reason`, `confidence`,
-    [`labels`]."""
+    """The first cells' predictions in short: the columns before the probabilities, `confidence`, [`labels`]."""
     table = predictions_table(result)
-    short = table[["raw_predictions", "predictions", "reason"]].assign(confidence=result.final.confidence)
+    short = table.iloc[:, : _n_before(table)].assign(confidence=result.final.confidence)
     return (short.assign(labels=table["labels"]) if result.labels is not None else short).head(n)
 
 
@@ -179,19 +259,41 @@ def write_annotated_target(result: TargetResult, run: Run) -> None:
 
 
 def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], codes: np.ndarray) -> None:
-    """Adds `obs` `jind_prediction`, `jind_raw_prediction`, `jind_reason` (categories) and `jind_confidence` (float32),
-    and `obsm['X_jind']` (float32, n x size of a code), from a table of `predictions_table`, row by row."""
-    adata.obs["jind_prediction"] = pd.Categorical(table["predictions"], categories=[*classes, UNASSIGNED])
+    """Adds `obs` `jind_prediction`, `jind_raw_prediction`, `jind_reason`, [`jind_level`], [`jind_cluster`,
+    `jind_cluster_majority`] (categories), `jind_confidence`, [`jind_cluster_share`] (float32), and `obsm['X_jind']`
+    (float32, n x size of a code), from a table of `predictions_table`, row by row; what an earlier annotation left is replaced."""
+    parents = sorted(set(table["predictions"]) - {*classes, UNASSIGNED})
+    answers = [*classes, *parents, UNASSIGNED]
+    for name in ("level", "cluster", "cluster_majority", "cluster_share"):
+        adata.obs.drop(columns=f"jind_{name}", errors="ignore", inplace=True)
+    adata.obs["jind_prediction"] = pd.Categorical(table["predictions"], categories=answers)
     adata.obs["jind_raw_prediction"] = pd.Categorical(table["raw_predictions"], categories=classes)
     adata.obs["jind_confidence"] = probabilities_of(table, classes).max(axis=1).astype(np.float32)
-    adata.obs["jind_reason"] = pd.Categorical(table["reason"], categories=list(REASONS))
+    before = table.columns[: _n_before(table)]
+    reasons = [reason for reason in REASONS if reason != PARENT_ONLY or "level" in before]
+    adata.obs["jind_reason"] = pd.Categorical(table["reason"], categories=reasons)
+    if "level" in before:
+        adata.obs["jind_level"] = pd.Categorical(table["level"], categories=list(LEVELS))
+    if "cluster" in before:
+        adata.obs["jind_cluster"] = pd.Categorical(table["cluster"], categories=_by_number(table["cluster"]))
+        adata.obs["jind_cluster_majority"] = pd.Categorical(table["cluster_majority"], categories=answers)
+        adata.obs["jind_cluster_share"] = table["cluster_share"].to_numpy(dtype=np.float32)
     adata.obsm["X_jind"] = codes.astype(np.float32)
 
 
 def probabilities_of(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
     """The probability columns (n_cells, K) of a table of `predictions_table`."""
-    first = table.columns.get_loc("reason") + 1
+    first = _n_before(table)
     return table.iloc[:, first : first + len(classes)].to_numpy()
+
+
+def _n_before(table: pd.DataFrame) -> int:
+    """How many columns of a predictions table are before the probabilities: no type's column is named like them."""
+    return int(table.columns.isin(BEFORE_PROBABILITIES).sum())
+
+
+def _by_number(names: pd.Series) -> list[str]:
+    return sorted(names.unique(), key=int)
 
 
 def evaluate_target(result: TargetResult, target: str) -> list[StageResult]:
@@ -226,6 +328,41 @@ def known_types_metrics(result: TargetResult) -> dict[str, Any] | None:
     return evaluate(result.labels[could_be_known], result.final.of(could_be_known))[0]
 
 
+def fallback_metrics(result: TargetResult) -> dict[str, Any] | None:
+    """Of the cells that fell back to a parent: `cells`, `labelled` (those whose type is known), `right` (it is the true
+    type's parent; None without labels); None where no parents are given.
+
+    They count as `rejected` in all numbers of types.
+    """
+    if not result.parents:
+        return None
+    return _fallback_numbers(result, result.fell_back)
+
+
+def _fallback_numbers(result: TargetResult, here: np.ndarray) -> dict[str, Any]:
+    """`fallback_metrics` over some of the cells that fell back, bool (n_target,)."""
+    if result.labels is None:
+        return {"cells": int(here.sum()), "labelled": 0, "right": None}
+    known = here & pd.notna(result.labels)
+    truth = np.array(levels.of_types(list(result.labels[known]), result.parents), dtype=object)
+    right = int((truth == result.fallback[known]).sum())
+    return {"cells": int(here.sum()), "labelled": int(known.sum()), "right": right}
+
+
+def fallback_table(result: TargetResult) -> pd.DataFrame:
+    """One row for each parent of several types: its types, the probability asked for, and `cells` that fell back to it,
+    how many of them are `labelled` and how many `right`."""
+    if not result.parents:
+        return pd.DataFrame({"note": ["PARENTS is not set: no cell falls back to a coarser type."]})
+    parent = levels.of_types(result.final.classes, result.parents)
+    rows = {}
+    for name in sorted({name for name in parent if parent.count(name) > 1}):
+        numbers = _fallback_numbers(result, result.fallback == name)
+        types = [cell_type for cell_type, of in zip(result.final.classes, parent, strict=True) if of == name]
+        rows[name] = {"cell types": ", ".join(types), "probability asked for": result.parent_thresholds[name]} | numbers
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parent").round(3)
+
+
 def write_metrics(history: list[StageResult], result: TargetResult, calibration: Calibration | None, run: Run) -> None:
     """metrics.json: the target in short, what to expect of a new batch, then every stage on every batch."""
     rejected = result.final.rejected
@@ -240,6 +377,7 @@ def write_metrics(history: list[StageResult], result: TargetResult, calibration:
                 "rejected": int(rejected.sum()),
                 "rejection": float(rejected.mean()),
                 "median_confidence": float(np.median(result.final.confidence)),
+                "fallback": fallback_metrics(result),
                 "labelled": target[-1].metrics if target else None,
                 "labelled_known_types": known_types_metrics(result),
             },
@@ -275,14 +413,16 @@ def held_out_accuracy(history: list[StageResult]) -> dict[str, float] | None:
 
 
 def composition(result: TargetResult, plan: Plan) -> pd.DataFrame:
-    """One row per cell type: `annotated`, `rejected` (most probable type, but Unassigned), `median confidence`,
-    `training cells` (all annotated batches together); most annotated first."""
+    """One row per cell type: `annotated`, [`parent only` with parents], `rejected` (most probable type, but Unassigned),
+    `median confidence`, `training cells` (all annotated batches together); most annotated first."""
     final = result.final
-    raw, rejected = pd.Series(final.raw), final.rejected
+    raw, fell_back = pd.Series(final.raw), result.fell_back
+    rejected = final.rejected & ~fell_back
     trained = pd.DataFrame(plan.cells).sum(axis=1) if plan.cells else pd.Series(dtype=float)
     rows = {
         name: {
-            "annotated": int(((raw == name) & ~rejected).sum()),
+            "annotated": int(((raw == name) & ~final.rejected).sum()),
+            **({"parent only": int(((raw == name) & fell_back).sum())} if result.parents else {}),
             "rejected": int(((raw == name) & rejected).sum()),
             "median confidence": float(np.median(final.confidence[raw == name])) if (raw == name).any() else None,
             "training cells": int(trained.get(name, 0)) if plan.cells else None,
@@ -309,12 +449,16 @@ def _percent(share: float) -> str:
 def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run: Run) -> Summary:
     """What was done, how sure it is and what to distrust, for a reader who never saw the project."""
     target, final = plan.target, result.final
-    n, n_rejected = len(result.cells), int(final.rejected.sum())
-    n_unlike = int((final.reasons == REASONS[2]).sum())
+    n, n_parent = len(result.cells), int(result.fell_back.sum())
+    n_rejected = int(final.rejected.sum()) - n_parent  # Unassigned
+    n_types = n - n_rejected - n_parent
+    n_unlike = int((final.reasons == UNLIKE).sum())
     history = [StageResult(**stage) for stage in training["history"]]
     held_out = held_out_accuracy(history)
     labelled = evaluate_target(result, target)
-    sentence = f"{target}: {n - n_rejected:,} of {n:,} cells annotated, {n_rejected:,} left Unassigned"
+    sentence = f"{target}: {n_types:,} of {n:,} cells annotated, "
+    sentence += f"{n_parent:,} with a parent type only, " if result.parents else ""
+    sentence += f"{n_rejected:,} left Unassigned"
     if labelled and labelled[-1].metrics["effective_accuracy"] is not None:
         n_labelled = labelled[-1].metrics["cells"]
         which = "they" if n_labelled == n else f"the {n_labelled:,} labelled cells"
@@ -324,7 +468,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         )
     calibration = target_calibration(training, result)
     expected = calibration.mean("error_among_assigned") if calibration else None
-    if not labelled and calibration and calibration.n_annotated > 1 and expected is not None and n_rejected < n:
+    if not labelled and calibration and calibration.n_annotated > 1 and expected is not None and n_types:
         sentence += f"; expect about {_percent(expected)} of the annotated to be wrong"
     facts = {
         "Data": ", ".join(Path(path).name for path in run.parameters.paths),
@@ -332,7 +476,8 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         "Learned from": _learned_from(training, plan),
         "Cell types it can name": f"{len(plan.classes)}: {', '.join(plan.classes[:15])}"
         + (f" and {len(plan.classes) - 15} more" if len(plan.classes) > 15 else ""),
-        "Annotated": f"{n - n_rejected:,} cells ({_percent(1 - n_rejected / n)})",
+        "Annotated": f"{n_types:,} cells ({_percent(n_types / n)})",
+        **({"Parent only": _fallback_in_words(result)} if result.parents else {}),
         "Unassigned": f"{n_rejected:,} cells ({_percent(n_rejected / n)}): {n_rejected - n_unlike:,} ambiguous, "
         f"{n_unlike:,} unlike the annotated cells",
         "Confidence": f"median {np.median(final.confidence):.2f}, lowest tenth below "
@@ -348,6 +493,19 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
     if labelled:
         facts["Check on the target's own labels"] = _checked_against_labels(labelled[-1].metrics, result)
     return Summary(sentence + ".", facts, [*_alignment_hurts(training, result), *_distrust(result, plan, labelled)])
+
+
+def _fallback_in_words(result: TargetResult) -> str:
+    """How many ambiguous cells were given their type's parent, and how many of them rightly."""
+    numbers = fallback_metrics(result) or {}
+    n = len(result.cells)
+    text = (
+        f"{numbers['cells']:,} cells ({_percent(numbers['cells'] / n)}) whose type is ambiguous and whose parent is not"
+    )
+    if numbers["labelled"]:
+        share = _percent(numbers["right"] / numbers["labelled"])
+        text += f"; by the file's labels {numbers['right']:,} of {numbers['labelled']:,} are right ({share})"
+    return text
 
 
 def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> str:
@@ -474,13 +632,10 @@ def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[
 
 def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> list[str]:
     table, points = composition(result, plan), []
-    called = table["annotated"] + table["rejected"]
-    doubtful = table[(called >= 5) & (table["rejected"] > MUCH_REJECTED * called)]
-    for name, row in doubtful.iterrows():
-        points.append(
-            f"{name}: {row['rejected']:.0f} of the {row['annotated'] + row['rejected']:.0f} cells most like it were "
-            "rejected."
-        )
+    rejected = table["rejected"] + table.get("parent only", 0)
+    called = table["annotated"] + rejected
+    for name in table.index[(called >= 5) & (rejected > MUCH_REJECTED * called)]:
+        points.append(f"{name}: {rejected[name]:.0f} of the {called[name]:.0f} cells most like it were rejected.")
     few = table[(table["training cells"] < FEW_CELLS) & (called > 0)] if plan.cells else table[:0]
     for name, row in few.iterrows():
         points.append(f"{name}: learned from only {row['training cells']:.0f} cells.")
@@ -501,7 +656,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
         points.append(
             f"Too rare in the annotated batches to be learned, so never named here: {', '.join(plan.dropped)}."
         )
-    odd = int((result.final.reasons == REASONS[2]).sum())
+    odd = int((result.final.reasons == UNLIKE).sum())
     if odd:
         points.append(
             f"{odd:,} of the Unassigned cells are unlike anything in the annotated batches; they may be a cell type "

@@ -20,6 +20,8 @@ from .artifacts import STAGES, Run, read_json, sha256, shipped, write_model_json
 PACKAGES = (
     "jind-nb",
     "anndata",
+    "captum",
+    "igraph",
     "numpy",
     "pandas",
     "papermill",
@@ -35,11 +37,11 @@ MATTERS_FROM = {
     "1_preprocess": (
         "PATH", "BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "PRETRAINED_MODEL_PATH",
         "INTER_DATASETS_NAMES", "EXCLUDE_DATASETS_NAMES", "NUM_FEATURES", "MIN_CELL_TYPE_POPULATION", "METHOD", "SEED",
-        "UNLABELED", "GENE_COL", "LAYER", "NORMALISATION",
+        "UNLABELED", "GENE_COL", "LAYER", "NORMALISATION", "MARKERS", "PARENTS",
     ),
     "2_train": ("USE_GPU", "EPOCHS", "REJECTION", "TARGET_ERROR"),
     "3_align": ("ALIGN",),
-    "4_evaluate": (),
+    "4_evaluate": ("CLUSTER_RESOLUTION",),
     "report": ("OUTPUT_PATH",),
 }  # fmt: skip
 REPORT = "report"

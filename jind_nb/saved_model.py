@@ -97,6 +97,7 @@ def save_reference(reference: Reference, calibrations: Mapping[str, Calibration]
         "classes": reference.classes,
         "features": reference.features,
         "preprocessing": plan.preprocessing,
+        "parents": plan.parents,
         "thresholds": _by_class(reference.classes, judged.thresholds),
         "calibration": {way: asdict(calibration) for way, calibration in calibrations.items()},
         "a new file is annotated with": SHARED,

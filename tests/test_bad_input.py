@@ -107,6 +107,12 @@ def _other_genes(share: float, names: str = "other{}") -> Callable[[], ad.AnnDat
     return make
 
 
+def _with_scores() -> ad.AnnData:
+    adata = simulated(THREE_BATCHES)
+    adata.obs["scores"] = np.arange(adata.n_obs) / 7
+    return adata
+
+
 def _unlabelled() -> ad.AnnData:
     adata = simulated(THREE_BATCHES)
     adata.obs["celltype"] = adata.obs["celltype"].where(adata.obs["batch"] == "c", "unknown")
@@ -225,6 +231,12 @@ PARAMETERS = [
     Mistake("out of limits", ["REJECTION: found 1.5"], parameters={"REJECTION": 1.5}),
     Mistake("not a number", ["NUM_FEATURES: found 'many'"], parameters={"NUM_FEATURES": "many"}),
     Mistake("no", ["TARGET_DATASET_NAME", "quotes"], parameters={"TARGET_DATASET_NAME": False}),
+    Mistake("markers without types", ["MARKERS", "must be a map"], parameters={"MARKERS": ["gene000"]}),
+    Mistake("two levels", ["PARENTS", "one level only", "'cell'"], parameters={"PARENTS": {"B": "T", "T": "cell"}}),
+    Mistake("no such column", ["PARENTS", "no column 'coarse'", "celltype"], parameters={"PARENTS": "coarse"}),
+    Mistake(
+        "no coarser column", ["PARENTS", "'scores' is no coarser level"], _with_scores, parameters={"PARENTS": "scores"}
+    ),
 ]
 ALL = {"file": FILES, "column": COLUMNS, "batch": BATCHES, "values": VALUES, "parameter": PARAMETERS}
 

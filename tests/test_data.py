@@ -1058,3 +1058,69 @@ def test_batches_of_a_new_file_that_differ_in_kind_each_come_to_the_model_s_scal
     cells = data.read_cells(parameters).assign(trains=True)
     prepared = data.prepare(parameters, cells, data.Plan(target="c", source=None, annotated=["a"], classes=[]))
     np.testing.assert_allclose(prepared.X.toarray(), expected, atol=1e-5)
+
+
+# --- markers ---------------------------------------------------------------------------------------------------------
+
+
+def test_markers_that_are_not_selected_have_their_values_too(prepare: Callable[..., Prepared]) -> None:
+    """A biologist's marker need not be among the most variable features to be worth a look."""
+    whole = prepare(simulated(THREE_BATCHES))
+    few = prepare(
+        simulated(THREE_BATCHES), NUM_FEATURES=3, MARKERS={"B": ["gene007", "gene001"], "T": ["gene007", "none"]}
+    )
+    assert list(few.adata.uns["markers"]) == ["gene007", "gene001"]
+    values = few.adata.obsm["markers"].toarray()
+    np.testing.assert_array_equal(values, whole.adata[:, ["gene007", "gene001"]].X.toarray())
+    assert "MARKERS: 1 of 3 features are not in the data and are not shown: 'none'." in few.plan.notes
+
+
+def test_markers_by_symbol_are_found_among_ensembl_ids(prepare: Callable[..., Prepared]) -> None:
+    """Atlases name genes by id and keep the symbols in a column; people type symbols."""
+    adata = simulated(THREE_BATCHES)
+    symbols = adata.var_names.copy()
+    adata.var = pd.DataFrame({"symbol": symbols}, index=[f"ENSG{i:011d}" for i in range(adata.n_vars)])
+    prepared = prepare(adata, MARKERS={"B": ["gene003"]}).adata
+    np.testing.assert_array_equal(
+        prepared.obsm["markers"].toarray()[:, 0], prepared[:, "ENSG00000000003"].X.toarray()[:, 0]
+    )
+
+
+def test_markers_need_not_be_features_of_a_saved_model(
+    prepare: Callable[..., Prepared], saved_model: Callable[..., Path]
+) -> None:
+    adata = simulated(THREE_BATCHES)
+    folder = saved_model(["gene010", "gene002"])
+    prepared = prepare(adata, PRETRAINED_MODEL_PATH=str(folder), MARKERS={"B": ["gene005"]}).adata
+    expected = log_counts(adata[adata.obs["batch"] == "c"].X.toarray())
+    np.testing.assert_allclose(prepared.obsm["markers"].toarray()[:, 0], expected[:, 5], atol=1e-5)
+
+
+def test_unknown_markers_alone_stop_nothing(prepare: Callable[..., Prepared]) -> None:
+    prepared = prepare(simulated(THREE_BATCHES), MARKERS={"B": ["none", "neither"]})
+    assert "markers" not in prepared.adata.obsm
+    assert any("2 of 2 features are not in the data" in note for note in prepared.plan.notes)
+
+
+# --- parents ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_column_of_parents_is_read_of_annotated_cells_alone(prepare: Callable[..., Prepared]) -> None:
+    """What the target's own column says would be knowledge of its labels."""
+    adata = simulated(THREE_BATCHES)
+    adata.obs["coarse"] = adata.obs["celltype"].map({"B": "B", "T": "lymphoid", "NK": "lymphoid"})
+    adata.obs.loc[adata.obs["batch"] == "c", "coarse"] = "of the target"
+    assert prepare(adata, PARENTS="coarse").plan.parents == {"B": "B", "T": "lymphoid", "NK": "lymphoid"}
+
+
+def test_a_saved_models_parents_hold_unless_the_parameters_give_others(
+    prepare: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    own = {"B": "lymphoid", "T": "lymphoid"}
+    write_model_json(tmp_path / "model", MODEL | {"parents": own})
+    saved = {"PRETRAINED_MODEL_PATH": str(tmp_path / "model")}
+    assert prepare(simulated(THREE_BATCHES), **saved).plan.parents == own
+    other = {"B": "B or T", "T": "B or T"}
+    assert prepare(simulated(THREE_BATCHES), **saved, PARENTS=other).plan.parents == other
+    with pytest.raises(InputError, match="PARENTS: there is no cell type 'alpha'"):
+        prepare(simulated(THREE_BATCHES), **saved, PARENTS={"alpha": "endocrine"})

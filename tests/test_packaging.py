@@ -17,7 +17,12 @@ from jind_nb.parameters import Parameters, load_parameters
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "nbconvert": "nbconvert-core"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "nbconvert": "nbconvert-core",
+    "igraph": "python-igraph",
+}
 
 
 def normal(name: str) -> str:

@@ -377,6 +377,76 @@ def test_an_override_wins_over_the_files_older_name(parameter_file: Callable[...
     assert p.INTER_DATASETS_NAMES == ["b"]
 
 
+# --- maps ------------------------------------------------------------------------------------------------------------
+
+MARKERS = {"T": ["CD3D", "CD3E"], "B": ["MS4A1"]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        MARKERS,
+        "{T: [CD3D, CD3E], B: [MS4A1]}",
+        '{"T": ["CD3D", "CD3E"], "B": ["MS4A1"]}',
+        '{"T":["CD3D","CD3E"],"B":["MS4A1"]}',
+        {"T": "CD3D, CD3E", "B": "MS4A1"},
+        {"T": ["CD3D", "CD3E", "CD3D"], "B": ["MS4A1"]},
+    ],
+    ids=["a map", "its text", "JSON", "JSON without blanks", "lists as text", "a gene twice"],
+)
+def test_markers_are_read_in_every_spelling(value: Any, tmp_path: Path) -> None:
+    assert made(MARKERS=value).MARKERS == MARKERS
+    if isinstance(value, str):
+        name, read = parse_override(f"MARKERS={value}")
+        assert made(**{name: read}).MARKERS == MARKERS
+    for suffix, write in ((".json", json.dumps), (".yaml", yaml.safe_dump)):
+        file = tmp_path / f"p{suffix}"
+        file.write_text(write(NEEDED | {"MARKERS": value}))
+        assert load_parameters(file).MARKERS == MARKERS
+
+
+@pytest.mark.parametrize("nothing", [{}, "", None])
+def test_no_markers_and_no_parents_are_nothing(nothing: object) -> None:
+    p = made(MARKERS=nothing, PARENTS=nothing)
+    assert p.MARKERS == {}
+    assert p.PARENTS is None
+
+
+@pytest.mark.parametrize(
+    "value", [{"CD4 T": "T", "CD8 T": "T", "1": "2"}, {"CD4 T": "T", "CD8 T": "T", 1: 2, "B": None}]
+)
+def test_parents_are_a_map_of_names(value: object) -> None:
+    assert made(PARENTS=value).PARENTS == {"CD4 T": "T", "CD8 T": "T", "1": "2"}
+
+
+def test_parents_may_be_a_column() -> None:
+    assert made(PARENTS="coarse").PARENTS == "coarse"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"MARKERS": ["CD3D"]}, "MARKERS: found ['CD3D']; must be a map of cell types to features"),
+        ({"MARKERS": "CD3D"}, "MARKERS: found 'CD3D'; must be a map"),
+        ({"MARKERS": "{T: [CD3D"}, "MARKERS: found '{T: [CD3D'; looks like a map but cannot be read"),
+        ({"MARKERS": {"T": {"CD3D": 1}}}, "MARKERS: found"),
+        ({"PARENTS": ["T"]}, "PARENTS: found ['T']; must be a map of cell types to parents, or a column of obs"),
+        ({"PARENTS": {"CD4 T": ["T"]}}, "PARENTS: found {'CD4 T': ['T']}; must be a map"),
+        ({"PARENTS": {"CD4 T": True}}, "put the name in quotes"),
+        ({"PARENTS": {"CD4 T": "T\0"}}, "a name with a character that no file can"),
+        ({"MARKERS": {"T": ["CD3D", "\ud800"]}}, "a name with a character that no file can"),
+        ({"CLUSTER_RESOLUTION": True}, "CLUSTER_RESOLUTION: found True; must be a number, the resolution: 1 is usual"),
+        ({"CLUSTER_RESOLUTION": 0}, "CLUSTER_RESOLUTION: found 0"),
+        ({"CLUSTER_RESOLUTION": math.nan}, "CLUSTER_RESOLUTION: found nan"),
+    ],
+)
+def test_what_is_no_map_or_resolution_is_refused_in_one_line(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError) as error:
+        made(**values)
+    assert says in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
 # --- -s NAME=VALUE ---------------------------------------------------------------------------------------------------
 
 

@@ -18,8 +18,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from jind_nb import plots
+from jind_nb import clusters, plots
 from jind_nb.calibration import Calibration
+from jind_nb.clusters import Clusters
 from jind_nb.metrics import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, reliability, risk_coverage, stage_result
 from jind_nb.rejection import UNASSIGNED, Predictions
 
@@ -253,6 +254,46 @@ def test_composition_has_a_bar_for_each_type(n: int) -> None:
     axes = plots.composition_bars(composition_of(n), TARGET).axes[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == type_names(n)[::-1]
     assert sum(bar.get_width() for bar in axes.patches) == composition_of(n)[["annotated", "rejected"]].to_numpy().sum()
+
+
+def test_composition_shows_cells_with_a_parent_only_apart_from_those_unassigned() -> None:
+    table = composition_of(3)
+    table.insert(1, "parent only", [4, 0, 2])
+    figure = plots.composition_bars(table, TARGET)
+    axes = figure.axes[0]
+    assert any("parent only" in words for words in legend_of(axes))
+    columns = ["annotated", "parent only", "rejected"]
+    assert sum(bar.get_width() for bar in axes.patches) == table[columns].to_numpy().sum()
+    ends = {round(bar.get_x() + bar.get_width()) for bar in axes.patches}
+    assert set(table[columns].sum(axis=1)) <= ends
+
+
+def clusters_of(n: int) -> Clusters:
+    """Clusters of different sizes, every third of which is named Unassigned."""
+    cluster = np.repeat(np.arange(n), np.arange(n + 5, 5, -1)).astype(str).astype(object)
+    majority = np.array([UNASSIGNED if int(c) % 3 == 2 else type_names(n)[int(c)] for c in cluster], dtype=object)
+    return Clusters(cluster, majority, np.full(len(cluster), 0.75))
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_every_cluster_is_named_in_the_picture_and_has_a_bar_of_its_shares(n: int) -> None:
+    found = clusters_of(n)
+    answers = found.majority.copy()
+    answers[::4] = type_names(1)[0]
+    points = pd.DataFrame({"x": np.arange(len(answers)), "y": 0.0, "cell": np.arange(len(answers))[::-1]})
+    axes = plots.cluster_scatter(points, found, TARGET).axes[0]
+    words = legend_of(axes)
+    majorities = dict(zip(found.cluster, found.majority, strict=True))
+    assert [line.split(" (")[0] for line in words] == [f"{c}: {majorities[c]}" for c in sorted(majorities, key=int)]
+    assert {text.get_text() for text in axes.texts} == set(majorities)
+    table = clusters.table(
+        clusters.Clusters(found.cluster, *clusters.majorities(found.cluster, answers)), answers, None
+    )
+    figure = plots.cluster_bars(table, TARGET)
+    labels = figure.axes[0].get_yticklabels()
+    assert [label.get_text().split(":")[0] for label in labels] == list(table.index)
+    assert overlapping(list(labels), figure) == []
+    assert sum(bar.get_width() for bar in figure.axes[0].patches) == pytest.approx(100 * n)
 
 
 def overlapping(texts: list, figure: Figure) -> list[tuple[str, str]]:

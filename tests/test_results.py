@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from jind_nb import results
 from jind_nb.artifacts import Run
 from jind_nb.calibration import Calibration
+from jind_nb.clusters import Clusters
 from jind_nb.data import Plan
 from jind_nb.parameters import Parameters
 from jind_nb.rejection import NONE_PASSES, UNASSIGNED, Predictions
 from jind_nb.results import TargetResult
+from tests.conftest import simulated
 
 
 @pytest.fixture
@@ -66,7 +68,77 @@ def test_table_has_no_labels_column_without_labels() -> None:
     assert "labels" not in results.predictions_table(annotated(["B", "T"], THREE_CELLS))
 
 
-@pytest.mark.parametrize("taken", ["reason", "labels", "predictions", "raw_predictions", "cellname"])
+LEVELS = [[0.9, 0.05, 0.05], [0.1, 0.5, 0.4], [0.4, 0.3, 0.3], [0.05, 0.05, 0.9]]
+
+
+def with_levels(labels: list[str | None] | None = None) -> TargetResult:
+    """B, a T cell of either kind, one that may be anything, and CD8 T."""
+    result = annotated(["B", "CD4 T", "CD8 T"], LEVELS, labels, threshold=0.8)
+    return results.with_parents(result, {"CD4 T": "T", "CD8 T": "T", "gdT": "T"})
+
+
+def test_a_parent_is_the_answer_where_the_type_is_ambiguous() -> None:
+    """And its level and reason say so, or it would be taken for a type."""
+    table = results.predictions_table(with_levels())
+    assert list(table)[:5] == ["raw_predictions", "predictions", "level", "reason", "B"]
+    assert table["predictions"].tolist() == ["B", "T", UNASSIGNED, "CD8 T"]
+    assert table["level"].tolist() == ["cell type", "parent", UNASSIGNED, "cell type"]
+    assert table["reason"].tolist() == ["confident", "parent only", "ambiguous", "confident"]
+    np.testing.assert_array_equal(results.probabilities_of(table, ["B", "CD4 T", "CD8 T"]), LEVELS)
+    assert results.reasons_table(with_levels())["cells"].to_dict() == {
+        "confident": 2, "parent only": 1, "ambiguous": 1, "unlike reference": 0,
+    }  # fmt: skip
+
+
+def test_without_parents_nothing_speaks_of_levels() -> None:
+    result = annotated(["B", "T"], THREE_CELLS)
+    assert "level" not in results.predictions_table(result)
+    assert "parent only" not in results.reasons_table(result).index
+    assert results.fallback_metrics(result) is None
+    assert "PARENTS is not set" in results.fallback_table(result).iloc[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("label", "right"), [("CD4 T", 1), ("gdT", 1), ("B", 0), ("a type nobody named", 0), (None, None)]
+)
+def test_a_fallback_is_right_if_it_is_the_true_types_parent(label: str | None, right: int | None) -> None:
+    """Also of a type the annotated batches lack, if PARENTS names it."""
+    numbers = results.fallback_metrics(with_levels(["B", label, "B", "CD8 T"]))
+    assert numbers == {"cells": 1, "labelled": int(label is not None), "right": right or 0}
+
+
+def test_a_fallback_counts_as_rejected_in_the_numbers_of_types() -> None:
+    """Else PARENTS would make a method look better at naming types."""
+    (stage,) = results.evaluate_target(with_levels(["B", "CD4 T", "B", "CD8 T"]), "t")
+    assert stage.metrics["rejected"] == 2
+    assert stage.metrics["effective_accuracy"] == 1.0
+    table = results.composition(with_levels(), Plan("t", None, [], ["B", "CD4 T", "CD8 T"]))
+    assert table.loc["CD4 T", ["annotated", "parent only", "rejected"]].tolist() == [0, 1, 0]
+    assert table[["annotated", "parent only", "rejected"]].sum().sum() == 4
+
+
+def test_the_annotated_file_has_the_level_and_the_clusters() -> None:
+    result = with_levels()
+    result.clusters = Clusters(np.array(list("0010"), dtype=object), result.names, np.array([0.5, 0.5, 1.0, 0.25]))
+    adata = simulated({"a": {"B": 4}})
+    adata.obs["jind_level"] = "of an earlier annotation"
+    results.annotate_obs(adata, results.predictions_table(result), result.final.classes, result.codes)
+    obs = adata.obs
+    assert obs["jind_prediction"].tolist() == ["B", "T", UNASSIGNED, "CD8 T"]
+    assert list(obs["jind_prediction"].cat.categories) == ["B", "CD4 T", "CD8 T", "T", UNASSIGNED]
+    assert obs["jind_level"].tolist() == ["cell type", "parent", UNASSIGNED, "cell type"]
+    assert obs["jind_cluster"].tolist() == list("0010")
+    assert obs["jind_cluster_majority"].tolist() == result.names.tolist()
+    assert obs["jind_cluster_share"].tolist() == [0.5, 0.5, 1.0, 0.25]
+    np.testing.assert_allclose(obs["jind_confidence"], [0.9, 0.5, 0.4, 0.9])
+    plain = annotated(["B", "T"], [[0.9, 0.1]] * 4)
+    results.annotate_obs(adata, results.predictions_table(plain), ["B", "T"], plain.codes)
+    assert not {"jind_level", "jind_cluster", "jind_cluster_majority", "jind_cluster_share"} & set(adata.obs)
+
+
+@pytest.mark.parametrize(
+    "taken", ["level", "cluster", "cluster_share", "reason", "labels", "predictions", "raw_predictions", "cellname"]
+)
 def test_type_named_like_a_column_keeps_both(taken: str, run: Run) -> None:
     """Else the type's probabilities would replace the predictions themselves."""
     result = annotated([taken, "T"], THREE_CELLS, ["T", "T", "T"])

@@ -1,0 +1,97 @@
+"""Where known markers come among the features that drive a cell type: `python benchmarks/explained.py`.
+
+Integrated gradients from the mean annotated cell (what the report does) and from the empty cell, beside the plain
+difference of means. Writes results/explained.csv.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+from learned import RESULTS, learn, parameters_of
+from scipy import sparse
+
+from jind_nb import data, explain
+
+# One batch of each set is the target, which explains nothing; markers from the literature, as far as a set has them.
+SETS = {
+    "pbmc_10x_symphony": (
+        "3pv1",
+        {
+            "B": ["MS4A1", "CD79A"], "NK": ["GNLY", "NKG7"], "Mono_CD14": ["CD14", "LYZ"],
+            "Mono_CD16": ["FCGR3A", "MS4A7"], "T_CD4": ["CD3D", "CD3E", "IL7R"], "T_CD8": ["CD3D", "CD8A"],
+            "DC": ["FCER1A"],
+        },
+    ),
+    "pbmc_onek1k_40donors": (
+        "SAMP1", {"bmem": ["MS4A1"], "cd4nc": ["CD3D", "IL7R"], "monoc": ["LYZ"], "mononc": ["FCGR3A"]},
+    ),
+    "pancreas_3studies_small": ("Lawlor", {"alpha": ["GCG", "TTR"], "beta": ["INS"], "ductal": ["KRT19"]}),
+    "pancreas_baron_human_mouse_6donors": (
+        "human1",
+        {
+            "alpha": ["GCG", "TTR"], "beta": ["IAPP"], "delta": ["SST"], "activated_stellate": ["COL1A1"],
+            "macrophage": ["CD14"],
+        },
+    ),
+    "pancreas_wang_xin_baron": ("Wang", {"beta": ["IAPP"], "delta": ["SST"], "gamma": ["PPY"]}),
+}  # fmt: skip
+DONORS = 8  # of the 40 of OneK1K
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Of each feature in its row, 1 for the largest."""
+    return (-values).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable") + 1
+
+
+def table_of(name: str) -> pd.DataFrame:
+    """One row for each marker: its rank among the features of its type by each way to rank them."""
+    target, markers = SETS[name]
+    also = {"EXCLUDE_DATASETS_NAMES": [f"SAMP{i}" for i in range(DONORS + 1, 41)]} if "onek1k" in name else {}
+    parameters = parameters_of(name, target, **also)
+    learned = learn(parameters)
+    cells = data.read_cells(parameters)
+    plan = data.make_plan(parameters, cells)
+    prepared = data.prepare(parameters, cells, plan)
+    x, y = sparse.csr_matrix(prepared.X), prepared.obs["cell_type"].cat.codes.to_numpy()
+    model, n = learned.reference.model, len(plan.classes)
+    start = time.monotonic()
+    from_mean = explain.attributions(model, x, y, n)
+    seconds = time.monotonic() - start
+    mean = explain.mean_cell(x, y)
+    ways = {
+        "from the mean cell": ranks(from_mean),
+        "from the empty cell": ranks(explain.attributions(model, x, y, n, np.zeros(x.shape[1]))),
+        "difference of means": ranks(np.array([np.asarray(x[y == k].mean(axis=0)).ravel() - mean for k in range(n)])),
+    }
+    rows = [
+        {
+            "set": name,
+            "cell type": cell_type,
+            "marker": marker,
+            **{
+                way: int(rank[plan.classes.index(cell_type), prepared.var_names.get_loc(marker)])
+                for way, rank in ways.items()
+            },
+            "of": x.shape[1],
+            "seconds": round(seconds, 2),
+        }
+        for cell_type, of_type in markers.items()
+        for marker in of_type
+    ]
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    table = pd.concat([table_of(name) for name in SETS], ignore_index=True)
+    table.to_csv(RESULTS / "explained.csv", index=False)
+    print(table.to_string())
+    ways = [column for column in table if column.startswith(("from", "difference"))]
+    print(pd.DataFrame({"median rank": table[ways].median(), "among the first ten": (table[ways] <= 10).sum()}))
+    print(f"{len(table)} markers")
+
+
+if __name__ == "__main__":
+    main()
