@@ -196,6 +196,28 @@ def majority(task: Task) -> np.ndarray:
     return np.tile(shares, (task.target.shape[0], 1))
 
 
+def pooled_network(task: Task) -> np.ndarray:
+    """The source classifier of METHOD `reference`, trained on all annotated batches at once and not aligned (at least 400
+    steps; three seeds, averaged): what adapters and alignment must be better than."""
+    import torch
+
+    from .networks import Annotator, Encoder, Head
+    from .training import SOURCE_RATE, Loss, class_weights, decode, encode, set_seeds, train_epoch
+
+    device, n_classes = torch.device("cpu"), len(task.classes)
+    loss = Loss(class_weights(task.y, n_classes), device)
+    epochs = max(15, -(-400 // -(-len(task.y) // MINIBATCH)))
+    answers = []
+    for seed in range(3 * task.seed, 3 * task.seed + 3):
+        set_seeds(seed)
+        model = Annotator(Encoder(task.x.shape[1]), Head(n_classes))
+        optimiser = torch.optim.Adam(model.parameters(), lr=SOURCE_RATE)
+        for _ in range(epochs):
+            train_epoch(model, task.x, task.y, optimiser, loss)
+        answers.append(decode(model.head, encode(model, task.target, device), device))
+    return np.mean(answers, axis=0)
+
+
 def random_labels(task: Task) -> np.ndarray:
     """Control: a type drawn for each cell by the shares of the types among the annotated cells."""
     drawn = np.random.default_rng(task.seed).choice(task.y, task.target.shape[0])
@@ -208,6 +230,7 @@ BASELINES: dict[str, Callable[[Task], np.ndarray]] = {
     "kNN after Harmony": knn_after_harmony,
     "CellTypist": celltypist,
     "scANVI": scanvi,
+    "pooled network": pooled_network,
     "random labels": random_labels,
     "majority": majority,
 }

@@ -36,13 +36,14 @@ CONTROLS = (TRUE_LABELS, "random labels", "majority")
 # Method -> METHOD, and how it uses the annotated batches.
 JIND = {
     "default": ("default", "multi"),
+    "default not aligned": ("default", "not aligned"),
     "reference": ("reference", "multi"),
     "reference combined": ("reference", "combined"),
     "reference single source": ("reference", "single"),
 }
 METHODS = (*JIND, *(name for name in BASELINES if name not in CONTROLS), *CONTROLS)
 # Methods whose answer depends on a seed; all others give the same one each time.
-SEEDED = (*JIND, "scANVI", "random labels")
+SEEDED = (*JIND, "pooled network", "scANVI", "random labels")
 # Below this a baseline's label counts as rejected, as in CellTypist; coverages compare without a threshold.
 BASELINE_THRESHOLD = 0.5
 COVERAGES = (0.8, 0.9, 0.95)
@@ -60,6 +61,7 @@ class Used:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak: int = 0
+    way: str = ""  # in which our methods annotated the target (`alignment.WAYS`)
 
 
 # --- one method ------------------------------------------------------------------------------------------------------
@@ -95,6 +97,7 @@ def measure(parameters: Parameters, method: str) -> dict[str, Any]:
         "seconds": round(used.seconds, 2),
         "peak_GB": round(used.peak / 1e9, 3),
         "cpu_seconds": round(used.cpu_seconds, 2),
+        "way": used.way,
     }
 
 
@@ -174,13 +177,15 @@ def _in_a_process(parameters: Parameters, method: str) -> tuple[Predictions, Use
                 stored["thresholds"],
                 stored.get("unlike"),
             )
-            return predictions, Used(float(stored["seconds"]), float(stored["cpu_seconds"]), int(stored["peak"]))
+            seconds, cpu_seconds, peak = float(stored["seconds"]), float(stored["cpu_seconds"]), int(stored["peak"])
+            return predictions, Used(seconds, cpu_seconds, peak, str(stored["way"]))
 
 
 def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Used]:
     """A method's predictions for the target, and what it took."""
     name, way = JIND.get(method, (parameters.METHOD, "multi"))
-    parameters = parameters.model_copy(update={"METHOD": name})
+    align = False if way == "not aligned" else parameters.ALIGN
+    parameters = parameters.model_copy(update={"METHOD": name, "ALIGN": align})
     if way == "single":
         parameters = single_source(parameters)
     cells = data.read_cells(parameters)
@@ -192,16 +197,19 @@ def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Used]:
     if method == "CellTypist":
         celltypist_python()  # what is installed only once is no part of the method's seconds
     began, cpu_before = time.monotonic(), _cpu_seconds()
+    annotated_by = ""
     if task is None:
-        predictions = jind(*(combined(prepared, plan) if way == "combined" else (prepared, plan)), parameters)
+        predictions, annotated_by = jind(
+            *(combined(prepared, plan) if way == "combined" else (prepared, plan)), parameters
+        )
     else:
         probabilities = BASELINES[method](task)
         predictions = Predictions(plan.classes, probabilities, np.full(len(plan.classes), BASELINE_THRESHOLD))
-    return predictions, Used(time.monotonic() - began, _cpu_seconds() - cpu_before, _peak())
+    return predictions, Used(time.monotonic() - began, _cpu_seconds() - cpu_before, _peak(), annotated_by)
 
 
-def jind(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> Predictions:
-    """The target by METHOD: all that the notebooks do, without files and pictures."""
+def jind(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> tuple[Predictions, str]:
+    """The target by METHOD, and the way in which: all that the notebooks do, without files and pictures."""
     from . import alignment, calibration, left_out, training
 
     settings = training.Settings.of(parameters)
@@ -213,11 +221,12 @@ def jind(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> Prediction
         evidence = left_out.leave_batches_out(reference)
         lessons = calibration.of_all_ways(evidence, settings, len(plan.annotated))
         known.rules = {way: lesson.rule for way, lesson in lessons.items()}
+        known.way, known.why = calibration.best_way(lessons)
     x = sparse.csr_matrix(prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X)
     annotated = alignment.annotate(reference.model, x, known, settings)
     alignment.align(annotated, x, known, settings)
     alignment.self_train(annotated, x, known, settings)
-    return list(annotated.stages.values())[-1]
+    return list(annotated.stages.values())[-1], annotated.way
 
 
 def single_source(parameters: Parameters) -> Parameters:
