@@ -10,7 +10,7 @@ Wasserman & Ramdas 2023, doi 10.1080/01621459.2022.2060112).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar
 from .alignment import ADAPTED, SHARED, WAYS
 from .left_out import LeftOut
 from .metrics import area_under_risk_coverage, calibration_error, reliability, risk_coverage
-from .rejection import NONE_PASSES, REASONS, Predictions, Rule, tempered
+from .rejection import NO_EVIDENCE, NONE_PASSES, REASONS, Predictions, Rule, tempered
 from .training import Settings
 
 COOLEST, HOTTEST = 0.2, 20.0
@@ -132,6 +132,7 @@ class Calibration:
     target_error: float | None
     threshold: float | None  # TARGET_ERROR's
     most_novel: float | None
+    enough: float | None  # REJECTION's; None with a single annotated batch: see `_rule`
     n_annotated: int  # 1: nothing could be left out, and the batch's own held-out cells stand in
     batches: list[dict[str, Any]]  # a row for each left-out batch: `_row`
     reliability: dict[str, list[dict[str, float]]]  # `network` and `calibrated` -> rows of `metrics.reliability`
@@ -139,7 +140,7 @@ class Calibration:
 
     @property
     def rule(self) -> Rule:
-        return Rule(self.temperature, self.threshold, self.most_novel)
+        return Rule(self.temperature, self.threshold, self.most_novel, self.enough)
 
     @property
     def is_guarantee(self) -> bool:
@@ -176,11 +177,13 @@ def calibrate(
         Number of annotated batches.
     """
     left_out = [batch for batch in left_out if way in batch.probabilities]
-    rule = _rule(left_out, way, target_error)
+    rule = _rule(left_out, way, theta, target_error)
+    if n_annotated == 1:
+        rule = replace(rule, enough=None)
     rows, plain, calibrated, rights = [], [], [], []
     for batch in left_out:
         others = [other for other in left_out if other is not batch]
-        by = _rule(others, way, target_error) if others else rule
+        by = _rule(others, way, theta, target_error) if others else rule
         rows.append(_row(batch, way, by, theta))
         plain.append(_confidence(batch, way, 1.0))
         calibrated.append(_confidence(batch, way, by.temperature))
@@ -193,6 +196,7 @@ def calibrate(
         target_error=target_error,
         threshold=rule.threshold,
         most_novel=rule.most_novel,
+        enough=rule.enough,
         n_annotated=n_annotated,
         batches=rows,
         reliability={
@@ -241,12 +245,19 @@ def best_way(calibrations: Mapping[str, Calibration]) -> tuple[str, str]:
     )
 
 
-def _rule(left_out: list[LeftOut], way: str, target_error: float | None) -> Rule:
+def _rule(left_out: list[LeftOut], way: str, theta: float, target_error: float | None) -> Rule:
+    """What left-out batches teach about a way to annotate.
+
+    Class-wise thresholds come from held-out cells of known batches, of which the model is surer than of a new batch's: by
+    themselves they reject half of some targets, nearly all of it right. So a confidence is `enough` where no left-out
+    batch had more than theta wrong among its cells at least so confident. Below 0.9 none is: a new batch may hold types
+    that no left-out one has.
+    """
     t = temperature(left_out, way)
-    threshold = None
+    cells = [(_confidence(b, way, t), _right(b, way)) for b in left_out]
     if target_error is not None:
-        threshold = safe_threshold([(_confidence(b, way, t), _right(b, way)) for b in left_out], target_error)
-    return Rule(t, threshold, most_novel(left_out))
+        return Rule(t, safe_threshold(cells, target_error), most_novel(left_out))
+    return Rule(t, None, most_novel(left_out), max(NO_EVIDENCE, safe_threshold(cells, theta)))
 
 
 def _confidence(batch: LeftOut, way: str, temperature: float) -> np.ndarray:

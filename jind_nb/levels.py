@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
-from .rejection import AMBIGUOUS, UNASSIGNED, Predictions, class_thresholds
+from .rejection import AMBIGUOUS, UNASSIGNED, Predictions, at_most, class_thresholds
 
 if TYPE_CHECKING:
     from .data import Plan
@@ -145,7 +145,8 @@ def thresholds(predictions: Predictions, parents: Parents) -> dict[str, float]:
     names, _ = probabilities(predictions.probabilities[:0], predictions.classes, parents)
     if predictions.held_out is not None:
         held_out = probabilities(predictions.held_out, predictions.classes, parents)[1]
-        return dict(zip(names, class_thresholds(held_out, predictions.theta).tolist(), strict=True))
+        thresholds = at_most(class_thresholds(held_out, predictions.theta), predictions.enough)
+        return dict(zip(names, thresholds.tolist(), strict=True))
     parent = np.array(of_types(predictions.classes, parents))
     return {name: float(predictions.thresholds[parent == name].max()) for name in names}
 

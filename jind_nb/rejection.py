@@ -44,6 +44,11 @@ def class_thresholds(probabilities: np.ndarray, theta: float) -> np.ndarray:
     return thresholds
 
 
+def at_most(thresholds: np.ndarray, enough: float | None) -> np.ndarray:
+    """Thresholds, none above a confidence that is enough (`Rule`)."""
+    return thresholds if enough is None else np.minimum(thresholds, enough)
+
+
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities (n_cells, K) of the same logits divided by a temperature; above 1 makes them less sure.
 
@@ -65,6 +70,7 @@ class Rule:
     temperature: float = 1.0
     threshold: float | None = None  # one for all types (TARGET_ERROR); None: class-wise, from held-out cells
     most_novel: float | None = None  # novelty above which a cell is unlike the reference; None: not asked
+    enough: float | None = None  # confidence that is enough whatever a class-wise threshold says; None: not known
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ class Predictions:
     # Float (m, K), probabilities of held-out cells from which, with theta, the thresholds come; None: from elsewhere.
     held_out: np.ndarray | None = None
     theta: float = 0.0
+    enough: float | None = None  # a class-wise threshold above this is taken down to it
 
     @classmethod
     def by(
@@ -101,7 +108,8 @@ class Predictions:
         if rule.threshold is not None:
             return cls(classes, judged, np.full(len(classes), rule.threshold), unlike)
         by = tempered(held_out, rule.temperature)
-        return cls(classes, judged, class_thresholds(by, theta), unlike, by, theta)
+        thresholds = at_most(class_thresholds(by, theta), rule.enough)
+        return cls(classes, judged, thresholds, unlike, by, theta, rule.enough)
 
     @property
     def raw(self) -> np.ndarray:
