@@ -40,10 +40,12 @@ SIDE_BY_SIDE = 12  # confusion matrices of at most so many types share a row
 warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
 
-def show(figure: Figure, alt: str) -> None:
-    """Displays a figure once, as a PNG with a text for readers who cannot see it."""
+def show(figure: Figure | None, alt: str) -> None:
+    """Displays a figure once, as a PNG with a text for readers who cannot see it; nothing if there is none."""
     from IPython.display import display
 
+    if figure is None:
+        return
     display({"image/png": png(figure), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
 
 
@@ -236,11 +238,13 @@ def confidence_scatter(points: pd.DataFrame, confidence: np.ndarray, title: str)
 # --- stages 2 and 3 ------------------------------------------------------------------------------------------------------
 
 
-def curves(points: Sequence[Mapping[str, Any]], quantity: str, title: str, unit: str, every: str = "epoch") -> Figure:
-    """A quantity over epochs, one line for each batch and stage that has it."""
+def curves(
+    points: Sequence[Mapping[str, Any]], quantity: str, title: str, unit: str, every: str = "epoch"
+) -> Figure | None:
+    """A quantity over epochs, one line for each batch and stage that has it; None if none has."""
     frame = pd.DataFrame([point for point in points if point.get(quantity) is not None])
     if frame.empty:
-        return nothing(f"{title}: there is no such stage in this run.")
+        return None
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
     lines = list(frame.groupby("batch", sort=False)) if "batch" in frame else [("", frame)]
     for i, (name, line) in enumerate(lines):
@@ -256,7 +260,7 @@ def curves(points: Sequence[Mapping[str, Any]], quantity: str, title: str, unit:
     return figure
 
 
-def alignment_losses(points: Sequence[Mapping[str, Any]], stage: str) -> Figure:
+def alignment_losses(points: Sequence[Mapping[str, Any]], stage: str) -> Figure | None:
     """How alignment went: how far the target still moved at each round, or in METHOD `reference` both players' losses
     over epochs, with the band in which neither wins."""
     frame = pd.DataFrame([point for point in points if point["stage"] == stage])
