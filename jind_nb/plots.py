@@ -283,7 +283,7 @@ def alignment_losses(points: Sequence[Mapping[str, Any]], stage: str) -> Figure 
 
 def rejection_by_stage(stages: Mapping[str, Any], title: str) -> Figure:
     """The target's cells kept and rejected, one bar for each stage."""
-    figure, axes = plt.subplots(figsize=(6.6, 0.9 + 0.45 * len(stages)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.6, 1.1 + 0.45 * len(stages)), layout="constrained")
     names = list(stages)[::-1]
     rejected = np.array([stages[name].rejected.sum() for name in names])
     kept = np.array([len(stages[name].rejected) for name in names]) - rejected
@@ -294,7 +294,7 @@ def rejection_by_stage(stages: Mapping[str, Any], title: str) -> Figure:
     axes.set_xlim(0, (kept + rejected).max() * 1.35)
     axes.set_xlabel("cells")
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
+    figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=2)
     return figure
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from . import levels
 from .alignment import ADAPTED, SHARED
 from .artifacts import Run, whole_file, write_json
-from .calibration import Calibration
+from .calibration import Calibration, best_way
 from .data import Plan, read_cells, read_target, read_target_labels
 from .metrics import HELD_OUT, UNSEEN, StageResult, stage_result
 from .rejection import AMBIGUOUS, CONFIDENT, NO_EVIDENCE, UNASSIGNED, UNLIKE, Predictions
@@ -476,6 +476,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         "Learned from": _learned_from(training, plan),
         "Cell types it can name": f"{len(plan.classes)}: {', '.join(plan.classes[:15])}"
         + (f" and {len(plan.classes) - 15} more" if len(plan.classes) > 15 else ""),
+        "Alignment": f"{_alignment(training, result, run)}.",
         "Annotated": f"{n_types:,} cells ({_percent(n_types / n)})",
         **({"Parent only": _fallback_in_words(result)} if result.parents else {}),
         "Unassigned": f"{n_rejected:,} cells ({_percent(n_rejected / n)}): {n_rejected - n_unlike:,} ambiguous, "
@@ -506,6 +507,17 @@ def _fallback_in_words(result: TargetResult) -> str:
         share = _percent(numbers["right"] / numbers["labelled"])
         text += f"; by the file's labels {numbers['right']:,} of {numbers['labelled']:,} are right ({share})"
     return text
+
+
+def _alignment(training: Mapping[str, Any], result: TargetResult, run: Run) -> str:
+    """Whether the target was aligned with the annotated batches, and why."""
+    done = "aligned" if result.way == ADAPTED else "not aligned"
+    if run.parameters.ALIGN is not None or run.parameters.PRETRAINED_MODEL_PATH is not None:
+        return f"{done}: ALIGN is {str(run.parameters.aligns).lower()}"
+    if run.parameters.METHOD == "reference":
+        return f"{done}, as METHOD reference always does"
+    calibrations = {way: Calibration(**values) for way, values in training["calibration"].items()}
+    return f"{done}. {best_way(calibrations)[1]}"
 
 
 def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> str:
