@@ -132,11 +132,11 @@ class Calibration:
     target_error: float | None
     threshold: float | None  # TARGET_ERROR's
     most_novel: float | None
-    enough: float | None  # REJECTION's; None with a single annotated batch: see `_rule`
     n_annotated: int  # 1: nothing could be left out, and the batch's own held-out cells stand in
     batches: list[dict[str, Any]]  # a row for each left-out batch: `_row`
     reliability: dict[str, list[dict[str, float]]]  # `network` and `calibrated` -> rows of `metrics.reliability`
     risk_coverage: list[list[float]]  # at most 101 points of coverage and risk, all left-out cells together
+    enough: float | None = None  # REJECTION's; None with a single annotated batch: see `_rule`
 
     @property
     def rule(self) -> Rule:

@@ -195,10 +195,15 @@ class Parameters(BaseModel):
     )
     USE_GPU: bool = Field(True, description="Use a GPU if there is one.")
     METHOD: Literal["default", "reference"] = Field(
-        "default", description="`reference` keeps the published method's constants; `default` is what we recommend."
+        "default", description="`reference` is the published method with its constants; `default` is what we recommend."
     )
     SEED: Whole = Field(0, ge=0, le=2**32 - 1, description="Fixes every random choice.")
-    EPOCHS: Whole = Field(15, ge=1, le=1000, description="Epochs of each training stage, and at most of alignment.")
+    EPOCHS: Whole = Field(
+        15,
+        ge=1,
+        le=1000,
+        description="METHOD `reference`: epochs of each training stage, and at most of alignment.",
+    )
     REJECTION: float = Field(
         0.05,
         ge=0,
@@ -230,8 +235,8 @@ class Parameters(BaseModel):
     )
     ALIGN: MaybeBool = Field(
         None,
-        description="Align the target with the annotated batches and self-train on it; default: true, but false with "
-        "PRETRAINED_MODEL_PATH.",
+        description="Align the target with the annotated batches; default: where left-out batches were annotated better "
+        "for it (METHOD `reference`: always), and never with PRETRAINED_MODEL_PATH.",
     )
     MARKERS: Markers = Field(
         {}, description="Features to look at for each cell type, a map such as {T: [CD3D, CD3E], B: [MS4A1]}."
