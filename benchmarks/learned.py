@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +44,28 @@ class Learned:
     x: sparse.csr_matrix  # the target, float32 (n_target, p)
     means: np.ndarray  # of each feature over the annotated cells, float32 (p,)
 
-    def annotate(self, *, self_trains: bool = True) -> Annotated:
-        """The target before and after alignment, and after self-training."""
+    def annotate(self) -> Annotated:
+        """The target before and after alignment, whether left-out batches recommend it or not."""
         annotated = alignment.annotate(self.reference.model, self.x, self.known, self.settings)
-        alignment.align(annotated, self.x, self.known, self.settings)
-        if self_trains:
-            alignment.self_train(annotated, self.x, self.known, self.settings)
+        alignment.align(annotated, self.x, self.known, replace(self.settings, always_aligns=True))
         return annotated
 
 
-def learn(parameters: Parameters) -> Learned:
-    """Learns from all annotated batches."""
+def learn(parameters: Parameters, *, unseen: bool = False) -> Learned:
+    """Learns from all annotated batches.
+
+    Parameters
+    ----------
+    unseen
+        Whether the target takes no part in the projection either, like the cells of a new file.
+    """
     cells = data.read_cells(parameters)
     plan = data.make_plan(parameters, cells)
     prepared = data.prepare(parameters, cells, plan)
     settings = Settings.of(parameters)
-    reference = training.start(prepared, plan, settings)
-    training.learn_intermediates(reference)
     is_target = (prepared.obs["batch"] == plan.target).to_numpy()
+    reference = training.start(prepared[~is_target] if unseen else prepared, plan, settings)
+    training.learn_intermediates(reference)
     means = np.asarray(prepared[~is_target].X.mean(axis=0), dtype=np.float32).ravel()
     known = alignment.known_codes(reference)
     return Learned(parameters, plan, settings, reference, known, sparse.csr_matrix(prepared[is_target].X), means)

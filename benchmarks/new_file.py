@@ -43,7 +43,8 @@ def filled(x: sparse.csr_matrix, missing: np.ndarray, fill: np.ndarray | None) -
 
 
 def one_set(name: str, target: str) -> list[dict[str, Any]]:
-    learned = learn(parameters_of(name, target, ALIGN=False))
+    in_run = learn(parameters_of(name, target, ALIGN=False))
+    learned = learn(in_run.parameters, unseen=True)
     reference, known, settings, classes = learned.reference, learned.known, learned.settings, learned.plan.classes
     evidence = left_out.leave_batches_out(reference)
     rule = of_all_ways(evidence, settings, len(reference.batches))[alignment.SHARED].rule
@@ -67,6 +68,8 @@ def one_set(name: str, target: str) -> list[dict[str, Any]]:
     held_out = training.decode(reference.model.head, known.held_out, settings.device)
     mean = Predictions.by(Rule(), classes, probabilities, held_out, settings.theta)
     rows.append(row("mean over the annotated batches' adapters", 0.0, "", mean))
+    of_run = in_run.known.predict(in_run.reference.model, in_run.x, settings)
+    rows.append(row("in a run of its own, not aligned", 0.0, "", of_run))
     random = np.random.default_rng(0)
     for share in MISSING:
         for _ in range(DRAWS if share else 1):

@@ -34,7 +34,7 @@ JOBS = (  # set, target, source, types to take away (None: all)
 
 
 def scores(known: KnownCodes, codes: np.ndarray, model: Any) -> dict[str, np.ndarray]:
-    """Each score of the cells (n, 256), higher for stranger ones."""
+    """Each score of the cells (n, size), higher for stranger ones."""
     with torch.no_grad():
         logits = model.head(torch.from_numpy(codes))
     neighbours = NearestNeighbors(n_neighbors=5).fit(known.codes)
@@ -54,7 +54,7 @@ def scores(known: KnownCodes, codes: np.ndarray, model: Any) -> dict[str, np.nda
 def one_type(name: str, target: str, source: str, taken_away: str) -> list[dict[str, Any]]:
     """Learns without a type, annotates the target and scores its cells."""
     learned = learn(parameters_of(name, target, SOURCE_DATASET_NAME=source, UNLABELED=[taken_away]))
-    annotated = learned.annotate(self_trains=False)
+    annotated = learned.annotate()
     truth = labels_of_target(parameters_of(name, target))
     novel = truth == taken_away
     counted = novel | np.isin(truth.astype(str), learned.plan.classes)
