@@ -483,14 +483,28 @@ def with_empty_cells(n: int) -> ad.AnnData:
     return adata
 
 
-ODD |= {"empty cells": with_empty_cells(5), "half the cells empty": with_empty_cells(20)}
+def all_alike(n_genes: int) -> ad.AnnData:
+    """Cells of the same direction: scaled to one length, nothing tells them apart."""
+    adata = simulated({"a": BT, "b": BT, "c": BT}, n_genes)
+    depth = np.random.default_rng(0).integers(1, 5, (adata.n_obs, 1))
+    adata.X = sparse.csr_matrix((depth * np.ones((1, n_genes))).astype(np.float32))
+    return adata
 
 
-@pytest.mark.parametrize("method", METHODS)
+ODD |= {
+    "empty cells": with_empty_cells(5),
+    "half the cells empty": with_empty_cells(20),
+    "one feature that every cell has": all_alike(1),
+    "cells that are all alike": all_alike(60),
+}
+
+
+@pytest.mark.parametrize("method", ["default", pytest.param("reference", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_data_are_trained_on_left_out_and_annotated(tmp_path: Path, odd: str, method: str) -> None:
     """All that a run computes, without a warning (an error in tests) and without a number that is none."""
     values = {"SOURCE_DATASET_NAME": "a", "METHOD": method, "ALIGN": True, "EPOCHS": 1, "MIN_CELL_TYPE_POPULATION": 1}
+    values["NORMALISATION"] = "as_is" if "alike" in odd or "every cell" in odd else "auto"
     prepared, plan, settings = prepare_simulated(tmp_path, ODD[odd], **values)
     reference = learn(prepared, plan, settings)
     calibrations = of_all_ways(leave_batches_out(reference), settings, len(reference.batches))
