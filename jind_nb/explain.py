@@ -52,7 +52,7 @@ def attributions(
     Parameters
     ----------
     model
-        Maps float32 (n, p) to logits (n, K); its parameters say where it computes.
+        Maps float32 (n, p) to logits (n, K); its weights say where it computes.
     x
         Prepared values, float32 (n, p).
     y
@@ -71,7 +71,7 @@ def attributions(
         from captum.attr import IntegratedGradients
 
     model.eval()
-    device = next(model.parameters()).device
+    device = next(iter(model.state_dict().values())).device
     most = max(1, min(CELLS_OF_A_TYPE, MOST_CELLS // max(1, n_types)))
     cells = {k: rows[sample(len(rows), most, 0)] for k in range(n_types) if len(rows := np.flatnonzero(y == k))}
     found = np.full((n_types, x.shape[1]), np.nan)
