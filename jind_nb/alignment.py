@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from . import projection
 from .data import sample
-from .networks import Adapter, Annotator, Discriminator
+from .networks import Adapter, Annotator, Discriminator, Encoder
 from .rejection import Predictions, Rule, class_thresholds
 from .training import (
     LATER_RATE,
@@ -255,10 +255,11 @@ def _step(optimiser: torch.optim.Optimizer, loss: Tensor, wanted: bool) -> None:
 
 def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> None:
     """Gives the target its own adapter: adversarial in METHOD `reference`; in `default` a translation, unless annotated
-    batches, left out and annotated both ways, were annotated no better for it."""
+    batches, left out and annotated both ways, were annotated no better for it. The method is the model's own, which for a
+    saved model need not be the run's METHOD."""
     if not settings.align:
         annotated.notes.append("ALIGN is false: the target was not aligned.")
-    elif settings.is_reference:
+    elif isinstance(annotated.model.encoder, Encoder):
         play(annotated, x, known, settings)
     elif settings.always_aligns:
         move(annotated, x, known, settings)
@@ -283,9 +284,8 @@ def move(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, settings
         annotated.curves.append({"stage": ALIGNED, "epoch": i + 1, "moved": float(np.linalg.norm(b - before))})
     annotated.model = annotated.model.copy_with(projection.as_adapter(b).to(settings.device))
     spread = float(np.sqrt(known.codes.var(axis=0).sum()))
-    annotated.notes.append(
-        f"The target was moved by {np.linalg.norm(b) / spread:.2f} of the annotated cells' standard deviation."
-    )
+    how_far = float(np.linalg.norm(b)) / spread if spread > 0 else 0.0
+    annotated.notes.append(f"The target was moved by {how_far:.2f} of the annotated cells' standard deviation.")
     _now(annotated, ALIGNED, x, known, settings)
 
 
@@ -337,7 +337,7 @@ def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, se
     ties. Skipped with fewer than ten such cells, without alignment, and in METHOD `default`, where it brings nothing
     (benchmarks/README.md).
     """
-    if not settings.align or not settings.is_reference:
+    if not settings.align or not isinstance(annotated.model.encoder, Encoder):
         return
     model = annotated.model
     before = known.predict(model, x, settings)

@@ -187,7 +187,7 @@ class _Alignment(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    way: str
+    way: Literal["shared", "aligned"]  # `alignment.WAYS`
     why: str
 
 

@@ -52,7 +52,7 @@ def attributions(
     Parameters
     ----------
     model
-        Maps float32 (n, p) to logits (n, K); its parameters say where it computes.
+        Maps float32 (n, p) to logits (n, K); its weights say where it computes.
     x
         Prepared values, float32 (n, p).
     y

@@ -51,11 +51,17 @@ def fit(x: sparse.csr_matrix, seed: int) -> Projection:
     x = sparse.diags_array(length / np.maximum(lengths, 1e-6)) @ x
     mean = np.asarray(x.mean(axis=0)).ravel()
     deviation = np.sqrt(np.maximum(np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2, 0))
+    deviation[deviation < 1e-6 * length] = 0  # what rounding leaves of a feature that is the same in all cells
     softened = deviation + (np.median(deviation) or deviation.mean() or 1.0)
     n_components = min(COMPONENTS, *(max(1, size - 1) for size in x.shape))
     weights = []
     for scale in (1 / softened, np.ones(x.shape[1])):
-        components = _components(sparse.csr_matrix(x.multiply(scale)), n_components, seed)
+        # Where all cells are alike, there are no axes to look for.
+        components = (
+            _components(sparse.csr_matrix(x.multiply(scale)), n_components, seed)
+            if deviation.any()
+            else np.zeros((n_components, x.shape[1]))
+        )
         weights.append(scale[:, None] * components.T)
     encoder = Projection(x.shape[1], 2 * n_components)
     weight = np.concatenate(weights, axis=1)

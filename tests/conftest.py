@@ -144,7 +144,9 @@ MODEL: dict[str, Any] = {
     "thresholds": {"B": 0.5, "T": 0.5},
     "calibration": {},
     "target": None,
-    "training": {},
+    "training": {"METHOD": "default"},
+    "alignment": {"way": "shared", "why": "No annotated batch was left out"},
+    "code size": 4,
     "hashes": {},
 }  # fmt: skip
 

@@ -655,7 +655,18 @@ def hostile_model(folder: Path, chance: random.Random) -> None:
     description = json.loads((folder / "model.json").read_text("utf-8"))
     weights = sorted([*folder.glob("*.pt"), *folder.glob("*.pth")])
     file = chance.choice(weights)
-    match chance.randrange(10):
+    match chance.randrange(11):
+        case 10:
+            name = chance.choice(["code size", "alignment", "METHOD"])
+            odd = chance.choice(
+                [odd_json(chance), 256, 257, 2**31, {"way": "aligned", "why": "x" * 10**6}, "reference"]
+            )
+            if name == "METHOD":
+                description["training"] |= {name: odd}
+            else:
+                description[name] = odd
+            _write_description(folder, description, chance)
+            return
         case 0 | 1 | 2 | 3:
             for _ in range(chance.choice([1, 1, 2, 3])):
                 description = _change_somewhere(description, chance)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from jind_nb.alignment import ADAPTED, SHARED
 from jind_nb.calibration import (
+    best_way,
     calibrate,
     lowest_threshold,
     most_novel,
@@ -166,3 +169,64 @@ def test_a_batch_of_types_all_its_own_is_no_evidence_for_a_promise() -> None:
     left_out = [batch(name, 200, seed) for seed, name in enumerate("abc")] + [batch("d", 50, unknown=1.1)]
     learned = calibrate(left_out, SHARED, 0.05, 0.1, 4)
     assert (learned.n_left_out, learned.is_guarantee) == (3, False)
+
+
+# --- whether to align --------------------------------------------------------------------------------------------------
+
+
+def both_ways(name: str, shared: np.ndarray, adapted: np.ndarray) -> LeftOut:
+    """A left-out batch, annotated right with so high a confidence, either way; a negative one is of a wrong type."""
+
+    def probabilities(confidence: np.ndarray) -> np.ndarray:
+        own = np.abs(confidence)
+        rest = (1 - own) / 2
+        right = confidence > 0
+        return np.stack([np.where(right, own, rest), np.where(right, rest, own), rest], axis=1)
+
+    ways = {SHARED: probabilities(shared), ADAPTED: probabilities(adapted)}
+    n = len(shared)
+    return LeftOut(name, CLASSES, np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool), ways, ways, np.zeros(n))
+
+
+GOOD, BAD = np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.9, -0.8, 0.7, -0.6])
+
+
+@pytest.mark.parametrize(
+    ("batches", "way"),
+    [
+        ([(BAD, GOOD), (BAD, GOOD)], ADAPTED),
+        ([(GOOD, BAD), (GOOD, BAD)], SHARED),
+        # ties, also of nothing but right cells: the simpler way
+        ([(GOOD, GOOD), (GOOD, GOOD)], SHARED),
+        ([(BAD, BAD), (BAD, BAD)], SHARED),
+        ([(GOOD, BAD), (BAD, GOOD)], SHARED),
+        # batches count alike, however many cells they have
+        ([(np.tile(GOOD, 50), np.tile(BAD, 50)), (BAD, GOOD), (BAD, GOOD)], ADAPTED),
+    ],
+)
+def test_the_target_is_aligned_only_where_left_out_batches_are_annotated_better_for_it(
+    batches: list[tuple[np.ndarray, np.ndarray]], way: str
+) -> None:
+    left_out = [both_ways(str(i), *of_batch) for i, of_batch in enumerate(batches)]
+    calibrations = {name: calibrate(left_out, name, 0.05, None, len(batches)) for name in (SHARED, ADAPTED)}
+    found, why = best_way(calibrations)
+    assert found == way
+    assert ("the target is aligned" in why) is (way == ADAPTED)
+    assert "AURC" in why
+
+
+def test_without_a_left_out_batch_or_a_second_way_nothing_is_aligned() -> None:
+    """A single annotated batch has held-out cells of its own only, which say nothing of a new batch."""
+    better = [both_ways("a", BAD, GOOD)]
+    single = {name: calibrate(better, name, 0.05, None, 1) for name in (SHARED, ADAPTED)}
+    for calibrations in ({}, {SHARED: single[SHARED]}, single):
+        assert best_way(calibrations)[0] == SHARED
+        assert "No annotated batch was left out" in best_way(calibrations)[1]
+
+
+def test_batches_of_types_of_their_own_say_nothing_of_alignment() -> None:
+    """No AURC to compare: no alignment, and no number in the reason."""
+    alien = replace(both_ways("a", BAD, GOOD), could_be_known=np.zeros(4, dtype=bool))
+    calibrations = {name: calibrate([alien, alien], name, 0.05, None, 2) for name in (SHARED, ADAPTED)}
+    way, why = best_way(calibrations)
+    assert (way, "AURC" in why) == (SHARED, False)

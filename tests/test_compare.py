@@ -280,7 +280,7 @@ def test_a_method_that_cannot_run_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--methods", "CellTypst"], "METHODS: there is no CellTypst; known are default, reference"),
+        (["--methods", "CellTypst"], "METHODS: there is no CellTypst; known are default, default not aligned"),
         (["-s", "PRETRAINED_MODEL_PATH=."], "a comparison trains every method"),
         (["-s", "BATCH_COL=nothing"], "BATCH_COL"),
         (["-s", "NUM_FEATURS=3"], "did you mean NUM_FEATURES"),

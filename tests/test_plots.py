@@ -461,3 +461,20 @@ def test_comparison_of_one_target_has_no_legend_and_no_means() -> None:
     assert not figure.legends
     assert all(line.get_marker() != "|" for line in figure.axes[0].lines)
     assert plots.png(figure).startswith(b"\x89PNG")
+
+
+# --- alignment -----------------------------------------------------------------------------------------------------------
+
+
+def test_alignment_shows_the_losses_of_the_one_method_and_the_moves_of_the_other() -> None:
+    """And says so where there was none; a stage's points only."""
+    play = [{"stage": "s", "epoch": i, "loss": 0.6, "discriminator_loss": 0.7} for i in (1, 2)]
+    moves = [{"stage": "s", "epoch": i, "moved": 1 / i} for i in (1, 2, 3)]
+    other = [{"stage": "self-training", "epoch": 1, "loss": 9.0}]
+    of_play, of_moves = (plots.alignment_losses([*points, *other], "s").axes[0] for points in (play, moves))
+    assert (of_play.get_xlabel(), len(of_play.lines)) == ("epoch", 2)
+    assert of_moves.get_xlabel() == "round"
+    (line,) = of_moves.lines
+    np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), [1, 1 / 2, 1 / 3])
+    words = " ".join(text.get_text() for text in plots.alignment_losses(other, "s").findobj(Text))  # type: ignore[union-attr]
+    assert "not aligned" in words

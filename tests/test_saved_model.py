@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,16 +15,17 @@ import torch
 from scipy import sparse
 
 from jind_nb import saved_model
-from jind_nb.alignment import SHARED, Annotated, KnownCodes, align, annotate, known_codes, self_train
+from jind_nb.alignment import ADAPTED, SHARED, Annotated, KnownCodes, align, annotate, known_codes, self_train
 from jind_nb.artifacts import Run, read_model_json, sha256, write_model_json
-from jind_nb.calibration import of_all_ways
+from jind_nb.calibration import Calibration, best_way, of_all_ways
 from jind_nb.data import Plan
 from jind_nb.errors import InputError
 from jind_nb.left_out import leave_batches_out
+from jind_nb.networks import Adapter, Translation
 from jind_nb.parameters import make_parameters
 from jind_nb.rejection import class_thresholds, tempered
 from jind_nb.training import Reference, decode, encode
-from tests.test_training import equal, learn, prepare_simulated, weights
+from tests.test_training import METHODS, equal, learn, prepare_simulated, weights
 
 CPU = torch.device("cpu")
 AWKWARD = ["../up/Ä 1", "..", "1", "10"]
@@ -45,15 +46,17 @@ class Saved:
     run: Run
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+@pytest.fixture(scope="module", params=METHODS)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """Of either METHOD; in `default`, ALIGN asks for alignment whatever left-out batches say."""
     folder = tmp_path_factory.mktemp("saved")
     data = dict.fromkeys([*AWKWARD, "c"], TYPES)
     prepared, plan, settings = prepare_simulated(
-        folder, data, SOURCE_DATASET_NAME=AWKWARD[0], INTER_DATASETS_NAMES=AWKWARD[1:], EPOCHS=1
-    )
+        folder, data, SOURCE_DATASET_NAME=AWKWARD[0], INTER_DATASETS_NAMES=AWKWARD[1:], EPOCHS=1, METHOD=request.param,
+        ALIGN=True,
+    )  # fmt: skip
     reference = learn(prepared, plan, settings)
-    run = Run(parameters_of(folder / "run"))
+    run = Run(parameters_of(folder / "run", METHOD=request.param))
     calibrations = of_all_ways(leave_batches_out(reference), settings, len(reference.batches))
     saved_model.save_reference(reference, calibrations, plan, run)
     return Saved(reference, plan, target_cells(prepared), run)
@@ -149,7 +152,12 @@ def test_model_json_has_all_that_annotating_needs(saved: Saved) -> None:
     assert stored["source"] == AWKWARD[0]
     assert stored["target"] is None
     assert stored["training"]["cells"] == dict.fromkeys(AWKWARD, 40)
-    assert stored["training"]["held_out"] == dict.fromkeys(AWKWARD, 4)
+    assert stored["training"]["held_out"] == {name: c.held_out.sum() for name, c in saved.reference.batches.items()}
+    is_reference = saved.reference.settings.is_reference
+    assert stored["training"]["METHOD"] == ("reference" if is_reference else "default")
+    assert stored["code size"] == saved.reference.model.encoder.size == (256 if is_reference else 100)
+    calibrations = {way: Calibration(**values) for way, values in stored["calibration"].items()}
+    assert stored["alignment"] == dict(zip(("way", "why"), best_way(calibrations), strict=True))
 
 
 def test_at_most_so_many_codes_are_stored_and_each_keeps_its_batch_and_type(
@@ -195,6 +203,22 @@ def test_the_saved_target_model_says_what_the_run_said(saved: Saved, tmp_path: P
     assert (stored["batch"], stored["has_adapter"]) == ("c", aligned)
     assert stored["thresholds"] == dict(zip(final.classes, final.thresholds.tolist(), strict=True))
     torch.load(run.models / "target.pth", weights_only=True)
+
+
+def test_a_model_is_aligned_by_the_method_it_was_trained_with_whatever_the_run_s_is(
+    saved: Saved, tmp_path: Path
+) -> None:
+    """METHOD stands in every parameter file; a saved model need not be of the same."""
+    shared, known = saved_model.load_shared(saved.run.models, CPU)
+    run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
+    settings = saved.reference.settings
+    annotated = annotate(shared, saved.x, known, settings)
+    align(annotated, saved.x, known, replace(settings, is_reference=not settings.is_reference))
+    self_train(annotated, saved.x, known, replace(settings, is_reference=not settings.is_reference))
+    saved_model.save_target(annotated, "c", saved.x, run)
+    assert annotated.way == ADAPTED
+    model = saved_model.load_target(run.models)
+    assert type(model.adapter) is (Adapter if settings.is_reference else Translation)
 
 
 def test_a_run_with_a_saved_model_leaves_that_as_it_was_and_a_whole_copy_of_its_own(
@@ -249,6 +273,16 @@ def without_rehashing(folder: Path, **values: object) -> None:
     (folder / "model.json").write_text(json.dumps(stored | values), encoding="utf-8")
 
 
+def without(folder: Path, name: str) -> None:
+    stored = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    write_model_json(folder, {key: value for key, value in stored.items() if key != name})
+
+
+def other_method(folder: Path) -> None:
+    training = read_model_json(folder)["training"]
+    edit(folder, training=training | {"METHOD": "reference" if training["METHOD"] == "default" else "default"})
+
+
 CHANGED = "its hash differs"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights missing": (lambda d: source_file(d).unlink(), "is missing; copy the whole"),
@@ -269,6 +303,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "another source": (lambda d: edit(d, source="nobody"), "is damaged"),
     "calibration of another kind": (lambda d: edit(d, calibration={SHARED: {"x": 1}}), "does not fit"),
     "edited by hand": (lambda d: without_rehashing(d, thresholds={"B": 0.0}), "not as it was written"),
+    "codes of no number": (lambda d: edit(d, **{"code size": 0}), "is damaged"),
+    "codes of a billion numbers": (lambda d: edit(d, **{"code size": 10**9}), "is damaged"),
+    "code size as text": (lambda d: edit(d, **{"code size": "100"}), "is damaged"),
+    "code size missing": (lambda d: without(d, "code size"), "is damaged.*code size"),
+    "no way to align": (lambda d: edit(d, alignment={"way": "backwards", "why": "x"}), "is damaged.*alignment"),
+    "alignment without a reason": (lambda d: edit(d, alignment={"way": SHARED}), "is damaged.*why"),
+    "alignment missing": (lambda d: without(d, "alignment"), "is damaged.*alignment"),
+    "no known METHOD": (lambda d: edit(d, training={"METHOD": "magic"}), "is damaged.*METHOD"),
+    "METHOD missing": (lambda d: edit(d, training={}), "is damaged.*METHOD"),
+    "the other METHOD": (lambda d: other_method(d), "does not fit"),
     "a newer format": (lambda d: edit(d, format=99), "format 99.*update jind-nb"),
     "an older format": (lambda d: edit(d, format=1), "format 1.*train the model again"),
     "model.json cut short": (lambda d: cut_short(d / "model.json"), "is damaged"),
@@ -285,6 +329,16 @@ def test_a_damaged_model_is_told_of_by_name(copied: Path, damage: str) -> None:
         saved_model.load_shared(copied, CPU)
     assert "PRETRAINED_MODEL_PATH" in str(told.value)
     assert str(copied) in str(told.value)
+
+
+def test_a_model_of_default_with_another_code_size_is_refused(saved: Saved, copied: Path) -> None:
+    """METHOD `reference` has one size of codes, and needs no number for it."""
+    edit(copied, **{"code size": 50})
+    if saved.reference.settings.is_reference:
+        saved_model.load_shared(copied, CPU)
+    else:
+        with pytest.raises(InputError, match="does not fit"):
+            saved_model.load_shared(copied, CPU)
 
 
 def test_a_folder_that_is_not_there_is_told_of(tmp_path: Path) -> None:

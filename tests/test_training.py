@@ -1,6 +1,7 @@
 """Learning from the annotated batches: what each stage may change, what it must never see, and which epoch it keeps.
 
-`prepare_simulated`, `learn`, `weights` and `equal` serve the other tests of trained models too.
+METHOD `reference`, if nothing else is said; what holds for both methods is asked of both. What METHOD `default` computes
+is in test_projection.py. `prepare_simulated`, `learn`, `weights` and `equal` serve the other tests of trained models too.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from tests.conftest import THREE_BATCHES, simulated
 
 quick = hypothesis_settings(deadline=None, max_examples=50)
 CPU = torch.device("cpu")
+METHODS = ("default", "reference")
 torch.set_num_threads(1)  # on busy cores, small networks are many times slower with more
 NEW_TYPE = {"a": {"B": 40, "T": 40}, "b": {"B": 30, "T": 30, "NK": 30}, "c": {"B": 10, "T": 10}}
 Prepared = tuple[ad.AnnData, Plan, Settings]
@@ -45,6 +47,7 @@ def prepare_simulated(folder: Path, data: dict[str, dict[str, int]] | ad.AnnData
     values = {
         "PATH": str(folder / "input.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c",
         "OUTPUT_PATH": str(folder / "results"), "MIN_CELL_TYPE_POPULATION": 2, "EPOCHS": 2, "USE_GPU": False,
+        "METHOD": "reference",
     }  # fmt: skip
     checked = make_parameters(values | parameters)
     cells = read_cells(checked)
@@ -91,8 +94,8 @@ def cells_of(y: list[int], seed: int = 0, n_features: int = 20, noise: float = 0
 def settings_of(**values: Any) -> Settings:
     return Settings(
         **{
-            "source_held_out": 0.1, "source_coverage": 0.9, "seed": 0, "epochs": 3, "theta": 0.05, "align": True,
-            "calibrates": True, "target_error": None, "device": CPU,
+            "is_reference": True, "source_held_out": 0.1, "source_coverage": 0.9, "seed": 0, "epochs": 3, "theta": 0.05,
+            "align": True, "always_aligns": True, "calibrates": True, "target_error": None, "device": CPU,
         }
         | values
     )  # fmt: skip
@@ -113,6 +116,13 @@ def new_type(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 # --- settings ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", params=METHODS)
+def by_each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The same by either METHOD."""
+    folder = tmp_path_factory.mktemp("each")
+    return prepare_simulated(folder, THREE_BATCHES, SOURCE_DATASET_NAME="a", METHOD=request.param)
+
+
 @pytest.mark.parametrize(("method", "held_out", "coverage"), [("default", 0.1, 0.9), ("reference", 0.2, 0.0)])
 def test_a_method_fixes_its_constants(method: str, held_out: float, coverage: float) -> None:
     parameters = make_parameters(
@@ -123,10 +133,21 @@ def test_a_method_fixes_its_constants(method: str, held_out: float, coverage: fl
     )  # fmt: skip
     found = Settings.of(parameters)
     assert found == settings_of(
-        source_held_out=held_out, source_coverage=coverage, seed=7, epochs=4, theta=0.2, align=False,
-        calibrates=method == "default",
+        is_reference=method == "reference", always_aligns=method == "reference", source_held_out=held_out,
+        source_coverage=coverage, seed=7, epochs=4, theta=0.2, align=False, calibrates=method == "default",
     )  # fmt: skip
     assert found.held_out == 0.1
+
+
+@pytest.mark.parametrize(
+    ("method", "align", "always"),
+    [("default", None, False), ("default", True, True), ("reference", None, True), ("reference", True, True)],
+)
+def test_only_default_without_align_asks_whether_alignment_helps(
+    tmp_path: Path, method: str, align: bool | None, always: bool
+) -> None:
+    _, _, settings = prepare_simulated(tmp_path, THREE_BATCHES, METHOD=method, ALIGN=align)
+    assert (settings.align, settings.always_aligns) == (True, always)
 
 
 # --- what all stages share ---------------------------------------------------------------------------------------------
@@ -251,13 +272,15 @@ def test_the_source_s_held_out_cells_never_train(held_out: bool) -> None:
     assert equal(weights(one), weights(other)) is held_out
 
 
-def test_a_source_too_small_to_hold_cells_out_still_trains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_source_too_small_to_hold_cells_out_still_trains(tmp_path: Path, method: str) -> None:
     data = {"a": {"B": 4, "T": 3}, "b": {"B": 4, "T": 4}, "c": {"B": 3, "T": 3}}
-    reference = learn(*prepare_simulated(tmp_path, data, SOURCE_DATASET_NAME="a"))
+    reference = learn(*prepare_simulated(tmp_path, data, SOURCE_DATASET_NAME="a", METHOD=method))
     assert not any(cells.held_out.any() for cells in reference.batches.values())
     assert {result.cells for result in reference.history} == {UNSEEN, TRAINED_ON}
     assert all(np.isfinite(point["loss"]) for point in reference.curves)
-    assert [p["held_out_accuracy"] for p in reference.curves if p["stage"] == "initial"] == [None, None]
+    epochs = 2 if method == "reference" else 0
+    assert [p["held_out_accuracy"] for p in reference.curves if p["stage"] == "initial"] == [None] * epochs
 
 
 def test_without_held_out_cells_the_source_s_epoch_of_lowest_loss_is_kept() -> None:
@@ -318,9 +341,12 @@ def test_nine_of_ten_cell_types_are_enough_and_eight_are_not() -> None:
     assert [row["batch"] for row in rows if isinstance(row["target cells Unassigned"], int)] == ["10", "9"]
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("source", [None, "b"])
-def test_the_named_or_chosen_source_comes_first_and_has_no_adapter(tmp_path: Path, source: str | None) -> None:
-    prepared, plan, settings = prepare_simulated(tmp_path, THREE_BATCHES, SOURCE_DATASET_NAME=source)
+def test_the_named_or_chosen_source_comes_first_and_has_no_adapter(
+    tmp_path: Path, source: str | None, method: str
+) -> None:
+    prepared, plan, settings = prepare_simulated(tmp_path, THREE_BATCHES, SOURCE_DATASET_NAME=source, METHOD=method)
     reference = training.start(prepared, plan, settings)
     assert reference.source == (source or training.candidates_table(reference)["target cells Unassigned"].idxmin())
     assert sorted(reference.batches) == ["a", "b"]
@@ -329,14 +355,15 @@ def test_the_named_or_chosen_source_comes_first_and_has_no_adapter(tmp_path: Pat
     assert len(training.candidates_table(reference)) == (2 if source is None else 1)
 
 
-def test_a_single_annotated_batch_is_the_source_without_a_contest(tmp_path: Path) -> None:
-    reference = training.start(*prepare_simulated(tmp_path, THREE_BATCHES, EXCLUDE_DATASETS_NAMES=["a"]))
+@pytest.mark.parametrize("method", METHODS)
+def test_a_single_annotated_batch_is_the_source_without_a_contest(tmp_path: Path, method: str) -> None:
+    reference = training.start(*prepare_simulated(tmp_path, THREE_BATCHES, EXCLUDE_DATASETS_NAMES=["a"], METHOD=method))
     assert reference.source == "b"
     assert reference.candidates == []
 
 
-def test_nothing_trains_without_annotated_batches(three: Prepared) -> None:
-    prepared, plan, settings = three
+def test_nothing_trains_without_annotated_batches(by_each: Prepared) -> None:
+    prepared, plan, settings = by_each
     with pytest.raises(InputError, match="PRETRAINED_MODEL_PATH"):
         training.start(prepared, replace(plan, annotated=[]), settings)
 
@@ -380,19 +407,45 @@ def test_joint_training_leaves_every_adapter_as_it_was(three: Prepared, stage: s
 
 
 @pytest.mark.parametrize("held_out", [True, False])
-def test_no_stage_trains_on_held_out_cells(three: Prepared, held_out: bool) -> None:
-    """Other values in the held-out cells of both batches leave every weight as it was, bit for bit."""
-    prepared, plan, settings = three
+def test_no_stage_trains_on_held_out_cells(by_each: Prepared, held_out: bool) -> None:
+    """Other values in the held-out cells of both batches leave every weight that is learned as it was, bit for bit.
+
+    METHOD `default` computes its encoder from the values of all cells, held-out ones too, but never from their types: it
+    is given here, and only what rests on types is compared.
+    """
+    prepared, plan, settings = by_each
     settings = replace(settings, epochs=1)
     changed = prepared.copy()
     x = changed.X.toarray()
     for batch in plan.annotated:
         rows = np.flatnonzero(prepared.obs["batch"] == batch)
-        out = training.hold_out(prepared.obs["cell_type"].cat.codes.to_numpy()[rows], 0.1, settings.seed)
-        x[rows[out if held_out else ~out]] *= 1.5
-    changed.X = sparse.csr_matrix(x)
-    one, other = (learn(data, plan, settings) for data in (prepared, changed))
+        share = settings.source_held_out if batch == plan.source else settings.held_out
+        out = training.hold_out(prepared.obs["cell_type"].cat.codes.to_numpy()[rows], share, settings.seed)
+        random = np.random.default_rng(0)
+        x[rows[out if held_out else ~out]] *= random.uniform(0.2, 2, x.shape[1])
+    changed.X = sparse.csr_matrix(x.astype(np.float32))
+    with pytest.MonkeyPatch.context() as patched:
+        if not settings.is_reference:
+            encoder = training.projection.fit(prepared.X, settings.seed)
+            patched.setattr(training.projection, "fit", lambda *_: encoder)
+        one, other = (learn(data, plan, settings) for data in (prepared, changed))
     assert equal(every_weight(one), every_weight(other)) is held_out
+
+
+def test_held_out_cells_labels_have_no_say(by_each: Prepared) -> None:
+    """The types of held-out cells, exchanged within a batch, change no weight that METHOD `default` learns, and in METHOD
+    `reference` only which epoch of the source's is kept."""
+    prepared, plan, settings = by_each
+    one, other = (training.start(prepared, plan, replace(settings, epochs=1)) for _ in range(2))
+    for reference in (one, other):
+        if reference is other:
+            for name, cells in reference.batches.items():
+                y = cells.y.copy()
+                y[cells.held_out] = np.roll(y[cells.held_out], 1)
+                assert (y != cells.y).any()
+                reference.batches[name] = replace(cells, y=y)
+        training.learn_intermediates(reference)
+    assert equal(every_weight(one), every_weight(other))
 
 
 def with_other_values(reference: Reference, batch: str, cell_type: str) -> None:
@@ -416,16 +469,18 @@ def test_an_intermediate_s_new_type_enters_with_the_joint_fine_tune_only(new_typ
     assert not equal(weights(one.model), weights(other.model))
 
 
-def test_a_new_type_is_learned_in_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_new_type_is_learned_in_the_end(tmp_path: Path, method: str) -> None:
     data = {"a": {"B": 200, "T": 200}, "b": {"B": 200, "T": 200, "NK": 400}, "c": {"B": 10, "T": 10}}
-    reference = learn(*prepare_simulated(tmp_path, data, SOURCE_DATASET_NAME="a", EPOCHS=15))
+    reference = learn(*prepare_simulated(tmp_path, data, SOURCE_DATASET_NAME="a", EPOCHS=15, METHOD=method))
     final = [r for r in reference.history if (r.batch, r.stage, r.cells) == ("b", "retrain", HELD_OUT)]
     assert final[0].per_class["NK"]["recall"] > 0.9
 
 
-def test_an_intermediate_of_new_types_only_still_joins(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_an_intermediate_of_new_types_only_still_joins(tmp_path: Path, method: str) -> None:
     data = {"a": {"B": 20, "T": 20}, "b": {"NK": 20, "Mono": 20}, "c": {"B": 10, "NK": 10}}
-    reference = learn(*prepare_simulated(tmp_path, data, SOURCE_DATASET_NAME="a"))
+    reference = learn(*prepare_simulated(tmp_path, data, SOURCE_DATASET_NAME="a", METHOD=method))
     assert [p for p in reference.curves if p["stage"] == "adapt"] == []
     assert [r.stage for r in reference.history if r.batch == "b" and r.cells == HELD_OUT] == [
         "adapt", "finetuned", "retrain",
@@ -518,8 +573,8 @@ def test_class_weights_are_pooled_over_the_batches_learned_so_far(
 # --- history -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_history_has_every_stage_in_order_held_out_cells_apart(three: Prepared) -> None:
-    reference = learn(*three)
+def test_the_history_has_every_stage_in_order_held_out_cells_apart(by_each: Prepared) -> None:
+    reference = learn(*by_each)
     both = (HELD_OUT, TRAINED_ON)
     assert [(r.batch, r.stage, r.cells) for r in reference.history] == [
         *(("a", "initial", cells) for cells in both),
@@ -537,9 +592,9 @@ def test_the_history_has_every_stage_in_order_held_out_cells_apart(three: Prepar
 
 
 def test_history_s_thresholds_come_from_the_held_out_cells_of_all_batches_through_their_own_adapters(
-    three: Prepared,
+    by_each: Prepared,
 ) -> None:
-    reference = learn(*three)
+    reference = learn(*by_each)
     head = reference.model.head
     probabilities = {
         name: training.decode(head, training.encode(reference.annotator(name), cells.x, CPU), CPU)
@@ -553,14 +608,15 @@ def test_history_s_thresholds_come_from_the_held_out_cells_of_all_batches_throug
         assert result.metrics["rejected"] == rejected.sum()
 
 
-def test_without_intermediates_nothing_is_fine_tuned(tmp_path: Path) -> None:
-    reference = learn(*prepare_simulated(tmp_path, THREE_BATCHES, EXCLUDE_DATASETS_NAMES=["b"]))
+@pytest.mark.parametrize("method", METHODS)
+def test_without_intermediates_nothing_is_fine_tuned(tmp_path: Path, method: str) -> None:
+    reference = learn(*prepare_simulated(tmp_path, THREE_BATCHES, EXCLUDE_DATASETS_NAMES=["b"], METHOD=method))
     assert {result.stage for result in reference.history} == {"initial"}
-    assert {point["stage"] for point in reference.curves} == {"initial"}
+    assert {point["stage"] for point in reference.curves} == ({"initial"} if method == "reference" else set())
 
 
-def test_the_initial_stage_of_an_intermediate_is_the_source_model_without_an_adapter(three: Prepared) -> None:
-    reference = training.start(*three)
+def test_the_initial_stage_of_an_intermediate_is_the_source_model_without_an_adapter(by_each: Prepared) -> None:
+    reference = training.start(*by_each)
     cells = reference.batches["b"]
     right = training.accuracy_of(reference.model, cells.x, cells.y, CPU)
     training.adapt(reference, "b")
@@ -571,17 +627,18 @@ def test_the_initial_stage_of_an_intermediate_is_the_source_model_without_an_ada
 # --- reproducibility ---------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(three: Prepared) -> None:
-    prepared, plan, settings = three
+def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(by_each: Prepared) -> None:
+    """METHOD `default` draws with it which cells to hold out, and nothing else of so few."""
+    prepared, plan, settings = by_each
     one = every_weight(learn(prepared, plan, settings))
     torch.rand(5)  # what ran before must not matter
     assert equal(one, every_weight(learn(prepared, plan, settings)))
     assert not equal(one, every_weight(learn(prepared, plan, replace(settings, seed=1))))
 
 
-def test_every_stage_seeds_anew(three: Prepared) -> None:
-    """A stage run again, or after something else used random numbers, gives the same weights."""
-    prepared, plan, settings = three
+def test_every_stage_seeds_anew(by_each: Prepared) -> None:
+    """A stage run after something else used random numbers gives the same weights."""
+    prepared, plan, settings = by_each
     straight = every_weight(learn(prepared, plan, settings))
     torch.rand(1)
     reference = training.start(prepared, plan, settings)
@@ -593,11 +650,39 @@ def test_every_stage_seeds_anew(three: Prepared) -> None:
     assert equal(every_weight(reference), straight)
 
 
-def test_the_target_s_values_do_not_reach_the_annotated_batches_models(three: Prepared) -> None:
-    """With a named source, training needs nothing of the target but the choice of features."""
-    prepared, plan, settings = three
+def with_other_target(prepared: ad.AnnData, plan: Plan) -> ad.AnnData:
+    """The target's cells have other values."""
     changed = prepared.copy()
     x = changed.X.toarray()
-    x[(prepared.obs["batch"] == plan.target).to_numpy()] = 1.0
+    x[(prepared.obs["batch"] == plan.target).to_numpy(), ::2] = 1.0
     changed.X = sparse.csr_matrix(x)
+    return changed
+
+
+def test_in_reference_the_target_s_values_do_not_reach_the_annotated_batches_models(three: Prepared) -> None:
+    """With a named source, training needs nothing of the target but the choice of features."""
+    prepared, plan, settings = three
+    changed = with_other_target(prepared, plan)
     assert equal(every_weight(learn(prepared, plan, settings)), every_weight(learn(changed, plan, settings)))
+
+
+def test_in_default_the_target_s_values_reach_the_encoder(tmp_path: Path) -> None:
+    """On purpose: components of all cells of a run describe the target as well as the annotated batches. Its labels do
+    not (`test_alignment.test_the_target_s_labels_have_no_say_in_its_annotation`)."""
+    prepared, plan, settings = prepare_simulated(tmp_path, THREE_BATCHES, SOURCE_DATASET_NAME="a", METHOD="default")
+    one, other = learn(prepared, plan, settings), learn(with_other_target(prepared, plan), plan, settings)
+    assert not equal(weights(one.model.encoder), weights(other.model.encoder))
+
+
+def test_no_stage_of_default_changes_the_encoder(tmp_path: Path) -> None:
+    prepared, plan, settings = prepare_simulated(tmp_path, THREE_BATCHES, SOURCE_DATASET_NAME="a", METHOD="default")
+    reference = training.start(prepared, plan, settings)
+    encoder, stored = weights(reference.model.encoder), {n: c.codes.copy() for n, c in reference.batches.items()}
+    training.learn_intermediates(reference)
+    assert equal(weights(reference.model.encoder), encoder)
+    assert not [parameter for parameter in reference.annotator("b").parameters() if parameter.requires_grad]
+    for name, cells in reference.batches.items():
+        np.testing.assert_array_equal(cells.codes, stored[name])
+        through = training.encode(reference.annotator(name), cells.x, CPU)
+        everything = training.codes_of(reference, name, np.arange(len(cells.y)))
+        np.testing.assert_allclose(everything, through, atol=1e-5)
