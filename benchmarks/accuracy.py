@@ -55,7 +55,9 @@ FIRST = {
 # Of the 40 donors a target has eight others to learn from; the issue names those of its case.
 DONORS = {"SOURCE_DATASET_NAME": "SAMP2", "INTER_DATASETS_NAMES": ["SAMP15", "SAMP11", "SAMP20", "SAMP32", "SAMP6"]}
 MANY_BATCHES, OTHERS_OF_MANY, EVERY_OF_MANY = 10, 8, 10
-SEEDS = {"default": 5, "default not aligned": 5, "random labels": 5, "scANVI": 1, "pooled network": 1} | {m: 3 for m in compare.JIND if not m.startswith("default")}
+SEEDS = {"default": 5, "default not aligned": 5, "random labels": 5, "scANVI": 1, "pooled network": 1} | {
+    m: 3 for m in compare.JIND if not m.startswith("default")
+}
 
 
 def targets(name: str) -> list[tuple[str, dict[str, Any]]]:
