@@ -398,6 +398,7 @@ def adapt(reference: Reference, batch: str) -> None:
     `default`: the translation of the batch's cells to where the batches before it have the same types.
     """
     settings, cells = reference.settings, reference.batches[batch]
+    reference.adapters.pop(batch, None)  # where a notebook's cell is run again
     _record(reference, batch, "initial")
     if not settings.is_reference:
         reference.adapters[batch] = _translation(reference, batch)

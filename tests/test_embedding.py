@@ -73,10 +73,12 @@ def test_ten_thousand_cells_are_drawn_as_five_thousand() -> None:
     assert np.isfinite(points[["x", "y"]].to_numpy()).all()
 
 
+@pytest.mark.parametrize(("method", "of_a"), [("default", 99), ("reference", 88)])  # 110 less 11 or 22 held out
 def test_code_points_have_every_cell_of_every_stage_on_the_same_axes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, method: str, of_a: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared, plan, settings = prepare_simulated(tmp_path, THREE_BATCHES, SOURCE_DATASET_NAME="a", EPOCHS=2)
+    values = {"SOURCE_DATASET_NAME": "a", "EPOCHS": 2, "METHOD": method, "ALIGN": True}
+    prepared, plan, settings = prepare_simulated(tmp_path, THREE_BATCHES, **values)
     reference = learn(prepared, plan, settings)
     known = known_codes(reference)
     x = prepared[(prepared.obs["batch"] == "c").to_numpy()].X
@@ -89,7 +91,7 @@ def test_code_points_have_every_cell_of_every_stage_on_the_same_axes(
         of_stage = points[points["stage"] == stage]
         target, others = (of_stage[(of_stage["batch"] == "c") == is_target] for is_target in (True, False))
         assert target["cell type"].tolist() == predictions.names.tolist()
-        assert others["batch"].value_counts().to_dict() == {"a": 99, "b": 99}  # 110 less 11 held out
+        assert others["batch"].value_counts().to_dict() == {"a": of_a, "b": 99}
         assert others["cell type"].tolist() == [known.classes[y] for y in known.y]
         first = others[["x", "y"]].to_numpy() if first is None else first
         np.testing.assert_array_equal(others[["x", "y"]].to_numpy(), first)

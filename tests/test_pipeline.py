@@ -400,9 +400,10 @@ def test_wrong_values_found_by_the_first_notebook_are_the_users_input(
 def test_where_no_threshold_keeps_the_target_error_every_cell_is_unassigned_and_the_report_says_so(
     tmp_path: Path,
 ) -> None:
-    """Labels that nothing in the cells explains: a tool that names them all the same cannot be trusted."""
+    """Annotated batches that contradict each other: a tool that names cells all the same cannot be trusted."""
     adata = simulated(THREE_BATCHES)
-    adata.obs["celltype"] = np.random.default_rng(0).permutation(adata.obs["celltype"].to_numpy())
+    wrong = adata.obs["celltype"].map({"B": "T", "T": "NK", "NK": "B"})  # what `a` teaches is wrong in `b`
+    adata.obs["celltype"] = adata.obs["celltype"].mask(adata.obs["batch"] == "b", wrong)
     adata.write_h5ad(tmp_path / "input.h5ad")
     columns = {"BATCH_COL": "batch", "LABELS_COL": "celltype", "MIN_CELL_TYPE_POPULATION": 5, "EPOCHS": 2}
     run = run_of(tmp_path, columns | {"PATH": "input.h5ad", "TARGET_DATASET_NAME": "c", "TARGET_ERROR": 0.05})

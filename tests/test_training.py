@@ -650,6 +650,15 @@ def test_every_stage_seeds_anew(by_each: Prepared) -> None:
     assert equal(every_weight(reference), straight)
 
 
+def test_a_batch_adapted_again_has_the_same_adapter(by_each: Prepared) -> None:
+    """A notebook's cell that is run twice."""
+    reference = training.start(*by_each)
+    training.adapt(reference, "b")
+    once = weights(reference.adapters["b"])
+    training.adapt(reference, "b")
+    assert equal(weights(reference.adapters["b"]), once)
+
+
 def with_other_target(prepared: ad.AnnData, plan: Plan) -> ad.AnnData:
     """The target's cells have other values."""
     changed = prepared.copy()
