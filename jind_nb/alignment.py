@@ -91,8 +91,9 @@ class KnownCodes:
         """How unlike the annotated cells each cell is: the cosine distance from its code to the fifth nearest training
         cell's, float (n,) in 0 to 2.
 
-        Codes of the shared encoder are asked for: alignment moves new cell types onto known ones, and what is new can
-        no longer be told (benchmarks/novelty.py compares scores). Of each type an equal number of training cells
+        Codes after METHOD `default`'s alignment are asked for where it is used: it moves all cells alike, so what is new
+        stays apart, and a batch is not new as a whole. Codes before adversarial alignment, which moves new cell types
+        onto known ones (benchmarks/novelty.py compares scores). Of each type an equal number of training cells
         stands for it, so that a common type does not crowd out a rare one.
         """
         from sklearn.neighbors import NearestNeighbors
@@ -150,7 +151,7 @@ class Annotated:
     model: Annotator
     stages: dict[str, Predictions]  # in order; the last is the answer
     codes: dict[str, np.ndarray]  # stage -> (n_target, size)
-    novelty: np.ndarray  # (n_target,), of the codes before alignment
+    novelty: np.ndarray  # (n_target,): `KnownCodes.novelty`
     way: str = SHARED  # in which the last stage was annotated
     curves: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -286,6 +287,7 @@ def move(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, settings
     spread = float(np.sqrt(known.codes.var(axis=0).sum()))
     how_far = float(np.linalg.norm(b)) / spread if spread > 0 else 0.0
     annotated.notes.append(f"The target was moved by {how_far:.2f} of the annotated cells' standard deviation.")
+    annotated.novelty = known.novelty(encode(annotated.model, x, settings.device))
     _now(annotated, ALIGNED, x, known, settings)
 
 

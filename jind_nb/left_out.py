@@ -44,7 +44,7 @@ class LeftOut:
     could_be_known: np.ndarray  # bool (n,): the model was trained on cells of the type
     probabilities: dict[str, np.ndarray]  # way -> (n, K), as the network gives them
     held_out: dict[str, np.ndarray]  # way -> (m, K), of cells held out of the batches it was trained on
-    novelty: np.ndarray  # (n,), how unlike the training cells (`KnownCodes.novelty`)
+    novelty: dict[str, np.ndarray]  # way -> (n,), how unlike the training cells (`KnownCodes.novelty`)
 
 
 def folds(batches: list[str], most: int, seed: int) -> list[list[str]]:
@@ -106,15 +106,16 @@ def _annotate(model: Reference, known: KnownCodes, name: str, cells: Cells) -> L
     settings = replace(model.settings, always_aligns=True)
     cells = cells.of(sample(len(cells.y), CELLS_OF_A_BATCH, settings.seed))
     annotated = annotate(model.model, cells.x, known, settings)
-    probabilities = {SHARED: annotated.stages[BEFORE].probabilities}
+    probabilities, novelty = {SHARED: annotated.stages[BEFORE].probabilities}, {SHARED: annotated.novelty}
     held_out = {SHARED: decode(model.model.head, known.held_out, settings.device)}
     if settings.align:
         align(annotated, cells.x, known, settings)
         self_train(annotated, cells.x, known, settings)
         probabilities[ADAPTED] = list(annotated.stages.values())[-1].probabilities
+        novelty[ADAPTED] = annotated.novelty
         held_out[ADAPTED] = decode(annotated.model.head, known.held_out, settings.device)
     learned = np.concatenate([learned.y for learned in model.batches.values()])
-    return LeftOut(name, model.classes, cells.y, np.isin(cells.y, learned), probabilities, held_out, annotated.novelty)
+    return LeftOut(name, model.classes, cells.y, np.isin(cells.y, learned), probabilities, held_out, novelty)
 
 
 def _within(reference: Reference) -> LeftOut:
@@ -125,4 +126,5 @@ def _within(reference: Reference) -> LeftOut:
     everything = dict.fromkeys(WAYS if reference.settings.align else (SHARED,), probabilities)
     y = cells.y[cells.held_out]
     could_be_known = np.ones(len(y), dtype=bool)
-    return LeftOut(name, reference.classes, y, could_be_known, everything, everything, known.novelty(known.held_out))
+    novelty = dict.fromkeys(everything, known.novelty(known.held_out))
+    return LeftOut(name, reference.classes, y, could_be_known, everything, everything, novelty)

@@ -357,6 +357,8 @@ def recall(annotated: Annotated, x: sparse.csr_matrix, folder: Path, known: Know
     target = read_model_json(folder)["target"]
     annotated.model, annotated.way = model, ADAPTED if target["has_adapter"] else SHARED
     codes = annotated.codes[AS_IN_ITS_RUN] = encode(model, x, settings.device)
+    if isinstance(model.adapter, Translation):
+        annotated.novelty = known.novelty(codes)
     rule = known.rules.get(annotated.way) or known.rules.get(SHARED, Rule())
     judged = known.judge(model, codes, settings, rule, annotated.novelty)
     thresholds = np.array([target["thresholds"][name] for name in known.classes])
