@@ -23,7 +23,7 @@ from jind_nb.errors import InputError
 from jind_nb.left_out import leave_batches_out
 from jind_nb.networks import Adapter, Translation
 from jind_nb.parameters import make_parameters
-from jind_nb.rejection import class_thresholds, tempered
+from jind_nb.rejection import at_most, class_thresholds, tempered
 from jind_nb.training import Reference, decode, encode
 from tests.test_training import METHODS, equal, learn, prepare_simulated, weights
 
@@ -146,7 +146,8 @@ def test_model_json_has_all_that_annotating_needs(saved: Saved) -> None:
     calibrated = tempered(np.array(stats["probabilities"]), stored["calibration"][SHARED]["temperature"])
     thresholds = class_thresholds(calibrated, saved.reference.settings.theta)
     assert list(stored["thresholds"]) == stored["classes"] == saved.reference.classes
-    assert list(stored["thresholds"].values()) == pytest.approx(thresholds.tolist())
+    enough = stored["calibration"][SHARED]["enough"]
+    assert list(stored["thresholds"].values()) == pytest.approx(at_most(thresholds, enough).tolist())
     assert stored["features"] == saved.reference.features
     assert stored["preprocessing"]["scale"] == "log1p of counts per 10,000"
     assert stored["source"] == AWKWARD[0]
