@@ -20,6 +20,7 @@ from .networks import VIEWS, LinearHeads, Projection, Translation, columns
 
 COMPONENTS = 50
 MOST_CELLS = 20_000  # that components and heads are computed from
+FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
 NEVER = -30.0  # log odds of a type no cell taught
 SHRINKAGE = 20.0  # cells of no shift that a translation is averaged with
 ROUNDS = 5  # of predicting and moving the target
