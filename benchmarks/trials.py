@@ -344,7 +344,7 @@ def report() -> None:
         (TRIALS, {"all": (*DESIGN, *CHECK), "design": DESIGN, "check": CHECK}),
         (OF_PEAKS, {"ATAC": ATAC}),
     ):
-        table = pd.DataFrame(index=list(trials))
+        table = pd.DataFrame({"targets": rows["trial"].value_counts()}, index=list(trials))
         for words, some in sets.items():
             means = of_sets[of_sets.index.get_level_values("set").isin(some)].groupby("trial").mean()
             table[f"macro-F1, {words}"] = means["macro_F1"]
