@@ -506,15 +506,15 @@ def _heads(
     codes, y, weights = [], [], []
     for cells, adapter in zip(batches, adapters, strict=True):
         assert cells.codes is not None
-        training = cells.codes[~cells.held_out]
-        moved = isinstance(adapter, Translation)
+        training, weight = cells.codes[~cells.held_out], 1.0
         if isinstance(adapter, Translation):
             codes.append(training + adapter.b.cpu().numpy())
             y.append(cells.y[~cells.held_out])
             weights.append(np.full(len(training), 1 - projection.UNMOVED))
+            weight = projection.UNMOVED
         codes.append(training)
         y.append(cells.y[~cells.held_out])
-        weights.append(np.full(len(training), projection.UNMOVED if moved else 1.0))
+        weights.append(np.full(len(training), weight))
     all_codes, all_y, all_weights = np.concatenate(codes), np.concatenate(y), np.concatenate(weights)
     chosen = sample(len(all_y), projection.MOST_CELLS, settings.seed)
     for k in np.unique(all_y):  # a rare type is not lost among many cells
