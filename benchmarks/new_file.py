@@ -76,7 +76,13 @@ def one_set(name: str, target: str) -> list[dict[str, Any]]:
             missing = random.random(x.shape[1]) < share
             for fill, values in (("zero", None), ("mean", means)):
                 codes = training.encode(reference.model, filled(x, missing, values), settings.device)
-                judged = known.judge(reference.model, codes, settings, rule, known.novelty(codes))
+                judged = known.judge(
+                    reference.model,
+                    codes,
+                    settings,
+                    rule,
+                    known.novelty(codes + alignment.translate(reference.model.head, codes, known, settings)[0]),
+                )
                 rows.append(row("shared encoder and head", share, fill, judged))
     return rows
 

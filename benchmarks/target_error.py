@@ -48,10 +48,6 @@ def one_target(file: Path, target: str, others: list[str]) -> list[dict[str, Any
     )
     evidence = left_out.leave_batches_out(learned.reference)
     annotated = learned.annotate()
-    novelty = {
-        way: learned.known.novelty(annotated.codes[stage])
-        for way, stage in ((alignment.SHARED, alignment.BEFORE), (alignment.ADAPTED, alignment.ALIGNED))
-    }
     plan, known, settings = learned.plan, learned.known, learned.settings
     truth = labels_of_target(learned.parameters)
     lessons = calibration.of_all_ways(evidence, settings, len(plan.annotated))
@@ -62,7 +58,7 @@ def one_target(file: Path, target: str, others: list[str]) -> list[dict[str, Any
     ):
         for alpha in (None, *ALPHAS):
             lesson = calibration.calibrate(evidence, way, settings.theta, alpha, len(plan.annotated))
-            judged = known.judge(model, annotated.codes[stage], settings, lesson.rule, novelty[way])
+            judged = known.judge(model, annotated.codes[stage], settings, lesson.rule, annotated.novelty)
             plain = known.judge(model, annotated.codes[stage], settings, Rule())
             rows.append(
                 {"set": file.stem, "target": target, "annotated": len(plan.annotated), "way": way}

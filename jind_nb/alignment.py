@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from . import projection
 from .data import sample
-from .networks import Adapter, Annotator, Discriminator, Encoder
+from .networks import Adapter, Annotator, Discriminator, Encoder, Head, LinearHeads, Projection
 from .rejection import Predictions, Rule, class_thresholds
 from .training import (
     LATER_RATE,
@@ -32,10 +32,10 @@ from .training import (
     class_weights,
     codes_of,
     decode,
-    dense,
     encode,
     held_out_codes,
     hold_out,
+    minibatches,
     plateau,
     set_seeds,
     train_epoch,
@@ -83,18 +83,23 @@ class KnownCodes:
         held_out = self.held_out[sample(len(self.held_out), round(share * len(self.held_out)), seed)]
         return np.concatenate([self.codes, held_out])
 
-    def thresholds(self, model: Annotator, theta: float, device: torch.device) -> np.ndarray:
-        """Class-wise thresholds of the model's head, (K,)."""
-        return class_thresholds(decode(model.head, self.held_out, device), theta)
+    def of_held_out(self, model: Annotator, settings: Settings) -> np.ndarray:
+        """The model's probabilities for the held-out cells, (m, K), as a batch's are given: METHOD `default` asks the nearest
+        training cells too."""
+        probabilities = decode(model.head, self.held_out, settings.device)
+        if not isinstance(model.encoder, Projection):
+            return probabilities
+        training = decode(model.head, self.codes, settings.device), self.codes
+        return projection.with_neighbours(probabilities, self.held_out, settings.seed, training)
 
     def novelty(self, codes: np.ndarray) -> np.ndarray:
         """How unlike the annotated cells each cell is: the cosine distance from its code to the fifth nearest training
         cell's, float (n,) in 0 to 2.
 
-        Codes after METHOD `default`'s alignment are asked for where it is used: it moves all cells alike, so what is new
-        stays apart, and a batch is not new as a whole. Codes before adversarial alignment, which moves new cell types
-        onto known ones (benchmarks/novelty.py compares scores). Of each type an equal number of training cells
-        stands for it, so that a common type does not crowd out a rare one.
+        METHOD `default` asks for moved codes (`move`), also where the target is not aligned: all cells are moved alike,
+        so what is new stays apart, and a batch is not new as a whole. METHOD `reference` asks for codes before alignment,
+        which there moves new cell types onto known ones. benchmarks/novelty.py compares scores. Of each type an equal
+        number of training cells stands for it, so that a common type does not crowd out a rare one.
         """
         from sklearn.neighbors import NearestNeighbors
 
@@ -113,9 +118,12 @@ class KnownCodes:
     def judge(
         self, model: Annotator, codes: np.ndarray, settings: Settings, rule: Rule, novelty: np.ndarray | None = None
     ) -> Predictions:
-        """What the model's head and a rule make of cells' codes (n, size)."""
+        """What the model's head and a rule make of the codes (n, size) of a batch's cells; METHOD `default` asks their
+        neighbours too (`projection.with_neighbours`)."""
         probabilities = decode(model.head, codes, settings.device)
-        held_out = decode(model.head, self.held_out, settings.device)
+        if isinstance(model.encoder, Projection):
+            probabilities = projection.with_neighbours(probabilities, codes, settings.seed)
+        held_out = self.of_held_out(model, settings)
         return Predictions.by(rule, self.classes, probabilities, held_out, settings.theta, novelty)
 
 
@@ -182,7 +190,10 @@ def annotate(shared: Annotator, x: sparse.csr_matrix, known: KnownCodes, setting
         The target's cells, float32 (n_target, p).
     """
     codes = encode(shared, x, settings.device)
-    novelty = known.novelty(codes)
+    moved = (
+        codes + translate(shared.head, codes, known, settings)[0] if isinstance(shared.encoder, Projection) else codes
+    )
+    novelty = known.novelty(moved)
     first = known.judge(shared, codes, settings, known.rules.get(SHARED, Rule()), novelty)
     return Annotated(shared, {BEFORE: first}, {BEFORE: codes}, novelty)
 
@@ -210,8 +221,9 @@ class _Game:
     """The two players of adversarial alignment, their optimisers and one epoch of play."""
 
     def __init__(self, model: Annotator, adapter: Adapter, x: sparse.csr_matrix, codes: np.ndarray) -> None:
-        self.model, self.adapter, self.x, self.codes = model, adapter, x, codes
-        self.device = adapter.b.device
+        self.model, self.adapter, self.codes = model, adapter, codes
+        self.device, self.n_target = adapter.b.device, x.shape[0]
+        self.target = minibatches(x, self.device)
         self.discriminator = Discriminator().to(self.device)
         self.minibatch = min(MINIBATCH, x.shape[0], len(codes))
         self.moves = torch.optim.RMSprop(model.train_only(adapter), lr=1e-4, alpha=0.99, weight_decay=1e-2)
@@ -221,7 +233,7 @@ class _Game:
         return torch.randint(n, (self.minibatch,)).numpy()
 
     def _target_codes(self) -> Tensor:
-        return self.model.code(dense(self.x, self._draw(self.x.shape[0]), self.device))
+        return self.model.code(self.target(self._draw(self.n_target)))
 
     def _against(self, codes: Tensor, label: float) -> Tensor:
         logits = self.discriminator(codes)
@@ -232,7 +244,7 @@ class _Game:
         """Plays one epoch; the mean losses of adapter and discriminator."""
         self.model.eval()
         adapter_loss, discriminator_loss = _RunningLoss(), _RunningLoss()
-        for _ in range(_steps(self.x.shape[0], self.minibatch)):
+        for _ in range(_steps(self.n_target, self.minibatch)):
             codes = self._target_codes()
             loss = self._against(codes, 1.0)
             _step(self.moves, loss, adapter_loss.mean > 0.4)
@@ -271,24 +283,31 @@ def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, setting
 
 
 def move(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, settings: Settings) -> None:
-    """Moves all target codes alike, to where the annotated cells of the types that it is predicted to have lie.
-
-    Predicting and moving take turns, five times. Each type is compared with its own kind (`projection.translation`), so
-    that a target of another composition is not moved for it.
-    """
-    codes, head = annotated.codes[BEFORE], annotated.model.head
-    there = projection.type_means(known.codes, np.eye(len(known.classes))[known.y])
-    b = np.zeros(codes.shape[1])
-    for i in range(projection.ROUNDS):
-        shares = decode(head, (codes + b).astype(np.float32), settings.device)
-        before, b = b, projection.translation(projection.type_means(codes, shares), there)
-        annotated.curves.append({"stage": ALIGNED, "epoch": i + 1, "moved": float(np.linalg.norm(b - before))})
+    """Moves all target codes alike, to where the annotated cells of the types that it is predicted to have lie."""
+    b, curve = translate(annotated.model.head, annotated.codes[BEFORE], known, settings)
+    annotated.curves += curve
     annotated.model = annotated.model.copy_with(projection.as_adapter(b).to(settings.device))
     spread = float(np.sqrt(known.codes.var(axis=0).sum()))
     how_far = float(np.linalg.norm(b)) / spread if spread > 0 else 0.0
     annotated.notes.append(f"The target was moved by {how_far:.2f} of the annotated cells' standard deviation.")
-    annotated.novelty = known.novelty(encode(annotated.model, x, settings.device))
     _now(annotated, ALIGNED, x, known, settings)
+
+
+def translate(
+    head: Head | LinearHeads, codes: np.ndarray, known: KnownCodes, settings: Settings
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """By how much a batch's codes (n, size) are moved, float32 (size,), and by how much more in each round.
+
+    Predicting and moving take turns, five times. Each type is compared with its own kind (`projection.translation`), so
+    that a batch of another composition is not moved for it.
+    """
+    there = projection.type_means(known.codes, np.eye(len(known.classes))[known.y])
+    b, curve = np.zeros(codes.shape[1]), []
+    for i in range(projection.ROUNDS):
+        shares = decode(head, (codes + b).astype(np.float32), settings.device)
+        before, b = b, projection.translation(projection.type_means(codes, shares), there)
+        curve.append({"stage": ALIGNED, "epoch": i + 1, "moved": float(np.linalg.norm(b - before))})
+    return b.astype(np.float32), curve
 
 
 @_no_subnormal_numbers()
@@ -343,9 +362,8 @@ def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, se
         return
     model = annotated.model
     before = known.predict(model, x, settings)
-    sure = Predictions(
-        known.classes, before.probabilities, known.thresholds(model, PSEUDO_LABEL_THETA, settings.device)
-    )
+    thresholds = class_thresholds(known.of_held_out(model, settings), PSEUDO_LABEL_THETA)
+    sure = Predictions(known.classes, before.probabilities, thresholds)
     chosen = np.flatnonzero(~sure.rejected)
     if len(chosen) < FEWEST_PSEUDO_LABELS:
         annotated.notes.append(f"Self-training was skipped: only {len(chosen)} cells are confident enough.")

@@ -207,9 +207,9 @@ def calibrate(
     )
 
 
-def most_novel(left_out: list[LeftOut], way: str) -> float | None:
+def most_novel(left_out: list[LeftOut]) -> float | None:
     """The novelty that 1 % of the left-out cells of types their model knew exceed, each batch counted alike."""
-    novelty = [batch.novelty[way][batch.could_be_known] for batch in left_out if batch.could_be_known.any()]
+    novelty = [batch.novelty[batch.could_be_known] for batch in left_out if batch.could_be_known.any()]
     if not novelty:
         return None
     weights = np.concatenate([np.full(len(of_batch), 1 / len(of_batch)) for of_batch in novelty])
@@ -252,8 +252,8 @@ def _rule(left_out: list[LeftOut], way: str, theta: float, target_error: float |
     t = temperature(left_out, way)
     cells = [(_confidence(b, way, t), _right(b, way)) for b in left_out]
     if target_error is not None:
-        return Rule(t, safe_threshold(cells, target_error), most_novel(left_out, way))
-    return Rule(t, None, most_novel(left_out, way), max(NO_EVIDENCE, safe_threshold(cells, theta)))
+        return Rule(t, safe_threshold(cells, target_error), most_novel(left_out))
+    return Rule(t, None, most_novel(left_out), max(NO_EVIDENCE, safe_threshold(cells, theta)))
 
 
 def _confidence(batch: LeftOut, way: str, temperature: float) -> np.ndarray:
@@ -273,7 +273,7 @@ def _row(batch: LeftOut, way: str, rule: Rule, theta: float) -> dict[str, Any]:
     `calibration_error` is of the calibrated confidence, `network_calibration_error` of the network's own.
     """
     probabilities, right = batch.probabilities[way][batch.could_be_known], _right(batch, way)
-    novelty = batch.novelty[way][batch.could_be_known]
+    novelty = batch.novelty[batch.could_be_known]
     judged = Predictions.by(rule, batch.classes, probabilities, batch.held_out[way], theta, novelty)
     kept = ~judged.rejected
     some = bool(len(right))

@@ -24,7 +24,7 @@ from .alignment import (
 )  # fmt: skip
 from .data import sample
 from .networks import Projection
-from .training import Cells, Reference, decode, learn_intermediates, learn_source
+from .training import Cells, Reference, learn_intermediates, learn_source
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class LeftOut:
     could_be_known: np.ndarray  # bool (n,): the model was trained on cells of the type
     probabilities: dict[str, np.ndarray]  # way -> (n, K), as the network gives them
     held_out: dict[str, np.ndarray]  # way -> (m, K), of cells held out of the batches it was trained on
-    novelty: dict[str, np.ndarray]  # way -> (n,), how unlike the training cells (`KnownCodes.novelty`)
+    novelty: np.ndarray  # (n,), how unlike the training cells (`KnownCodes.novelty`)
 
 
 def folds(batches: list[str], most: int, seed: int) -> list[list[str]]:
@@ -74,13 +74,13 @@ def leave_batches_out(reference: Reference) -> list[LeftOut]:
     done = []
     for i, group in enumerate(groups):
         log.info("left out, training %d of %d: %s", i + 1, len(groups), ", ".join(group))
-        model = _learn_without(reference, group)
+        model = learn_without(reference, group)
         known = known_codes(model)
         done += [_annotate(model, known, name, reference.batches[name]) for name in group]
     return sorted(done, key=lambda left_out: names.index(left_out.batch))
 
 
-def _learn_without(reference: Reference, group: list[str]) -> Reference:
+def learn_without(reference: Reference, group: list[str]) -> Reference:
     """The method's training on all annotated batches but those of the group."""
     kept = {name: cells for name, cells in reference.batches.items() if name not in group}
     batch = np.repeat(np.arange(len(kept)), [len(cells.y) for cells in kept.values()])
@@ -106,25 +106,38 @@ def _annotate(model: Reference, known: KnownCodes, name: str, cells: Cells) -> L
     settings = replace(model.settings, always_aligns=True)
     cells = cells.of(sample(len(cells.y), CELLS_OF_A_BATCH, settings.seed))
     annotated = annotate(model.model, cells.x, known, settings)
-    probabilities, novelty = {SHARED: annotated.stages[BEFORE].probabilities}, {SHARED: annotated.novelty}
-    held_out = {SHARED: decode(model.model.head, known.held_out, settings.device)}
+    said = {SHARED: annotated.stages[BEFORE]}
     if settings.align:
         align(annotated, cells.x, known, settings)
         self_train(annotated, cells.x, known, settings)
-        probabilities[ADAPTED] = list(annotated.stages.values())[-1].probabilities
-        novelty[ADAPTED] = annotated.novelty
-        held_out[ADAPTED] = decode(annotated.model.head, known.held_out, settings.device)
+        said[ADAPTED] = list(annotated.stages.values())[-1]
     learned = np.concatenate([learned.y for learned in model.batches.values()])
-    return LeftOut(name, model.classes, cells.y, np.isin(cells.y, learned), probabilities, held_out, novelty)
+    return LeftOut(
+        name,
+        model.classes,
+        cells.y,
+        np.isin(cells.y, learned),
+        {way: predictions.probabilities for way, predictions in said.items()},
+        {way: predictions.held_out for way, predictions in said.items() if predictions.held_out is not None},
+        annotated.novelty,
+    )
 
 
 def _within(reference: Reference) -> LeftOut:
     """The held-out cells of a single annotated batch, in place of a left-out one: the same batch, so an easier test."""
     name, cells = next(iter(reference.batches.items()))
     known = known_codes(reference)
-    probabilities = decode(reference.model.head, known.held_out, reference.settings.device)
-    everything = dict.fromkeys(WAYS if reference.settings.align else (SHARED,), probabilities)
+    settings, ways = reference.settings, WAYS if reference.settings.align else (SHARED,)
+    of_held_out = known.of_held_out(reference.model, settings)
     y = cells.y[cells.held_out]
     could_be_known = np.ones(len(y), dtype=bool)
-    novelty = dict.fromkeys(everything, known.novelty(known.held_out))
-    return LeftOut(name, reference.classes, y, could_be_known, everything, everything, novelty)
+    novelty = known.novelty(known.held_out)
+    return LeftOut(
+        name,
+        reference.classes,
+        y,
+        could_be_known,
+        dict.fromkeys(ways, of_held_out),
+        dict.fromkeys(ways, of_held_out),
+        novelty,
+    )

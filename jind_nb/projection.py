@@ -25,6 +25,9 @@ NEVER = -30.0  # log odds of a type no cell taught
 SHRINKAGE = 20.0  # cells of no shift that a translation is averaged with
 ROUNDS = 5  # of predicting and moving the target
 UNMOVED = 0.1  # weight of a cell's code before its batch's translation; the rest is after it
+NEIGHBOURS = 16  # a cell itself and its 15 nearest
+OF_NEIGHBOURS = 0.5  # their part in a cell's answer
+MOST_NEIGHBOURS = 10_000  # cells that neighbours are looked for among
 
 
 # --- the encoder ---------------------------------------------------------------------------------------------------------
@@ -167,3 +170,40 @@ def as_adapter(b: np.ndarray) -> Translation:
     adapter = Translation(len(b))
     adapter.b.copy_(torch.from_numpy(b))
     return adapter
+
+
+# --- the target's own neighbourhoods -------------------------------------------------------------------------------------
+
+
+def with_neighbours(
+    probabilities: np.ndarray, codes: np.ndarray, seed: int, others: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
+    """Half of each cell's answer is its own, half the mean over its 16 nearest cells of the same batch (by cosine), itself
+    among them: cells of one type lie together in a batch also where the annotated ones' do not.
+
+    Parameters
+    ----------
+    probabilities, codes
+        Of all of a batch's cells, float (n, K) and (n, size).
+    others
+        Probabilities and codes of the cells that neighbours are looked for among, at most 10,000 of them; by default the
+        batch's own.
+
+    Returns
+    -------
+    Float (n, K), rows still of sum 1.
+
+    >>> with_neighbours(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[1.0, 0.0], [0.9, 0.1]]), seed=0)
+    array([[0.875, 0.125],
+           [0.625, 0.375]])
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    if not len(codes):
+        return probabilities
+    their_probabilities, their_codes = others or (probabilities, codes)
+    some = sample(len(their_codes), MOST_NEIGHBOURS, seed)
+    neighbours = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(some)), metric="cosine", algorithm="brute")
+    near = neighbours.fit(their_codes[some]).kneighbors(codes, return_distance=False)
+    of_neighbours = their_probabilities[some][near].mean(axis=1)
+    return (1 - OF_NEIGHBOURS) * probabilities + OF_NEIGHBOURS * of_neighbours

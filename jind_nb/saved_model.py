@@ -2,7 +2,7 @@
 
 trained_models/<batch>.pt       encoder, head and the batch's adapter (none for the source)
 trained_models/target.pth       the target's own: encoder, head, adapter
-trained_models/target cells.pt  fingerprints of the target's cells, by which they are known again
+trained_models/target cells.pt  fingerprints of the target's cells, by which they are known again, and their answers
 trained_models/reference codes.pt   codes of annotated cells, for thresholds, novelty and alignment
 trained_models/val_stats_trained_model.json   predictions on held-out cells
 trained_models/model.json       features, classes, preprocessing, thresholds, calibration, files with their hashes
@@ -164,8 +164,8 @@ def _file_names(batches: Iterable[str]) -> dict[str, str]:
 
 
 def save_target(annotated: Annotated, batch: str, x: sparse.csr_matrix, run: Run) -> None:
-    """Writes target.pth and its cells' fingerprints, enters them in model.json with the target's own thresholds, and
-    writes MODEL_CARD.md.
+    """Writes target.pth, its cells' fingerprints and answers, enters them in model.json with the target's own thresholds,
+    and writes MODEL_CARD.md.
 
     A run with a saved model gets its own copy of that model first, so that its folder is complete by itself.
 
@@ -183,9 +183,15 @@ def save_target(annotated: Annotated, batch: str, x: sparse.csr_matrix, run: Run
         write_model_json(folder, others | {"target": None})
         _try_card(run.model_folder, others)
     _save(annotated.model.state_dict(), folder / TARGET)
-    _save({"fingerprints": torch.from_numpy(fingerprints(x).view(np.int64))}, folder / TARGET_CELLS)
-    description = read_model_json(folder)
     last = list(annotated.stages.values())[-1]
+    unlike = np.zeros(x.shape[0], dtype=bool) if last.unlike is None else last.unlike
+    answers = {
+        "fingerprints": fingerprints(x).view(np.int64),
+        "probabilities": last.probabilities.astype(np.float32),
+        "unlike": unlike,
+    }
+    _save({name: torch.from_numpy(values) for name, values in answers.items()}, folder / TARGET_CELLS)
+    description = read_model_json(folder)
     description["target"] = {
         "batch": batch,
         "file": TARGET,
@@ -343,24 +349,44 @@ def of_own_target(folder: Path, x: sparse.csr_matrix) -> np.ndarray:
     description = read_model_json(folder)
     if description["target"] is None:
         return np.zeros(x.shape[0], dtype=bool)
-    stored = _load(_checked(folder, TARGET_CELLS, description)).get("fingerprints")
-    if stored is None or stored.dtype != torch.int64 or stored.ndim != 1:
+    return np.isin(fingerprints(x), _target_cells(folder, description)["fingerprints"].view(np.uint64))
+
+
+def _target_cells(folder: Path, description: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    stored = {name: of.numpy() for name, of in _load(_checked(folder, TARGET_CELLS, description)).items()}
+    n = len(stored.get("fingerprints", ()))
+    shapes = {"fingerprints": (n,), "probabilities": (n, len(description["classes"])), "unlike": (n,)}
+    kinds = {"fingerprints": np.int64, "probabilities": np.float32, "unlike": np.bool_}
+    fits = {name: of.shape for name, of in stored.items()} == shapes
+    if not fits or any(stored[name].dtype != kind for name, kind in kinds.items()):
         raise InputError(
-            f"PRETRAINED_MODEL_PATH: {TARGET_CELLS} in {folder} does not hold fingerprints; copy it again."
+            f"PRETRAINED_MODEL_PATH: {TARGET_CELLS} in {folder} does not hold fingerprints and answers; copy it again."
         )
-    return np.isin(fingerprints(x), stored.numpy().view(np.uint64))
+    return stored
 
 
 def recall(annotated: Annotated, x: sparse.csr_matrix, folder: Path, known: KnownCodes, settings: Settings) -> None:
-    """Annotates the model's own target (`of_own_target`) as its run did, with target.pth: a further stage."""
-    model = load_target(folder).to(settings.device)
-    target = read_model_json(folder)["target"]
-    annotated.model, annotated.way = model, ADAPTED if target["has_adapter"] else SHARED
-    codes = annotated.codes[AS_IN_ITS_RUN] = encode(model, x, settings.device)
-    if isinstance(model.adapter, Translation):
-        annotated.novelty = known.novelty(codes)
+    """Enters, as a further stage, what the model's own run said of cells (n, p) of its target. It is looked up, because an
+    answer also rests on the neighbours that the cells had there.
+
+    Raises
+    ------
+    InputError
+        For a damaged file.
+    """
+    description = read_model_json(folder)
+    stored, target = _target_cells(folder, description), description["target"]
+    there = stored["fingerprints"].view(np.uint64)
+    order = np.argsort(there, kind="stable")
+    cells = order[np.searchsorted(there, fingerprints(x), sorter=order)]
+    annotated.model = load_target(folder).to(settings.device)
+    annotated.way = ADAPTED if target["has_adapter"] else SHARED
+    codes = annotated.codes[AS_IN_ITS_RUN] = encode(annotated.model, x, settings.device)
     rule = known.rules.get(annotated.way) or known.rules.get(SHARED, Rule())
-    judged = known.judge(model, codes, settings, rule, annotated.novelty)
-    thresholds = np.array([target["thresholds"][name] for name in known.classes])
-    annotated.stages[AS_IN_ITS_RUN] = replace(judged, thresholds=thresholds)
-    annotated.notes.append(f"{x.shape[0]:,} cells are those the model annotated in its own run: annotated as there.")
+    annotated.stages[AS_IN_ITS_RUN] = replace(
+        known.judge(annotated.model, codes, settings, rule),
+        probabilities=stored["probabilities"][cells],
+        unlike=None if rule.most_novel is None else stored["unlike"][cells],
+        thresholds=np.array([target["thresholds"][name] for name in known.classes]),
+    )
+    annotated.notes.append(f"{len(cells):,} cells are those the model annotated in its own run: annotated as there.")

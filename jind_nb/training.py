@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -177,8 +178,26 @@ def class_weights(y: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def dense(x: sparse.csr_matrix, rows: np.ndarray, device: torch.device) -> Tensor:
-    """Some rows of a sparse matrix as a dense float32 tensor; nothing else is ever made dense."""
+    """Some rows of a sparse matrix as a dense float32 tensor."""
     return torch.from_numpy(x[rows].toarray()).to(device)
+
+
+def minibatches(x: sparse.csr_matrix, device: torch.device) -> Callable[[np.ndarray], Tensor]:
+    """What gives rows of a sparse matrix as dense float32 tensors on the device: made dense as they are asked for, or on a
+    GPU all at once if they fit into half of its free memory."""
+    if 4 * x.shape[0] * x.shape[1] > free_memory(device) / 2:
+        return lambda rows: dense(x, rows, device)
+    whole = torch.from_numpy(x.toarray()).to(device)
+    return lambda rows: whole[torch.from_numpy(rows).to(device)]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on a GPU; 0 for anything else, whose memory is to hold sparse values only."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return 0
 
 
 @torch.no_grad()
@@ -209,10 +228,10 @@ def train_epoch(
 ) -> float:
     """One pass over shuffled minibatches in training mode; the mean loss, weighted by cells."""
     model.train()
-    total = 0.0
+    total, taken = 0.0, minibatches(x, loss.weights.device)
     for rows in torch.randperm(len(y)).split(loss.minibatch):
         rows = rows.numpy()
-        value = loss(model(dense(x, rows, loss.weights.device)), y[rows])
+        value = loss(model(taken(rows)), y[rows])
         optimiser.zero_grad()
         value.backward()
         optimiser.step()

@@ -26,7 +26,7 @@ from jind_nb.calibration import best_way, of_all_ways
 from jind_nb.left_out import leave_batches_out
 from jind_nb.networks import Adapter, Annotator
 from jind_nb.rejection import UNASSIGNED, class_thresholds
-from jind_nb.training import Settings, decode, set_seeds
+from jind_nb.training import Settings, set_seeds
 from tests.conftest import THREE_BATCHES, simulated
 from tests.test_training import METHODS, equal, learn, prepare_simulated, weights
 
@@ -137,7 +137,7 @@ def test_the_last_stage_is_what_the_kept_model_says(by_each: Learned) -> None:
     assert annotated.way == ADAPTED
     again = known.predict(annotated.model, x, settings)
     np.testing.assert_array_equal(again.probabilities, final.probabilities)
-    expected = class_thresholds(decode(annotated.model.head, known.held_out, CPU), settings.theta)
+    expected = class_thresholds(known.of_held_out(annotated.model, settings), settings.theta)
     assert final.thresholds.tolist() == expected.tolist()
 
 
@@ -404,7 +404,7 @@ def test_ten_confident_cells_are_enough(
     confidence = np.sort(annotated.stages[ALIGNED].confidence)[::-1]
     cut = np.full(3, (float(confidence[n_sure - 1]) + float(confidence[n_sure])) / 2)
     thetas: list[float] = []
-    monkeypatch.setattr(KnownCodes, "thresholds", lambda self, model, theta, device: thetas.append(theta) or cut)
+    monkeypatch.setattr(alignment, "class_thresholds", lambda probabilities, theta: thetas.append(theta) or cut)
     alignment.self_train(annotated, x, known, settings)
     assert (SELF_TRAINED in annotated.stages) is trains
     assert str(n_sure) in annotated.notes[-1]

@@ -393,3 +393,33 @@ def test_the_seed_matters_only_to_which_cells_are_held_out(
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     else:
         np.testing.assert_allclose(*probabilities, atol=1e-3)
+
+
+# --- the target's own neighbourhoods -------------------------------------------------------------------------------------
+
+
+def test_a_cell_among_others_of_a_type_is_taken_for_one_of_them() -> None:
+    """A batch's own clusters say what its shift against the annotated batches hides."""
+    random = np.random.default_rng(0)
+    codes = np.concatenate([random.normal([5, 0], 0.5, (50, 2)), random.normal([0, 5], 0.5, (50, 2))])
+    own = np.repeat([[0.9, 0.1], [0.1, 0.9]], 50, axis=0)
+    own[3] = [0.4, 0.6]
+    found = projection.with_neighbours(own, codes, seed=0)
+    assert found[3].argmax() == 0
+    assert (np.delete(found, 3, axis=0).argmax(axis=1) == np.delete(own, 3, axis=0).argmax(axis=1)).all()
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_few_cells_have_few_neighbours(n: int) -> None:
+    """A file of one cell is annotated too."""
+    own = np.full((n, 3), 1 / 3)
+    np.testing.assert_allclose(projection.with_neighbours(own, np.ones((n, 4)), seed=0), own)
+
+
+def test_neighbours_are_looked_for_among_some_of_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million cells are not compared with a million."""
+    monkeypatch.setattr(projection, "MOST_NEIGHBOURS", 40)
+    codes = np.repeat(np.eye(2), 500, axis=0)
+    own = np.repeat([[0.8, 0.2], [0.3, 0.7]], 500, axis=0)
+    np.testing.assert_allclose(projection.with_neighbours(own, codes, seed=0), own)

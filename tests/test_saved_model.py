@@ -198,8 +198,8 @@ def test_the_saved_target_model_says_what_the_run_said(saved: Saved, tmp_path: P
     run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
     saved_model.save_target(annotated, "c", saved.x, run)
     model = saved_model.load_target(run.models)
-    probabilities = decode(model.head, encode(model, saved.x, CPU), CPU)
-    np.testing.assert_allclose(probabilities, final.probabilities, atol=1e-6)
+    again = known.predict(model, saved.x, saved.reference.settings)
+    np.testing.assert_allclose(again.probabilities, final.probabilities, atol=1e-6)
     stored = read_model_json(run.models)["target"]
     assert (stored["batch"], stored["has_adapter"]) == ("c", aligned)
     assert stored["thresholds"] == dict(zip(final.classes, final.thresholds.tolist(), strict=True))
@@ -372,11 +372,13 @@ def test_the_model_s_own_target_is_known_again_cell_by_cell_and_annotated_as_in_
     changed.data[changed.indptr[3]] += 1
     assert np.flatnonzero(~saved_model.of_own_target(run.models, changed)).tolist() == [3]
     shared, loaded = saved_model.load_shared(run.models, CPU)
-    again = annotate(shared, saved.x, loaded, saved.reference.settings)
-    saved_model.recall(again, saved.x, run.models, loaded, saved.reference.settings)
-    now, then = list(again.stages.values())[-1], list(annotated.stages.values())[-1]
+    some = saved.x[shuffled]  # without the cells that were their neighbours
+    again = annotate(shared, some, loaded, saved.reference.settings)
+    saved_model.recall(again, some, run.models, loaded, saved.reference.settings)
+    now, then = list(again.stages.values())[-1], list(annotated.stages.values())[-1].of(shuffled)
     np.testing.assert_allclose(now.probabilities, then.probabilities, atol=1e-6)
     assert now.names.tolist() == then.names.tolist()
+    assert now.reasons.tolist() == then.reasons.tolist()
 
 
 def test_a_model_that_annotated_no_target_yet_knows_no_cell(saved: Saved) -> None:

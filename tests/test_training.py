@@ -27,6 +27,7 @@ from jind_nb import training
 from jind_nb.data import Plan, make_plan, prepare, read_cells
 from jind_nb.errors import InputError
 from jind_nb.metrics import HELD_OUT, TRAINED_ON, UNSEEN
+from jind_nb.networks import Adapter, Annotator, Encoder, Head, LinearHeads, Projection, Translation
 from jind_nb.parameters import make_parameters
 from jind_nb.rejection import Predictions, class_thresholds
 from jind_nb.training import Cells, Loss, Reference, Settings
@@ -235,6 +236,37 @@ def test_predicting_in_blocks_gives_every_cell_its_own_code(monkeypatch: pytest.
 
 
 # --- the source --------------------------------------------------------------------------------------------------------
+
+
+def test_cells_held_whole_on_a_gpu_train_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they fit into a GPU's memory they are made dense once; that may change speed, and nothing else."""
+    cells = cells_of([0, 1] * 30)
+    by_minibatch, _ = training.train_source(cells, 2, settings_of())
+    monkeypatch.setattr(training, "free_memory", lambda device: 10**9)
+    assert training.minibatches(cells.x, CPU)(np.array([2, 0])).tolist() == cells.x[[2, 0]].toarray().tolist()
+    whole, _ = training.train_source(cells, 2, settings_of())
+    assert equal(weights(by_minibatch), weights(whole))
+
+
+@pytest.mark.parametrize("free", [0, 10**9])
+def test_nothing_is_computed_beside_the_device(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's `meta` device has no numbers, but refuses to mix with another device, as a GPU does."""
+    monkeypatch.setattr(training, "free_memory", lambda device: free)
+    meta, cells = torch.device("meta"), cells_of([0, 1] * 30)
+    for network in (
+        Annotator(Encoder(20), Head(2), Adapter(20)),
+        Annotator(Projection(20, 8), LinearHeads(8, 2), Translation(8)),
+    ):
+        taken = training.minibatches(cells.x, meta)(np.arange(6))
+        loss = Loss(np.ones(2), meta)(network.to(meta)(taken), cells.y[:6])
+        assert loss.device == meta
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_a_line_says_what_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert training._device(use_gpu=True) == CPU
+    assert [record.message for record in caplog.records] == ["computing on cpu (no GPU found)"]
 
 
 def test_the_source_classifier_learns_cells_it_was_not_trained_on() -> None:
