@@ -375,8 +375,6 @@ def _stoppable() -> Iterator[None]:
 
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, stop)
-    if before[signal.SIGINT] is signal.SIG_IGN:
-        pass  # a shell's background job
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,11 @@ def do_run(parameters: str, folder: str, log: str, threads: int | None) -> int:
             process.wait(2 * SECONDS_TO_END)
 
 
+def dask_setup(_: object) -> None:
+    """Dask calls this in a worker on this machine: a terminal's Ctrl-C reaches it too, and is for the sweep to act on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _wait_for_an_earlier_attempt(folder: Path) -> None:
     """A run whose worker died may take seconds to end, and holds its folder until then."""
     end = time.monotonic() + SECONDS_FOR_ORPHANS
@@ -152,6 +158,7 @@ def client_of(cluster: Cluster) -> Iterator[Client]:
                 memory_limit=0,
                 dashboard_address=None,
                 silence_logs=logging.CRITICAL,
+                preload=[__name__],
             )
         elif cluster.where == SLURM:
             address = _slurm(cluster)
@@ -177,12 +184,14 @@ def _undisturbed(*_: object) -> None:
 
 
 def _slurm(cluster: Cluster) -> Any:
-    import shutil
-
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         from dask_jobqueue import SLURMCluster
     except ModuleNotFoundError:
         raise InputError("--cluster slurm needs pip install 'jind-nb[cluster]'.") from None
+    finally:
+        for name, handler in handlers.items():  # its import takes Ctrl-C for a plain end
+            signal.signal(name, handler)
     if shutil.which("sbatch") is None:
         raise InputError(
             "--cluster slurm: there is no sbatch on this machine; start the sweep where jobs are submitted."
