@@ -129,6 +129,8 @@ def each_target(file: Path, values: Mapping[str, Any], folder: Path | None) -> S
     EXCLUDE_DATASETS_NAMES stay out. With METHOD `reference` the batches without any label, whose annotated batches are
     the same, form one group.
 
+    The only annotated batch is no target, since nothing else could annotate it.
+
     Raises
     ------
     InputError
@@ -139,31 +141,39 @@ def each_target(file: Path, values: Mapping[str, Any], folder: Path | None) -> S
     base = load_parameters(file, dict(values) | {"TARGET_DATASET_NAME": EACH})
     cells = read_cells(base)
     batches = [name for name in dict.fromkeys(cells["batch"].dropna()) if name not in base.EXCLUDE_DATASETS_NAMES]
-    if not batches:
+    has_label = cells.groupby("batch", sort=False)["cell_type"].count() > 0
+    annotated = [batch for batch in batches if has_label[batch]]
+    targets, notes = batches, []
+    if len(annotated) == 1 and len(batches) > 1 and base.PRETRAINED_MODEL_PATH is None:
+        targets = [batch for batch in batches if batch not in annotated]
+        notes.append(f"{annotated[0]!r} is the only annotated batch, and so no target.")
+    if not targets:
         raise InputError(f"BATCH_COL: no batch of column {base.BATCH_COL!r} is left to be a target.")
     own = SweepFolder((folder or Path(base.OUTPUT_PATH) / "sweep").absolute())
-    names = file_names(batches)
-    tasks = {}
-    for batch in batches:
-        name = re.sub(r"^\.", "%2E", names[batch])  # not hidden, and no .. out of the folder
-        tasks[batch] = Task(batch, name, _as_target(base, batch, batches, own.targets / name))
-    has_label = cells.groupby("batch", sort=False)["cell_type"].count() > 0
-    unlabelled = [batch for batch in batches if not has_label[batch]]
-    shares = base.METHOD == "reference" and base.PRETRAINED_MODEL_PATH is None and len(unlabelled) > 1
-    groups = [[tasks[batch] for batch in unlabelled]] if shares else []
-    groups += [[task] for batch, task in tasks.items() if not (shares and batch in unlabelled)]
-    notes = []
-    if shares:
-        notes.append(
-            f"{len(unlabelled)} targets have no label and so the same annotated batches, which are trained once, with the "
-            "first of these targets; it decides on the features, and on the source where none is named."
-        )
-    elif len(unlabelled) > 1 and base.PRETRAINED_MODEL_PATH is None:
-        notes.append(
-            f"{len(unlabelled)} targets have no label and so the same annotated batches. In METHOD default each run learns "
-            "from them anew, in seconds: the codes rest on the target's cells too."
-        )
-    return Sweep(f"Each of {len(tasks)} batches as the target", groups, own, notes)
+    tasks = []
+    for batch, name in file_names(targets).items():
+        file_name = re.sub(r"^\.", "%2E", name)  # not hidden, and no .. out of the folder
+        tasks.append(Task(batch, file_name, _as_target(base, batch, batches, own.targets / file_name)))
+    groups, shared = _groups(base, tasks, annotated)
+    return Sweep(f"Each of {len(tasks)} batches as the target", groups, own, notes + shared)
+
+
+def _groups(base: Parameters, tasks: list[Task], annotated: list[str]) -> tuple[list[list[Task]], list[str]]:
+    """Those with the same annotated batches together where one can train for all, and a note on it."""
+    alike, single = [task for task in tasks if task.name not in annotated], [[task] for task in tasks]
+    if len(alike) < 2 or base.PRETRAINED_MODEL_PATH is not None:
+        return single, []
+    what = f"{len(alike)} targets have no label and so the same annotated batches"
+    if base.METHOD != "reference":
+        # The saved model would do for them without training, and measurably worse: its components lack their cells.
+        return single, [
+            f"{what}. In METHOD default each run learns from them anew, in seconds: codes rest on the target's cells too."
+        ]
+    groups = [alike, *([task] for task in tasks if task not in alike)]
+    return groups, [
+        f"{what}, which are trained once, with the first of these targets; it decides on the features, and on the source "
+        "where none is named."
+    ]
 
 
 def _as_target(base: Parameters, batch: str, batches: list[str], output: Path) -> Parameters:
