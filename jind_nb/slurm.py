@@ -105,7 +105,7 @@ def write_array(file: Path, jobs: Sequence[Sequence[Path]], settings: SlurmSetti
     jobs
         For each element of the array its parameter files, one run after the other.
     logs
-        Folder of the elements' output.
+        Folder of the elements' output; it is there.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def write_array(file: Path, jobs: Sequence[Sequence[Path]], settings: SlurmSetti
         f"--cpus-per-task={settings.cores}",
         f"--mem={settings.megabytes}",
         f"--time={settings.walltime}",
-        f"--output={_for_slurm(logs)}/slurm-%A_%a.log",
+        "--output=/dev/null",  # a name with a space in it is nothing for a directive
         *([f"--partition={settings.queue}"] if settings.queue else []),
         *([f"--account={settings.account}"] if settings.account else []),
         *settings.job_extra_directives,
@@ -134,6 +134,7 @@ def write_array(file: Path, jobs: Sequence[Sequence[Path]], settings: SlurmSetti
         "# Written by jind-nb sweep --write-slurm-array. Submit it with sbatch; afterwards the same sweep command without",
         "# --write-slurm-array finds the finished runs and writes the summary.",
         *(f"#SBATCH {directive}" for directive in directives),
+        f"exec > {shlex.quote(str(logs))}/slurm-${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}.log 2>&1",
         *settings.job_script_prologue,
         *(f"export {name}={settings.cores}" for name in THREADS),
         "export TQDM_DISABLE=1",
@@ -155,8 +156,3 @@ def write_array(file: Path, jobs: Sequence[Sequence[Path]], settings: SlurmSetti
 
 # What the libraries under numpy, torch and scikit-learn read.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-
-
-def _for_slurm(path: Path) -> str:
-    """A folder in an #SBATCH line: sbatch replaces %x, and takes quotes like a shell."""
-    return str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"').replace(" ", "\\ ")

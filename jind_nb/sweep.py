@@ -14,6 +14,7 @@ import re
 import signal
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 # Loaded with it, no batch is the target yet; a line break keeps it from being the name of one.
 EACH = "each\ntarget"
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_STOP = 20
+MOST_STOPS = 3  # as Dask's allowed-failures
 STAGE_LINE = re.compile(r"^\d\d:\d\d:\d\d (\d+/\d+ .*)$", re.M)
 LAST_WORDS = re.compile(r"^(?:Wrong input|Failed): (.*)\Z", re.M | re.S)
 # What one run is reckoned to need beside its input files: three kernels with torch, of which two are at work.
@@ -401,6 +404,8 @@ class _Loop:
     state: _State
     told: _Told
     under_way: dict[Any, tuple[_Group, Task, Parameters]] = field(default_factory=dict)
+    # How often a run's worker was stopped in good order; where it dies, Dask itself tries again.
+    stopped: Counter[str] = field(default_factory=Counter)
 
     def run(self, groups: list[_Group], to_do: list[tuple[_Group, Task]]) -> None:
         for group, task in to_do:
@@ -442,6 +447,10 @@ class _Loop:
                 self.told.at(task, stage)
             return
         del self.under_way[future]
+        if future.status == "finished" and future.result() == NOT_DONE and self.stopped[task.name] < MOST_STOPS:
+            self.stopped[task.name] += 1
+            self._submit(group, task)
+            return
         message = _problem(future, log)
         status = FAILED if message else FINISHED
         self.state.set(task, parameters, status, message)
@@ -457,13 +466,10 @@ class _Loop:
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, signal.SIG_IGN)
         self.client.cancel(list(self.under_way), force=True)
-        end = time.monotonic() + 2 * SECONDS_TO_STOP
+        end = time.monotonic() + SECONDS_TO_STOP
         for _, _, parameters in self.under_way.values():
             while time.monotonic() < end and _in_use(Path(parameters.OUTPUT_PATH)):
                 time.sleep(0.2)
-
-
-SECONDS_TO_STOP = 10
 
 
 def _in_use(folder: Path) -> bool:
@@ -501,7 +507,7 @@ def _problem(future: Future, log: Path) -> str:
     if status == 0:
         return ""
     if status == NOT_DONE:
-        return "Its worker was stopped."
+        return "Its worker was stopped again and again, most often because its time was up."
     if status < 0:
         return f"The run was killed (signal {-status}), most often because memory ran out."
     said = _tail(log).strip()

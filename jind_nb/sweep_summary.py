@@ -76,6 +76,7 @@ def _page(title: str, notes: Sequence[str], rows: Sequence[dict[str, Any]]) -> s
         rows=rows,
         failed=[row for row in rows if row["status"] == FAILED],
         done=DONE,
+        targets=any(row["run"] != row["target"] for row in rows),
         labelled=any(row["accuracy"] is not None for row in rows),
         expected=any(row["expected_error"] is not None for row in rows),
         version=version("jind-nb"),

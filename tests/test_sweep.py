@@ -599,4 +599,4 @@ def test_the_snakefile_calls_run_for_every_parameter_file(tmp_path: Path) -> Non
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "jind-nb run parameters/one.yaml --output-path runs/one" in said
-    assert "runs/two" not in said  # done, and newer than its parameters
+    assert "--output-path runs/two" not in said  # done, and newer than its parameters
