@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -465,7 +465,8 @@ class _Loop:
         self.told.line("Stopping …")
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, signal.SIG_IGN)
-        self.client.cancel(list(self.under_way), force=True)
+        with suppress(OSError):
+            self.client.cancel(list(self.under_way), force=True)
         end = time.monotonic() + SECONDS_TO_STOP
         for _, _, parameters in self.under_way.values():
             while time.monotonic() < end and _in_use(Path(parameters.OUTPUT_PATH)):
@@ -573,7 +574,10 @@ class _Told:
 
     def waiting(self, client: Client | None) -> None:
         """Says once that there is no worker, as often as that happens."""
-        none = client is not None and not client.scheduler_info(n_workers=0).get("n_workers", 1)
+        none = False
+        if client is not None:
+            with suppress(OSError):  # the scheduler is gone, which the runs' futures say too
+                none = client.scheduler_info(n_workers=0)["n_workers"] == 0
         if none and not self.told_of_waiting:
             self.line("Waiting for a worker …")
         self.told_of_waiting = none

@@ -56,6 +56,8 @@ def at_work(folder: Path, *arguments: object, **environment: str) -> Iterator[su
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that run in the background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     with process:
         try:
