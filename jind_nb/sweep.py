@@ -158,7 +158,8 @@ def each_target(file: Path, values: Mapping[str, Any], folder: Path | None) -> S
         file_name = re.sub(r"^\.", "%2E", name)  # not hidden, and no .. out of the folder
         tasks.append(Task(batch, file_name, _as_target(base, batch, batches, own.targets / file_name)))
     groups, shared = _groups(base, tasks, annotated)
-    return Sweep(f"Each of {len(tasks)} batches as the target", groups, own, notes + shared)
+    title = "One batch as the target" if len(tasks) == 1 else f"Each of {len(tasks)} batches as the target"
+    return Sweep(title, groups, own, notes + shared)
 
 
 def _groups(base: Parameters, tasks: list[Task], annotated: list[str]) -> tuple[list[list[Task]], list[str]]:

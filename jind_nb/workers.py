@@ -139,8 +139,10 @@ def client_of(cluster: Cluster) -> Iterator[Client]:
     import dask
     from distributed import Client
 
-    # What a worker says when it ends is no news to the user; what becomes of a run is told.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # What Dask says when a worker or a scheduler ends is no news to the user: what becomes of a run is told.
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     quiet = {
         "logging": {"distributed": "critical"},
         # Else Dask asks for one job for many runs it thinks short.
