@@ -251,10 +251,13 @@ def sweep(
 ) -> None:
     """Many runs: here, on Slurm, or on a running Dask scheduler; a table and a page link their reports.
 
-    Each run is a process of its own. One that fails does not stop the others; those that are finished and unchanged are
-    skipped on the next call; Ctrl-C leaves nothing at work. All machines must see the same files. Annotated batches that
-    several targets share (targets without any label) are trained once in METHOD reference; in METHOD default each run
-    learns from them anew, in seconds, because its codes rest on the target's cells too.
+    A run is a process of its own. One that fails does not stop the others;
+    finished and unchanged ones are skipped on the next call; Ctrl-C leaves
+    nothing at work. All machines must see the same files.
+
+    Annotated batches that several targets share (targets without any label)
+    are trained once in METHOD reference. In METHOD default each run learns
+    from them anew, in seconds: its codes rest on the target's cells too.
 
     Examples:
 

@@ -20,7 +20,7 @@ WAITING, RUNNING, NOT_FINISHED = "waiting", "running", "not finished"
 DONE = (FINISHED, FINISHED_BEFORE)
 COLUMNS = [
     "run", "target", "status", "cells", "assigned", "expected_error", "accuracy", "raw_accuracy", "macro_F1", "seconds",
-    "peak_GB", "model_of", "report", "log", "message",
+    "peak_GB", "model", "report", "log", "message",
 ]  # fmt: skip
 
 
@@ -30,13 +30,13 @@ def row_of(
     """One row of summary.csv.
 
     `assigned` and `expected_error` are shares of the target's cells and of the assigned ones; the accuracies are there
-    where the target has labels; `seconds` is all stages together, `peak_GB` the largest; `report` and `log` are relative
+    where the target has labels; `model` is the saved model it was annotated with, if it trained none; `seconds` is all stages together, `peak_GB` the largest; `report` and `log` are relative
     to the sweep's folder.
     """
     this, log = Run(parameters), files.log(file)
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {"run": name, "target": parameters.TARGET_DATASET_NAME, "status": status, "message": message}
-    row["model_of"] = parameters.PRETRAINED_MODEL_PATH
+    row["model"] = parameters.PRETRAINED_MODEL_PATH
     row["log"] = _relative(log, files) if log.exists() else None
     if status not in DONE:
         return row

@@ -450,7 +450,7 @@ def test_on_slurm_a_killed_worker_costs_one_stage_and_shared_training_is_done_on
     assert "2 of 2 runs finished" in out
     assert slurms.jobs(slurm) == []
     table = summary_of(tmp_path / "results" / "sweep")
-    (first,) = table.index[table["model_of"].isna()]
+    (first,) = table.index[table["model"].isna()]
     (other,) = set(table.index) - {first}
     folders = {name: tmp_path / "results" / "sweep" / "targets" / name for name in (first, other)}
     assert "1_preprocess" in read_json(folders[first] / "manifest.json")["reused"]
