@@ -30,8 +30,8 @@ def row_of(
     """One row of summary.csv.
 
     `assigned` and `expected_error` are shares of the target's cells and of the assigned ones; the accuracies are there
-    where the target has labels; `model` is the saved model it was annotated with, if it trained none; `seconds` is all stages together, `peak_GB` the largest; `report` and `log` are relative
-    to the sweep's folder.
+    where the target has labels; `seconds` is all stages together, `peak_GB` the largest; `model` is the saved model the
+    target was annotated with, if the run trained none; `report` and `log` are relative to the sweep's folder.
     """
     this, log = Run(parameters), files.log(file)
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
