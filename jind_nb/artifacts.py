@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -90,6 +90,18 @@ def file_name(batch: str, safe: str = "") -> str:
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[:LONGEST_NAME]}~{hashlib.sha256(batch.encode()).hexdigest()[:12]}"
+
+
+def file_names(batches: Iterable[str]) -> dict[str, str]:
+    """A name for each batch's file or folder, apart even on a disk that takes `A` and `a` for the same."""
+    names: dict[str, str] = {}
+    for batch in batches:
+        taken = {name.casefold() for name in names.values()}
+        name = file_name(batch)
+        while name.casefold() in taken:
+            name += "~"
+        names[batch] = name
+    return names
 
 
 def shipped(folder: str) -> Path:
@@ -393,6 +405,40 @@ class Run:
             self.report_html, self.report_pdf, self.parameters_yaml, self.manifest, self.log, self.notebooks, self.work,
             *self.folder.glob("train[[]*]-test[[]*].pdf"),
         ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The files of a sweep beside those of its runs."""
+
+    folder: Path
+
+    @property
+    def summary_csv(self) -> Path:
+        return self.folder / "summary.csv"
+
+    @property
+    def index_html(self) -> Path:
+        return self.folder / "index.html"
+
+    @property
+    def parameters(self) -> Path:
+        return self.folder / "parameters"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def targets(self) -> Path:
+        """The runs of `--each-target`, a folder each."""
+        return self.folder / "targets"
+
+    def parameters_yaml(self, name: str) -> Path:
+        return self.parameters / f"{name}.yaml"
+
+    def log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
 
 
 def check_output(parameters: Parameters, needed: int) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `jind-nb run`, `validate`, `predict` and `compare`.
+"""The command line: `jind-nb run`, `validate`, `predict`, `compare` and `sweep`.
 
 Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 the program failed.
 """
@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -204,6 +204,139 @@ def compare(
     table = summary(rows)[columns].round(3).rename(columns=lambda name: name.replace("_", " "))
     _table(_shown(parameters.TARGET_DATASET_NAME), table)
     out.print(f"report: {_shown(str(this.file('html')))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def sweep(
+    files: Annotated[list[Path], typer.Argument(metavar="PARAMETERS...", help="Parameter files, a run for each.")],
+    each_target: Annotated[
+        bool,
+        typer.Option(
+            "--each-target",
+            help="Of one parameter file: every batch of its input in turn as the target, a run for each.",
+        ),
+    ] = False,
+    cluster: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="local, slurm (needs --slurm), or the address of a running Dask scheduler, tcp://…:8786.",
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Runs at once; default: here what cores and free memory allow, on Slurm `workers` of the --slurm file.",
+        ),
+    ] = None,
+    slurm: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML file with memory, walltime, queue, … of a Slurm job (see the README)."),
+    ] = None,
+    write_slurm_array: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Runs nothing; writes a script for sbatch, one job array (needs --slurm)."),
+    ] = None,
+    s: Overrides = None,
+    output_path: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the summary, index.html and, with --each-target, the runs; default runs/sweep, with "
+            "--each-target OUTPUT_PATH/sweep.",
+        ),
+    ] = None,
+) -> None:
+    """Many runs: here, on Slurm, or on a running Dask scheduler; a table and a page link their reports.
+
+    A run is a process of its own. One that fails does not stop the others;
+    finished and unchanged ones are skipped on the next call; Ctrl-C leaves
+    nothing at work. All machines must see the same files.
+
+    Annotated batches that several targets share (targets without any label)
+    are trained once in METHOD reference. In METHOD default each run learns
+    from them anew, in seconds: its codes rest on the target's cells too.
+
+    Examples:
+
+    jind-nb sweep first.yaml second.yaml third.yaml
+
+    jind-nb sweep --each-target parameters/demo.yaml --workers 2
+
+    jind-nb sweep --each-target mydata.yaml --cluster slurm --slurm slurm.yaml
+
+    jind-nb sweep *.yaml --cluster tcp://node17:8786
+
+    jind-nb sweep *.yaml --slurm slurm.yaml --write-slurm-array array.sbatch
+    """
+    from . import sweep as sweeps
+    from .slurm import read_slurm
+    from .sweep_summary import DONE, in_words
+    from .workers import ADDRESS, LOCAL, SLURM, Cluster
+
+    if each_target and len(files) > 1:
+        raise InputError(f"--each-target takes one parameter file; {len(files)} are given.")
+    if cluster not in (LOCAL, SLURM) and not ADDRESS.match(cluster):
+        raise InputError(
+            f"--cluster: found {cluster!r}; it is {LOCAL}, {SLURM} or an address such as tcp://node17:8786."
+        )
+    if slurm is None and (cluster == SLURM or write_slurm_array is not None):
+        raise InputError("--slurm is missing: a YAML file with memory and walltime of a job, and queue where needed.")
+    settings = None if slurm is None else read_slurm(slurm)
+    if settings is not None and workers is not None:
+        settings = settings.model_copy(update={"workers": workers})
+    values = dict(parse_override(text) for text in s or [])
+    this = (
+        sweeps.each_target(files[0], values, output_path)
+        if each_target
+        else sweeps.of_files(files, values, output_path)
+    )
+    sweeps.check(this)
+    for note in this.notes:
+        err.print(f"Note: {_shown(note)}", highlight=False, soft_wrap=True)
+    if write_slurm_array is not None:
+        assert settings is not None
+        n = sweeps.array(this, settings, write_slurm_array.absolute())
+        said = f"{n} runs: sbatch {write_slurm_array}" if n else "All runs are finished; no script was written."
+        out.print(_shown(said), highlight=False, soft_wrap=True)
+        return
+    if cluster == LOCAL:
+        n_workers = min(workers or sweeps.default_workers(this), len(this.tasks))
+    else:
+        n_workers = settings.workers if settings else 1
+    on = settings if cluster == SLURM else None
+    try:
+        rows = sweeps.run(this, Cluster(cluster, n_workers, on, this.files.logs), err)
+    except KeyboardInterrupt:  # typer would end without a word
+        err.print("Stopped. The same sweep again goes on with what is not finished.")
+        raise typer.Exit(130) from None
+    _sweep_table(in_words(rows), rows)
+    out.print(f"summary: {_shown(str(this.files.summary_csv))}", highlight=False, soft_wrap=True)
+    out.print(f"reports: {_shown(str(this.files.index_html))}", highlight=False, soft_wrap=True)
+    for row in rows:
+        if row["status"] not in DONE:
+            err.print(
+                f"{_shown(row['run'])}: {_shown(row['status'])}: {_shown(row['message'])}"
+                f" (log: {_shown(str(this.files.folder / (row['log'] or '')))})",
+                highlight=False,
+                soft_wrap=True,
+            )
+    if any(row["status"] not in DONE for row in rows):
+        raise typer.Exit(1)
+
+
+def _sweep_table(title: str, rows: list[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame(rows).set_index("run")
+    table = frame[["status", "cells"]].astype(object)
+    table["cells"] = [f"{value:,.0f}" if pd.notna(value) else "–" for value in frame["cells"]]
+    for name in ("assigned", "accuracy", "macro_F1"):
+        table[name.replace("_", " ")] = [f"{value:.3f}" if pd.notna(value) else "–" for value in frame[name]]
+    table["seconds"] = [f"{value:.0f}" if pd.notna(value) else "–" for value in frame["seconds"]]
+    _table(title, table)
 
 
 def _table(title: str, frame: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,9 @@ def _inputs(run: Run) -> list[Path]:
     return [*input_files(run.parameters), *of_model]
 
 
-def input_hashes(run: Run) -> dict[Path, str]:
-    return {file: sha256(file) for file in _inputs(run)}
+def input_hashes(run: Run, hash_of: Callable[[Path], str] = sha256) -> dict[Path, str]:
+    """The SHA-256 of every input file; `hash_of` may remember those of files that many runs share."""
+    return {file: hash_of(file) for file in _inputs(run)}
 
 
 def keys(run: Run, inputs: Mapping[Path, str]) -> dict[str, str]:
@@ -136,6 +137,15 @@ def still_good(run: Run, keys: Mapping[str, str], records: Records) -> list[str]
             break
         good.append(stage)
     return good
+
+
+def is_finished(run: Run, inputs: Mapping[Path, str]) -> bool:
+    """Whether the run is done and unchanged: the same again would repeat nothing, but for a PDF it lacks."""
+    records = read_records(run)
+    if records is None or not run.manifest.exists():
+        return False
+    found = keys(run, inputs)
+    return still_good(run, found, {stage: of | {"pdf_missing": None} for stage, of in records.items()}) == list(found)
 
 
 def files_of(run: Run, records: Records, stages: Iterable[str]) -> set[Path]:

@@ -30,7 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 from scipy import sparse
 
 from .alignment import ADAPTED, SHARED, Annotated, KnownCodes, known_codes
-from .artifacts import MODEL_FORMAT, Run, file_name, read_model_json, sha256, whole_file, write_json, write_model_json
+from .artifacts import MODEL_FORMAT, Run, file_names, read_model_json, sha256, whole_file, write_json, write_model_json
 from .calibration import Calibration, best_way
 from .data import Plan, fingerprints
 from .errors import InputError
@@ -152,15 +152,7 @@ def _by_class(classes: list[str], thresholds: np.ndarray) -> dict[str, float]:
 
 
 def _file_names(batches: Iterable[str]) -> dict[str, str]:
-    """A file for each batch, apart even on a disk that takes `A` and `a` for the same."""
-    files: dict[str, str] = {}
-    for batch in batches:
-        taken = {name.casefold() for name in files.values()}
-        name = file_name(batch)
-        while f"{name}.pt".casefold() in taken:
-            name += "~"
-        files[batch] = f"{name}.pt"
-    return files
+    return {batch: f"{name}.pt" for batch, name in file_names(batches).items()}
 
 
 def save_target(annotated: Annotated, batch: str, x: sparse.csr_matrix, run: Run) -> None:
