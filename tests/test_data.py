@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from jind_nb import data, demo, h5ad
+from jind_nb import blocks, data, demo
 from jind_nb.artifacts import write_model_json
 from jind_nb.errors import InputError
 from jind_nb.parameters import Parameters, make_parameters
@@ -171,7 +171,7 @@ def test_a_dense_matrix_is_read_in_pieces_without_loss(
 ) -> None:
     plain = simulated(THREE_BATCHES)
     whole = prepare(plain)
-    monkeypatch.setattr(h5ad, "DENSE_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", 7 * 60)
     same(prepare(_as(lambda x: x.toarray())(plain)), whole)
 
 
