@@ -233,7 +233,11 @@ def _digest(model: Mapping[str, Any]) -> str:
 
 
 def sha256(file: Path) -> str:
-    """A file's SHA-256, in hexadecimal."""
+    """A file's SHA-256, in hexadecimal; a folder's is of the names and hashes of all files in it."""
+    if file.is_dir():
+        parts = sorted(part for part in file.rglob("*") if part.is_file())
+        told = [f"{part.relative_to(file).as_posix()} {sha256(part)}" for part in parts]
+        return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

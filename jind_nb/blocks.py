@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +23,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import anndata as ad
 import h5py
 import numpy as np
 from scipy import sparse
 
 from .errors import InputError
-from .files import form_of, path_of, reopened, shape_of
+from .files import form_of, has_x, is_array, is_group, open_file, other_matrices, path_of, reopened, shape_of
 
 if TYPE_CHECKING:
     import distributed
@@ -72,12 +74,13 @@ class Block:
         if self.kept is not None:
             return self.kept
         with _told_of(self.what):
-            matrix = as_values(self._read())
+            matrix = as_values(self.as_it_is())
         if self.keeps:
             self.kept = matrix
         return matrix
 
-    def _read(self) -> sparse.csr_matrix:
+    def as_it_is(self) -> sparse.csr_matrix:
+        """The rows' values in the type they are stored in; of a dense matrix, or a sorted one, in float32."""
         if self.form == "sorted":
             return _sorted_rows(self)
         read = {"csr": _csr_rows, "csc": _csc_rows, "dense": _dense_rows}[self.form]
@@ -412,3 +415,71 @@ def some_rows(store: h5py.File | zarr.Group, path: str, rows: np.ndarray) -> spa
     data, indices = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     starts = np.concatenate([[0], np.cumsum(pointers[rows + 1] - pointers[rows])])
     return as_values(sparse.csr_matrix((data, indices, starts), (len(rows), n_columns)))
+
+
+# --- cells as they are in the file -----------------------------------------------------------------------------------
+
+
+def cells_as_they_are(file: Path, rows: np.ndarray) -> ad.AnnData:
+    """Some cells with all that the file has of them: X, layers, raw, obs, var, obsm, obsp, varm, varp, uns.
+
+    Parameters
+    ----------
+    rows
+        int (n,), ascending.
+
+    Raises
+    ------
+    InputError
+        If any part of the file cannot be read.
+    """
+    try:
+        with open_file(file) as store, warnings.catch_warnings():
+            # Cells with equal names are kept apart by position; the user is told so by the plan.
+            warnings.filterwarnings("ignore", message=".* names are not unique")
+            return _cells_as_they_are(store, rows)
+    except InputError:
+        raise
+    except Exception as error:  # damage where nothing has looked yet fails inside anndata in many ways
+        raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
+
+
+def _cells_as_they_are(store: Any, rows: np.ndarray) -> ad.AnnData:
+    parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "varm", "varp", "uns") if name in store}
+    by_rows = {name: group for name in ("layers", "obsm", "obsp") if is_group(group := store.get(name))}
+    small = {
+        name: {key: ad.io.read_elem(group[key]) for key in group if not _is_matrix(group[key])}
+        for name, group in by_rows.items()
+    }
+    cells = ad.AnnData(**parts, **small)[rows].copy()
+    if has_x(store):
+        cells.X = _rows_as_they_are(store, "X", rows)
+    for name, group in by_rows.items():
+        for key in (key for key in group if key not in small[name]):
+            values = _rows_as_they_are(store, f"{name}/{key}", rows)
+            getattr(cells, name)[key] = values[:, rows] if name == "obsp" else values
+    if ".raw" in other_matrices(store):
+        raw = {name: ad.io.read_elem(store["raw"][name]) for name in ("var", "varm") if name in store["raw"]}
+        cells.raw = ad.AnnData(_rows_as_they_are(store, "raw/X", rows), obs=cells.obs[[]], **raw)
+    return cells
+
+
+def _is_matrix(stored: Any) -> bool:
+    """Whether some rows can be read without the others: sparse matrices, and arrays of numbers."""
+    if is_array(stored):
+        return stored.ndim > 1 and stored.dtype.kind in "fiubc"
+    return stored.attrs.get("encoding-type") in ("csr_matrix", "csc_matrix")
+
+
+def _rows_as_they_are(store: Any, path: str, rows: np.ndarray) -> Any:
+    """Some rows of a matrix, in its own type and form."""
+    stored = store[path]
+    if not _is_matrix(stored):
+        return ad.io.read_elem(stored)[rows]
+    if is_array(stored):
+        cuts = _cut_dense(stored, rows)
+        spans = [stored[int(rows[a]) : int(rows[b - 1]) + 1][rows[a:b] - rows[a]] for a, b in pairwise(cuts)]
+        return np.concatenate(spans)
+    of_rows = Blocks.of(store, path, path, rows)
+    matrix = sparse.vstack([block.as_it_is() for block in of_rows.blocks], format="csr")
+    return matrix.tocsc() if form_of(stored) == "csc" else matrix

@@ -10,7 +10,6 @@ Only `read_target_labels`, which evaluation calls, ever reads the target's label
 from __future__ import annotations
 
 import difflib
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,16 @@ from scipy import sparse
 
 from . import features, levels, selection
 from .artifacts import read_model_json
+from .blocks import cells_as_they_are
 from .errors import InputError
 from .files import frame, input_files, matrix_of, no_column, open_file, texts
 from .matrices import Choice, Loaded, choose
 from .parameters import Parameters
 from .values import done
 
-CELLS_PER_BATCH = 50_000
+# Labelled cells of a batch that train. METHOD `default` learns its head from 20,000 cells of all batches together.
+CELLS_PER_BATCH = {"default": 10_000, "reference": 50_000}
+FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
 # Our own word for a rejected cell, whatever UNLABELED says: as a type to learn it would be taken for one.
 REJECTED = "unassigned"
 
@@ -147,15 +149,7 @@ def read_target(parameters: Parameters, cells: pd.DataFrame) -> ad.AnnData:
     for number, file in enumerate(input_files(parameters)):
         rows = target.loc[target["file"] == number, "row"].to_numpy()
         if len(rows):
-            with warnings.catch_warnings():
-                # Cells with equal names are kept apart by position; the user is told so by the plan.
-                warnings.filterwarnings("ignore", message=".* names are not unique")
-                try:
-                    part = ad.read_h5ad(file, backed="r")
-                    parts.append(part[rows].to_memory())
-                except Exception as error:  # damage where nothing has looked yet fails inside anndata in many ways
-                    raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
-            part.file.close()
+            parts.append(cells_as_they_are(file, rows))
     return parts[0] if len(parts) == 1 else ad.concat(parts, join="outer", merge="same")
 
 
@@ -239,11 +233,15 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
         return plan
 
     candidates = _candidates(p, batches, plan)
-    labelled = {name: _labelled_cells(p, cells, name, plan) for name in candidates}
+    has_label = cells["cell_type"].notna()
+    labelled = {name: cells.loc[has_label & (cells["batch"] == name), ["cell_type"]] for name in candidates}
     counts = {name: batch["cell_type"].value_counts().sort_index() for name, batch in labelled.items()}
-    for name in candidates:
+    for name, batch in labelled.items():
         _choose_types(p, name, counts[name], plan)
-        cells.loc[labelled[name].index[labelled[name]["cell_type"].isin(plan.cells.get(name, {}))], "trains"] = True
+        if name in plan.cells:
+            batch = _draw(p, name, batch[batch["cell_type"].isin(plan.cells[name])], plan)
+            plan.cells[name] = {str(t): int(n) for t, n in batch["cell_type"].value_counts().sort_index().items()}
+            cells.loc[batch.index, "trains"] = True
     _check_what_is_left(p, counts, plan)
     plan.classes = sorted({cell_type for of_batch in plan.cells.values() for cell_type in of_batch})
     plan.dropped = sorted(
@@ -291,12 +289,22 @@ def sample(n: int, most: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
-def _labelled_cells(p: Parameters, cells: pd.DataFrame, name: str, plan: Plan) -> pd.DataFrame:
-    """A batch's labelled cells, at most 50,000 of them chosen at random."""
-    batch = cells[(cells["batch"] == name) & cells["cell_type"].notna()]
-    if len(batch) > CELLS_PER_BATCH:
-        plan.notes.append(f"{name!r} has {len(batch):,} labelled cells; {CELLS_PER_BATCH:,} chosen at random train.")
-    return batch.iloc[sample(len(batch), CELLS_PER_BATCH, p.SEED)]
+def _draw(p: Parameters, name: str, batch: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """A batch's cells that train: all, or as many as the METHOD takes, at random; of each type at least 100 or all."""
+    most = CELLS_PER_BATCH[p.METHOD]
+    if len(batch) <= most:
+        return batch
+    types = batch["cell_type"].astype("category").cat.codes.to_numpy()
+    fewest = min(FEWEST_OF_A_TYPE, most // (types.max() + 1))
+    order = np.random.default_rng(p.SEED).permutation(len(batch))
+    # Each cell's place among those of its type in that order: the first hundred of each go before all others.
+    place = pd.Series(types[order]).groupby(types[order]).cumcount().to_numpy()
+    chosen = order[np.argsort(place >= fewest, kind="stable")][:most]
+    plan.notes.append(
+        f"{name!r} has {len(batch):,} labelled cells; {most:,} chosen at random train, of each cell type at least {fewest} "
+        "or all."
+    )
+    return batch.iloc[np.sort(chosen)]
 
 
 def _choose_types(p: Parameters, name: str, counts: pd.Series, plan: Plan) -> None:
