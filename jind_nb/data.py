@@ -295,7 +295,7 @@ def _draw(p: Parameters, name: str, batch: pd.DataFrame, plan: Plan) -> pd.DataF
     if len(batch) <= most:
         return batch
     types = batch["cell_type"].astype("category").cat.codes.to_numpy()
-    fewest = min(FEWEST_OF_A_TYPE, most // (types.max() + 1))
+    fewest = min(FEWEST_OF_A_TYPE, most // len(np.unique(types)))
     order = np.random.default_rng(p.SEED).permutation(len(batch))
     # Each cell's place among those of its type in that order: the first hundred of each go before all others.
     place = pd.Series(types[order]).groupby(types[order]).cumcount().to_numpy()
