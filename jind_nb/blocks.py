@@ -42,6 +42,7 @@ KEPT_VALUES = 5 * 10**7
 # A dense matrix is read by whole chunks as long as that is at most so many times a block.
 LARGEST_CHUNKS = 4
 ROWS_TO_ESTIMATE_BY = 20
+PATIENCE = "30s"  # with a scheduler that does not answer
 # What is sorted by rows on disk: 12 bytes a value.
 ENTRY = np.dtype([("row", "<i4"), ("column", "<i4"), ("value", "<f4")])
 
@@ -205,7 +206,7 @@ def current_client() -> distributed.Client | None:
     if address is None:
         return None
     try:
-        return Client(address, timeout="30s", set_as_default=True)
+        return Client(address, timeout=PATIENCE, set_as_default=True)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(f"DASK_SCHEDULER_ADDRESS: no Dask scheduler answers at {address} ({error}).") from None
 
