@@ -339,6 +339,14 @@ class Run:
 
         return ad.read_h5ad(self._made_by("1_preprocess", self.work / "prepared.h5ad"))
 
+    def load_prepared_obs(self) -> pd.DataFrame:
+        """The prepared cells' table alone, where their values would only fill the memory."""
+        import anndata as ad
+        import h5py
+
+        with h5py.File(self._made_by("1_preprocess", self.work / "prepared.h5ad"), "r") as stored:
+            return ad.io.read_elem(stored["obs"])
+
     def save_embedding(self, embedding: pd.DataFrame) -> None:
         """Stage 1's picture: columns `row` (of the prepared cells), `x`, `y`."""
         with whole_file(self.work / "embedding.parquet") as temporary:

@@ -31,7 +31,9 @@ MOST_NESTED = 100
 # What the rehearsal may take: seconds, and bytes it reads in a second.
 SECONDS, BYTES_PER_SECOND = 20, 5e6
 SMALL_ENOUGH_TO_READ = 2**20
-_rehearsed: set[tuple[int, int, int]] = set()
+# The files read so without fault, as their inode, size and time: the kernels of a run need not repeat it, who would double
+# what they seem to hold while they are forked.
+REHEARSED = "JIND_NB_REHEARSED"
 OF_ZARR = ("zarr.json", ".zgroup")  # what makes a folder one, by its format's version
 
 
@@ -146,8 +148,9 @@ def _rehearse(file: Path) -> None:
         If it does either.
     """
     stat = file.stat()
-    signature = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    if signature in _rehearsed or not hasattr(os, "fork"):
+    signature = f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
+    rehearsed = os.environ.get(REHEARSED, "")
+    if signature in rehearsed.split() or not hasattr(os, "fork"):
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does not touch
@@ -170,7 +173,7 @@ def _rehearse(file: Path) -> None:
         pause = min(0.05, 1.5 * pause)
     if os.WIFSIGNALED(ended[1]):
         raise InputError(f"PATH: {file} cannot be read (the HDF5 library fails on it); it is damaged: copy it again.")
-    _rehearsed.add(signature)
+    os.environ[REHEARSED] = f"{rehearsed} {signature}".strip()
 
 
 def _read_once(file: Path) -> None:
@@ -201,8 +204,7 @@ def _check_structure(store: h5py.File | zarr.Group, n_bytes: int) -> None:
     Raises
     ------
     InputError
-        If a part is in another file, which could be any file of the reader's, declares values it cannot hold, or would
-        run code.
+        If a part is in another file, which could be any file of the reader's, or declares values it cannot hold.
     """
 
     groups, seen = [(store["/"] if isinstance(store, h5py.File) else store, "", 0)], set()
@@ -235,17 +237,10 @@ def _check_structure(store: h5py.File | zarr.Group, n_bytes: int) -> None:
 
 
 def _check_dataset(stored: h5py.Dataset | zarr.Array, what: str, n_bytes: int) -> None:
-    if isinstance(stored, h5py.Dataset):
-        if stored.external or stored.is_virtual:
-            raise InputError(
-                f"PATH: {what} is kept in another file, which is not read: write the file again with everything in it."
-            )
-    else:
-        about = stored.metadata.to_dict()
-        if "pickle" in str([about.get(codecs) for codecs in ("filters", "compressor", "codecs")]):
-            raise InputError(
-                f"PATH: {what} is pickled, and reading it could run any program; write it as plain values."
-            )
+    if isinstance(stored, h5py.Dataset) and (stored.external or stored.is_virtual):
+        raise InputError(
+            f"PATH: {what} is kept in another file, which is not read: write the file again with everything in it."
+        )
     declared = math.prod(stored.shape) * stored.dtype.itemsize
     if declared > max(SMALL, DECLARED_PER_BYTE * n_bytes):
         raise InputError(

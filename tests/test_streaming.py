@@ -284,7 +284,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut chunk": (_cut_chunk, r"PATH: X of .*in\.zarr cannot be read"),
     "lost array": (_lose_chunk, r"PATH: .*in\.zarr cannot be read"),
     "link": (_link_out, r"PATH: .*link to another place"),
-    "pickle": (_pickled, r"PATH: obs/x of .*pickled"),
+    "pickle": (_pickled, r"PATH: .*in\.zarr cannot be read .*pickle"),
     "declares": (_declares, r"PATH: obsm/x of .*declares"),
     "no zarr": (_no_metadata, r"PATH: .*is a folder and no zarr"),
     "no obs": (lambda folder: shutil.rmtree(folder / "obs"), r"PATH: .*in\.zarr"),
