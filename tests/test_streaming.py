@@ -344,7 +344,7 @@ def test_the_target_comes_back_as_it_is(how: str, form: str, tmp_path: Path) -> 
         (target.obsp["near"], expected.obsp["near"]),
     ):  # fmt: skip
         assert one.dtype == other.dtype
-        assert type(one) is type(sparse.csr_matrix(0)) or type(one) is type(other) or isinstance(one, np.ndarray)
+        assert getattr(one, "format", "dense") == getattr(other, "format", "dense")
         dense = [x.toarray() if sparse.issparse(x) else np.asarray(x) for x in (one, other)]
         np.testing.assert_array_equal(*dense)
     assert list(target.obs_names) == list(expected.obs_names)
@@ -373,16 +373,29 @@ def test_a_whole_run_and_predict_take_a_zarr_folder(tmp_path: Path) -> None:
 # --- Dask ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The address of a scheduler with two workers, in processes of their own."""
-    from distributed import LocalCluster
+CLUSTER = """
+import sys
+from distributed import LocalCluster
 
-    with (
-        warnings.catch_warnings(),
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-    ):
-        yield cluster.scheduler_address
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a scheduler with two workers, in processes of their own."""
+    script = tmp_path_factory.mktemp("cluster") / "cluster.py"
+    script.write_text(CLUSTER)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate("")
 
 
 @pytest.mark.slow
@@ -444,7 +457,10 @@ MEASURED = """
 import resource, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
+import distributed, sklearn.utils.sparsefuncs
+from jind_nb import blocks, matrices
 from tests.test_streaming import prepare
+matrices.KEPT_VALUES, blocks.VALUES_AT_ONCE = 0, 2**20
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 prepared, _ = prepare(Path(sys.argv[1]), NUM_FEATURES=100)
 print(prepared.X.nnz, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
@@ -452,10 +468,11 @@ print(prepared.X.nnz, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - befo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["csr", "csc", "dense"])
+@pytest.mark.parametrize("form", FORMS)
 def test_memory_follows_the_kept_features(form: str, tmp_path: Path) -> None:
-    """60 million stored values are 480 MB as CSR, and twice that when one batch after the other is normalised."""
-    n, p, random = 60_000, 2_000, np.random.default_rng(0)
+    """30 million stored values are 240 MB as CSR alone, and twice that where they are normalised at once; the hundred
+    features kept are 12 MB."""
+    n, p, random = 30_000, 2_000, np.random.default_rng(0)
     obs = pd.DataFrame(
         {"batch": np.repeat(["a", "c"], n // 2), "celltype": np.tile(["B", "T"], n // 2)},
         index=np.arange(n).astype(str),
@@ -489,4 +506,5 @@ def test_memory_follows_the_kept_features(form: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     nnz, took = map(int, done.stdout.split())
     assert nnz > 10**6
-    assert took < 900e6
+    print(f"{form}: {took / 1e6:.0f} MB")
+    assert took < 200e6
