@@ -134,6 +134,19 @@ def test_file_that_hangs_the_library_is_told_of(file: Path, monkeypatch: pytest.
         read(file)
 
 
+def test_file_read_once_without_fault_is_not_rehearsed_by_the_kernels(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time, a kernel that holds gigabytes would be forked."""
+    read(file)
+    assert str(file.stat().st_mtime_ns) in os.environ[files.REHEARSED]
+    monkeypatch.setattr(files, "_read_once", lambda _: os.abort())
+    read(file)
+    file.write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match="fails on it"):
+        read(file)
+
+
 @pytest.mark.parametrize("text", [LAUGHS, MERGES, "&a [*a]", "a: &a {b: *a}"])
 def test_few_lines_of_yaml_cannot_fill_the_memory(text: str, tmp_path: Path) -> None:
     """Twenty-five lines of aliases stand for millions of values."""
