@@ -245,7 +245,11 @@ def _digest(model: Mapping[str, Any]) -> str:
 
 
 def sha256(file: Path) -> str:
-    """A file's SHA-256, in hexadecimal."""
+    """A file's SHA-256, in hexadecimal; a folder's is of the names and hashes of all files in it."""
+    if file.is_dir():
+        parts = sorted(part for part in file.rglob("*") if part.is_file())
+        told = [f"{part.relative_to(file).as_posix()} {sha256(part)}" for part in parts]
+        return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -346,6 +350,14 @@ class Run:
         import anndata as ad
 
         return ad.read_h5ad(self._made_by("1_preprocess", self.work / "prepared.h5ad"))
+
+    def load_prepared_obs(self) -> pd.DataFrame:
+        """The prepared cells' table alone, where their values would only fill the memory."""
+        import anndata as ad
+        import h5py
+
+        with h5py.File(self._made_by("1_preprocess", self.work / "prepared.h5ad"), "r") as stored:
+            return ad.io.read_elem(stored["obs"])
 
     def save_embedding(self, embedding: pd.DataFrame) -> None:
         """Stage 1's picture: columns `row` (of the prepared cells), `x`, `y`."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from .data import most_variable, sample
+from .data import sample
 from .embedding import ready_umap
 from .rejection import UNASSIGNED
 
@@ -66,7 +66,7 @@ def leiden(x: sparse.csr_matrix, resolution: float, seed: int) -> np.ndarray:
     n = x.shape[0]
     rows = sample(n, MOST_CELLS, seed)
     n_components = min(COMPONENTS, len(rows) - 1, x.shape[1] - 1)
-    if len(rows) < 3 or n_components < 1 or not most_variable(x[rows], 1)[1].any():
+    if len(rows) < 3 or n_components < 1 or not _varies(x[rows]):
         return np.full(n, "0", dtype=object)
     from sklearn.decomposition import PCA
     from sklearn.neighbors import KNeighborsClassifier
@@ -81,6 +81,11 @@ def leiden(x: sparse.csr_matrix, resolution: float, seed: int) -> np.ndarray:
     sizes = pd.Series(found).value_counts()
     order = sorted(sizes.index, key=lambda name: (-sizes[name], int(name)))
     return np.array([str(order.index(name)) for name in found], dtype=object)
+
+
+def _varies(x: sparse.csr_matrix) -> bool:
+    """Whether there are two cells that differ."""
+    return bool((x.max(axis=0) != x.min(axis=0)).nnz)
 
 
 def _joined(n: int, rows: np.ndarray, of_rows: np.ndarray, others: np.ndarray, of_others: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reading, checking and preprocessing: from the user's h5ad files to one prepared AnnData.
+"""Reading, checking and preprocessing: from the user's files to one prepared AnnData.
 
     cells = read_cells(parameters)          # one row a cell: file, row, name, batch, cell type
     plan = make_plan(parameters, cells)     # who trains, who is annotated, what is left out and why
@@ -10,7 +10,6 @@ Only `read_target_labels`, which evaluation calls, ever reads the target's label
 from __future__ import annotations
 
 import difflib
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,18 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from . import features, levels
+from . import features, levels, selection
 from .artifacts import read_model_json
+from .blocks import cells_as_they_are
 from .errors import InputError
-from .h5ad import frame, input_files, matrix_of, no_column, open_h5ad, texts
+from .files import frame, input_files, matrix_of, no_column, open_file, texts
 from .matrices import Choice, Loaded, choose
 from .parameters import Parameters
-from .values import bring, done
+from .values import done
 
-CELLS_PER_BATCH = 50_000
+# Labelled cells of a batch that train. METHOD `default` learns its head from 20,000 cells of all batches together.
+CELLS_PER_BATCH = {"default": 10_000, "reference": 50_000}
+FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
 # Our own word for a rejected cell, whatever UNLABELED says: as a type to learn it would be taken for one.
 REJECTED = "unassigned"
 
@@ -70,9 +72,9 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
     tables, labelled_files = [], 0
     parents = parameters.PARENTS if isinstance(parameters.PARENTS, str) else None
     for number, file in enumerate(files):
-        with open_h5ad(file) as h5:
-            obs = frame(h5, "obs")
-            matrix_of(h5, parameters.LAYER)  # a missing layer is told now, not after minutes of work
+        with open_file(file) as store:
+            obs = frame(store, "obs")
+            matrix_of(store, parameters.LAYER)  # a missing layer is told now, not after minutes of work
         if parameters.BATCH_COL in obs:
             batch = texts(obs[parameters.BATCH_COL])
         elif len(files) > 1:
@@ -122,8 +124,8 @@ def read_target_labels(parameters: Parameters) -> np.ndarray | None:
     """
     labels = []
     for file in input_files(parameters):
-        with open_h5ad(file) as h5:
-            obs = frame(h5, "obs")
+        with open_file(file) as store:
+            obs = frame(store, "obs")
         batch = texts(obs[parameters.BATCH_COL]) if parameters.BATCH_COL in obs else pd.Series(file.stem, obs.index)
         is_target = (batch == parameters.TARGET_DATASET_NAME).to_numpy()
         if parameters.LABELS_COL in obs:
@@ -147,15 +149,7 @@ def read_target(parameters: Parameters, cells: pd.DataFrame) -> ad.AnnData:
     for number, file in enumerate(input_files(parameters)):
         rows = target.loc[target["file"] == number, "row"].to_numpy()
         if len(rows):
-            with warnings.catch_warnings():
-                # Cells with equal names are kept apart by position; the user is told so by the plan.
-                warnings.filterwarnings("ignore", message=".* names are not unique")
-                try:
-                    part = ad.read_h5ad(file, backed="r")
-                    parts.append(part[rows].to_memory())
-                except Exception as error:  # damage where nothing has looked yet fails inside anndata in many ways
-                    raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
-            part.file.close()
+            parts.append(cells_as_they_are(file, rows))
     return parts[0] if len(parts) == 1 else ad.concat(parts, join="outer", merge="same")
 
 
@@ -239,11 +233,15 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
         return plan
 
     candidates = _candidates(p, batches, plan)
-    labelled = {name: _labelled_cells(p, cells, name, plan) for name in candidates}
+    has_label = cells["cell_type"].notna()
+    labelled = {name: cells.loc[has_label & (cells["batch"] == name), ["cell_type"]] for name in candidates}
     counts = {name: batch["cell_type"].value_counts().sort_index() for name, batch in labelled.items()}
-    for name in candidates:
+    for name, batch in labelled.items():
         _choose_types(p, name, counts[name], plan)
-        cells.loc[labelled[name].index[labelled[name]["cell_type"].isin(plan.cells.get(name, {}))], "trains"] = True
+        if name in plan.cells:
+            batch = _draw(p, name, batch[batch["cell_type"].isin(plan.cells[name])], plan)
+            plan.cells[name] = {str(t): int(n) for t, n in batch["cell_type"].value_counts().sort_index().items()}
+            cells.loc[batch.index, "trains"] = True
     _check_what_is_left(p, counts, plan)
     plan.classes = sorted({cell_type for of_batch in plan.cells.values() for cell_type in of_batch})
     plan.dropped = sorted(
@@ -291,12 +289,22 @@ def sample(n: int, most: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
-def _labelled_cells(p: Parameters, cells: pd.DataFrame, name: str, plan: Plan) -> pd.DataFrame:
-    """A batch's labelled cells, at most 50,000 of them chosen at random."""
-    batch = cells[(cells["batch"] == name) & cells["cell_type"].notna()]
-    if len(batch) > CELLS_PER_BATCH:
-        plan.notes.append(f"{name!r} has {len(batch):,} labelled cells; {CELLS_PER_BATCH:,} chosen at random train.")
-    return batch.iloc[sample(len(batch), CELLS_PER_BATCH, p.SEED)]
+def _draw(p: Parameters, name: str, batch: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """A batch's cells that train: all, or as many as the METHOD takes, at random; of each type at least 100 or all."""
+    most = CELLS_PER_BATCH[p.METHOD]
+    if len(batch) <= most:
+        return batch
+    types = batch["cell_type"].astype("category").cat.codes.to_numpy()
+    fewest = min(FEWEST_OF_A_TYPE, most // len(np.unique(types)))
+    order = np.random.default_rng(p.SEED).permutation(len(batch))
+    # Each cell's place among those of its type in that order: the first hundred of each go before all others.
+    place = pd.Series(types[order]).groupby(types[order]).cumcount().to_numpy()
+    chosen = order[np.argsort(place >= fewest, kind="stable")][:most]
+    plan.notes.append(
+        f"{name!r} has {len(batch):,} labelled cells; {most:,} chosen at random train, of each cell type at least {fewest} "
+        "or all."
+    )
+    return batch.iloc[np.sort(chosen)]
 
 
 def _choose_types(p: Parameters, name: str, counts: pd.Series, plan: Plan) -> None:
@@ -353,21 +361,13 @@ def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan)
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def most_variable(matrix: sparse.csr_matrix, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of largest population variance, and all variances.
-
-    Returns
-    -------
-    Indices (min(n, n_features),), largest first, the earlier column on ties; variances (n_features,).
-    """
-    from sklearn.utils.sparsefuncs import mean_variance_axis
-
-    _, variances = mean_variance_axis(matrix, axis=0)
-    return np.argsort(-variances, kind="stable")[:n], variances
-
-
 def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnData:
     """Reads, normalises and selects: what training and alignment work on.
+
+    Files are read in blocks of rows: once to check them and see what their values are, once for the features'
+    variances, once for the values that are kept, which alone are ever held (all, where there are few). Where this process
+    has a Dask client, or DASK_SCHEDULER_ADDRESS names a scheduler, its workers read the blocks of a large file; the
+    result is the same.
 
     With PRETRAINED_MODEL_PATH the model's features are taken instead of the most variable ones, absent ones as zero.
 
@@ -375,7 +375,7 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     -------
     AnnData, rows are the cells that train and the target's, in the input's order; `X` float32 CSR, features sorted by
     name; `obs`: `cell`, `file`, `row`, `batch`, `cell_type` (missing for the target); `var`: `variance` over all cells
-    of the batches that take part (float64; NaN with a saved model). With MARKERS: `obsm["markers"]`, float32 CSR, the
+    of the batches that take part (float32; NaN with a saved model). With MARKERS: `obsm["markers"]`, float32 CSR, the
     values of those the file has, selected or not, and `uns["markers"]`, their names as MARKERS gives them.
 
     Raises
@@ -394,10 +394,10 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     _describe(choice, plan)
     in_files, gene_cols = _feature_names(choice.loaded, model["features"] if model else None, plan)
     totals_over = _totals_over(parameters, choice, in_files, plan, model)
-    matrix, names = _on_one_scale(choice, in_files, totals_over)
+    names = in_files[0] if totals_over is None else totals_over
+    columns = [None if totals_over is None else features.match(totals_over, index)[0] for index in in_files]
     used = (cells["trains"] | (cells["batch"] == plan.target)).to_numpy()
     markers = _marker_columns(parameters, names, choice.loaded[0], in_files[0], plan)
-    of_markers = matrix[:, list(markers.values())][used] if markers else None
     if model is None:
         # A file to annotate later will be like the target's, where the files differ.
         of_target = next((i for i, one in enumerate(choice.loaded) if plan.target in one.rows), 0)
@@ -406,20 +406,31 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
             "gene_col": gene_cols[of_target],
             "totals_over": None if totals_over is None else list(totals_over),
         }
-        matrix, var = _select(parameters, matrix, names, cells, plan)
+        chosen, var = _select(parameters, choice, columns, names, cells, plan)
     else:
         plan.preprocessing = model["preprocessing"]
-        matrix, var = _as_in_model(matrix, names, in_files, pd.Index(model["features"]), plan)
+        chosen, var = _as_in_model(names, in_files, pd.Index(model["features"]), plan)
     plan.features = {"in_file": len(in_files[0]) if model is not None else len(names), "kept": len(var)} | plan.features
+    wanted = (chosen, np.array(list(markers.values()), dtype=int))[: 2 if markers else 1]
+    x, *of_markers = selection.kept(
+        choice.loaded, choice.scale, _by_file(used, choice), columns, [wanted] * len(choice.loaded)
+    )
+    if model is not None:  # whose features stand in the order of the run that trained it
+        x.sort_indices()
     obs = cells.loc[used, ["cell", "file", "row", "batch", "cell_type"]]
     obs.index = pd.RangeIndex(len(obs)).astype(str)
     obs["batch"] = pd.Categorical(obs["batch"], categories=[*plan.annotated, plan.target])
     obs["cell_type"] = pd.Categorical(obs["cell_type"], categories=plan.classes)
-    prepared = ad.AnnData(sparse.csr_matrix(matrix[used]), obs=obs, var=var)
+    prepared = ad.AnnData(x, obs=obs, var=var)
     if markers:
-        prepared.obsm["markers"] = sparse.csr_matrix(of_markers)
+        prepared.obsm["markers"] = of_markers[0]
         prepared.uns["markers"] = list(markers)
     return prepared
+
+
+def _by_file(values: np.ndarray, choice: Choice) -> list[np.ndarray]:
+    """What is known of each cell that takes part, file by file."""
+    return np.split(values, np.cumsum([len(one.cells) for one in choice.loaded])[:-1])
 
 
 def _marker_columns(p: Parameters, names: pd.Index, first: Loaded, in_first: pd.Index, plan: Plan) -> dict[str, int]:
@@ -532,8 +543,8 @@ def _compare_files(p: Parameters, choice: Choice, names: list[pd.Index], plan: P
     for one, index in zip(choice.loaded, names, strict=True):
         if plan.target in one.rows and len(one.rows) == 1:
             continue
-        values = sparse.vstack([bring(one.matrix[rows], one.evidence[b], choice.scale) for b, rows in one.rows.items()])
-        wanted = index[most_variable(values.tocsr(), p.NUM_FEATURES)[0]]
+        found = selection.moments([one], choice.scale, [np.full(len(one.cells), "")], [None])
+        wanted = index[selection.most_variable(found.variance, p.NUM_FEATURES)]
         for other, other_index in zip(choice.loaded, names, strict=True):
             if other is not one:
                 missing = features.match(wanted, other_index)[0] < 0
@@ -565,41 +576,33 @@ def _judge(
         plan.warnings.append(warning)
 
 
-def _on_one_scale(
-    choice: Choice, names: list[pd.Index], totals_over: pd.Index | None
-) -> tuple[sparse.csr_matrix, pd.Index]:
-    """All cells, in their order, on the agreed scale, and the names of the columns."""
-    blocks = []
-    for one, index in zip(choice.loaded, names, strict=True):
-        matrix = one.matrix
-        if totals_over is not None:
-            matrix = _with_features(matrix, features.match(totals_over, index)[0])
-        brought = [bring(matrix[rows], one.evidence[name], choice.scale) for name, rows in one.rows.items()]
-        back = np.argsort(np.concatenate(list(one.rows.values())), kind="stable")
-        blocks.append(sparse.vstack(brought, format="csr")[back])
-    matrix = sparse.vstack(blocks, format="csr") if len(blocks) > 1 else blocks[0]
-    return matrix, names[0] if totals_over is None else totals_over
-
-
 def _select(
-    p: Parameters, matrix: sparse.csr_matrix, names: pd.Index, cells: pd.DataFrame, plan: Plan
-) -> tuple[sparse.csr_matrix, pd.DataFrame]:
-    """The most variable features, sorted by name; sees that every batch has them."""
-    chosen, variances = most_variable(matrix, p.NUM_FEATURES)
+    p: Parameters,
+    choice: Choice,
+    columns: list[np.ndarray | None],
+    names: pd.Index,
+    cells: pd.DataFrame,
+    plan: Plan,
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """The columns of the most variable features, sorted by name; sees that every batch has them."""
+    batch = cells["batch"].to_numpy()
+    found = selection.moments(choice.loaded, choice.scale, _by_file(batch, choice), columns)
+    chosen = selection.most_variable(found.variance, p.NUM_FEATURES)
     chosen = chosen[np.argsort(names[chosen].to_numpy(dtype=str), kind="stable")]
-    matrix, kept = matrix[:, chosen], names[chosen]
-    for batch, missing in features.never_seen(matrix, cells["batch"].to_numpy()).items():
-        _enter_overlap(plan, batch, kept, missing, "kept, seen at all")
+    seen = {name: found.seen[name][chosen] for name in dict.fromkeys(batch)}
+    for name, missing in features.never_seen(seen, cells["batch"].value_counts().to_dict()).items():
+        _enter_overlap(plan, name, names[chosen], missing, "kept, seen at all")
         # Among z-scores zero is a value like any other, and says nothing about what was measured.
         if plan.preprocessing["values"] != "as they are":
-            _judge(plan, f"Batch {batch!r}", kept, missing, "kept (the others are zero in all its cells)")
-    return matrix, pd.DataFrame({"variance": variances[chosen]}, index=kept)
+            _judge(plan, f"Batch {name!r}", names[chosen], missing, "kept (the others are zero in all its cells)")
+    return chosen, pd.DataFrame({"variance": found.variance[chosen].astype(np.float32)}, index=names[chosen])
 
 
 def _as_in_model(
-    matrix: sparse.csr_matrix, names: pd.Index, in_files: list[pd.Index], wanted: pd.Index, plan: Plan
-) -> tuple[sparse.csr_matrix, pd.DataFrame]:
-    """The saved model's features, in its order; `names` are the matrix's columns, `in_files` what the files have."""
+    names: pd.Index, in_files: list[pd.Index], wanted: pd.Index, plan: Plan
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """The columns of the saved model's features, in its order (-1: taken as zero); `names` are the columns', `in_files`
+    what the files have."""
     missing = np.zeros(len(wanted), dtype=bool)
     for index in in_files:
         found, any_case = features.match(wanted, index)
@@ -623,15 +626,7 @@ def _as_in_model(
         )
     nothing = np.full(len(wanted), np.nan)
     var = pd.DataFrame({"variance": nothing}, index=wanted)
-    return _with_features(matrix, features.match(wanted, names)[0]), var
-
-
-def _with_features(matrix: sparse.csr_matrix, found: np.ndarray) -> sparse.csr_matrix:
-    """The columns at the given positions; those at -1 are zero. Sorted, so that sums do not depend on the file's order."""
-    padded = sparse.hstack([matrix, sparse.csr_matrix((matrix.shape[0], 1), dtype=np.float32)], format="csr")
-    taken = padded[:, np.where(found < 0, matrix.shape[1], found)]
-    taken.sort_indices()
-    return taken
+    return features.match(wanted, names)[0], var
 
 
 def fingerprints(x: sparse.csr_matrix) -> np.ndarray:

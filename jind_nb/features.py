@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from .errors import InputError
 
@@ -167,26 +166,24 @@ def _score(files: list[Columns], chosen: list[str], *, given: bool) -> float:
 # --- what is missing -------------------------------------------------------------------------------------------------
 
 
-def never_seen(matrix: sparse.csr_matrix, batch: np.ndarray) -> dict[str, np.ndarray]:
+def never_seen(seen: Mapping[str, np.ndarray], cells: Mapping[str, int]) -> dict[str, np.ndarray]:
     """For each batch, which features it seems not to hold at all although the other batches do.
 
     Parameters
     ----------
-    matrix
-        (n_cells x n_features).
-    batch
-        Names (n_cells,).
+    seen
+        Batch -> how many of its cells have a value of each feature that is not zero, int (n_features,).
+    cells
+        Batch -> how many cells it has.
 
     Returns
     -------
     Batch -> bool (n_features,).
     """
-    names = list(dict.fromkeys(batch))
-    seen = {name: np.asarray((matrix[batch == name] != 0).sum(axis=0)).ravel() for name in names}
-    cells = Counter(batch)
-    all_seen, n = sum(seen.values()), len(batch)
+    all_seen, n = sum(of_batch.astype(np.int64) for of_batch in seen.values()), sum(cells.values())
     return {
-        name: (seen[name] == 0) & (all_seen * cells[name] >= EXPECTED_CELLS * max(1, n - cells[name])) for name in names
+        name: (of_batch == 0) & (all_seen * cells[name] >= EXPECTED_CELLS * max(1, n - cells[name]))
+        for name, of_batch in seen.items()
     }
 
 

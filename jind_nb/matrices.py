@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from .blocks import KEPT_VALUES, Block, Blocks, some_rows
 from .errors import InputError
 from .features import Columns, text_columns, unique
-from .h5ad import few_rows, frame, input_files, matrix_of, no_column, open_h5ad, other_matrices, sparse_rows, texts
+from .files import frame, has_x, input_files, matrix_of, no_column, open_file, other_matrices, path_of, texts
 from .parameters import Parameters
-from .values import LOGARITHMS, Evidence, agree, fit, recognise
+from .values import (
+    CELLS_LOOKED_AT,
+    Evidence,
+    agree,
+    cells_looked_at,
+    facts_of,
+    fit,
+    recognise,
+    recognise_cells,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    import zarr
 
 # Cells of each batch looked at in the matrices that are not used.
 CELLS_SURVEYED = 200
 MOST_MATRICES = 8
+# Stored values of all cells looked at together; of hundreds of interleaved batches fewer cells are looked at.
+VALUES_LOOKED_AT = 2**26
 
 
 @dataclass
 class Loaded:
-    """The values of one file's cells."""
+    """The cells of one file that take part: where their values are, and what those look like."""
 
     file: Path
     layer: str | None  # as LAYER names it; None: X
-    matrix: sparse.csr_matrix  # float32, the file's cells that take part x all its features
+    blocks: Blocks
     columns: Columns  # the names its features go by
-    rows: dict[str, np.ndarray]  # batch -> rows of `matrix`
+    cells: np.ndarray  # names (n,)
+    rows: dict[str, np.ndarray]  # batch -> which of the cells
     evidence: dict[str, Evidence] = field(default_factory=dict)  # batch -> what its values look like
 
 
@@ -44,76 +62,129 @@ def name_of(layer: str | None) -> str:
     return "X" if layer is None else layer if layer == ".raw" else f"layer {layer!r}"
 
 
-def _names(h5: h5py.File, table: str, gene_col: str | None) -> Columns:
-    var = frame(h5, table)
+def _names(store: h5py.File | zarr.Group, table: str, gene_col: str | None) -> Columns:
+    var = frame(store, table)
     if gene_col is None:
         return text_columns(var)
     if gene_col not in var:
-        raise no_column("GENE_COL", gene_col, var, f"var of {h5.filename}")
+        raise no_column("GENE_COL", gene_col, var, f"var of {path_of(store)}")
     return {gene_col: pd.Index(texts(var[gene_col]).fillna("").astype(str))}
 
 
-def _load(parameters: Parameters, cells: pd.DataFrame, number: int, layer: str | None) -> Loaded:
-    """Reads one file's cells and recognises each batch.
+def _locate(parameters: Parameters, cells: pd.DataFrame, number: int, layer: str | None) -> Loaded:
+    """Where one file's values are.
 
     Raises
     ------
     InputError
-        For a missing layer or column, an empty or damaged matrix, NaN or infinite values.
+        For a missing layer or column, an empty or damaged matrix.
     """
     file = input_files(parameters)[number]
     here = cells[cells["file"] == number]
-    with open_h5ad(file) as h5:
-        stored, table, what = matrix_of(h5, layer)
-        columns = _names(h5, table, parameters.GENE_COL)
+    with open_file(file) as store:
+        path, table, what = matrix_of(store, layer)
+        columns = _names(store, table, parameters.GENE_COL)
         features = next(iter(columns.values()))
         if not len(features):
             raise InputError(f"PATH: {what} of {file} has no features (genes or peaks).")
-        try:
-            matrix = sparse_rows(stored, here["row"].to_numpy())
-        except Exception as error:  # damaged HDF5 blocks and foreign encodings fail in many ways
-            raise InputError(f"PATH: {what} of {file} cannot be read: {error}") from None
-    if matrix.shape[1] != len(features):
-        raise InputError(f"PATH: {what} of {file} has {matrix.shape[1]} columns but var has {len(features)} rows.")
-    _check_finite(matrix, unique(features), here["cell"], f"{what} of {file}")
+        blocks = Blocks.of(store, path, what, here["row"].to_numpy())
+    if blocks.shape[1] != len(features):
+        raise InputError(f"PATH: {what} of {file} has {blocks.shape[1]} columns but var has {len(features)} rows.")
     in_other_files = set(cells.loc[cells["file"] != number, "batch"])
     batch = here["batch"].to_numpy()
     rows = {
         f"{name} ({file.name})" if name in in_other_files else name: np.flatnonzero(batch == name)
         for name in dict.fromkeys(batch)
     }
-    return Loaded(file, layer, matrix, columns, rows, {name: recognise(matrix[of]) for name, of in rows.items()})
+    return Loaded(file, layer, blocks, columns, here["cell"].to_numpy(), rows)
 
 
-def _check_finite(matrix: sparse.csr_matrix, features: pd.Index, cells: pd.Series, what: str) -> None:
-    wrong = np.flatnonzero(~np.isfinite(matrix.data))
-    if len(wrong):
-        row = int(np.searchsorted(matrix.indptr, wrong[0], side="right") - 1)
+def _look(parameters: Parameters, loaded: list[Loaded], others: list[Loaded]) -> None:
+    """Reads the values of some files for the first time: recognises each batch. Few values are kept from then on.
+
+    Parameters
+    ----------
+    others
+        Files read before, whose values may have been kept.
+
+    Raises
+    ------
+    InputError
+        For a damaged matrix, NaN or infinite values.
+    """
+    n_kept = sum(one.blocks.n_values for one in others if one.blocks.keeps)
+    keep = sum(one.blocks.n_values for one in loaded) + n_kept <= KEPT_VALUES
+    folder = Path(parameters.OUTPUT_PATH)
+    for one in loaded:
+        one.blocks.ready(folder if folder.is_dir() else Path(tempfile.gettempdir()), keep=keep)
+        _recognise(one)
+
+
+def _recognise(loaded: Loaded) -> None:
+    per_cell = max(1, loaded.blocks.n_values // max(1, loaded.blocks.shape[0]))
+    most = int(np.clip(VALUES_LOOKED_AT // (per_cell * len(loaded.rows)), CELLS_SURVEYED, CELLS_LOOKED_AT))
+    looked_at = {name: rows[cells_looked_at(len(rows), most)] for name, rows in loaded.rows.items()}
+    is_looked_at = np.zeros(len(loaded.cells), dtype=bool)
+    is_looked_at[np.concatenate(list(looked_at.values()))] = True
+    found = list(loaded.blocks.each(_look_at_block, per_block(loaded, is_looked_at)))
+    _check_finite(found, loaded)
+    facts = np.concatenate([look[0] for look in found])
+    matrix = sparse.vstack([look[2] for look in found], format="csr")
+    del found
+    place = np.cumsum(is_looked_at) - 1
+    loaded.evidence = {
+        name: recognise_cells(facts[rows], matrix[place[looked_at[name]]]) for name, rows in loaded.rows.items()
+    }
+
+
+def per_block(loaded: Loaded, values: np.ndarray) -> list[np.ndarray]:
+    """What is known of each cell of a file (n, ...), block by block."""
+    return np.split(values, np.cumsum([len(block.rows) for block in loaded.blocks.blocks])[:-1])
+
+
+Look = tuple[np.ndarray, tuple[int, int, int] | None, sparse.csr_matrix]
+
+
+def _look_at_block(block: Block, looked_at: np.ndarray) -> Look:
+    """`facts_of` all cells; how many values are not finite and the cell and feature of the first; some cells."""
+    matrix = block.matrix()
+    facts, wrong = facts_of(matrix), None
+    if not np.isfinite(facts["total"]).all():
+        where = np.flatnonzero(~np.isfinite(matrix.data))
+        row = int(np.searchsorted(matrix.indptr, where[0], side="right") - 1)
+        wrong = len(where), row, int(matrix.indices[where[0]])
+    return facts, wrong, matrix[looked_at]
+
+
+def _check_finite(found: list[Look], loaded: Loaded) -> None:
+    begin, first, n = 0, None, 0
+    for facts, wrong, _ in found:
+        if wrong is not None:
+            first, n = first or (begin + wrong[1], wrong[2]), n + wrong[0]
+        begin += len(facts)
+    if first is not None:
+        features = unique(next(iter(loaded.columns.values())))
         raise InputError(
-            f"{what} has {len(wrong)} NaN or infinite values, the first in cell {cells.iloc[row]!r}, feature "
-            f"{features[matrix.indices[wrong[0]]]!r}. Replace them, or point LAYER to values without them."
+            f"{loaded.blocks.what} has {n} NaN or infinite values, the first in cell {loaded.cells[first[0]]!r}, feature "
+            f"{features[first[1]]!r}. Replace them, or point LAYER to values without them."
         )
 
 
 def _survey(loaded: Loaded, cells: pd.DataFrame, number: int) -> dict[str | None, dict[str, Evidence]]:
     """What the file's other matrices look like, by some cells of each batch; one that cannot be read is passed over."""
     stored_rows = cells.loc[cells["file"] == number, "row"].to_numpy()
+    some = {name: rows[cells_looked_at(len(rows), CELLS_SURVEYED)] for name, rows in loaded.rows.items()}
+    asked = np.sort(np.concatenate(list(some.values())))
     found: dict[str | None, dict[str, Evidence]] = {}
-    with open_h5ad(loaded.file) as h5:
-        others: list[str | None] = [*([None] if "X" in h5 else []), *other_matrices(h5)]
+    with open_file(loaded.file) as store:
+        others: list[str | None] = [*([None] if has_x(store) else []), *other_matrices(store)]
         for layer in [layer for layer in others if layer != loaded.layer][:MOST_MATRICES]:
-            of_layer = {}
-            for name, rows in loaded.rows.items():
-                some = rows[np.linspace(0, len(rows) - 1, min(len(rows), CELLS_SURVEYED)).astype(int)]
-                try:
-                    matrix = few_rows(matrix_of(h5, layer)[0], stored_rows[some])
-                except Exception:  # nobody asked for this matrix: what cannot be read is not offered
-                    break
-                if not np.isfinite(matrix.data).all():
-                    break
-                of_layer[name] = recognise(matrix)
-            else:
-                found[layer] = of_layer
+            with suppress(Exception):  # nobody asked for this matrix: what cannot be read is not offered
+                matrix = some_rows(store, matrix_of(store, layer)[0], stored_rows[asked])
+                if np.isfinite(matrix.data).all():
+                    found[layer] = {
+                        name: recognise(matrix[np.searchsorted(asked, rows)]) for name, rows in some.items()
+                    }
     return found
 
 
@@ -143,7 +214,7 @@ class Choice:
 
 
 def choose(parameters: Parameters, cells: pd.DataFrame, trained: Mapping[str, Any] | None) -> Choice:
-    """Reads the values of `cells` and settles their scale; goes back to `.raw` or a layer where X is of no use.
+    """Reads the values of `cells` once and settles their scale; goes back to `.raw` or a layer where X is of no use.
 
     Parameters
     ----------
@@ -153,10 +224,11 @@ def choose(parameters: Parameters, cells: pd.DataFrame, trained: Mapping[str, An
     Raises
     ------
     InputError
-        As `_load` does, or if the batches (or the model and the target) cannot be brought to one scale.
+        As `_locate` and `_look` do, or if the batches (or the model and the target) cannot be brought to one scale.
     """
     p, numbers, warnings = parameters, list(dict.fromkeys(cells["file"])), list[str]()
-    loaded = [_load(p, cells, number, _first_layer(p, number, trained)) for number in numbers]
+    loaded = [_locate(p, cells, number, _first_layer(p, number, trained)) for number in numbers]
+    _look(p, loaded, [])
     others = [_survey(one, cells, number) for one, number in zip(loaded, numbers, strict=True)]
     surveyed = [{one.layer: one.evidence} | other for one, other in zip(loaded, others, strict=True)]
     try:
@@ -181,8 +253,8 @@ def choose(parameters: Parameters, cells: pd.DataFrame, trained: Mapping[str, An
 def _first_layer(parameters: Parameters, number: int, trained: Mapping[str, Any] | None) -> str | None:
     if parameters.LAYER is not None or trained is None or trained["layer"] is None:
         return parameters.LAYER
-    with open_h5ad(input_files(parameters)[number]) as h5:
-        return trained["layer"] if trained["layer"] in other_matrices(h5) else None
+    with open_file(input_files(parameters)[number]) as store:
+        return trained["layer"] if trained["layer"] in other_matrices(store) else None
 
 
 def _settle(
@@ -214,7 +286,7 @@ def _take_unclear_logarithms(
     for one, name in unclear:
         if kind != "log1p":
             because = f"{one.evidence[name].because}; taken for what the others are"
-            median = _median_total_as(one.matrix[one.rows[name]], kind)
+            median = one.evidence[name].medians[kind]
             one.evidence[name] = replace(one.evidence[name], kind=kind, because=because, median_total=median)
     if unclear and p.NORMALISATION == "auto":
         names = ", ".join(repr(name) for _, name in unclear[:10]) + (" and more" if len(unclear) > 10 else "")
@@ -223,13 +295,6 @@ def _take_unclear_logarithms(
             "If the file has counts, point LAYER to them."
         )
     return kind
-
-
-def _median_total_as(matrix: sparse.csr_matrix, kind: str) -> float:
-    """The median total of a cell on the linear scale, were the values logarithms of the given kind."""
-    linear = matrix.astype(np.float64)
-    linear.data = np.expm1(linear.data * LOGARITHMS[kind])
-    return float(np.median(np.asarray(linear.sum(axis=1)).ravel()))
 
 
 def _go_back(
@@ -252,7 +317,8 @@ def _go_back(
         layer = _best(other)
         if layer is None:
             raise reason
-        back.append(_load(p, cells, number, layer))
+        back.append(_locate(p, cells, number, layer))
+        _look(p, back[-1:], [*back[:-1], *loaded[len(back) :]])
         kinds = ", ".join(sorted({found.kind for found in one.evidence.values()}))
         instead = ", ".join(sorted({found.kind for found in back[-1].evidence.values()}))
         warnings.append(

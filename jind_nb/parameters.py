@@ -83,7 +83,7 @@ def _paths(value: object) -> object:
     paths = [value] if isinstance(value, str) else value
     if isinstance(paths, list) and paths and all(isinstance(path, str) and path.strip() for path in paths):
         return paths[0] if len(paths) == 1 else paths
-    raise ValueError("must be the path of an .h5ad file, or a list of such paths")
+    raise ValueError("must be the path of an .h5ad file or .zarr folder, or a list of such paths")
 
 
 def _map(value: object) -> object:
@@ -167,7 +167,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     PATH: Annotated[str | list[str], BeforeValidator(_paths)] = Field(
-        description="The .h5ad file, or a list of files whose genes are matched by name."
+        description="The .h5ad file or .zarr folder, or a list of them whose genes are matched by name."
     )
     BATCH_COL: str = Field(
         min_length=1,

@@ -115,7 +115,7 @@ def check_folder_and_model(parameters: Parameters) -> None:
     InputError
         If not.
     """
-    from .data import input_files
+    from .files import input_files, n_bytes
 
     if parameters.PRETRAINED_MODEL_PATH is not None:
         training = read_model_json(Path(parameters.PRETRAINED_MODEL_PATH))["training"]
@@ -127,7 +127,7 @@ def check_folder_and_model(parameters: Parameters) -> None:
     this = Run(parameters)
     folder.refuse_if_not_ours(this)
     # Prepared cells, the annotated target, predictions and models: seen to stay below twice the input plus this.
-    needed = 2 * sum(file.stat().st_size for file in input_files(parameters)) + 200_000_000
+    needed = 2 * sum(n_bytes(file) for file in input_files(parameters)) + 200_000_000
     if not this.manifest.exists():  # an interrupted run's files are there already, and are used or deleted
         needed -= sum(size for _, _, size in folder.snapshot(this).values())
     check_output(parameters, needed)

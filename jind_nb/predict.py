@@ -17,7 +17,7 @@ from . import alignment, folder, levels, saved_model
 from .artifacts import Run, log_to, read_model_json, sha256, whole_file, write_json
 from .data import Plan, prepare
 from .errors import InputError
-from .h5ad import frame, no_column, open_h5ad, read_whole, texts
+from .files import frame, no_column, open_file, read_whole, texts
 from .parameters import Parameters, make_parameters
 from .results import TargetResult, annotate_obs, predictions_table, with_parents, write_predictions
 from .training import Settings
@@ -126,8 +126,8 @@ def _parameters(model: Path, training: dict[str, object], h5ad: Path, values: Ma
 
 def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
     """All cells of the file as `prepare` takes them; with batches, cells without one are an error."""
-    with open_h5ad(h5ad) as h5:
-        obs = frame(h5, "obs")
+    with open_file(h5ad) as store:
+        obs = frame(store, "obs")
     if not len(obs):
         raise InputError(f"{h5ad} holds no cells.")
     batch = pd.Series(h5ad.stem, obs.index, dtype=object)

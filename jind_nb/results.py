@@ -169,8 +169,8 @@ def load_result(run: Run) -> TargetResult:
         )
         for stage in story["stages"]
     }
-    prepared = run.load_prepared()
-    cells = prepared.obs["cell"].astype(str).to_numpy()[target_rows(prepared, run.parameters.TARGET_DATASET_NAME)]
+    obs = run.load_prepared_obs()
+    cells = obs.loc[obs["batch"] == run.parameters.TARGET_DATASET_NAME, "cell"].astype(str).to_numpy()
     last = story["stages"][-1]
     labels = read_target_labels(run.parameters)
     thresholds = story.get("parent thresholds", {})

@@ -57,11 +57,15 @@ def versions() -> dict[str, str]:
 
 def input_signature(run: Run) -> list[tuple[str, int, int]]:
     """What tells whether an input file was changed while the run was at work."""
-    return [(str(file), s.st_size, s.st_mtime_ns) for file in _inputs(run) for s in [file.stat()]]
+    from .files import parts
+
+    return [
+        (str(part), s.st_size, s.st_mtime_ns) for file in _inputs(run) for part in parts(file) for s in [part.stat()]
+    ]
 
 
 def _inputs(run: Run) -> list[Path]:
-    from .data import input_files
+    from .files import input_files
 
     model = run.parameters.PRETRAINED_MODEL_PATH
     of_model = sorted(path for path in Path(model).iterdir() if path.is_file()) if model is not None else []

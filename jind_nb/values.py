@@ -7,8 +7,9 @@ matrix = bring(block, evidence[batch], scale)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from .errors import InputError
 COUNTS_PER_CELL = 10_000.0
 # Cells looked at where cells are compared with each other; more would tell nothing new.
 CELLS_LOOKED_AT = 1_000
-VALUES_AT_ONCE = 2**22
 # Logarithms of expression stay below this (log2 of the largest 32-bit count is 32); linear scales exceed it.
 LARGEST_LOG_VALUE = 40.0
 # No usual linear scale gives a cell more than a million (TPM, CPM); reads can, and those are whole numbers.
@@ -35,6 +35,10 @@ SAME_TOTALS, SAME_SPREAD = 4.0, 3.0
 
 LOGARITHMS = {"log1p": 1.0, "log2": float(np.log(2)), "log10": float(np.log(10))}  # kind -> natural log of its base
 FORMULAS = {"linear": "x", "log1p": "exp(x) - 1", "log2": "2^x - 1", "log10": "10^x - 1"}
+# What is known of each cell's stored values once a block has been read.
+FACTS = np.dtype(
+    [("stored", "i8"), ("whole", "i8"), ("total", "f8"), ("squares", "f8"), ("smallest", "f4"), ("largest", "f4")]
+)
 NEGATIVE = ("z-scored", "centred", "negative counts")
 LINEAR = ("counts", "linear")
 
@@ -58,6 +62,7 @@ class Evidence:
     total: float | None = None  # what every cell comes to on the linear scale; None where cells differ
     median_total: float = 0.0  # of a cell, on the linear scale
     clear: bool = True  # False: a logarithm whose base nothing tells
+    medians: Mapping[str, float] = field(default_factory=dict)  # then, of a cell's total by kind of logarithm
 
     @property
     def linear(self) -> bool:
@@ -79,51 +84,75 @@ def recognise(matrix: sparse.csr_matrix) -> Evidence:
     >>> recognise(sparse.csr_matrix([[1.0, 7.0], [0.0, 3.0]])).kind, recognise(sparse.csr_matrix([[0.7, 900.0]])).kind
     ('counts', 'linear')
     """
-    values = matrix.data
-    if not len(values):
+    return recognise_cells(facts_of(matrix), matrix[cells_looked_at(matrix.shape[0])])
+
+
+def cells_looked_at(n: int, most: int = CELLS_LOOKED_AT) -> np.ndarray:
+    """Which of a batch's n cells are compared with each other: int, ascending, evenly over the batch."""
+    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(int)
+
+
+def facts_of(matrix: sparse.csr_matrix) -> np.ndarray:
+    """What is to be known of all stored values, for each cell: FACTS (n_cells,), so that it does not matter in which
+    blocks they were read. A cell with NaN or infinite values has such a total."""
+    facts = np.zeros(matrix.shape[0], dtype=FACTS)
+    facts["stored"] = np.diff(matrix.indptr)
+    full = facts["stored"] > 0
+    values, starts = matrix.data, matrix.indptr[:-1][full]
+    facts["whole"][full] = np.add.reduceat((values == np.floor(values)).astype(np.int32), starts, dtype=np.int64)
+    facts["smallest"][full] = np.minimum.reduceat(values, starts)
+    facts["largest"][full] = np.maximum.reduceat(values, starts)
+    values = values.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        facts["total"][full] = np.add.reduceat(values, starts)
+    facts["squares"][full] = np.add.reduceat(np.square(values, out=values), starts)
+    return facts
+
+
+def recognise_cells(facts: np.ndarray, looked_at: sparse.csr_matrix) -> Evidence:
+    """`recognise`, of a batch that was read in blocks.
+
+    Parameters
+    ----------
+    facts
+        `facts_of` all its cells.
+    looked_at
+        Those of its cells that `cells_looked_at` says, float32, all features.
+    """
+    n_stored = int(facts["stored"].sum())
+    if not n_stored:
         return Evidence("counts", "every value is zero", 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
-    n = matrix.shape[0] * matrix.shape[1]
-    total, squares, n_whole = _sums(values)
-    mean, whole = total / n, n_whole / len(values)
-    looked_at = _some_cells(matrix).astype(np.float64)
-    kind, because, common, clear = _kind(looked_at, values, len(values) - n_whole)
+    n, n_whole = len(facts) * looked_at.shape[1], int(facts["whole"].sum())
+    mean = math.fsum(facts["total"]) / n
+    full = facts[facts["stored"] > 0]
+    smallest, largest = float(full["smallest"].min()), float(full["largest"].max())
+    looked_at = looked_at.astype(np.float64)
+    kind, because, common, clear = _kind(looked_at, n_stored, n_stored - n_whole, smallest, largest)
     totals = _totals(looked_at, kind if kind in FORMULAS else "linear")
+    unclear = kind in LOGARITHMS and not clear
     return Evidence(
         kind=kind,
         because=because,
-        smallest=float(values.min()),
-        largest=float(values.max()),
-        whole=whole,
-        stored=len(values) / n,
+        smallest=smallest,
+        largest=largest,
+        whole=n_whole / n_stored,
+        stored=n_stored / n,
         mean=mean,
-        sd=float(np.sqrt(max(0.0, squares / n - mean**2))),
+        sd=float(np.sqrt(max(0.0, math.fsum(facts["squares"]) / n - mean**2))),
         total=common,
         median_total=float(np.median(totals)),
         clear=clear,
+        medians={other: float(np.median(_totals(looked_at, other))) for other in LOGARITHMS} if unclear else {},
     )
 
 
-def _sums(values: np.ndarray) -> tuple[float, float, int]:
-    """Sum, sum of squares and the number of whole values, some at a time, so that no copy of all is made."""
-    parts = [values[start : start + VALUES_AT_ONCE] for start in range(0, len(values), VALUES_AT_ONCE)]
-    return (
-        sum(float(part.sum(dtype=np.float64)) for part in parts),
-        sum(float(np.square(part, dtype=np.float64).sum()) for part in parts),
-        sum(int((part == np.floor(part)).sum()) for part in parts),
-    )
-
-
-def _some_cells(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    if matrix.shape[0] <= CELLS_LOOKED_AT:
-        return matrix
-    return matrix[np.linspace(0, matrix.shape[0] - 1, CELLS_LOOKED_AT).astype(int)]
-
-
-def _kind(looked_at: sparse.csr_matrix, values: np.ndarray, fractions: int) -> tuple[str, str, float | None, bool]:
+def _kind(
+    looked_at: sparse.csr_matrix, n_stored: int, fractions: int, smallest: float, largest: float
+) -> tuple[str, str, float | None, bool]:
     """Kind, the evidence in words, the total that every cell comes to, and whether a logarithm's base is clear."""
-    whole = 1 - fractions / len(values)
+    whole = 1 - fractions / n_stored
     percent = f"{100 * whole:.3g} % of the stored values are whole"
-    if values.min() < 0:
+    if smallest < 0:
         if whole > WHOLE_IN_COUNTS:
             return "negative counts", f"{percent}, and some are negative", None, True
         sd = float(np.median(_feature_sd(looked_at)))
@@ -132,7 +161,7 @@ def _kind(looked_at: sparse.csr_matrix, values: np.ndarray, fractions: int) -> t
         return kind, f"partly negative; a feature's standard deviation is {sd:.2g} in the middle", None, True
     if not fractions:
         return "counts", "all values are whole", None, True
-    small = values.max() <= LARGEST_LOG_VALUE
+    small = largest <= LARGEST_LOG_VALUE
     if small and (of_counts := _logarithm_of_counts(looked_at)) is not None:
         return of_counts, f"{FORMULAS[of_counts]} is a whole number for every value", None, True
     if whole > WHOLE_IN_COUNTS:
@@ -141,11 +170,11 @@ def _kind(looked_at: sparse.csr_matrix, values: np.ndarray, fractions: int) -> t
         return rounded
     if not small or whole > WHOLE_IN_LOGARITHMS:
         total, variation = _common_total(looked_at, "linear")
-        reason = f"{percent}, as in no logarithm" if small else f"up to {values.max():,.6g}, too large for a logarithm"
+        reason = f"{percent}, as in no logarithm" if small else f"up to {largest:,.6g}, too large for a logarithm"
         if variation < NEARLY_EQUAL_TOTALS:
             return "linear", f"{reason}; every cell comes to {total:,.6g}", total, True
         return "linear", reason, None, True
-    return _small_fractions(looked_at, float(values.max()))
+    return _small_fractions(looked_at, largest)
 
 
 def _rounded_logarithm(looked_at: sparse.csr_matrix) -> tuple[str, str, float | None, bool] | None:

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from jind_nb import data, demo, h5ad
+from jind_nb import blocks, data, demo
 from jind_nb.artifacts import write_model_json
 from jind_nb.errors import InputError
 from jind_nb.parameters import Parameters, make_parameters
@@ -171,7 +171,7 @@ def test_a_dense_matrix_is_read_in_pieces_without_loss(
 ) -> None:
     plain = simulated(THREE_BATCHES)
     whole = prepare(plain)
-    monkeypatch.setattr(h5ad, "DENSE_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", 7 * 60)
     same(prepare(_as(lambda x: x.toarray())(plain)), whole)
 
 
@@ -420,7 +420,7 @@ def test_a_batch_that_takes_no_part_influences_nothing(prepare: Callable[..., Pr
 def test_large_batches_are_capped_with_a_note_and_by_the_seed(
     prepare: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(data, "CELLS_PER_BATCH", 20)
+    monkeypatch.setitem(data.CELLS_PER_BATCH, "default", 20)
     adata = simulated(THREE_BATCHES)
     one, again = (prepare(adata, MIN_CELL_TYPE_POPULATION=1, SEED=seed) for _ in range(2))
     other = prepare(adata, MIN_CELL_TYPE_POPULATION=1, SEED=2)
@@ -429,13 +429,28 @@ def test_large_batches_are_capped_with_a_note_and_by_the_seed(
     assert one.adata.obs["batch"].value_counts().to_dict() == {"a": 20, "b": 20, "c": 80}
     assert list(one.adata.obs["cell"]) != list(other.adata.obs["cell"])
     for name in ("a", "b"):
-        assert f"'{name}' has 110 labelled cells; 20 chosen at random train." in one.plan.notes
+        note = f"'{name}' has 110 labelled cells; 20 chosen at random train, of each cell type at least 6 or all."
+        assert note in one.plan.notes
+
+
+def test_a_rare_type_is_not_lost_among_many_cells(
+    prepare: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 400 cells drawn at random from 3,000, the 12 of the rare type would leave one or two."""
+    monkeypatch.setitem(data.CELLS_PER_BATCH, "default", 400)
+    adata = simulated({"a": {"B": 2800, "T": 188, "rare": 12}, "c": {"B": 9, "T": 9}})
+    plan = prepare(adata, MIN_CELL_TYPE_POPULATION=12).plan
+    assert plan.cells["a"]["rare"] == 12
+    assert plan.cells["a"]["T"] >= 100
+    assert sum(plan.cells["a"].values()) == 400
+    reference = prepare(adata, MIN_CELL_TYPE_POPULATION=12, METHOD="reference").plan
+    assert sum(reference.cells["a"].values()) == 3000
 
 
 def test_the_population_that_the_message_names_works_for_capped_batches_too(
     prepare: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "CELLS_PER_BATCH", 20)
+    monkeypatch.setitem(data.CELLS_PER_BATCH, "default", 20)
     adata = simulated({"a": {"B": 60, "T": 20}, "c": {"B": 9}})
     with pytest.raises(InputError, match=r"\. \d+ or less would work") as error:
         prepare(adata, MIN_CELL_TYPE_POPULATION=100)

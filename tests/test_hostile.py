@@ -10,6 +10,7 @@ from typing import Any
 
 import anndata as ad
 import h5py
+import numpy as np
 import openpyxl
 import pandas as pd
 import pytest
@@ -17,7 +18,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jind_nb import h5ad
+from jind_nb import files
+from jind_nb.blocks import Blocks
 from jind_nb.errors import InputError
 from jind_nb.parameters import load_parameters, read_yaml
 from tests.conftest import run_command, simulated
@@ -51,9 +53,12 @@ def file(tmp_path: Path) -> Path:
 
 
 def read(file: Path) -> None:
-    with h5ad.open_h5ad(file) as h5:
-        h5ad.frame(h5, "obs")
-        h5ad.sparse_rows(h5ad.matrix_of(h5, None)[0], pd.RangeIndex(48).to_numpy())
+    with files.open_file(file) as store:
+        files.frame(store, "obs")
+        path, _, what = files.matrix_of(store, None)
+        blocks = Blocks.of(store, path, what, np.arange(48))
+    for block in blocks.blocks:
+        block.matrix()
 
 
 def test_good_file_is_read(file: Path) -> None:
@@ -102,7 +107,7 @@ def test_matrix_that_points_out_of_its_memory_is_refused(form: str, part: str, v
     good_h5ad(file, form)
     with h5py.File(file, "a") as h5:
         h5[f"X/{part}"][: len(values)] = values
-    with pytest.raises(ValueError, match=r"index|indices|indptr"):
+    with pytest.raises(InputError, match=r"PATH: X of .*(indices|indptr)"):
         read(file)
 
 
@@ -116,16 +121,29 @@ def test_half_characters_are_told_of_before_training(file: Path) -> None:
 
 def test_file_that_kills_the_library_is_told_of(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dead program says nothing of which file it was."""
-    monkeypatch.setattr(h5ad, "_read_once", lambda _: os.abort())
+    monkeypatch.setattr(files, "_read_once", lambda _: os.abort())
     with pytest.raises(InputError, match=r"input\.h5ad cannot be read .*fails on it"):
         read(file)
 
 
 def test_file_that_hangs_the_library_is_told_of(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a user waits until they give up, and never learns for what."""
-    monkeypatch.setattr(h5ad, "_read_once", lambda _: [None for _ in iter(int, 1)])
-    monkeypatch.setattr(h5ad, "SECONDS", 0.5)
+    monkeypatch.setattr(files, "_read_once", lambda _: [None for _ in iter(int, 1)])
+    monkeypatch.setattr(files, "SECONDS", 0.5)
     with pytest.raises(InputError, match=r"input\.h5ad cannot be read .*does not finish"):
+        read(file)
+
+
+def test_file_read_once_without_fault_is_not_rehearsed_by_the_kernels(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time, a kernel that holds gigabytes would be forked."""
+    read(file)
+    assert str(file.stat().st_mtime_ns) in os.environ[files.REHEARSED]
+    monkeypatch.setattr(files, "_read_once", lambda _: os.abort())
+    read(file)
+    file.write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match="fails on it"):
         read(file)
 
 
