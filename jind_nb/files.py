@@ -6,6 +6,7 @@ import difflib
 import faulthandler
 import math
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -31,6 +32,7 @@ MOST_NESTED = 100
 # What the rehearsal may take: seconds, and bytes it reads in a second.
 SECONDS, BYTES_PER_SECOND = 20, 5e6
 SMALL_ENOUGH_TO_READ = 2**20
+PIECE = 2**25  # bytes
 # The files read so without fault, as their inode, size and time: the kernels of a run need not repeat it, who would double
 # what they seem to hold while they are forked.
 REHEARSED = "JIND_NB_REHEARSED"
@@ -365,6 +367,52 @@ def read_whole(file: Path) -> ad.AnnData:
             return ad.read_zarr(file) if file.is_dir() else ad.read_h5ad(file)
     except Exception as error:  # damage anywhere fails inside anndata in many ways
         raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
+
+
+def read_obs_of_whole(file: Path) -> ad.AnnData:
+    """The cells' table of an h5ad file and nothing else of it, once everything in it has been read: matrices piece by
+    piece, and none is held.
+
+    Raises
+    ------
+    InputError
+        If any part of it cannot be read.
+    """
+    with open_file(file) as store:
+        h5: Any = store
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # as in `read_whole`
+                for name in [name for name in h5 if name not in ("X", "layers", "raw")]:
+                    ad.io.read_elem(h5[name])
+                for name in ("X", "raw/X", *(f"layers/{layer}" for layer in _layers(h5))):
+                    if name in h5:
+                        ad.experimental.read_elem_lazy(h5[name])
+            h5.visititems(_read_in_pieces)
+        except Exception as error:  # damage anywhere fails inside anndata and h5py in many ways
+            raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
+        return ad.AnnData(obs=frame(store, "obs"))
+
+
+def _read_in_pieces(name: str, item: Any) -> None:
+    if not is_array(item) or not item.shape or not item.size:
+        return
+    step = max(1, PIECE * len(item) // item.nbytes)
+    if item.chunks:  # whole ones, or each would be decompressed twice
+        step = max(item.chunks[0], step // item.chunks[0] * item.chunks[0])
+    for start in range(0, len(item), step):
+        item[start : start + step]
+
+
+def copy_with(file: Path, to: Path, adata: ad.AnnData) -> None:
+    """Copies an h5ad file as it is, but for `obs`, and `obsm` as far as `adata` has them."""
+    shutil.copyfile(file, to)
+    with h5py.File(to, "r+") as h5:
+        ad.io.write_elem(h5, "obs", adata.obs)
+        if "obsm" not in h5:
+            ad.io.write_elem(h5, "obsm", {})
+        for name, values in adata.obsm.items():
+            ad.io.write_elem(h5["obsm"], name, values)
 
 
 def _layers(store: h5py.File | zarr.Group) -> list[str]:

@@ -17,7 +17,7 @@ from . import alignment, folder, levels, saved_model
 from .artifacts import Run, log_to, read_model_json, sha256, whole_file, write_json
 from .data import Plan, prepare
 from .errors import InputError
-from .files import frame, no_column, open_file, read_whole, texts
+from .files import copy_with, frame, no_column, open_file, read_obs_of_whole, read_whole, texts
 from .parameters import Parameters, make_parameters
 from .results import TargetResult, annotate_obs, predictions_table, with_parents, write_predictions
 from .training import Settings
@@ -86,7 +86,8 @@ def predict(
             "be lost; choose another folder."
         )
     table, codes, notes = _annotate(model, prepared, Settings.of(parameters), plan.parents)
-    adata = read_whole(h5ad)  # before anything is written, as it may be damaged where nothing has looked yet
+    # Before anything is written, as it may be damaged where nothing has looked yet.
+    adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad)
     with folder.held(run.folder):
         folder.recover(run)
         if run.manifest.exists():
@@ -183,7 +184,10 @@ def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> 
     write_predictions(predicted.table, run)
     annotate_obs(adata, predicted.table, predicted.classes, predicted.codes)
     with whole_file(run.annotated_target) as temporary:
-        adata.write_h5ad(temporary, compression="gzip")
+        if h5ad.is_dir():
+            adata.write_h5ad(temporary, compression="gzip")
+        else:
+            copy_with(h5ad, temporary, adata)
     write_json(
         run.manifest,
         {

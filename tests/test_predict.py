@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import openpyxl
 import pandas as pd
@@ -92,18 +93,44 @@ def test_new_cells_are_named_and_the_file_comes_back_with_them(
     truth = new.obs["celltype"].to_numpy()
     del new.obs["batch"], new.obs["celltype"]
     new.layers["mine"] = new.X * 2
+    new.raw = new
+    new.uns["mine"] = {"a": np.arange(3)}
+    new.obsm["X_mine"] = np.ones((60, 2))
     out = annotate(jind_nb, run_folder, new, tmp_path)
     table = pd.read_parquet(out / "predictions.parquet")
     assert (table["raw_predictions"].to_numpy() == truth).mean() > 0.9
     annotated = ad.read_h5ad(out / "annotated_target.h5ad")
     assert annotated.obs["jind_prediction"].astype(str).tolist() == table["predictions"].tolist()
     assert annotated.obsm["X_jind"].shape == (60, 100)
-    assert (annotated.layers["mine"] != new.layers["mine"]).nnz == 0
+    assert (annotated.layers["mine"] != new.layers["mine"]).nnz == (annotated.raw.X != new.X).nnz == 0
+    assert annotated.uns["mine"]["a"].tolist() == [0, 1, 2]
+    assert (annotated.obsm["X_mine"] == 1).all()
     rows = list(openpyxl.load_workbook(out / "predicted_label_test_data.xlsx").active.iter_rows(values_only=True))
     assert len(rows) == 61
     manifest = json.loads((out / "manifest.json").read_text())
     model = json.loads((run_folder / "trained_models" / "model.json").read_text())
     assert manifest["model"]["sha256"] == model["sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+@pytest.mark.parametrize("part", ["layers/mine/indptr", "obsm/X_mine", "uns/mine/a"])
+def test_a_file_damaged_where_nothing_looks_is_refused_before_anything_is_written(
+    run_folder: Path, tmp_path: Path, jind_nb: Command, part: str
+) -> None:
+    """Else the annotated file would come back damaged too, and look like ours."""
+    new = simulated({"e": {"B": 20, "T": 20, "NK": 20}}, seed=0)
+    new.layers["mine"], new.obsm["X_mine"], new.uns["mine"] = new.X * 2, np.ones((60, 2)), {"a": np.arange(3000)}
+    new.write_h5ad(tmp_path / "new.h5ad", compression="gzip")
+    with h5py.File(tmp_path / "new.h5ad") as h5:
+        where = h5[part].id.get_chunk_info(0)
+    with (tmp_path / "new.h5ad").open("r+b") as file:
+        file.seek(where.byte_offset)
+        file.write(b"\0" * where.size)
+    done = jind_nb("predict", run_folder / "trained_models", tmp_path / "new.h5ad", "--output-path", tmp_path / "no")
+    assert done.status == 2, done.out
+    assert "cannot be read whole" in done.err
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.slow
