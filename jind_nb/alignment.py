@@ -101,15 +101,10 @@ class KnownCodes:
         which there moves new cell types onto known ones. benchmarks/novelty.py compares scores. Of each type an equal
         number of training cells stands for it, so that a common type does not crowd out a rare one.
         """
-        from sklearn.neighbors import NearestNeighbors
-
         most = max(FEWEST_OF_A_TYPE, MOST_NEIGHBOURS // len(self.classes))
         rows = [np.flatnonzero(self.y == k) for k in np.unique(self.y)]
         chosen = np.concatenate([of_type[sample(len(of_type), most, 0)] for of_type in rows])
-        if not len(codes):
-            return np.empty(0, dtype=np.float32)
-        neighbours = NearestNeighbors(n_neighbors=min(5, len(chosen)), metric="cosine", algorithm="brute")
-        return neighbours.fit(self.codes[chosen]).kneighbors(codes)[0][:, -1]
+        return np.maximum(0, 1 - projection.nearest(codes, self.codes[chosen], 5)[1][:, -1])
 
     def predict(self, model: Annotator, x: sparse.csr_matrix, settings: Settings) -> Predictions:
         """What the model says of cells (n, p), as the network gives it, with class-wise thresholds."""

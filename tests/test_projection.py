@@ -410,6 +410,34 @@ def test_a_cell_among_others_of_a_type_is_taken_for_one_of_them() -> None:
     np.testing.assert_allclose(found.sum(axis=1), 1)
 
 
+@quick
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_the_nearest_cells_are_those_of_scikit_learn(n: int, m: int, k: int, seed: int) -> None:
+    from sklearn.neighbors import NearestNeighbors
+
+    random = np.random.default_rng(seed)
+    codes, others = random.normal(size=(n, 5)), random.normal(size=(m, 5))
+    distances, _ = (
+        NearestNeighbors(n_neighbors=min(k, m), metric="cosine", algorithm="brute").fit(others).kneighbors(codes)
+    )
+    positions, cosines = projection.nearest(codes, others, k)
+    np.testing.assert_allclose(1 - cosines, distances, atol=1e-5)
+    lengths = np.linalg.norm(codes, axis=1, keepdims=True) * np.linalg.norm(others[positions], axis=2)
+    np.testing.assert_allclose((codes[:, None] * others[positions]).sum(axis=2) / lengths, cosines, atol=1e-5)
+
+
+def test_a_cell_of_zeros_is_like_no_other() -> None:
+    """An empty cell has no direction."""
+    assert projection.nearest(np.zeros((1, 3)), np.eye(3), 2)[1].tolist() == [[0, 0]]
+
+
+def test_neighbours_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = np.random.default_rng(0).normal(size=(50, 4))
+    whole = projection.nearest(codes, codes, 7)
+    monkeypatch.setattr(projection, "CELLS_AT_ONCE", 3)
+    np.testing.assert_array_equal(projection.nearest(codes, codes, 7)[0], whole[0])
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_few_cells_have_few_neighbours(n: int) -> None:
     """A file of one cell is annotated too."""
