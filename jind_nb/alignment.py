@@ -184,10 +184,13 @@ def annotate(shared: Annotator, x: sparse.csr_matrix, known: KnownCodes, setting
     x
         The target's cells, float32 (n_target, p).
     """
-    codes = encode(shared, x, settings.device)
-    moved = (
-        codes + translate(shared.head, codes, known, settings)[0] if isinstance(shared.encoder, Projection) else codes
-    )
+    return annotate_codes(shared, encode(shared, x, settings.device), known, settings)
+
+
+def annotate_codes(shared: Annotator, codes: np.ndarray, known: KnownCodes, settings: Settings) -> Annotated:
+    """`annotate` for cells whose codes, float32 (n_target, size), are known already."""
+    has_translation = isinstance(shared.encoder, Projection)
+    moved = codes + translate(shared.head, codes, known, settings)[0] if has_translation else codes
     novelty = known.novelty(moved)
     first = known.judge(shared, codes, settings, known.rules.get(SHARED, Rule()), novelty)
     return Annotated(shared, {BEFORE: first}, {BEFORE: codes}, novelty)

@@ -335,6 +335,11 @@ class Run:
     def stages_json(self) -> Path:
         return self.work / "stages.json"
 
+    @property
+    def unfinished(self) -> Path:
+        """What an unfinished training has learned; gone when it is finished."""
+        return self.work / "unfinished training.pt"
+
     def save_prepared(self, prepared: ad.AnnData, plan: Plan) -> None:
         """Stage 1's result: the prepared cells (h5ad) and the plan (JSON)."""
         with whole_file(self.work / "prepared.h5ad") as temporary:

@@ -29,6 +29,7 @@ from .parameters import Parameters
 from .values import done
 
 # Labelled cells of a batch that train. METHOD `default` learns its head from 20,000 cells of all batches together.
+CELLS_HASHED_AT_ONCE = 20_000  # memory only
 CELLS_PER_BATCH = {"default": 10_000, "reference": 50_000}
 FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
 # Our own word for a rejected cell, whatever UNLABELED says: as a type to learn it would be taken for one.
@@ -634,6 +635,11 @@ def fingerprints(x: sparse.csr_matrix) -> np.ndarray:
 
     The sum, modulo 2 to the 64, of a hash of each stored value times a hash of its column; not meant against forgery.
     """
+    of_blocks = [_fingerprints(x[i : i + CELLS_HASHED_AT_ONCE]) for i in range(0, x.shape[0], CELLS_HASHED_AT_ONCE)]
+    return np.concatenate([np.empty(0, dtype=np.uint64), *of_blocks])
+
+
+def _fingerprints(x: sparse.csr_matrix) -> np.ndarray:
     x = x.sorted_indices()
     x.eliminate_zeros()
     terms = pd.util.hash_array(x.data) * (pd.util.hash_array(x.indices) | np.uint64(1))

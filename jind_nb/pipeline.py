@@ -198,7 +198,7 @@ class Work:
         elif this.manifest.exists() or not self._unfinished_by_a_run():
             folder.set_aside(this, keep)
         else:
-            folder.discard(this, keep | ({this.log} if keep else set()))
+            folder.discard(this, keep | {this.unfinished} | ({this.log} if keep else set()))
         # Before anything else: by it a killed run's folder is known as one that may be gone on with or deleted.
         write_json(this.stages_json, self.records)
         if "2_train" in self.reused and "3_align" in self.to_do:

@@ -20,7 +20,7 @@ from .errors import InputError
 from .files import copy_with, frame, no_column, open_file, read_obs_of_whole, read_whole, texts
 from .parameters import Parameters, make_parameters
 from .results import TargetResult, annotate_obs, predictions_table, with_parents, write_predictions
-from .training import Settings
+from .training import Settings, encode
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +152,7 @@ def _annotate(
     """Each group of cells by what suits it: the model's own target as in its run, new batches by the shared model."""
     shared, known = saved_model.load_shared(model, settings.device)
     x = sparse.csr_matrix(prepared.X)
+    all_codes = encode(shared, x, settings.device)
     names = prepared.obs["cell"].astype(str).to_numpy()
     own, batch = saved_model.of_own_target(model, x), prepared.obs["batch"].to_numpy()
     groups = [np.flatnonzero(own)]
@@ -162,10 +163,10 @@ def _annotate(
     for i, rows in enumerate(groups):
         if not len(rows):
             continue
-        annotated = alignment.annotate(shared, x[rows], known, settings)
+        annotated = alignment.annotate_codes(shared, all_codes[rows], known, settings)
         if i == 0:
             saved_model.recall(annotated, x[rows], model, known, settings)
-        else:
+        elif settings.align:  # else the values, which take the memory, are not copied
             alignment.align(annotated, x[rows], known, settings)
             alignment.self_train(annotated, x[rows], known, settings)
         notes += annotated.notes if i == 0 or settings.align else []

@@ -88,7 +88,7 @@ def keys(run: Run, inputs: Mapping[Path, str]) -> dict[str, str]:
     values = run.parameters.model_dump()
     values["PATH"] = [(file.name, hash_) for file, hash_ in inputs.items()]
     values["PRETRAINED_MODEL_PATH"] = run.parameters.PRETRAINED_MODEL_PATH is not None
-    before, found = _code(), {}
+    before, found = code(), {}
     passed: dict[str, Any] = {}
     for stage, names in MATTERS_FROM.items():
         passed |= {name: values[name] for name in names if name in values}
@@ -101,7 +101,8 @@ def keys(run: Run, inputs: Mapping[Path, str]) -> dict[str, str]:
     return found
 
 
-def _code() -> str:
+def code() -> str:
+    """A hash of the package's code and of the versions of what it stands on."""
     here = Path(__file__).parent
     sources = sorted([*here.glob("*.py"), *here.glob("templates/*")])
     return _hash([{file.name: sha256(file) for file in sources}, versions()])

@@ -13,10 +13,12 @@ together, once each has its adapter (`projection`).
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import anndata as ad
 import numpy as np
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from . import projection
+from . import projection, unfinished
 from .data import Plan, sample
 from .errors import InputError
 from .metrics import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, stage_result
@@ -117,6 +119,8 @@ class Reference:
     keeps_history: bool = True  # False where only the model is wanted
     history: list[StageResult] = field(default_factory=list)
     curves: list[dict[str, Any]] = field(default_factory=list)  # stage, batch, epoch, loss, [held_out_accuracy]
+    learned: list[str] = field(default_factory=list)  # intermediates that are done with
+    unfinished: tuple[Path, str] | None = None  # where what has been learned is kept, and a hash of what it depends on
 
     @property
     def source(self) -> str:
@@ -125,6 +129,11 @@ class Reference:
     @property
     def intermediates(self) -> list[str]:
         return list(self.batches)[1:]
+
+    @property
+    def left_to_learn(self) -> list[str]:
+        """The intermediates that `finetune` is not done with."""
+        return [name for name in self.intermediates if name not in self.learned]
 
     def story(self) -> dict[str, Any]:
         """What the later stages and the report tell about the training, as plain values."""
@@ -263,13 +272,15 @@ def _weights(reference: Reference, batches: list[str]) -> np.ndarray:
 # --- the source ----------------------------------------------------------------------------------------------------------
 
 
-def start(prepared: ad.AnnData, plan: Plan, settings: Settings) -> Reference:
+def start(prepared: ad.AnnData, plan: Plan, settings: Settings, file: Path | None = None) -> Reference:
     """Trains the source classifier on the source named in the plan, or on each candidate to choose one.
 
     Parameters
     ----------
     prepared, plan
         From `jind_nb.data`.
+    file
+        Where METHOD `reference` keeps what it has learned, and goes on from if it was interrupted.
 
     Returns
     -------
@@ -284,14 +295,23 @@ def start(prepared: ad.AnnData, plan: Plan, settings: Settings) -> Reference:
         bare = Annotator(encoder, LinearHeads(encoder.size, len(plan.classes)).to(settings.device))
         for cells in batches.values():
             cells.codes = encode(bare, cells.x, settings.device)
+    kept = (file, unfinished.key(prepared, plan, settings)) if file is not None and settings.is_reference else None
+    stored = None if kept is None else unfinished.read(*kept)
+    if stored is not None:
+        source, model = stored["source"], Annotator(Encoder(prepared.n_vars), Head(len(plan.classes)))
+        reference = _reference(batches, source, plan.classes, settings, model.to(settings.device))
+        unfinished.restore(reference, stored)
+        reference.features, reference.unfinished = list(prepared.var_names), kept
+        return reference
     candidates: list[dict[str, Any]] = []
     source = plan.source or plan.annotated[0]
     if plan.source is None and len(batches) > 1:
         target = prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X
         source, candidates = choose_source(batches, target, plan.classes, settings, encoder)
     reference = learn_source(batches, source, plan.classes, settings, encoder)
-    reference.features, reference.candidates = list(prepared.var_names), candidates
+    reference.features, reference.candidates, reference.unfinished = list(prepared.var_names), candidates, kept
     _record(reference, source, "initial")
+    unfinished.keep(reference)
     return reference
 
 
@@ -300,14 +320,21 @@ def learn_source(
 ) -> Reference:
     """A reference that has learned the source and nothing else yet; METHOD `default` is given its encoder."""
     model, curve = train_source(batches[source], len(classes), settings, encoder)
-    source_cells = _hold_out_as_source(batches[source], settings)
+    reference = _reference(batches, source, classes, settings, model)
+    reference.curves = [{"stage": "initial", "batch": source, **point} for point in curve]
+    return reference
+
+
+def _reference(
+    batches: dict[str, Cells], source: str, classes: list[str], settings: Settings, model: Annotator
+) -> Reference:
+    others = {name: cells for name, cells in batches.items() if name != source}
     return Reference(
-        classes=classes,
-        settings=settings,
-        batches={source: source_cells} | {name: cells for name, cells in batches.items() if name != source},
-        model=model,
+        classes,
+        settings,
+        {source: _hold_out_as_source(batches[source], settings)} | others,
+        model,
         adapters={source: None},
-        curves=[{"stage": "initial", "batch": source, **point} for point in curve],
     )
 
 
@@ -409,6 +436,29 @@ def choose_source(
 # --- the intermediates -----------------------------------------------------------------------------------------------------
 
 
+Stage = TypeVar("Stage", bound=Callable[..., None])
+
+
+def _whole_or_not_at_all(stage: Stage) -> Stage:
+    """An interrupted stage leaves the reference as it was before, so that its notebook cell can be run again."""
+
+    @functools.wraps(stage)
+    def guarded(reference: Reference, *batch: str) -> None:
+        model, weights = reference.model, copy.deepcopy(reference.model.state_dict())
+        head, adapters = model.head, dict(reference.adapters)
+        n_results, n_points = len(reference.history), len(reference.curves)
+        try:
+            stage(reference, *batch)
+        except BaseException:
+            model.head, reference.adapters = head, adapters
+            model.load_state_dict(weights)
+            del reference.history[n_results:], reference.curves[n_points:]
+            raise
+
+    return cast(Stage, guarded)
+
+
+@_whole_or_not_at_all
 def adapt(reference: Reference, batch: str) -> None:
     """Gives an intermediate batch its adapter (method.md section 4, `initial` and `adapt`).
 
@@ -447,12 +497,13 @@ def adapt(reference: Reference, batch: str) -> None:
 
 def learn_intermediates(reference: Reference) -> None:
     """All that follows the source: `adapt` and `finetune` for each intermediate, then `retrain`."""
-    for batch in reference.intermediates:
+    for batch in reference.left_to_learn:
         adapt(reference, batch)
         finetune(reference, batch)
     retrain(reference)
 
 
+@_whole_or_not_at_all
 def finetune(reference: Reference, batch: str) -> None:
     """Trains encoder and head over the source, the earlier intermediates and this one (`finetuned`).
 
@@ -470,8 +521,11 @@ def finetune(reference: Reference, batch: str) -> None:
             _record(reference, name, "finetuned")
     if is_last:
         _record(reference, reference.source, "finetuned")
+    reference.learned.append(batch)
+    unfinished.keep(reference)
 
 
+@_whole_or_not_at_all
 def retrain(reference: Reference) -> None:
     """The joint fine-tune over all annotated batches once more (`retrain`); nothing without intermediates.
 

@@ -189,6 +189,25 @@ def test_killed_command_leaves_no_kernel_at_work(parameters: Path, again: Path) 
 
 
 @pytest.mark.slow
+def test_killed_while_networks_train_goes_on_after_the_last_batch(parameters: Path, tmp_path: Path) -> None:
+    """METHOD `reference` trains for hours on an atlas: a queue's time limit must not cost them."""
+    run = tmp_path / "run"
+    arguments = ("--output-path", run, "-s", "METHOD=reference", "-s", "EPOCHS=300", "-s", "ALIGN=false")
+    process, unfinished = start(parameters, *arguments), run / "work" / "unfinished training.pt"
+    while not unfinished.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    everyone = family(process)
+    killed(process, everyone)
+    assert gone(everyone)
+    assert "2_train" not in json.loads((run / "work" / "stages.json").read_text())
+    done = run_command("run", parameters, *arguments, cwd=parameters.parent)
+    assert done.returncode == 0, done.stderr
+    assert "going on after a, which an interrupted training had learned" in (run / "run.log").read_text()
+    assert not unfinished.exists()
+
+
+@pytest.mark.slow
 def test_folder_removed_meanwhile_is_said(parameters: Path, again: Path) -> None:
     """Neither a traceback, nor part of a folder that looks like a result."""
     process = start(parameters, "--output-path", again, "-s", "ALIGN=false")

@@ -8,16 +8,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
 import pytest
 import yaml
+from jupyter_client.manager import run_kernel
 
 from jind_nb.artifacts import STAGES
 from jind_nb.compare import METHODS
 from jind_nb.parameters import Parameters, load_parameters
-from tests.conftest import ROOT
+from tests.conftest import ROOT, THREE_BATCHES, simulated
 
 NOTEBOOKS = ROOT / "notebooks"
 TEMPLATES = [NOTEBOOKS / f"{stage}.ipynb" for stage in STAGES]
@@ -178,3 +180,47 @@ def test_a_stage_too_early_says_what_to_run_first(stage: str, needed: str, tmp_p
     )
     assert done.returncode != 0
     assert f"run notebooks/{needed}.ipynb first" in done.stderr.replace("\n", " ")
+
+
+TRAINING = """
+from jind_nb import data, training
+from jind_nb.parameters import make_parameters
+parameters = make_parameters({values!r})
+cells = data.read_cells(parameters)
+plan = data.make_plan(parameters, cells)
+prepared = data.prepare(parameters, cells, plan)
+reference = training.start(prepared, plan, training.Settings.of(parameters))
+reference.settings = dataclasses.replace(reference.settings, epochs=10**6)
+print("training", flush=True)
+training.learn_intermediates(reference)
+"""
+
+
+@pytest.mark.slow
+def test_a_cell_that_trains_stops_at_an_interrupt_and_the_kernel_goes_on(tmp_path: Path) -> None:
+    """The stop button of JupyterLab must not cost what the kernel holds."""
+    simulated(THREE_BATCHES).write_h5ad(tmp_path / "input.h5ad")
+    values = {
+        "PATH": str(tmp_path / "input.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c",
+        "MIN_CELL_TYPE_POPULATION": 5, "METHOD": "reference", "EPOCHS": 1, "USE_GPU": False, "SOURCE_DATASET_NAME": "a",
+        "OUTPUT_PATH": str(tmp_path / "run"),
+    }  # fmt: skip
+    said: list[str] = []
+    with run_kernel(kernel_name="python3") as client:
+
+        def hear(message: dict[str, Any]) -> None:
+            said.append(message["content"].get("text", ""))
+            if "training" in said[-1]:
+                client.parent.interrupt_kernel()
+
+        stopped = client.execute_interactive(
+            "import dataclasses\n" + TRAINING.format(values=values), output_hook=hear, timeout=300
+        )
+        assert stopped["content"]["ename"] == "KeyboardInterrupt", said
+        left = client.execute_interactive(
+            "print(reference.left_to_learn, list(reference.adapters))",
+            output_hook=lambda message: said.append(message["content"].get("text", "")),
+            timeout=60,
+        )
+        assert left["content"]["status"] == "ok"
+        assert "['b'] ['a']" in "".join(said)

@@ -6,7 +6,7 @@ is in test_projection.py. `prepare_simulated`, `learn`, `weights` and `equal` se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -727,3 +727,87 @@ def test_no_stage_of_default_changes_the_encoder(tmp_path: Path) -> None:
         through = training.encode(reference.annotator(name), cells.x, CPU)
         everything = training.codes_of(reference, name, np.arange(len(cells.y)))
         np.testing.assert_allclose(everything, through, atol=1e-5)
+
+
+# --- interrupted ----------------------------------------------------------------------------------------------------------
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stopped_in", ["adapt", "finetuned", "retrain"])
+def test_a_training_goes_on_where_it_was_interrupted(
+    three: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_in: str
+) -> None:
+    """Hours of METHOD `reference` are not lost to a queue's time limit, and the model is the same."""
+    prepared, plan, settings = three
+    whole = training.start(prepared, plan, settings)
+    training.learn_intermediates(whole)
+    file, stages = tmp_path / "unfinished.pt", list[str]()
+
+    def until(epochs: int, what: str) -> range:
+        stages.append(what)
+        if what.startswith(stopped_in) and whole.intermediates[-1] in what + "all annotated batches":
+            raise StoppedError
+        return range(epochs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "bar", until)
+        with pytest.raises(StoppedError):
+            training.learn_intermediates(training.start(prepared, plan, settings, file))
+    monkeypatch.setattr(training, "bar", lambda epochs, what: stages.append(what) or range(epochs))
+    before = len(stages)
+    again = training.start(prepared, plan, settings, file)
+    assert len(stages) == before
+    training.learn_intermediates(again)
+    assert equal(every_weight(again), every_weight(whole))
+    assert [result.to_json() for result in again.history] == [result.to_json() for result in whole.history]
+    assert again.curves == whole.curves
+
+
+@pytest.mark.parametrize("change", ["seed", "cells", "damage"])
+def test_what_another_training_learned_is_not_gone_on_with(three: Prepared, tmp_path: Path, change: str) -> None:
+    prepared, plan, settings = three
+    file = tmp_path / "unfinished.pt"
+    training.learn_intermediates(training.start(prepared, plan, settings, file))
+    if change == "seed":
+        settings = replace(settings, seed=settings.seed + 1)
+    if change == "cells":
+        prepared = prepared[1:].copy()
+    if change == "damage":
+        file.write_bytes(file.read_bytes()[:-100])
+    assert training.start(prepared, plan, settings, file).left_to_learn == ["b", "c"][: len(plan.annotated) - 1]
+
+
+def test_default_keeps_nothing(by_each: Prepared, tmp_path: Path) -> None:
+    prepared, plan, settings = by_each
+    training.start(prepared, plan, settings, tmp_path / "unfinished.pt")
+    assert (tmp_path / "unfinished.pt").exists() is settings.is_reference
+
+
+@pytest.mark.parametrize("stopped_in", ["adapt", "finetuned", "retrain"])
+def test_a_stage_interrupted_in_a_notebook_can_be_run_again(
+    three: Prepared, monkeypatch: pytest.MonkeyPatch, stopped_in: str
+) -> None:
+    """Stopping a cell must not leave a half-trained model that the next cell goes on with."""
+    prepared, plan, settings = three
+    whole = training.start(prepared, plan, settings)
+    training.learn_intermediates(whole)
+    reference = training.start(prepared, plan, settings)
+
+    def until(epochs: int, what: str) -> Iterator[int]:
+        yield 0
+        if what.startswith(stopped_in):
+            raise KeyboardInterrupt
+        yield from range(1, epochs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "bar", until)
+        with pytest.raises(KeyboardInterrupt):
+            training.learn_intermediates(reference)
+    training.learn_intermediates(reference)
+    assert equal(every_weight(reference), every_weight(whole))
+    if stopped_in != "finetuned":  # whose batch is adapted anew, and said so again
+        assert [result.to_json() for result in reference.history] == [result.to_json() for result in whole.history]
+        assert reference.curves == whole.curves
