@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import sparse
+from scipy.linalg import blas
 from scipy.sparse import linalg
 
 from .data import sample
@@ -21,6 +22,7 @@ from .networks import VIEWS, LinearHeads, Projection, Translation, columns
 
 COMPONENTS = 50
 MOST_CELLS = 20_000  # that components and heads are computed from
+DENSE_CELLS = 2_000  # at once; memory only
 FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
 NEVER = -30.0  # log odds of a type no cell taught
 SHRINKAGE = 20.0  # cells of no shift that a translation is averaged with
@@ -62,13 +64,15 @@ def fit(x: sparse.csr_matrix, seed: int) -> Projection:
     softened = deviation + (np.median(deviation) or deviation.mean() or 1.0)
     n_components = min(COMPONENTS, *(max(1, size - 1) for size in x.shape))
     weights = []
+    # Each step towards the axes then costs less, however many cells there are.
+    covariance = _covariance(x, mean) if x.shape[1] ** 2 < 2 * x.nnz else None
     for scale in (1 / softened, np.ones(x.shape[1])):
-        # Where all cells are alike, there are no axes to look for.
-        components = (
-            _components(sparse.csr_matrix(x.multiply(scale)), n_components, seed)
-            if deviation.any()
-            else np.zeros((n_components, x.shape[1]))
-        )
+        if not deviation.any():  # all cells are alike: there are no axes to look for
+            components = np.zeros((n_components, x.shape[1]))
+        elif covariance is not None and n_components == COMPONENTS:
+            components = _axes_of(scale[:, None] * covariance * scale, n_components, seed)
+        else:
+            components = _components(sparse.csr_matrix(x.multiply(scale)), n_components, seed)
         weights.append(scale[:, None] * components.T)
     encoder = Projection(x.shape[1], 2 * n_components)
     weight = np.concatenate(weights, axis=1)
@@ -76,6 +80,23 @@ def fit(x: sparse.csr_matrix, seed: int) -> Projection:
     encoder.weight.copy_(torch.from_numpy(weight))
     encoder.offset.copy_(torch.from_numpy(mean @ weight))
     return encoder
+
+
+def _covariance(x: sparse.csr_matrix, mean: np.ndarray) -> np.ndarray:
+    """Of the features, float64 (p, p); cells are made dense a few at a time."""
+    products = np.zeros((x.shape[1], x.shape[1]))
+    for start in range(0, x.shape[0], DENSE_CELLS):
+        block = x[start : start + DENSE_CELLS].toarray()
+        # Half the work of block.T @ block: only the upper triangle is computed.
+        products = blas.dsyrk(1.0, block.T, beta=1.0, c=products, overwrite_c=1)
+    upper = np.triu(products) / x.shape[0]
+    return upper + np.triu(upper, 1).T - np.outer(mean, mean)
+
+
+def _axes_of(covariance: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """The first n principal axes, float64 (n, p), the largest first."""
+    start = np.random.default_rng(seed).uniform(-1, 1, len(covariance))
+    return linalg.eigsh(covariance, k=n, v0=start)[1].T[::-1]
 
 
 def _components(x: sparse.csr_matrix, n: int, seed: int) -> np.ndarray:

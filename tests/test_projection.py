@@ -451,3 +451,19 @@ def test_neighbours_are_looked_for_among_some_of_many_cells(monkeypatch: pytest.
     codes = np.repeat(np.eye(2), 500, axis=0)
     own = np.repeat([[0.8, 0.2], [0.3, 0.7]], 500, axis=0)
     np.testing.assert_allclose(projection.with_neighbours(own, codes, seed=0), own)
+
+
+@pytest.mark.parametrize("blocks", [1000, 7])
+def test_components_of_many_cells_are_those_of_scikit_learn(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the covariance where there are more values than pairs of features; else by the values."""
+    monkeypatch.setattr(projection, "DENSE_CELLS", blocks)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 80)) * np.linspace(3, 0.5, 80) * (random.random((300, 80)) < 0.7)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    sparse_x = sparse.csr_matrix(x)
+    assert x.shape[1] ** 2 < 2 * sparse_x.nnz
+    encoder = projection.fit(sparse_x.astype(np.float32), seed=0)
+    with torch.no_grad():
+        codes = encoder(torch.from_numpy(x.astype(np.float32))).numpy()[:, 50:]
+    expected = PCA(50, svd_solver="full").fit_transform(x)
+    np.testing.assert_allclose(np.abs(codes[:, :20]), np.abs(expected[:, :20]), atol=2e-4)
