@@ -68,6 +68,8 @@ def do_run(parameters: str, folder: str, log: str, threads: int | None) -> int:
     wanted = _wanted()
     _wait_for_an_earlier_attempt(Path(folder))
     environment = os.environ | {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
+    # A run would wait for workers to read its file's blocks, which all may be busy with runs.
+    environment.pop("DASK_SCHEDULER_ADDRESS", None)
     if threads is not None:
         environment |= dict.fromkeys(THREADS, str(threads))
     with Path(log).open("ab") as words:
