@@ -118,11 +118,11 @@ def report() -> None:
     """Prints, for each score, the mean over types of the AUROC and of the shares beyond the limit, and the worst type's."""
     table = pd.read_csv(OUTPUT)
     numbers = ["AUROC", "new cells beyond the limit", "known cells beyond the limit"]
-    grouped = table.groupby(["codes", "score"], sort=False)[numbers]
+    grouped = table.groupby(["codes", "score"], sort=False)
     worst = pd.DataFrame(
         {"lowest AUROC": grouped["AUROC"].min(), "most known cells beyond it": grouped[numbers[2]].max()}
     )
-    print(grouped.mean().join(worst).round(3).to_string())
+    print(grouped[numbers].mean().join(worst).round(3).to_string())
 
 
 if __name__ == "__main__":
