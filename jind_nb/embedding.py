@@ -10,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from . import projection
 from .data import sample
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
     -------
     Columns `row` (int, row of `prepared`), `x`, `y` (float).
     """
-    from sklearn.decomposition import PCA
     from sklearn.neighbors import NearestNeighbors
 
     rows = sample(prepared.n_obs, MOST_CELLS, seed)
@@ -54,7 +54,7 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
         flat = np.zeros((len(rows), 2))
         flat[:, 0] = np.asarray(x.sum(axis=1)).ravel()
         return pd.DataFrame({"row": rows, "x": flat[:, 0], "y": flat[:, 1]})
-    components = PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(x)
+    components = projection.coordinates(x, n_components, seed)
     if len(rows) < FEWEST_FOR_UMAP:
         points = components[:, :2]
     else:

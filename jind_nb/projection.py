@@ -64,12 +64,11 @@ def fit(x: sparse.csr_matrix, seed: int) -> Projection:
     softened = deviation + (np.median(deviation) or deviation.mean() or 1.0)
     n_components = min(COMPONENTS, *(max(1, size - 1) for size in x.shape))
     weights = []
-    # Each step towards the axes then costs less, however many cells there are.
-    covariance = _covariance(x, mean) if x.shape[1] ** 2 < 2 * x.nnz else None
+    covariance = _covariance(x, mean) if _is_cheaper_by_covariance(x, n_components) else None
     for scale in (1 / softened, np.ones(x.shape[1])):
         if not deviation.any():  # all cells are alike: there are no axes to look for
             components = np.zeros((n_components, x.shape[1]))
-        elif covariance is not None and n_components == COMPONENTS:
+        elif covariance is not None:
             components = _axes_of(scale[:, None] * covariance * scale, n_components, seed)
         else:
             components = _components(sparse.csr_matrix(x.multiply(scale)), n_components, seed)
@@ -80,6 +79,23 @@ def fit(x: sparse.csr_matrix, seed: int) -> Projection:
     encoder.weight.copy_(torch.from_numpy(weight))
     encoder.offset.copy_(torch.from_numpy(mean @ weight))
     return encoder
+
+
+def coordinates(x: sparse.csr_matrix, n: int, seed: int) -> np.ndarray:
+    """Cells (m, p) on their first n principal axes, float64 (m, n); zeros where all cells are alike."""
+    x = x.astype(np.float64)
+    mean = np.asarray(x.mean(axis=0)).ravel()
+    variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
+    if (variance <= 1e-12 * np.maximum(1, mean**2)).all():
+        return np.zeros((x.shape[0], n))
+    cheaper = _is_cheaper_by_covariance(x, n)
+    axes = _axes_of(_covariance(x, mean), n, seed) if cheaper else _components(x, n, seed)
+    return x @ axes.T - mean @ axes.T
+
+
+def _is_cheaper_by_covariance(x: sparse.csr_matrix, n: int) -> bool:
+    """Whether each step towards the axes costs less by the covariance, which does not grow with the cells."""
+    return x.shape[1] ** 2 < 2 * x.nnz and n < x.shape[1] - 1
 
 
 def _covariance(x: sparse.csr_matrix, mean: np.ndarray) -> np.ndarray:

@@ -467,3 +467,19 @@ def test_components_of_many_cells_are_those_of_scikit_learn(blocks: int, monkeyp
         codes = encoder(torch.from_numpy(x.astype(np.float32))).numpy()[:, 50:]
     expected = PCA(50, svd_solver="full").fit_transform(x)
     np.testing.assert_allclose(np.abs(codes[:, :20]), np.abs(expected[:, :20]), atol=2e-4)
+
+
+@pytest.mark.parametrize("p", [30, 80, 400])
+def test_coordinates_are_those_of_scikit_learn(p: int) -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, p)) * np.linspace(3, 0.5, p) * (random.random((300, p)) < 0.7)
+    found, expected = (
+        projection.coordinates(sparse.csr_matrix(x), 10, seed=0),
+        PCA(10, svd_solver="full").fit_transform(x),
+    )
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-6)
+
+
+def test_cells_that_are_all_alike_are_one_point() -> None:
+    """A picture of them is dull, and no error."""
+    assert not projection.coordinates(sparse.csr_matrix(np.tile([1.0, 0.0, 2.5], (70, 30))), 10, seed=0).any()
