@@ -57,7 +57,7 @@ MANY_MINIBATCHES = 50
 GOOD_LOSS = (0.5, 0.78)  # around ln 2, where neither side wins
 PATIENCE = 7
 MOST_CODES = 20_000  # of training cells, 1 kB each
-MOST_NEIGHBOURS = 5_000  # training cells that a cell is compared with, all types together
+MOST_COMPARED = 5_000  # training cells that a cell is compared with, all types together
 FEWEST_OF_A_TYPE = 50
 
 
@@ -75,6 +75,7 @@ class KnownCodes:
     rules: dict[str, Rule] = field(default_factory=dict)  # way to annotate -> what left-out batches taught
     way: str = SHARED  # that annotated left-out batches best
     why: str = "No annotated batch was left out to see whether alignment helps"
+    near_held_out: np.ndarray | None = None  # training cells nearest each held-out one, once they were asked for
 
     def pooled(self, seed: int) -> np.ndarray:
         """Codes of annotated cells as alignment draws them: held-out cells in their share, also where only some of
@@ -89,8 +90,10 @@ class KnownCodes:
         probabilities = decode(model.head, self.held_out, settings.device)
         if not isinstance(model.encoder, Projection):
             return probabilities
-        training = decode(model.head, self.codes, settings.device), self.codes
-        return projection.with_neighbours(probabilities, self.held_out, settings.seed, training)
+        if self.near_held_out is None:
+            self.near_held_out = projection.neighbours(self.held_out, self.codes, settings.seed)
+        training = decode(model.head, self.codes, settings.device)
+        return projection.with_neighbours(probabilities, training, self.near_held_out)
 
     def novelty(self, codes: np.ndarray) -> np.ndarray:
         """How unlike the annotated cells each cell is: the cosine distance from its code to the fifth nearest training
@@ -101,7 +104,7 @@ class KnownCodes:
         which there moves new cell types onto known ones. benchmarks/novelty.py compares scores. Of each type an equal
         number of training cells stands for it, so that a common type does not crowd out a rare one.
         """
-        most = max(FEWEST_OF_A_TYPE, MOST_NEIGHBOURS // len(self.classes))
+        most = max(FEWEST_OF_A_TYPE, MOST_COMPARED // len(self.classes))
         rows = [np.flatnonzero(self.y == k) for k in np.unique(self.y)]
         chosen = np.concatenate([of_type[sample(len(of_type), most, 0)] for of_type in rows])
         return np.maximum(0, 1 - projection.nearest(codes, self.codes[chosen], 5)[1][:, -1])
@@ -117,7 +120,8 @@ class KnownCodes:
         neighbours too (`projection.with_neighbours`)."""
         probabilities = decode(model.head, codes, settings.device)
         if isinstance(model.encoder, Projection):
-            probabilities = projection.with_neighbours(probabilities, codes, settings.seed)
+            near = projection.neighbours(codes, codes, settings.seed)
+            probabilities = projection.with_neighbours(probabilities, probabilities, near)
         held_out = self.of_held_out(model, settings)
         return Predictions.by(rule, self.classes, probabilities, held_out, settings.theta, novelty)
 

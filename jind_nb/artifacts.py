@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from .data import Plan
 
-MODEL_FORMAT = 3
+MODEL_FORMAT = 4
 FULL = 65_536  # bytes free; torch and h5py do not always say that it was the disk
 LONGEST_NAME = 80  # two fit into a file name
 STAGES = ("1_preprocess", "2_train", "3_align", "4_evaluate")

@@ -243,32 +243,35 @@ def nearest(codes: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, 
     return positions, cosines
 
 
-def with_neighbours(
-    probabilities: np.ndarray, codes: np.ndarray, seed: int, others: tuple[np.ndarray, np.ndarray] | None = None
-) -> np.ndarray:
-    """Half of each cell's answer is its own, half the mean over its 16 nearest cells of the same batch (by cosine), itself
-    among them: cells of one type lie together in a batch also where the annotated ones' do not.
+def neighbours(codes: np.ndarray, others: np.ndarray, seed: int) -> np.ndarray:
+    """For each cell the 16 most alike of other cells (`nearest`), or of the same, itself among them: positions in `others`,
+    int64 (n, k). Of more than 10,000 a sample is asked, and accordingly fewer neighbours, at least five: else a rare
+    type's cells would be given others' answers.
+    """
+    some = sample(len(others), MOST_NEIGHBOURS, seed)
+    k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(others))))
+    return some[nearest(codes, others[some], k)[0]]
+
+
+def with_neighbours(own: np.ndarray, theirs: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Half of each cell's answer is its own, half the mean over its nearest cells: cells of one type lie together in a batch
+    also where the annotated ones' do not.
 
     Parameters
     ----------
-    probabilities, codes
-        Of all of a batch's cells, float (n, K) and (n, size).
-    others
-        Probabilities and codes of the cells that neighbours are looked for among; by default the batch's own. Of more than
-        10,000 a sample, and accordingly fewer neighbours, at least five.
+    own, theirs
+        Probabilities float (n, K) and (m, K), of the cells and of those that neighbours were looked for among.
+    near
+        `neighbours`, int (n, k).
 
     Returns
     -------
     Float (n, K), rows still of sum 1.
 
-    >>> with_neighbours(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[1.0, 0.0], [0.9, 0.1]]), seed=0)
+    >>> own = np.array([[1.0, 0.0], [0.5, 0.5]])
+    >>> with_neighbours(own, own, np.array([[0, 1], [1, 0]]))
     array([[0.875, 0.125],
            [0.625, 0.375]])
     """
-    their_probabilities, their_codes = others or (probabilities, codes)
-    some = sample(len(their_codes), MOST_NEIGHBOURS, seed)
-    # Of fewer cells fewer are near: a rare type's cells would be asked for others' answers.
-    k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(their_codes))))
-    near = nearest(codes, their_codes[some], k)[0]
-    of_neighbours = their_probabilities[some][near].mean(axis=1) if len(codes) else probabilities
-    return (1 - OF_NEIGHBOURS) * probabilities + OF_NEIGHBOURS * of_neighbours
+    of_neighbours = theirs[near].mean(axis=1) if len(own) else own
+    return (1 - OF_NEIGHBOURS) * own + OF_NEIGHBOURS * of_neighbours

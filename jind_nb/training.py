@@ -446,13 +446,13 @@ def _whole_or_not_at_all(stage: Stage) -> Stage:
     def guarded(reference: Reference, *batch: str) -> None:
         model, weights = reference.model, copy.deepcopy(reference.model.state_dict())
         head, adapters = model.head, dict(reference.adapters)
-        n_results, n_points = len(reference.history), len(reference.curves)
+        n_results, n_points, n_learned = len(reference.history), len(reference.curves), len(reference.learned)
         try:
             stage(reference, *batch)
         except BaseException:
             model.head, reference.adapters = head, adapters
             model.load_state_dict(weights)
-            del reference.history[n_results:], reference.curves[n_points:]
+            del reference.history[n_results:], reference.curves[n_points:], reference.learned[n_learned:]
             raise
 
     return cast(Stage, guarded)

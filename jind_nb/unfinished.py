@@ -44,9 +44,9 @@ def keep(reference: Reference) -> None:
     """Writes what has been learned of the batches so far, if the reference has a file for it."""
     if reference.unfinished is None:
         return
-    file, key = reference.unfinished
+    file, depends_on = reference.unfinished
     stored = {
-        "key": key,
+        "key": depends_on,
         "source": reference.source,
         "learned": reference.learned,
         "model": reference.model.state_dict(),
@@ -59,13 +59,13 @@ def keep(reference: Reference) -> None:
         torch.save(stored, temporary)
 
 
-def read(file: Path, key: str) -> dict[str, Any] | None:
+def read(file: Path, depends_on: str) -> dict[str, Any] | None:
     """What was kept by a training that depended on the same; None if there is none."""
     if not file.exists():
         return None
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True)
-        return stored if stored["key"] == key else None
+        return stored if stored["key"] == depends_on else None
     except Exception:  # a damaged file fails in many ways, and costs no more than the time to train again
         return None
 

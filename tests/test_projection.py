@@ -404,7 +404,7 @@ def test_a_cell_among_others_of_a_type_is_taken_for_one_of_them() -> None:
     codes = np.concatenate([random.normal([5, 0], 0.5, (50, 2)), random.normal([0, 5], 0.5, (50, 2))])
     own = np.repeat([[0.9, 0.1], [0.1, 0.9]], 50, axis=0)
     own[3] = [0.4, 0.6]
-    found = projection.with_neighbours(own, codes, seed=0)
+    found = projection.with_neighbours(own, own, projection.neighbours(codes, codes, seed=0))
     assert found[3].argmax() == 0
     assert (np.delete(found, 3, axis=0).argmax(axis=1) == np.delete(own, 3, axis=0).argmax(axis=1)).all()
     np.testing.assert_allclose(found.sum(axis=1), 1)
@@ -442,7 +442,9 @@ def test_neighbours_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> N
 def test_few_cells_have_few_neighbours(n: int) -> None:
     """A file of one cell is annotated too."""
     own = np.full((n, 3), 1 / 3)
-    np.testing.assert_allclose(projection.with_neighbours(own, np.ones((n, 4)), seed=0), own)
+    np.testing.assert_allclose(
+        projection.with_neighbours(own, own, projection.neighbours(np.ones((n, 4)), np.ones((n, 4)), 0)), own
+    )
 
 
 def test_neighbours_are_looked_for_among_some_of_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +452,7 @@ def test_neighbours_are_looked_for_among_some_of_many_cells(monkeypatch: pytest.
     monkeypatch.setattr(projection, "MOST_NEIGHBOURS", 40)
     codes = np.repeat(np.eye(2), 500, axis=0)
     own = np.repeat([[0.8, 0.2], [0.3, 0.7]], 500, axis=0)
-    np.testing.assert_allclose(projection.with_neighbours(own, codes, seed=0), own)
+    np.testing.assert_allclose(projection.with_neighbours(own, own, projection.neighbours(codes, codes, 0)), own)
 
 
 @pytest.mark.parametrize("blocks", [1000, 7])

@@ -811,3 +811,20 @@ def test_a_stage_interrupted_in_a_notebook_can_be_run_again(
     if stopped_in != "finetuned":  # whose batch is adapted anew, and said so again
         assert [result.to_json() for result in reference.history] == [result.to_json() for result in whole.history]
         assert reference.curves == whole.curves
+
+
+def test_a_batch_that_could_not_be_kept_is_learned_again(
+    three: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk the model goes back to before the batch, and so must the list of what it knows."""
+    prepared, plan, settings = three
+    reference = training.start(prepared, plan, settings, tmp_path / "unfinished.pt")
+
+    def full(_: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.unfinished, "keep", full)
+        with pytest.raises(OSError, match="disk full"):
+            training.learn_intermediates(reference)
+    assert reference.left_to_learn == reference.intermediates
