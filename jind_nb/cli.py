@@ -21,6 +21,8 @@ from .parameters import Parameters, load_parameters, parse_override
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .artifacts import SweepFolder
+
 # What moves a terminal's cursor, colours it or cannot be written to it; names in the data may hold anything.
 UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 LONGEST_MESSAGE = 5_000
@@ -273,7 +275,7 @@ def sweep(
     """
     from . import sweep as sweeps
     from .slurm import read_slurm
-    from .sweep_summary import DONE, in_words
+    from .sweep_summary import DONE
     from .workers import ADDRESS, LOCAL, SLURM, Cluster
 
     if each_target and len(files) > 1:
@@ -312,19 +314,26 @@ def sweep(
     except KeyboardInterrupt:  # typer would end without a word
         err.print("Stopped. The same sweep again goes on with what is not finished.")
         raise typer.Exit(130) from None
+    _tell_of_sweep(this.files, rows)
+    if any(row["status"] not in DONE for row in rows):
+        raise typer.Exit(1)
+
+
+def _tell_of_sweep(files: SweepFolder, rows: list[dict[str, Any]]) -> None:
+    """The table of all runs, where the summary is, and why runs are not done."""
+    from .sweep_summary import DONE, in_words
+
     _sweep_table(in_words(rows), rows)
-    out.print(f"summary: {_shown(str(this.files.summary_csv))}", highlight=False, soft_wrap=True)
-    out.print(f"reports: {_shown(str(this.files.index_html))}", highlight=False, soft_wrap=True)
+    out.print(f"summary: {_shown(str(files.summary_csv))}", highlight=False, soft_wrap=True)
+    out.print(f"reports: {_shown(str(files.index_html))}", highlight=False, soft_wrap=True)
     for row in rows:
         if row["status"] not in DONE:
             err.print(
                 f"{_shown(row['run'])}: {_shown(row['status'])}: {_shown(row['message'])}"
-                f" (log: {_shown(str(this.files.folder / (row['log'] or '')))})",
+                f" (log: {_shown(str(files.folder / (row['log'] or '')))})",
                 highlight=False,
                 soft_wrap=True,
             )
-    if any(row["status"] not in DONE for row in rows):
-        raise typer.Exit(1)
 
 
 def _sweep_table(title: str, rows: list[dict[str, Any]]) -> None:
