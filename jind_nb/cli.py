@@ -1,4 +1,4 @@
-"""The command line: `jind-nb run`, `validate`, `predict`, `compare` and `sweep`.
+"""The command line: `jind-nb init`, `run`, `validate`, `predict`, `compare` and `sweep`.
 
 Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 the program failed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,6 +56,58 @@ def _parameters(file: Path, overrides: list[str] | None, output_path: Path | Non
     if output_path is not None:
         values["OUTPUT_PATH"] = str(output_path)
     return load_parameters(file, values)
+
+
+@app.command()
+def init(
+    data: Annotated[
+        list[str], typer.Argument(metavar="H5AD...", help="The data: h5ad files or zarr folders, or addresses of them.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The file to write; default: the data's name with .yaml, here."),
+    ] = None,
+    s: Annotated[
+        list[str] | None,
+        typer.Option("-s", metavar="NAME=VALUE", help="A parameter you know already, e.g. the target; repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Looks at the data and writes a commented parameter file for them.
+
+    Guesses the columns with batches and cell types, lists the batches, and
+    proposes target and source. What nothing in the data tells is left to be
+    filled in, and said. Nothing is trained.
+
+    Examples:
+
+    jind-nb init cells.h5ad
+
+    jind-nb init atlas.h5ad new.h5ad --output mydata.yaml -s NUM_FEATURES=2000
+    """
+    from . import starter
+
+    try:
+        started = starter.write(data, output, dict(parse_override(text) for text in s or []), force=force)
+    except InputError as error:
+        raise InputError(re.sub(r"^PATH\b", "H5AD", str(error))) from None
+    out.print(f"Wrote {_shown(str(started.file))}:", highlight=False, soft_wrap=True)
+    for name in starter.PROPOSED:
+        value, why = started.guess.values[name], started.guess.why.get(name, "")
+        if value is not None:
+            out.print(
+                f"  {name}: {_shown(str(value))}" + (f"  [dim]({_shown(why)})[/dim]" if why else ""), highlight=False
+            )
+    if started.to_fill_in:
+        out.print(
+            f"[bold yellow]To fill in:[/bold yellow] {', '.join(started.to_fill_in)}; nothing in the data tells.",
+            highlight=False,
+        )
+    out.print(
+        f"Look through it, then: jind-nb validate {_shown(shlex.quote(str(started.file)))}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()
