@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ REMOTE = re.compile(r"doi:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 DOI = re.compile(r"doi:10\.\d{4,9}/[^\s?#]+/[^/\s?#]+", re.IGNORECASE)
 CHECKSUM = re.compile(r"(md5|sha1|sha256|sha512)[=:]([0-9a-f]{32,128})", re.IGNORECASE)
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-PIECE = 2**20  # bytes
+PIECE = 2**18  # bytes; a broken connection costs at most so many
 LEFT_FREE = 200_000_000  # bytes of the cache's disk
 SECONDS_BETWEEN_LINES = 10
 TIMEOUT = 30  # seconds without an answer
@@ -177,29 +177,25 @@ class _Download:
         return self.folder / ".part.etag"
 
     def is_there(self) -> bool:
-        """Whether the file is there as it was fetched, and is the wanted one.
-
-        Raises
-        ------
-        InputError
-            If it is another than the wanted one.
-        """
+        """Whether the file is there as it was fetched, and is the wanted one."""
         from pooch import file_hash
 
+        note = self._as_noted()
+        if note is None or self.wanted is None:
+            return note is not None
+        algorithm, _, digest = self.wanted.partition(":")
+        if algorithm not in note:
+            note[algorithm] = file_hash(str(self.file), algorithm)
+            self._write_note(note)
+        return note[algorithm] == digest
+
+    def _as_noted(self) -> dict[str, str] | None:
+        """The checksums of the file as it was fetched; None if it was not, or was changed since."""
         try:
-            note = json.loads(self.note.read_text("utf-8"))
-            stat = self.file.stat()
-            if [stat.st_size, stat.st_mtime_ns] != note["signature"]:
-                return False
-            if self.wanted is None:
-                return True
-            algorithm, _, digest = self.wanted.partition(":")
-            if algorithm not in note["hashes"]:
-                self._write_note(note["hashes"] | {algorithm: file_hash(str(self.file), algorithm)})
-                return self.is_there()
+            note, stat = json.loads(self.note.read_text("utf-8")), self.file.stat()
+            return dict(note["hashes"]) if note["signature"] == [stat.st_size, stat.st_mtime_ns] else None
         except (OSError, ValueError, KeyError, TypeError):
-            return False
-        return bool(note["hashes"][algorithm] == digest)
+            return None
 
     def _write_note(self, hashes: dict[str, str]) -> None:
         from .artifacts import write_json
@@ -224,10 +220,8 @@ class _Download:
         pooch.get_logger().setLevel(logging.WARNING)
         try:
             url, known = self._resolved()
-            if self.file.exists() and not self.note.exists():
-                self.file.unlink()  # a run killed between the two; never left by anybody else
-            with suppress(FileNotFoundError):
-                self.note.unlink()
+            if self.file.exists() and not self._as_noted():
+                self.file.unlink()
             pooch.retrieve(url, known_hash=known, fname=self.file.name, path=self.folder, downloader=self._stream)
         except InputError:
             raise
@@ -275,9 +269,14 @@ class _Download:
         headers = {"Accept-Encoding": "identity"}
         if self.version.exists() and self.part.exists() and self.part.stat().st_size:
             headers |= {"Range": f"bytes={self.part.stat().st_size}-", "If-Range": self.version.read_text("utf-8")}
-        progress = _Progress(self)
+        progress, answers = _Progress(self), []
+
+        def answered(answer: requests.Response, **_: Any) -> None:
+            answers.append(answer)
+            self._answered(answer)
+
         downloader = HTTPDownloader(
-            progressbar=progress, chunk_size=PIECE, timeout=TIMEOUT, headers=headers, hooks={"response": self._answered}
+            progressbar=progress, chunk_size=PIECE, timeout=TIMEOUT, headers=headers, hooks={"response": answered}
         )
         try:
             with self.part.open("ab") as part:
@@ -289,10 +288,12 @@ class _Download:
             raise
         finally:
             progress.end()
+            for answer in answers:
+                answer.close()
         self.part.replace(output_file)
         self.version.unlink(missing_ok=True)
 
-    def _answered(self, answer: requests.Response, **_: Any) -> None:
+    def _answered(self, answer: requests.Response) -> None:
         """Sees, before anything of the answer is kept, that it is the file, that it fits, and where it begins."""
         if answer.is_redirect:
             to = answer.headers["location"]
