@@ -81,13 +81,15 @@ def check_address(address: str) -> None:
         raise ValueError("must end in the name of an .h5ad file; a zarr folder or archive is fetched by hand")
 
 
-def name_of(address: str) -> str:
-    """The file's name at the end of an address.
+def name_of(path: str) -> str:
+    """The name of a file, also where it is at the end of an address.
 
     >>> name_of("doi:10.5281/zenodo.14000644/pancreas.h5ad"), name_of("https://x.org/a%20b.h5ad?download=1#sha256=00")
     ('pancreas.h5ad', 'a b.h5ad')
     """
-    return unquote(re.split(r"[?#]", address)[0].rsplit("/", 1)[-1])
+    if not is_remote(path):
+        return Path(path).name
+    return unquote(re.split(r"[?#]", path)[0].rsplit("/", 1)[-1])
 
 
 def cache_folder() -> Path:
@@ -106,7 +108,7 @@ def fetched(address: str) -> Path:
     try:
         check_address(address)
     except ValueError as error:
-        raise InputError(f"PATH: found {_shown(address)!r}; it {error}.") from None
+        raise InputError(f"PATH: found {shown_address(address)!r}; it {error}.") from None
     plain, hash_ = address.partition("#")[::2]
     wanted = hash_.replace("=", ":", 1).lower() or None
     folder = cache_folder() / "downloads" / hashlib.sha256(plain.encode()).hexdigest()[:24]
@@ -128,7 +130,7 @@ def _alone(this: _Download) -> Iterator[None]:
     try:
         lock.acquire(timeout=0.1)
     except Timeout:
-        _say(f"Another run is fetching {_shown(this.address)}; waiting for it.")
+        _say(f"Another run is fetching {shown_address(this.address)}; waiting for it.")
         lock.acquire()
     try:
         yield
@@ -141,8 +143,12 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _shown(address: str) -> str:
-    """An address for messages: without what may be secret in it."""
+def shown_address(address: str) -> str:
+    """An address for people to read: without what may be secret in it.
+
+    >>> shown_address("https://x.org/cells.h5ad?token=hush")
+    'https://x.org/cells.h5ad'
+    """
     plain = re.split(r"[?#]", address)[0]
     return re.sub(r"//[^/@]*@", "//…@", plain)
 
@@ -205,7 +211,7 @@ class _Download:
         write_json(
             self.note,
             {
-                "address": _shown(self.address),
+                "address": shown_address(self.address),
                 "fetched": when,
                 "signature": [stat.st_size, stat.st_mtime_ns],
                 "hashes": hashes,
@@ -236,7 +242,9 @@ class _Download:
         checked = f"its {known.split(':')[0]} is right" if known else f"its sha256 is {hashes['sha256']}"
         _say(f"Fetched {self.file.name}: {checked}.")
         if known is None:
-            _say(f"To have that checked wherever it is fetched: PATH: {_shown(self.address)}#sha256={hashes['sha256']}")
+            _say(
+                f"To have that checked wherever it is fetched: PATH: {shown_address(self.address)}#sha256={hashes['sha256']}"
+            )
 
     def _resolved(self) -> tuple[str, str | None]:
         """The https address and checksum of the file, for a DOI as the archive tells them."""
@@ -254,7 +262,7 @@ class _Download:
             raise InputError(f"PATH: doi:{doi} has no file {name!r}; did you mean {', '.join(map(repr, near))}?")
         if self.wanted and self.wanted.split(":")[0] == known[name].split(":")[0] and self.wanted != known[name]:
             raise InputError(
-                f"PATH: {_shown(self.address)} should be {self.wanted}, but the archive says {known[name]}."
+                f"PATH: {shown_address(self.address)} should be {self.wanted}, but the archive says {known[name]}."
             )
         return archive.download_url(name), self.wanted or known[name]
 
@@ -264,7 +272,7 @@ class _Download:
 
         if not _is_safe(url):
             raise InputError(
-                f"PATH: {_shown(self.address)} leads to {_shown(url)}, which is not https; fetch it by hand."
+                f"PATH: {shown_address(self.address)} leads to {shown_address(url)}, which is not https; fetch it by hand."
             )
         headers = {"Accept-Encoding": "identity"}
         if self.version.exists() and self.part.exists() and self.part.stat().st_size:
@@ -299,7 +307,7 @@ class _Download:
             to = answer.headers["location"]
             if urlsplit(to).scheme and not _is_safe(to):
                 raise InputError(
-                    f"PATH: {_shown(self.address)} leads to {_shown(to)}, which is not https; fetch it by hand."
+                    f"PATH: {shown_address(self.address)} leads to {shown_address(to)}, which is not https; fetch it by hand."
                 )
             return
         if answer.status_code == 416:  # what is kept is longer than the file
@@ -310,7 +318,7 @@ class _Download:
         if kind == "text/html":
             self.forget()
             raise InputError(
-                f"PATH: {_shown(self.address)} is a web page and not an .h5ad file; perhaps one to log in, or about the "
+                f"PATH: {shown_address(self.address)} is a web page and not an .h5ad file; perhaps one to log in, or about the "
                 "file: fetch it in a browser and give its path."
             )
         if answer.status_code != 206:  # from its beginning
@@ -325,7 +333,7 @@ class _Download:
                 f"it has {size:,} bytes more, and the disk of the cache {free:,} free", f"name a larger one in {CACHE}"
             )
         kept = f", going on after {self.part.stat().st_size:,}" if answer.status_code == 206 else ""
-        _say(f"Fetching {_shown(self.address)} ({size:,} bytes{kept}) to {self.folder}")
+        _say(f"Fetching {shown_address(self.address)} ({size:,} bytes{kept}) to {self.folder}")
 
     def _check_content(self) -> None:
         import h5py
@@ -335,7 +343,7 @@ class _Download:
                 begins = part.read(60)
             self.forget()
             raise InputError(
-                f"PATH: what {_shown(self.address)} gives is not an h5ad (HDF5) file: it begins with {begins!r}. Fetch the "
+                f"PATH: what {shown_address(self.address)} gives is not an h5ad (HDF5) file: it begins with {begins!r}. Fetch the "
                 "file in a browser and give its path."
             )
 
@@ -359,7 +367,9 @@ class _Download:
     def _refused(
         self, reason: str, otherwise: str = "without the internet, fetch it by hand and give its path"
     ) -> InputError:
-        return InputError(f"PATH: {_shown(self.address)} could not be fetched: {reason}. Try again; or {otherwise}.")
+        return InputError(
+            f"PATH: {shown_address(self.address)} could not be fetched: {reason}. Try again; or {otherwise}."
+        )
 
 
 def _status(answer: requests.Response | None) -> str:

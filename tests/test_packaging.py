@@ -101,7 +101,7 @@ def test_parameter_files_have_exactly_the_references_values(name: str) -> None:
         p.INTER_DATASETS_NAMES, p.MIN_CELL_TYPE_POPULATION,
     )  # fmt: skip
     assert values == REFERENCE_TABLE[name]
-    assert "zenodo.14000644" in file.read_text()
+    assert f"doi:10.5281/zenodo.14000644/{values[0]}" == p.PATH
 
 
 @pytest.mark.slow
