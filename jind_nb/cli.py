@@ -323,7 +323,7 @@ def sweep(
     ] = None,
     slurm: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="YAML file with memory, walltime, queue, … of a Slurm job (see the README)."),
+        typer.Option(metavar="FILE", help="YAML file with memory, walltime, queue, … of a Slurm job (docs/runs.md)."),
     ] = None,
     write_slurm_array: Annotated[
         Path | None,
