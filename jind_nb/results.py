@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from .alignment import ADAPTED, SHARED
 from .artifacts import Run, whole_file, write_json
 from .calibration import Calibration, best_way
 from .data import Plan, read_cells, read_target, read_target_labels
+from .fetch import name_of
 from .metrics import HELD_OUT, UNSEEN, StageResult, stage_result
 from .rejection import AMBIGUOUS, CONFIDENT, NO_EVIDENCE, UNASSIGNED, UNLIKE, Predictions
 
@@ -471,7 +471,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
     if not labelled and calibration and calibration.n_annotated > 1 and expected is not None and n_types:
         sentence += f"; expect about {_percent(expected)} of the annotated to be wrong"
     facts = {
-        "Data": ", ".join(Path(path).name for path in run.parameters.paths),
+        "Data": ", ".join(map(name_of, run.parameters.paths)),
         "Target (annotated here)": f"{target}, {n:,} cells",
         "Learned from": _learned_from(training, plan),
         "Cell types it can name": f"{len(plan.classes)}: {', '.join(plan.classes[:15])}"
