@@ -1,3 +1,29 @@
-"""Cell-type labels from several annotated batches to an unannotated target batch."""
+"""Cell-type labels from several annotated batches to an unannotated target batch.
+
+import jind_nb as jn
+
+model = jn.annotate(adata, batch_key="donor", labels_key="cell_type", target="donor4")
+model.save("my_model")
+jn.load_model("my_model").predict(new_adata)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import Model, annotate, load_model
 
 __version__ = "0.1.0"
+__all__ = ["Model", "annotate", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    # The command line imports this package too, and should not wait for torch to say what is wrong.
+    if name in __all__:
+        from . import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from .data import Plan
 
+log = logging.getLogger(__name__)
+
 MODEL_FORMAT = 4
 FULL = 65_536  # bytes free; torch and h5py do not always say that it was the disk
 LONGEST_NAME = 80  # two fit into a file name
@@ -271,8 +273,16 @@ class Run:
 
     @property
     def model_folder(self) -> Path:
-        """Where the annotated batches' model is read from: this run's own folder, or PRETRAINED_MODEL_PATH."""
-        return Path(self.parameters.PRETRAINED_MODEL_PATH or self.models)
+        """Where the annotated batches' model is read from: this run's own folder, or PRETRAINED_MODEL_PATH.
+
+        Raises
+        ------
+        InputError
+            If it is this run's and notebook 2 has not made it, or with other parameters.
+        """
+        if self.parameters.PRETRAINED_MODEL_PATH is not None:
+            return Path(self.parameters.PRETRAINED_MODEL_PATH)
+        return self._made_by("2_train", self.models / "model.json").parent
 
     # What users get.
     @property
@@ -340,11 +350,43 @@ class Run:
         """What an unfinished training has learned; gone when it is finished."""
         return self.work / "unfinished training.pt"
 
+    def settled(self, stage: str) -> Path:
+        """What a finished stage's files depend on: every parameter that matters to it or to a stage before."""
+        return self.work / f"{stage}.json"
+
+    def begins(self, stage: str) -> None:
+        """Before a stage's first file is written: those that are there no longer count. A finished run of other parameters
+        is first moved to `previous/`, when notebooks are run by hand in its folder.
+
+        Raises
+        ------
+        InputError
+            If a `jind-nb run` is at work in the folder.
+        """
+        from . import folder, reuse
+
+        if self.manifest.exists() and not reuse.is_of(self):
+            before = STAGES[: STAGES.index(stage)]
+            records = reuse.read_records(self) or {}
+            keep = reuse.files_of(self, records, [name for name in before if name in records]) | {self.log}
+            with folder.held(self.folder):
+                folder.recover(self)
+                folder.set_aside(self, keep)
+            log.info("the finished run that was here has other parameters and is now in %s", folder.PREVIOUS)
+        self.settled(stage).unlink(missing_ok=True)
+
+    def _done(self, stage: str) -> None:
+        from .reuse import settled
+
+        write_json(self.settled(stage), settled(self, stage))
+
     def save_prepared(self, prepared: ad.AnnData, plan: Plan) -> None:
         """Stage 1's result: the prepared cells (h5ad) and the plan (JSON)."""
+        self.begins("1_preprocess")
         with whole_file(self.work / "prepared.h5ad") as temporary:
             prepared.write_h5ad(temporary)
         write_json(self.work / "plan.json", asdict(plan))
+        self._done("1_preprocess")
 
     def load_plan(self) -> Plan:
         from .data import Plan
@@ -377,6 +419,7 @@ class Run:
     def save_training(self, training: Mapping[str, Any]) -> None:
         """Stage 2's story: `source`, `intermediates`, `candidates`, `history`, `curves`, `calibration`."""
         write_json(self.work / "training.json", dict(training))
+        self._done("2_train")
 
     def load_training(self) -> dict[str, Any]:
         if self.parameters.PRETRAINED_MODEL_PATH is not None:
@@ -393,6 +436,7 @@ class Run:
         with whole_file(self.work / "target.npz") as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
         write_json(self.work / "target.json", dict(story))
+        self._done("3_align")
 
     def load_target(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with np.load(self._made_by("3_align", self.work / "target.npz"), allow_pickle=False) as stored:
@@ -400,8 +444,22 @@ class Run:
         return arrays, read_json(self.work / "target.json")
 
     def _made_by(self, stage: str, path: Path) -> Path:
-        if not path.exists():
+        """The path of one of a stage's files, if the stage ran to its end with the parameters of now.
+
+        Raises
+        ------
+        InputError
+            Naming the notebook to run first, or the parameters that differ.
+        """
+        from .reuse import differences
+
+        if not path.exists() or not self.settled(stage).exists():
             raise InputError(f"{path} is missing: run notebooks/{stage}.ipynb first (OUTPUT_PATH {self.folder}).")
+        if found := differences(self, stage):
+            raise InputError(
+                f"notebooks/{stage}.ipynb was last run with other parameters than these (OUTPUT_PATH {self.folder}): "
+                f"{'; '.join(found)}. Run it again with the new value, or set the value back here."
+            )
         return path
 
     def promised(self, training: Mapping[str, Any]) -> list[Path]:

@@ -16,17 +16,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .errors import InputError
+from .errors import InputError, shown
 from .parameters import Parameters, load_parameters, parse_override
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from .artifacts import SweepFolder
-
-# What moves a terminal's cursor, colours it or cannot be written to it; names in the data may hold anything.
-UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-LONGEST_MESSAGE = 5_000
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,8 +52,7 @@ OutputPath = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for
 
 def _shown(text: str) -> str:
     """Text for the terminal: no markup, no control characters, and no more than a few screens."""
-    cut = text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 500]} … {text[-500:]}"
-    return escape(UNSHOWN.sub("\ufffd", cut))
+    return escape(shown(text))
 
 
 def _parameters(file: Path, overrides: list[str] | None, output_path: Path | None) -> Parameters:
@@ -243,7 +238,7 @@ def predict(
     except InputError as error:  # the parameters that this command's arguments stand for
         told = str(error).replace("PRETRAINED_MODEL_PATH", "MODEL_DIR").replace("OUTPUT_PATH", "--output-path")
         raise InputError(re.sub(r"\bPATH\b", "H5AD", told)) from None
-    for note in predicted.notes:
+    for note in (*predicted.warnings, *predicted.notes):
         out.print(f"Note: {_shown(note)}", highlight=False)
     n, reasons = len(predicted.table), predicted.table["reason"].value_counts()
     assigned, parents = int(reasons.get("confident", 0)), int(reasons.get("parent only", 0))

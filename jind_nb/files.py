@@ -163,11 +163,9 @@ def _rehearse(file: Path) -> None:
     InputError
         If it does either.
     """
-    stat = file.stat()
-    signature = f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
-    rehearsed = os.environ.get(REHEARSED, "")
-    if signature in rehearsed.split() or not hasattr(os, "fork"):
+    if _signature(file) in os.environ.get(REHEARSED, "").split() or not hasattr(os, "fork"):
         return
+    stat = file.stat()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does not touch
         child = os.fork()
@@ -189,7 +187,17 @@ def _rehearse(file: Path) -> None:
         pause = min(0.05, 1.5 * pause)
     if os.WIFSIGNALED(ended[1]):
         raise InputError(f"PATH: {file} cannot be read (the HDF5 library fails on it); it is damaged: copy it again.")
-    os.environ[REHEARSED] = f"{rehearsed} {signature}".strip()
+    is_whole(file)
+
+
+def is_whole(file: Path) -> None:
+    """Notes that a file is undamaged: read so before, or just written by ourselves."""
+    os.environ[REHEARSED] = f"{os.environ.get(REHEARSED, '')} {_signature(file)}".strip()
+
+
+def _signature(file: Path) -> str:
+    stat = file.stat()
+    return f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def _read_once(file: Path) -> None:

@@ -10,7 +10,7 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +26,22 @@ BUNDLED = "scanpy:"
 # Far more than any parameter file needs, and little enough that no content of it takes long to read.
 MOST_BYTES = 2**18
 OLDER_NAMES = {"TRAIN_DATASETS_NAMES": "INTER_DATASETS_NAMES"}
+# What the Python API (`jind_nb.annotate`) calls a parameter: scverse's names; any other has its own name in lower case.
+PYTHON_NAMES = {
+    "BATCH_COL": "batch_key",
+    "LABELS_COL": "labels_key",
+    "TARGET_DATASET_NAME": "target",
+    "SOURCE_DATASET_NAME": "source",
+    "INTER_DATASETS_NAMES": "intermediates",
+    "EXCLUDE_DATASETS_NAMES": "exclude",
+}
+# What takes the place of the others there.
+NOT_IN_PYTHON = {
+    "PATH": "the AnnData is the input.",
+    "OUTPUT_PATH": "results go into the AnnData, and model.save(folder) keeps the model.",
+    "PRETRAINED_MODEL_PATH": "use jind_nb.load_model(folder).predict(adata).",
+    "MARKERS": "show them with scanpy.pl.dotplot(adata, markers, groupby='jind_prediction').",
+}
 
 
 def as_text(value: object) -> str:
@@ -361,6 +377,61 @@ def _told(problem: Mapping[str, Any]) -> str:
     except ValueError:  # a whole number of thousands of digits
         found = "a number too long to show"
     return f"{name}: found {found}; {message[0].lower()}{message[1:]}."
+
+
+# --- the Python API's names -------------------------------------------------------------------------------------------
+
+
+def python_name(name: str) -> str:
+    """What the Python API calls a parameter.
+
+    >>> python_name("BATCH_COL"), python_name("NUM_FEATURES")
+    ('batch_key', 'num_features')
+    """
+    return PYTHON_NAMES.get(name, name.lower())
+
+
+def python_names() -> dict[str, str]:
+    """The Python API's name of each parameter that it has -> the parameter."""
+    return {python_name(name): name for name in Parameters.model_fields if name not in NOT_IN_PYTHON}
+
+
+def from_python(options: Mapping[str, Any], known: Iterable[str] | None = None) -> dict[str, Any]:
+    """Values by the parameters' own names, for `make_parameters`, from the Python API's; None stands for the default.
+
+    Parameters
+    ----------
+    known
+        The parameters that may be given; default: all that Python has.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, with the nearest known one or what to use instead.
+    """
+    names = {python: name for python, name in python_names().items() if known is None or name in known}
+    elsewhere = {python_name(name): instead for name, instead in NOT_IN_PYTHON.items()}
+    for given in options:
+        if given not in names:
+            near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
+            raise InputError(f"There is no parameter {given} here: {elsewhere.get(given.lower(), hint)}")
+    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in options.items()}
+    return {names[name]: value for name, value in plain.items() if value is not None}
+
+
+def in_python(message: str) -> str:
+    """A message with the parameters called as in Python.
+
+    >>> in_python("TARGET_DATASET_NAME: there is no batch '9'; see EXCLUDE_DATASETS_NAMES.")
+    "target: there is no batch '9'; see exclude."
+    """
+    for name in sorted(Parameters.model_fields, key=len, reverse=True):
+        message = re.sub(rf"\b{name}\b", python_name(name), message)
+    return message
+
+
+# --- files of parameters ----------------------------------------------------------------------------------------------
 
 
 def _is_bundled(path: str) -> bool:

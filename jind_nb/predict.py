@@ -34,7 +34,8 @@ class Predicted:
     table: pd.DataFrame  # `results.predictions_table`, rows in the file's order
     codes: np.ndarray  # float32 (n, size)
     classes: list[str]
-    notes: list[str]  # what to know about it
+    warnings: list[str]  # what to know about it first
+    notes: list[str]  # and then
     run: Run
 
 
@@ -71,13 +72,8 @@ def predict(
     InputError
         For a model or file that cannot be used; nothing has been written then.
     """
-    description = read_model_json(model)
-    own: dict[str, Any] = {"BATCH_COL": batch_col or "(none)", "ALIGN": align, "OUTPUT_PATH": str(output.absolute())}
-    parameters = _parameters(model, description["training"], h5ad, own | dict(_allowed(values or {})))
-    cells = _cells(h5ad, batch_col)
-    batches = list(dict.fromkeys(cells["batch"]))
-    plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
-    prepared = prepare(parameters, cells, plan)
+    own: dict[str, Any] = {"ALIGN": align, "OUTPUT_PATH": str(output.absolute())}
+    parameters = settings_for(model, h5ad, own | dict(_allowed(values or {})))
     run = Run(parameters)
     folder.refuse_if_not_ours(run)
     if not run.manifest.exists() and any(path.exists() for path in (run.work, run.models, run.notebooks)):
@@ -85,7 +81,7 @@ def predict(
             f"OUTPUT_PATH: {run.folder} holds an unfinished run, or notebooks run by hand, and training in it is not to "
             "be lost; choose another folder."
         )
-    table, codes, notes = _annotate(model, prepared, Settings.of(parameters), plan.parents)
+    predicted = annotate_file(run, batch_col)
     # Before anything is written, as it may be damaged where nothing has looked yet.
     adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad)
     with folder.held(run.folder):
@@ -95,9 +91,30 @@ def predict(
         else:
             folder.discard(run, keep=set())
         log_to(run.log)
-        predicted = Predicted(table, codes, plan.classes, [*plan.warnings, *plan.notes, *notes], run)
         _write(predicted, adata, model, h5ad)
     return predicted
+
+
+def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
+    """The answers for all cells of a file, and nothing written.
+
+    Parameters
+    ----------
+    run
+        Its parameters are those of `settings_for`.
+
+    Raises
+    ------
+    InputError
+        For a model or file that cannot be used.
+    """
+    parameters, model = run.parameters, run.model_folder
+    cells = _cells(Path(parameters.paths[0]), batch_col)
+    batches = list(dict.fromkeys(cells["batch"]))
+    plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
+    prepared = prepare(parameters, cells, plan)
+    table, codes, notes = _annotate(model, prepared, Settings.of(parameters), plan.parents)
+    return Predicted(table, codes, plan.classes, plan.warnings, [*plan.notes, *notes], run)
 
 
 def _allowed(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -106,8 +123,20 @@ def _allowed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return values
 
 
-def _parameters(model: Path, training: dict[str, object], h5ad: Path, values: Mapping[str, Any]) -> Parameters:
-    """The model's own settings, for the new file."""
+def settings_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:
+    """The model's own settings, for the new file.
+
+    Parameters
+    ----------
+    values
+        OUTPUT_PATH, ALIGN and OF_THE_FILE, as far as they are given.
+
+    Raises
+    ------
+    InputError
+        For a model that cannot be used, or a wrong value.
+    """
+    training = read_model_json(model)["training"]
     names = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
     if lacking := [name for name in names if name not in training]:
         raise InputError(
@@ -117,6 +146,7 @@ def _parameters(model: Path, training: dict[str, object], h5ad: Path, values: Ma
         {name: training[name] for name in names}
         | {
             "PATH": str(h5ad.absolute()),
+            "BATCH_COL": "(none)",
             "LABELS_COL": "(none)",
             "TARGET_DATASET_NAME": h5ad.stem,
             "PRETRAINED_MODEL_PATH": str(model.absolute()),
@@ -194,6 +224,6 @@ def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> 
         {
             "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
             "input": [{"path": str(h5ad), "sha256": sha256(h5ad)}],
-            "notes": predicted.notes,
+            "notes": [*predicted.warnings, *predicted.notes],
         },
     )

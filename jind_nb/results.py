@@ -228,6 +228,7 @@ def write_predictions(table: pd.DataFrame, run: Run) -> None:
     from openpyxl import Workbook
     from openpyxl.cell import WriteOnlyCell
 
+    run.begins("4_evaluate")
     with whole_file(run.predictions_parquet) as temporary:
         table.to_parquet(temporary)
     book = Workbook(write_only=True)

@@ -14,7 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .artifacts import STAGES, Run, read_json, sha256, shipped, write_model_json
+import yaml
+
+from .artifacts import STAGES, Run, read_json, read_model_json, sha256, shipped, write_model_json
 
 # What manifest.json tells the versions of; another version of one, and nothing is reused.
 PACKAGES = (
@@ -99,6 +101,43 @@ def keys(run: Run, inputs: Mapping[Path, str]) -> dict[str, str]:
         found[stage] = before
         passed = {}
     return found
+
+
+def settled(run: Run, stage: str) -> dict[str, Any]:
+    """Every parameter that matters to a stage or to one before it, as plain values: files of PATH by name and size, a
+    saved model by its content."""
+    from .files import input_files, n_bytes
+
+    values = run.parameters.model_dump()
+    values["PATH"] = [[file.name, n_bytes(file)] for file in input_files(run.parameters)]
+    if run.parameters.PRETRAINED_MODEL_PATH is not None:
+        values["PRETRAINED_MODEL_PATH"] = read_model_json(Path(run.parameters.PRETRAINED_MODEL_PATH))["sha256"]
+    upto = list(MATTERS_FROM)[: list(MATTERS_FROM).index(stage) + 1]
+    return {name: values[name] for earlier in upto for name in MATTERS_FROM[earlier]}
+
+
+def differences(run: Run, stage: str) -> list[str]:
+    """In words, which parameters a stage's files were made with that are others now."""
+    now, then = settled(run, stage), read_json(run.settled(stage))
+    words = {
+        "PATH": "PATH names another file, or the file was changed",
+        "PRETRAINED_MODEL_PATH": "PRETRAINED_MODEL_PATH names another model",
+    }
+    return [
+        words.get(name, f"{name} was {then.get(name)!r}, here it is {value!r}")
+        for name, value in now.items()
+        if name not in then or then[name] != value
+    ]
+
+
+def is_of(run: Run) -> bool:
+    """Whether the finished run in the folder has these parameters."""
+    try:
+        there = yaml.safe_load(run.parameters_yaml.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    # A folder may have been moved.
+    return bool(there | {"OUTPUT_PATH": None} == run.parameters.model_dump() | {"OUTPUT_PATH": None})
 
 
 def code() -> str:

@@ -73,6 +73,7 @@ def save_reference(reference: Reference, calibrations: Mapping[str, Calibration]
         Its `preprocessing` brings a new file to the scale the model learned from.
     """
     folder, parameters = run.models, run.parameters
+    run.begins("2_train")
     files = _file_names(reference.batches)
     for batch in reference.batches:
         _save(reference.annotator(batch).state_dict(), folder / files[batch])
@@ -167,7 +168,9 @@ def save_target(annotated: Annotated, batch: str, x: sparse.csr_matrix, run: Run
         The target's prepared cells, (n_target, p).
     """
     folder = run.models
-    if run.model_folder != folder:
+    run.begins("3_align")
+    given = run.parameters.PRETRAINED_MODEL_PATH
+    if given is not None and Path(given) != folder:
         others = read_model_json(run.model_folder)
         for name in (CODES, *others["files"].values()):
             with whole_file(folder / Path(name).name) as temporary:
