@@ -223,6 +223,27 @@ def test_a_safe_redirect_is_followed(server: Server, content: bytes) -> None:
     assert fetched(f"{server.address}/elsewhere.h5ad").read_bytes() == content
 
 
+def test_progress_is_told_in_lines_where_there_is_no_terminal(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Hours of silence in a job's log look like a hanging job."""
+    monkeypatch.setattr(fetch, "SECONDS_BETWEEN_LINES", 0)
+    fetched(f"{server.address}/x.h5ad")
+    lines = capfd.readouterr().err.splitlines()
+    shares = [int(share[1]) for line in lines if (share := re.search(r"x\.h5ad: [\d,]+ bytes \((\d+)%\)$", line))]
+    assert shares[-1] == 100
+    assert shares == sorted(shares)
+    assert len(shares) > 3
+
+
+def test_a_terminal_gets_a_bar(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    fetched(f"{server.address}/x.h5ad")
+    assert re.search(r"x\.h5ad: 100%\|█+\|", capfd.readouterr().err)
+
+
 # --- never half a file -----------------------------------------------------------------------------------------------
 
 

@@ -158,6 +158,24 @@ def test_a_coarser_column_is_seen_as_parents() -> None:
     assert guess(obs).parents == ["broad"]
 
 
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 3), st.floats(), st.sampled_from(["", "B", "T", "unknown", "#"])
+)
+NAMES = st.sampled_from(["batch", "donor_id", "celltype", "Cell Type", "label", "sex", "x", "", "(file)", "123"])
+
+
+@given(columns=st.dictionaries(NAMES, st.lists(VALUES, min_size=6, max_size=6), max_size=5), categorical=st.booleans())
+def test_any_table_gives_a_guess(columns: dict[str, list[Any]], categorical: bool) -> None:
+    """Tables from elsewhere mix numbers, words and gaps: `init` must not fail on one."""
+    obs = pd.DataFrame(columns, index=[f"cell{i}" for i in range(6)], dtype=object)
+    obs = obs.astype("category") if categorical else obs.infer_objects()
+    found = guess(obs)
+    for parameter in ("BATCH_COL", "LABELS_COL"):
+        assert found.values[parameter] in {None, *columns}
+    if found.values["SOURCE_DATASET_NAME"] is not None:
+        assert found.values["SOURCE_DATASET_NAME"] != found.values["TARGET_DATASET_NAME"]
+
+
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
