@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from .errors import InputError
+from .folder import WITHOUT_LOCKS
 
 if TYPE_CHECKING:
     import requests
@@ -93,8 +94,17 @@ def name_of(path: str) -> str:
 
 
 def cache_folder() -> Path:
-    """JIND_NB_CACHE, or the user's cache folder."""
-    return Path(os.environ.get(CACHE) or user_cache_path("jind_nb")).expanduser().absolute()
+    """JIND_NB_CACHE, or the user's cache folder.
+
+    Raises
+    ------
+    InputError
+        If JIND_NB_CACHE is relative: a run's notebooks work in another folder, and would look elsewhere.
+    """
+    folder = Path(os.environ.get(CACHE) or user_cache_path("jind_nb")).expanduser()
+    if not folder.is_absolute():
+        raise InputError(f"{CACHE}: found {str(folder)!r}; it must be a whole path, from / on.")
+    return folder
 
 
 def fetched(address: str) -> Path:
@@ -132,6 +142,9 @@ def _alone(this: _Download) -> Iterator[None]:
     except Timeout:
         _say(f"Another run is fetching {shown_address(this.address)}; waiting for it.")
         lock.acquire()
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
     try:
         yield
     finally:
@@ -168,6 +181,7 @@ class _Download:
     folder: Path
     file: Path
     wanted: str | None
+    sized: bool = True  # whether the server said how long the answer is
 
     @property
     def note(self) -> Path:
@@ -327,6 +341,7 @@ class _Download:
             etag = answer.headers.get("etag", "")
             if etag.startswith('"'):
                 self.version.write_text(etag, "utf-8")
+        self.sized = "content-length" in answer.headers
         size, free = int(answer.headers.get("content-length", 0)), shutil.disk_usage(self.folder).free
         if size + LEFT_FREE > free:
             raise self._refused(
@@ -346,6 +361,11 @@ class _Download:
                 f"PATH: what {shown_address(self.address)} gives is not an h5ad (HDF5) file: it begins with {begins!r}. Fetch the "
                 "file in a browser and give its path."
             )
+        if not self.sized:  # a connection that broke looks like one that ended
+            try:
+                h5py.File(self.part, "r").close()
+            except OSError as error:
+                raise self._refused(f"what came is not whole ({error})") from None
 
     def forget(self) -> None:
         """Empties what was kept of an earlier try."""

@@ -97,7 +97,8 @@ class Handler(BaseHTTPRequestHandler):
         rest = content[begin:]
         first = sum(asked == self.path for asked, _ in self.server.asked) == 1
         self.send_response(206 if begin else 200)
-        self.send_header("Content-Length", str(len(rest)))
+        if "endless" not in path:
+            self.send_header("Content-Length", str(len(rest)))
         self.send_header("Content-Type", "application/octet-stream")
         if "plain" not in path:
             self.send_header("ETag", self.server.etag)
@@ -276,6 +277,14 @@ def test_without_a_version_nothing_is_kept(server: Server, content: bytes, tmp_p
     assert [range_ for _, range_ in server.files_asked] == [None, None]
 
 
+def test_half_a_file_of_unsaid_length_is_not_kept(server: Server, content: bytes, tmp_path: Path) -> None:
+    """Old servers end an answer by closing the connection, whether all of it was sent or not."""
+    with pytest.raises(InputError, match="what came is not whole"):
+        fetched(f"{server.address}/cut-plain-endless.h5ad")
+    assert not in_cache(tmp_path)
+    assert fetched(f"{server.address}/cut-plain-endless.h5ad").read_bytes() == content
+
+
 def test_a_run_killed_before_the_note_leaves_nothing_that_is_trusted(server: Server, content: bytes) -> None:
     """Only a file whose checksums were noted is one that was fetched whole."""
     file = fetched(f"{server.address}/x.h5ad")
@@ -345,6 +354,13 @@ def test_a_cache_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JIND_NB_CACHE", str(tmp_path / "file"))
     with pytest.raises(InputError, match=r"cache folder .* JIND_NB_CACHE"):
+        fetched(f"{server.address}/x.h5ad")
+
+
+def test_a_relative_cache_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The notebooks of a run work in its folder, and would fetch everything again into it."""
+    monkeypatch.setenv("JIND_NB_CACHE", "cache")
+    with pytest.raises(InputError, match="JIND_NB_CACHE: found 'cache'"):
         fetched(f"{server.address}/x.h5ad")
 
 
