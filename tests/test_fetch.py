@@ -5,21 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jind_nb import fetch
+from jind_nb import fetch, pipeline, reuse
+from jind_nb.artifacts import Run
 from jind_nb.errors import InputError
 from jind_nb.fetch import fetched
 from jind_nb.parameters import Parameters, load_parameters, make_parameters
-from tests.conftest import THREE_BATCHES, Answer, run_command, simulated
+from tests.conftest import ROOT, THREE_BATCHES, Answer, run_command, simulated
 
 SECRET = "hush"
 
@@ -32,6 +38,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.asked, self.etag = content, [], '"1"'  # type: ignore[var-annotated]
+        self.killed = threading.Event()
 
     @property
     def address(self) -> str:
@@ -105,6 +112,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if "slow" in path:
             time.sleep(1)
+        if "stuck" in path and first:
+            self.wfile.write(rest[: len(rest) // 2])
+            self.server.killed.wait(60)
+            return
         self.wfile.write(rest[: len(rest) // 2] if "cut" in path and first else rest)
 
     def _answer(self, content: bytes, kind: str = "application/octet-stream") -> None:
@@ -261,6 +272,22 @@ def test_a_broken_connection_leaves_no_file_and_the_next_try_goes_on(
     assert {path.name for path in in_cache(tmp_path)} == {"cut.h5ad", "fetched.json"}
 
 
+def test_a_killed_command_leaves_no_file_and_the_next_goes_on(server: Server, content: bytes, tmp_path: Path) -> None:
+    """A job's time limit ends it in the middle of a download, without a word to it."""
+    address = f"{server.address}/stuck.h5ad"
+    code = f"from jind_nb import fetch; fetch.PIECE = 1000; fetch.fetched({address!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not in_cache(tmp_path, ".part") and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    server.killed.set()
+    assert not in_cache(tmp_path, "*.h5ad")
+    assert fetched(address).read_bytes() == content
+    assert (server.files_asked[-1][1] or "").startswith("bytes=")
+
+
 def test_a_file_that_changed_meanwhile_is_not_pieced_together(server: Server, content: bytes) -> None:
     """The first half of one version and the second of another are no file at all."""
     with pytest.raises(InputError, match="broke"):
@@ -393,6 +420,20 @@ def test_addresses_that_are_not_fetched_are_refused_before_anything_else(address
         )
 
 
+@given(st.text(), st.sampled_from(["https://", "doi:10.5281/", "http://127.0.0.1/", "HTTPS://[", "x://", ""]))
+def test_any_text_is_an_address_a_path_or_refused(text: str, start: str) -> None:
+    """Parameter files come from other people."""
+    address = start + text
+    fetch.name_of(address)
+    assert SECRET not in fetch.shown_address(f"https://me:{SECRET}@example.org/{text.replace('@', '')}")
+    try:
+        fetch.check_address(address)
+    except ValueError:
+        return
+    assert fetch.is_remote(address)
+    assert Path(fetch.name_of(address)).name == fetch.name_of(address)
+
+
 # --- the whole way ---------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +462,19 @@ def test_validate_and_init_take_an_address(
     monkeypatch.chdir(file.parent)
     assert jind_nb("init", DOI).status == 0
     assert load_parameters("pancreas.yaml").PATH == DOI
+
+
+def test_the_manifest_says_where_a_file_is_from(server: Server, tmp_path: Path) -> None:
+    """A year later, the name of a file in somebody's cache says nothing."""
+    values = {"PATH": f"{server.address}/x.h5ad?token={SECRET}", "OUTPUT_PATH": str(tmp_path / "run")}
+    run = Run(make_parameters(values | {"BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c"}))
+    report = {"seconds": 1, "peak_memory_bytes": 1, "pdf_missing": None}
+    work = SimpleNamespace(
+        run=run, inputs=reuse.input_hashes(run), records={reuse.REPORT: report}, keys={reuse.REPORT: ""}, reused=[]
+    )
+    (told,) = pipeline._manifest(work)["input"]  # type: ignore[arg-type]
+    assert told["fetched from"] == f"{server.address}/x.h5ad"
+    assert told["sha256"] == hashlib.sha256(server.content).hexdigest()
 
 
 def test_validate_without_connection_is_exit_status_2(

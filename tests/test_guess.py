@@ -61,6 +61,12 @@ def test_usual_names_are_found_among_distractors(batch: str, labels: str) -> Non
     assert not set(DISTRACTORS) & {*columns.batch, *columns.labels}
 
 
+def test_cluster_numbers_are_asked_about() -> None:
+    """Numbers of clusters pass for cell types until somebody reads the report."""
+    obs = table(batch=np.arange(60) % 2, leiden=np.arange(60) % 3)
+    assert guess(obs).why["LABELS_COL"].endswith("are they cell types?")
+
+
 def test_what_a_column_holds_counts_as_well_as_its_name() -> None:
     """A batch column with one value, or labels that say nothing, would end in an error at once."""
     i = np.arange(60)
@@ -247,6 +253,7 @@ def test_what_nothing_tells_is_left_to_fill_in_and_said(
         (["cells.h5ad", "-s", "SEED=-1"], "SEED: found -1"),
         (["cells.h5ad", "-s", "PATH=b.h5ad"], "-s PATH"),
         (["cells.h5ad", "--output", "cells.h5ad", "--force"], "must end in .yaml"),
+        (["cells.h5ad", "--output", "cells.h5ad/x.yaml"], "--output: cells.h5ad/x.yaml"),
     ],
 )
 def test_mistakes_are_told_and_write_nothing(
