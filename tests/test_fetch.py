@@ -76,6 +76,10 @@ class Handler(BaseHTTPRequestHandler):
                 }
             )
             self._answer(json.dumps({"id": 14000644, "files": files}).encode(), "application/json")
+        elif path == "/api/records/404":
+            self._answer(
+                b'{"status": 404, "message": "The persistent identifier is not registered."}', "application/json"
+            )
         elif "login" in path:
             self._answer(b"<!DOCTYPE html><title>Please log in</title>", "text/html; charset=utf-8")
         elif "page" in path:
@@ -104,6 +108,10 @@ class Handler(BaseHTTPRequestHandler):
         rest = content[begin:]
         first = sum(asked == self.path for asked, _ in self.server.asked) == 1
         self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header(
+                "Content-Range", f"bytes {begin + 7 * ('shifted' in path)}-{len(content) - 1}/{len(content)}"
+            )
         if "endless" not in path:
             self.send_header("Content-Length", str(len(rest)))
         self.send_header("Content-Type", "application/octet-stream")
@@ -197,7 +205,9 @@ def test_a_checksum_in_the_address_is_checked(server: Server, content: bytes, tm
     )  # of the file that is there
     assert len(server.files_asked) == 1
     for address in (f"{server.address}/y.h5ad#sha256={'0' * 64}", "doi:10.5281/zenodo.14000644/wrong.h5ad"):
-        with pytest.raises(InputError, match=r"hash of downloaded file .* does not match") as refused:
+        with pytest.raises(
+            InputError, match=r"what came has the checksum \w+ and not 0+; nothing of it is kept"
+        ) as refused:
             fetched(address)
         assert str(tmp_path) not in str(refused.value)
     assert {path.name for path in in_cache(tmp_path)} == {"x.h5ad", "fetched.json"}
@@ -207,7 +217,7 @@ def test_another_checksum_than_that_of_the_cached_file_fetches_again_and_keeps_t
     server: Server, content: bytes
 ) -> None:
     file = fetched(f"{server.address}/x.h5ad")
-    with pytest.raises(InputError, match="does not match"):
+    with pytest.raises(InputError, match=r"and not 0+;"):
         fetched(f"{server.address}/x.h5ad#sha256={'0' * 64}")
     assert file.read_bytes() == content
 
@@ -296,6 +306,15 @@ def test_a_file_that_changed_meanwhile_is_not_pieced_together(server: Server, co
     assert fetched(f"{server.address}/cut.h5ad").read_bytes() == server.content
 
 
+def test_another_part_than_was_asked_for_is_not_pieced_together(server: Server, content: bytes, tmp_path: Path) -> None:
+    address = f"{server.address}/cut-shifted.h5ad"
+    for says in ("broke", "another part"):
+        with pytest.raises(InputError, match=says):
+            fetched(address)
+    assert not in_cache(tmp_path)
+    assert fetched(address).read_bytes() == content
+
+
 def test_without_a_version_nothing_is_kept(server: Server, content: bytes, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="broke"):
         fetched(f"{server.address}/cut-plain.h5ad")
@@ -348,6 +367,12 @@ def test_what_is_no_file_is_refused_and_nothing_kept(name: str, says: str, serve
 def test_a_record_without_the_file_names_what_it_has(server: Server) -> None:
     with pytest.raises(InputError, match=r"has no file 'pancreass.h5ad'; did you mean 'pancreas.h5ad'\?"):
         fetched("doi:10.5281/zenodo.14000644/pancreass.h5ad")
+
+
+def test_a_record_that_is_gone_is_told(server: Server) -> None:
+    """Zenodo answers of such a record in JSON, without files."""
+    with pytest.raises(InputError, match="what the archive says of its files cannot be understood"):
+        fetched("doi:10.5281/zenodo.404/pancreas.h5ad")
 
 
 @pytest.mark.parametrize("of", ["https", "doi"])
