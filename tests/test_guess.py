@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -196,6 +197,29 @@ def test_the_file_written_for_real_data_is_valid_as_it_stands(
     assert f"jind-nb validate {name}.yaml" in done.out
     assert load_parameters(tmp_path / f"{name}.yaml").LABELS_COL == "celltype"
     assert jind_nb("validate", tmp_path / f"{name}.yaml").status == 0
+
+
+@pytest.mark.parametrize("name", ["pancreas_wang_xin_baron", "pbmc_10x_symphony"])
+def test_real_data_under_other_names_with_distractors(
+    name: str, shared_file: Callable[[str], Path], jind_nb: Callable[..., Answer], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Files from elsewhere: other column names, clusters and sex beside them, and one batch that nobody has labelled."""
+    adata = ad.read_h5ad(shared_file(name))
+    new = adata.obs["batch"].iloc[0]
+    obs = adata.obs.rename(columns={"batch": "donor_id", "celltype": "CellType"})
+    obs["CellType"] = obs["CellType"].astype(object).mask(obs["donor_id"] == new, "Unknown")
+    i = np.arange(adata.n_obs)
+    adata.obs = obs.assign(sex=np.where(i % 2, "f", "m"), louvain=(i % 7).astype(str), percent_mito=i / len(i))
+    adata.write_h5ad(tmp_path / "new data.h5ad")
+    monkeypatch.chdir(tmp_path)
+    done = jind_nb("init", "new data.h5ad")
+    assert done.status == 0, done.err
+    parameters = load_parameters(tmp_path / "new data.yaml")
+    assert (parameters.BATCH_COL, parameters.LABELS_COL) == ("donor_id", "CellType")
+    assert new == parameters.TARGET_DATASET_NAME
+    assert "Unknown (" in (tmp_path / "new data.yaml").read_text("utf-8")
+    assert "jind-nb validate 'new data.yaml'" in done.out
+    assert jind_nb("validate", "new data.yaml").status == 0
 
 
 def test_the_file_says_each_parameter_with_its_default(tmp_path: Path) -> None:
