@@ -97,13 +97,12 @@ def init(
         started = starter.write(data, output, dict(parse_override(text) for text in s or []), force=force)
     except InputError as error:
         raise InputError(re.sub(r"^PATH\b", "H5AD", str(error))) from None
-    out.print(f"Wrote {_shown(str(started.file))}:", highlight=False, soft_wrap=True)
-    for name in starter.PROPOSED:
-        value, why = started.guess.values[name], started.guess.why.get(name, "")
-        if value is not None:
-            out.print(
-                f"  {name}: {_shown(str(value))}" + (f"  [dim]({_shown(why)})[/dim]" if why else ""), highlight=False
-            )
+    import pandas as pd
+
+    proposed = {name: str(value) for name in starter.PROPOSED if (value := started.guess.values[name]) is not None}
+    why = [started.guess.why.get(name, "given") for name in proposed]
+    index = pd.Index(list(proposed), name="parameter")
+    _table(f"Written to {_shown(str(started.file))}", pd.DataFrame({"value": proposed.values(), "why": why}, index))
     if started.to_fill_in:
         out.print(
             f"[bold yellow]To fill in:[/bold yellow] {', '.join(started.to_fill_in)}; nothing in the data tells.",
