@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import InputError
 from .folder import OURS, refuse_if_in_use
 from .parameters import Parameters, from_notebook
+from .progress import OnScreen
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -561,7 +561,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     check_output(run.parameters, needed=0)
     refuse_if_in_use(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
-    log_to(run.log, logging.StreamHandler(sys.stdout))
+    log_to(run.log, OnScreen())
     return run
 
 
