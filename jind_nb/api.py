@@ -172,8 +172,8 @@ class Model:
         return list(read_model_json(self.folder)["classes"])
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
-        """Copies the model to a folder, which is made; with it a colleague annotates new data. It holds no values of cells
-        and no code.
+        """Copies the model to a folder, which is made; with it a colleague annotates new data. It holds weights,
+        descriptions and the codes of annotated cells, but none of their values or names, and no program code.
 
         Parameters
         ----------

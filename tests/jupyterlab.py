@@ -155,3 +155,25 @@ def with_parameters(template: Path, to: Path, values: dict[str, object]) -> None
         lines[place] = f"{name} = {value!r}"
     cell.source = "\n".join(lines)
     nbformat.write(notebook, to)
+
+
+def set_parameter(page: Page, name: str, value: object) -> None:
+    """Changes a line of the open notebook's parameters cell, as typing does."""
+    page.evaluate(
+        f"""([name, line]) => {{
+            const cell = {NOTEBOOK}.content.widgets.find(cell => cell.model.getMetadata('tags')?.includes('parameters'));
+            const lines = cell.model.sharedModel.getSource().split('\\n');
+            cell.model.sharedModel.setSource(lines.map(old => old.startsWith(name + ' = ') ? line : old).join('\\n'));
+        }}""",
+        [name, f"{name} = {value!r}"],
+    )
+
+
+def stop(page: Page) -> None:
+    """The toolbar's stop button."""
+    page.locator("jp-button[title^='Interrupt the kernel'], button[title^='Interrupt the kernel']").first.click()
+
+
+def close(page: Page) -> None:
+    """Ends the open notebook's kernel."""
+    page.evaluate(f"{NOTEBOOK}.sessionContext.shutdown()")
