@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
+from IPython import get_ipython
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import InputError
@@ -548,7 +549,8 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     """A notebook's first call: `run = open_run(globals())`.
 
     Reads the parameters from the notebook's variables (relative paths are relative to the repository's root, or to
-    the working directory for an installed package) and logs to the screen and to the run's `run.log`.
+    the working directory for an installed package), logs to the screen and to the run's `run.log`, and has the stop
+    button answered by a sentence.
 
     Raises
     ------
@@ -562,7 +564,16 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     refuse_if_in_use(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
     log_to(run.log, OnScreen())
+    if (shell := get_ipython()) is not None:
+        shell.set_custom_exc((KeyboardInterrupt,), _tell_of_a_stop)
     return run
+
+
+def _tell_of_a_stop(shell: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None) -> Any:
+    """What the stop button shows in a notebook, in place of a traceback."""
+    told = ["\x1b[0;31mStopped.\x1b[0m All is as it was before this cell, and running it again goes on from there."]
+    shell._showtraceback(kind, error, told)
+    return told
 
 
 class _LogFile(logging.FileHandler):

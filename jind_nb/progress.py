@@ -21,7 +21,15 @@ def bar(things: Iterable[Thing], what: str, unit: str, total: int | None = None)
     in_notebook = "ipykernel" in sys.modules and not sys.stdout.isatty()
     looks = {"file": sys.stdout} if in_notebook else {"disable": None}  # on the red of errors; only in a terminal
     return tqdm(
-        things, desc=what, unit=unit, total=total, delay=1, mininterval=1, leave=False, ascii=" ▏▎▍▌▋▊▉█", **looks
+        things,
+        desc=what,
+        unit=f" {unit}s",
+        total=total,
+        delay=1,
+        mininterval=1,
+        leave=False,
+        ascii=" ▏▎▍▌▋▊▉█",
+        **looks,
     )
 
 
