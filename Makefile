@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Never a "+cpu" pin: torch comes first and by exact version, the hashed lock holds everything else.
 TORCH := torch==2.13.0
+# Where it comes from, if not from the package index you use: https://download.pytorch.org/whl/cpu has it without CUDA.
+TORCH_INDEX ?=
 READY := $(VENV)/.ready
 
 .PHONY: demo test quick lint types lock clean
@@ -25,7 +27,7 @@ lint: $(READY)
 
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
-from IPython import get_ipython
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import InputError
@@ -557,6 +556,8 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     InputError
         If a parameter is wrong, the folder cannot be written, or a `jind-nb run` is at work there.
     """
+    from IPython import get_ipython
+
     root = Path(__file__).resolve().parent.parent
     checkout = (root / "notebooks").is_dir() and (root / "pyproject.toml").exists()
     run = Run(from_notebook(namespace, root if checkout else Path.cwd()))

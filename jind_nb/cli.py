@@ -1,4 +1,4 @@
-"""The command line: `jind-nb run`, `validate`, `predict`, `compare` and `sweep`.
+"""The command line: `jind-nb init`, `run`, `validate`, `predict`, `compare` and `sweep`.
 
 Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 the program failed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,8 +28,17 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
-    help="Cell-type labels from several annotated batches to an unannotated one: one parameter file in, an annotated "
-    "target and a report out.",
+    help="""Cell-type labels from several annotated batches to an unannotated one: one parameter file in, an annotated
+    target and a report out.
+
+    Examples:
+
+    jind-nb init cells.h5ad
+
+    jind-nb validate cells.yaml
+
+    jind-nb run cells.yaml
+    """,
 )
 out = Console()
 err = Console(stderr=True)
@@ -53,6 +63,60 @@ def _parameters(file: Path, overrides: list[str] | None, output_path: Path | Non
 
 
 @app.command()
+def init(
+    data: Annotated[
+        list[str], typer.Argument(metavar="H5AD...", help="The data: h5ad files or zarr folders, or addresses of them.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The file to write; default: the data's name with .yaml, here."),
+    ] = None,
+    s: Annotated[
+        list[str] | None,
+        typer.Option("-s", metavar="NAME=VALUE", help="A parameter you know already, e.g. the target; repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Looks at the data and writes a commented parameter file for them.
+
+    Guesses the columns with batches and cell types, lists the batches, and
+    proposes target and source. What nothing in the data tells is left to be
+    filled in, and said. Nothing is trained.
+
+    Examples:
+
+    jind-nb init cells.h5ad
+
+    jind-nb init cells.h5ad --output mydata.yaml -s TARGET_DATASET_NAME=donor4
+
+    jind-nb init doi:10.5281/zenodo.14000644/pancreas.h5ad
+    """
+    from . import starter
+
+    try:
+        started = starter.write(data, output, dict(parse_override(text) for text in s or []), force=force)
+    except InputError as error:
+        raise InputError(re.sub(r"^PATH\b", "H5AD", str(error))) from None
+    out.print(f"Wrote {_shown(str(started.file))}:", highlight=False, soft_wrap=True)
+    for name in starter.PROPOSED:
+        value, why = started.guess.values[name], started.guess.why.get(name, "")
+        if value is not None:
+            out.print(
+                f"  {name}: {_shown(str(value))}" + (f"  [dim]({_shown(why)})[/dim]" if why else ""), highlight=False
+            )
+    if started.to_fill_in:
+        out.print(
+            f"[bold yellow]To fill in:[/bold yellow] {', '.join(started.to_fill_in)}; nothing in the data tells.",
+            highlight=False,
+        )
+    out.print(
+        f"Look through it, then: jind-nb validate {_shown(shlex.quote(str(started.file)))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def run(
     file: File,
     s: Overrides = None,
@@ -65,7 +129,13 @@ def run(
 
     A run that was interrupted goes on after its last finished stage; one that is done and unchanged is not repeated.
 
-    Example: jind-nb run parameters/demo.yaml -s SEED=1 --output-path runs/seed1
+    Examples:
+
+    jind-nb run mydata.yaml
+
+    jind-nb run parameters/demo.yaml -s SEED=1 --output-path runs/seed1
+
+    jind-nb run mydata.yaml -s METHOD=reference --force
     """
     parameters = _parameters(file, s, output_path)
     # Before papermill and its kernels are imported: nothing here should wait for a slow import to say what is wrong.
@@ -91,7 +161,11 @@ def run(
 def validate(file: File, s: Overrides = None, output_path: OutputPath = None) -> None:
     """Reads parameters and data and says what would happen; trains and writes nothing.
 
-    Example: jind-nb validate parameters/demo.yaml
+    Examples:
+
+    jind-nb validate mydata.yaml
+
+    jind-nb validate parameters/demo.yaml -s "TARGET_DATASET_NAME=well 2"
     """
     parameters = _parameters(file, s, output_path)
     from . import data, pipeline
@@ -122,7 +196,9 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
 @app.command()
 def predict(
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A run's trained_models folder.")],
-    h5ad: Annotated[Path, typer.Argument(metavar="H5AD", help="The file whose cells to annotate.")],
+    data: Annotated[
+        str, typer.Argument(metavar="H5AD", help="The file whose cells to annotate, or its DOI or https address.")
+    ],
     output_path: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for the results; default runs/<name of the file>-predicted."),
@@ -143,13 +219,21 @@ def predict(
 ) -> None:
     """Annotates a new file with a saved model, without training.
 
-    Example: jind-nb predict runs/demo/trained_models new_cells.h5ad
+    Examples:
+
+    jind-nb predict runs/demo/trained_models new_cells.h5ad
+
+    jind-nb predict runs/demo/trained_models new.h5ad --align --batch-col donor
+
+    jind-nb predict runs/demo/trained_models new_cells.h5ad -s LAYER=counts
     """
+    from .files import local_file
     from .predict import predict as annotate
 
     values = dict(parse_override(text) for text in s or [])
-    output = output_path or Path("runs") / f"{h5ad.stem}-predicted"
     try:
+        h5ad = local_file(data)
+        output = output_path or Path("runs") / f"{h5ad.stem}-predicted"
         predicted = annotate(model_dir, h5ad, output, align=align, batch_col=batch_col, values=values)
     except InputError as error:  # the parameters that this command's arguments stand for
         told = str(error).replace("PRETRAINED_MODEL_PATH", "MODEL_DIR").replace("OUTPUT_PATH", "--output-path")
@@ -181,10 +265,14 @@ def compare(
 ) -> None:
     """The methods side by side on a target whose labels are known, with the usual tools and controls.
 
-    Logistic regression, a linear SVM, kNN after Harmony, CellTypist and scANVI; the last three need pip install
-    'jind-nb[compare]'. What was measured before with the same input and parameters is not measured again.
+    Logistic regression, a linear SVM, kNN after Harmony, CellTypist and scANVI; Harmony and scANVI need
+    pip install 'jind-nb\\[compare]'. What was measured before with the same input and parameters is not measured again.
 
-    Example: jind-nb compare parameters/demo.yaml --methods "default,logistic regression,majority"
+    Examples:
+
+    jind-nb compare mydata.yaml
+
+    jind-nb compare parameters/demo.yaml --methods "default,linear SVM" --seeds 3
     """
     parameters = _parameters(file, s, output_path)
     from .compare import METHODS
@@ -230,7 +318,7 @@ def sweep(
     ] = None,
     slurm: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="YAML file with memory, walltime, queue, … of a Slurm job (see the README)."),
+        typer.Option(metavar="FILE", help="YAML file with memory, walltime, queue, … of a Slurm job (docs/runs.md)."),
     ] = None,
     write_slurm_array: Annotated[
         Path | None,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from .errors import InputError
+from .fetch import cache_folder
 from .parameters import BUNDLED
 
 
@@ -24,7 +23,7 @@ def bundled_file(path: str) -> Path:
     name = path.removeprefix(BUNDLED)
     if name != "pbmc68k_reduced":
         raise InputError(f"PATH: {path} is not known; the bundled set is {BUNDLED}pbmc68k_reduced.")
-    file = user_cache_path("jind_nb") / f"{name}.h5ad"
+    file = cache_folder() / f"{name}.h5ad"
     if not file.exists():
         _write_demo(file)
     return file

@@ -21,6 +21,7 @@ import pandas as pd
 
 from .demo import bundled_file
 from .errors import InputError
+from .fetch import fetched, is_remote
 from .parameters import BUNDLED, Parameters, as_text
 
 if TYPE_CHECKING:
@@ -40,8 +41,21 @@ OF_ZARR = ("zarr.json", ".zgroup")  # what makes a folder one, by its format's v
 
 
 def input_files(parameters: Parameters) -> list[Path]:
-    """The files of PATH; one bundled with a package is written to the user's cache first."""
-    return [bundled_file(path) if path.startswith(BUNDLED) else Path(path) for path in parameters.paths]
+    """The files of PATH; what is bundled with a package or on the network is put into the user's cache first."""
+    return [local_file(path) for path in parameters.paths]
+
+
+def local_file(path: str) -> Path:
+    """One of PATH as a file on this machine.
+
+    Raises
+    ------
+    InputError
+        If it is bundled with nothing, or cannot be fetched.
+    """
+    if path.startswith(BUNDLED):
+        return bundled_file(path)
+    return fetched(path) if is_remote(path) else Path(path)
 
 
 @contextmanager

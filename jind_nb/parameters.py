@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import InputError
+from .fetch import check_address, is_remote
 
 # A PATH that starts with this names data inside an installed package instead of a file.
 BUNDLED = "scanpy:"
@@ -98,8 +99,10 @@ def _without_repeats(names: list[str]) -> list[str]:
 def _paths(value: object) -> object:
     paths = [value] if isinstance(value, str) else value
     if isinstance(paths, list) and paths and all(isinstance(path, str) and path.strip() for path in paths):
+        for path in filter(is_remote, paths):
+            check_address(path)
         return paths[0] if len(paths) == 1 else paths
-    raise ValueError("must be the path of an .h5ad file or .zarr folder, or a list of such paths")
+    raise ValueError("must be the path of an .h5ad file or .zarr folder, its DOI or https address, or a list of these")
 
 
 def _map(value: object) -> object:
@@ -183,7 +186,8 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     PATH: Annotated[str | list[str], BeforeValidator(_paths)] = Field(
-        description="The .h5ad file or .zarr folder, or a list of them whose genes are matched by name."
+        description="The .h5ad file or .zarr folder, the DOI or https address of an .h5ad file, or a list of these whose "
+        "genes are matched by name."
     )
     BATCH_COL: str = Field(
         min_length=1,
@@ -438,7 +442,7 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same values, relative paths made absolute from `folder`."""
 
     def absolute(name: str, path: object) -> object:
-        if not isinstance(path, str) or not path.strip() or _is_bundled(path):
+        if not isinstance(path, str) or not path.strip() or _is_bundled(path) or (name == "PATH" and is_remote(path)):
             return path
         try:
             found = (folder / Path(path).expanduser()).resolve()

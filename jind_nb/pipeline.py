@@ -25,6 +25,7 @@ from rich.text import Text
 from . import folder, reuse
 from .artifacts import Run, check_output, is_disk_full, log_to, read_model_json, shipped, whole_file, write_json
 from .errors import InputError
+from .fetch import is_remote, shown_address
 from .parameters import Parameters
 from .progress import NO_BARS
 
@@ -397,11 +398,21 @@ def _report(this: Run) -> str | None:
 
 
 def _manifest(work: Work) -> dict[str, Any]:
-    records = work.records
+    from .files import input_files
+
+    records, paths = work.records, work.run.parameters.paths
+    addresses = {
+        file: shown_address(path)
+        for path, file in zip(paths, input_files(work.run.parameters), strict=True)
+        if is_remote(path)
+    }
     return {
         "versions": reuse.versions(),
         "seed": work.run.parameters.SEED,
-        "input": [{"path": str(file), "sha256": hash_} for file, hash_ in work.inputs.items()],
+        "input": [
+            {"path": str(file), "sha256": hash_} | ({"fetched from": addresses[file]} if file in addresses else {})
+            for file, hash_ in work.inputs.items()
+        ],
         "reused": work.reused,
         # Of a reused stage: as measured when it ran.
         "seconds": {stage: records[stage]["seconds"] for stage in work.keys},

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from xlsxwriter import Workbook
 
 from . import levels
 from .alignment import ADAPTED, SHARED
 from .artifacts import Run, whole_file, write_json
 from .calibration import Calibration, best_way
 from .data import Plan, read_cells, read_target, read_target_labels
+from .fetch import name_of
 from .metrics import HELD_OUT, UNSEEN, StageResult, stage_result
 from .rejection import AMBIGUOUS, CONFIDENT, NO_EVIDENCE, UNASSIGNED, UNLIKE, Predictions
 
 if TYPE_CHECKING:
     import anndata as ad
+    from xlsxwriter.worksheet import Worksheet
 
     from .alignment import Annotated
     from .clusters import Clusters
@@ -35,7 +39,8 @@ LEVELS = (TYPE, PARENT, UNASSIGNED)
 BEFORE_PROBABILITIES = (
     "raw_predictions", "predictions", "level", "reason", "cluster", "cluster_majority", "cluster_share",
 )  # fmt: skip
-SHEET_ROWS = 1_048_576
+SHEET_ROWS, CELL_CHARACTERS = 1_048_576, 32_767  # the most that a workbook holds
+NOT_IN_A_WORKBOOK = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 FEW_CELLS = 30  # a type learned from fewer is named as something to distrust
 MUCH_REJECTED = 0.3
 MUCH_LOST = 0.02  # of accuracy, by alignment, on left-out batches
@@ -216,39 +221,36 @@ def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:
     return (short.assign(labels=table["labels"]) if result.labels is not None else short).head(n)
 
 
-def _printable(text: str) -> str:
-    """Without the control characters that a workbook cannot hold."""
-    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-
-    return ILLEGAL_CHARACTERS_RE.sub("\ufffd", text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
-
-
 def write_predictions(table: pd.DataFrame, run: Run) -> None:
     """Writes the table as parquet, and as xlsx as far as a sheet's rows go; text stays text (no formulas)."""
-    from openpyxl import Workbook
-    from openpyxl.cell import WriteOnlyCell
-
     run.begins("4_evaluate")
     with whole_file(run.predictions_parquet) as temporary:
         table.to_parquet(temporary)
-    book = Workbook(write_only=True)
-    sheet = book.create_sheet("predictions")
+    with whole_file(run.predictions_xlsx) as temporary, TemporaryDirectory(prefix="jind-nb-") as rows:
+        book = Workbook(str(temporary), {"constant_memory": True, "tmpdir": rows, "use_zip64": True})
+        sheet = book.add_worksheet("predictions")
+        for column, name in enumerate((table.index.name, *table.columns)):
+            _write_text(sheet, 0, column, str(name))
+        whole = table if len(table) < SHEET_ROWS else table.iloc[: SHEET_ROWS - 2]
+        for row, values in enumerate(whole.itertuples(name=None), start=1):
+            for column, value in enumerate(values):
+                if isinstance(value, str):
+                    _write_text(sheet, row, column, value)
+                elif value is not None and value == value:
+                    sheet.write_number(row, column, value)
+        if len(whole) < len(table):
+            more = f"{len(table) - len(whole):,} more rows: see {run.predictions_parquet.name}"
+            _write_text(sheet, len(whole) + 1, 0, more)
+        book.close()
 
-    def cell(value: Any) -> Any:
-        if isinstance(value, str):
-            written = WriteOnlyCell(sheet, _printable(value))
-            written.data_type = "s"
-            return written
-        return None if value is None or value != value else value
 
-    sheet.append([cell(str(name)) for name in (table.index.name, *table.columns)])
-    whole = table if len(table) < SHEET_ROWS else table.iloc[: SHEET_ROWS - 2]
-    for row in whole.itertuples(name=None):
-        sheet.append([cell(value) for value in row])
-    if len(whole) < len(table):
-        sheet.append([cell(f"{len(table) - len(whole):,} more rows: see {run.predictions_parquet.name}")])
-    with whole_file(run.predictions_xlsx) as temporary:
-        book.save(temporary)
+def _write_text(sheet: Worksheet, row: int, column: int, text: str) -> None:
+    """A cell of text as it is, but for what a workbook cannot hold: control characters, and more than 32,767 of any."""
+    text = NOT_IN_A_WORKBOOK.sub("\ufffd", text)[:CELL_CHARACTERS]
+    if text.startswith("<r>"):  # XlsxWriter would take it for text it has formatted before, and not escape it
+        sheet.write_rich_string(row, column, text[0], text[1], text[2:])
+    else:
+        sheet.write_string(row, column, text)
 
 
 def write_annotated_target(result: TargetResult, run: Run) -> None:
@@ -472,7 +474,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
     if not labelled and calibration and calibration.n_annotated > 1 and expected is not None and n_types:
         sentence += f"; expect about {_percent(expected)} of the annotated to be wrong"
     facts = {
-        "Data": ", ".join(Path(path).name for path in run.parameters.paths),
+        "Data": ", ".join(map(name_of, run.parameters.paths)),
         "Target (annotated here)": f"{target}, {n:,} cells",
         "Learned from": _learned_from(training, plan),
         "Cell types it can name": f"{len(plan.classes)}: {', '.join(plan.classes[:15])}"

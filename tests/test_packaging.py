@@ -101,7 +101,40 @@ def test_parameter_files_have_exactly_the_references_values(name: str) -> None:
         p.INTER_DATASETS_NAMES, p.MIN_CELL_TYPE_POPULATION,
     )  # fmt: skip
     assert values == REFERENCE_TABLE[name]
-    assert "zenodo.14000644" in file.read_text()
+    assert f"doi:10.5281/zenodo.14000644/{values[0]}" == p.PATH
+
+
+def test_the_dockerfile_copies_what_there_is_and_repeats_no_version() -> None:
+    """The image is not built in CI: what can be seen without Docker must not be what breaks it."""
+    text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
+    steps = [line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#")]
+    base = next(value for step, value in steps if step == "FROM").removeprefix("python:").removesuffix("-slim")
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(base)
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    assert base in workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert "==" not in text
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for source in [name for step, value in steps if step == "COPY" for name in value.split()[:-1]]:
+        assert (ROOT / source).exists()
+        assert source.split("/")[0] in let_in
+    assert [value for step, value in steps if step == "USER"] == ["jind"]
+    assert f'["{next(iter(PROJECT["scripts"]))}"]' in [value for step, value in steps if step == "ENTRYPOINT"]
+
+
+def test_links_in_the_pages_lead_somewhere() -> None:
+    """A link into nothing ends a newcomer's reading; headings that are linked must be there too."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", page.read_text("utf-8"))):
+            file, _, heading = target.partition("#")
+            if re.match(r"[a-z]+:", file):
+                continue
+            there = page.parent / file if file else page
+            assert there.exists(), f"{page.name}: {target}"
+            if heading:
+                titles = re.findall(r"^#+ (.+)$", there.read_text("utf-8"), re.M)
+                anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert heading in anchors, f"{page.name}: {target}"
 
 
 @pytest.mark.slow

@@ -221,6 +221,7 @@ def test_characters_a_workbook_can_hold_stay_as_they_are(name: str, run: Run) ->
 
 
 @example(["=cmd()", "+1", "@x", "12", "#N/A", "TRUE"])
+@example(["<r><t>B</t></r>", "<r>", "<r></r><c><f>cmd()</f></c><r></r>", "http://x"])
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12), min_size=1, max_size=6))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 def test_any_text_is_a_cell_of_text(run: Run, names: list[str]) -> None:
@@ -231,7 +232,16 @@ def test_any_text_is_a_cell_of_text(run: Run, names: list[str]) -> None:
     assert sheet is not None
     assert sheet.max_row == len(names) + 1
     assert {cell.data_type for row in sheet.iter_rows() for cell in row} == {"s"}
+    for name, cell in zip(names, sheet["B"][1:], strict=True):
+        assert cell.value == name or not name.isprintable() or "_x" in name, (name, cell.value)
     assert list(pd.read_parquet(run.predictions_parquet)["predictions"]) == names
+
+
+def test_a_name_longer_than_a_cell_is_cut_and_kept(run: Run) -> None:
+    """Else the cell would be empty, and the others' columns read as if nothing was missing."""
+    table = pd.DataFrame({"predictions": ["a" * 40_000]}, index=pd.Index(["c"], name="cellname"))
+    results.write_predictions(table, run)
+    assert sheet_of(run)[1] == ("c", "a" * 32_767)
 
 
 def test_missing_labels_are_empty_cells(run: Run) -> None:

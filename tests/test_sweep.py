@@ -90,6 +90,20 @@ def of_sweep(folder: Path) -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
+def until_dead(processes: list[psutil.Process]) -> None:
+    """Waits for the end of processes; one that is dead but not yet asked for by its parent, a zombie, is at its end."""
+    deadline = time.monotonic() + 10
+    while alive := [of for of in psutil.wait_procs(processes, timeout=0.2)[1] if not is_zombie(of)]:
+        assert time.monotonic() < deadline, alive
+
+
+def is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def summary_of(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "summary.csv", dtype={"run": str, "target": str}).set_index("run")
 
@@ -405,7 +419,7 @@ def stopped(folder: Path, *arguments: object, **environment: str) -> None:
     assert process.returncode == 130, err
     assert "Stopped. The same sweep again goes on" in err
     assert "Traceback" not in out + err
-    assert not psutil.wait_procs(of_sweep(folder), timeout=3)[1]
+    until_dead(of_sweep(folder))
 
 
 @pytest.mark.slow

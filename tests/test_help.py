@@ -1,0 +1,38 @@
+"""What `--help` says: every command with examples that can be typed as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+
+import click
+import pytest
+import typer
+
+from jind_nb.cli import app
+from tests.conftest import Answer
+
+GROUP = typer.main.get_command(app)
+assert isinstance(GROUP, click.Group | typer.core.TyperGroup)
+COMMANDS = list(GROUP.commands)
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_has_examples_that_work_on_a_terminal_of_80_columns(
+    command: str | None, jind_nb: Callable[..., Answer]
+) -> None:
+    """An example is what most people read of a help page, and copy: it must stand on one line and be a valid command."""
+    text = jind_nb(*([command] if command else []), "--help").out
+    assert max(map(len, text.splitlines())) <= 80
+    examples = re.findall(r"^ (jind-nb .*?) *$", text.split("Example", 1)[1], re.M)
+    assert examples
+    for example in examples:
+        _, name, *arguments = shlex.split(example)
+        assert command in (None, name)
+        GROUP.commands[name].make_context(name, arguments).close()
+
+
+def test_words_in_brackets_are_not_taken_for_markup(jind_nb: Callable[..., Answer]) -> None:
+    """`pip install 'jind-nb'` instead of `'jind-nb[compare]'` would install nothing."""
+    assert "jind-nb[compare]" in jind_nb("compare", "--help").out
