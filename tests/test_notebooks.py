@@ -88,6 +88,14 @@ def test_parameters_are_those_of_the_command_line(template: Path) -> None:
             assert values[name] == field.default, name
 
 
+@each_template
+def test_each_parameter_is_explained_beside_it(template: Path) -> None:
+    """Who has a notebook open has no README beside it; papermill's --help-notebook shows these comments, too."""
+    for line in parameters_cell(template).source.splitlines():
+        name, said = line.split(" = ")[0], line.split("  # ")[1]
+        assert said == Parameters.model_fields[name].description if name in Parameters.model_fields else said, line
+
+
 def test_parameter_cells_are_the_same_in_all_templates() -> None:
     """Run All would else mix two data sets."""
     sources = {parameters_cell(template).source for template in TEMPLATES}
