@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from . import projection
 from .data import sample
 from .networks import Adapter, Annotator, Discriminator, Encoder, Head, LinearHeads, Projection
+from .progress import bar
 from .rejection import Predictions, Rule, class_thresholds
 from .training import (
     LATER_RATE,
@@ -28,7 +29,6 @@ from .training import (
     Reference,
     Settings,
     accuracy_of,
-    bar,
     class_weights,
     codes_of,
     decode,
@@ -326,7 +326,7 @@ def play(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, settings
     fewest = int(known.predict(model, x, settings).rejected.sum())
     kept, kept_epoch = copy.deepcopy(adapter.state_dict()), 0
     good = others_in_a_row = 0
-    for epoch in bar(settings.epochs, "align the target"):
+    for epoch in bar(range(settings.epochs), "align the target", "epoch"):
         losses = game.epoch()
         point = {"stage": ALIGNED, "epoch": epoch + 1, "loss": losses[0], "discriminator_loss": losses[1]}
         if 0.0 in losses:
@@ -380,7 +380,7 @@ def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownCodes, se
     optimiser = torch.optim.Adam(model.train_only(*shared), lr=LATER_RATE)
     rate = plateau(optimiser)
     best, kept = -np.inf, copy.deepcopy(shared.state_dict())
-    for epoch in bar(settings.epochs, "self-training"):
+    for epoch in bar(range(settings.epochs), "self-training", "epoch"):
         mean_loss = train_epoch(model, x[train], y[~aside], optimiser, loss)
         rate.step(mean_loss)
         agreement = accuracy_of(model, x[check], y[aside], settings.device)

@@ -171,23 +171,30 @@ class Model:
         """The cell types that it can name, sorted."""
         return list(read_model_json(self.folder)["classes"])
 
-    def save(self, folder: Path | str) -> None:
-        """Copies the model to a folder, which is made; with it a colleague annotates new data. It holds no cells and no
-        code, but the batches' and cell types' names.
+    def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
+        """Copies the model to a folder, which is made; with it a colleague annotates new data. It holds weights,
+        descriptions and the codes of annotated cells, but none of their values or names, and no program code.
+
+        Parameters
+        ----------
+        overwrite
+            Whether to replace a model that is there.
 
         Raises
         ------
         InputError
-            If there is something of that name already.
+            If there is something of that name, and it is no model or not to be replaced.
         """
         folder = Path(folder).expanduser()
-        if folder.exists():
-            raise InputError(f"folder: {folder} is there already; choose another name, or remove it first.")
+        if folder.exists() and not (overwrite and (folder / "model.json").exists()):
+            how = "choose another name" if overwrite else "choose another name, or overwrite=True"
+            raise InputError(f"folder: {folder} is there already{' and is no model' if overwrite else ''}; {how}.")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        half = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(self.folder, half)
-        half.rename(folder)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+            new = shutil.copytree(self.folder, Path(beside) / "new")
+            if folder.exists():
+                folder.rename(Path(beside) / "old")
+            new.rename(folder)
 
     def predict(
         self, adata: ad.AnnData, *, batch_key: str | None = None, align: bool = False, **parameters: Any

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import InputError
 from .folder import OURS, refuse_if_in_use
 from .parameters import Parameters, from_notebook
+from .progress import OnScreen
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -548,21 +548,33 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     """A notebook's first call: `run = open_run(globals())`.
 
     Reads the parameters from the notebook's variables (relative paths are relative to the repository's root, or to
-    the working directory for an installed package) and logs to the screen and to the run's `run.log`.
+    the working directory for an installed package), logs to the screen and to the run's `run.log`, and has the stop
+    button answered by a sentence.
 
     Raises
     ------
     InputError
         If a parameter is wrong, the folder cannot be written, or a `jind-nb run` is at work there.
     """
+    from IPython import get_ipython
+
     root = Path(__file__).resolve().parent.parent
     checkout = (root / "notebooks").is_dir() and (root / "pyproject.toml").exists()
     run = Run(from_notebook(namespace, root if checkout else Path.cwd()))
     check_output(run.parameters, needed=0)
     refuse_if_in_use(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
-    log_to(run.log, logging.StreamHandler(sys.stdout))
+    log_to(run.log, OnScreen())
+    if (shell := get_ipython()) is not None:
+        shell.set_custom_exc((KeyboardInterrupt,), _tell_of_a_stop)
     return run
+
+
+def _tell_of_a_stop(shell: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None) -> Any:
+    """What the stop button shows in a notebook, in place of a traceback."""
+    told = ["\x1b[0;31mStopped.\x1b[0m All is as it was before this cell, and running it again goes on from there."]
+    shell._showtraceback(kind, error, told)
+    return told
 
 
 class _LogFile(logging.FileHandler):

@@ -30,6 +30,7 @@ from scipy import sparse
 
 from .errors import InputError
 from .files import form_of, has_x, is_array, is_group, open_file, other_matrices, path_of, reopened, shape_of
+from .progress import bar
 
 if TYPE_CHECKING:
     import distributed
@@ -180,12 +181,13 @@ class Blocks:
         client = None if self.keeps else current_client()
         work = zip(self.blocks, arguments, strict=True)
         if client is None:
-            yield from (function(block, argument) for block, argument in work if argument is not None)
+            read = (function(block, argument) for block, argument in work if argument is not None)
+            yield from bar(read, "reading", "block", len(self.blocks))
             return
         futures = deque(
             client.submit(function, block, argument, pure=False) for block, argument in work if argument is not None
         )
-        while futures:
+        for _ in bar(range(len(futures)), "reading", "block"):
             yield futures.popleft().result()
 
 

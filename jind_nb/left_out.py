@@ -24,6 +24,7 @@ from .alignment import (
 )  # fmt: skip
 from .data import sample
 from .networks import Projection
+from .progress import bar
 from .training import Cells, Reference, learn_intermediates, learn_source
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def leave_batches_out(reference: Reference) -> list[LeftOut]:
     if not groups:
         return [_within(reference)]
     done = []
-    for i, group in enumerate(groups):
+    for i, group in enumerate(bar(groups, "annotated batches left out", "training")):
         log.info("left out, training %d of %d: %s", i + 1, len(groups), ", ".join(group))
         model = learn_without(reference, group)
         known = known_codes(model)

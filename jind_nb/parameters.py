@@ -259,11 +259,11 @@ class Parameters(BaseModel):
         "for it (METHOD `reference`: always), and never with PRETRAINED_MODEL_PATH.",
     )
     MARKERS: Markers = Field(
-        {}, description="Features to look at for each cell type, a map such as {T: [CD3D, CD3E], B: [MS4A1]}."
+        {}, description='Features to look at for each cell type, a map such as {"T": ["CD3D", "CD3E"], "B": ["MS4A1"]}.'
     )
     PARENTS: MaybeParents = Field(
         None,
-        description="A coarser level: a map such as {CD4 T: T, CD8 T: T}, or a column of `obs` with it; an ambiguous "
+        description='A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous '
         "cell is then given the parent, where that is confident.",
     )
     CLUSTER_RESOLUTION: MaybeResolution = Field(

@@ -27,6 +27,7 @@ from .artifacts import Run, check_output, is_disk_full, log_to, read_model_json,
 from .errors import InputError
 from .fetch import is_remote, shown_address
 from .parameters import Parameters
+from .progress import NO_BARS
 
 log = logging.getLogger(__name__)
 
@@ -310,7 +311,7 @@ def _kernels_ahead(work: Work, sockets: str) -> Generator[tuple[str, KernelManag
         kernel = KernelManager(kernel_name=KERNEL, transport="ipc", connection_file=f"{sockets}/{stage}.json")
         kernel.start_kernel(
             cwd=str(this.folder),
-            env=os.environ | {folder.OURS: str(this.folder)},
+            env=os.environ | {folder.OURS: str(this.folder), NO_BARS: "1"},
             # A kernel that outlives a killed run for a second keeps the folder locked until it is gone.
             pass_fds=[work.hold.descriptor],
             extra_arguments=[f"--IPKernelApp.exec_lines=import {IMPORTED_AHEAD[stage]}"],

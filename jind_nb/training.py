@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from tqdm import tqdm
 
 from . import projection, unfinished
 from .data import Plan, sample
@@ -36,6 +35,7 @@ from .errors import InputError
 from .metrics import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, stage_result
 from .networks import Adapter, Annotator, Encoder, Head, LinearHeads, Projection, Translation
 from .parameters import Parameters
+from .progress import bar
 from .rejection import Predictions, class_thresholds
 
 log = logging.getLogger(__name__)
@@ -259,11 +259,6 @@ class Loss:
         return F.cross_entropy(logits, torch.from_numpy(y).to(logits.device), weight=self.weights)
 
 
-def bar(epochs: int, what: str) -> tqdm:
-    """The epochs of a stage as a progress bar: at most one line a second, gone when done."""
-    return tqdm(range(epochs), desc=what, unit="epoch", mininterval=1.0, leave=False)
-
-
 def _weights(reference: Reference, batches: list[str]) -> np.ndarray:
     """Class weights by the pooled shares over all labelled cells of some batches."""
     return class_weights(np.concatenate([reference.batches[name].y for name in batches]), len(reference.classes))
@@ -377,7 +372,7 @@ def train_source(
     x, y = cells.x[~cells.held_out], cells.y[~cells.held_out]
     curve: list[dict[str, Any]] = []
     best, kept = -np.inf, copy.deepcopy(model.state_dict())
-    for epoch in bar(settings.epochs, "source classifier"):
+    for epoch in bar(range(settings.epochs), "source classifier", "epoch"):
         mean_loss = train_epoch(model, x, y, optimiser, loss)
         rate.step(mean_loss)
         accuracy = accuracy_of(model, cells.x[cells.held_out], cells.y[cells.held_out], settings.device)
@@ -484,7 +479,7 @@ def adapt(reference: Reference, batch: str) -> None:
     if not len(y):
         log.info("%s has only cell types not learned yet: its adapter stays as it was drawn", batch)
     lowest, kept = np.inf, copy.deepcopy(adapter.state_dict())
-    for epoch in bar(settings.epochs if len(y) else 0, f"adapt {batch}"):
+    for epoch in bar(range(settings.epochs if len(y) else 0), f"adapt {batch}", "epoch"):
         mean_loss = train_epoch(model, x, y, optimiser, loss)
         rate.step(mean_loss)
         if mean_loss <= lowest:
@@ -554,7 +549,7 @@ def _joint(reference: Reference, stage: str, batch: str) -> None:
     optimisers = {name: torch.optim.Adam(shared.parameters(), lr=LATER_RATE) for name in names}
     rates = {name: plateau(optimiser) for name, optimiser in optimisers.items()}
     lowest, kept = np.inf, copy.deepcopy(shared.state_dict())
-    for epoch in bar(settings.epochs, f"{stage}: {batch}"):
+    for epoch in bar(range(settings.epochs), f"{stage}: {batch}", "epoch"):
         total = 0.0
         for name in names:
             cells = reference.batches[name]

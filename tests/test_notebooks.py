@@ -23,8 +23,9 @@ from tests.conftest import ROOT, THREE_BATCHES, simulated
 
 NOTEBOOKS = ROOT / "notebooks"
 TEMPLATES = [NOTEBOOKS / f"{stage}.ipynb" for stage in STAGES]
-COMPARE = NOTEBOOKS / "compare.ipynb"
+COMPARE, TUTORIAL = NOTEBOOKS / "compare.ipynb", NOTEBOOKS / "tutorial.ipynb"
 each_template = pytest.mark.parametrize("template", [*TEMPLATES, COMPARE], ids=lambda path: path.stem)
+each_notebook = pytest.mark.parametrize("template", [*TEMPLATES, COMPARE, TUTORIAL], ids=lambda path: path.stem)
 
 
 def cells_of(template: Path, kind: str) -> list[nbformat.NotebookNode]:
@@ -49,10 +50,10 @@ def parameters_cell(template: Path) -> nbformat.NotebookNode:
 
 def test_the_stages_are_all_there_is() -> None:
     """A notebook that nothing runs would go stale, and one that is missing stops every run."""
-    assert sorted(NOTEBOOKS.glob("*.ipynb")) == sorted([*TEMPLATES, COMPARE])
+    assert sorted(NOTEBOOKS.glob("*.ipynb")) == sorted([*TEMPLATES, COMPARE, TUTORIAL])
 
 
-@each_template
+@each_notebook
 def test_template_is_valid_and_holds_no_results(template: Path) -> None:
     """Results in a template would be somebody else's data in the user's hands."""
     nbformat.validate(nbformat.read(template, as_version=4))
@@ -61,7 +62,7 @@ def test_template_is_valid_and_holds_no_results(template: Path) -> None:
         assert cell.execution_count is None
 
 
-@each_template
+@each_notebook
 def test_template_defines_nothing_and_cells_are_short(template: Path) -> None:
     """Code in notebooks is not tested, and long cells are not read."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -87,6 +88,14 @@ def test_parameters_are_those_of_the_command_line(template: Path) -> None:
             assert values[name] == field.default, name
 
 
+@each_template
+def test_each_parameter_is_explained_beside_it(template: Path) -> None:
+    """Who has a notebook open has no README beside it; papermill's --help-notebook shows these comments, too."""
+    for line in parameters_cell(template).source.splitlines():
+        name, said = line.split(" = ")[0], line.split("  # ")[1]
+        assert said == Parameters.model_fields[name].description if name in Parameters.model_fields else said, line
+
+
 def test_parameter_cells_are_the_same_in_all_templates() -> None:
     """Run All would else mix two data sets."""
     sources = {parameters_cell(template).source for template in TEMPLATES}
@@ -94,13 +103,20 @@ def test_parameter_cells_are_the_same_in_all_templates() -> None:
     assert parameters_cell(COMPARE).source.startswith(sources.pop())
 
 
-@each_template
+@each_notebook
 def test_prose_comes_before_every_picture_and_says_what_the_page_is(template: Path) -> None:
     """Collaborators read the report, which is these notebooks without their code."""
     cells = nbformat.read(template, as_version=4).cells
     assert cells[0].cell_type == "markdown"
     assert cells[0].source.startswith("# ")
     assert len(cells_of(template, "markdown")) >= 4
+
+
+def test_the_tutorial_is_ten_lines_of_code() -> None:
+    """More would say that the tool is hard to use, and hide which lines matter."""
+    calls = [statement for cell in cells_of(TUTORIAL, "code") for statement in ast.parse(cell.source).body]
+    assert len([call for call in calls if not isinstance(call, ast.Import)]) <= 13
+    assert "jn.annotate" in ast.unparse(ast.Module(calls, []))
 
 
 # --- executed ---------------------------------------------------------------------------------------------------------

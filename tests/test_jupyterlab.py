@@ -1,0 +1,219 @@
+"""The notebooks in a real JupyterLab: they open, explain themselves, run, show what they do, and stop.
+
+Screenshots are left in `screenshots/`, for people to look at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pytest
+from playwright.sync_api import Page
+
+from jind_nb.artifacts import STAGES
+from tests import jupyterlab
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+NOTEBOOKS = ROOT / "notebooks"
+SCREENSHOTS = ROOT / "screenshots"
+FEW_METHODS = ["logistic regression", "true labels", "majority"]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[jupyterlab.Lab]:
+    """JupyterLab on a copy of the notebooks, whose results go to `run` beside them."""
+    folder = tmp_path_factory.mktemp("lab")
+    for template in [*STAGES, "compare"]:
+        values: dict[str, object] = {"OUTPUT_PATH": str(folder / "run")}
+        also = {"METHODS": FEW_METHODS} if template == "compare" else {}
+        jupyterlab.with_parameters(NOTEBOOKS / f"{template}.ipynb", folder / f"{template}.ipynb", values | also)
+    (folder / "tutorial.ipynb").write_bytes((NOTEBOOKS / "tutorial.ipynb").read_bytes())
+    with jupyterlab.server(folder, tmp_path_factory.mktemp("jupyter")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def page(chromium: str) -> Iterator[Page]:
+    SCREENSHOTS.mkdir(exist_ok=True)
+    with jupyterlab.browser(chromium) as opened:
+        yield opened
+
+
+def picture(page: Page, name: str, *, whole: bool = False) -> None:
+    jupyterlab.picture(page, SCREENSHOTS / f"jupyterlab-{name}.png", whole=whole)
+
+
+def show(page: Page, beginning: str) -> str:
+    """Scrolls to an output that begins so; its whole text."""
+    output = page.locator(".jp-OutputArea-output pre", has_text=beginning)
+    output.scroll_into_view_if_needed()
+    return output.inner_text()
+
+
+@dataclass
+class Seen:
+    """What one notebook showed."""
+
+    on_opening: str
+    errors: list[str]
+    kinds: set[str]
+    said: str
+
+
+def look(page: Page, lab: jupyterlab.Lab, name: str) -> Seen:
+    """Opens a notebook, runs all of it and leaves."""
+    jupyterlab.open_notebook(page, lab, f"{name}.ipynb")
+    on_opening = page.locator(".jp-Notebook").inner_text()
+    picture(page, f"{name}-opened")
+    jupyterlab.run_all(page)
+    jupyterlab.wait_until_done(page)
+    picture(page, f"{name}-done", whole=True)
+    kinds = {kind for output in jupyterlab.outputs(page) for kind in output.get("data", {})}
+    seen = Seen(on_opening, jupyterlab.errors(page), kinds, jupyterlab.said(page))
+    jupyterlab.close(page)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def run_by_hand(page: Page, lab: jupyterlab.Lab) -> dict[str, Seen]:
+    """The four stages, one after the other."""
+    return {stage: look(page, lab, stage) for stage in STAGES}
+
+
+def test_the_stages_run_one_after_the_other_and_leave_predictions(
+    run_by_hand: dict[str, Seen], lab: jupyterlab.Lab
+) -> None:
+    """Who opens JupyterLab, and not a terminal, would get no annotation."""
+    for stage, seen in run_by_hand.items():
+        assert seen.errors == [], stage
+        assert "image/png" in seen.kinds, stage
+        assert "Warning" not in seen.said, stage
+    assert len(pd.read_parquet(lab.folder / "run" / "predictions.parquet")) == 95
+    assert not (lab.folder / "run" / "manifest.json").exists()  # it is no finished run, and has no report
+
+
+def test_each_stage_says_what_it_is_before_anything_runs(run_by_hand: dict[str, Seen]) -> None:
+    """A notebook that explains itself only by running is no help in deciding what to change."""
+    for seen in run_by_hand.values():
+        assert "Parameters" in seen.on_opening
+        assert "TARGET_DATASET_NAME" in seen.on_opening
+        assert "in order" in seen.on_opening
+
+
+def test_the_comparison_runs(page: Page, lab: jupyterlab.Lab) -> None:
+    """Else only `jind-nb compare` could show how the methods do."""
+    seen = look(page, lab, "compare")
+    assert seen.errors == []
+    assert "image/png" in seen.kinds
+    assert (lab.folder / "run" / "compare" / "comparison.csv").exists()
+
+
+def test_the_tutorial_runs_and_runs_again(page: Page, lab: jupyterlab.Lab) -> None:
+    """It is the first thing that a scanpy user tries, and tries again with something changed."""
+    jupyterlab.open_notebook(page, lab, "tutorial.ipynb")
+    for _ in range(2):
+        jupyterlab.run_all(page)
+        jupyterlab.wait_until_done(page)
+        assert jupyterlab.errors(page) == []
+        assert jupyterlab.said(page).strip() == ""  # nor any warning
+    picture(page, "tutorial", whole=True)
+    kinds = {kind for output in jupyterlab.outputs(page) for kind in output.get("data", {})}
+    assert {"image/png", "text/markdown"} <= kinds
+    assert (lab.folder / "pbmc_model" / "model.json").exists()
+    jupyterlab.close(page)
+
+
+@dataclass
+class Mistake:
+    """What came of a batch's name spelt wrong in the first notebook, and then right."""
+
+    error: dict[str, Any]
+    shown: str
+    errors_after: list[str]
+    batches_after: str
+
+
+@pytest.fixture(scope="module")
+def well_2(page: Page, lab: jupyterlab.Lab) -> Mistake:
+    """Afterwards the first notebook has run with well 2 as the target and METHOD `reference`."""
+    jupyterlab.open_notebook(page, lab, "1_preprocess.ipynb")
+    jupyterlab.set_parameter(page, "TARGET_DATASET_NAME", "wel 2")
+    jupyterlab.run_all(page)
+    jupyterlab.wait_until_done(page)
+    (error,) = [output for output in jupyterlab.outputs(page) if output["output_type"] == "error"]
+    shown = show(page, "Please check")
+    picture(page, "mistake")
+    jupyterlab.set_parameter(page, "TARGET_DATASET_NAME", "well 2")
+    jupyterlab.set_parameter(page, "METHOD", "reference")
+    jupyterlab.run_all(page)
+    jupyterlab.wait_until_done(page)
+    tables = [
+        output["data"]["text/html"] for output in jupyterlab.outputs(page) if "text/html" in output.get("data", {})
+    ]
+    seen = Mistake(error, shown, jupyterlab.errors(page), "".join(tables[0]))
+    jupyterlab.close(page)
+    return seen
+
+
+def test_mistakes_read_like_help(well_2: Mistake) -> None:
+    """Forty lines of traceback hide the one that says which batch is meant, and make people give up."""
+    assert well_2.error["ename"] == "InputError"
+    assert len("".join(well_2.error["traceback"]).splitlines()) == 1
+    assert "TARGET_DATASET_NAME: there is no batch 'wel 2'" in well_2.shown
+    assert "Did you mean 'well 2'?" in well_2.shown
+
+
+def test_a_value_put_right_is_obeyed_when_run_again(well_2: Mistake) -> None:
+    """Else every correction would cost a new kernel."""
+    assert well_2.errors_after == []
+    words = re.sub("<[^>]+>", " ", well_2.batches_after).split()
+    assert words[words.index("target") - 2 :][:2] == ["well", "2"]
+
+
+@pytest.mark.usefixtures("well_2")
+def test_a_notebook_of_other_parameters_names_the_one_to_run_again(page: Page, lab: jupyterlab.Lab) -> None:
+    """The second notebook would train on what the first prepared for another target, and say nothing."""
+    jupyterlab.open_notebook(page, lab, "2_train.ipynb")
+    jupyterlab.run_all(page)
+    jupyterlab.wait_until_done(page)
+    (error,) = jupyterlab.errors(page)
+    assert "notebooks/1_preprocess.ipynb was last run with other parameters" in error
+    assert "TARGET_DATASET_NAME was 'well 2', here it is 'well 1'" in error
+    show(page, "Please check")
+    picture(page, "other-parameters")
+    jupyterlab.close(page)
+
+
+@pytest.mark.usefixtures("well_2")
+def test_a_long_cell_shows_a_bar_and_the_stop_button_stops_it(page: Page, lab: jupyterlab.Lab) -> None:
+    """Else an hour of training looks like a frozen page, and stopping it costs the kernel."""
+    jupyterlab.open_notebook(page, lab, "2_train.ipynb")
+    jupyterlab.set_parameter(page, "TARGET_DATASET_NAME", "well 2")
+    jupyterlab.set_parameter(page, "METHOD", "reference")
+    jupyterlab.set_parameter(page, "EPOCHS", 1000)
+    jupyterlab.run_all(page)
+    page.wait_for_function(
+        f"JSON.stringify({jupyterlab.NOTEBOOK}.content.model.toJSON()).includes('source classifier')"
+    )
+    first = show(page, "source classifier:")
+    page.wait_for_timeout(3000)
+    picture(page, "bar")
+    assert show(page, "source classifier:") != first, "the bar stands still"
+    jupyterlab.stop(page)
+    jupyterlab.wait_until_done(page)
+    (error,) = jupyterlab.errors(page)
+    assert error.startswith("KeyboardInterrupt")
+    assert len(show(page, "Stopped.").splitlines()) == 1
+    picture(page, "stopped")
+    # The same kernel goes on, and what was learned so far does no harm.
+    jupyterlab.set_parameter(page, "EPOCHS", 1)
+    jupyterlab.run_all(page)
+    jupyterlab.wait_until_done(page)
+    assert jupyterlab.errors(page) == []
+    jupyterlab.close(page)
