@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -292,6 +293,13 @@ def _work(work: Work, console: Console | None) -> None:
     write_json(this.manifest, _manifest(work))  # the last file: by it a finished run is known
 
 
+def _import_for_the_report() -> None:
+    """What the reports need of this process takes some seconds: meanwhile the last notebook runs."""
+    for name in ("jind_nb.report", "jind_nb.plots", "nbconvert"):
+        with suppress(Exception):  # the reports will tell of it
+            importlib.import_module(name)
+
+
 def _kernels_ahead(work: Work, sockets: str) -> Generator[tuple[str, KernelManager]]:
     """Each stage with its kernel, which was started while the stage before it ran.
 
@@ -321,6 +329,8 @@ def _kernels_ahead(work: Work, sockets: str) -> Generator[tuple[str, KernelManag
     following = start(stages[0]) if stages else None
     for stage, later in zip(stages, (*stages[1:], None), strict=False):
         kernel, following = following, start(later) if later else None
+        if later is None and reuse.REPORT in work.to_do:
+            threading.Thread(target=_import_for_the_report, name="imports").start()
         assert kernel is not None  # only the last stage has no following kernel
         try:
             yield stage, kernel
