@@ -336,6 +336,11 @@ class Run:
         return self.work / "stages.json"
 
     @property
+    def failure_json(self) -> Path:
+        """At what the run failed, if it did, for the page that says so."""
+        return self.work / "failure.json"
+
+    @property
     def unfinished(self) -> Path:
         """What an unfinished training has learned; gone when it is finished."""
         return self.work / "unfinished training.pt"

@@ -70,11 +70,17 @@ def show(figure: Figure | str | None, alt: str = "", cells: pd.DataFrame | None 
     if isinstance(figure, str):
         display(HTML(f'<p class="nothing">{escape(figure)}</p>'))
         return
-    width, height = (round(PIXELS * inches) for inches in figure.get_size_inches())
+    width, height = pixels(figure)
     about: dict[str, Any] = {"alt": alt, "width": width, "height": height}
     if cells is not None and len(cells) <= MOST_TOLD:
         about |= {"where": _places(figure, cells), "what": _told(cells.drop(columns=["panel", "x", "y"]))}
     display({"image/png": png(figure), "text/plain": alt}, raw=True, metadata={"image/png": about})
+
+
+def pixels(figure: Figure) -> tuple[int, int]:
+    """Width and height on a screen."""
+    width, height = figure.get_size_inches()
+    return round(PIXELS * width), round(PIXELS * height)
 
 
 def _places(figure: Figure, cells: pd.DataFrame) -> dict[str, list[int]]:
@@ -238,7 +244,7 @@ def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
         What colours tell: the column `batch`, `cell type`, `confidence` or `reason`.
     """
     stages = list(dict.fromkeys(points["stage"]))
-    panel = 3.35 if len(stages) > 1 else 4.4
+    panel = 3.35
     names = _names_to_see(points, by, target)
     columns = max(1, min(6, int(7 / (0.4 + 0.055 * max([len(short(name)) for name in names], default=0)))))
     legend = 0.3 + 0.145 * -(-len(names) // columns) if names else 0.6
@@ -298,7 +304,7 @@ def _draw_cells(axes: Axes, here: pd.DataFrame, by: str, names: list[str], targe
         for rows, alpha, size in ((~of_target, 0.3, small), (of_target, 0.9, 1.6 * small)):
             at = rows & (group == name)
             axes.scatter(x[at], y[at], s=size, alpha=alpha, **style)
-    if len(names) <= len(COLOURS) or by == "reason":
+    if not _is_numbered(names) or by == "reason":
         return
     for i, name in enumerate(names):
         at = group == name
@@ -310,8 +316,11 @@ def _draw_cells(axes: Axes, here: pd.DataFrame, by: str, names: list[str], targe
 
 def _numbered(names: list[str], i: int) -> str:
     """A group in the legend: with its number where there are many, since shapes alone are hard to tell apart."""
-    is_plain = len(names) <= len(COLOURS) or names[i] == UNASSIGNED
-    return short(names[i]) if is_plain else f"{i + 1}: {short(names[i])}"
+    return f"{i + 1}: {short(names[i])}" if _is_numbered(names) and names[i] != UNASSIGNED else short(names[i])
+
+
+def _is_numbered(names: list[str]) -> bool:
+    return len([name for name in names if name != UNASSIGNED]) > len(COLOURS)
 
 
 def _style_of(by: str, names: list[str], i: int) -> dict[str, Any]:
@@ -457,7 +466,7 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
     for (row, column), n in np.ndenumerate(counts):
         if n:
             share = n / totals[row, 0]
-            style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if share > 0.6 else "black"}
+            style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if share > 0.72 else "black"}
             axes.text(column, row - (0.18 if grid.has_shares else 0), f"{n:,}", fontsize=grid.size, **style)
             if grid.has_shares:
                 axes.text(column, row + 0.26, f"{100 * share:.0f}%", fontsize=grid.size - 1.5, **style)

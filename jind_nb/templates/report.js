@@ -41,10 +41,10 @@
   document.body.append(tip);
 
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const read_once = new Map();
+  const readOnce = new Map();
   const points = (id) => {
-    if (!read_once.has(id)) read_once.set(id, read(id));
-    return read_once.get(id);
+    if (!readOnce.has(id)) readOnce.set(id, read(id));
+    return readOnce.get(id);
   };
 
   const nearest = ({ x, y }, image, event) => {
