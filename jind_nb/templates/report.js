@@ -1,6 +1,8 @@
 "use strict";
 // Sorts tables and tells about the cell under the pointer. Without it the page reads the same.
 (() => {
+  document.documentElement.classList.add("js");
+
   const numberIn = (text) => {
     const plain = text.replace(/[,%\s]/g, "");
     return plain === "" || Number.isNaN(Number(plain)) ? null : Number(plain);
