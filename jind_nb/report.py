@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from .methods import methods
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 NOTEBOOK_ONLY = "notebook-only"  # tag of cells that repeat what the report's own pages say
+PICTURES = 2_800_000  # bytes of all of them; with what is told of points, the page stays below 5 MB
 MOST_POINTS = 7  # of what to distrust, on the first page
 WIDE = 1000, 1.15  # pixels, and of the height: from there on a picture gets a sheet of paper laid on its side
 EVIDENCE = "4_evaluate"
@@ -36,9 +38,11 @@ EVIDENCE = "4_evaluate"
 
 @dataclass
 class Told:
-    """What the report tells of points in its pictures: JSON by the id of the element that holds it, each once."""
+    """What the report tells of points in its pictures: JSON by the id of the element that holds it, each once; and how many
+    bytes a picture may have."""
 
     content: dict[str, Markup] = field(default_factory=dict)
+    most_bytes: float = math.inf
 
     def keep(self, value: Any) -> str:
         """The id of the element that will hold the value."""
@@ -61,7 +65,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     on_target = results.evaluate_target(result, plan.target)
     composition = results.composition(result, plan)
     picture = plots.composition_bars(composition, plan.target)
-    told = Told()
+    told = Told(most_bytes=_most_bytes([run.notebook(stage) for stage in run.stages]))
     before = [stage for stage in run.stages if stage != EVIDENCE]
     html = _render(
         "report.html.j2",
@@ -85,6 +89,23 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     with whole_file(run.report_html) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="replace")
     return html
+
+
+def _most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
+    """How many bytes a picture may have so that all of them, the larger ones made so small, fit into a page to mail."""
+    sizes = sorted(
+        len(output.data["image/png"]) * 3 / 4
+        for notebook in notebooks
+        for cell in nbformat.read(notebook, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    )
+    for i, size in enumerate(sizes):
+        share = together / (len(sizes) - i)
+        if size > share:
+            return share
+        together -= size
+    return math.inf
 
 
 @dataclass(frozen=True)
@@ -197,7 +218,8 @@ def _shown(output: Any, told: Told | None) -> str | None:
             about |= {name: told.keep(about[name]) for name in ("where", "what")}
         else:
             about = {name: value for name, value in about.items() if name not in ("where", "what")}
-        return _figure(base64.b64decode(output.data["image/png"]), about)
+        picture = base64.b64decode(output.data["image/png"])
+        return _figure(picture if told is None else plots.at_most(picture, told.most_bytes), about)
     html = output.data.get("text/html", "")
     return _scrolling(html) if html and 'class="nothing"' not in html[:40] else None
 
