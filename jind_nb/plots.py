@@ -324,6 +324,7 @@ def _draw_cells(axes: Axes, here: pd.DataFrame, by: str, names: list[str], targe
         return
     for i, name in enumerate(names):
         at = group == name
+        at &= of_target if (at & of_target).any() else True
         if at.any() and name != UNASSIGNED:
             halo = [withStroke(linewidth=2, foreground="white")]
             middle = np.median(x[at]), np.median(y[at])
@@ -532,7 +533,8 @@ def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) 
     down = max(len(name) for r in results for name in short_names(r.truth))
     across = len(UNASSIGNED) if grid.is_numbered else max(len(n) for r in results for n in short_names(r.predicted))
     letter = 0.072 * min(7, grid.size) / 7
-    left, bottom, top = 0.4 + letter * (down + 4 * grid.is_numbered), 0.4 + letter * across, 1.4
+    left, bottom = 0.4 + letter * (down + 4 * grid.is_numbered), 0.35 + letter * across
+    top = 1.4 if grid.size > 6 else 1.05
     step = 0.37 if not grid.is_numbered else 0.045 * grid.size
     grid_width, grid_height = max(2.9, grid.width * n_columns + 4.2 * step), max(1.2, grid.height * n_rows)
     panel_width, panel_height = left + grid_width + 0.1, bottom + grid_height + top
@@ -625,7 +627,7 @@ def composition_bars(table: pd.DataFrame, target: str) -> Figure:
     table = table.assign(parent=parent_only)[table["annotated"] + table["rejected"] + parent_only > 0]
     n_columns = 1 if len(table) <= MANY else 2
     n_rows = -(-len(table) // n_columns)
-    step = 0.24 if n_rows <= 12 else 0.17
+    step = 0.24 if n_rows <= 12 else 0.155
     figure, grid = plt.subplots(
         1, n_columns, figsize=(7.2, 1.15 + step * n_rows), layout="constrained", squeeze=False, sharex=True
     )

@@ -31,8 +31,10 @@ from .methods import methods
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 NOTEBOOK_ONLY = "notebook-only"  # tag of cells that repeat what the report's own pages say
 PICTURES = 2_800_000  # bytes of all of them; with what is told of points, the page stays below 5 MB
+FEW_ROWS = 14  # of a table that stays on one sheet of paper
 MOST_POINTS = 7  # of what to distrust, on the first page
 WIDE = 1000, 1.15  # pixels, and of the height: from there on a picture gets a sheet of paper laid on its side
+LARGER = 1.3  # on a screen, which can be scrolled
 EVIDENCE = "4_evaluate"
 
 
@@ -237,6 +239,8 @@ def _figure(png: bytes, about: Mapping[str, Any]) -> str:
         f' {name}="{escape(str(value))}"'
         for name, value in {
             "alt": about.get("alt", ""),
+            # The style is for WeasyPrint, which leaves width and height out of account.
+            "style": f"width: {round((LARGER if is_wide else 1) * width)}px" if width else None,
             "width": width or None,
             "height": height if width else None,
             "data-where": about.get("where"),
@@ -260,7 +264,8 @@ def _scrolling(table: str) -> Markup:
         return Markup(table)
     caption = re.search(r"<caption>(.*?)</caption>", table)
     name = caption[1] if caption else "Table"
-    return Markup(f'<div class="scrolls" tabindex="0" role="region" aria-label="{name}">{table}</div>')
+    together = " together" if table.count("<tr>") <= FEW_ROWS else ""
+    return Markup(f'<div class="scrolls{together}" tabindex="0" role="region" aria-label="{name}">{table}</div>')
 
 
 def write_pdf(run: Run, html: str) -> str | None:

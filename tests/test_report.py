@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import re
@@ -164,7 +165,8 @@ def test_pointing_at_a_cell_tells_its_name_type_and_probability(opened: tuple[Pa
         json.loads(page.locator(f"#{images.first.get_attribute(name)}").text_content() or "")
         for name in ("data-where", "data-what")
     )
-    names = next(column["values"] for column in what if column["name"] == "cell")
+    cells = next(column for column in what if column["name"] == "cell")
+    names = [cells["levels"][k] if k >= 0 else None for k in cells["values"]]
     images.first.scroll_into_view_if_needed()
     box = images.first.bounding_box()
     assert box is not None
@@ -328,13 +330,13 @@ def test_without_both_the_reason_is_told_and_the_page_stands(
 ) -> None:
     """A missing system library must not cost a run its result, and the user must know what to install."""
     monkeypatch.setattr(report, "CHROMIUMS", ("no-such-browser",))
-    html = report.write_html(copied_run, read_json(copied_run.manifest))
-    reason = report.write_pdf(copied_run, html)
+    text = report.write_html(copied_run, read_json(copied_run.manifest))
+    reason = report.write_pdf(copied_run, text)
     assert reason is not None
     assert without_weasyprint in reason
     assert "Chromium" in reason
     assert not copied_run.report_pdf.exists()
-    assert copied_run.report_html.read_text("utf-8") == html
+    assert copied_run.report_html.read_text("utf-8") == text
     assert not list(copied_run.folder.glob(".*.part"))
 
 
@@ -402,11 +404,9 @@ def test_a_moved_run_is_rendered_again_without_its_input(moved_run: Path, jind_n
     assert done.status == 0, done.err
     assert str(moved_run / "report.html") in done.out
     after = (moved_run / "report.html").read_text("utf-8")
-    body = [re.sub(r"/\S*(run|cells\.h5ad)\b|scanpy:pbmc68k_reduced|cells\.h5ad", "", text) for text in (before, after)]
-    assert re.sub(r"\s", "", body[0]).replace("a'moved'", "") == re.sub(r"\s|a &#39;moved&#39;", "", body[1]) or (
-        after.count("<figure") == before.count("<figure") and after.count("<tr>") == before.count("<tr>")
-    )
-    assert "81.8 %" in after  # the labels were known
+    for tag in ("<figure", "<tr>", "<h3>"):
+        assert after.count(tag) == before.count(tag)
+    assert "agree with the file's labels" in html.unescape(after)
     assert paper(moved_run / "report.pdf")
     run = Run(load_parameters(moved_run / "parameters.yaml", {"OUTPUT_PATH": str(moved_run)}))
     now = read_json(run.stages_json)
@@ -489,12 +489,12 @@ def test_points_are_told_once_and_cannot_end_their_script(tmp_path: Path) -> Non
     name = "</script><script>alert(1)</script>"
     about = {"alt": '"><script>', "width": 10, "height": 5, "where": {"x": [1], "y": [2]}, "what": [{"values": [name]}]}
     told = report.Told()
-    picture = displays({"image/png": about}, png="iVBORw0KGgo=")
-    html = report.chapter(notebook_of(tmp_path, picture, picture), told)
+    pictures = [displays({"image/png": about}, png="iVBORw0KGgo=") for _ in range(2)]
+    html = report.chapter(notebook_of(tmp_path, *pictures), told)
     assert len(told.content) == 2
     assert html.count("data-where=") == 2
     assert "<script" not in html
     assert not [content for content in told.content.values() if "<" in content]
     assert name in [json.loads(content)[0]["values"][0] for content in told.content.values() if "values" in content]
-    plain = report.chapter(notebook_of(tmp_path, picture))
+    plain = report.chapter(notebook_of(tmp_path, *pictures))
     assert "data-where" not in plain
