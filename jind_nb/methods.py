@@ -80,12 +80,12 @@ def _learned_from(run: Run, plan: Plan, training: Mapping[str, Any]) -> Iterator
             f"Cell types with fewer than {p.MIN_CELL_TYPE_POPULATION:,} labelled cells in a batch were left out of that "
             f"batch, and at most {CELLS_PER_BATCH[p.METHOD]:,} labelled cells of a batch were used."
         )
-    yield f"Values were {plan.preprocessing['scale']}"[: -0 or None] + (
-        f"; the {plan.features['kept']:,} of {plan.features['in_file']:,} features with the largest variance over all cells "
-        "were kept."
-        if plan.cells
-        else f"; the model's {plan.features['kept']:,} features were used."
-    )
+    kept = plan.features["kept"]
+    if plan.cells:
+        of = f"the {kept:,} of {plan.features['in_file']:,} features with the largest variance over all cells were kept"
+    else:
+        of = f"the model's {kept:,} features were used"
+    yield f"Values were {plan.preprocessing['scale']}; {of}."
 
 
 def _default(result: TargetResult) -> Iterator[str]:
@@ -159,15 +159,13 @@ def _rejection(run: Run, result: TargetResult, training: Mapping[str, Any]) -> I
     if calibration is not None and calibration.most_novel is not None:
         yield (
             f"Cells whose cosine distance to the fifth nearest annotated cell exceeded {calibration.most_novel:.3f} (1 % of "
-            f"the cells of {'held-out cells' if one else 'left-out batches'} do) were Unassigned as {UNLIKE!r}."
+            f"the {'held-out cells' if one else 'cells of left-out batches'} do) were Unassigned as {UNLIKE!r}."
         )
     rejected = result.final.rejected & ~result.fell_back
-    yield f"{percent(float(rejected.mean()))} of the target's cells were left Unassigned"
+    left = f"{percent(float(rejected.mean()))} of the target's cells were left Unassigned"
     expected = calibration.mean("error_among_assigned") if calibration is not None else None
     yield (
-        "."
-        if expected is None or calibration is None
-        else f"; on {where}, {percent(expected)} of the assigned cells were wrong."
+        f"{left}." if expected is None else f"{left}; on {where}, {percent(expected)} of the assigned cells were wrong."
     )
 
 

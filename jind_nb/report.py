@@ -264,7 +264,7 @@ def _scrolling(table: str) -> Markup:
         return Markup(table)
     caption = re.search(r"<caption>(.*?)</caption>", table)
     name = caption[1] if caption else "Table"
-    together = " together" if table.count("<tr>") <= FEW_ROWS else ""
+    together = " together" if table.count("<tr") <= FEW_ROWS else ""
     return Markup(f'<div class="scrolls{together}" tabindex="0" role="region" aria-label="{name}">{table}</div>')
 
 

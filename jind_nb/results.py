@@ -562,7 +562,11 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
     calibration = target_calibration(training, result)
     expected = calibration.mean("error_among_assigned") if calibration else None
     if not labelled and calibration and calibration.n_annotated > 1 and expected is not None and n_types:
-        sentence += f"; expect about {percent(expected)} of the annotated to be wrong"
+        sentence += (
+            f"; expect about {percent(expected)} of the annotated to be wrong"
+            if expected
+            else "; of annotated batches hidden in turn and annotated like this one, no annotated cell was wrong"
+        )
     facts = {
         "Data": ", ".join(Path(path).name for path in run.parameters.paths),
         "Target (annotated here)": f"{target}, {n:,} cells",
@@ -630,7 +634,9 @@ def _expected_number(calibration: Calibration | None, held_out: Mapping[str, flo
             "of the annotated cells are wrong, as seen when annotated batches were hidden in turn and annotated like this "
             f"one ({100 * lowest:.1f} to {percent(highest)})"
         )
-        return Number(name, f"about {percent(expected)}", words)
+        if not highest:
+            words = "no annotated cell was wrong when annotated batches were hidden in turn and annotated like this one"
+        return Number(name, f"about {percent(expected)}" if highest else "none seen", words)
     if held_out is None:
         return Number(name, "not known", "nothing could be checked on cells of known type")
     wrong = 1 - held_out["effective_accuracy"]

@@ -15,7 +15,8 @@ NONE = "–"
 
 def html(table: pd.DataFrame, caption: str | None = None) -> Markup:
     """The table with its index as the first column, a heading for each row; names are shown as text, missing values as a
-    dash, numbers to three digits and aligned right. A table of nothing but the column `note` is a list of sentences.
+    dash, numbers to three digits and aligned right; a row named like the one before it has the class `again`. A table of
+    nothing but the column `note` is a list of sentences.
 
     >>> print(html(pd.DataFrame({"cells": [1200]}, index=pd.Index(["<b>"], name="cell type"))))
     <table class="dataframe">
@@ -36,8 +37,11 @@ def html(table: pd.DataFrame, caption: str | None = None) -> Markup:
         lines.append(Markup("<caption>{}</caption>").format(caption))
     heads = [Markup('<th scope="col"{}>{}</th>').format(k, name) for k, name in zip(kinds, frame.columns, strict=True)]
     lines += [Markup("<thead><tr>") + Markup("").join(heads) + Markup("</tr></thead>"), Markup("<tbody>")]
+    before = None
     for values in zip(*columns, strict=True):
-        lines.append(Markup("<tr>") + Markup("").join(_cells(values, kinds, has_names)) + Markup("</tr>"))
+        row = Markup('<tr class="again">') if has_names and values[0] == before else Markup("<tr>")
+        lines.append(row + Markup("").join(_cells(values, kinds, has_names)) + Markup("</tr>"))
+        before = values[0]
     return Markup("\n").join([*lines, Markup("</tbody>"), Markup("</table>")])
 
 
