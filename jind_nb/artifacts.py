@@ -588,7 +588,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
 
 def _tell_of_a_stop(shell: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None) -> Any:
     """What the stop button shows in a notebook, in place of a traceback."""
-    told = ["\x1b[0;31mStopped.\x1b[0m All is as it was before this cell, and running it again goes on from there."]
+    told = ["\x1b[0;31mStopped.\x1b[0m Nothing is left half done; run this cell again to go on."]
     shell._showtraceback(kind, error, told)
     return told
 

@@ -31,7 +31,6 @@ from scipy import sparse
 
 from .errors import InputError
 from .files import form_of, has_x, is_array, is_group, open_file, other_matrices, path_of, reopened, shape_of
-from .progress import bar
 
 if TYPE_CHECKING:
     import distributed
@@ -184,12 +183,12 @@ class Blocks:
         client = None if self.keeps else current_client()
         work = zip(self.blocks, arguments, strict=True)
         if client is None:
-            yield from bar(_two_ahead(function, work), "reading", "block", len(self.blocks))
+            yield from _two_ahead(function, work)
             return
         futures = deque(
             client.submit(function, block, argument, pure=False) for block, argument in work if argument is not None
         )
-        for _ in bar(range(len(futures)), "reading", "block"):
+        while futures:
             yield futures.popleft().result()
 
 

@@ -19,6 +19,7 @@ from .errors import InputError
 from .features import Columns, text_columns, unique
 from .files import frame, has_x, input_files, matrix_of, no_column, open_file, other_matrices, path_of, texts
 from .parameters import Parameters
+from .progress import bar
 from .values import (
     CELLS_LOOKED_AT,
     Evidence,
@@ -126,7 +127,8 @@ def _recognise(loaded: Loaded) -> None:
     looked_at = {name: rows[cells_looked_at(len(rows), most)] for name, rows in loaded.rows.items()}
     is_looked_at = np.zeros(len(loaded.cells), dtype=bool)
     is_looked_at[np.concatenate(list(looked_at.values()))] = True
-    found = list(loaded.blocks.each(_look_at_block, per_block(loaded, is_looked_at)))
+    looks = loaded.blocks.each(_look_at_block, per_block(loaded, is_looked_at))
+    found = list(bar(looks, f"reading {loaded.file.name}", "block", len(loaded.blocks.blocks)))
     _check_finite(found, loaded)
     facts = np.concatenate([look[0] for look in found])
     matrix = sparse.vstack([look[2] for look in found], format="csr")

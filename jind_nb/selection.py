@@ -14,6 +14,7 @@ from scipy import sparse
 
 from .blocks import Block
 from .matrices import Loaded, per_block
+from .progress import bar
 from .values import Evidence, bring
 
 
@@ -140,7 +141,8 @@ def _each(one: Loaded, function: Any, work: Pass, batch: np.ndarray, used: np.nd
         Part(work, *of_block) if of_block[2].any() else None
         for of_block in zip(per_block(one, kind), per_block(one, batch), per_block(one, used), strict=True)
     ]
-    return one.blocks.each(function, parts)
+    n = sum(part is not None for part in parts)
+    yield from bar(one.blocks.each(function, parts), f"reading {one.file.name}", "block", n)
 
 
 # --- one block -------------------------------------------------------------------------------------------------------

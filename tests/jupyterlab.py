@@ -99,7 +99,7 @@ def browser(chromium: str) -> Iterator[Page]:
 def open_notebook(page: Page, lab: Lab, name: str) -> None:
     """Opens a notebook by its address, as from a bookmark, and waits for its kernel."""
     page.goto(f"{lab.url}/lab/workspaces/auto-{secrets.token_hex(4)}/tree/{name}?token={lab.token}")
-    page.wait_for_function(f"{NOTEBOOK}?.sessionContext?.session?.kernel?.status === 'idle'")
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
 
 
