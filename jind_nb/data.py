@@ -403,7 +403,6 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
 def prepare_in_blocks(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Iterator[sparse.csr_matrix]:
     """The target's values as `prepare` gives them, some cells after the others, in their order: no more is ever held."""
     for x, *_ in selection.kept_in_blocks(*_chosen(parameters, cells, plan)[-1]):
-        x.sort_indices()
         yield x
 
 

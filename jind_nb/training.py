@@ -44,7 +44,7 @@ MINIBATCH = 128
 SOURCE_RATE = 1e-3
 LATER_RATE = 1e-4
 SMALLEST_HELD_OUT_TYPE = 5
-CELLS_AT_ONCE = 4096  # when predicting; memory only
+CELLS_AT_ONCE = 1024  # when predicting; memory only
 
 
 @dataclass(frozen=True)
