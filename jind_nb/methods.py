@@ -82,7 +82,9 @@ def _learned_from(run: Run, plan: Plan, training: Mapping[str, Any]) -> Iterator
         )
     kept = plan.features["kept"]
     if plan.cells:
-        of = f"the {kept:,} of {plan.features['in_file']:,} features with the largest variance over all cells were kept"
+        in_file = plan.features["in_file"]
+        of = f"the {kept:,} of {in_file:,} features with the largest variance over all cells were kept"
+        of = f"all {kept:,} features were used" if kept == in_file else of
     else:
         of = f"the model's {kept:,} features were used"
     yield f"Values were {plan.preprocessing['scale']}; {of}."

@@ -807,7 +807,7 @@ def dot_plot(dots: Dots) -> Figure:
     width = left + grid_width + legend
     title = textwrap.wrap(f"{short(dots.title, 60)}: what cells of each type express", int(width * 11))
     top += 0.16 * len(title)
-    height = max(bottom + grid_height + top, 2.9)
+    height = max(bottom + grid_height + top, top + 2.45)  # below the headings, the legend too
     figure = plt.figure(figsize=(width, height))
     grid_top = 1 - top / height
     axes = figure.add_axes((left / width, grid_top - grid_height / height, grid_width / width, grid_height / height))
