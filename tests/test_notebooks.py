@@ -24,6 +24,7 @@ from tests.conftest import ROOT, THREE_BATCHES, simulated
 NOTEBOOKS = ROOT / "notebooks"
 TEMPLATES = [NOTEBOOKS / f"{stage}.ipynb" for stage in STAGES]
 COMPARE = NOTEBOOKS / "compare.ipynb"
+PAGE = NOTEBOOKS / "app.ipynb"  # takes no parameters: its visitors pick them
 each_template = pytest.mark.parametrize("template", [*TEMPLATES, COMPARE], ids=lambda path: path.stem)
 
 
@@ -49,10 +50,10 @@ def parameters_cell(template: Path) -> nbformat.NotebookNode:
 
 def test_the_stages_are_all_there_is() -> None:
     """A notebook that nothing runs would go stale, and one that is missing stops every run."""
-    assert sorted(NOTEBOOKS.glob("*.ipynb")) == sorted([*TEMPLATES, COMPARE])
+    assert sorted(NOTEBOOKS.glob("*.ipynb")) == sorted([*TEMPLATES, COMPARE, PAGE])
 
 
-@each_template
+@pytest.mark.parametrize("template", [*TEMPLATES, COMPARE, PAGE], ids=lambda path: path.stem)
 def test_template_is_valid_and_holds_no_results(template: Path) -> None:
     """Results in a template would be somebody else's data in the user's hands."""
     nbformat.validate(nbformat.read(template, as_version=4))
@@ -61,7 +62,7 @@ def test_template_is_valid_and_holds_no_results(template: Path) -> None:
         assert cell.execution_count is None
 
 
-@each_template
+@pytest.mark.parametrize("template", [*TEMPLATES, COMPARE, PAGE], ids=lambda path: path.stem)
 def test_template_defines_nothing_and_cells_are_short(template: Path) -> None:
     """Code in notebooks is not tested, and long cells are not read."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
