@@ -167,27 +167,16 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
     jind-nb validate parameters/demo.yaml -s "TARGET_DATASET_NAME=well 2"
     """
     parameters = _parameters(file, s, output_path)
-    from . import data, pipeline
+    from .findings import find
 
-    cells = data.read_cells(parameters)
-    plan = data.make_plan(parameters, cells)
-    pipeline.check_folder_and_model(parameters)
-    data.prepare(parameters, cells, plan)
-    _table("Batches", data.batch_table(cells, plan))
-    if plan.too_rare:
-        _table("Cell types left out of a batch's training", data.too_rare_table(plan))
-    if len(plan.matrices) > 1:
-        _table("What the file holds", data.matrices_table(plan))
-    _table("Values", data.values_table(plan))
-    _table("Features", data.overlap_table(plan))
-    if plan.classes:
-        out.print(
-            f"{len(plan.classes)} cell types can be predicted: {_shown(', '.join(plan.classes))}", highlight=False
-        )
-    out.print(f"{plan.features['kept']:,} of {plan.features['in_file']:,} features would be used.", highlight=False)
-    for warning in plan.warnings:
+    found = find(parameters)
+    for title, table in found.tables.items():
+        _table(title, table)
+    for fact in found.facts:
+        out.print(_shown(fact), highlight=False)
+    for warning in found.warnings:
         out.print(f"[bold yellow]Warning:[/bold yellow] {_shown(warning)}", highlight=False)
-    for note in plan.notes:
+    for note in found.notes:
         out.print(f"Note: {_shown(note)}", highlight=False)
     out.print(f"Results would go to {_shown(parameters.OUTPUT_PATH)}", highlight=False, soft_wrap=True)
 
@@ -262,10 +251,10 @@ def compare(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each method that depends on one, from SEED on.")] = 1,
 ) -> None:
-    """The methods side by side on a target whose labels are known, with the usual tools and controls.
+    r"""The methods side by side on a target whose labels are known, with the usual tools and controls.
 
     Logistic regression, a linear SVM, kNN after Harmony, CellTypist and scANVI; Harmony and scANVI need
-    pip install 'jind-nb\\[compare]'. What was measured before with the same input and parameters is not measured again.
+    pip install 'jind-nb\[compare]'. What was measured before with the same input and parameters is not measured again.
 
     Examples:
 
@@ -452,6 +441,72 @@ def _sweep_table(title: str, rows: list[dict[str, Any]]) -> None:
         table[name.replace("_", " ")] = [f"{value:.3f}" if pd.notna(value) else "–" for value in frame[name]]
     table["seconds"] = [f"{value:.0f}" if pd.notna(value) else "–" for value in frame["seconds"]]
     _table(title, table)
+
+
+@app.command(name="app")
+def web_page(
+    folder: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of all uploads and runs, which nobody else should read.")
+    ] = Path("runs/app"),
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Folder whose files anybody with the token may choose; repeatable."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: 8866, or the next free one.", show_default=False)
+    ] = None,
+    ip: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: reachable from everywhere.")] = "127.0.0.1",
+    base_url: Annotated[
+        str, typer.Option(metavar="PATH", help="Behind a proxy: the path it serves the page at.")
+    ] = "/",
+    max_upload_gb: Annotated[
+        float, typer.Option(min=0, metavar="N", help="Gigabytes each visitor may upload in all; 0: no uploads.")
+    ] = 10,
+    runs_at_once: Annotated[int, typer.Option(min=1, metavar="N", help="Further runs wait their turn.")] = 1,
+    token: Annotated[bool, typer.Option(help="Ask visitors for the token that is in the printed address.")] = True,
+) -> None:
+    r"""The web page, for people without a terminal: upload or choose a file, check, run, read the report.
+
+    Needs pip install 'jind-nb\[web]'. A run goes on when its page, or this server, is closed.
+
+    Example: jind-nb app --data /data/atlases
+    """
+    try:
+        import ipywidgets  # noqa: F401
+        import voila  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"The web page needs {error.name}, which is not installed: pip install 'jind-nb[web]'"
+        ) from None
+    from .server import PORTS_TRIED, serve
+    from .workspace import Settings
+
+    for one in data or []:
+        if not one.is_dir():
+            raise InputError(f"--data: there is no folder {one}.")
+    settings = Settings(
+        root=str(folder.absolute()),
+        data=tuple(str(one.resolve()) for one in data or []),
+        most_upload_bytes=int(max_upload_gb * 1e9),
+        runs_at_once=runs_at_once,
+    )
+    if ip not in ("127.0.0.1", "localhost", "::1"):
+        err.print(
+            "[bold yellow]Warning:[/bold yellow] the page can be reached from other machines, and what goes to and fro can be "
+            "read on the way: put a proxy with https before it (see the README).",
+            soft_wrap=True,
+        )
+    if not token:
+        err.print(
+            "[bold yellow]Warning:[/bold yellow] without a token, anybody who reaches the page can use it.",
+            soft_wrap=True,
+        )
+
+    def told(address: str) -> None:
+        out.print(f"The web page: {_shown(address)}\nStop with Ctrl-C; runs go on.", highlight=False, soft_wrap=True)
+
+    ports = tuple(range(8866, 8866 + PORTS_TRIED)) if port is None else (port,)
+    serve(settings, ip=ip, ports=ports, base_url=f"/{base_url.strip('/')}/".replace("//", "/"), token=token, told=told)
 
 
 def _table(title: str, frame: pd.DataFrame) -> None:

@@ -24,8 +24,9 @@ from tests.conftest import ROOT, THREE_BATCHES, simulated
 NOTEBOOKS = ROOT / "notebooks"
 TEMPLATES = [NOTEBOOKS / f"{stage}.ipynb" for stage in STAGES]
 COMPARE, TUTORIAL = NOTEBOOKS / "compare.ipynb", NOTEBOOKS / "tutorial.ipynb"
+PAGE = NOTEBOOKS / "app.ipynb"  # takes no parameters: its visitors pick them
 each_template = pytest.mark.parametrize("template", [*TEMPLATES, COMPARE], ids=lambda path: path.stem)
-each_notebook = pytest.mark.parametrize("template", [*TEMPLATES, COMPARE, TUTORIAL], ids=lambda path: path.stem)
+each_notebook = pytest.mark.parametrize("template", [*TEMPLATES, COMPARE, TUTORIAL, PAGE], ids=lambda path: path.stem)
 
 
 def cells_of(template: Path, kind: str) -> list[nbformat.NotebookNode]:
@@ -50,7 +51,7 @@ def parameters_cell(template: Path) -> nbformat.NotebookNode:
 
 def test_the_stages_are_all_there_is() -> None:
     """A notebook that nothing runs would go stale, and one that is missing stops every run."""
-    assert sorted(NOTEBOOKS.glob("*.ipynb")) == sorted([*TEMPLATES, COMPARE, TUTORIAL])
+    assert sorted(NOTEBOOKS.glob("*.ipynb")) == sorted([*TEMPLATES, COMPARE, TUTORIAL, PAGE])
 
 
 @each_notebook

@@ -1,0 +1,134 @@
+"""The processes of the web page: they read what visitors give, so that neither the page nor the server need to.
+
+    python -m jind_nb.in_app look PATH                # prints JSON: what is in a file
+    python -m jind_nb.in_app check PARAMETERS         # prints JSON: what `jind-nb validate` finds
+    python -m jind_nb.in_app run FOLDER PLACES N      # waits for one of N places, then is `jind-nb run`
+
+Wrong input comes back as {"error": message}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .parameters import BUNDLED, Parameters, load_parameters
+
+# More different values than this are no batches or cell types, and no list to choose from.
+MOST_VALUES = 200
+MOST_COLUMNS = 60
+
+
+def look(path: str) -> dict[str, Any]:
+    """Cells, features, and the columns of `obs` that could hold batches or cell types.
+
+    Returns
+    -------
+    `cells`, `features`; `columns`: name -> value -> cells, the most frequent first; `labelled`: name -> name -> value
+    -> cells of that value of the first column that have a label in the second.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from .demo import bundled_file
+    from .files import frame, open_file, texts
+
+    with open_file(bundled_file(path) if path.startswith(BUNDLED) else Path(path)) as store:
+        obs, n_features = frame(store, "obs"), len(frame(store, "var"))
+    candidates = {}
+    for name, column in obs.items():
+        if pd.api.types.is_bool_dtype(column) or column.nunique() > MOST_VALUES or column.notna().sum() == 0:
+            continue
+        if pd.api.types.is_float_dtype(column) and not (column.dropna() % 1 == 0).all():
+            continue
+        candidates[str(name)] = texts(column)
+        if len(candidates) == MOST_COLUMNS:
+            break
+    unlabelled = {word.casefold() for word in Parameters.model_fields["UNLABELED"].default}
+    codes = {name: pd.factorize(column) for name, column in candidates.items()}
+    with_label = {}
+    for name, (code, values) in codes.items():
+        says = np.array([bool(str(v).strip()) and str(v).strip().casefold() not in unlabelled for v in values])
+        with_label[name] = (code >= 0) & says[code]
+    return {
+        "cells": len(obs),
+        "features": n_features,
+        "columns": {
+            name: {str(v): int(n) for v, n in column.value_counts().items()} for name, column in candidates.items()
+        },
+        "labelled": {
+            name: {
+                other: {
+                    str(v): int(n)
+                    for v, n in zip(values, np.bincount(code[(code >= 0) & labelled], minlength=len(values)), strict=True)
+                }
+                for other, labelled in with_label.items()
+                if other != name
+            }
+            for name, (code, values) in codes.items()
+        },
+    }  # fmt: skip
+
+
+def check(file: str) -> dict[str, Any]:
+    """What `findings.find` finds, its tables as lists of rows of text.
+
+    Raises
+    ------
+    InputError
+        As a run would.
+    """
+    from .findings import find
+
+    found = find(load_parameters(file))
+    tables = [
+        {
+            "title": title,
+            "columns": [str(table.index.name), *map(str, table.columns)],
+            "rows": [list(map(str, row)) for row in table.itertuples(name=None)],
+        }
+        for title, table in found.tables.items()
+    ]
+    return {"tables": tables, "facts": found.facts, "warnings": found.warnings, "notes": found.notes}
+
+
+def run(folder: Path, places: Path, n: int) -> None:
+    """`jind-nb run` of a visitor's parameters, once there is a place."""
+    from .workspace import one_of
+
+    # A kernel ignores Ctrl-C and hands that on to what it starts; the page cancels by it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), one_of(places, n):
+        (folder / "begun").touch()
+        from .cli import main
+
+        sys.argv = ["jind-nb", "run", str(folder / "parameters.yaml")]
+        main()
+
+
+def _answer(work: Any, argument: str) -> None:
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            answer = work(argument)
+        except InputError as error:
+            answer = {"error": str(error)}
+    json.dump(answer, out)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "run":
+        run(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+    else:
+        _answer({"look": look, "check": check}[sys.argv[1]], sys.argv[2])
