@@ -23,26 +23,8 @@ from .workspace import EXAMPLE, RunOfVisitor, Workspace
 
 NOTHING = ("– choose –", "")
 AUTOMATIC = ("– chosen automatically –", "")
+FEWEST = Parameters.model_fields["MIN_CELL_TYPE_POPULATION"].default
 METHODS = [("default: what we recommend", "default"), ("reference: as published", "reference")]
-BATCH_NAMES = ("batch", "donor", "sample", "patient", "individual", "well", "dataset", "study")
-LABEL_NAMES = ("cell_type", "celltype", "cell type", "cell.type", "annotation", "label", "cluster")
-
-
-def guess(columns: dict[str, dict[str, int]]) -> tuple[str, str]:
-    """Which columns of `obs` most likely hold batches and cell types, by their names; "" where none does.
-
-    >>> guess({"donor_id": {"a": 1, "b": 2}, "cell_type": {"B": 1, "T": 2}})
-    ('donor_id', 'cell_type')
-    """
-
-    def likely(words: tuple[str, ...], other: str = "") -> str:
-        several = [name for name, values in columns.items() if len(values) > 1 and name != other]
-        matches = [name for word in words for name in several if word == name.lower()]
-        matches += [name for word in words for name in several if word in name.lower()]
-        return matches[0] if matches else ""
-
-    labels = likely(LABEL_NAMES)
-    return likely(BATCH_NAMES, labels), labels
 
 
 class Choosing:
@@ -118,7 +100,7 @@ class Choosing:
         )
         self.fewest = widgets.BoundedIntText(
             description="Fewest cells of a type", min=1, max=10**6, style=LABELS, layout=WIDE,
-            value=Parameters.model_fields["MIN_CELL_TYPE_POPULATION"].default,
+            value=FEWEST,
         )  # fmt: skip
         self.error = widgets.Text(
             description="Wrong labels to stay below", placeholder="empty, or a share such as 0.05", style=LABELS, layout=WIDE,
@@ -221,11 +203,12 @@ class Choosing:
             return
         self.problem.value, self.content = "", content
         self.seen.value = f"<p>{content['cells']:,} cells, {content['features']:,} features.</p>"
-        batch, labels = guess(columns)
+        proposed = content["proposed"]
         options = [NOTHING, *((f"{name} ({len(values)} values)", name) for name, values in columns.items())]
         with self._filling():
-            fill(self.batch, options, batch)
-            fill(self.labels, options, labels)
+            fill(self.batch, options, proposed["BATCH_COL"] or "")
+            fill(self.labels, options, proposed["LABELS_COL"] or "")
+            self.fewest.value = proposed["MIN_CELL_TYPE_POPULATION"] or FEWEST
         self._columns_chosen()
         show(self.columns, self.options, self.checking)
 

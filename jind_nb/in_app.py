@@ -29,7 +29,7 @@ def look(path: str) -> dict[str, Any]:
 
     Returns
     -------
-    `cells`, `features`; `columns`: name -> value -> cells, the most frequent first; `labelled`: name -> name -> value
+    `cells`, `features`; `proposed`: parameters by `guess.guess`, and `why`: parameter -> a sentence; `columns`: name -> value -> cells, the most frequent first; `labelled`: name -> name -> value
     -> cells of that value of the first column that have a label in the second.
 
     Raises
@@ -42,9 +42,11 @@ def look(path: str) -> dict[str, Any]:
 
     from .demo import bundled_file
     from .files import frame, open_file, texts
+    from .guess import guess
 
     with open_file(bundled_file(path) if path.startswith(BUNDLED) else Path(path)) as store:
         obs, n_features = frame(store, "obs"), len(frame(store, "var"))
+    guessed = guess(obs)
     candidates = {}
     for name, column in obs.items():
         if pd.api.types.is_bool_dtype(column) or column.nunique() > MOST_VALUES or column.notna().sum() == 0:
@@ -63,6 +65,8 @@ def look(path: str) -> dict[str, Any]:
     return {
         "cells": len(obs),
         "features": n_features,
+        "proposed": guessed.values,
+        "why": guessed.why,
         "columns": {
             name: {str(v): int(n) for v, n in column.value_counts().items()} for name, column in candidates.items()
         },

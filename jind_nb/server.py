@@ -39,6 +39,7 @@ from voila.tornado.handler import TornadoVoilaHandler
 
 from .artifacts import Run, shipped, write_json
 from .errors import InputError
+from .report import the_script
 from .workspace import PART, RUN, RunOfVisitor, Settings, Workspace
 
 SECONDS_BEFORE_CULLED = 1800  # a kernel whose tab vanished or sleeps; one whose tab is closed ends at once
@@ -54,9 +55,10 @@ RESULTS: dict[str, Callable[[Run], Path]] = {
     "metrics.json": lambda run: run.metrics,
     "run.log": lambda run: run.log,
 }
-# A report is made of other people's data: it may show itself, and do nothing.
+# A report is made of other people's data: it may show itself and run its own script, as a page of no origin.
 REPORT_MAY = (
-    "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; frame-ancestors 'self'"
+    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
+    "frame-ancestors 'self'; script-src {}"
 )
 # Voila's template would fetch a font from elsewhere; nothing of the page does.
 PAGE_MAY = (
@@ -242,7 +244,7 @@ class Result(JupyterHandler):
         self.set_header("Content-Type", "text/html; charset=utf-8" if shown else "application/octet-stream")
         if not shown:
             self.set_header("Content-Disposition", f'attachment; filename="{name}"')
-        self.set_header("Content-Security-Policy", REPORT_MAY)
+        self.set_header("Content-Security-Policy", REPORT_MAY.format(the_script()[1]))
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Length", file.stat().st_size)

@@ -125,7 +125,7 @@ class Watching:
             report = escape(run.report_html.read_text("utf-8"), quote=True)
             return (
                 f"<h2>Result</h2><p>The files are in {escape(str(run.folder))}</p>"
-                f'<iframe title="Report" sandbox srcdoc="{report}"></iframe>'
+                f'<iframe title="Report" sandbox="allow-scripts" srcdoc="{report}"></iframe>'
             )
         here = f"results/{self.workspace.visitor}/{of_visitor.name}"
         offered = {
@@ -142,5 +142,5 @@ class Watching:
         )
         return (
             f'<h2>Result</h2><a class="file" href="{here}/report.html" target="_blank" rel="noopener">Report in a tab of its '
-            f'own</a>{links}<iframe title="Report" sandbox src="{here}/report.html"></iframe>'
+            f'own</a>{links}<iframe title="Report" sandbox="allow-scripts" src="{here}/report.html"></iframe>'
         )
