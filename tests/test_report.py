@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import itertools
 import json
@@ -498,3 +499,13 @@ def test_points_are_told_once_and_cannot_end_their_script(tmp_path: Path) -> Non
     assert name in [json.loads(content)[0]["values"][0] for content in told.content.values() if "values" in content]
     plain = report.chapter(notebook_of(tmp_path, *pictures))
     assert "data-where" not in plain
+
+
+def test_pictures_together_fit_into_a_mail(tmp_path: Path) -> None:
+    """The small ones stay as they are, the large ones share what is left."""
+    sizes = (300, 300, 9_000, 30_000)
+    pictures = [displays(png=base64.b64encode(bytes(n)).decode()) for n in sizes]
+    notebook = notebook_of(tmp_path, *pictures)
+    assert report._most_bytes([notebook], 50_000) == float("inf")
+    assert report._most_bytes([notebook], 20_600) == 11_000
+    assert report._most_bytes([notebook], 10_600) == 5_000
