@@ -272,6 +272,13 @@ def test_paper_has_all_pages_and_no_parameters_first(pages: list[str]) -> None:
         assert f"page {i + 1} of {len(pages)}" in page
 
 
+def test_paper_can_be_read_by_ear(demo_run: Path) -> None:
+    """Without its structure a PDF is read line by line across columns, and pictures have no words."""
+    root = pypdf.PdfReader(demo_run / "report.pdf").trailer["/Root"]
+    assert root["/MarkInfo"]["/Marked"]
+    assert root["/Lang"] == "en"
+
+
 def test_contents_name_the_pages(pages: list[str]) -> None:
     """On paper a link leads nowhere; the page's number does."""
     (number,) = re.findall(r"Methods, ready for a paper … page (\d+)", pages[0])
