@@ -129,12 +129,14 @@ def _few_colours(image: Image.Image, n: int) -> bytes:
 
 def at_most(data: bytes, n_bytes: float) -> bytes:
     """A PNG with fewer pixels, down to a quarter each way, where it is larger than so many bytes."""
-    whole, smaller = Image.open(io.BytesIO(data)).convert("RGB"), data
+    if len(data) <= n_bytes:
+        return data
+    whole = Image.open(io.BytesIO(data)).convert("RGB")
     for share in (0.8, 0.65, 0.5, 0.35, 0.25):
-        if len(smaller) <= n_bytes:
-            break
         size = round(whole.width * share), round(whole.height * share)
         smaller = _few_colours(whole.resize(size, Image.Resampling.LANCZOS), 64)
+        if len(smaller) <= n_bytes:
+            break
     return smaller
 
 

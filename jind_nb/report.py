@@ -311,7 +311,7 @@ def _by_weasyprint(html: str, path: Path) -> str | None:
         return f"WeasyPrint cannot load the system's pango ({str(error).splitlines()[0]})"
     # Data addresses only: a report makes no request, whatever a name in the data looks like.
     inline = weasyprint.urls.URLFetcher(allowed_protocols=["data"])
-    weasyprint.HTML(string=html, url_fetcher=inline).write_pdf(path)
+    weasyprint.HTML(string=html, url_fetcher=inline).write_pdf(path, pdf_tags=True)
     return None
 
 

@@ -222,7 +222,7 @@ def to_tell(seen: pd.DataFrame) -> pd.DataFrame:
             "batch": seen["batch"],
             "prediction": seen["cell type"].where(of_target, None),
             "most probable type": seen["raw"],
-            "probability": seen["confidence"].round(2),
+            "probability": seen["confidence"].astype(float).round(2),
             "reason": seen["reason"],
             "label in the file": seen["label"],
         }

@@ -16,7 +16,7 @@ NONE = "–"
 def html(table: pd.DataFrame, caption: str | None = None) -> Markup:
     """The table with its index as the first column, a heading for each row; names are shown as text, missing values as a
     dash, numbers to three digits and aligned right; a row named like the one before it has the class `again`. A table of
-    nothing but the column `note` is a list of sentences.
+    nothing but the column `note` is a list of sentences, one without rows says so.
 
     >>> print(html(pd.DataFrame({"cells": [1200]}, index=pd.Index(["<b>"], name="cell type"))))
     <table class="dataframe">
@@ -28,6 +28,8 @@ def html(table: pd.DataFrame, caption: str | None = None) -> Markup:
     """
     if list(table.columns) == ["note"]:
         return Markup("").join(Markup('<p class="note">{}</p>\n').format(note) for note in table["note"])
+    if table.empty:
+        return Markup('<p class="note">{}</p>').format(f"{caption or 'Rows'}: none.")
     has_names = any(name is not None for name in table.index.names)
     frame = table.reset_index() if has_names else table
     columns = [frame.iloc[:, j] for j in range(frame.shape[1])]

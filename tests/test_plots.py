@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from jind_nb import clusters, plots
 from jind_nb.calibration import Calibration
@@ -434,6 +436,19 @@ def test_overviews_heading_is_inside_the_page(
     box, width = drawn[0].axes[0].title.get_window_extent(), drawn[0].canvas.get_width_height()[0]
     assert box.x0 > -1
     assert box.x1 < width + 1
+
+
+def test_a_picture_is_made_small_enough_and_a_small_one_left_alone() -> None:
+    """Dozens of dot plots of sixty types would make a report that no mail takes."""
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(noise).save(data, format="png")
+    whole = data.getvalue()
+    assert plots.at_most(whole, len(whole)) == whole
+    smaller = plots.at_most(whole, 30_000)
+    assert len(smaller) <= 30_000
+    width, height = Image.open(io.BytesIO(smaller)).size
+    assert width / height == pytest.approx(4 / 3, abs=0.02)
 
 
 def test_png_closes_its_figure() -> None:

@@ -68,3 +68,8 @@ def test_numbers_are_aligned_and_words_are_not() -> None:
 def test_a_table_of_notes_is_sentences() -> None:
     html = tables.html(pd.DataFrame({"note": ["one <b>", "two"]}))
     assert html == '<p class="note">one &lt;b&gt;</p>\n<p class="note">two</p>\n'
+
+
+def test_a_table_without_rows_says_so() -> None:
+    """Heads over nothing look like something that was lost."""
+    assert tables.html(pd.DataFrame({"cells": []}), "Left out") == '<p class="note">Left out: none.</p>'
