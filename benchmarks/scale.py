@@ -6,7 +6,8 @@
 
 Counts are negative binomial: a mean for each feature and cell type, shifted by batch, times the cell's depth. A row is a whole
 `jind-nb run` (or `predict`) in a process of its own, notebooks and reports included: wall and CPU seconds, and the peak
-memory (resident set) of the whole process tree, looked at ten times a second. `second run` repeats a run in another folder
+memory (resident set) of the whole process tree, looked at ten times a second; how long a headless Chromium takes to open
+the report. `second run` repeats a run in another folder
 right after, with caches warm.
 """
 
@@ -234,10 +235,27 @@ def one_shape(name: str, folder: Path, *, again: bool) -> None:
         row |= {f"{stage} s": seconds for stage, seconds in manifest["seconds"].items()}
         row |= {f"{stage} GB": round(size / 1e9, 2) for stage, size in manifest["peak_memory_bytes"].items()}
         row["report_MB"] = round((output / "report.html").stat().st_size / 1e6, 2)
-        append(row | {"raw_accuracy": accuracy(output)})
+        append(row | {"raw_accuracy": accuracy(output)} | opened(output / "report.html"))
     command = ["predict", str(output / "trained_models"), str(data), "--output-path", str(folder / f"{name}-predicted")]
     shutil.rmtree(folder / f"{name}-predicted", ignore_errors=True)
     append(common | {"what": "predict", **measured([sys.executable, "-m", "jind_nb.cli", *command])})
+
+
+def opened(report: Path) -> dict[str, float]:
+    """Seconds until a browser has loaded and laid out the report, and the elements that it holds; none without Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    if (chromium := shutil.which("chromium")) is None:
+        return {}
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        began = time.monotonic()
+        page.goto(report.absolute().as_uri(), wait_until="load")
+        n_elements = page.evaluate("document.body.offsetHeight && document.getElementsByTagName('*').length")
+        seconds = time.monotonic() - began
+        browser.close()
+    return {"report opens s": round(seconds, 2), "report elements": n_elements}
 
 
 def accuracy(output: Path) -> float:
@@ -250,6 +268,7 @@ COLUMNS = (
     "date", "shape", "what", "cells", "features", "batches", "file_GB", "seconds", "cpu_seconds", "peak_GB",
     "raw_accuracy", "report_MB", "1_preprocess s", "2_train s", "3_align s", "4_evaluate s", "report s",
     "1_preprocess GB", "2_train GB", "3_align GB", "4_evaluate GB", "report GB", "cores", "threads",
+    "report opens s", "report elements",
 )  # fmt: skip
 
 

@@ -346,6 +346,11 @@ class Run:
         return self.work / "stages.json"
 
     @property
+    def failure_json(self) -> Path:
+        """At what the run failed, if it did, for the page that says so."""
+        return self.work / "failure.json"
+
+    @property
     def unfinished(self) -> Path:
         """What an unfinished training has learned; gone when it is finished."""
         return self.work / "unfinished training.pt"
@@ -416,6 +421,16 @@ class Run:
 
         return pd.read_parquet(self._made_by("1_preprocess", self.work / "embedding.parquet"))
 
+    def save_code_points(self, points: pd.DataFrame) -> None:
+        """Stage 3's picture, as `embedding.code_points` makes it."""
+        with whole_file(self.work / "codes.parquet") as temporary:
+            points.to_parquet(temporary)
+
+    def load_code_points(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.read_parquet(self._made_by("3_align", self.work / "codes.parquet"))
+
     def save_training(self, training: Mapping[str, Any]) -> None:
         """Stage 2's story: `source`, `intermediates`, `candidates`, `history`, `curves`, `calibration`."""
         write_json(self.work / "training.json", dict(training))
@@ -423,7 +438,8 @@ class Run:
 
     def load_training(self) -> dict[str, Any]:
         if self.parameters.PRETRAINED_MODEL_PATH is not None:
-            model = read_model_json(self.model_folder)
+            # A finished run has its own copy, and may be on another machine.
+            model = read_model_json(self.model_folder if self.model_folder.exists() else self.models)
             others = [batch for batch in model["files"] if batch != model["source"]]
             return {
                 "source": model["source"], "intermediates": others, "candidates": [], "history": [], "curves": [],

@@ -17,6 +17,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     import distributed
     import zarr
 
-# Stored values of a block: with what normalising takes beside them, about a third of a gigabyte.
-VALUES_AT_ONCE = 2**23
+# Stored values of a block: with what normalising takes beside them, about a sixth of a gigabyte.
+VALUES_AT_ONCE = 2**22
+# Blocks at once, so that a core reads while another computes.
+BLOCKS_AT_ONCE = 2
 # Stored values of all files together up to which they are kept in memory after the first reading.
 KEPT_VALUES = 5 * 10**7
 # A dense matrix is read by whole chunks as long as that is at most so many times a block.
@@ -169,8 +172,8 @@ class Blocks:
     def each(
         self, function: Callable[[Block, Argument], Result], arguments: Iterable[Argument | None]
     ) -> Iterator[Result]:
-        """`function(block, argument)` for each block in order, by the workers of a Dask client if there is one; a block
-        whose argument is None is passed over.
+        """`function(block, argument)` for each block in order, by the workers of a Dask client if there is one, else by two
+        threads, which are at most two blocks ahead; a block whose argument is None is passed over.
 
         Raises
         ------
@@ -180,13 +183,27 @@ class Blocks:
         client = None if self.keeps else current_client()
         work = zip(self.blocks, arguments, strict=True)
         if client is None:
-            yield from (function(block, argument) for block, argument in work if argument is not None)
+            yield from _two_ahead(function, work)
             return
         futures = deque(
             client.submit(function, block, argument, pure=False) for block, argument in work if argument is not None
         )
         while futures:
             yield futures.popleft().result()
+
+
+def _two_ahead(
+    function: Callable[[Block, Argument], Result], work: Iterable[tuple[Block, Argument | None]]
+) -> Iterator[Result]:
+    with ThreadPoolExecutor(BLOCKS_AT_ONCE) as threads:
+        ahead = deque[Future[Result]]()
+        for block, argument in work:
+            if argument is not None:
+                ahead.append(threads.submit(function, block, argument))
+            if len(ahead) > BLOCKS_AT_ONCE:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def current_client() -> distributed.Client | None:

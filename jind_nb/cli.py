@@ -1,4 +1,4 @@
-"""The command line: `jind-nb init`, `run`, `validate`, `predict`, `compare` and `sweep`.
+"""The command line: `jind-nb init`, `run`, `validate`, `predict`, `compare`, `sweep`, `report` and `app`.
 
 Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 the program failed.
 """
@@ -97,13 +97,12 @@ def init(
         started = starter.write(data, output, dict(parse_override(text) for text in s or []), force=force)
     except InputError as error:
         raise InputError(re.sub(r"^PATH\b", "H5AD", str(error))) from None
-    out.print(f"Wrote {_shown(str(started.file))}:", highlight=False, soft_wrap=True)
-    for name in starter.PROPOSED:
-        value, why = started.guess.values[name], started.guess.why.get(name, "")
-        if value is not None:
-            out.print(
-                f"  {name}: {_shown(str(value))}" + (f"  [dim]({_shown(why)})[/dim]" if why else ""), highlight=False
-            )
+    import pandas as pd
+
+    proposed = {name: str(value) for name in starter.PROPOSED if (value := started.guess.values[name]) is not None}
+    why = [started.guess.why.get(name, "given") for name in proposed]
+    index = pd.Index(list(proposed), name="parameter")
+    _table(f"Written to {_shown(str(started.file))}", pd.DataFrame({"value": proposed.values(), "why": why}, index))
     if started.to_fill_in:
         out.print(
             f"[bold yellow]To fill in:[/bold yellow] {', '.join(started.to_fill_in)}; nothing in the data tells.",
@@ -400,6 +399,30 @@ def sweep(
     _tell_of_sweep(this.files, rows)
     if any(row["status"] not in DONE for row in rows):
         raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a finished run.")],
+) -> None:
+    """Renders report.html and report.pdf again from a finished run; runs no notebook.
+
+    The folder may have been moved or copied from another machine; the input is not needed.
+    Of a run that failed it renders the page that says so.
+
+    Example: jind-nb report runs/demo
+    """
+    from . import pipeline
+
+    folder = run_dir.expanduser().resolve()
+    try:
+        this, pdf_missing = pipeline.report_again(folder)
+    except InputError as error:  # the parameter that this command's argument stands for
+        raise InputError(str(error).replace("OUTPUT_PATH", "RUN_DIR")) from None
+    if pdf_missing:
+        err.print(f"No report.pdf: {_shown(pdf_missing)}", highlight=False, soft_wrap=True)
+    pdf = f"\n        {this.report_pdf}" if this.report_pdf.exists() else ""
+    out.print(f"report: {_shown(str(this.report_html))}{_shown(pdf)}", highlight=False, soft_wrap=True)
 
 
 def _tell_of_sweep(files: SweepFolder, rows: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ Only `read_target_labels`, which evaluation calls, ever reads the target's label
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from .parameters import Parameters
 from .values import done
 
 # Labelled cells of a batch that train. METHOD `default` learns its head from 20,000 cells of all batches together.
-CELLS_HASHED_AT_ONCE = 20_000  # memory only
+CELLS_HASHED_AT_ONCE = 2_000  # memory only
 CELLS_PER_BATCH = {"default": 10_000, "reference": 50_000}
 FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
 # Our own word for a rejected cell, whatever UNLABELED says: as a type to learn it would be taken for one.
@@ -384,6 +385,36 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     InputError
         If the values cannot be read or brought to one scale, or under 20 % of the features are there.
     """
+    cells, markers, var, wanted = _chosen(parameters, cells, plan)
+    x, *of_markers = selection.kept(*wanted)
+    if parameters.PRETRAINED_MODEL_PATH is not None:  # whose features stand in the order of the run that trained it
+        x.sort_indices()
+    obs = cells[["cell", "file", "row", "batch", "cell_type"]].copy()
+    obs.index = pd.RangeIndex(len(obs)).astype(str)
+    obs["batch"] = pd.Categorical(obs["batch"], categories=[*plan.annotated, plan.target])
+    obs["cell_type"] = pd.Categorical(obs["cell_type"], categories=plan.classes)
+    prepared = ad.AnnData(x, obs=obs, var=var)
+    if markers:
+        prepared.obsm["markers"] = of_markers[0]
+        prepared.uns["markers"] = list(markers)
+    return prepared
+
+
+def prepare_in_blocks(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Iterator[sparse.csr_matrix]:
+    """The target's values as `prepare` gives them, some cells after the others, in their order: no more is ever held."""
+    for x, *_ in selection.kept_in_blocks(*_chosen(parameters, cells, plan)[-1]):
+        yield x
+
+
+def _chosen(
+    parameters: Parameters, cells: pd.DataFrame, plan: Plan
+) -> tuple[pd.DataFrame, dict[str, int], pd.DataFrame, tuple[Any, ...]]:
+    """Reads the values once or twice, enters what they are into the plan, and chooses features.
+
+    Returns
+    -------
+    The cells that train and the target's, the markers there are, the features, and what `selection.kept` is told.
+    """
     takes_part = cells["batch"].isin([*plan.annotated, plan.target])
     cells = cells[takes_part].reset_index(drop=True)
     model = None
@@ -413,20 +444,8 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
         chosen, var = _as_in_model(names, in_files, pd.Index(model["features"]), plan)
     plan.features = {"in_file": len(in_files[0]) if model is not None else len(names), "kept": len(var)} | plan.features
     wanted = (chosen, np.array(list(markers.values()), dtype=int))[: 2 if markers else 1]
-    x, *of_markers = selection.kept(
-        choice.loaded, choice.scale, _by_file(used, choice), columns, [wanted] * len(choice.loaded)
-    )
-    if model is not None:  # whose features stand in the order of the run that trained it
-        x.sort_indices()
-    obs = cells.loc[used, ["cell", "file", "row", "batch", "cell_type"]]
-    obs.index = pd.RangeIndex(len(obs)).astype(str)
-    obs["batch"] = pd.Categorical(obs["batch"], categories=[*plan.annotated, plan.target])
-    obs["cell_type"] = pd.Categorical(obs["cell_type"], categories=plan.classes)
-    prepared = ad.AnnData(x, obs=obs, var=var)
-    if markers:
-        prepared.obsm["markers"] = of_markers[0]
-        prepared.uns["markers"] = list(markers)
-    return prepared
+    of_files = [wanted] * len(choice.loaded)
+    return cells[used], markers, var, (choice.loaded, choice.scale, _by_file(used, choice), columns, of_files)
 
 
 def _by_file(values: np.ndarray, choice: Choice) -> list[np.ndarray]:
@@ -640,11 +659,10 @@ def fingerprints(x: sparse.csr_matrix) -> np.ndarray:
 
 
 def _fingerprints(x: sparse.csr_matrix) -> np.ndarray:
-    x = x.sorted_indices()
-    x.eliminate_zeros()
-    terms = pd.util.hash_array(x.data) * (pd.util.hash_array(x.indices) | np.uint64(1))
-    sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(terms, dtype=np.uint64)])
-    return sums[x.indptr[1:]] - sums[x.indptr[:-1]]
+    of_values = pd.util.hash_array(x.data)
+    of_values[x.data == 0] = 0
+    of_columns = pd.util.hash_array(np.arange(x.shape[1], dtype=x.indices.dtype)) | np.uint64(1)
+    return sparse.csr_matrix((of_values, x.indices, x.indptr), x.shape) @ of_columns
 
 
 # --- what to tell a person -------------------------------------------------------------------------------------------

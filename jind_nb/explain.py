@@ -184,7 +184,7 @@ def drivers(
 
 
 def table(explanation: Explanation) -> pd.DataFrame:
-    """The drivers to read, shares as percent, a type's name in its first row only."""
+    """The drivers to read, shares as percent."""
     shown = explanation.drivers.round({"mean": 2, "mean in others": 2})
     if shown.empty:
         return pd.DataFrame({"note": ["No cell has a type, so there is nothing to explain."]})
@@ -192,7 +192,6 @@ def table(explanation: Explanation) -> pd.DataFrame:
         shown[column] = (100 * shown[column]).round(1)
         shown = shown.rename(columns={column: words})
     shown["speaks by"] = np.where(shown.pop("by absence").astype(bool), "absence", "presence")
-    shown["cell type"] = shown["cell type"].mask(shown["cell type"].duplicated(), "")
     shown = shown.rename(columns={"mean": "mean in the type", "mean in others": "mean in other types"})
     return shown.set_index("cell type").rename_axis(f"cell type ({explanation.of_cells})")
 

@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from .errors import InputError
+from .folder import WITHOUT_LOCKS
 
 if TYPE_CHECKING:
     import requests
@@ -45,6 +46,8 @@ PIECE = 2**18  # bytes; a broken connection costs at most so many
 LEFT_FREE = 200_000_000  # bytes of the cache's disk
 SECONDS_BETWEEN_LINES = 10
 TIMEOUT = 30  # seconds without an answer
+TRY = "Try again with the internet at hand, or fetch the file by hand and give its path."
+MAKE_ROOM = f"Make room, or name a folder on a larger disk in {CACHE}."
 MEANINGS = {401: "it asks for a login", 403: "it asks for a login", 404: "there is no such file", 429: "it is busy"}
 
 
@@ -93,8 +96,17 @@ def name_of(path: str) -> str:
 
 
 def cache_folder() -> Path:
-    """JIND_NB_CACHE, or the user's cache folder."""
-    return Path(os.environ.get(CACHE) or user_cache_path("jind_nb")).expanduser().absolute()
+    """JIND_NB_CACHE, or the user's cache folder.
+
+    Raises
+    ------
+    InputError
+        If JIND_NB_CACHE is relative: a run's notebooks work in another folder, and would look elsewhere.
+    """
+    folder = Path(os.environ.get(CACHE) or user_cache_path("jind_nb")).expanduser()
+    if not folder.is_absolute():
+        raise InputError(f"{CACHE}: found {str(folder)!r}; it must be a whole path, from / on.")
+    return folder
 
 
 def fetched(address: str) -> Path:
@@ -132,6 +144,9 @@ def _alone(this: _Download) -> Iterator[None]:
     except Timeout:
         _say(f"Another run is fetching {shown_address(this.address)}; waiting for it.")
         lock.acquire()
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
     try:
         yield
     finally:
@@ -168,6 +183,7 @@ class _Download:
     folder: Path
     file: Path
     wanted: str | None
+    sized: bool = True  # whether the server said how long the answer is
 
     @property
     def note(self) -> Path:
@@ -223,6 +239,8 @@ class _Download:
         import pooch
         import requests
 
+        from .artifacts import is_disk_full
+
         pooch.get_logger().setLevel(logging.WARNING)
         try:
             url, known = self._resolved()
@@ -234,9 +252,13 @@ class _Download:
         except requests.exceptions.HTTPError as error:
             raise self._refused(f"the server answers {_status(error.response)}") from None
         except (requests.exceptions.RequestException, OSError) as error:
+            if is_disk_full(error):
+                raise self._refused(f"the disk of the cache, {self.folder}, is full", MAKE_ROOM) from None
             raise self._refused(self._broken(error)) from None
         except ValueError as error:  # pooch's word for a wrong checksum, and for a DOI it cannot use
-            raise self._refused(str(error).replace(str(self.file), self.file.name)) from None
+            raise self._refused(_in_words(error)) from None
+        except (KeyError, IndexError, TypeError):
+            raise self._refused("what the archive says of its files cannot be understood") from None
         hashes = dict([known.split(":", 1)] if known else []) | {"sha256": pooch.file_hash(str(self.file))}
         self._write_note(hashes)
         checked = f"its {known.split(':')[0]} is right" if known else f"its sha256 is {hashes['sha256']}"
@@ -250,11 +272,11 @@ class _Download:
         """The https address and checksum of the file, for a DOI as the archive tells them."""
         if not self.address.lower().startswith("doi:"):
             return self.address, self.wanted
-        from pooch.downloaders import doi_to_repository
+        from pooch.downloaders import REQUESTS_HEADERS, doi_to_repository
 
         doi, name = self.address[4:].rsplit("/", 1)
         known: dict[str, str] = {}
-        archive = doi_to_repository(doi, timeout=TIMEOUT)
+        archive = doi_to_repository(doi, timeout=TIMEOUT, headers=REQUESTS_HEADERS)
         archive.populate_registry(SimpleNamespace(registry=known))
         name = unquote(name)
         if name not in known:
@@ -269,12 +291,13 @@ class _Download:
     def _stream(self, url: str, output_file: str, _: object) -> None:
         """pooch's downloader: to `part`, from where an earlier one stopped; then it is the output."""
         from pooch import HTTPDownloader
+        from pooch.downloaders import REQUESTS_HEADERS
 
         if not _is_safe(url):
             raise InputError(
                 f"PATH: {shown_address(self.address)} leads to {shown_address(url)}, which is not https; fetch it by hand."
             )
-        headers = {"Accept-Encoding": "identity"}
+        headers = REQUESTS_HEADERS | {"Accept-Encoding": "identity"}
         if self.version.exists() and self.part.exists() and self.part.stat().st_size:
             headers |= {"Range": f"bytes={self.part.stat().st_size}-", "If-Range": self.version.read_text("utf-8")}
         progress, answers = _Progress(self), []
@@ -321,17 +344,21 @@ class _Download:
                 f"PATH: {shown_address(self.address)} is a web page and not an .h5ad file; perhaps one to log in, or about the "
                 "file: fetch it in a browser and give its path."
             )
-        if answer.status_code != 206:  # from its beginning
+        if answer.status_code == 206:
+            begins = answer.headers.get("content-range", "").startswith(f"bytes {self.part.stat().st_size}-")
+            if not begins or answer.headers.get("etag", "") not in ("", self.version.read_text("utf-8")):
+                self.forget()
+                raise self._refused("the server sent another part of it than was asked for")
+        else:  # from its beginning
             self.forget()
             self.part.touch()
             etag = answer.headers.get("etag", "")
             if etag.startswith('"'):
                 self.version.write_text(etag, "utf-8")
+        self.sized = "content-length" in answer.headers
         size, free = int(answer.headers.get("content-length", 0)), shutil.disk_usage(self.folder).free
         if size + LEFT_FREE > free:
-            raise self._refused(
-                f"it has {size:,} bytes more, and the disk of the cache {free:,} free", f"name a larger one in {CACHE}"
-            )
+            raise self._refused(f"it has {size:,} bytes more, and the disk of the cache {free:,} free", MAKE_ROOM)
         kept = f", going on after {self.part.stat().st_size:,}" if answer.status_code == 206 else ""
         _say(f"Fetching {shown_address(self.address)} ({size:,} bytes{kept}) to {self.folder}")
 
@@ -346,6 +373,11 @@ class _Download:
                 f"PATH: what {shown_address(self.address)} gives is not an h5ad (HDF5) file: it begins with {begins!r}. Fetch the "
                 "file in a browser and give its path."
             )
+        if not self.sized:  # a connection that broke looks like one that ended
+            try:
+                h5py.File(self.part, "r").close()
+            except OSError as error:
+                raise self._refused(f"what came is not whole ({error})") from None
 
     def forget(self) -> None:
         """Empties what was kept of an earlier try."""
@@ -354,22 +386,21 @@ class _Download:
         self.version.unlink(missing_ok=True)
 
     def _broken(self, error: Exception) -> str:
-        from .artifacts import is_disk_full
-
-        if is_disk_full(error):
-            return f"the disk of the cache, {self.folder}, is full"
         kept = self.part.stat().st_size if self.part.exists() else 0
         reason = re.findall(r"\[Errno [^\]]*\] ([^'\")]+)|(timed out|Connection broken)", str(error))
         words = next((word for pair in reason for word in pair if word), type(error).__name__)
         again = f"; {kept:,} bytes are kept, and the same command goes on after them" if kept else ""
         return f"there is no connection, or it broke ({words}){again}"
 
-    def _refused(
-        self, reason: str, otherwise: str = "without the internet, fetch it by hand and give its path"
-    ) -> InputError:
-        return InputError(
-            f"PATH: {shown_address(self.address)} could not be fetched: {reason}. Try again; or {otherwise}."
-        )
+    def _refused(self, reason: str, advice: str = TRY) -> InputError:
+        return InputError(f"PATH: {shown_address(self.address)} could not be fetched: {reason}. {advice}")
+
+
+def _in_words(error: ValueError) -> str:
+    checksums = re.search(r"expected (?:\w+:)?(\w+) but got (\w+)", str(error))
+    if checksums is None:
+        return str(error).rstrip(".")
+    return f"what came has the checksum {checksums[2]} and not {checksums[1]}; nothing of it is kept"
 
 
 def _status(answer: requests.Response | None) -> str:
@@ -389,7 +420,7 @@ class _Progress:
     def update(self, n: int) -> None:
         self.done = min(self.done + n, self.total or self.done + n)
         if shutil.disk_usage(self.of.folder).free < LEFT_FREE // 2:
-            raise self.of._refused("the disk of the cache is all but full", f"name a larger one in {CACHE}")
+            raise self.of._refused("the disk of the cache is all but full", MAKE_ROOM)
         if sys.stderr.isatty():
             if self.bar is None:
                 from tqdm import tqdm

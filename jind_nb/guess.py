@@ -240,9 +240,11 @@ def _columns(values: dict[str, Any], why: dict[str, str], columns: Columns, seve
         if not found:
             continue
         values[name] = found[0]
-        why[name] = (
-            "the only column whose values look like it" if found[0] in columns.by_content else "by the column's name"
-        )
+        why[name] = "by the column's name"
+        if found[0] in columns.by_content:
+            why[name] = "the only column whose values look like it"
+        elif name == "LABELS_COL" and set(CLUSTER_WORDS) & set(_words(found[0])):
+            why[name] = "by the column's name, which speaks of clusters: are they cell types?"
     if not columns.batch and several_files:
         values["BATCH_COL"] = EACH_FILE
         why["BATCH_COL"] = "no column names batches, so each file is one, named like the file"
@@ -316,7 +318,9 @@ def _targets(table: pd.DataFrame) -> list[tuple[str, str]]:
     bare = table[table["labelled"] == 0].sort_values("cells", ascending=False, kind="stable")
     labelled = table[table["labelled"] > 0].sort_values("cells", kind="stable")
     large = labelled["cells"] >= SMALLEST_TARGET
-    one = "the only batch without labels" if len(bare) == 1 else "the largest batch without labels"
+    one = "the only batch without labels"
+    if len(bare) > 1:
+        one = f"the largest of {len(bare)} batches without labels; `jind-nb sweep --each-target` annotates each in turn"
     known = "every batch has labels: name the one you want annotated; this one, a small one, is good to try with"
     return [(name, one) for name in bare.index] + [
         (name, known) for name in [*labelled.index[large], *labelled.index[~large][::-1]]

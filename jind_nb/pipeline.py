@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -23,10 +24,20 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from . import folder, reuse
-from .artifacts import Run, check_output, is_disk_full, log_to, read_model_json, shipped, whole_file, write_json
+from .artifacts import (
+    Run,
+    check_output,
+    is_disk_full,
+    log_to,
+    read_json,
+    read_model_json,
+    shipped,
+    whole_file,
+    write_json,
+)
 from .errors import InputError
 from .fetch import is_remote, shown_address
-from .parameters import Parameters
+from .parameters import Parameters, load_parameters
 from .progress import NO_BARS
 
 log = logging.getLogger(__name__)
@@ -163,8 +174,72 @@ def run(parameters: Parameters, console: Console | None = None, *, force: bool =
         try:
             _work(work, console)
         except (OSError, StageError, InputError) as error:
-            raise work.reason_for(error) from None
+            reason = work.reason_for(error)
+            work.tell_failed(reason)
+            raise reason from None
+        except Exception as error:
+            work.tell_failed(error)
+            raise
     return this
+
+
+def report_again(folder_of_run: Path) -> tuple[Run, str | None]:
+    """Renders the reports of a run again from its folder alone, which may have been moved; no notebook is run, and the
+    input is not looked at. Of a run that failed, the page that says so.
+
+    Returns
+    -------
+    The run, and why there is no PDF, if there is none.
+
+    Raises
+    ------
+    InputError
+        If the folder is not a run's, the run is unfinished or at work, or files of it are gone.
+    """
+    file = folder_of_run / "parameters.yaml"
+    if not file.exists():
+        raise InputError(
+            f"RUN_DIR: {folder_of_run} is not the folder of a run: it has no parameters.yaml. Give the folder that "
+            "jind-nb run wrote its results to."
+        )
+    this = Run(load_parameters(file, {"OUTPUT_PATH": str(folder_of_run)}))
+    goes_on = f"jind-nb run '{file}' --output-path '{folder_of_run}'"
+    with folder.held(this.folder):
+        if not this.manifest.exists() and this.failure_json.exists():
+            from .report import write_failed_html
+
+            write_failed_html(this)
+            return this, "the run failed"
+        if not this.manifest.exists():
+            raise InputError(f"RUN_DIR: the run in {folder_of_run} is not finished; {goes_on} goes on with it.")
+        try:
+            return this, _report_again(this)
+        except (FileNotFoundError, InputError) as error:
+            what = error.filename if isinstance(error, FileNotFoundError) else error
+            raise InputError(f"RUN_DIR: the report cannot be made without {what}; {goes_on} makes all anew.") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"RUN_DIR: what the run in {folder_of_run} left cannot be read by this version of jind-nb ({error}); "
+                f"{goes_on} makes all anew."
+            ) from None
+
+
+def _report_again(this: Run) -> str | None:
+    """The reports of a finished run, and what is noted of them, so that the same run again repeats nothing for it."""
+    from .report import write_html, write_pdf
+
+    manifest, records = read_json(this.manifest), reuse.read_records(this)
+    pdf_missing = write_pdf(this, write_html(this, manifest))
+    if records is not None and reuse.REPORT in records:
+        before = records[reuse.REPORT]
+        measured = {name: before[name] for name in ("seconds", "peak_memory_bytes")}
+        made = [file for file in (this.report_html, this.report_pdf) if file.exists()]
+        records[reuse.REPORT] = reuse.record(
+            this, reuse.REPORT, before["key"], made, **measured, pdf_missing=pdf_missing
+        )
+        write_json(this.stages_json, records)
+    write_json(this.manifest, manifest | {"report_pdf": pdf_missing or "written"})
+    return pdf_missing
 
 
 @dataclass
@@ -178,6 +253,7 @@ class Work:
     keys: dict[str, str]
     reused: list[str]
     records: reuse.Records
+    at: str | None = None  # the stage under way, once there is one
 
     @classmethod
     def begin(cls, this: Run, hold: folder.Hold, *, force: bool) -> Work:
@@ -236,6 +312,27 @@ class Work:
         self.records[stage] = reuse.record(self.run, stage, self.keys[stage], made, **measured, **also)
         write_json(self.run.stages_json, self.records)
 
+    def tell_failed(self, reason: Exception) -> None:
+        """Leaves a page that says that the run failed, where there is a place for it: an earlier run's results were moved
+        when the first stage began."""
+        if self.at is None or not self.hold.still_there():
+            return
+        done = {stage: "finished before, reused" if stage in self.reused else "finished" for stage in self.records}
+        words = {**dict.fromkeys(self.keys, "not begun"), **done, self.at: "failed"}
+        failure = {
+            "stage": self.at,
+            "at": STAGE_WORDS[self.at],
+            "message": str(reason) or type(reason).__name__,
+            "is_input": isinstance(reason, InputError),
+            "when": time.strftime("%Y-%m-%d %H:%M"),
+            "stages": [{"stage": stage, "what": STAGE_WORDS[stage], "how": words[stage]} for stage in self.keys],
+        }
+        from .report import write_failed_html
+
+        with suppress(OSError):  # a full disk has no room for it
+            write_json(self.run.failure_json, failure)
+            write_failed_html(self.run)
+
     def reason_for(self, error: Exception) -> Exception:
         """The error itself, or what was behind it: the folder removed, or the disk full."""
         if not self.hold.still_there():
@@ -274,15 +371,15 @@ def _work(work: Work, console: Console | None) -> None:
         usage = Usage()
         for stage, kernel in kernels:
             stage_begins(stage, STAGE_WORDS[stage])
-            before = folder.snapshot(this)
+            work.at, before = stage, folder.snapshot(this)
             with usage.of(stage):
                 _execute(this, stage, kernel)
             work.finished(stage, before, usage)
         if reuse.REPORT in work.to_do:
             stage_begins(reuse.REPORT, STAGE_WORDS[reuse.REPORT])
-            before = folder.snapshot(this)
+            work.at, before = reuse.REPORT, folder.snapshot(this)
             with usage.of(reuse.REPORT):
-                pdf_missing = _report(this)
+                pdf_missing = _report(work)
             work.finished(reuse.REPORT, before, usage, pdf_missing=pdf_missing)
             if pdf_missing:
                 tell(f"No report.pdf: {pdf_missing}")
@@ -290,6 +387,13 @@ def _work(work: Work, console: Console | None) -> None:
     if missing:
         raise StageError(f"The notebooks ran, but these files are missing: {', '.join(missing)}")
     write_json(this.manifest, _manifest(work))  # the last file: by it a finished run is known
+
+
+def _import_for_the_report() -> None:
+    """What the reports need of this process takes some seconds: meanwhile the last notebook runs."""
+    for name in ("jind_nb.report", "jind_nb.plots", "nbconvert"):
+        with suppress(Exception):  # the reports will tell of it
+            importlib.import_module(name)
 
 
 def _kernels_ahead(work: Work, sockets: str) -> Generator[tuple[str, KernelManager]]:
@@ -321,6 +425,8 @@ def _kernels_ahead(work: Work, sockets: str) -> Generator[tuple[str, KernelManag
     following = start(stages[0]) if stages else None
     for stage, later in zip(stages, (*stages[1:], None), strict=False):
         kernel, following = following, start(later) if later else None
+        if later is None and reuse.REPORT in work.to_do:
+            threading.Thread(target=_import_for_the_report, name="imports").start()
         assert kernel is not None  # only the last stage has no following kernel
         try:
             yield stage, kernel
@@ -390,17 +496,18 @@ def _keep_whole(running: Path, notebook: Path) -> None:
             running.replace(notebook)
 
 
-def _report(this: Run) -> str | None:
+def _report(work: Work) -> str | None:
     """Makes the reports; the reason why there is no PDF, if there is none."""
     from .report import write_html, write_pdf
 
-    return write_pdf(this, write_html(this))
+    return write_pdf(work.run, write_html(work.run, _facts(work)))
 
 
-def _manifest(work: Work) -> dict[str, Any]:
+def _facts(work: Work) -> dict[str, Any]:
+    """What the results rest on, as manifest.json and the report tell it."""
     from .files import input_files
 
-    records, paths = work.records, work.run.parameters.paths
+    paths = work.run.parameters.paths
     addresses = {
         file: shown_address(path)
         for path, file in zip(paths, input_files(work.run.parameters), strict=True)
@@ -413,6 +520,13 @@ def _manifest(work: Work) -> dict[str, Any]:
             {"path": str(file), "sha256": hash_} | ({"fetched from": addresses[file]} if file in addresses else {})
             for file, hash_ in work.inputs.items()
         ],
+    }
+
+
+def _manifest(work: Work) -> dict[str, Any]:
+    records = work.records
+    return {
+        **_facts(work),
         "reused": work.reused,
         # Of a reused stage: as measured when it ran.
         "seconds": {stage: records[stage]["seconds"] for stage in work.keys},

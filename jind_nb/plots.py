@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,53 +20,122 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from PIL import Image
 
-from . import metrics
+from . import metrics, tables
 from .artifacts import whole_file
 from .calibration import Calibration
 from .clusters import Clusters
 from .explain import Dots
 from .metrics import TRAINED_ON, StageResult
-from .rejection import UNASSIGNED
+from .rejection import AMBIGUOUS, CONFIDENT, UNASSIGNED, UNLIKE
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D00", "#000000"]
 MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
 GREY = "#BBBBBB"
+REASON_STYLES: dict[str, dict[str, Any]] = {
+    CONFIDENT: {"color": "#0072B2", "marker": "o", "linewidths": 0},
+    "parent only": {"color": "#56B4E9", "marker": "s", "linewidths": 0},
+    AMBIGUOUS: {"color": "#E69F00", "marker": "^", "linewidths": 0},
+    UNLIKE: {"color": "#D55E00", "marker": "D", "linewidths": 0},
+}
+MOST_TOLD = 10_000  # points of which the report can tell
+DOTS, PIXELS = 150, 100  # of an inch: in the file, and on a screen
 FEWEST_OF_A_RANGE = 5  # cells of a confidence; the share right among fewer says nothing
+MANY = 24  # cell types from which on names are small, numbered, or in two columns
 SIDE_BY_SIDE = 12  # confusion matrices of at most so many types share a row
 
 # Cell and batch names may hold any character; one the font lacks is drawn as a box, which is no reason to warn.
 warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
 
-def show(figure: Figure | None, alt: str) -> None:
-    """Displays a figure once, as a PNG with a text for readers who cannot see it; nothing if there is none."""
-    from IPython.display import display
+def show(figure: Figure | str | None, alt: str = "", cells: pd.DataFrame | None = None) -> None:
+    """Displays a figure once, as a PNG with a text for readers who cannot see it, or words where there is no picture;
+    nothing if there is neither.
+
+    Parameters
+    ----------
+    cells
+        What the report tells about the point under the pointer: a row for each, with `panel` (int, which of the figure's
+        axes), `x`, `y` (in its data) and columns to tell by their names; none of more than 10,000 rows.
+    """
+    from IPython.display import HTML, display
 
     if figure is None:
         return
-    display({"image/png": png(figure), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+    if isinstance(figure, str):
+        display(HTML(f'<p class="nothing">{escape(figure)}</p>'))
+        return
+    width, height = pixels(figure)
+    about: dict[str, Any] = {"alt": alt, "width": width, "height": height}
+    if cells is not None and len(cells) <= MOST_TOLD:
+        about |= {"where": _places(figure, cells), "what": _told(cells.drop(columns=["panel", "x", "y"]))}
+    display({"image/png": png(figure), "text/plain": alt}, raw=True, metadata={"image/png": about})
 
 
-def show_table(table: pd.DataFrame) -> None:
+def pixels(figure: Figure) -> tuple[int, int]:
+    """Width and height on a screen."""
+    width, height = figure.get_size_inches()
+    return round(PIXELS * width), round(PIXELS * height)
+
+
+def _places(figure: Figure, cells: pd.DataFrame) -> dict[str, list[int]]:
+    """Where the points are in the picture, in ten thousandths of its width and height from the upper left corner."""
+    figure.draw_without_rendering()  # puts the axes where they will be
+    places = np.empty((len(cells), 2))
+    for panel, rows in cells.reset_index(drop=True).groupby("panel"):
+        axes = figure.axes[panel]
+        places[rows.index] = figure.transFigure.inverted().transform(axes.transData.transform(rows[["x", "y"]]))
+    x, y = np.rint(1e4 * np.clip([places[:, 0], 1 - places[:, 1]], 0, 1)).astype(int).tolist()
+    return {"x": x, "y": y}
+
+
+def _told(cells: pd.DataFrame) -> list[dict[str, Any]]:
+    """Columns as plain values: words that repeat as their number among `levels`, -1 or None where there is none."""
+    told: list[dict[str, Any]] = []
+    for name, column in cells.items():
+        if column.dtype == object and column.nunique() <= len(column) / 2:
+            codes, levels = pd.factorize(column)
+            told.append({"name": name, "values": codes.tolist(), "levels": [str(level) for level in levels]})
+        else:
+            told.append({"name": name, "values": [None if pd.isna(value) else value for value in column.tolist()]})
+    return told
+
+
+def show_table(table: pd.DataFrame, caption: str | None = None) -> None:
     """Displays a table with its index as the first column; names are shown as text, missing values as a dash."""
     from IPython.display import HTML, display
 
-    named = table.reset_index() if any(table.index.names) else table
-    with pd.option_context("display.max_colwidth", None):
-        html = named.to_html(index=False, na_rep="–", float_format="{:.3g}".format, border=0, justify="left")
-    display(HTML(html))
+    display(HTML(tables.html(table, caption)))
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG data; the figure is closed."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=110)
+    """The figure as PNG data of 256 colours, sharp on paper and a third as large; the figure is closed."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DOTS)
     plt.close(figure)
+    return _few_colours(Image.open(drawn), 256)
+
+
+def _few_colours(image: Image.Image, n: int) -> bytes:
+    data = io.BytesIO()
+    image.convert("RGB").quantize(n, dither=Image.Dither.NONE).save(data, format="png", optimize=True)
     return data.getvalue()
+
+
+def at_most(data: bytes, n_bytes: float) -> bytes:
+    """A PNG with fewer pixels, down to a quarter each way, where it is larger than so many bytes."""
+    whole, smaller = Image.open(io.BytesIO(data)).convert("RGB"), data
+    for share in (0.8, 0.65, 0.5, 0.35, 0.25):
+        if len(smaller) <= n_bytes:
+            break
+        size = round(whole.width * share), round(whole.height * share)
+        smaller = _few_colours(whole.resize(size, Image.Resampling.LANCZOS), 64)
+    return smaller
 
 
 def short(name: str, most: int = 28) -> str:
@@ -80,47 +151,42 @@ def short_names(names: Sequence[str], most: int = 28) -> list[str]:
     return cut if len(set(cut)) == len(set(names)) else [short(name, 200) for name in names]
 
 
-def nothing(text: str) -> Figure:
-    """A line of words in place of a picture there is nothing to draw for."""
-    figure = plt.figure(figsize=(6.6, 0.5))
-    figure.text(0.01, 0.4, text, fontsize=9)
-    return figure
-
-
 # --- stage 1 -------------------------------------------------------------------------------------------------------------
 
 
-def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target: int) -> Figure:
-    """How many cells train, batch by cell type, as a table with shaded cells; the target's number beside it."""
+def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target: int) -> Figure | str:
+    """How many cells train, cell type by batch, as a table with shaded cells; the target's number in the title."""
     if not cells:
-        return nothing(f"A saved model annotates {short(target)}, {n_target:,} cells; no batch is trained on.")
-    table = pd.DataFrame(cells).T.fillna(0).astype(int).reindex(list(cells))
-    table = table[sorted(table.columns)]
-    has_numbers = table.size <= 400
-    width, height = (0.55, 0.3) if has_numbers else (0.17, 0.2)
+        return f"A saved model annotates {short(target)}, {n_target:,} cells; no batch is trained on."
+    table = pd.DataFrame(cells).fillna(0).astype(int).sort_index()
+    has_numbers = table.shape[1] <= 12
+    width, height = (0.5 if has_numbers else 0.17), (0.24 if len(table) <= MANY else 0.15)
+    longest = max(len(name) for name in short_names(list(table.columns)))
     figure, axes = plt.subplots(
-        figsize=(max(6.4, 2.6 + width * table.shape[1]), 1.8 + height * table.shape[0]), layout="constrained"
+        figsize=(max(6.4, 2.6 + width * table.shape[1]), 1.2 + 0.07 * longest + height * len(table)),
+        layout="constrained",
     )
     largest = max(2, int(table.to_numpy().max()))
     # Up to four times the largest number, so that the numbers in the cells stay readable.
     shades = LogNorm(vmin=0.5, vmax=4 * largest)
     drawn = axes.imshow(table.where(table > 0).to_numpy(dtype=float), cmap="Blues", aspect="auto", norm=shades)
+    size = 7 if len(table) <= MANY else 6
     if has_numbers:
         for (row, column), n in np.ndenumerate(table.to_numpy()):
-            axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=7)
+            axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=size)
     else:
         figure.colorbar(drawn, label="cells (white: none)", shrink=0.6)
     axes.set_xticks(range(table.shape[1]), short_names(list(table.columns)), rotation=90, fontsize=7)
-    axes.set_yticks(range(table.shape[0]), short_names(list(table.index)), fontsize=7)
-    axes.set(xlabel="cell type", ylabel="annotated batch")
+    axes.set_yticks(range(table.shape[0]), short_names(list(table.index)), fontsize=size)
+    axes.set(xlabel="annotated batch", ylabel="cell type")
     figure.suptitle(f"Labelled cells to learn from; to annotate: {short(target)}, {n_target:,} cells", fontsize=10)
     return figure
 
 
-def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figure:
+def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figure | str:
     """The kept features' variances by rank, with the names of the ten largest."""
     if variances.isna().all():
-        return nothing(f"The saved model's own {features['kept']:,} features are used.")
+        return f"The saved model's own {features['kept']:,} features are used."
     ranked = variances.sort_values(ascending=False, kind="stable")
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
     axes.plot(np.arange(1, len(ranked) + 1), ranked, color=COLOURS[0])
@@ -182,38 +248,102 @@ def scatter(
     return figure
 
 
-def before_after(points: pd.DataFrame, group: str, target: str) -> Figure:
-    """The codes before and after alignment on the same axes, the annotated cells pale behind the target's.
+def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
+    """The cells before and after alignment on the same axes, the annotated ones pale behind the target's; one panel where
+    the target was not aligned.
 
-    `points` as `embedding.code_points` makes it; `group` is `batch` or `cell type`.
+    Parameters
+    ----------
+    points
+        As `results.cells_to_see` makes them.
+    by
+        What colours tell: the column `batch`, `cell type`, `confidence` or `reason`.
     """
     stages = list(dict.fromkeys(points["stage"]))
-    stages = [stages[0], stages[-1]] if len(stages) > 1 else stages
-    names = sorted(set(points[group]) - {UNASSIGNED, target})
-    names += [target] if group == "batch" else [UNASSIGNED]
-    figure, grid = plt.subplots(
-        1, len(stages), figsize=(1.9 + 2.9 * len(stages) + 2 * (len(names) // 26), 3.6), sharex=True, sharey=True,
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
-    for axes, stage in zip(grid.flat, stages, strict=True):
-        here = points[points["stage"] == stage]
-        of_target = (here["batch"] == target).to_numpy()
-        for i, name in enumerate(names):
-            style = {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else _style(i)
-            for rows, alpha, size in ((~of_target, 0.35, 6), (of_target, 0.9, 12)):
-                at = rows & (here[group] == name).to_numpy()
-                axes.scatter(here["x"][at], here["y"][at], s=size, alpha=alpha, **style)
-        axes.set_title(f"{short(target)} {stage}", fontsize=10)
-        axes.set(xlabel="code, first component (no unit)", xticks=[], yticks=[])
-    grid[0, 0].set_ylabel("second component (no unit)")
-    for i, name in enumerate(names):
-        style = {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else _style(i)
-        grid[0, -1].scatter([], [], s=22, label=short(name), **style)
-    grid[0, -1].legend(
-        loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, frameon=False, ncols=1 + len(names) // 26,
-        title=f"{group}\n(pale: annotated batches)" if group != "batch" else "batch", title_fontsize=7,
-    )  # fmt: skip
+    panel = 3.35
+    names = _names_to_see(points, by, target)
+    columns = max(1, min(6, int(7 / (0.4 + 0.055 * max([len(short(name)) for name in names], default=0)))))
+    legend = 0.3 + 0.145 * -(-len(names) // columns) if names else 0.6
+    width, height = max(7.1, 0.1 + (panel + 0.15) * len(stages)), 0.3 + panel + 0.25 + legend
+    figure = plt.figure(figsize=(width, height))
+    left = (width - (panel + 0.15) * len(stages)) / 2
+    grid: list[Axes] = []
+    for i, stage in enumerate(stages):
+        place = ((left + i * (panel + 0.15)) / width, (legend + 0.25) / height, panel / width, panel / height)
+        axes = figure.add_axes(place, sharex=grid[0] if grid else None, sharey=grid[0] if grid else None)
+        grid.append(axes)
+        _draw_cells(axes, points[points["stage"] == stage], by, names, target)
+        axes.set_title(f"{short(target)} {stage}" if len(stages) > 1 else f"{short(target)}, not aligned", fontsize=9)
+        axes.set_xlabel("UMAP of the codes, dimension 1 (no unit)", fontsize=7)
+        axes.set(xticks=[], yticks=[])
+    grid[0].set_ylabel("dimension 2 (no unit)", fontsize=7)
+    if by == "confidence":
+        bar = figure.add_axes((0.25, 0.36 / height, 0.5, 0.13 / height))
+        figure.colorbar(ScalarMappable(Normalize(0, 1), "cividis"), cax=bar, orientation="horizontal")
+        bar.set_xlabel("confidence: probability of the most probable type (grey: annotated cells)", fontsize=7)
+        bar.tick_params(labelsize=7)
+    else:
+        for i in range(len(names)):
+            grid[0].scatter([], [], s=22, label=_numbered(names, i), **_style_of(by, names, i))
+        figure.legend(
+            *grid[0].get_legend_handles_labels(), loc="lower center", ncols=columns, fontsize=7, frameon=False,
+            handletextpad=0.2, columnspacing=1.0, borderpad=0.1, labelspacing=0.35,
+        )  # fmt: skip
     return figure
+
+
+def _names_to_see(points: pd.DataFrame, by: str, target: str) -> list[str]:
+    """The groups of a picture in the order of its legend: the target's batch last, `Unassigned` last."""
+    if by == "confidence":
+        return []
+    if by == "reason":
+        return [name for name in REASON_STYLES if (points["reason"] == name).any()]
+    last = target if by == "batch" else UNASSIGNED
+    names = sorted(set(points[by]) - {last})
+    return [*names, last] if (points[by] == last).any() else names
+
+
+def _draw_cells(axes: Axes, here: pd.DataFrame, by: str, names: list[str], target: str) -> None:
+    """The points of one panel, and the number of each group in its middle where there are many."""
+    of_target = (here["batch"] == target).to_numpy()
+    x, y = here["x"].to_numpy(), here["y"].to_numpy()
+    small = float(np.clip(5_000 / max(1, len(here)), 2, 9))
+    if by in ("confidence", "reason"):
+        axes.scatter(x[~of_target], y[~of_target], s=small, color="#D5D5D5", linewidths=0)
+    if by == "confidence":
+        shade = here["confidence"].to_numpy(dtype=float)[of_target]
+        axes.scatter(x[of_target], y[of_target], s=1.6 * small, c=shade, cmap="cividis", vmin=0, vmax=1, linewidths=0)
+        return
+    group = here[by].to_numpy(dtype=object)
+    for i, name in enumerate(names):
+        style = _style_of(by, names, i)
+        for rows, alpha, size in ((~of_target, 0.3, small), (of_target, 0.9, 1.6 * small)):
+            at = rows & (group == name)
+            axes.scatter(x[at], y[at], s=size, alpha=alpha, **style)
+    if not _is_numbered(names) or by == "reason":
+        return
+    for i, name in enumerate(names):
+        at = group == name
+        at &= of_target if (at & of_target).any() else True
+        if at.any() and name != UNASSIGNED:
+            halo = [withStroke(linewidth=2, foreground="white")]
+            middle = np.median(x[at]), np.median(y[at])
+            axes.annotate(str(i + 1), middle, ha="center", va="center", fontsize=6.5, zorder=5, path_effects=halo)
+
+
+def _numbered(names: list[str], i: int) -> str:
+    """A group in the legend: with its number where there are many, since shapes alone are hard to tell apart."""
+    return f"{i + 1}: {short(names[i])}" if _is_numbered(names) and names[i] != UNASSIGNED else short(names[i])
+
+
+def _is_numbered(names: list[str]) -> bool:
+    return len([name for name in names if name != UNASSIGNED]) > len(COLOURS)
+
+
+def _style_of(by: str, names: list[str], i: int) -> dict[str, Any]:
+    if names[i] == UNASSIGNED:
+        return {"color": "#777777", "marker": "x", "linewidths": 0.8}
+    return REASON_STYLES[names[i]] if by == "reason" else _style(i)
 
 
 def _style(position: int) -> dict[str, Any]:
@@ -260,12 +390,12 @@ def curves(
     return figure
 
 
-def alignment_losses(points: Sequence[Mapping[str, Any]], stage: str) -> Figure | None:
+def alignment_losses(points: Sequence[Mapping[str, Any]], stage: str) -> Figure | str | None:
     """How alignment went: how far the target still moved at each round, or in METHOD `reference` both players' losses
     over epochs, with the band in which neither wins."""
     frame = pd.DataFrame([point for point in points if point["stage"] == stage])
     if frame.empty:
-        return nothing("The target was not aligned in this run.")
+        return "The target was not aligned in this run."
     if "moved" in frame:
         return curves(points, "moved", "How far the target was still moved", "distance of codes", "round")
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
@@ -320,35 +450,67 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """Inches of a matrix's cells and points of its letters, by its number of types: two lines in a cell of few types, small
+    letters and numbered columns for many."""
+
+    width: float
+    height: float
+    size: float
+    has_shares: bool
+    is_numbered: bool
+
+    @classmethod
+    def of(cls, n_types: int) -> _Grid:
+        if n_types <= SIDE_BY_SIDE:
+            return cls(0.34, 0.29, 6.5, has_shares=True, is_numbered=False)
+        if n_types <= MANY:
+            return cls(0.25, 0.2, 6.5, has_shares=False, is_numbered=True)
+        return cls(0.118, 0.094, 4.8, has_shares=False, is_numbered=True)
+
+
 def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
-    """One confusion matrix: counts in cells shaded by their row's share; per type and in all what was rejected and
-    wrong, and the average precision, beside it and outside the colour scale."""
+    """One confusion matrix: counts in cells shaded by their row's share (for few types printed below the count); per type
+    and in all what was rejected and wrong, and the average precision, beside it and outside the colour scale."""
     counts = np.array(result.confusion)
     totals = counts.sum(axis=1, keepdims=True)
     present = totals[:, 0] > 0
     rows = [name for name, here in zip(result.truth, present, strict=True) if here]
     counts, totals = counts[present], totals[present]
-    n_columns = len(result.predicted)
+    n_columns, grid = len(result.predicted), _Grid.of(len(result.predicted) - 1)
     axes.imshow(counts / totals, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), n in np.ndenumerate(counts):
         if n:
-            dark = n / totals[row, 0] > 0.6
-            axes.text(column, row, f"{n:,}", ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
+            share = n / totals[row, 0]
+            style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if share > 0.72 else "black"}
+            axes.text(column, row - (0.18 if grid.has_shares else 0), f"{n:,}", fontsize=grid.size, **style)
+            if grid.has_shares:
+                axes.text(column, row + 0.26, f"{100 * share:.0f}%", fontsize=grid.size - 1.5, **style)
     axes.axvline(n_columns - 1.5, color="black", linewidth=0.8)
+    step = 0.37 / grid.width if not grid.is_numbered else 0.045 * grid.size / grid.width
     for offset, heading in enumerate(("cells", "rejected", "wrong", "AP")):
-        x = n_columns + 0.35 + 1.15 * offset
-        axes.text(x, -0.8, heading, ha="center", va="bottom", fontsize=6.5, rotation=90, fontweight="bold")
+        x = n_columns - 0.5 + step * (offset + 0.6)
+        axes.text(x, -0.8, heading, ha="center", va="bottom", fontsize=grid.size, rotation=90, fontweight="bold")
         for row, name in enumerate(rows):
             numbers = result.per_class[name]
             text = [
                 f"{numbers['cells']:,}", f"{numbers['rejected']:,}", f"{numbers['misclassified']:,}",
                 _share(numbers["average_precision"]),
             ][offset]  # fmt: skip
-            axes.text(x, row, text, ha="center", va="center", fontsize=6.5)
-    axes.set_xlim(-0.5, n_columns + 4.4)
-    axes.set_xticks(range(n_columns), short_names(result.predicted), rotation=90, fontsize=7)
-    axes.set_yticks(range(len(rows)), short_names(rows), fontsize=7)
-    axes.set(xlabel="predicted cell type", ylabel="true cell type")
+            axes.text(x, row, text, ha="center", va="center", fontsize=grid.size)
+    axes.set_xlim(-0.5, n_columns - 0.5 + 4.2 * step)
+    of_column = {name: i + 1 for i, name in enumerate(result.predicted)}
+    across, down = short_names(result.predicted), short_names(rows)
+    if grid.is_numbered:
+        across = [*map(str, range(1, n_columns)), UNASSIGNED]
+        down = [f"{words}  {of_column.get(name, '–')}" for name, words in zip(rows, down, strict=True)]
+    axes.set_xticks(range(n_columns), across, rotation=90, fontsize=min(7, grid.size))
+    axes.set_yticks(range(len(rows)), down, fontsize=min(7, grid.size))
+    axes.tick_params(length=2, pad=2)
+    numbered = ", numbered as the rows" if grid.is_numbered else ""
+    axes.set_xlabel(f"predicted cell type{numbered} (number: cells; shade: share of the row)", fontsize=7)
+    axes.set_ylabel("true cell type", fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     m = result.metrics
     axes.set_title(
@@ -357,20 +519,25 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
         f"mAP {_share(m['mAP'])}",
         fontsize=8,
         loc="left",
-        pad=46,
+        pad=46 if grid.size > 6 else 34,
     )
 
 
-def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) -> Figure:
+def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) -> Figure | str:
     """Confusion matrices in reading order, as many beside each other as fit into a width (inches)."""
     if not results:
-        return nothing("There are no labels to compare with.")
-    n_types = max(len(result.predicted) for result in results)
+        return "There are no labels to compare with."
+    grid = _Grid.of(max(len(result.predicted) for result in results) - 1)
+    n_columns, n_rows = max(len(r.predicted) for r in results), max(len(r.truth) for r in results)
     # Inches, computed instead of left to a layout engine: that would take most of the time of a long history.
-    longest = max(len(name) for r in results for name in short_names([*r.truth, *r.predicted]))
-    left, bottom, top = 0.55 + 0.072 * longest, 0.5 + 0.072 * longest, 1.4
-    grid_width, grid_height = (max(2.9, 0.27 * (n_types + 5)), max(1.2, 0.21 * max(len(r.truth) for r in results)))
-    panel_width, panel_height = left + grid_width + 0.15, bottom + grid_height + top
+    down = max(len(name) for r in results for name in short_names(r.truth))
+    across = len(UNASSIGNED) if grid.is_numbered else max(len(n) for r in results for n in short_names(r.predicted))
+    letter = 0.072 * min(7, grid.size) / 7
+    left, bottom = 0.4 + letter * (down + 4 * grid.is_numbered), 0.35 + letter * across
+    top = 1.4 if grid.size > 6 else 1.05
+    step = 0.37 if not grid.is_numbered else 0.045 * grid.size
+    grid_width, grid_height = max(2.9, grid.width * n_columns + 4.2 * step), max(1.2, grid.height * n_rows)
+    panel_width, panel_height = left + grid_width + 0.1, bottom + grid_height + top
     per_row = max(1, min(len(results), int(width // panel_width)))
     width, height = panel_width * per_row, panel_height * -(-len(results) // per_row)
     figure = plt.figure(figsize=(width, height))
@@ -393,8 +560,6 @@ def of_batch(history: Sequence[StageResult], batch: str, stages: Sequence[str]) 
 
 def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -> Figure:
     """Raw and effective accuracy of many stages, one line each, in reading order."""
-    if not results:
-        return nothing("There are no labels to compare with.")
     figure, axes = plt.subplots(figsize=(8.5, 1.4 + 0.22 * len(results)), layout="constrained")
     y = np.arange(len(results))
     numbers = [result.metrics for result in results]
@@ -414,20 +579,25 @@ def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -
     return figure
 
 
+def accuracy_pages(results: Sequence[StageResult], source: str, title: str, at_once: int = 40) -> Iterator[Figure]:
+    """`accuracy_by_stage` in pictures of at most so many stages."""
+    for start in range(0, len(results), at_once):
+        part = results[start : start + at_once]
+        yield accuracy_by_stage(part, source, title if not start else f"{title} (continued)")
+
+
 def write_history(history: Sequence[StageResult], source: str, target: str, path: Path) -> None:
     """The training history as a PDF: an overview, then a page of confusion matrices for each stage of each batch."""
     with whole_file(path) as temporary, PdfPages(temporary) as pdf:
 
-        def page(figure: Figure) -> None:
+        def page(figure: Figure | str) -> None:
+            assert isinstance(figure, Figure)  # words stand for an empty history alone
             pdf.savefig(figure)
             plt.close(figure)
 
         heading = f"Training history: labels from {short(source)} and its intermediates to {short(target)}"
-        at_once = 40
-        for start in range(0, max(1, len(history)), at_once):
-            part = history[start : start + at_once]
-            if part:
-                page(accuracy_by_stage(part, source, heading if not start else f"{heading} (continued)"))
+        for overview in accuracy_pages(history, source, heading):
+            page(overview)
         if not history:
             figure = plt.figure(figsize=(8.5, 2))
             figure.text(0.05, 0.5, f"{heading}:\nnothing was trained, and the target has no labels to compare with.")
@@ -452,11 +622,30 @@ def _pages(history: Sequence[StageResult]) -> list[list[StageResult]]:
 
 
 def composition_bars(table: pd.DataFrame, target: str) -> Figure:
-    """Cells of each type, annotated and rejected; `table` as `results.composition` makes it."""
+    """Cells of each type, annotated and rejected, many types in two columns; `table` as `results.composition` makes it."""
     parent_only = table.get("parent only", pd.Series(0, index=table.index))
-    rejected = table["rejected"] + parent_only
-    table = table.assign(parent=parent_only)[table["annotated"] + rejected > 0][::-1]
-    figure, axes = plt.subplots(figsize=(7.2, 1.1 + 0.24 * len(table)), layout="constrained")
+    table = table.assign(parent=parent_only)[table["annotated"] + table["rejected"] + parent_only > 0]
+    n_columns = 1 if len(table) <= MANY else 2
+    n_rows = -(-len(table) // n_columns)
+    step = 0.24 if n_rows <= 12 else 0.155
+    figure, grid = plt.subplots(
+        1, n_columns, figsize=(7.2, 1.15 + step * n_rows), layout="constrained", squeeze=False, sharex=True
+    )
+    most = max(1, int(table[["annotated", "parent", "rejected"]].sum(axis=1).max()))
+    for i, axes in enumerate(grid.flat):
+        _draw_composition(axes, table[i * n_rows : (i + 1) * n_rows][::-1], most)
+        axes.set_ylim(-0.6, n_rows - 0.4)
+        axes.tick_params(axis="y", labelsize=8 if n_columns == 1 else 6.5)
+        axes.set_xlim(0, most * (1.18 if n_columns == 1 else 1.4))
+    figure.suptitle(f"What {short(target)} is made of", fontsize=10)
+    figure.legend(
+        *grid[0, 0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside lower center", ncols=3
+    )
+    return figure
+
+
+def _draw_composition(axes: Axes, table: pd.DataFrame, most: int) -> None:
+    """The bars of one column, from below."""
     y = np.arange(len(table))
     axes.barh(y, table["annotated"], color=COLOURS[0], label="annotated")
     named = table["annotated"] + table["parent"]
@@ -471,27 +660,25 @@ def composition_bars(table: pd.DataFrame, target: str) -> Figure:
     for i, row in enumerate(table.itertuples()):
         others = [f"+{n:,}" for n in (row.parent, row.rejected) if n]
         text = f" {row.annotated:,}" + (f" ({', '.join(others)})" if others else "")
-        axes.text(row.annotated + row.parent + row.rejected, i, text, va="center", fontsize=7)
-    axes.set_yticks(y, [short(str(name)) for name in table.index], fontsize=8)
-    axes.set_xlim(0, (named + table["rejected"]).max() * 1.18)
-    axes.set_xlabel("cells")
-    axes.set_ylim(-0.6, len(table) - 0.4)
-    axes.set_title(f"What {short(target)} is made of", fontsize=10)
-    axes.legend(fontsize=7, frameon=False, loc="lower right")
-    return figure
+        size = 7 if most and len(table) <= MANY else 6
+        axes.text(row.annotated + row.parent + row.rejected, i, text, va="center", fontsize=size)
+    axes.set_yticks(y, [short(str(name)) for name in table.index])
+    axes.set_xlabel("cells", fontsize=8)
 
 
 def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapping[str, float], target: str) -> Figure:
     """The confidence of each cell by its most probable type, with the threshold below which it is rejected."""
     names = sorted(set(raw))
-    figure, axes = plt.subplots(figsize=(7.2, 1.3 + 0.26 * len(names)), layout="constrained")
+    figure, axes = plt.subplots(
+        figsize=(7.2, 1.3 + (0.26 if len(names) <= MANY else 0.15) * len(names)), layout="constrained"
+    )
     jitter = np.random.default_rng(0).uniform(-0.32, 0.32, len(raw))
     for i, name in enumerate(names):
         at = np.flatnonzero(raw == name)
         axes.scatter(confidence[at], i + jitter[at], s=4, color=COLOURS[0], alpha=0.5, linewidths=0, rasterized=True)
         axes.plot([thresholds[name]] * 2, [i - 0.42, i + 0.42], color=COLOURS[3], linewidth=2)
     axes.plot([], [], color=COLOURS[3], linewidth=2, label="threshold: below it Unassigned")
-    axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=8)
+    axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=8 if len(names) <= MANY else 6.5)
     axes.set(xlim=(0, 1.02), xlabel="confidence (probability of the most probable type)", ylabel="most probable type")
     axes.set_title(f"How sure the model is of each cell of {short(target)}", fontsize=10)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -499,7 +686,9 @@ def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapp
     return figure
 
 
-def trust(calibration: Calibration | None, target: str, checked: tuple[np.ndarray, np.ndarray] | None = None) -> Figure:
+def trust(
+    calibration: Calibration | None, target: str, checked: tuple[np.ndarray, np.ndarray] | None = None
+) -> Figure | str:
     """How often cells of a confidence are right (reliability), and how many are wrong when only the most confident are
     assigned (risk and coverage), in left-out batches and, where labels are known, in the target.
 
@@ -509,7 +698,7 @@ def trust(calibration: Calibration | None, target: str, checked: tuple[np.ndarra
         Confidence and whether it is right, float and bool (n_labelled,), of the target's labelled cells.
     """
     if calibration is None and checked is None:
-        return nothing("No annotated batch was left out of training, and the target has no labels to compare with.")
+        return "No annotated batch was left out of training, and the target has no labels to compare with."
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4.2), layout="constrained")
     left.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="as sure as right")
     if calibration is not None:
@@ -618,7 +807,7 @@ def dot_plot(dots: Dots) -> Figure:
     width = left + grid_width + legend
     title = textwrap.wrap(f"{short(dots.title, 60)}: what cells of each type express", int(width * 11))
     top += 0.16 * len(title)
-    height = max(bottom + grid_height + top, 2.9)
+    height = max(bottom + grid_height + top, top + 2.45)  # below the headings, the legend too
     figure = plt.figure(figsize=(width, height))
     grid_top = 1 - top / height
     axes = figure.add_axes((left / width, grid_top - grid_height / height, grid_width / width, grid_height / height))
@@ -628,7 +817,7 @@ def dot_plot(dots: Dots) -> Figure:
     shades = Normalize(*dots.brightest)
     drawn = axes.scatter(
         column, row, s=_dot_size(share[row, column]), c=mean[row, column], cmap="Blues", norm=shades,
-        edgecolors="#444444", linewidths=0.4,
+        edgecolors="#444444", linewidths=0.4, antialiased=False,  # smooth edges of 1,800 dots double the file
     )  # fmt: skip
     axes.set_xticks(range(n_columns), columns, rotation=90, fontsize=7)
     axes.set_yticks(range(n_rows), names, fontsize=7)
@@ -681,11 +870,11 @@ def _dot_legend(figure: Figure, drawn: Any, dots: Dots, corner: tuple[float, flo
     bar.tick_params(labelsize=7, length=2)
 
 
-def cluster_bars(table: pd.DataFrame, target: str) -> Figure:
+def cluster_bars(table: pd.DataFrame, target: str) -> Figure | str:
     """The share of each cluster's cells that its majority has, and what the others are; `table` as `clusters.table`
     makes it."""
     if "majority" not in table:
-        return nothing("CLUSTER_RESOLUTION is not set: the cells were not clustered.")
+        return "CLUSTER_RESOLUTION is not set: the cells were not clustered."
     figure, axes = plt.subplots(figsize=(7.2, 1.3 + 0.24 * len(table)), layout="constrained")
     y = np.arange(len(table))
     share = table["share %"].to_numpy(dtype=float)

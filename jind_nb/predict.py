@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from scipy import sparse
 
 from . import alignment, folder, levels, saved_model
 from .artifacts import Run, log_to, read_model_json, sha256, whole_file, write_json
-from .data import Plan, prepare
+from .data import Plan, fingerprints, prepare_in_blocks
 from .errors import InputError
 from .files import copy_with, frame, no_column, open_file, read_obs_of_whole, read_whole, texts
 from .parameters import Parameters, make_parameters
@@ -112,8 +113,9 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     cells = _cells(Path(parameters.paths[0]), batch_col)
     batches = list(dict.fromkeys(cells["batch"]))
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
-    prepared = prepare(parameters, cells, plan)
-    table, codes, notes = _annotate(model, prepared, Settings.of(parameters), plan.parents)
+    settings = Settings.of(parameters)
+    encoded = _encode(model, prepare_in_blocks(parameters, cells, plan), settings)
+    table, codes, notes = _annotate(model, cells, encoded, settings, plan.parents)
     return Predicted(table, codes, plan.classes, plan.warnings, [*plan.notes, *notes], run)
 
 
@@ -176,15 +178,38 @@ def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
     )  # fmt: skip
 
 
+@dataclass
+class _Encoded:
+    """What is held of all cells of a file."""
+
+    codes: np.ndarray  # float32 (n, size), of the shared encoder
+    own: np.ndarray  # bool (n,): cells that the model annotated in its own run
+    values: sparse.csr_matrix  # (m, p), of the own ones; to align new ones, of all
+    place: np.ndarray  # int (n,): where in `values` a cell's are
+
+    def values_of(self, rows: np.ndarray) -> sparse.csr_matrix:
+        return self.values[self.place[rows]]
+
+
+def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings) -> _Encoded:
+    """Reads the values, some cells after the others."""
+    shared, own_target = saved_model.load_shared(model, settings.device)[0], saved_model.own_target(model)
+    codes, own, held = [], [], []
+    for x in blocks:
+        codes.append(encode(shared, x, settings.device))
+        own.append(np.isin(fingerprints(x), own_target))
+        held.append(x if settings.align else x[own[-1]])
+    is_own = np.concatenate(own)
+    is_held = np.ones_like(is_own) if settings.align else is_own
+    return _Encoded(np.concatenate(codes), is_own, sparse.vstack(held, format="csr"), np.cumsum(is_held) - 1)
+
+
 def _annotate(
-    model: Path, prepared: ad.AnnData, settings: Settings, parents: levels.Parents
+    model: Path, cells: pd.DataFrame, encoded: _Encoded, settings: Settings, parents: levels.Parents
 ) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     """Each group of cells by what suits it: the model's own target as in its run, new batches by the shared model."""
     shared, known = saved_model.load_shared(model, settings.device)
-    x = sparse.csr_matrix(prepared.X)
-    all_codes = encode(shared, x, settings.device)
-    names = prepared.obs["cell"].astype(str).to_numpy()
-    own, batch = saved_model.of_own_target(model, x), prepared.obs["batch"].to_numpy()
+    names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
     groups = [np.flatnonzero(own)]
     groups += (
         [np.flatnonzero(~own & (batch == b)) for b in pd.unique(batch)] if settings.align else [np.flatnonzero(~own)]
@@ -193,12 +218,13 @@ def _annotate(
     for i, rows in enumerate(groups):
         if not len(rows):
             continue
-        annotated = alignment.annotate_codes(shared, all_codes[rows], known, settings)
+        annotated = alignment.annotate_codes(shared, encoded.codes[rows], known, settings)
         if i == 0:
-            saved_model.recall(annotated, x[rows], model, known, settings)
-        elif settings.align:  # else the values, which take the memory, are not copied
-            alignment.align(annotated, x[rows], known, settings)
-            alignment.self_train(annotated, x[rows], known, settings)
+            saved_model.recall(annotated, encoded.values_of(rows), model, known, settings)
+        elif settings.align:
+            x = encoded.values_of(rows)
+            alignment.align(annotated, x, known, settings)
+            alignment.self_train(annotated, x, known, settings)
         notes += annotated.notes if i == 0 or settings.align else []
         last = list(annotated.stages)[-1]
         codes[rows] = annotated.codes[last]
@@ -212,18 +238,26 @@ def _annotate(
 
 def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> None:
     run = predicted.run
-    write_predictions(predicted.table, run)
     annotate_obs(adata, predicted.table, predicted.classes, predicted.codes)
+    with ThreadPoolExecutor(1) as aside:  # the disk copies while the workbook, which is mostly computing, is written
+        copied = aside.submit(_write_annotated, run, adata, h5ad)
+        write_predictions(predicted.table, run)
+        hash_of_input = copied.result()
+    write_json(
+        run.manifest,
+        {
+            "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
+            "input": [{"path": str(h5ad), "sha256": hash_of_input}],
+            "notes": [*predicted.warnings, *predicted.notes],
+        },
+    )
+
+
+def _write_annotated(run: Run, adata: ad.AnnData, h5ad: Path) -> str:
+    """The annotated file, and the input's hash."""
     with whole_file(run.annotated_target) as temporary:
         if h5ad.is_dir():
             adata.write_h5ad(temporary, compression="gzip")
         else:
             copy_with(h5ad, temporary, adata)
-    write_json(
-        run.manifest,
-        {
-            "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
-            "input": [{"path": str(h5ad), "sha256": sha256(h5ad)}],
-            "notes": [*predicted.warnings, *predicted.notes],
-        },
-    )
+    return sha256(h5ad)

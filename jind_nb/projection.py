@@ -31,7 +31,7 @@ UNMOVED = 0.1  # weight of a cell's code before its batch's translation; the res
 NEIGHBOURS, FEWEST_NEIGHBOURS = 16, 5  # a cell itself and its 15 nearest; where they are looked for among a sample
 OF_NEIGHBOURS = 0.5  # their part in a cell's answer
 MOST_NEIGHBOURS = 10_000  # cells that neighbours are looked for among
-CELLS_AT_ONCE = 1024  # that look for neighbours; memory only
+CELLS_AT_ONCE = 512  # that look for neighbours; memory only
 TINY = 1e-12
 
 

@@ -156,15 +156,97 @@ def reasons_table(result: TargetResult) -> pd.DataFrame:
     return counts.rename_axis("reason").to_frame("cells")
 
 
-def per_type(on_target: list[StageResult]) -> pd.DataFrame:
-    """Numbers of each cell type after the last stage; empty without labels."""
-    if not on_target:
-        return pd.DataFrame({"note": ["The target has no labels to compare with."]})
-    return pd.DataFrame.from_dict(on_target[-1].per_class, orient="index").rename_axis("true cell type").round(3)
+def per_type(result: TargetResult, plan: Plan, on_target: list[StageResult]) -> pd.DataFrame:
+    """A row for each cell type, in the order of `composition`: `annotated`, [`parent only`], `Unassigned` (of the cells most
+    like it), `threshold`, `median confidence`, `learned from` (cells) and, where labels are known, `labelled` cells of the
+    type and over all labelled cells, before rejection, `precision %`, `recall %`, `AP`; then the types that only labels have.
+    """
+    table = composition(result, plan)
+    thresholds = pd.Series(result.final.thresholds, index=result.final.classes)
+    table.insert(int(table.columns.get_loc("median confidence")), "threshold", thresholds)
+    table = table.rename(columns={"rejected": UNASSIGNED, "training cells": "learned from"})
+    if on_target:
+        of_labels = pd.DataFrame.from_dict(on_target[-1].per_class, orient="index")
+        known = pd.DataFrame(
+            {
+                "labelled": of_labels["cells"],
+                "precision %": (100 * of_labels["precision"].astype(float)).round(1),
+                "recall %": (100 * of_labels["recall"].astype(float)).round(1),
+                "AP": of_labels["average_precision"].round(3),
+            }
+        )
+        others = [name for name in known.index if name not in table.index]
+        table = table.join(known).reindex([*table.index, *others])
+        table.loc[others, list(known.columns)] = known.loc[others]
+    return table.rename_axis("cell type")
+
+
+def cells_to_see(points: pd.DataFrame, result: TargetResult) -> pd.DataFrame:
+    """The points of `embedding.code_points`, with what is known of each: `label` (in the file, None where there is none) and,
+    of the target's cells at the stage, `raw`, `confidence` and `reason` (None, NaN of annotated ones)."""
+    seen = []
+    for stage, here in points.groupby("stage", sort=False):
+        predictions = result.stages[str(stage)]
+        is_last = predictions is result.final
+        cell = here["cell"].to_numpy()
+        of_target = cell >= 0
+        names, reasons = (result.names, result.reasons) if is_last else (predictions.names, predictions.reasons)
+        labels = result.labels if result.labels is not None else np.full(len(result.cells), None, dtype=object)
+
+        def told(values: np.ndarray, otherwise: Any, of: np.ndarray = of_target, at: np.ndarray = cell) -> Any:
+            return np.where(of, values[np.maximum(at, 0)], otherwise)
+
+        seen.append(
+            here.assign(
+                name=told(result.cells, None),
+                label=told(labels, here["cell type"].to_numpy(dtype=object)),
+                raw=told(predictions.raw, None),
+                confidence=told(predictions.confidence, np.nan),
+                reason=told(reasons, None),
+                **{"cell type": told(names, here["cell type"].to_numpy(dtype=object))},
+            )
+        )
+    return pd.concat(seen, ignore_index=True)
+
+
+def to_tell(seen: pd.DataFrame) -> pd.DataFrame:
+    """What the report tells of the cell under the pointer, from `cells_to_see`: `panel`, `x`, `y` and columns by the names
+    that a reader sees."""
+    of_target = seen["cell"] >= 0
+    return pd.DataFrame(
+        {
+            "panel": pd.factorize(seen["stage"])[0],
+            "x": seen["x"],
+            "y": seen["y"],
+            "cell": seen["name"],
+            "batch": seen["batch"],
+            "prediction": seen["cell type"].where(of_target, None),
+            "most probable type": seen["raw"],
+            "probability": seen["confidence"].round(2),
+            "reason": seen["reason"],
+            "label in the file": seen["label"],
+        }
+    )
 
 
 def load_result(run: Run) -> TargetResult:
     """What stage 3 left, with the target's own labels, which are read here for the first time."""
+    return _load(run, read_target_labels(run.parameters))
+
+
+def finished_result(run: Run) -> TargetResult:
+    """The same of a finished run, from its own folder alone: labels and clusters as its predictions have them."""
+    table = pd.read_parquet(run.predictions_parquet)
+    result = _load(run, table["labels"].to_numpy(dtype=object) if "labels" in table else None)
+    if "cluster" in table.columns[: _n_before(table)]:
+        from .clusters import Clusters
+
+        columns = (table[name].to_numpy() for name in ("cluster", "cluster_majority", "cluster_share"))
+        result.clusters = Clusters(*columns)
+    return result
+
+
+def _load(run: Run, labels: np.ndarray | None) -> TargetResult:
     arrays, story = run.load_target()
     plan = run.load_plan()
     classes = plan.classes
@@ -177,7 +259,6 @@ def load_result(run: Run) -> TargetResult:
     obs = run.load_prepared_obs()
     cells = obs.loc[obs["batch"] == run.parameters.TARGET_DATASET_NAME, "cell"].astype(str).to_numpy()
     last = story["stages"][-1]
-    labels = read_target_labels(run.parameters)
     thresholds = story.get("parent thresholds", {})
     parents = plan.parents if thresholds else {}
     return TargetResult(stages, cells, arrays[f"codes {last}"], labels, story["way"], parents, thresholds)
@@ -436,16 +517,31 @@ def composition(result: TargetResult, plan: Plan) -> pd.DataFrame:
     return table.sort_values("annotated", ascending=False, kind="stable")
 
 
+@dataclass(frozen=True)
+class Number:
+    """One number of the first page: its name, its value as text, and what it says in half a sentence."""
+
+    name: str
+    value: str
+    words: str
+
+
 @dataclass
 class Summary:
     """The first page of the report, in words and a few numbers."""
 
     sentence: str
+    numbers: list[Number]
     facts: dict[str, str]
-    distrust: list[str]
+    distrust: list[str]  # the most important first
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share as people read it.
+
+    >>> percent(0.1234)
+    '12.3 %'
+    """
     return f"{100 * share:.1f} %"
 
 
@@ -455,7 +551,6 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
     n, n_parent = len(result.cells), int(result.fell_back.sum())
     n_rejected = int(final.rejected.sum()) - n_parent  # Unassigned
     n_types = n - n_rejected - n_parent
-    n_unlike = int((final.reasons == UNLIKE).sum())
     history = [StageResult(**stage) for stage in training["history"]]
     held_out = held_out_accuracy(history)
     labelled = evaluate_target(result, target)
@@ -466,13 +561,15 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         n_labelled = labelled[-1].metrics["cells"]
         which = "they" if n_labelled == n else f"the {n_labelled:,} labelled cells"
         agrees = labelled[-1].metrics["effective_accuracy"]
-        sentence += (
-            f"; where {which} could be checked, {_percent(agrees)} of the annotated agree with the file's labels"
-        )
+        sentence += f"; where {which} could be checked, {percent(agrees)} of the annotated agree with the file's labels"
     calibration = target_calibration(training, result)
     expected = calibration.mean("error_among_assigned") if calibration else None
     if not labelled and calibration and calibration.n_annotated > 1 and expected is not None and n_types:
-        sentence += f"; expect about {_percent(expected)} of the annotated to be wrong"
+        sentence += (
+            f"; expect about {percent(expected)} of the annotated to be wrong"
+            if expected
+            else "; of annotated batches hidden in turn and annotated like this one, no annotated cell was wrong"
+        )
     facts = {
         "Data": ", ".join(map(name_of, run.parameters.paths)),
         "Target (annotated here)": f"{target}, {n:,} cells",
@@ -480,23 +577,75 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         "Cell types it can name": f"{len(plan.classes)}: {', '.join(plan.classes[:15])}"
         + (f" and {len(plan.classes) - 15} more" if len(plan.classes) > 15 else ""),
         "Alignment": f"{_alignment(training, result, run)}.",
-        "Annotated": f"{n_types:,} cells ({_percent(n_types / n)})",
         **({"Parent only": _fallback_in_words(result)} if result.parents else {}),
-        "Unassigned": f"{n_rejected:,} cells ({_percent(n_rejected / n)}): {n_rejected - n_unlike:,} ambiguous, "
-        f"{n_unlike:,} unlike the annotated cells",
         "Confidence": f"median {np.median(final.confidence):.2f}, lowest tenth below "
         f"{np.quantile(final.confidence, 0.1):.2f} (1 is certain)",
     }
     if held_out:
         facts["Check on annotated batches"] = (
-            f"{_percent(held_out['effective_accuracy'])} of the cells it annotated right, on {held_out['cells']:,} "
+            f"{percent(held_out['effective_accuracy'])} of the cells it annotated right, on {held_out['cells']:,} "
             "cells kept out of training; a new batch is usually harder"
         )
     if calibration is not None:
         facts["Errors to expect in a new batch"] = expected_error(calibration)
     if labelled:
         facts["Check on the target's own labels"] = _checked_against_labels(labelled[-1].metrics, result)
-    return Summary(sentence + ".", facts, [*_alignment_hurts(training, result), *_distrust(result, plan, labelled)])
+    distrust = [*_alignment_hurts(training, result), *_distrust(result, plan, labelled)]
+    return Summary(sentence + ".", _numbers(result, calibration, held_out, labelled), facts, distrust)
+
+
+def _numbers(
+    result: TargetResult,
+    calibration: Calibration | None,
+    held_out: Mapping[str, float] | None,
+    labelled: list[StageResult],
+) -> list[Number]:
+    """The few numbers that most readers want."""
+    n, n_parent = len(result.cells), int(result.fell_back.sum())
+    n_rejected = int(result.final.rejected.sum()) - n_parent
+    n_unlike = int((result.final.reasons == UNLIKE).sum())
+    numbers = [
+        Number("Annotated", percent((n - n_rejected - n_parent) / n), f"{n - n_rejected - n_parent:,} of {n:,} cells"),
+        Number(
+            UNASSIGNED,
+            percent(n_rejected / n),
+            f"{n_rejected:,} cells: {n_rejected - n_unlike:,} ambiguous, {n_unlike:,} unlike all annotated cells",
+        ),
+    ]
+    if result.parents:
+        numbers.insert(1, Number("Parent type only", percent(n_parent / n), f"{n_parent:,} cells of ambiguous type"))
+    numbers.append(_expected_number(calibration, held_out))
+    agrees = labelled[-1].metrics["effective_accuracy"] if labelled else None
+    if agrees is not None:
+        n_labelled = labelled[-1].metrics["cells"]
+        words = f"of the annotated cells agree with the file's labels ({n_labelled:,} cells have one)"
+        numbers.append(Number("Checked here", percent(agrees), words))
+    return numbers
+
+
+def _expected_number(calibration: Calibration | None, held_out: Mapping[str, float] | None) -> Number:
+    name = "Expected error"
+    expected = calibration.mean("error_among_assigned") if calibration is not None else None
+    if calibration is not None and expected is not None:
+        if calibration.n_annotated == 1:
+            words = (
+                "of the annotated cells, as seen on cells held out of the only annotated batch; a new batch is harder"
+            )
+            return Number(name, f"> {percent(expected)}", words)
+        lowest, highest = calibration.range("error_among_assigned") or (expected, expected)
+        words = (
+            "of the annotated cells are wrong, as seen when annotated batches were hidden in turn and annotated like this "
+            f"one ({100 * lowest:.1f} to {percent(highest)})"
+        )
+        if not highest:
+            words = "no annotated cell was wrong when annotated batches were hidden in turn and annotated like this one"
+        return Number(name, f"about {percent(expected)}" if highest else "none seen", words)
+    if held_out is None:
+        return Number(name, "not known", "nothing could be checked on cells of known type")
+    wrong = 1 - held_out["effective_accuracy"]
+    return Number(
+        name, f"> {percent(wrong)}", "wrong on held-out cells of the annotated batches; a new batch is harder"
+    )
 
 
 def _fallback_in_words(result: TargetResult) -> str:
@@ -504,10 +653,10 @@ def _fallback_in_words(result: TargetResult) -> str:
     numbers = fallback_metrics(result) or {}
     n = len(result.cells)
     text = (
-        f"{numbers['cells']:,} cells ({_percent(numbers['cells'] / n)}) whose type is ambiguous and whose parent is not"
+        f"{numbers['cells']:,} cells ({percent(numbers['cells'] / n)}) whose type is ambiguous and whose parent is not"
     )
     if numbers["labelled"]:
-        share = _percent(numbers["right"] / numbers["labelled"])
+        share = percent(numbers["right"] / numbers["labelled"])
         text += f"; by the file's labels {numbers['right']:,} of {numbers['labelled']:,} are right ({share})"
     return text
 
@@ -527,17 +676,17 @@ def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> 
     """How right the annotation is by the target's own labels: over all cells, and over the types that could be known."""
     after = all_cells["effective_accuracy"]
     text = (
-        f"{_percent(all_cells['raw_accuracy'])} right before rejection"
-        + (f", {_percent(after)} of the annotated after" if after is not None else "")
+        f"{percent(all_cells['raw_accuracy'])} right before rejection"
+        + (f", {percent(after)} of the annotated after" if after is not None else "")
         + f", macro-F1 {all_cells['macro_F1']:.2f}"
     )
     known = known_types_metrics(result)
     if all_cells["unknown_type"] and known:
         text += (
             f". Cells of types no annotated batch taught ({all_cells['unknown_type']:,}) are right only when Unassigned: "
-            f"counted so, {_percent(all_cells['accuracy'])} of all cells are right; over the types that could be known "
-            f"{_percent(known['raw_accuracy'])} before rejection"
-            + (f", {_percent(known['effective_accuracy'])} after" if known["effective_accuracy"] is not None else "")
+            f"counted so, {percent(all_cells['accuracy'])} of all cells are right; over the types that could be known "
+            f"{percent(known['raw_accuracy'])} before rejection"
+            + (f", {percent(known['effective_accuracy'])} after" if known["effective_accuracy"] is not None else "")
         )
     return text + " (read for this check alone, never for training)"
 
@@ -555,24 +704,24 @@ def expected_error(calibration: Calibration) -> str:
     n, n_annotated = calibration.n_left_out, calibration.n_annotated
     if target_error is not None and calibration.threshold is not None and calibration.threshold > 1:
         return (
-            f"no confidence keeps them below {_percent(target_error)} on the left-out batches, so every cell is "
+            f"no confidence keeps them below {percent(target_error)} on the left-out batches, so every cell is "
             "Unassigned; ask for a higher TARGET_ERROR, or use REJECTION"
         )
     if mean is None:
         return "cannot be told: no cell of a left-out batch was assigned"
     lowest, highest = calibration.range("error_among_assigned") or (mean, mean)
     if n_annotated == 1:
-        text = f"{_percent(mean)} on cells held out of the only annotated batch; a new batch is usually harder"
+        text = f"{percent(mean)} on cells held out of the only annotated batch; a new batch is usually harder"
     else:
         text = (
-            f"about {_percent(mean)} of the assigned cells ({_percent(lowest)} to {_percent(highest)} in {n} annotated "
+            f"about {percent(mean)} of the assigned cells ({percent(lowest)} to {percent(highest)} in {n} annotated "
             f"batch{'' if n == 1 else 'es'} that {'was' if n == 1 else 'were'} left out of training in turn and annotated "
             "like the target), if its cell types are among the annotated ones"
         )
     if target_error is not None:
         errors = [row["error_among_assigned"] or 0.0 for row in calibration.batches if row["cells"]]
         text += (
-            f". TARGET_ERROR asks for at most {_percent(target_error)}; in {sum(e <= target_error for e in errors)} of {n} "
+            f". TARGET_ERROR asks for at most {percent(target_error)}; in {sum(e <= target_error for e in errors)} of {n} "
             "it held with a threshold from the others: "
         )
         text += (
@@ -641,19 +790,48 @@ def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[
         return []
     return [
         f"On the annotated batches left out of training, alignment lowered the share of right cells from "
-        f"{_percent(without)} to {_percent(aligned)}; compare with a run with ALIGN false."
+        f"{percent(without)} to {percent(aligned)}; compare with a run with ALIGN false."
     ]
 
 
 def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> list[str]:
-    table, points = composition(result, plan), []
+    """What a reader should doubt, and why: a sentence for each kind of doubt, warnings first."""
+    table, points = composition(result, plan), list(plan.warnings)
     rejected = table["rejected"] + table.get("parent only", 0)
     called = table["annotated"] + rejected
-    for name in table.index[(called >= 5) & (rejected > MUCH_REJECTED * called)]:
-        points.append(f"{name}: {rejected[name]:.0f} of the {called[name]:.0f} cells most like it were rejected.")
+    if labelled:
+        missed = [
+            f"{name} ({percent(row['recall'])} of {row['cells']:,} cells)"
+            for name, row in labelled[-1].per_class.items()
+            if row["cells"] >= 5 and row["recall"] < 0.5 and name in plan.classes
+        ]
+        if missed:
+            points.append(
+                f"By the file's own labels, fewer than half of the cells were recognised of {_listed(missed)}."
+            )
+    else:
+        points.append("The target has no labels to check against; look at marker genes before relying on a type.")
+    unsure = [
+        f"{name} ({rejected[name]:,.0f} of the {called[name]:,.0f} cells most like it)"
+        for name in table.index[(called >= 5) & (rejected > MUCH_REJECTED * called)]
+    ]
+    if unsure:
+        points.append(f"The model is unsure of these types, and many of their cells are Unassigned: {_listed(unsure)}.")
     few = table[(table["training cells"] < FEW_CELLS) & (called > 0)] if plan.cells else table[:0]
-    for name, row in few.iterrows():
-        points.append(f"{name}: learned from only {row['training cells']:.0f} cells.")
+    if len(few):
+        names = [f"{name} ({n:.0f} cells)" for name, n in few["training cells"].items()]
+        points.append(f"Learned from few cells, so easily missed or mistaken: {_listed(names)}.")
+    odd = int((result.final.reasons == UNLIKE).sum())
+    if odd:
+        points.append(
+            f"{odd:,} of the Unassigned cells are unlike anything in the annotated batches; they may be a cell type "
+            "those lack, or damaged cells."
+        )
+    if plan.dropped:
+        points.append(f"Too rare in the annotated batches to be learned, so never named here: {_listed(plan.dropped)}.")
+    never = [str(name) for name in table.index[called == 0]]
+    if never:
+        points.append(f"No cell looks most like {_listed(never)}; they may be absent, or missed.")
     unsupported = [
         name
         for name, threshold in zip(result.final.classes, result.final.thresholds, strict=True)
@@ -661,35 +839,20 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     ]
     if unsupported:
         points.append(
-            f"Too few held-out cells to set a threshold for {', '.join(unsupported)}: a confidence of {NO_EVIDENCE} is "
+            f"Too few held-out cells to set a threshold for {_listed(unsupported)}: a confidence of {NO_EVIDENCE} is "
             "asked for instead."
         )
-    never = list(table.index[called == 0])
-    if never:
-        points.append(f"No cell looks most like {', '.join(never)}; they may be absent, or missed.")
-    if plan.dropped:
-        points.append(
-            f"Too rare in the annotated batches to be learned, so never named here: {', '.join(plan.dropped)}."
-        )
-    odd = int((result.final.reasons == UNLIKE).sum())
-    if odd:
-        points.append(
-            f"{odd:,} of the Unassigned cells are unlike anything in the annotated batches; they may be a cell type "
-            "those lack, or damaged cells."
-        )
-    if labelled:
-        for name, row in labelled[-1].per_class.items():
-            if row["cells"] >= 5 and row["recall"] < 0.5:
-                points.append(
-                    f"{name}: by the file's own labels only {_percent(row['recall'])} of its {row['cells']} cells "
-                    "were recognised."
-                )
-    else:
-        points.append("The target has no labels to check against; look at marker genes before relying on a type.")
-    points += [f"{batch} took no part: {reason}." for batch, reason in plan.left_out.items() if "none of" in reason]
-    return points + plan.warnings + plan.notes
+    for reason in dict.fromkeys(reason for reason in plan.left_out.values() if "none of" in reason):
+        batches = [batch for batch, why in plan.left_out.items() if why == reason]
+        points.append(f"{_listed(batches)} took no part: {reason}.")
+    return points + plan.notes
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def one_line(run: Run) -> str:
     """The run's result in one line, for the terminal."""
-    return summarise(load_result(run), run.load_plan(), run.load_training(), run).sentence
+    return summarise(finished_result(run), run.load_plan(), run.load_training(), run).sentence

@@ -339,12 +339,17 @@ def load_target(folder: Path) -> Annotator:
     return _annotator(folder, TARGET, description, description["target"]["has_adapter"])
 
 
-def of_own_target(folder: Path, x: sparse.csr_matrix) -> np.ndarray:
-    """Which prepared cells (n, p) the model has annotated as its run's target, bool (n,)."""
+def own_target(folder: Path) -> np.ndarray:
+    """The fingerprints of the cells that the model annotated as its run's target, uint64 (n_target,)."""
     description = read_model_json(folder)
     if description["target"] is None:
-        return np.zeros(x.shape[0], dtype=bool)
-    return np.isin(fingerprints(x), _target_cells(folder, description)["fingerprints"].view(np.uint64))
+        return np.empty(0, dtype=np.uint64)
+    return _target_cells(folder, description)["fingerprints"].view(np.uint64)
+
+
+def of_own_target(folder: Path, x: sparse.csr_matrix) -> np.ndarray:
+    """Which prepared cells (n, p) the model has annotated as its run's target, bool (n,)."""
+    return np.isin(fingerprints(x), own_target(folder))
 
 
 def _target_cells(folder: Path, description: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -109,11 +109,22 @@ def kept(
         For each file, the columns of each matrix among those that totals are over; -1: a column of zeros.
     """
     found: list[list[sparse.csr_matrix]] = [[] for _ in wanted[0]]
-    for one, cells, columns, here in zip(loaded, used, totals_over, wanted, strict=True):
-        for part in _each(one, _kept, Pass(scale, _kinds(one), columns, here), cells, cells):
-            for parts, matrix in zip(found, part, strict=True):
-                parts.append(matrix)
+    for part in kept_in_blocks(loaded, scale, used, totals_over, wanted):
+        for parts, matrix in zip(found, part, strict=True):
+            parts.append(matrix)
     return [stacked(parts, len(columns)) for parts, columns in zip(found, wanted[0], strict=True)]
+
+
+def kept_in_blocks(
+    loaded: list[Loaded],
+    scale: Mapping[str, Any],
+    used: list[np.ndarray],
+    totals_over: list[np.ndarray | None],
+    wanted: list[tuple[np.ndarray, ...]],
+) -> Iterator[list[sparse.csr_matrix]]:
+    """`kept`, some rows after the others."""
+    for one, cells, columns, here in zip(loaded, used, totals_over, wanted, strict=True):
+        yield from _each(one, _kept, Pass(scale, _kinds(one), columns, here), cells, cells)
 
 
 def _kinds(one: Loaded) -> list[Evidence]:

@@ -69,8 +69,11 @@ def write(paths: Sequence[str], output: Path | None, given: Mapping[str, Any], *
     found = guess(read_obs(files), given, several_files=len(files) > 1)
     values = {"PATH": in_file[0] if len(in_file) == 1 else in_file} | found.values | given
     text = _text(output, values, found, given, _gene_column(files[0]))
-    with whole_file(output) as temporary:
-        temporary.write_text(text, "utf-8")
+    try:
+        with whole_file(output) as temporary:
+            temporary.write_text(text, "utf-8")
+    except OSError as error:
+        raise InputError(f"--output: {output} cannot be written: {error}.") from None
     return Started(output, found, [name for name in REQUIRED if values[name] is None])
 
 

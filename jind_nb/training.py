@@ -44,7 +44,7 @@ MINIBATCH = 128
 SOURCE_RATE = 1e-3
 LATER_RATE = 1e-4
 SMALLEST_HELD_OUT_TYPE = 5
-CELLS_AT_ONCE = 4096  # when predicting; memory only
+CELLS_AT_ONCE = 1024  # when predicting; memory only
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def encode(model: Annotator, x: sparse.csr_matrix, device: torch.device) -> np.n
     """Codes float32 (n, size), in evaluation mode."""
     model.eval()
     blocks = [
-        model.code(dense(x, np.arange(start, min(start + CELLS_AT_ONCE, x.shape[0])), device)).cpu().numpy()
+        model.code(torch.from_numpy(x[start : start + CELLS_AT_ONCE].toarray()).to(device)).cpu().numpy()
         for start in range(0, x.shape[0], CELLS_AT_ONCE)
     ]
     return np.concatenate(blocks) if blocks else np.empty((0, model.encoder.size), dtype=np.float32)

@@ -452,7 +452,7 @@ def bring(matrix: sparse.csr_matrix, found: Evidence, scale: Mapping[str, Any]) 
 def to_log_counts(matrix: sparse.csr_matrix, per_cell: float = COUNTS_PER_CELL) -> sparse.csr_matrix:
     """log(1 + per_cell x value / (the cell's total + 1e-5)), float32."""
     totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
-    factor = np.repeat(per_cell / (totals + 1e-5), np.diff(matrix.indptr))
-    matrix = matrix.copy()
-    matrix.data = np.log1p(matrix.data * factor).astype(np.float32)
-    return matrix
+    values = np.repeat(per_cell / (totals + 1e-5), np.diff(matrix.indptr))
+    values *= matrix.data
+    np.log1p(values, out=values)
+    return sparse.csr_matrix((values.astype(np.float32), matrix.indices.copy(), matrix.indptr.copy()), matrix.shape)

@@ -84,16 +84,20 @@ def test_code_points_have_every_cell_of_every_stage_on_the_same_axes(
     x = prepared[(prepared.obs["batch"] == "c").to_numpy()].X
     annotated = whole(reference.model, sparse.csr_matrix(x), known, settings)
     points = code_points(annotated, known, "c", 0)
-    assert list(points.columns) == ["stage", "x", "y", "batch", "cell type"]
-    assert list(dict.fromkeys(points["stage"])) == list(annotated.stages)
+    assert list(points.columns) == ["stage", "x", "y", "batch", "cell type", "cell"]
+    every = list(annotated.stages)
+    shown = list(dict.fromkeys([every[0], every[-1]]))
+    assert list(dict.fromkeys(points["stage"])) == shown
     first = None
-    for stage, predictions in annotated.stages.items():
+    for stage in shown:
         of_stage = points[points["stage"] == stage]
         target, others = (of_stage[(of_stage["batch"] == "c") == is_target] for is_target in (True, False))
-        assert target["cell type"].tolist() == predictions.names.tolist()
+        assert target["cell type"].tolist() == annotated.stages[stage].names.tolist()
+        assert target["cell"].tolist() == list(range(80))
+        assert set(others["cell"]) == {-1}
         assert others["batch"].value_counts().to_dict() == {"a": of_a, "b": 99}
         assert others["cell type"].tolist() == [known.classes[y] for y in known.y]
         first = others[["x", "y"]].to_numpy() if first is None else first
         np.testing.assert_array_equal(others[["x", "y"]].to_numpy(), first)
-    monkeypatch.setattr(embedding, "MOST_CELLS", 10)
-    assert len(code_points(annotated, known, "c", 0)) == 20 * len(annotated.stages)
+    monkeypatch.setattr(embedding, "MOST_POINTS", 40)
+    assert len(code_points(annotated, known, "c", 0)) == 40

@@ -5,21 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jind_nb import fetch
+from jind_nb import fetch, pipeline, reuse
+from jind_nb.artifacts import Run
 from jind_nb.errors import InputError
 from jind_nb.fetch import fetched
 from jind_nb.parameters import Parameters, load_parameters, make_parameters
-from tests.conftest import THREE_BATCHES, Answer, run_command, simulated
+from tests.conftest import ROOT, THREE_BATCHES, Answer, run_command, simulated
 
 SECRET = "hush"
 
@@ -32,6 +38,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.asked, self.etag = content, [], '"1"'  # type: ignore[var-annotated]
+        self.killed = threading.Event()
 
     @property
     def address(self) -> str:
@@ -69,6 +76,10 @@ class Handler(BaseHTTPRequestHandler):
                 }
             )
             self._answer(json.dumps({"id": 14000644, "files": files}).encode(), "application/json")
+        elif path == "/api/records/404":
+            self._answer(
+                b'{"status": 404, "message": "The persistent identifier is not registered."}', "application/json"
+            )
         elif "login" in path:
             self._answer(b"<!DOCTYPE html><title>Please log in</title>", "text/html; charset=utf-8")
         elif "page" in path:
@@ -97,13 +108,22 @@ class Handler(BaseHTTPRequestHandler):
         rest = content[begin:]
         first = sum(asked == self.path for asked, _ in self.server.asked) == 1
         self.send_response(206 if begin else 200)
-        self.send_header("Content-Length", str(len(rest)))
+        if begin:
+            self.send_header(
+                "Content-Range", f"bytes {begin + 7 * ('shifted' in path)}-{len(content) - 1}/{len(content)}"
+            )
+        if "endless" not in path:
+            self.send_header("Content-Length", str(len(rest)))
         self.send_header("Content-Type", "application/octet-stream")
         if "plain" not in path:
             self.send_header("ETag", self.server.etag)
         self.end_headers()
         if "slow" in path:
             time.sleep(1)
+        if "stuck" in path and first:
+            self.wfile.write(rest[: len(rest) // 2])
+            self.server.killed.wait(60)
+            return
         self.wfile.write(rest[: len(rest) // 2] if "cut" in path and first else rest)
 
     def _answer(self, content: bytes, kind: str = "application/octet-stream") -> None:
@@ -185,7 +205,9 @@ def test_a_checksum_in_the_address_is_checked(server: Server, content: bytes, tm
     )  # of the file that is there
     assert len(server.files_asked) == 1
     for address in (f"{server.address}/y.h5ad#sha256={'0' * 64}", "doi:10.5281/zenodo.14000644/wrong.h5ad"):
-        with pytest.raises(InputError, match=r"hash of downloaded file .* does not match") as refused:
+        with pytest.raises(
+            InputError, match=r"what came has the checksum \w+ and not 0+; nothing of it is kept"
+        ) as refused:
             fetched(address)
         assert str(tmp_path) not in str(refused.value)
     assert {path.name for path in in_cache(tmp_path)} == {"x.h5ad", "fetched.json"}
@@ -195,7 +217,7 @@ def test_another_checksum_than_that_of_the_cached_file_fetches_again_and_keeps_t
     server: Server, content: bytes
 ) -> None:
     file = fetched(f"{server.address}/x.h5ad")
-    with pytest.raises(InputError, match="does not match"):
+    with pytest.raises(InputError, match=r"and not 0+;"):
         fetched(f"{server.address}/x.h5ad#sha256={'0' * 64}")
     assert file.read_bytes() == content
 
@@ -223,6 +245,27 @@ def test_a_safe_redirect_is_followed(server: Server, content: bytes) -> None:
     assert fetched(f"{server.address}/elsewhere.h5ad").read_bytes() == content
 
 
+def test_progress_is_told_in_lines_where_there_is_no_terminal(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Hours of silence in a job's log look like a hanging job."""
+    monkeypatch.setattr(fetch, "SECONDS_BETWEEN_LINES", 0)
+    fetched(f"{server.address}/x.h5ad")
+    lines = capfd.readouterr().err.splitlines()
+    shares = [int(share[1]) for line in lines if (share := re.search(r"x\.h5ad: [\d,]+ bytes \((\d+)%\)$", line))]
+    assert shares[-1] == 100
+    assert shares == sorted(shares)
+    assert len(shares) > 3
+
+
+def test_a_terminal_gets_a_bar(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    fetched(f"{server.address}/x.h5ad")
+    assert re.search(r"x\.h5ad: 100%\|█+\|", capfd.readouterr().err)
+
+
 # --- never half a file -----------------------------------------------------------------------------------------------
 
 
@@ -239,6 +282,22 @@ def test_a_broken_connection_leaves_no_file_and_the_next_try_goes_on(
     assert {path.name for path in in_cache(tmp_path)} == {"cut.h5ad", "fetched.json"}
 
 
+def test_a_killed_command_leaves_no_file_and_the_next_goes_on(server: Server, content: bytes, tmp_path: Path) -> None:
+    """A job's time limit ends it in the middle of a download, without a word to it."""
+    address = f"{server.address}/stuck.h5ad"
+    code = f"from jind_nb import fetch; fetch.PIECE = 1000; fetch.fetched({address!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not in_cache(tmp_path, ".part") and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    server.killed.set()
+    assert not in_cache(tmp_path, "*.h5ad")
+    assert fetched(address).read_bytes() == content
+    assert (server.files_asked[-1][1] or "").startswith("bytes=")
+
+
 def test_a_file_that_changed_meanwhile_is_not_pieced_together(server: Server, content: bytes) -> None:
     """The first half of one version and the second of another are no file at all."""
     with pytest.raises(InputError, match="broke"):
@@ -247,12 +306,29 @@ def test_a_file_that_changed_meanwhile_is_not_pieced_together(server: Server, co
     assert fetched(f"{server.address}/cut.h5ad").read_bytes() == server.content
 
 
+def test_another_part_than_was_asked_for_is_not_pieced_together(server: Server, content: bytes, tmp_path: Path) -> None:
+    address = f"{server.address}/cut-shifted.h5ad"
+    for says in ("broke", "another part"):
+        with pytest.raises(InputError, match=says):
+            fetched(address)
+    assert not in_cache(tmp_path)
+    assert fetched(address).read_bytes() == content
+
+
 def test_without_a_version_nothing_is_kept(server: Server, content: bytes, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="broke"):
         fetched(f"{server.address}/cut-plain.h5ad")
     assert not in_cache(tmp_path)
     assert fetched(f"{server.address}/cut-plain.h5ad").read_bytes() == content
     assert [range_ for _, range_ in server.files_asked] == [None, None]
+
+
+def test_half_a_file_of_unsaid_length_is_not_kept(server: Server, content: bytes, tmp_path: Path) -> None:
+    """Old servers end an answer by closing the connection, whether all of it was sent or not."""
+    with pytest.raises(InputError, match="what came is not whole"):
+        fetched(f"{server.address}/cut-plain-endless.h5ad")
+    assert not in_cache(tmp_path)
+    assert fetched(f"{server.address}/cut-plain-endless.h5ad").read_bytes() == content
 
 
 def test_a_run_killed_before_the_note_leaves_nothing_that_is_trusted(server: Server, content: bytes) -> None:
@@ -293,6 +369,12 @@ def test_a_record_without_the_file_names_what_it_has(server: Server) -> None:
         fetched("doi:10.5281/zenodo.14000644/pancreass.h5ad")
 
 
+def test_a_record_that_is_gone_is_told(server: Server) -> None:
+    """Zenodo answers of such a record in JSON, without files."""
+    with pytest.raises(InputError, match="what the archive says of its files cannot be understood"):
+        fetched("doi:10.5281/zenodo.404/pancreas.h5ad")
+
+
 @pytest.mark.parametrize("of", ["https", "doi"])
 def test_offline_says_what_to_do(of: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a train or a compute node: which file, and that it can be fetched by hand."""
@@ -327,6 +409,13 @@ def test_a_cache_that_cannot_be_written_is_named(
         fetched(f"{server.address}/x.h5ad")
 
 
+def test_a_relative_cache_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The notebooks of a run work in its folder, and would fetch everything again into it."""
+    monkeypatch.setenv("JIND_NB_CACHE", "cache")
+    with pytest.raises(InputError, match="JIND_NB_CACHE: found 'cache'"):
+        fetched(f"{server.address}/x.h5ad")
+
+
 @pytest.mark.parametrize(
     ("address", "says"),
     [
@@ -354,6 +443,20 @@ def test_addresses_that_are_not_fetched_are_refused_before_anything_else(address
                 "OUTPUT_PATH": "o",
             }
         )
+
+
+@given(st.text(), st.sampled_from(["https://", "doi:10.5281/", "http://127.0.0.1/", "HTTPS://[", "x://", ""]))
+def test_any_text_is_an_address_a_path_or_refused(text: str, start: str) -> None:
+    """Parameter files come from other people."""
+    address = start + text
+    fetch.name_of(address)
+    assert SECRET not in fetch.shown_address(f"https://me:{SECRET}@example.org/{text.replace('@', '')}")
+    try:
+        fetch.check_address(address)
+    except ValueError:
+        return
+    assert fetch.is_remote(address)
+    assert Path(fetch.name_of(address)).name == fetch.name_of(address)
 
 
 # --- the whole way ---------------------------------------------------------------------------------------------------
@@ -384,6 +487,19 @@ def test_validate_and_init_take_an_address(
     monkeypatch.chdir(file.parent)
     assert jind_nb("init", DOI).status == 0
     assert load_parameters("pancreas.yaml").PATH == DOI
+
+
+def test_the_manifest_says_where_a_file_is_from(server: Server, tmp_path: Path) -> None:
+    """A year later, the name of a file in somebody's cache says nothing."""
+    values = {"PATH": f"{server.address}/x.h5ad?token={SECRET}", "OUTPUT_PATH": str(tmp_path / "run")}
+    run = Run(make_parameters(values | {"BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c"}))
+    report = {"seconds": 1, "peak_memory_bytes": 1, "pdf_missing": None}
+    work = SimpleNamespace(
+        run=run, inputs=reuse.input_hashes(run), records={reuse.REPORT: report}, keys={reuse.REPORT: ""}, reused=[]
+    )
+    (told,) = pipeline._manifest(work)["input"]  # type: ignore[arg-type]
+    assert told["fetched from"] == f"{server.address}/x.h5ad"
+    assert told["sha256"] == hashlib.sha256(server.content).hexdigest()
 
 
 def test_validate_without_connection_is_exit_status_2(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,6 +60,12 @@ def test_usual_names_are_found_among_distractors(batch: str, labels: str) -> Non
     columns = guess_columns(obs)
     assert (columns.batch[0], columns.labels[0]) == (batch, labels)
     assert not set(DISTRACTORS) & {*columns.batch, *columns.labels}
+
+
+def test_cluster_numbers_are_asked_about() -> None:
+    """Numbers of clusters pass for cell types until somebody reads the report."""
+    obs = table(batch=np.arange(60) % 2, leiden=np.arange(60) % 3)
+    assert guess(obs).why["LABELS_COL"].endswith("are they cell types?")
 
 
 def test_what_a_column_holds_counts_as_well_as_its_name() -> None:
@@ -158,6 +165,24 @@ def test_a_coarser_column_is_seen_as_parents() -> None:
     assert guess(obs).parents == ["broad"]
 
 
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 3), st.floats(), st.sampled_from(["", "B", "T", "unknown", "#"])
+)
+NAMES = st.sampled_from(["batch", "donor_id", "celltype", "Cell Type", "label", "sex", "x", "", "(file)", "123"])
+
+
+@given(columns=st.dictionaries(NAMES, st.lists(VALUES, min_size=6, max_size=6), max_size=5), categorical=st.booleans())
+def test_any_table_gives_a_guess(columns: dict[str, list[Any]], categorical: bool) -> None:
+    """Tables from elsewhere mix numbers, words and gaps: `init` must not fail on one."""
+    obs = pd.DataFrame(columns, index=[f"cell{i}" for i in range(6)], dtype=object)
+    obs = obs.astype("category") if categorical else obs.infer_objects()
+    found = guess(obs)
+    for parameter in ("BATCH_COL", "LABELS_COL"):
+        assert found.values[parameter] in {None, *columns}
+    if found.values["SOURCE_DATASET_NAME"] is not None:
+        assert found.values["SOURCE_DATASET_NAME"] != found.values["TARGET_DATASET_NAME"]
+
+
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +197,29 @@ def test_the_file_written_for_real_data_is_valid_as_it_stands(
     assert f"jind-nb validate {name}.yaml" in done.out
     assert load_parameters(tmp_path / f"{name}.yaml").LABELS_COL == "celltype"
     assert jind_nb("validate", tmp_path / f"{name}.yaml").status == 0
+
+
+@pytest.mark.parametrize("name", ["pancreas_wang_xin_baron", "pbmc_10x_symphony"])
+def test_real_data_under_other_names_with_distractors(
+    name: str, shared_file: Callable[[str], Path], jind_nb: Callable[..., Answer], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Files from elsewhere: other column names, clusters and sex beside them, and one batch that nobody has labelled."""
+    adata = ad.read_h5ad(shared_file(name))
+    new = adata.obs["batch"].iloc[0]
+    obs = adata.obs.rename(columns={"batch": "donor_id", "celltype": "CellType"})
+    obs["CellType"] = obs["CellType"].astype(object).mask(obs["donor_id"] == new, "Unknown")
+    i = np.arange(adata.n_obs)
+    adata.obs = obs.assign(sex=np.where(i % 2, "f", "m"), louvain=(i % 7).astype(str), percent_mito=i / len(i))
+    adata.write_h5ad(tmp_path / "new data.h5ad")
+    monkeypatch.chdir(tmp_path)
+    done = jind_nb("init", "new data.h5ad")
+    assert done.status == 0, done.err
+    parameters = load_parameters(tmp_path / "new data.yaml")
+    assert (parameters.BATCH_COL, parameters.LABELS_COL) == ("donor_id", "CellType")
+    assert new == parameters.TARGET_DATASET_NAME
+    assert "Unknown (" in (tmp_path / "new data.yaml").read_text("utf-8")
+    assert "jind-nb validate 'new data.yaml'" in done.out
+    assert jind_nb("validate", "new data.yaml").status == 0
 
 
 def test_the_file_says_each_parameter_with_its_default(tmp_path: Path) -> None:
@@ -229,6 +277,7 @@ def test_what_nothing_tells_is_left_to_fill_in_and_said(
         (["cells.h5ad", "-s", "SEED=-1"], "SEED: found -1"),
         (["cells.h5ad", "-s", "PATH=b.h5ad"], "-s PATH"),
         (["cells.h5ad", "--output", "cells.h5ad", "--force"], "must end in .yaml"),
+        (["cells.h5ad", "--output", "cells.h5ad/x.yaml"], "--output: cells.h5ad/x.yaml"),
     ],
 )
 def test_mistakes_are_told_and_write_nothing(

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from jind_nb.cli import app
-from tests.conftest import Answer
+from tests.conftest import ROOT, Answer
 
 GROUP = typer.main.get_command(app)
 assert isinstance(GROUP, click.Group | typer.core.TyperGroup)
@@ -36,3 +36,14 @@ def test_help_has_examples_that_work_on_a_terminal_of_80_columns(
 def test_words_in_brackets_are_not_taken_for_markup(jind_nb: Callable[..., Answer]) -> None:
     """`pip install 'jind-nb'` instead of `'jind-nb[compare]'` would install nothing."""
     assert "jind-nb[compare]" in jind_nb("compare", "--help").out
+
+
+def test_commands_in_the_pages_are_valid() -> None:
+    """The README's commands are typed as they stand."""
+    found = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for line in re.findall(r"^    (?:\.venv/bin/)?(jind-nb .*)$", page.read_text("utf-8"), re.M):
+            _, name, *arguments = shlex.split(line, comments=True)
+            GROUP.commands[name].make_context(name, arguments).close()
+            found.append(name)
+    assert {"init", "validate", "run", "predict", "sweep", "compare"} <= set(found)

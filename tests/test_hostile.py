@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from playwright.sync_api import Page
 
 from jind_nb import files
 from jind_nb.blocks import Blocks
@@ -236,6 +238,21 @@ def test_hostile_names_stay_as_they_are_in_the_tables(hostile_run: Path) -> None
         assert not any(b"<f>" in parts.read(name) for name in parts.namelist())
 
 
+def _told_of_every_cell(page: Page) -> str:
+    """All that the report tells of the cells in its first picture of them, asked for one by one."""
+    image = page.locator("img[data-where]").first
+    image.scroll_into_view_if_needed()
+    where = json.loads(page.locator(f"#{image.get_attribute('data-where')}").text_content() or "")
+    box = image.bounding_box()
+    assert box is not None
+    told = []
+    for x, y in zip(where["x"], where["y"], strict=True):
+        page.mouse.move(box["x"] + x * box["width"] / 1e4, box["y"] + y * box["height"] / 1e4)
+        told.append(page.locator(".tip").text_content() or "")
+        assert page.locator(".tip *:not(div)").count() == 0
+    return "\n".join(told)
+
+
 @pytest.mark.slow
 def test_hostile_names_are_text_in_the_browser(hostile_run: Path, chromium: str) -> None:
     """A report is mailed around; opened, it must run nothing and tell nobody."""
@@ -250,11 +267,16 @@ def test_hostile_names_are_text_in_the_browser(hostile_run: Path, chromium: str)
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
         page.goto((hostile_run / "report.html").as_uri(), wait_until="networkidle")
         text, title = page.inner_text("body"), page.title()
-        tags = page.locator("script, iframe, object, [onerror], img:not([src^='data:']), b, i").count()
+        tags = page.locator("iframe, object, [onerror], img:not([src^='data:']), b, i").count()
+        scripts = page.locator("script:not([type='application/json'])").count()
+        told = _told_of_every_cell(page)
         browser.close()
     assert dialogs == []
     assert title != "ran"
     assert tags == 0
+    assert scripts == 1  # ours, by its hash
+    for name in CELLS:
+        assert f"cell: {name}" in told
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     for name in TYPES:
         assert name in text

