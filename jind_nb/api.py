@@ -33,8 +33,12 @@ from .left_out import leave_batches_out
 from .parameters import Parameters, from_python, in_python, make_parameters, python_names
 from .predict import OF_THE_FILE, annotate_file, settings_for
 
-OURS = "jind_"
+OURS = (
+    "jind_prediction", "jind_raw_prediction", "jind_confidence", "jind_reason", "jind_level", "jind_cluster",
+    "jind_cluster_majority", "jind_cluster_share",
+)  # fmt: skip
 CODES = "X_jind"
+FILE = "adata.h5ad"
 REQUIRED = ("batch_key", "labels_key", "target")
 
 
@@ -100,7 +104,7 @@ def annotate(adata: ad.AnnData, **parameters: Any) -> Model:
         raise InputError(f"{missing[0]} is missing: jind_nb.annotate(adata, batch_key=…, labels_key=…, target=…).")
     values = from_python(parameters)
     columns = {"batch_key": values["BATCH_COL"], "labels_key": values["LABELS_COL"]}
-    if isinstance(values.get("PARENTS"), str) and not values["PARENTS"].lstrip().startswith("{"):
+    if isinstance(values.get("PARENTS"), str) and values["PARENTS"].strip()[:1] not in ("", "{"):
         columns["parents"] = values["PARENTS"]
     with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder, _as_file(adata, columns, values) as file:
         run = Run(make_parameters(values | {"PATH": str(file), "OUTPUT_PATH": folder}))
@@ -164,7 +168,7 @@ class Model:
 
     def __init__(self, folder: Path, notes: Sequence[str] = ()) -> None:
         self.folder = folder
-        self.notes = [in_python(note) for note in notes]
+        self.notes = [_in_words(note) for note in notes]
 
     @property
     def classes(self) -> list[str]:
@@ -277,18 +281,17 @@ def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str,
         if column not in adata.obs:
             raise no_column(name, column, adata.obs, "obs of the AnnData")
     with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder, _told_in_python(folder):
-        file = Path(folder) / "adata.h5ad"
-        layers = {name: adata.layers[name] for name in adata.layers if searched or name == layer}
-        parts: dict[str, Any] = {
-            "obs": _as_text(adata.obs[list(dict.fromkeys(columns.values()))]),
-            "var": _as_text(_names_in(adata.var, values.get("GENE_COL"))),
-            "layers": layers,
-        }
-        if adata.X is not None and (searched or layer is None):
-            parts["X"] = adata.X
-        if adata.raw is not None and (searched or layer == ".raw"):
-            parts["raw"] = {"X": adata.raw.X, "var": _as_text(_names_in(adata.raw.var, values.get("GENE_COL")))}
+        file = Path(folder) / FILE
         try:
+            parts: dict[str, Any] = {
+                "obs": _as_text(adata.obs[list(dict.fromkeys(columns.values()))]),
+                "var": _as_text(_names_in(adata.var, values.get("GENE_COL"))),
+                "layers": {name: adata.layers[name] for name in adata.layers if searched or name == layer},
+            }
+            if adata.X is not None and (searched or layer is None):
+                parts["X"] = adata.X
+            if adata.raw is not None and (searched or layer == ".raw"):
+                parts["raw"] = {"X": adata.raw.X, "var": _as_text(_names_in(adata.raw.var, values.get("GENE_COL")))}
             with h5py.File(file, "w") as h5:
                 h5.attrs["encoding-type"], h5.attrs["encoding-version"] = "anndata", "0.1.0"
                 for name, part in parts.items():
@@ -301,7 +304,7 @@ def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str,
 
 def _names_in(var: pd.DataFrame, gene_col: str | None) -> pd.DataFrame:
     """The columns of `var` that may name features."""
-    return var[[c for c in var if c == gene_col or not pd.api.types.is_numeric_dtype(var[c])]]
+    return var[[c for c in var if c == gene_col or pd.api.types.infer_dtype(var[c].astype(object)) == "string"]]
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:
@@ -316,14 +319,17 @@ def _told_in_python(folder: str = "") -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        told = str(error).replace(f"{folder}/adata.h5ad", "the AnnData") if folder else str(error)
-        told = re.sub(r"\bPRETRAINED_MODEL_PATH\b", "model", told).replace("--batch-col", "batch_key")
-        raise InputError(in_python(re.sub(r"\bPATH\b", "adata", told))) from None
+        raise InputError(_in_words(str(error).replace(f"{folder}/{FILE}", FILE))) from None
 
 
-def _warn(texts: Sequence[str]) -> None:
-    for text in texts:
-        warnings.warn(in_python(text), UserWarning, stacklevel=3)
+def _in_words(told: str) -> str:
+    told = re.sub(r"\bPRETRAINED_MODEL_PATH\b", "model", told.replace(FILE, "the AnnData"))
+    return in_python(re.sub(r"\bPATH\b", "adata", told.replace("--batch-col", "batch_key")))
+
+
+def _warn(told: Sequence[str]) -> None:
+    for text in told:
+        warnings.warn(_in_words(text), UserWarning, stacklevel=3)
 
 
 def _enter(adata: ad.AnnData, rows: np.ndarray, table: pd.DataFrame, classes: list[str], codes: np.ndarray) -> None:
@@ -332,10 +338,9 @@ def _enter(adata: ad.AnnData, rows: np.ndarray, table: pd.DataFrame, classes: li
     some = ad.AnnData(obs=pd.DataFrame(index=pd.RangeIndex(int(rows.sum())).astype(str)))
     results.annotate_obs(some, table, classes, codes)
     place = np.where(rows, np.cumsum(rows) - 1, -1)
-    obs = adata.obs.drop(columns=[name for name in adata.obs if str(name).startswith(OURS)])
+    obs = adata.obs.drop(columns=list(OURS), errors="ignore")
     for name, column in some.obs.items():
-        values = column.array.take(place, allow_fill=True)
-        obs[name] = pd.Series(values, index=obs.index)
+        obs[name] = column.array.take(place, allow_fill=True)
     all_codes = np.full((adata.n_obs, codes.shape[1]), np.nan, dtype=np.float32)
     all_codes[rows] = some.obsm[CODES]
     with warnings.catch_warnings():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,23 @@ def test_again_replaces_what_was_there() -> None:
     assert {"jind_level", "jind_cluster", "jind_cluster_majority", "jind_cluster_share"} <= set(adata.obs)
     jn.annotate(adata, **ASKED)
     assert [column for column in adata.obs if column.startswith("jind_")] == KEYS
+
+
+def test_odd_tables_do_no_harm(annotated: tuple[ad.AnnData, jn.Model]) -> None:
+    """Repeated cell names, columns that no file can hold and others' `jind_` columns are no reason to fail or to lose them."""
+    adata = cells()
+    adata.obs["jind_manual"] = "mine"
+    adata.obs["list"] = [[1]] * adata.n_obs
+    adata.var["list"] = [[1]] * adata.n_vars
+    adata.var["mixed"] = ["a", 1] * (adata.n_vars // 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # anndata's, of the names
+        adata.obs_names = ["cell"] * adata.n_obs
+        jn.annotate(adata, **ASKED)
+        jn.annotate(adata, **ASKED)
+    assert (adata.obs["jind_manual"] == "mine").all()
+    np.testing.assert_array_equal(adata.obsm["X_jind"], annotated[0].obsm["X_jind"])
+    assert adata.obs["jind_prediction"].tolist()[:50] == annotated[0].obs["jind_prediction"].tolist()[:50]
 
 
 def test_parents_may_be_a_column() -> None:
