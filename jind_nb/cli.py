@@ -399,7 +399,9 @@ def report(
     The folder may have been moved or copied from another machine; the input is not needed.
     Of a run that failed it renders the page that says so.
 
-    Example: jind-nb report runs/demo
+    Example:
+
+    jind-nb report runs/mydata
     """
     from . import pipeline
 
@@ -469,7 +471,11 @@ def web_page(
 
     Needs pip install 'jind-nb\[web]'. A run goes on when its page, or this server, is closed.
 
-    Example: jind-nb app --data /data/atlases
+    Examples:
+
+    jind-nb app
+
+    jind-nb app --data /data/atlases --max-upload-gb 2
     """
     try:
         import ipywidgets  # noqa: F401

@@ -104,7 +104,7 @@ def test_parameter_cells_are_the_same_in_all_templates() -> None:
     assert parameters_cell(COMPARE).source.startswith(sources.pop())
 
 
-@each_notebook
+@pytest.mark.parametrize("template", [*TEMPLATES, COMPARE, TUTORIAL], ids=lambda path: path.stem)
 def test_prose_comes_before_every_picture_and_says_what_the_page_is(template: Path) -> None:
     """Collaborators read the report, which is these notebooks without their code."""
     cells = nbformat.read(template, as_version=4).cells
