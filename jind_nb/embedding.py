@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .alignment import Annotated, KnownCodes
 
 MOST_CELLS = 5_000
-MOST_POINTS = 10_000
+MOST_POINTS = 5_000
 FEWEST_FOR_UMAP = 16
 COMPONENTS = 50
 NEIGHBOURS = 15
@@ -88,7 +88,7 @@ def _umap(components: np.ndarray, seed: int) -> np.ndarray:
 
 def code_points(annotated: Annotated, known: KnownCodes, target: str, seed: int) -> pd.DataFrame:
     """One UMAP of the annotated cells' codes and of the target's before and, where it was aligned, after that: the same
-    axes for both. At most 10,000 points, as many of annotated cells as of the target's.
+    axes for both. At most 5,000 points, as many of annotated cells as of the target's.
 
     Returns
     -------
