@@ -45,7 +45,7 @@ REQUIRED = ("batch_key", "labels_key", "target")
 def annotate(adata: ad.AnnData, **parameters: Any) -> Model:
     """Annotates one batch of `adata`, the target, with the labels of its other batches.
 
-    The labels of the target, if it has any, are never read. What METHOD `default` does is in the README; with the same
+    The labels of the target, if it has any, are never read. What METHOD `default` does is in docs/method.md; with the same
     values and seed the answers are those of `jind-nb run`, bit for bit.
 
     Parameters

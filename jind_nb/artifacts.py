@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -331,6 +332,11 @@ class Run:
 
     def notebook(self, stage: str) -> Path:
         return self.notebooks / f"{stage}.ipynb"
+
+    @property
+    def goes_on(self) -> str:
+        """The command that goes on with this run, from any folder, also where its own was moved."""
+        return shlex.join(["jind-nb", "run", str(self.parameters_yaml), "--output-path", str(self.folder)])
 
     def history_pdf(self, source: str, n_intermediates: int, target: str) -> Path:
         name = f"train[{file_name(source, safe=' ')}, {n_intermediates}]-test[{file_name(target, safe=' ')}].pdf"

@@ -138,16 +138,16 @@ def celltypist(task: Task) -> np.ndarray:
 
 
 def celltypist_python() -> Path:
-    """The Python of an environment in the user's cache folder that has CellTypist; made if it is not there yet.
+    """The Python of an environment in the cache folder that has CellTypist; made if it is not there yet.
 
     Raises
     ------
     ModuleNotFoundError
         If its packages cannot be fetched.
     """
-    import platformdirs
+    from .fetch import cache_folder
 
-    folder = Path(platformdirs.user_cache_dir("jind-nb")) / "-".join([*CELLTYPIST, f"py3.{sys.version_info.minor}"])
+    folder = cache_folder() / "-".join([*CELLTYPIST, f"py3.{sys.version_info.minor}"])
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     ready = folder / "ready"
     if not ready.exists():

@@ -15,9 +15,11 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from . import tables
 from .artifacts import write_json
 from .errors import InputError
-from .page_parts import LABELS, WIDE, button, deleting, description, dropdown, fill, hide, show, table, title, told
+from .in_app import MOST_VALUES
+from .page_parts import LABELS, WIDE, button, deleting, description, dropdown, fill, hide, scrolling, show, title, told
 from .parameters import Parameters, make_parameters
 from .workspace import EXAMPLE, RunOfVisitor, Workspace
 
@@ -195,7 +197,7 @@ class Choosing:
         columns = content.get("columns", {})
         if "error" not in content and len(columns) < 2:
             content["error"] = (
-                "obs needs a column with the batch of each cell and one with cell types; of columns with at most 200 "
+                f"obs needs a column with the batch of each cell and one with cell types; of columns with at most {MOST_VALUES} "
                 f"different values it has {', '.join(columns) or 'none'}."
             )
         if "error" in content:
@@ -241,17 +243,16 @@ class Choosing:
 
     @staticmethod
     def _tables(names: dict[str, int], types: dict[str, int], labelled: dict[str, int]) -> str:
-        unlabelled = {word.casefold() for word in Parameters.model_fields["UNLABELED"].default}
-        of_batches = [[name, f"{n:,}", f"{labelled[name]:,}" if labelled else "–"] for name, n in names.items()]
+        parameters = Parameters.model_construct()
+        of_batches = [[name, n, labelled.get(name)] for name, n in names.items()]
         of_types = [
-            [f"{name} (counts as no label)" if name.strip().casefold() in unlabelled else name, f"{n:,}"]
-            for name, n in types.items()
+            [f"{name} (counts as no label)" if parameters.is_unlabeled(name) else name, n] for name, n in types.items()
         ]
-        tables = [
-            table("Batches", ["batch", "cells", "with a label"], of_batches) if of_batches else "",
-            table("Cell types", ["cell type", "cells"], of_types) if of_types else "",
+        found = [
+            tables.of_rows(["batch", "cells", "with a label"], of_batches, "Batches") if of_batches else "",
+            tables.of_rows(["cell type", "cells"], of_types, "Cell types") if of_types else "",
         ]
-        return f'<div class="beside">{"".join(tables)}</div>'
+        return f'<div class="beside">{"".join(map(scrolling, found))}</div>'
 
     def _changed(self) -> None:
         """What was checked is no longer what is chosen."""
@@ -321,7 +322,7 @@ class Choosing:
                 *(told("warn", text) for text in found["warnings"]),
                 *(f"<p>{escape(text)}</p>" for text in found["facts"]),
                 *(f'<p class="quiet">Note: {escape(text)}</p>' for text in found["notes"]),
-                *(table(**of_run) for of_run in found["tables"]),
+                *map(scrolling, found["tables"]),
             ]
         )
         show(self.starting)

@@ -499,7 +499,7 @@ def web_page(
     if ip not in ("127.0.0.1", "localhost", "::1"):
         err.print(
             "[bold yellow]Warning:[/bold yellow] the page can be reached from other machines, and what goes to and fro can be "
-            "read on the way: put a proxy with https before it (see the README).",
+            "read on the way: put a proxy with https before it (docs/web.md).",
             soft_wrap=True,
         )
     if not token:

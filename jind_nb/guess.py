@@ -207,7 +207,7 @@ def _is_number(column: pd.Series) -> bool:
     return bool(pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column))
 
 
-def _values(column: pd.Series) -> pd.Index:
+def distinct_values(column: pd.Series) -> pd.Index:
     """The distinct values of a column as text; none where it holds measurements or yes and no."""
     if pd.api.types.is_bool_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
         return pd.Index([])
@@ -220,13 +220,13 @@ def _values(column: pd.Series) -> pd.Index:
 
 
 def _may_be_batch(column: pd.Series) -> bool:
-    n = len(_values(column))
+    n = len(distinct_values(column))
     return 2 <= n <= min(MOST_BATCHES, max(2, len(column) // 2)) and column.isna().mean() <= 0.1
 
 
 def _may_be_labels(column: pd.Series) -> bool:
     parameters = Parameters.model_construct()
-    n = len({str(value) for value in _values(column) if not parameters.is_unlabeled(str(value))})
+    n = len({str(value) for value in distinct_values(column) if not parameters.is_unlabeled(str(value))})
     return 2 <= n <= min(MOST_TYPES, max(2, int(column.notna().sum()) // 2))
 
 
@@ -368,7 +368,7 @@ def _parents(obs: pd.DataFrame, types: pd.Series | None, values: Mapping[str, An
     n_types = types.nunique()
     for name in obs:
         taken = name in (values["BATCH_COL"], values["LABELS_COL"], EACH_FILE)
-        if taken or _is_number(obs[name]) or not 2 <= len(_values(obs[name])) < n_types:
+        if taken or _is_number(obs[name]) or not 2 <= len(distinct_values(obs[name])) < n_types:
             continue
         counts = pd.crosstab(types, texts(obs[name]))
         if counts.shape[1] >= 2 and (counts.max(axis=1) >= OF_ONE_PARENT * counts.sum(axis=1)).all():

@@ -29,8 +29,8 @@ def look(path: str) -> dict[str, Any]:
 
     Returns
     -------
-    `cells`, `features`; `proposed`: parameters by `guess.guess`, and `why`: parameter -> a sentence; `columns`: name -> value -> cells, the most frequent first; `labelled`: name -> name -> value
-    -> cells of that value of the first column that have a label in the second.
+    `cells`, `features`; `proposed`: parameters by `guess.guess`; `columns`: name -> value -> cells, the most frequent
+    first; `labelled`: name -> name -> value -> cells of that value of the first column that have a label in the second.
 
     Raises
     ------
@@ -42,31 +42,23 @@ def look(path: str) -> dict[str, Any]:
 
     from .demo import bundled_file
     from .files import frame, open_file, texts
-    from .guess import guess
+    from .guess import distinct_values, guess
 
     with open_file(bundled_file(path) if path.startswith(BUNDLED) else Path(path)) as store:
         obs, n_features = frame(store, "obs"), len(frame(store, "var"))
-    guessed = guess(obs)
-    candidates = {}
-    for name, column in obs.items():
-        if pd.api.types.is_bool_dtype(column) or column.nunique() > MOST_VALUES or column.notna().sum() == 0:
-            continue
-        if pd.api.types.is_float_dtype(column) and not (column.dropna() % 1 == 0).all():
-            continue
-        candidates[str(name)] = texts(column)
-        if len(candidates) == MOST_COLUMNS:
-            break
-    unlabelled = {word.casefold() for word in Parameters.model_fields["UNLABELED"].default}
+    proposed = guess(obs).values
+    fit = [name for name in obs if 0 < len(distinct_values(obs[name])) <= MOST_VALUES]
+    candidates = {str(name): texts(obs[name]) for name in fit[:MOST_COLUMNS]}
+    parameters = Parameters.model_construct()
     codes = {name: pd.factorize(column) for name, column in candidates.items()}
-    with_label = {}
-    for name, (code, values) in codes.items():
-        says = np.array([bool(str(v).strip()) and str(v).strip().casefold() not in unlabelled for v in values])
-        with_label[name] = (code >= 0) & says[code]
+    with_label = {
+        name: (code >= 0) & np.array([not parameters.is_unlabeled(str(value)) for value in values], dtype=bool)[code]
+        for name, (code, values) in codes.items()
+    }
     return {
         "cells": len(obs),
         "features": n_features,
-        "proposed": guessed.values,
-        "why": guessed.why,
+        "proposed": proposed,
         "columns": {
             name: {str(v): int(n) for v, n in column.value_counts().items()} for name, column in candidates.items()
         },
@@ -85,25 +77,19 @@ def look(path: str) -> dict[str, Any]:
 
 
 def check(file: str) -> dict[str, Any]:
-    """What `findings.find` finds, its tables as lists of rows of text.
+    """What `findings.find` finds, its tables as HTML.
 
     Raises
     ------
     InputError
         As a run would.
     """
+    from . import tables
     from .findings import find
 
     found = find(load_parameters(file))
-    tables = [
-        {
-            "title": title,
-            "columns": [str(table.index.name), *map(str, table.columns)],
-            "rows": [list(map(str, row)) for row in table.itertuples(name=None)],
-        }
-        for title, table in found.tables.items()
-    ]
-    return {"tables": tables, "facts": found.facts, "warnings": found.warnings, "notes": found.notes}
+    shown = [tables.html(table, title) for title, table in found.tables.items()]
+    return {"tables": shown, "facts": found.facts, "warnings": found.warnings, "notes": found.notes}
 
 
 def run(folder: Path, places: Path, n: int) -> None:

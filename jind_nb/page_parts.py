@@ -1,4 +1,4 @@
-"""Pieces of the web page: labelled widgets, tables, boxes of text. Names from data are shown as the text they are."""
+"""Pieces of the web page: labelled widgets, boxes of text. Names from data are shown as the text they are."""
 
 from __future__ import annotations
 
@@ -15,19 +15,9 @@ LABELS = {"description_width": "220px"}
 WIDE = {"width": "720px"}
 
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> str:
-    """HTML; columns of numbers are aligned right."""
-
-    def is_number(i: int) -> bool:
-        return all(row[i].replace(",", "").replace(".", "").isdigit() or row[i] in ("not read", "–") for row in rows)
-
-    kinds = [' class="number"' if rows and is_number(i) else "" for i in range(len(columns))]
-    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(columns, kinds, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scrolled"><table><caption>{escape(title)}</caption><tr>{head}</tr>{body}</table></div>'
+def scrolling(table: str) -> str:
+    """A table (HTML) that scrolls within the page."""
+    return f'<div class="scrolled">{table}</div>'
 
 
 def minutes(seconds: float) -> str:

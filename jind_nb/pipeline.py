@@ -203,7 +203,6 @@ def report_again(folder_of_run: Path) -> tuple[Run, str | None]:
             "jind-nb run wrote its results to."
         )
     this = Run(load_parameters(file, {"OUTPUT_PATH": str(folder_of_run)}))
-    goes_on = f"jind-nb run '{file}' --output-path '{folder_of_run}'"
     with folder.held(this.folder):
         if not this.manifest.exists() and this.failure_json.exists():
             from .report import write_failed_html
@@ -211,16 +210,18 @@ def report_again(folder_of_run: Path) -> tuple[Run, str | None]:
             write_failed_html(this)
             return this, "the run failed"
         if not this.manifest.exists():
-            raise InputError(f"RUN_DIR: the run in {folder_of_run} is not finished; {goes_on} goes on with it.")
+            raise InputError(f"RUN_DIR: the run in {folder_of_run} is not finished; {this.goes_on} goes on with it.")
         try:
             return this, _report_again(this)
         except (FileNotFoundError, InputError) as error:
             what = error.filename if isinstance(error, FileNotFoundError) else error
-            raise InputError(f"RUN_DIR: the report cannot be made without {what}; {goes_on} makes all anew.") from None
+            raise InputError(
+                f"RUN_DIR: the report cannot be made without {what}; {this.goes_on} makes all anew."
+            ) from None
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"RUN_DIR: what the run in {folder_of_run} left cannot be read by this version of jind-nb ({error}); "
-                f"{goes_on} makes all anew."
+                f"{this.goes_on} makes all anew."
             ) from None
 
 

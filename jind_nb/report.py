@@ -144,6 +144,7 @@ def write_failed_html(run: Run) -> str:
         log=run.log.name,
         earlier=earlier.relative_to(run.folder) if earlier.exists() else None,
         folder=run.folder,
+        goes_on=run.goes_on,
     )
     run.report_pdf.unlink(missing_ok=True)
     with whole_file(run.report_html) as temporary:

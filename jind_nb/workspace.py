@@ -133,7 +133,8 @@ class Workspace:
 
     @property
     def folder(self) -> Path:
-        return Path(self.settings.root) / self.visitor
+        # Without links on the way to it: a path that was chosen, and has none either, is looked for in it again.
+        return Path(self.settings.root).resolve() / self.visitor
 
     @property
     def uploads(self) -> Path:
@@ -145,7 +146,7 @@ class Workspace:
 
     def in_words(self, message: str) -> str:
         """A message without the visitor's own folder, which is no news to them."""
-        return message.replace(f"{self.uploads.resolve()}{os.sep}", "").replace(str(self.folder), "…")
+        return message.replace(f"{self.uploads}{os.sep}", "").replace(str(self.folder), "…")
 
     # --- files
 

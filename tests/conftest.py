@@ -52,6 +52,13 @@ def shared_file() -> Callable[[str], Path]:
     return find
 
 
+# For tests as root, without a screen, that ask nothing of the network.
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The browser's path; skips without one."""

@@ -19,10 +19,8 @@ from typing import Any
 import nbformat
 from playwright.sync_api import Page, sync_playwright
 
-CHROMIUM = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+from tests.conftest import CHROMIUM_ARGUMENTS
+
 WIDTH, HEIGHT = 1280, 900
 LONGEST = 16_000  # pixels that Chromium paints
 # Of a machine busy with other tests.
@@ -89,7 +87,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def browser(chromium: str) -> Iterator[Page]:
     """An empty page."""
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM))
+        started = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
         page = started.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(SECONDS_TO_START * 1000)
         yield page

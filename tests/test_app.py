@@ -23,7 +23,7 @@ import psutil
 import pytest
 from tornado.websocket import websocket_connect
 
-from tests.conftest import ROOT, THREE_BATCHES, simulated
+from tests.conftest import CHROMIUM_ARGUMENTS, ROOT, THREE_BATCHES, simulated
 from tests.test_workspace import processes_in, until
 
 pytestmark = pytest.mark.slow
@@ -314,12 +314,8 @@ def test_a_page_runs_the_notebook_and_no_code_of_its_visitor(server: Served, tmp
 def browser(chromium: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    switches = (
-        "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync",
-    )  # fmt: skip
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=list(switches))
+        opened = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
         yield opened
         opened.close()
 

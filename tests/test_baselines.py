@@ -111,7 +111,7 @@ def test_scanvi_refuses_values_without_counts() -> None:
 def test_celltypist_offline_is_missing_not_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without the internet the other methods must still be compared, and the reason be told."""
     failed = subprocess.CompletedProcess([], 1, "", "WARNING: retrying\nERROR: no route to the index\n")
-    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path))
+    monkeypatch.setenv("JIND_NB_CACHE", str(tmp_path))
     monkeypatch.setattr("venv.create", lambda *a, **k: None)
     monkeypatch.setattr("subprocess.run", lambda *a, **k: failed)
     with pytest.raises(ModuleNotFoundError, match=r"celltypist==1\.7\.1 .* no route to the index"):

@@ -24,7 +24,7 @@ from jind_nb import files
 from jind_nb.blocks import Blocks
 from jind_nb.errors import InputError
 from jind_nb.parameters import load_parameters, read_yaml
-from tests.conftest import run_command, simulated
+from tests.conftest import CHROMIUM_ARGUMENTS, run_command, simulated
 from tests.mutations import KINDS, LAUGHS, MERGES, Worker, cases, good_h5ad
 
 CASES = 220
@@ -259,9 +259,8 @@ def test_hostile_names_are_text_in_the_browser(hostile_run: Path, chromium: str)
     from playwright.sync_api import sync_playwright
 
     requests, dialogs = list[str](), list[str]()
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=arguments)
+        browser = play.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
         page = browser.new_page()
         page.on("request", lambda request: requests.append(request.url[:80]))
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))

@@ -64,6 +64,8 @@ class Seen:
     errors: list[str]
     kinds: set[str]
     said: str
+    words_stand: set[str]  # in tables, as the page aligns them
+    numbers_stand: set[str]
 
 
 def look(page: Page, lab: jupyterlab.Lab, name: str) -> Seen:
@@ -75,7 +77,15 @@ def look(page: Page, lab: jupyterlab.Lab, name: str) -> Seen:
     jupyterlab.wait_until_done(page)
     picture(page, f"{name}-done", whole=True)
     kinds = {kind for output in jupyterlab.outputs(page) for kind in output.get("data", {})}
-    seen = Seen(on_opening, jupyterlab.errors(page), kinds, jupyterlab.said(page))
+    stand = [
+        set(
+            page.locator(f".jp-OutputArea-output {cells}").evaluate_all(
+                "all => all.map(c => getComputedStyle(c).textAlign)"
+            )
+        )
+        for cells in ("td:not(.number)", "td.number")
+    ]
+    seen = Seen(on_opening, jupyterlab.errors(page), kinds, jupyterlab.said(page), *stand)
     jupyterlab.close(page)
     return seen
 
@@ -104,6 +114,12 @@ def test_each_stage_says_what_it_is_before_anything_runs(run_by_hand: dict[str, 
         assert "Parameters" in seen.on_opening
         assert "TARGET_DATASET_NAME" in seen.on_opening
         assert "in order" in seen.on_opening
+
+
+def test_words_in_tables_stand_left_and_numbers_right(run_by_hand: dict[str, Seen]) -> None:
+    """JupyterLab puts all to the right, where names and sentences of different lengths are hard to read."""
+    assert run_by_hand["1_preprocess"].words_stand == {"left"}
+    assert run_by_hand["1_preprocess"].numbers_stand == {"right"}
 
 
 def test_the_comparison_runs(page: Page, lab: jupyterlab.Lab) -> None:

@@ -121,6 +121,13 @@ def test_the_dockerfile_copies_what_there_is_and_repeats_no_version() -> None:
     assert f'["{next(iter(PROJECT["scripts"]))}"]' in [value for step, value in steps if step == "ENTRYPOINT"]
 
 
+def test_every_module_is_on_the_map() -> None:
+    """Who looks for the place of a change would miss what CONTRIBUTING.md does not name, and write it again."""
+    named = set(re.findall(r"`(\w+)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8")))
+    modules = {file.stem for file in (ROOT / "jind_nb").glob("*.py")} - {"__init__"}
+    assert modules - named == set()
+
+
 def test_links_in_the_pages_lead_somewhere() -> None:
     """A link into nothing ends a newcomer's reading; headings that are linked must be there too."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -408,6 +411,12 @@ def test_failed_run_says_so_again_and_is_gone_after_a_good_one(
     assert done.status == 0
     assert "the run failed" in done.err
     assert "FAILED" in this.report_html.read_text("utf-8")
+    moved = Path(shutil.copytree(this.folder, tmp_path / "it's moved"))
+    assert jind_nb("report", moved).status == 0
+    told = re.search("<code>(jind-nb run .*)</code>", html.unescape((moved / "report.html").read_text("utf-8")))
+    assert told, "how to go on"
+    # Without it the results would go to the folder that the run was moved from.
+    assert shlex.split(told[1])[2:] == [str(moved / "parameters.yaml"), "--output-path", str(moved)]
     with pipeline.folder.held(this.folder) as hold:
         folder_now = pipeline.Work.begin(this, hold, force=False)
         assert folder_now.to_do == [*STAGES, "report"]

@@ -26,14 +26,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from jind_nb import folder, report, reuse
 from jind_nb.artifacts import Run, read_json, write_json
 from jind_nb.parameters import load_parameters
-from tests.conftest import Answer, skip
+from tests.conftest import CHROMIUM_ARGUMENTS, Answer, skip
 
 pytestmark = pytest.mark.slow
 
 SENTENCE = re.compile(r"well 1: \d+ of 95 cells annotated, \d+ left Unassigned")
 # What code, a prompt or a parameter dump would put on a page.
 CODE = ("import ", "open_run(", "plots.show", "In [", "Out[", "globals()")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 @dataclass
@@ -53,7 +52,7 @@ class Seen:
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as play:
-        yield play.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield play.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
 
 
 @pytest.fixture(scope="module")

@@ -53,13 +53,16 @@ def test_values_are_said_as_people_read_them(value: object, said: str) -> None:
 
 
 def test_numbers_are_aligned_and_words_are_not() -> None:
-    """Digits under digits: a column of counts can be compared at a glance."""
+    """Digits under digits: a column of counts can be compared at a glance. Words must say in their cells that they are not,
+    as JupyterLab aligns every cell to the right."""
     frame = pd.DataFrame(
         {"n": [1, None], "word": ["a", None], "yes": [True, False]}, index=pd.Index(["x", "y"], name="t")
     )
     found = Cells(tables.html(frame))
     kinds = [attributes.get("class") for tag, attributes in found.tags if tag == "td"]
     assert kinds == ["number", None, None] * 2
+    left = [attributes.get("style") for tag, attributes in found.tags if tag in ("td", "th")]
+    assert left == ["text-align: left", None, "text-align: left", "text-align: left"] * 3
     scopes = [attributes["scope"] for tag, attributes in found.tags if tag == "th"]
     assert scopes == ["col"] * 4 + ["row"] * 2
     assert found.cells[4:] == ["x", "1", "a", "yes", "y", "–", "–", "no"]

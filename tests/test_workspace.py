@@ -112,6 +112,17 @@ def test_paths_are_ones_own_uploads_or_in_a_data_folder(
     assert {path.name for path in workspace.on_server()} == {"atlas.h5ad", "inner.h5ad"}
 
 
+def test_an_upload_can_be_run_where_the_folder_is_behind_a_link(tmp_path: Path) -> None:
+    """Lost otherwise: every upload, on a server whose home folders are links to another disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "home").symlink_to(tmp_path / "disk")
+    workspace = Workspace.new(Settings(str(tmp_path / "home" / "root"), most_upload_bytes=1000))
+    upload = workspace.end_upload(workspace.begin_upload("cells.h5ad", 10), "cells.h5ad")
+    chosen = workspace.allowed(str(upload))
+    assert workspace.allowed(chosen) == chosen
+    assert workspace.in_words(f"PATH: {chosen} is empty") == "PATH: cells.h5ad is empty"
+
+
 def test_uploads_keep_within_the_limit_and_replace_nothing(workspace: Workspace) -> None:
     """Lost otherwise: the disk, or an upload in use, to a second file of its name."""
     for number in range(3):
