@@ -239,7 +239,7 @@ class Model:
         )
 
     def _repr_markdown_(self) -> str:
-        return (self.folder / "MODEL_CARD.md").read_text("utf-8")
+        return saved_model.card(self.folder)
 
 
 def load_model(folder: Path | str) -> Model:

@@ -367,7 +367,7 @@ class Run:
 
     def begins(self, stage: str) -> None:
         """Before a stage's first file is written: those that are there no longer count. A finished run of other parameters
-        is first moved to `previous/`, when notebooks are run by hand in its folder.
+        or input is first moved to `previous/`, when notebooks are run by hand in its folder.
 
         Raises
         ------
@@ -383,7 +383,7 @@ class Run:
             with folder.held(self.folder):
                 folder.recover(self)
                 folder.set_aside(self, keep)
-            log.info("the finished run that was here has other parameters and is now in %s", folder.PREVIOUS)
+            log.info("the finished run that was here has other parameters or input and is now in %s", folder.PREVIOUS)
         self.settled(stage).unlink(missing_ok=True)
 
     def _done(self, stage: str) -> None:

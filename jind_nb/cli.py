@@ -502,6 +502,12 @@ def web_page(
             "read on the way: put a proxy with https before it (docs/web.md).",
             soft_wrap=True,
         )
+    if folder.exists() and folder.stat().st_mode & 0o077:
+        err.print(
+            f"[bold yellow]Warning:[/bold yellow] others on this machine may list {_shown(str(folder))}, where names are what "
+            f"keeps visitors apart: chmod 700 {_shown(shlex.quote(str(folder)))}",
+            soft_wrap=True,
+        )
     if not token:
         err.print(
             "[bold yellow]Warning:[/bold yellow] without a token, anybody who reaches the page can use it.",

@@ -356,17 +356,6 @@ def _style(position: int) -> dict[str, Any]:
     }
 
 
-def confidence_scatter(points: pd.DataFrame, confidence: np.ndarray, title: str) -> Figure:
-    """Cells in two dimensions, coloured by the probability of their predicted type."""
-    figure, axes = plt.subplots(figsize=(6.2, 4.6), layout="constrained")
-    size = float(np.clip(12_000 / max(1, len(points)), 3, 22))
-    drawn = axes.scatter(points["x"], points["y"], c=confidence, cmap="cividis", vmin=0, vmax=1, s=size, linewidths=0)
-    figure.colorbar(drawn, label="confidence (probability of the predicted type)")
-    axes.set_title(title, fontsize=10)
-    axes.set(xlabel="dimension 1 (no unit)", ylabel="dimension 2 (no unit)", xticks=[], yticks=[])
-    return figure
-
-
 # --- stages 2 and 3 ------------------------------------------------------------------------------------------------------
 
 

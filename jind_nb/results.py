@@ -128,20 +128,6 @@ def target_rows(prepared: ad.AnnData, target: str) -> np.ndarray:
     return np.flatnonzero((prepared.obs["batch"] == target).to_numpy())
 
 
-def cell_types(prepared: ad.AnnData, target: str, names: np.ndarray) -> np.ndarray:
-    """The labels of the annotated cells and the names (n_target,) given to the target's, objects (n_obs,)."""
-    types = prepared.obs["cell_type"].astype(object).to_numpy()
-    types[target_rows(prepared, target)] = names
-    return types
-
-
-def spread(values: np.ndarray, prepared: ad.AnnData, target: str) -> np.ndarray:
-    """The target's values (n_target,) at the target's rows of the prepared cells, NaN elsewhere: (n_obs,)."""
-    spread = np.full(prepared.n_obs, np.nan)
-    spread[target_rows(prepared, target)] = values
-    return spread
-
-
 def points_of_target(points: pd.DataFrame, prepared: ad.AnnData, target: str) -> pd.DataFrame:
     """Of an embedding's points (column `row`) the target's, with the column `cell`: which of the target's cells it is."""
     rows = target_rows(prepared, target)

@@ -131,9 +131,12 @@ def differences(run: Run, stage: str) -> list[str]:
 
 
 def is_of(run: Run) -> bool:
-    """Whether the finished run in the folder has these parameters."""
+    """Whether the finished run in the folder has these parameters, and files of PATH of the same names and sizes."""
+    first = STAGES[0]
     try:
         there = yaml.safe_load(run.parameters_yaml.read_text("utf-8"))
+        if run.settled(first).exists() and differences(run, first):
+            return False
     except (OSError, ValueError, yaml.YAMLError):
         return False
     # A folder may have been moved.

@@ -15,6 +15,7 @@ read is data all the same; nothing in it is ever executed.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
@@ -119,10 +120,34 @@ def save_reference(reference: Reference, calibrations: Mapping[str, Calibration]
     write_model_json(folder, description)
 
 
+def card(folder: Path) -> str:
+    """What MODEL_CARD.md says, from the model's description: somebody else's file is not shown in a notebook, where it could
+    hold scripts.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no model, or it does not describe itself as ours do.
+    """
+    description = read_model_json(folder)
+    _try_card(folder, description)
+    return _card(description)
+
+
+def _as_text(words: object) -> str:
+    """Words that Markdown shows as they are, whatever is in them: no tag, link, formula or column of a table.
+
+    >>> print(_as_text("CD4_T <b>"))
+    CD4_T &#60;b&#62;
+    """
+    return re.sub(r"[<>&\[\]`*|$~\\]", lambda sign: f"&#{ord(sign[0])};", str(words))
+
+
 def _card(description: dict[str, Any]) -> str:
     calibration = {way: Calibration(**values) for way, values in description["calibration"].items()}
     environment = Environment(loader=PackageLoader("jind_nb"), autoescape=False, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["quoted"] = lambda name: json.dumps(name, ensure_ascii=False).replace("|", "\\|")
+    environment.filters["plain"] = _as_text
+    environment.filters["quoted"] = lambda name: _as_text(json.dumps(name, ensure_ascii=False))
     return environment.get_template("MODEL_CARD.md.j2").render(model=description, calibration=calibration.get(SHARED))
 
 

@@ -299,7 +299,9 @@ class Server(Voila):
             except OSError as error:
                 if error.errno == errno.EADDRINUSE and port != self.ports[-1]:
                     continue
-                raise InputError(f"--port {port}: {error.strerror or error}; choose another one.") from None
+                raise InputError(
+                    f"--ip {self.ip} --port {port}: {error.strerror or error}; choose another one."
+                ) from None
             self.port = port
             break
         self.told(self.address)

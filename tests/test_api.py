@@ -17,6 +17,7 @@ import pytest
 from scipy import sparse
 
 import jind_nb as jn
+from jind_nb.artifacts import read_model_json, write_model_json
 from jind_nb.demo import bundled_file
 from jind_nb.errors import InputError
 from jind_nb.parameters import NOT_IN_PYTHON, Parameters, in_python, python_names
@@ -271,8 +272,26 @@ def test_a_model_shows_its_card(annotated: tuple[ad.AnnData, jn.Model]) -> None:
     """In a notebook the last line `model` is how one looks at it."""
     model = annotated[1]
     assert "How far to trust it" in model._repr_markdown_()
+    assert model._repr_markdown_() == (model.folder / "MODEL_CARD.md").read_text("utf-8")
     assert "3 cell types" in repr(model)
     assert "'a', 'b'" in repr(model)
+
+
+def test_a_strangers_card_is_no_page_of_the_notebook(annotated: tuple[ad.AnnData, jn.Model], tmp_path: Path) -> None:
+    """JupyterLab runs the scripts that Markdown of a trusted notebook holds; a colleague's folder must not bring any."""
+    annotated[1].save(tmp_path / "model")
+    description = read_model_json(tmp_path / "model")
+    bad = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) $x$"
+    description["alignment"]["why"] = bad
+    description["made by"]["jind-nb"] = bad
+    description["training"]["cells"] = {bad: 1}
+    description["training"]["held_out"] = {bad: 1}
+    write_model_json(tmp_path / "model", description)
+    (tmp_path / "model" / "MODEL_CARD.md").write_text("<script>alert(1)</script>")
+    shown = jn.load_model(tmp_path / "model")._repr_markdown_()
+    assert "alert(1)" in shown
+    assert "<" not in shown
+    assert "](" not in shown
 
 
 def test_save_overwrites_a_model_when_asked_and_nothing_else_ever(

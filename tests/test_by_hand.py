@@ -148,6 +148,15 @@ def test_a_finished_run_is_set_aside_before_notebooks_by_hand_change_it(values: 
     pd.read_parquet(run.predictions_parquet)
 
 
+def test_a_finished_run_of_an_earlier_input_is_set_aside(values: dict[str, Any]) -> None:
+    """Its report would lie beside predictions of other cells, in a folder that says it is finished."""
+    run = finish(values)
+    simulated(THREE_BATCHES)[:-1].copy().write_h5ad(values["PATH"])
+    preprocess(values)
+    assert not run.manifest.exists()
+    assert (run.folder / "previous" / "manifest.json").exists()
+
+
 def test_the_same_notebooks_again_leave_a_finished_run_where_it_is(values: dict[str, Any]) -> None:
     """Who looks at a run's pages in JupyterLab would else look for its report in vain."""
     run = finish(values)

@@ -402,6 +402,7 @@ def test_the_card_tells_what_the_model_is_for_people(saved: Saved, tmp_path: Pat
     card = (run.models / "MODEL_CARD.md").read_text(encoding="utf-8")
     for name in (*saved.reference.classes, *saved.reference.batches):
         assert json.dumps(name, ensure_ascii=False) in card
-    assert '"c\\|\\n#"' in card
+    assert '"c&#124;&#92;n#"' in card
+    assert saved_model.card(run.models) == card
     assert "left-out batch" in card
     assert "jind-nb predict" in card

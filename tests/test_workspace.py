@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -272,3 +273,17 @@ def test_folders_that_cannot_be_are_told_before_anything_is_served(
     answer = jind_nb("app", "--folder", tmp_path / "root", option[0], tmp_path / option[1])
     assert answer.status == 2
     assert option[0] in answer.err
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o755, True), (0o700, False)])
+def test_a_folder_that_others_may_list_is_warned_of(
+    jind_nb: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: int, warned: bool
+) -> None:
+    """Lost otherwise: a visitor's files, to a colleague with the token and a shell on the same machine."""
+    root = tmp_path / "it's"
+    root.mkdir()
+    root.chmod(mode)
+    monkeypatch.setattr("jind_nb.server.serve", lambda *_, **__: None)
+    answer = jind_nb("app", "--folder", root)
+    assert answer.status == 0
+    assert (f"chmod 700 {shlex.quote(str(root))}" in answer.err) == warned
