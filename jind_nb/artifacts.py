@@ -262,6 +262,7 @@ class Run:
     """One run: its parameters and the files of its folder (the table in README.md)."""
 
     parameters: Parameters
+    input_matters: bool = True  # false: the folder is read as it is, also where the input has changed or is gone
 
     @property
     def folder(self) -> Path:
@@ -477,7 +478,7 @@ class Run:
 
         if not path.exists() or not self.settled(stage).exists():
             raise InputError(f"{path} is missing: run notebooks/{stage}.ipynb first (OUTPUT_PATH {self.folder}).")
-        if found := differences(self, stage):
+        if self.input_matters and (found := differences(self, stage)):
             raise InputError(
                 f"notebooks/{stage}.ipynb was last run with other parameters than these (OUTPUT_PATH {self.folder}): "
                 f"{'; '.join(found)}. Run it again with the new value, or set the value back here."

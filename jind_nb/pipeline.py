@@ -202,7 +202,7 @@ def report_again(folder_of_run: Path) -> tuple[Run, str | None]:
             f"RUN_DIR: {folder_of_run} is not the folder of a run: it has no parameters.yaml. Give the folder that "
             "jind-nb run wrote its results to."
         )
-    this = Run(load_parameters(file, {"OUTPUT_PATH": str(folder_of_run)}))
+    this = Run(load_parameters(file, {"OUTPUT_PATH": str(folder_of_run)}), input_matters=False)
     with folder.held(this.folder):
         if not this.manifest.exists() and this.failure_json.exists():
             from .report import write_failed_html
