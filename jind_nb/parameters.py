@@ -160,7 +160,7 @@ def _resolution(value: object) -> object:
 
 
 def _nothing_if_empty(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
+    return None if isinstance(value, str | bytes) and not value.strip() else value
 
 
 Name = Annotated[str, BeforeValidator(_name), Field(min_length=1)]

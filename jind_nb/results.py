@@ -581,8 +581,8 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         + (f" and {len(plan.classes) - 15} more" if len(plan.classes) > 15 else ""),
         "Alignment": f"{_alignment(training, result, run)}.",
         **({"Parent only": _fallback_in_words(result)} if result.parents else {}),
-        "Confidence": f"median {np.median(final.confidence):.2f}, lowest tenth below "
-        f"{np.quantile(final.confidence, 0.1):.2f} (1 is certain)",
+        "Confidence": f"half of the cells above {_rounded_down(np.median(final.confidence))}, nine tenths above "
+        f"{_rounded_down(np.quantile(final.confidence, 0.1))} (1 is certain)",
     }
     if held_out:
         facts["Check on annotated batches"] = (
@@ -595,6 +595,11 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         facts["Check on the target's own labels"] = _checked_against_labels(labelled[-1].metrics, result)
     distrust = [*_alignment_hurts(training, result), *_distrust(result, plan, labelled)]
     return Summary(sentence + ".", _numbers(result, calibration, held_out, labelled), facts, distrust)
+
+
+def _rounded_down(confidence: float) -> str:
+    """Two digits, and never the 1.00 that no cell reaches."""
+    return f"{min(0.99, np.floor(100 * confidence) / 100):.2f}"
 
 
 def _numbers(
