@@ -118,7 +118,11 @@ def init(
     proposed = {name: str(value) for name in starter.PROPOSED if (value := started.guess.values[name]) is not None}
     why = [started.guess.why.get(name, "given") for name in proposed]
     index = pd.Index(list(proposed), name="parameter")
-    _table(f"Written to {_shown(str(started.file))}", pd.DataFrame({"value": proposed.values(), "why": why}, index))
+    title = f"Written to {_shown(str(started.file))}"
+    if proposed:
+        _table(title, pd.DataFrame({"value": proposed.values(), "why": why}, index))
+    else:
+        out.print(title, highlight=False, soft_wrap=True)
     if started.to_fill_in:
         out.print(
             "\n".join(
