@@ -236,7 +236,7 @@ class Choosing:
         without = [name for name in names if labels and not labelled.get(name)]
         options = [(name, name) for name in names]
         with self._filling():
-            fill(self.target, [NOTHING, *options], self.target.value or (without[0] if len(without) == 1 else ""))
+            fill(self.target, [NOTHING, *options], self.target.value or next(iter(without), ""))
             fill(self.source, [AUTOMATIC, *options], self.source.value)
             self.excluded.options = list(names)
         self._changed()
@@ -244,7 +244,9 @@ class Choosing:
     @staticmethod
     def _tables(names: dict[str, int], types: dict[str, int], labelled: dict[str, int]) -> str:
         parameters = Parameters.model_construct()
-        of_batches = [[name, n, labelled.get(name)] for name, n in names.items()]
+        # Those to annotate first: of many batches the rest is seen only by scrolling.
+        order = sorted(names, key=lambda name: bool(labelled.get(name)))
+        of_batches = [[name, names[name], labelled.get(name)] for name in order]
         of_types = [
             [f"{name} (counts as no label)" if parameters.is_unlabeled(name) else name, n] for name, n in types.items()
         ]

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from . import __version__
 from .errors import InputError, shown
 from .parameters import Parameters, load_parameters, parse_override
 
@@ -62,6 +63,21 @@ def _parameters(file: Path, overrides: list[str] | None, output_path: Path | Non
     return load_parameters(file, values)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(f"jind-nb {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def init(
     data: Annotated[
@@ -102,10 +118,17 @@ def init(
     proposed = {name: str(value) for name in starter.PROPOSED if (value := started.guess.values[name]) is not None}
     why = [started.guess.why.get(name, "given") for name in proposed]
     index = pd.Index(list(proposed), name="parameter")
-    _table(f"Written to {_shown(str(started.file))}", pd.DataFrame({"value": proposed.values(), "why": why}, index))
+    title = f"Written to {_shown(str(started.file))}"
+    if proposed:
+        _table(title, pd.DataFrame({"value": proposed.values(), "why": why}, index))
+    else:
+        out.print(title, highlight=False, soft_wrap=True)
     if started.to_fill_in:
         out.print(
-            f"[bold yellow]To fill in:[/bold yellow] {', '.join(started.to_fill_in)}; nothing in the data tells.",
+            "\n".join(
+                f"[bold yellow]To fill in:[/bold yellow] {name}: {_shown(starter.to_fill_in(name, started.guess))}"
+                for name in started.to_fill_in
+            ),
             highlight=False,
         )
     out.print(
@@ -167,11 +190,11 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
     jind-nb validate parameters/demo.yaml -s "TARGET_DATASET_NAME=well 2"
     """
     parameters = _parameters(file, s, output_path)
-    from .findings import find
+    from .findings import find, in_short
 
     found = find(parameters)
     for title, table in found.tables.items():
-        _table(title, table)
+        _table(title, in_short(table))
     for fact in found.facts:
         out.print(_shown(fact), highlight=False)
     for warning in found.warnings:
@@ -179,6 +202,10 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
     for note in found.notes:
         out.print(f"Note: {_shown(note)}", highlight=False)
     out.print(f"Results would go to {_shown(parameters.OUTPUT_PATH)}", highlight=False, soft_wrap=True)
+    given = [part for text in s or [] for part in ("-s", text)]
+    given += [] if output_path is None else ["--output-path", str(output_path)]
+    again = shlex.join(["jind-nb", "run", str(file), *given])
+    out.print(f"It can run: {_shown(again)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

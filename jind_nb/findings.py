@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from . import data, pipeline
 from .parameters import Parameters
 
-if TYPE_CHECKING:
-    import pandas as pd
+MOST_BATCHES = 10  # in a terminal, a row for each
+ENOUGH_FEATURES = 95  # percent; batches with fewer have a row of their own
 
 
 @dataclass(frozen=True)
@@ -44,3 +45,38 @@ def find(parameters: Parameters) -> Findings:
     if plan.classes:
         facts.insert(0, f"{len(plan.classes)} cell types can be predicted: {', '.join(plan.classes)}")
     return Findings(tables, facts, plan.warnings, plan.notes)
+
+
+def in_short(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of batches for a terminal: of more than ten, those that say the same but for numbers (and a few missing
+    features) share a row; other tables as they are.
+
+    >>> table = pd.DataFrame({"looks like": ["counts"] * 12, "to": range(12)}, index=[f"d{i}" for i in range(12)])
+    >>> in_short(table.rename_axis("batch")).loc["d0, d1, d2 and 9 more"].tolist()
+    ['counts', '0 – 11']
+    """
+    same = [name for name in ("looks like", "evidence", "done", "features") if name in table]
+    if table.index.name != "batch" or len(table) <= MOST_BATCHES or not same:
+        return table
+    enough = table["%"] >= ENOUGH_FEATURES if "%" in table else pd.Series(True, index=table.index)
+    keys = table[same].assign(enough=enough, of=table.index.where(~enough, ""))
+    rows = [
+        (_names([str(name) for name in group.index]), *(_in_one(column, group[column]) for column in table))
+        for _, group in table.groupby([keys[name].to_numpy() for name in keys], sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["batch", *table]).set_index("batch")
+
+
+def _names(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _in_one(column: str, values: pd.Series) -> str:
+    """What stands for several values: the one they all are, the range of numbers, the number of missing features' batches."""
+    distinct = list(dict.fromkeys(map(str, values)))
+    if len(distinct) == 1:
+        return distinct[0]
+    if column == "missing":
+        return f"a few in {(values != '').sum()} of them"
+    distinct.sort(key=lambda text: float(text.replace(",", "")))
+    return f"{distinct[0]} – {distinct[-1]}"

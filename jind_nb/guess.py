@@ -71,6 +71,7 @@ class Guess:
     parents: list[str]  # columns that hold a coarser level of the labels
     unlabeled: dict[str, int]  # words of UNLABELED that were seen -> cells
     doubtful: dict[str, int]  # labels that may be no cell types -> cells
+    names: list[str] = field(default_factory=list)  # of all columns of obs
 
 
 def read_obs(files: Sequence[Path]) -> pd.DataFrame:
@@ -121,7 +122,8 @@ def guess(obs: pd.DataFrame, given: Mapping[str, Any] | None = None, *, several_
     counts = pd.crosstab(batch, types) if batch is not None and types is not None else pd.DataFrame()
     table = _table(batch, counts)
     _roles(values, why, table, counts, known)
-    return Guess(columns, table, values, why, _parents(obs, types, values), unlabeled, doubtful)
+    names = [str(name) for name in obs if name != EACH_FILE]
+    return Guess(columns, table, values, why, _parents(obs, types, values), unlabeled, doubtful, names)
 
 
 def one_line(value: object) -> str:
@@ -277,8 +279,10 @@ def _types(
 
 def _table(batch: pd.Series | None, counts: pd.DataFrame) -> pd.DataFrame:
     cells = pd.Series(dtype=int) if batch is None else batch[batch != ""].value_counts()
-    counts = counts.reindex(cells.index, fill_value=0)
-    return pd.DataFrame({"cells": cells, "labelled": counts.sum(axis=1).astype(int), "types": (counts > 0).sum(axis=1)})
+    counts = counts.reindex(cells.index, fill_value=0).astype(int)
+    return pd.DataFrame(
+        {"cells": cells, "labelled": counts.sum(axis=1).astype(int), "types": (counts > 0).sum(axis=1).astype(int)}
+    )
 
 
 def _roles(
@@ -320,7 +324,11 @@ def _targets(table: pd.DataFrame) -> list[tuple[str, str]]:
     large = labelled["cells"] >= SMALLEST_TARGET
     one = "the only batch without labels"
     if len(bare) > 1:
-        one = f"the largest of {len(bare)} batches without labels; `jind-nb sweep --each-target` annotates each in turn"
+        others = ", ".join(map(one_line, bare.index[1:6])) + (f" and {len(bare) - 6} more" if len(bare) > 6 else "")
+        one = (
+            f"the largest of {len(bare)} batches without labels; a run for each other ({others}): "
+            "jind-nb run, with -s TARGET_DATASET_NAME and --output-path"
+        )
     known = "every batch has labels: name the one you want annotated; this one, a small one, is good to try with"
     return [(name, one) for name in bare.index] + [
         (name, known) for name in [*labelled.index[large], *labelled.index[~large][::-1]]

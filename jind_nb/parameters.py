@@ -10,6 +10,7 @@ import ast
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
@@ -25,6 +26,7 @@ from .fetch import check_address, is_remote
 BUNDLED = "scanpy:"
 # Far more than any parameter file needs, and little enough that no content of it takes long to read.
 MOST_BYTES = 2**18
+DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom")
 OLDER_NAMES = {"TRAIN_DATASETS_NAMES": "INTER_DATASETS_NAMES"}
 # What the Python API (`jind_nb.annotate`) calls a parameter: scverse's names; any other has its own name in lower case.
 PYTHON_NAMES = {
@@ -158,7 +160,7 @@ def _resolution(value: object) -> object:
 
 
 def _nothing_if_empty(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
+    return None if isinstance(value, str | bytes) and not value.strip() else value
 
 
 Name = Annotated[str, BeforeValidator(_name), Field(min_length=1)]
@@ -360,7 +362,10 @@ def _with_newer_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(name: object) -> str:
-    near = difflib.get_close_matches(str(name).upper(), Parameters.model_fields, n=1, cutoff=0.5)
+    called = {python_name(known): known for known in PYTHON_NAMES}.get(str(name).lower())
+    near = (
+        [called] if called else difflib.get_close_matches(str(name).upper(), Parameters.model_fields, n=1, cutoff=0.5)
+    )
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(Parameters.model_fields)}."
     return f"There is no parameter {name!s}; {hint}"
 
@@ -460,6 +465,10 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _read_mapping(file: Path) -> dict[str, Any]:
+    if file.suffix.lower() in DATA_SUFFIXES:
+        raise InputError(
+            f"{file} holds data, not parameters; jind-nb init {shlex.quote(str(file))} writes a parameter file for them."
+        )
     try:
         with file.open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
@@ -512,7 +521,16 @@ def load_parameters(file: Path | str, overrides: Mapping[str, Any] | None = None
     in_file = _absolute(_with_newer_names(_read_mapping(file)), file.parent)
     values |= {name: value for name, value in in_file.items() if value is not None}
     values |= _absolute(_with_newer_names(overrides or {}), Path.cwd())
-    return make_parameters(values)
+    required = [
+        name for name, field in Parameters.model_fields.items() if field.is_required() and name != "OUTPUT_PATH"
+    ]
+    try:
+        return make_parameters(values)
+    except InputError as error:
+        missing = [name for name in required if name not in values]
+        if not missing or set(values) - set(Parameters.model_fields):
+            raise
+        raise InputError(f"{error}\nFill in {', '.join(missing)} in {file}, or give -s NAME=VALUE.") from None
 
 
 def from_notebook(namespace: Mapping[str, Any], folder: Path) -> Parameters:

@@ -237,7 +237,7 @@ def scatter(
             # Shapes alone are hard to tell apart: the group's number stands in its middle and in the legend.
             number = name if words else shown.index(name) + 1
             label = f"{number}: {label}"
-            middle = points["x"][at].median(), points["y"][at].median()
+            middle = _middle(points["x"][at].to_numpy(), points["y"][at].to_numpy())
             halo = [withStroke(linewidth=2, foreground="white")]
             axes.annotate(str(number), middle, ha="center", va="center", fontsize=7, zorder=5, path_effects=halo)
         axes.scatter(points["x"][at], points["y"][at], s=size, alpha=0.8, label=label, **style)
@@ -250,6 +250,12 @@ def scatter(
     return figure
 
 
+def _middle(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """The point of a group nearest its middle, which may itself lie where no cell is."""
+    nearest = np.argmin((x - np.median(x)) ** 2 + (y - np.median(y)) ** 2)
+    return float(x[nearest]), float(y[nearest])
+
+
 def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
     """The cells before and after alignment on the same axes, the annotated ones pale behind the target's; one panel where
     the target was not aligned.
@@ -259,8 +265,14 @@ def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
     points
         As `results.cells_to_see` makes them.
     by
-        What colours tell: the column `batch`, `cell type`, `confidence` or `reason`.
+        What colours tell: the column `batch`, `cell type`, `confidence` or `reason`. More batches than there are colours
+        are the target and the annotated ones together.
     """
+    n_batches = points["batch"].nunique()
+    if by == "batch" and n_batches > len(COLOURS):
+        points = points.assign(
+            batch=points["batch"].where(points["batch"] == target, f"{n_batches - 1} annotated batches")
+        )
     stages = list(dict.fromkeys(points["stage"]))
     panel = 3.35
     names = _names_to_see(points, by, target)
@@ -275,7 +287,8 @@ def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
         axes = figure.add_axes(place, sharex=grid[0] if grid else None, sharey=grid[0] if grid else None)
         grid.append(axes)
         _draw_cells(axes, points[points["stage"] == stage], by, names, target)
-        axes.set_title(f"{short(target)} {stage}" if len(stages) > 1 else f"{short(target)}, not aligned", fontsize=9)
+        what = stage if len(stages) > 1 else "not aligned"
+        axes.set_title(f"{short(target)}, {what}: by {by}", fontsize=9)
         axes.set_xlabel("UMAP of the codes, dimension 1 (no unit)", fontsize=7)
         axes.set(xticks=[], yticks=[])
     grid[0].set_ylabel("dimension 2 (no unit)", fontsize=7)
@@ -329,8 +342,9 @@ def _draw_cells(axes: Axes, here: pd.DataFrame, by: str, names: list[str], targe
         at &= of_target if (at & of_target).any() else True
         if at.any() and name != UNASSIGNED:
             halo = [withStroke(linewidth=2, foreground="white")]
-            middle = np.median(x[at]), np.median(y[at])
-            axes.annotate(str(i + 1), middle, ha="center", va="center", fontsize=6.5, zorder=5, path_effects=halo)
+            axes.annotate(
+                str(i + 1), _middle(x[at], y[at]), ha="center", va="center", fontsize=6.5, zorder=5, path_effects=halo
+            )
 
 
 def _numbered(names: list[str], i: int) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import sparse
 
 from . import alignment, folder, levels, saved_model
-from .artifacts import Run, log_to, read_model_json, sha256, whole_file, write_json
+from .artifacts import Run, check_output, log_to, read_model_json, sha256, whole_file, write_json
 from .data import Plan, fingerprints, prepare_in_blocks
 from .errors import InputError
 from .files import copy_with, frame, no_column, open_file, read_obs_of_whole, read_whole, texts
@@ -82,6 +82,7 @@ def predict(
             f"OUTPUT_PATH: {run.folder} holds an unfinished run, or notebooks run by hand, and training in it is not to "
             "be lost; choose another folder."
         )
+    check_output(parameters, 0)
     predicted = annotate_file(run, batch_col)
     # Before anything is written, as it may be damaged where nothing has looked yet.
     adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad)

@@ -122,6 +122,14 @@ class Predictions:
         return self.probabilities.max(axis=1)
 
     @property
+    def without_evidence(self) -> list[str]:
+        """The types that too few held-out cells are called for a threshold of their own, which is 0.9 then."""
+        if self.held_out is None:
+            return []
+        called = np.bincount(self.held_out.argmax(axis=1), minlength=len(self.classes))
+        return [name for name, n in zip(self.classes, called, strict=True) if math.floor(self.theta * n) + 1 >= n]
+
+    @property
     def rejected(self) -> np.ndarray:
         """Bool (n_cells,): the confidence is strictly below the threshold of its type, or the cell is unlike anything
         annotated."""

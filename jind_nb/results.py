@@ -56,6 +56,7 @@ class TargetResult:
     codes: np.ndarray  # (n_target, size), of the last stage
     labels: np.ndarray | None  # objects (n_target,), None where unknown; None without any
     way: str = SHARED  # in which the last stage was annotated
+    without_evidence: list[str] = field(default_factory=list)  # types with too few held-out cells for a threshold
     parents: levels.Parents = field(default_factory=dict)  # cell type -> parent; empty: no cell falls back
     parent_thresholds: Mapping[str, float] = field(default_factory=dict)
     clusters: Clusters | None = None
@@ -118,6 +119,7 @@ def save_annotated(annotated: Annotated, run: Run) -> None:
     story = {
         "stages": list(annotated.stages),
         "way": annotated.way,
+        "without evidence": last.without_evidence,
         "parent thresholds": levels.thresholds(last, parents) if parents else {},
     }
     run.save_target(arrays, story | {"curves": annotated.curves, "notes": annotated.notes})
@@ -247,7 +249,8 @@ def _load(run: Run, labels: np.ndarray | None) -> TargetResult:
     last = story["stages"][-1]
     thresholds = story.get("parent thresholds", {})
     parents = plan.parents if thresholds else {}
-    return TargetResult(stages, cells, arrays[f"codes {last}"], labels, story["way"], parents, thresholds)
+    codes, unsupported = arrays[f"codes {last}"], story.get("without evidence", [])
+    return TargetResult(stages, cells, codes, labels, story["way"], unsupported, parents, thresholds)
 
 
 def predictions_table(result: TargetResult) -> pd.DataFrame:
@@ -564,8 +567,8 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         + (f" and {len(plan.classes) - 15} more" if len(plan.classes) > 15 else ""),
         "Alignment": f"{_alignment(training, result, run)}.",
         **({"Parent only": _fallback_in_words(result)} if result.parents else {}),
-        "Confidence": f"median {np.median(final.confidence):.2f}, lowest tenth below "
-        f"{np.quantile(final.confidence, 0.1):.2f} (1 is certain)",
+        "Confidence": f"half of the cells above {_rounded_down(np.median(final.confidence))}, nine tenths above "
+        f"{_rounded_down(np.quantile(final.confidence, 0.1))} (1 is certain)",
     }
     if held_out:
         facts["Check on annotated batches"] = (
@@ -578,6 +581,11 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
         facts["Check on the target's own labels"] = _checked_against_labels(labelled[-1].metrics, result)
     distrust = [*_alignment_hurts(training, result), *_distrust(result, plan, labelled)]
     return Summary(sentence + ".", _numbers(result, calibration, held_out, labelled), facts, distrust)
+
+
+def _rounded_down(confidence: float) -> str:
+    """Two digits, and never the 1.00 that no cell reaches."""
+    return f"{min(0.99, np.floor(100 * confidence) / 100):.2f}"
 
 
 def _numbers(
@@ -810,19 +818,15 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     odd = int((result.final.reasons == UNLIKE).sum())
     if odd:
         points.append(
-            f"{odd:,} of the Unassigned cells are unlike anything in the annotated batches; they may be a cell type "
-            "those lack, or damaged cells."
+            f"{odd:,} Unassigned cell{'s are' if odd > 1 else ' is'} unlike anything in the annotated batches; "
+            f"{'they' if odd > 1 else 'it'} may be of a cell type those lack, or damaged."
         )
     if plan.dropped:
         points.append(f"Too rare in the annotated batches to be learned, so never named here: {_listed(plan.dropped)}.")
     never = [str(name) for name in table.index[called == 0]]
     if never:
         points.append(f"No cell looks most like {_listed(never)}; they may be absent, or missed.")
-    unsupported = [
-        name
-        for name, threshold in zip(result.final.classes, result.final.thresholds, strict=True)
-        if threshold == NO_EVIDENCE and called[name] > 0
-    ]
+    unsupported = [name for name in result.without_evidence if called[name] > 0]
     if unsupported:
         points.append(
             f"Too few held-out cells to set a threshold for {_listed(unsupported)}: a confidence of {NO_EVIDENCE} is "

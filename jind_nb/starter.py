@@ -83,7 +83,7 @@ def _for_file(path: str, output: Path) -> str:
         return path
     there, folder = Path(path).expanduser().absolute(), output.absolute().parent
     relative = os.path.relpath(there, folder)
-    return str(there) if relative.startswith("..") else relative
+    return str(there.parent.resolve() / there.name) if relative.startswith("..") else relative
 
 
 def _checked(given: Mapping[str, Any], paths: list[str]) -> dict[str, Any]:
@@ -169,13 +169,27 @@ def _remarks(parameter: str, values: Mapping[str, Any], found: Guess, given: Map
     elif parameter in found.why:
         remarks.append(f"Proposed: {found.why[parameter]}.")
     elif parameter in REQUIRED:
-        remarks.append("TO FILL IN: nothing in the data tells.")
+        remarks.append(f"TO FILL IN: {to_fill_in(parameter, found)}")
     if others:
         remarks.append(f"It could also be: {', '.join(others)}.")
     if parameter == "LABELS_COL" and found.unlabeled:
         seen = ", ".join(f"{one_line(word)} ({n:,} cells)" for word, n in found.unlabeled.items())
         remarks.append(f"Taken for no label (UNLABELED): {seen}.")
     return remarks
+
+
+def to_fill_in(parameter: str, found: Guess) -> str:
+    """Why a required parameter could not be proposed, and what to do."""
+    shown = ", ".join(map(one_line, found.names[:30])) + (" …" if len(found.names) > 30 else "")
+    has = f"The columns of obs are {shown}." if found.names else "obs has no columns."
+    if parameter == "BATCH_COL":
+        return f"no column looks like batches. {has} If none says donor, sample or run, add one that does."
+    if parameter == "LABELS_COL":
+        return (
+            f"no column looks like cell types. {has} If none has them, add one, or give the annotated cells' file too: "
+            "jind-nb init new.h5ad annotated.h5ad."
+        )
+    return "the batch to annotate follows from BATCH_COL and LABELS_COL: name them with -s and --force to have it proposed."
 
 
 def _batches(found: Guess) -> str:

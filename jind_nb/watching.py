@@ -72,7 +72,8 @@ class Watching:
         self.status.value = {
             "waiting": lambda: told("quiet", "About to start; while other runs are at work it waits for its turn."),
             "running": lambda: told(
-                "quiet", f"Stage {max(1, stage)} of {n}: {words} ({minutes(run.seconds())} so far)"
+                "quiet",
+                f"{f'Stage {stage} of {n}: {words}' if stage else 'Starting'} ({minutes(run.seconds())} so far)",
             ),
             "failed": lambda: told("bad", self.workspace.in_words(run.why_failed())),
             "cancelled": lambda: told("warn", "Cancelled. What finished stages made is kept; it can be run again."),

@@ -178,6 +178,8 @@ BATCHES = [
     Mistake("target", ["TARGET_DATASET_NAME", "no batch 'd'", "'a'"], parameters={"TARGET_DATASET_NAME": "d"}),
     Mistake("target's case", ["Did you mean 'target batch'?"], _cells({"a": {"B": 9, "T": 9}, "target batch": {"B": 9}}),
             parameters={"TARGET_DATASET_NAME": "Target batch"}),
+    Mistake("all in small letters", ["Did you mean 'S3'?"], _cells({"a": {"B": 9, "T": 9}, "S3": {"B": 9}}),
+            parameters={"TARGET_DATASET_NAME": "s3"}, commands=VALIDATE),
     Mistake("markup", ["no batch '[bold]x[/bold]'"], parameters={"TARGET_DATASET_NAME": "[bold]x[/bold]"}),
     Mistake("source", ["SOURCE_DATASET_NAME", "no batch '7'"], parameters={"SOURCE_DATASET_NAME": 7}),
     Mistake("intermediate", ["INTER_DATASETS_NAMES", "no batch 'x'"], parameters={"INTER_DATASETS_NAMES": "a, x"}),
@@ -227,7 +229,12 @@ PARAMETERS = [
         "unknown", ["There is no parameter NUM_FEATURE; did you mean NUM_FEATURES?"], parameters={"NUM_FEATURE": 9}
     ),
     Mistake("lower case", ["did you mean SEED?"], parameters={"seed": 9}),
-    Mistake("missing", ["TARGET_DATASET_NAME is missing"], parameters={"TARGET_DATASET_NAME": ...}),
+    Mistake("Python's name", ["did you mean TARGET_DATASET_NAME?"], parameters={"target": "c"}, commands=VALIDATE),
+    Mistake(
+        "missing",
+        ["TARGET_DATASET_NAME is missing", "Fill in TARGET_DATASET_NAME in", ".yaml"],
+        parameters={"TARGET_DATASET_NAME": ...},
+    ),
     Mistake("out of limits", ["REJECTION: found 1.5"], parameters={"REJECTION": 1.5}),
     Mistake("not a number", ["NUM_FEATURES: found 'many'"], parameters={"NUM_FEATURES": "many"}),
     Mistake("no", ["TARGET_DATASET_NAME", "quotes"], parameters={"TARGET_DATASET_NAME": False}),
@@ -264,6 +271,25 @@ def test_a_mistake_is_named_and_nothing_is_trained(
 @pytest.mark.parametrize("command", BOTH)
 def test_a_missing_parameter_file_is_named(command: str, jind_nb: JindNb, tmp_path: Path) -> None:
     refused(jind_nb(command, tmp_path / "none.yaml"), tmp_path, "There is no parameter file", "none.yaml")
+
+
+@pytest.mark.parametrize("command", BOTH)
+def test_data_in_place_of_a_parameter_file_leads_to_init(command: str, jind_nb: JindNb, tmp_path: Path) -> None:
+    """It is what most people try first; that its bytes are no text would help nobody."""
+    (tmp_path / "my cells.h5ad").touch()
+    says = ("holds data, not parameters", "jind-nb init '", "my cells.h5ad'")
+    refused(jind_nb(command, tmp_path / "my cells.h5ad"), tmp_path, *says)
+
+
+def test_few_cells_to_annotate_are_said_before_the_run(
+    write_parameters: Callable[..., Path], jind_nb: JindNb, tmp_path: Path
+) -> None:
+    """All of them Unassigned would be a riddle."""
+    few = simulated({"a": {"B": 20, "T": 20}, "c": {"B": 3, "T": 2}})
+    answer = jind_nb("validate", write_parameters(few, MIN_CELL_TYPE_POPULATION=5))
+    assert answer.status == 0, answer.err
+    assert "has only 5 cells" in answer.out
+    assert "It can run: jind-nb run " in answer.out
 
 
 @pytest.mark.parametrize(

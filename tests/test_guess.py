@@ -262,8 +262,11 @@ def test_what_nothing_tells_is_left_to_fill_in_and_said(
     monkeypatch.chdir(tmp_path)
     done = jind_nb("init", "cells.h5ad")
     assert done.status == 0
-    assert "To fill in: BATCH_COL, LABELS_COL, TARGET_DATASET_NAME" in done.out
-    assert "TO FILL IN" in (tmp_path / "cells.yaml").read_text()
+    for name in ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME"):
+        assert f"To fill in: {name}: " in done.out
+    text = (tmp_path / "cells.yaml").read_text()
+    assert text.count("TO FILL IN: ") == 3
+    assert "The columns of obs are quality." in text
     answer = jind_nb("validate", "cells.yaml")
     assert answer.status == 2
     assert "BATCH_COL is missing" in answer.err

@@ -10,6 +10,7 @@ import click
 import pytest
 import typer
 
+from jind_nb import __version__
 from jind_nb.cli import app
 from tests.conftest import ROOT, Answer
 
@@ -31,6 +32,11 @@ def test_help_has_examples_that_work_on_a_terminal_of_80_columns(
         _, name, *arguments = shlex.split(example)
         assert command in (None, name)
         GROUP.commands[name].make_context(name, arguments).close()
+
+
+def test_the_version_can_be_asked(jind_nb: Callable[..., Answer]) -> None:
+    """Every report of a problem begins with it."""
+    assert jind_nb("--version").out.strip() == f"jind-nb {__version__}"
 
 
 def test_words_in_brackets_are_not_taken_for_markup(jind_nb: Callable[..., Answer]) -> None:

@@ -251,8 +251,10 @@ def test_before_and_after_alignment_share_axes_and_name_every_group(by: str) -> 
     figure = plots.before_after(seen_cells(60), by, TARGET)
     left, right = figure.axes[:2]
     assert left.get_xlim() == right.get_xlim()
-    assert (left.get_title(), right.get_title()) == (f"{TARGET} before alignment", f"{TARGET} after alignment")
-    groups = {"batch": 61, "cell type": 60, "confidence": 0, "reason": 3}[by]
+    assert (left.get_title(), right.get_title()) == tuple(
+        f"{TARGET}, {when} alignment: by {by}" for when in ("before", "after")
+    )
+    groups = {"batch": 2, "cell type": 60, "confidence": 0, "reason": 3}[by]
     words = [t.get_text() for legend in figure.legends for t in legend.get_texts()]
     assert len(set(words)) == groups
     assert len(set(styles(figure))) == groups
@@ -267,7 +269,20 @@ def test_before_and_after_alignment_share_axes_and_name_every_group(by: str) -> 
 def test_a_target_that_was_not_aligned_is_shown_once() -> None:
     """Two equal pictures would look as if alignment had done nothing."""
     (axes,) = plots.before_after(seen_cells(3, ("before alignment",)), "cell type", TARGET).axes
-    assert axes.get_title() == f"{TARGET}, not aligned"
+    assert axes.get_title() == f"{TARGET}, not aligned: by cell type"
+
+
+def test_the_target_is_told_from_many_annotated_batches() -> None:
+    """Whether it lies among them cannot be seen in sixty colours."""
+    (legend,) = plots.before_after(seen_cells(60), "batch", TARGET).legends
+    assert [t.get_text() for t in legend.get_texts()] == ["60 annotated batches", TARGET]
+    (legend,) = plots.before_after(seen_cells(3), "batch", TARGET).legends
+    assert len(legend.get_texts()) == 4
+
+
+def test_the_number_of_a_group_stands_on_one_of_its_cells() -> None:
+    """Between two clusters it would name a place where nothing is."""
+    assert plots._middle(np.array([0.0, 1.0, 9.0, 10.0]), np.zeros(4)) == (1.0, 0.0)
 
 
 def test_many_groups_are_numbered_where_they_lie() -> None:

@@ -226,6 +226,21 @@ def test_a_wrong_argument_is_told_of_under_its_own_name(
 
 
 @pytest.mark.slow
+def test_a_folder_that_cannot_be_written_is_told_of_before_anything_is_read(
+    run_folder: Path, tmp_path: Path, jind_nb: Command
+) -> None:
+    """It would else be found out after minutes, as an error of the program."""
+    simulated({"e": {"B": 5, "T": 5}}).write_h5ad(tmp_path / "new.h5ad")
+    (tmp_path / "file").touch()
+    done = jind_nb(
+        "predict", run_folder / "trained_models", tmp_path / "new.h5ad", "--output-path", tmp_path / "file" / "results"
+    )
+    assert done.status == 2, done.err
+    assert "--output-path: " in done.err
+    assert "cannot be written" in done.err
+
+
+@pytest.mark.slow
 def test_a_batch_column_that_is_not_there_is_told_of(run_folder: Path, tmp_path: Path, jind_nb: Command) -> None:
     simulated({"e": {"B": 5, "T": 5}}).write_h5ad(tmp_path / "new.h5ad")
     done = jind_nb("predict", run_folder / "trained_models", tmp_path / "new.h5ad", "--batch-col", "donor")

@@ -67,6 +67,15 @@ def test_thresholds_are_those_worked_out_by_hand(top: list[float], theta: float,
     assert thresholds == pytest.approx([expected, NO_EVIDENCE])
 
 
+def test_a_threshold_without_evidence_is_not_taken_for_one_that_the_cap_made() -> None:
+    """A report would else warn of too few held-out cells where there were thousands, all confident."""
+    sure = np.vstack([of_one_type([0.99] * 20, 0, 2), of_one_type([0.95], 1, 2)])
+    predictions = Predictions.by(Rule(enough=NO_EVIDENCE), ["many", "one"], sure, sure, 0.05)
+    assert predictions.thresholds == pytest.approx([NO_EVIDENCE, NO_EVIDENCE])
+    assert predictions.without_evidence == ["one"]
+    assert Predictions.by(Rule(threshold=0.9), ["many", "one"], sure, sure, 0.05).without_evidence == []
+
+
 def test_each_type_s_threshold_comes_from_its_own_cells() -> None:
     both = np.vstack([of_one_type([0.6, 0.7, 0.8], 0, 3), of_one_type([0.91, 0.95], 2, 3)])
     assert class_thresholds(both, 0.05) == pytest.approx([0.7, 0.9, 0.95])

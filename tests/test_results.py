@@ -395,6 +395,16 @@ def test_doubts_are_said_once_for_many_types() -> None:
     assert "and 54 more" in doubts[1]
 
 
+def test_few_held_out_cells_are_doubted_by_what_was_held_out_not_by_the_threshold() -> None:
+    """A threshold of 0.9 may also be one that was confident enough."""
+    result = annotated(["B", "T"], THREE_CELLS)
+    plan = plan_of(["B", "T"], a={"B": 40, "T": 50})
+    result.stages["before alignment"].thresholds[:] = 0.9
+    assert "held-out" not in " ".join(results._distrust(result, plan, []))
+    result.without_evidence = ["T"]
+    assert "Too few held-out cells to set a threshold for T:" in " ".join(results._distrust(result, plan, []))
+
+
 def test_the_first_numbers_say_what_they_rest_on() -> None:
     """An expected error of nothing, or of one batch, must not look like a promise."""
     result = annotated(["B", "T"], THREE_CELLS, ["B", "B", "T"])
