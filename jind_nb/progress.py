@@ -18,8 +18,7 @@ NO_BARS = "TQDM_DISABLE"
 def bar(things: Iterable[Thing], what: str, unit: str, total: int | None = None) -> tqdm[Thing]:
     """The things as they are gone through, shown from the first second on, at most once a second, and gone when done."""
     # Plain text also in notebooks: widgets need an extension, and stay empty in an executed notebook.
-    in_notebook = "ipykernel" in sys.modules and not sys.stdout.isatty()
-    looks = {"file": sys.stdout} if in_notebook else {"disable": None}  # on the red of errors; only in a terminal
+    looks = {"file": sys.stdout} if _in_notebook() else {"disable": None}  # on the red of errors; only in a terminal
     return tqdm(
         things,
         desc=what,
@@ -31,6 +30,12 @@ def bar(things: Iterable[Thing], what: str, unit: str, total: int | None = None)
         ascii=" ▏▎▍▌▋▊▉█",
         **looks,
     )
+
+
+def _in_notebook() -> bool:
+    """Whether this is a notebook's kernel, not only a program that has imported what kernels are made of."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
 
 
 class OnScreen(logging.Handler):
