@@ -746,17 +746,17 @@ def test_a_training_goes_on_where_it_was_interrupted(
     training.learn_intermediates(whole)
     file, stages = tmp_path / "unfinished.pt", list[str]()
 
-    def until(epochs: int, what: str) -> range:
+    def until(epochs: range, what: str, unit: str) -> range:
         stages.append(what)
         if what.startswith(stopped_in) and whole.intermediates[-1] in what + "all annotated batches":
             raise StoppedError
-        return range(epochs)
+        return epochs
 
     with monkeypatch.context() as patched:
         patched.setattr(training, "bar", until)
         with pytest.raises(StoppedError):
             training.learn_intermediates(training.start(prepared, plan, settings, file))
-    monkeypatch.setattr(training, "bar", lambda epochs, what: stages.append(what) or range(epochs))
+    monkeypatch.setattr(training, "bar", lambda epochs, what, unit: stages.append(what) or epochs)
     before = len(stages)
     again = training.start(prepared, plan, settings, file)
     assert len(stages) == before
@@ -796,11 +796,11 @@ def test_a_stage_interrupted_in_a_notebook_can_be_run_again(
     training.learn_intermediates(whole)
     reference = training.start(prepared, plan, settings)
 
-    def until(epochs: int, what: str) -> Iterator[int]:
+    def until(epochs: range, what: str, unit: str) -> Iterator[int]:
         yield 0
         if what.startswith(stopped_in):
             raise KeyboardInterrupt
-        yield from range(1, epochs)
+        yield from epochs[1:]
 
     with monkeypatch.context() as patched:
         patched.setattr(training, "bar", until)
