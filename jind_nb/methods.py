@@ -12,7 +12,7 @@ from .artifacts import Run, read_model_json
 from .data import CELLS_PER_BATCH, Plan
 from .networks import VIEWS
 from .rejection import UNLIKE
-from .results import TargetResult, percent, target_calibration
+from .results import TargetResult, percent, target_calibration, why_this_way
 
 JIND = "Goyal et al. 2022", "JIND: joint integration and discrimination for automated single-cell annotation, Bioinformatics", "doi:10.1093/bioinformatics/btac140"  # fmt: skip
 JIND_MULTI = "Sancho-Zamora et al. 2025", "JIND-Multi, Computational and Structural Biotechnology Journal", "doi:10.1016/j.csbj.2025.06.043"  # fmt: skip
@@ -51,7 +51,7 @@ def methods(
         f"(METHOD {method}), after JIND ({JIND[0]}) and JIND-Multi ({JIND_MULTI[0]}).",
         *_learned_from(run, plan, training),
         *(_default(result) if method == "default" else _reference(run, result)),
-        *_alignment(run, result, method),
+        *_alignment(run, result, training, method),
         *_rejection(run, result, training),
         *_also(run),
         f"The random seed was {run.parameters.SEED}. Versions: "
@@ -112,17 +112,16 @@ def _reference(run: Run, result: TargetResult) -> Iterator[str]:
     )
 
 
-def _alignment(run: Run, result: TargetResult, method: str) -> Iterator[str]:
+def _alignment(run: Run, result: TargetResult, training: Mapping[str, Any], method: str) -> Iterator[str]:
+    p = run.parameters
+    asked = p.ALIGN is not None or p.PRETRAINED_MODEL_PATH is not None
+    why = "" if asked or method != "default" else f" {why_this_way(training)}."
     if result.way != ADAPTED:
-        asked = run.parameters.ALIGN is not None or run.parameters.PRETRAINED_MODEL_PATH is not None
-        why = "" if asked else ", since annotated batches left out of training were annotated no better for it"
-        yield f"The target was not aligned with the annotated batches{why}."
+        yield f"The target was not aligned with the annotated batches.{why}"
     elif method == "default":
-        asked = run.parameters.ALIGN is not None or run.parameters.PRETRAINED_MODEL_PATH is not None
-        why = "" if asked else "; annotated batches left out of training were annotated better for it"
         yield (
             "Without its labels, the target was aligned by translating all its cells alike to where annotated cells of the "
-            f"predicted types lie, {projection.ROUNDS} times{why}."
+            f"predicted types lie, {projection.ROUNDS} times.{why}"
         )
     else:
         trained = ", and the model was then trained on the target cells it was surest of" if SELF_TRAINED in result.stages else ""  # fmt: skip

@@ -662,8 +662,12 @@ def _alignment(training: Mapping[str, Any], result: TargetResult, run: Run) -> s
         return f"{done}: ALIGN is {str(run.parameters.aligns).lower()}"
     if run.parameters.METHOD == "reference":
         return f"{done}, as METHOD reference always does"
-    calibrations = {way: Calibration(**values) for way, values in training["calibration"].items()}
-    return f"{done}. {best_way(calibrations)[1]}"
+    return f"{done}. {why_this_way(training)}"
+
+
+def why_this_way(training: Mapping[str, Any]) -> str:
+    """Why METHOD `default` aligned the target or did not, where ALIGN left it to left-out batches."""
+    return best_way({way: Calibration(**values) for way, values in training["calibration"].items()})[1]
 
 
 def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> str:

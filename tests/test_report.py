@@ -23,8 +23,9 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from jind_nb import folder, report, reuse
+from jind_nb import folder, report, results, reuse
 from jind_nb.artifacts import Run, read_json, write_json
+from jind_nb.methods import methods
 from jind_nb.parameters import load_parameters
 from tests.conftest import CHROMIUM_ARGUMENTS, Answer, skip
 
@@ -240,6 +241,16 @@ def test_methods_say_what_this_run_did(demo_run: Path, seen: Seen) -> None:
     ):  # fmt: skip
         assert words in paragraph, words
     assert "Leiden" not in paragraph.split("References")[0]
+
+
+def test_methods_claim_no_comparison_that_was_not_made(demo_run: Path) -> None:
+    """With a single annotated batch nothing is left out; a paper would say that it was."""
+    run = Run(load_parameters(demo_run / "parameters.yaml", {"OUTPUT_PATH": str(demo_run)}), input_matters=False)
+    result, training = results.finished_result(run), run.load_training()
+    training["calibration"] = {way: of | {"n_annotated": 1} for way, of in training["calibration"].items()}
+    paragraph = methods(run, result, run.load_plan(), training, {}).paragraph
+    assert "not aligned with the annotated batches. No annotated batch was left out" in paragraph
+    assert "annotated no better" not in paragraph
 
 
 # --- on paper ---------------------------------------------------------------------------------------------------------
