@@ -357,7 +357,7 @@ def sweep(
 
     Annotated batches that several targets share (targets without any label)
     are trained once in METHOD reference. In METHOD default each run learns
-    from them anew, in seconds: its codes rest on the target's cells too.
+    from them anew, in seconds: the target's cells make its answers better.
 
     Examples:
 

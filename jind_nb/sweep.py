@@ -171,7 +171,8 @@ def _groups(base: Parameters, tasks: list[Task], annotated: list[str]) -> tuple[
     if base.METHOD != "reference":
         # The saved model would do for them without training, and measurably worse: its components lack their cells.
         return single, [
-            f"{what}. In METHOD default each run learns from them anew, in seconds: codes rest on the target's cells too."
+            f"{what}. In METHOD default each run learns from them anew, in seconds: the target's own cells, without "
+            "labels, make its answers better."
         ]
     groups = [alike, *([task] for task in tasks if task not in alike)]
     return groups, [
