@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import anndata as ad
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from learned import RESULTS, SHARED_DATA, parameters_of
 
 from jind_nb import compare, comparison, plots
@@ -76,8 +77,11 @@ def targets(name: str) -> list[tuple[str, dict[str, Any]]]:
     return [(batch, {}) for batch in sorted(batches, key=lambda batch: (batch != first, batches.index(batch)))]
 
 
-def jobs(asked: argparse.Namespace) -> list[tuple[str, str, str, Parameters]]:
-    """Set, target, method and parameters of everything to run: method by method, then one target of each set first."""
+Job = tuple[str, str, str, Parameters]  # set, target, method, parameters
+
+
+def jobs(asked: argparse.Namespace) -> list[Job]:
+    """Everything to run: method by method, then one target of each set first."""
     of_sets = {name: targets(name)[: None if asked.full else asked.targets_per_set] for name in asked.sets}
     most = max(map(len, of_sets.values()))
     return [
@@ -91,21 +95,29 @@ def jobs(asked: argparse.Namespace) -> list[tuple[str, str, str, Parameters]]:
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Appends the rows of everything asked that is not in the results yet."""
+    """Appends the rows of everything asked that is not in the results yet; `--jobs` at a time, each on one thread."""
     done = set()
     if OUTPUT.exists():
         keys = ["set", "target", "method", "seed"]
         done = set(read()[keys].itertuples(index=False, name=None))
     to_do = [job for job in jobs(asked) if (*job[:3], job[3].SEED) not in done]
     began = time.monotonic()
-    for i, (name, target, method, parameters) in enumerate(to_do):
+
+    def measured(job: Job) -> tuple[Job, dict[str, Any] | compare.UnavailableError]:
+        name, target, method, parameters = job
+        try:
+            return job, {"set": name, "target": target, **compare.measure(parameters, method)}
+        except compare.UnavailableError as reason:
+            return job, reason
+
+    at_work = Parallel(asked.jobs, prefer="threads", return_as="generator_unordered")
+    for i, (job, row) in enumerate(at_work(delayed(measured)(job) for job in to_do)):
+        name, target, method, parameters = job
         what = (
             f"{i + 1} of {len(to_do)}, {time.monotonic() - began:.0f} s: {name}, {target}, {method}, {parameters.SEED}"
         )
-        try:
-            row = {"set": name, "target": target, **compare.measure(parameters, method)}
-        except compare.UnavailableError as reason:
-            print(f"{what}: left out: {reason}", flush=True)
+        if isinstance(row, compare.UnavailableError):
+            print(f"{what}: left out: {row}", flush=True)
             continue
         append(row)
         print(f"{what}: macro-F1 {row['macro_F1']:.3f}, {row['seconds']:.0f} s, {row['peak_GB']:.2f} GB", flush=True)
@@ -239,6 +251,7 @@ def asked_for() -> argparse.Namespace:
     parser.add_argument("--sets", type=listed, default=[*DESIGN, *CHECK], help="names, commas between")
     parser.add_argument("--targets-per-set", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5, help="at most so many of each method")
+    parser.add_argument("--jobs", type=int, default=2, help="methods at work at once, each on one core")
     parser.add_argument("--ours", default="default", help="the method to set beside the best competitor")
     parser.add_argument("--full", action="store_true", help="every target")
     return parser.parse_args()

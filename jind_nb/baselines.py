@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from scipy import sparse
 
 HVGS, COMPONENTS, NEIGHBOURS = 2000, 50, 15
@@ -150,7 +151,10 @@ def celltypist_python() -> Path:
     folder = cache_folder() / "-".join([*CELLTYPIST, f"py3.{sys.version_info.minor}"])
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     ready = folder / "ready"
-    if not ready.exists():
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # comparisons side by side
+        if ready.exists():
+            return python
         venv.create(folder, with_pip=True, clear=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *CELLTYPIST]
         done = subprocess.run(pip, capture_output=True, text=True, check=False)
