@@ -70,6 +70,11 @@ class Problem:
         """The five views of METHOD `default`."""
         return [components(of_one_length(self.values), n, softened=softened) for softened, n in VIEWS]
 
+    @property
+    def target_codes(self) -> np.ndarray:
+        """50 components either way, of the target's cells."""
+        return np.concatenate([self.views[2], self.views[4]], axis=1)[self.n :]
+
 
 Head = Callable[[np.ndarray], np.ndarray]  # codes -> probabilities
 
@@ -224,10 +229,11 @@ def propagated(p: Problem, z: np.ndarray, share: float) -> np.ndarray:
     return shares
 
 
-def by_neighbours(p: Problem, k: int, share: float) -> np.ndarray:
-    """The five views' answers, mixed once with those of the nearest target cells by cosine of the whole code."""
-    answers, codes = over_views(p, plain), np.concatenate([p.views[2], p.views[4]], axis=1)[p.n :]
-    near = projection.nearest(codes, codes, k)[0]
+def by_neighbours(p: Problem, k: int | None, share: float) -> np.ndarray:
+    """The five views' answers, mixed once with those of the nearest target cells by cosine of the whole code: k of them,
+    or as many as METHOD `default` asks."""
+    answers, codes = over_views(p, plain), p.target_codes
+    near = projection.neighbours(codes, codes, 0) if k is None else projection.nearest(codes, codes, k)[0]
     return share * answers[near].mean(axis=1) + (1 - share) * answers
 
 
@@ -267,7 +273,10 @@ TRIALS: dict[str, Callable[[Problem], np.ndarray]] = {
     "five views, JIND's network on each": lambda p: over_views(p, network),
     "five views, Harmony": lambda p: over_views(p, harmonised),
     "five views, self-training with soft labels": lambda p: over_views(p, self_trained),
-    "five views, half once from 15 neighbours by cosine (used)": partial(by_neighbours, k=16, share=0.5),
+    "five views, half once from 15 neighbours by cosine, fewer in small targets (used)": partial(
+        by_neighbours, k=None, share=0.5
+    ),
+    "five views, half once from 15 neighbours by cosine": partial(by_neighbours, k=16, share=0.5),
     "five views, half once from 5 neighbours by cosine": partial(by_neighbours, k=6, share=0.5),
     "five views, half once from 30 neighbours by cosine": partial(by_neighbours, k=31, share=0.5),
     "five views, seven tenths once from 15 neighbours by cosine": partial(by_neighbours, k=16, share=0.7),

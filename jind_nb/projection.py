@@ -29,6 +29,7 @@ SHRINKAGE = 20.0  # cells of no shift that a translation is averaged with
 ROUNDS = 5  # of predicting and moving the target
 UNMOVED = 0.1  # weight of a cell's code before its batch's translation; the rest is after it
 NEIGHBOURS, FEWEST_NEIGHBOURS = 16, 5  # a cell itself and its 15 nearest; where they are looked for among a sample
+CELLS_A_NEIGHBOUR = 16  # of fewer than 256 cells accordingly fewer are asked
 OF_NEIGHBOURS = 0.5  # their part in a cell's answer
 MOST_NEIGHBOURS = 10_000  # cells that neighbours are looked for among
 CELLS_AT_ONCE = 512  # that look for neighbours; memory only
@@ -245,11 +246,13 @@ def nearest(codes: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, 
 
 def neighbours(codes: np.ndarray, others: np.ndarray, seed: int) -> np.ndarray:
     """For each cell the 16 most alike of other cells (`nearest`), or of the same, itself among them: positions in `others`,
-    int64 (n, k). Of more than 10,000 a sample is asked, and accordingly fewer neighbours, at least five: else a rare
-    type's cells would be given others' answers.
+    int64 (n, k). A rare type's cells would be given others' answers if more were asked than there are of the type. So of
+    more than 10,000 cells a sample is asked, and accordingly fewer neighbours, at least five; and of fewer than 256 cells a
+    sixteenth (benchmarks/small_targets.py), at least the cell itself.
     """
     some = sample(len(others), MOST_NEIGHBOURS, seed)
     k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(others))))
+    k = min(k, max(1, len(others) // CELLS_A_NEIGHBOUR))
     return some[nearest(codes, others[some], k)[0]]
 
 

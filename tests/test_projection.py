@@ -438,6 +438,22 @@ def test_neighbours_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_array_equal(projection.nearest(codes, codes, 7)[0], whole[0])
 
 
+@pytest.mark.parametrize("n", [6, 20, 40])
+def test_the_only_cell_of_its_type_in_a_small_target_keeps_its_answer(n: int) -> None:
+    """Sixteen neighbours of twenty cells are nearly all others' types."""
+    codes, own = np.repeat([[1.0, 0.0]], n, axis=0), np.repeat([[0.9, 0.1]], n, axis=0)
+    codes[0], own[0] = [0.0, 1.0], [0.2, 0.8]
+    found = projection.with_neighbours(own, own, projection.neighbours(codes, codes, 0))
+    assert found.argmax(axis=1).tolist() == [1] + [0] * (n - 1)
+
+
+@given(st.integers(1, 400))
+def test_more_cells_never_have_fewer_neighbours_up_to_sixteen(n: int) -> None:
+    counts = [projection.neighbours(np.ones((m, 2)), np.ones((m, 2)), 0).shape[1] for m in (n, n + 1)]
+    assert counts[0] <= counts[1] <= projection.NEIGHBOURS
+    assert (counts[0] == projection.NEIGHBOURS) == (n >= 256)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_few_cells_have_few_neighbours(n: int) -> None:
     """A file of one cell is annotated too."""
