@@ -31,7 +31,6 @@ from .values import done
 
 # Labelled cells of a batch that train. METHOD `default` learns its head from 20,000 cells of all batches together.
 CELLS_HASHED_AT_ONCE = 2_000  # memory only
-FEW_TO_ANNOTATE = 30  # cells of a target; fewer are said to be few
 CELLS_PER_BATCH = {"default": 10_000, "reference": 50_000}
 FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
 # Our own word for a rejected cell, whatever UNLABELED says: as a type to learn it would be taken for one.
@@ -222,11 +221,6 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
     n_target = int((cells["batch"] == plan.target).sum())
     if n_target < 2:
         raise InputError(f"TARGET_DATASET_NAME: batch {plan.target!r} has {n_target} cell; at least two are needed.")
-    if n_target < FEW_TO_ANNOTATE and p.METHOD == "default":
-        plan.notes.append(
-            f"The target {plan.target!r} has only {n_target} cells. METHOD default judges a cell together with the 15 most "
-            "like it in the target, so of so few many are left Unassigned, and rare types are mistaken most easily."
-        )
     _note_names(p, cells, plan)
     cells["trains"] = False
     if p.PRETRAINED_MODEL_PATH is not None:
