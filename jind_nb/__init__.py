@@ -7,7 +7,14 @@ model.save("my_model")
 jn.load_model("my_model").predict(new_adata)
 """
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+# numba, once at work, sets the threads of OpenMP, and so torch's, to its own number, which is all cores: OMP_NUM_THREADS
+# would then mean nothing. Once it is imported it takes another number for a mistake.
+if "OMP_NUM_THREADS" in os.environ and "numba" not in sys.modules:
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 if TYPE_CHECKING:
     from .api import Model, annotate, load_model

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata as ad
@@ -12,7 +15,7 @@ from scipy import sparse
 from jind_nb import embedding
 from jind_nb.alignment import known_codes
 from jind_nb.embedding import code_points, sample, umap_of
-from tests.conftest import THREE_BATCHES, simulated
+from tests.conftest import ROOT, THREE_BATCHES, simulated
 from tests.test_alignment import whole
 from tests.test_training import learn, prepare_simulated
 
@@ -101,3 +104,19 @@ def test_code_points_have_every_cell_of_every_stage_on_the_same_axes(
         np.testing.assert_array_equal(others[["x", "y"]].to_numpy(), first)
     monkeypatch.setattr(embedding, "MOST_POINTS", 40)
     assert len(code_points(annotated, known, "c", 0)) == 40
+
+
+@pytest.mark.parametrize("first", ["", "import numba; "])
+def test_one_thread_asked_for_is_one_thread(first: str) -> None:
+    """On a shared machine threads that nobody asked for wait for each other, and slow all down several times."""
+    code = f"{first}import torch, numpy as np; from jind_nb import embedding\n"
+    code += "embedding._umap(np.random.default_rng(0).random((60, 5)), 0); print(torch.get_num_threads())"
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if not first:  # where numba was imported before, its number cannot be changed any more
+        assert done.stdout.split()[-1] == "1"
