@@ -234,9 +234,7 @@ def best_way(calibrations: Mapping[str, Calibration]) -> tuple[str, str]:
     without, after = calibrations[SHARED].mean("AURC"), calibrations[ADAPTED].mean("AURC")
     if without is None or after is None:
         return SHARED, "No cell of a left-out batch was of a type its model knew, so alignment was not tried"
-    numbers = (
-        f"(how badly confidence tells right from wrong, AURC: {after:.4f} with, {without:.4f} without alignment; 0 is best)"
-    )
+    numbers = f"(how badly confidence tells right from wrong, AURC: {after:.4f} with, {without:.4f} without alignment; 0 is best)"
     assigned = {way: calibrations[way].mean("assigned") or 0.0 for way in WAYS}
     if after < without:
         return ADAPTED, f"Left-out annotated batches are annotated better after alignment {numbers}"
