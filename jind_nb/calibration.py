@@ -223,7 +223,7 @@ def of_all_ways(left_out: list[LeftOut], settings: Settings, n_annotated: int) -
 
 
 def best_way(calibrations: Mapping[str, Calibration]) -> tuple[str, str]:
-    """The way that annotates left-out batches best, and why, in words: that of lower AURC, the mean over batches.
+    """The way that annotates left-out batches best, and why, in words: that with more right cells, the mean over batches.
 
     On ties the way that assigns more of their cells: of batches that are all right either way, alignment takes away what
     makes them look unlike the reference. Without alignment where only one way was tried, and where a single annotated batch
@@ -231,12 +231,14 @@ def best_way(calibrations: Mapping[str, Calibration]) -> tuple[str, str]:
     """
     if not {SHARED, ADAPTED} <= set(calibrations) or calibrations[SHARED].n_annotated == 1:
         return SHARED, "No annotated batch was left out to see whether alignment helps"
-    without, after = calibrations[SHARED].mean("AURC"), calibrations[ADAPTED].mean("AURC")
+    without, after = calibrations[SHARED].mean("raw_accuracy"), calibrations[ADAPTED].mean("raw_accuracy")
     if without is None or after is None:
         return SHARED, "No cell of a left-out batch was of a type its model knew, so alignment was not tried"
-    numbers = f"(how badly confidence tells right from wrong, AURC: {after:.4f} with, {without:.4f} without alignment; 0 is best)"
+    numbers = (
+        f"({100 * after:.2f} % of their cells right with it, {100 * without:.2f} % without, the mean over batches)"
+    )
     assigned = {way: calibrations[way].mean("assigned") or 0.0 for way in WAYS}
-    if after < without:
+    if after > without:
         return ADAPTED, f"Left-out annotated batches are annotated better after alignment {numbers}"
     if after == without and assigned[ADAPTED] > assigned[SHARED]:
         return (
