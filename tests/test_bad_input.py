@@ -281,17 +281,6 @@ def test_data_in_place_of_a_parameter_file_leads_to_init(command: str, jind_nb: 
     refused(jind_nb(command, tmp_path / "my cells.h5ad"), tmp_path, *says)
 
 
-def test_few_cells_to_annotate_are_said_before_the_run(
-    write_parameters: Callable[..., Path], jind_nb: JindNb, tmp_path: Path
-) -> None:
-    """All of them Unassigned would be a riddle."""
-    few = simulated({"a": {"B": 20, "T": 20}, "c": {"B": 3, "T": 2}})
-    answer = jind_nb("validate", write_parameters(few, MIN_CELL_TYPE_POPULATION=5))
-    assert answer.status == 0, answer.err
-    assert "has only 5 cells" in answer.out
-    assert "It can run: jind-nb run " in answer.out
-
-
 @pytest.mark.parametrize(
     ("override", "says"),
     [("NUM_FEATURE=3", "did you mean NUM_FEATURES?"), ("SEED", "-s NAME=VALUE"), ("SEED=-1", "SEED: found -1")],
