@@ -181,8 +181,8 @@ def competitors(median: pd.DataFrame, ours: str, also: tuple[str, ...] = ()) -> 
 
 
 def goals(median: pd.DataFrame, ours: str, also: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Ours beside the best competitor (`also`: further methods taken for one), for each number and group of sets, in two readings of best: the one method of
-    best mean over all sets, and in each set whichever is best there."""
+    """Ours beside the best competitor (`also`: further methods taken for one), for each number and group of sets, in two
+    readings of best: the one method of best mean over all sets, and in each set whichever is best there."""
     others, lines = competitors(median, ours, also), []
     of_sets = median[median["method"].isin([ours, *others])].groupby(["method", "set"])[comparison.NUMBERS].mean()
     for number in (

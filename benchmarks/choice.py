@@ -9,10 +9,8 @@ for it. A criterion sees left-out batches alone; how right the target is for it 
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy import CHECK, DESIGN, targets
-from learned import RESULTS, learn, parameters_of
+from learned import RESULTS, command, labels_of_target, learn, parameters_of
 from sklearn.metrics import f1_score
 
 from jind_nb import alignment, compare, left_out, metrics
@@ -37,19 +35,14 @@ def one_target(name: str, target: str, roles: dict[str, Any], seed: int) -> list
     """A row for each way: what left-out batches say of it, means over them, and how right the target is."""
     learned = learn(parameters_of(name, target, SEED=seed, **roles))
     evidence = left_out.leave_batches_out(learned.reference)
-    lessons = of_all_ways(evidence, learned.settings, len(learned.plan.annotated))
-    known = learned.known
-    known.rules = {way: lesson.rule for way, lesson in lessons.items()}
-    truth = compare.target_labels(learned.parameters)
-    labelled, rows = pd.notna(truth), []
-    for way in alignment.WAYS:
-        known.way = way
-        settings = replace(learned.settings, always_aligns=way == alignment.ADAPTED)
-        annotated = alignment.annotate(learned.reference.model, learned.x, known, settings)
-        alignment.align(annotated, learned.x, known, settings)
-        found = compare.scores(truth[labelled], list(annotated.stages.values())[-1].of(labelled))
+    n_annotated = len(learned.plan.annotated)
+    lessons = of_all_ways(evidence, learned.settings, n_annotated)
+    learned.known.rules = {way: lesson.rule for way, lesson in lessons.items()}
+    annotated, truth, rows = learned.annotate(), labels_of_target(learned.parameters), []
+    for way, stage in ((alignment.SHARED, alignment.BEFORE), (alignment.ADAPTED, alignment.ALIGNED)):
+        found = compare.scores(truth, annotated.stages[stage])
         said = pd.DataFrame([of_batch(batch, way) for batch in evidence if batch.could_be_known.any()])
-        row = {"set": name, "target": target, "seed": seed, "way": way, "annotated": len(learned.plan.annotated)}
+        row = {"set": name, "target": target, "seed": seed, "way": way, "annotated": n_annotated}
         row |= {"assigned": lessons[way].mean("assigned")} | said.mean().to_dict()
         rows.append(row | {number: found[number] for number in OF_TARGET})
     return rows
@@ -71,7 +64,7 @@ Criterion = Callable[
 CRITERIA: dict[str, Criterion] = {
     "never": lambda aligned, not_aligned: False,
     "always": lambda aligned, not_aligned: True,
-    "mean AURC; on ties more assigned (used before)": lambda aligned, not_aligned: (
+    "mean AURC before calibration; on ties more assigned": lambda aligned, not_aligned: (
         (-aligned["left-out AURC"], aligned["assigned"]) > (-not_aligned["left-out AURC"], not_aligned["assigned"])
     ),
     "right cells; on ties more assigned (used)": lambda aligned, not_aligned: (
@@ -120,8 +113,4 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--run", action="store_true", help="compute it anew")
-    if arguments.parse_args().run:
-        run()
-    report()
+    command(__doc__, run, report)

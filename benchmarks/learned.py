@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,15 @@ def learn(parameters: Parameters, *, unseen: bool = False) -> Learned:
     means = np.asarray(prepared[~is_target].X.mean(axis=0), dtype=np.float32).ravel()
     known = alignment.known_codes(reference)
     return Learned(parameters, plan, settings, reference, known, sparse.csr_matrix(prepared[is_target].X), means)
+
+
+def command(about: str, run: Callable[[], None], report: Callable[[], None]) -> None:
+    """A benchmark's command line: the table of its results, with `--run` of results that are completed or computed anew."""
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
+    parser.add_argument("--run", action="store_true", help="run what is missing in the results, or all anew, first")
+    if parser.parse_args().run:
+        run()
+    report()
 
 
 def labels_of_target(parameters: Parameters) -> np.ndarray:

@@ -9,13 +9,12 @@ type than for its other cells, and beyond the limit that 1 % of left-out batches
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from learned import RESULTS, labels_of_target, learn, parameters_of
+from learned import RESULTS, command, labels_of_target, learn, parameters_of
 from scipy import sparse
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
@@ -126,8 +125,4 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--run", action="store_true", help="compute the results anew first")
-    if arguments.parse_args().run:
-        run()
-    report()
+    command(__doc__, run, report)

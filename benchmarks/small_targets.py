@@ -9,7 +9,6 @@ benchmarks/trials.py. The rule was chosen on the design sets; the check sets wer
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy import CHECK, DESIGN, targets
-from learned import RESULTS
+from learned import RESULTS, command
 from trials import Problem, over_views, plain, problem
 
 from jind_nb import metrics, projection
@@ -28,7 +27,7 @@ from jind_nb import metrics, projection
 OUTPUT = RESULTS / "small_targets.csv"
 SIZES = (5, 10, 20, 31, 64, 128, 256, 512)  # cells
 DRAWS = 3
-# The cell itself is one of those asked.
+# Cells asked, the cell itself among them: a share of the target's, at most 16.
 ASKED = {"itself alone": 0, "n / 32": 1 / 32, "n / 16 (used)": 1 / 16, "n / 8": 1 / 8, "n / 4": 1 / 4, "16": 1.0}
 
 
@@ -79,8 +78,4 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--run", action="store_true", help="compute it anew")
-    if arguments.parse_args().run:
-        run()
-    report()
+    command(__doc__, run, report)

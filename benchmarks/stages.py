@@ -9,7 +9,6 @@ what a perfect stopping rule would have found.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy import CHECK, DESIGN, targets
-from learned import RESULTS, labels_of_target, parameters_of
+from learned import RESULTS, command, labels_of_target, parameters_of
 from scipy import sparse
 
 from jind_nb import alignment, data, metrics, training
@@ -121,8 +120,4 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--run", action="store_true", help="run what is missing in the results first")
-    if arguments.parse_args().run:
-        run()
-    report()
+    command(__doc__, run, report)

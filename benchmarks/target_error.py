@@ -11,7 +11,6 @@ is what a run does, which asks the left-out batches.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from learned import RESULTS, SHARED_DATA, labels_of_target, learn, parameters_of
+from learned import RESULTS, SHARED_DATA, command, labels_of_target, learn, parameters_of
 from scipy.stats import binomtest
 
 from jind_nb import alignment, calibration, left_out, metrics
@@ -163,8 +162,4 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--run", action="store_true", help="run what is missing in the results first")
-    if arguments.parse_args().run:
-        run()
-    report()
+    command(__doc__, run, report)

@@ -197,15 +197,10 @@ def report_again(folder_of_run: Path) -> tuple[Run, str | None]:
         If the folder is not a run's, the run is unfinished or at work, or files of it are gone.
     """
     file = folder_of_run / "parameters.yaml"
-    if not file.exists() and (folder_of_run / "manifest.json").exists():
-        raise InputError(
-            f"RUN_DIR: {folder_of_run} has what jind-nb predict wrote, which makes no report. For one, run the same file as "
-            "the target with PRETRAINED_MODEL_PATH, or with the annotated batches."
-        )
     if not file.exists():
         raise InputError(
             f"RUN_DIR: {folder_of_run} is not the folder of a run: it has no parameters.yaml. Give the folder that "
-            "jind-nb run wrote its results to."
+            "jind-nb run wrote its results to; jind-nb predict makes no report (a run with PRETRAINED_MODEL_PATH does)."
         )
     this = Run(load_parameters(file, {"OUTPUT_PATH": str(folder_of_run)}), input_matters=False)
     with folder.held(this.folder):
