@@ -26,8 +26,11 @@ import pandas as pd
 from joblib import Parallel, delayed
 from learned import RESULTS, SHARED_DATA, parameters_of
 
-from jind_nb import compare, comparison, plots
-from jind_nb.parameters import Parameters
+from jind_nb.commands.compare import measure
+from jind_nb.commands.compare import table as compare_table
+from jind_nb.core.parameters import Parameters
+from jind_nb.report.plots import compare as plots_compare
+from jind_nb.report.plots import style
 
 OUTPUT = RESULTS / "accuracy.csv"
 DESIGN = (
@@ -57,7 +60,7 @@ FIRST = {
 DONORS = {"SOURCE_DATASET_NAME": "SAMP2", "INTER_DATASETS_NAMES": ["SAMP15", "SAMP11", "SAMP20", "SAMP32", "SAMP6"]}
 MANY_BATCHES, OTHERS_OF_MANY, EVERY_OF_MANY = 10, 8, 10
 SEEDS = {"default": 5, "default not aligned": 5, "random labels": 5, "scANVI": 1, "pooled network": 1} | {
-    m: 3 for m in compare.JIND if not m.startswith("default")
+    m: 3 for m in measure.JIND if not m.startswith("default")
 }
 
 
@@ -105,11 +108,11 @@ def run(asked: argparse.Namespace) -> None:
     to_do = [job for job in jobs(asked) if (*job[:3], job[3].SEED) not in done]
     began = time.monotonic()
 
-    def measured(job: Job) -> tuple[Job, dict[str, Any] | compare.UnavailableError]:
+    def measured(job: Job) -> tuple[Job, dict[str, Any] | measure.UnavailableError]:
         name, target, method, parameters = job
         try:
-            return job, {"set": name, "target": target, **compare.measure(parameters, method)}
-        except compare.UnavailableError as reason:
+            return job, {"set": name, "target": target, **measure.measure(parameters, method)}
+        except measure.UnavailableError as reason:
             return job, reason
 
     at_work = Parallel(asked.jobs, prefer="threads", return_as="generator_unordered")
@@ -118,7 +121,7 @@ def run(asked: argparse.Namespace) -> None:
         what = (
             f"{i + 1} of {len(to_do)}, {time.monotonic() - began:.0f} s: {name}, {target}, {method}, {parameters.SEED}"
         )
-        if isinstance(row, compare.UnavailableError):
+        if isinstance(row, measure.UnavailableError):
             print(f"{what}: left out: {row}", flush=True)
             continue
         append(row)
@@ -144,12 +147,12 @@ def read() -> pd.DataFrame:
 
 def report(rows: pd.DataFrame, ours: str) -> None:
     """Prints the tables, and writes them as a workbook and a picture beside the results."""
-    median = comparison.by_target(rows)
-    f1 = comparison.wide_by_target(rows, "macro_F1")
+    median = compare_table.by_target(rows)
+    f1 = compare_table.wide_by_target(rows, "macro_F1")
     of_sets = f1.groupby("set", sort=False).mean()
     groups = {"all sets": [*DESIGN, *CHECK], "design sets": list(DESIGN), "check sets": list(CHECK)}
     means = pd.DataFrame({name: of_sets[of_sets.index.isin(sets)].mean() for name, sets in groups.items()})
-    summary = comparison.summary(rows)
+    summary = compare_table.summary(rows)
     tables = {"summary": summary, "macro-F1 of sets": of_sets, "design and check sets": means.loc[summary.index]}
     shown = ["targets", "macro_F1", *[name for name in summary if name not in ("targets", "macro_F1")]]
     print_table("Means over sets; macro-F1 of the worst target; differences in macro-F1 over targets", summary[shown].T)
@@ -163,17 +166,17 @@ def report(rows: pd.DataFrame, ours: str) -> None:
         tables["targets"] = each_target(median, ours)
         f1_only = [name for name in tables["targets"] if "macro_F1" in name]
         print_table(f"{ours} minus the best competitor, each target", tables["targets"][f1_only])
-    comparison.write_tables(OUTPUT.with_suffix(".xlsx"), tables | {"rows": rows})
+    compare_table.write_tables(OUTPUT.with_suffix(".xlsx"), tables | {"rows": rows})
     several = median["target"].groupby(median["set"]).nunique()
     title = (
         f"{len(several)} sets, {several.sum()} targets; a mark a target (median over seeds), a line the mean over sets"
     )
-    OUTPUT.with_suffix(".png").write_bytes(plots.png(plots.comparison(median, title)))
+    OUTPUT.with_suffix(".png").write_bytes(style.png(plots_compare.comparison(median, title)))
 
 
 def competitors(median: pd.DataFrame, ours: str, also: tuple[str, ...] = ()) -> list[str]:
     """The usual tools and METHOD `reference`, as far as they have every target of ours."""
-    left_aside = {ours, *compare.CONTROLS, *YARDSTICKS, *OTHER_WAYS}.difference(also)
+    left_aside = {ours, *measure.CONTROLS, *YARDSTICKS, *OTHER_WAYS}.difference(also)
     of_methods = {
         name: set(zip(of["set"], of["target"], strict=True)) for name, of in median.groupby("method", sort=False)
     }
@@ -184,11 +187,11 @@ def goals(median: pd.DataFrame, ours: str, also: tuple[str, ...] = ()) -> pd.Dat
     """Ours beside the best competitor (`also`: further methods taken for one), for each number and group of sets, in two
     readings of best: the one method of best mean over all sets, and in each set whichever is best there."""
     others, lines = competitors(median, ours, also), []
-    of_sets = median[median["method"].isin([ours, *others])].groupby(["method", "set"])[comparison.NUMBERS].mean()
+    of_sets = median[median["method"].isin([ours, *others])].groupby(["method", "set"])[compare_table.NUMBERS].mean()
     for number in (
         "macro_F1",
         "macro_F1_10",
-        *comparison.AT_COVERAGES,
+        *compare_table.AT_COVERAGES,
         "AURC",
         "mAP",
         "balanced_accuracy",
@@ -218,7 +221,7 @@ def goals(median: pd.DataFrame, ours: str, also: tuple[str, ...] = ()) -> pd.Dat
 def each_target(median: pd.DataFrame, ours: str) -> pd.DataFrame:
     """For each target, ours minus the one competitor of best mean macro-F1, and minus whichever is best there."""
     others, columns = competitors(median, ours), {}
-    mean = comparison.over_targets
+    mean = compare_table.over_targets
     best = max(others, key=lambda name: mean(median[median["method"] == name])["macro_F1"])
     for number in ("macro_F1", "macro_F1_10", "accuracy_at_90%"):
         wide = median.pivot(index=["set", "target"], columns="method", values=number)
@@ -238,7 +241,7 @@ def print_table(title: str, table: pd.DataFrame) -> None:
 
 
 def listed(text: str) -> list[str]:
-    known = (*compare.METHODS, *DESIGN, *CHECK)
+    known = (*measure.METHODS, *DESIGN, *CHECK)
     names = [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise argparse.ArgumentTypeError(f"{', '.join(unknown)}; known are {', '.join(known)}")
@@ -248,7 +251,7 @@ def listed(text: str) -> list[str]:
 def asked_for() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", action="store_true", help="run what is missing in the results first")
-    parser.add_argument("--methods", type=listed, default=list(compare.METHODS), help="names, commas between")
+    parser.add_argument("--methods", type=listed, default=list(measure.METHODS), help="names, commas between")
     parser.add_argument("--sets", type=listed, default=[*DESIGN, *CHECK], help="names, commas between")
     parser.add_argument("--targets-per-set", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5, help="at most so many of each method")

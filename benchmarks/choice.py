@@ -22,8 +22,10 @@ from accuracy import CHECK, DESIGN, targets
 from learned import RESULTS, command, labels_of_target, learn, parameters_of
 from sklearn.metrics import f1_score
 
-from jind_nb import alignment, compare, left_out, metrics
-from jind_nb.calibration import of_all_ways
+from jind_nb import metrics
+from jind_nb.commands.compare import measure
+from jind_nb.model import alignment, leave_one_out
+from jind_nb.model.calibration import of_all_ways
 
 OUTPUT = RESULTS / "choice.csv"
 SEEDS = 3
@@ -34,13 +36,13 @@ OF_LEFT_OUT = ["right", "left-out AURC", "left-out macro-F1", "log loss"]
 def one_target(name: str, target: str, roles: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     """A row for each way: what left-out batches say of it, means over them, and how right the target is."""
     learned = learn(parameters_of(name, target, SEED=seed, **roles))
-    evidence = left_out.leave_batches_out(learned.reference)
+    evidence = leave_one_out.leave_batches_out(learned.reference)
     n_annotated = len(learned.plan.annotated)
     lessons = of_all_ways(evidence, learned.settings, n_annotated)
     learned.known.rules = {way: lesson.rule for way, lesson in lessons.items()}
     annotated, truth, rows = learned.annotate(), labels_of_target(learned.parameters), []
     for way, stage in ((alignment.SHARED, alignment.BEFORE), (alignment.ADAPTED, alignment.ALIGNED)):
-        found = compare.scores(truth, annotated.stages[stage])
+        found = measure.scores(truth, annotated.stages[stage])
         said = pd.DataFrame([of_batch(batch, way) for batch in evidence if batch.could_be_known.any()])
         row = {"set": name, "target": target, "seed": seed, "way": way, "annotated": n_annotated}
         row |= {"assigned": lessons[way].mean("assigned")} | said.mean().to_dict()
@@ -48,7 +50,7 @@ def one_target(name: str, target: str, roles: dict[str, Any], seed: int) -> list
     return rows
 
 
-def of_batch(batch: left_out.LeftOut, way: str) -> dict[str, float]:
+def of_batch(batch: leave_one_out.LeftOut, way: str) -> dict[str, float]:
     """The cells of a left-out batch whose type could be known."""
     probabilities, y = batch.probabilities[way][batch.could_be_known], batch.y[batch.could_be_known]
     called = probabilities.argmax(axis=1)

@@ -13,7 +13,9 @@ import pandas as pd
 from learned import RESULTS, learn, parameters_of
 from scipy import sparse
 
-from jind_nb import data, explain
+from jind_nb.data import cells as data_cells
+from jind_nb.data import prepare, roles
+from jind_nb.results import attribution
 
 # One batch of each set is the target, which explains nothing; markers from the literature, as far as a set has them.
 SETS = {
@@ -52,18 +54,18 @@ def table_of(name: str) -> pd.DataFrame:
     also = {"EXCLUDE_DATASETS_NAMES": [f"SAMP{i}" for i in range(DONORS + 1, 41)]} if "onek1k" in name else {}
     parameters = parameters_of(name, target, **also)
     learned = learn(parameters)
-    cells = data.read_cells(parameters)
-    plan = data.make_plan(parameters, cells)
-    prepared = data.prepare(parameters, cells, plan)
+    cells = data_cells.read_cells(parameters)
+    plan = roles.make_plan(parameters, cells)
+    prepared = prepare.prepare(parameters, cells, plan)
     x, y = sparse.csr_matrix(prepared.X), prepared.obs["cell_type"].cat.codes.to_numpy()
     model, n = learned.reference.model, len(plan.classes)
     start = time.monotonic()
-    from_mean = explain.attributions(model, x, y, n)
+    from_mean = attribution.attributions(model, x, y, n)
     seconds = time.monotonic() - start
-    mean = explain.mean_cell(x, y)
+    mean = attribution.mean_cell(x, y)
     ways = {
         "from the mean cell": ranks(from_mean),
-        "from the empty cell": ranks(explain.attributions(model, x, y, n, np.zeros(x.shape[1]))),
+        "from the empty cell": ranks(attribution.attributions(model, x, y, n, np.zeros(x.shape[1]))),
         "difference of means": ranks(np.array([np.asarray(x[y == k].mean(axis=0)).ravel() - mean for k in range(n)])),
     }
     rows = [

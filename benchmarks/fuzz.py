@@ -4,7 +4,7 @@
 
 Each case is a whole `jind-nb validate` or `jind-nb predict`. Good is: exit status 0 or 2, for 2 one message that names
 what is wrong, within a minute, and nothing written outside the output folder. Whatever else happens is printed with the
-kind and number of its case, by which `tests/mutations.py` makes it again.
+kind and number of its case, by which `tests/helpers/mutations.py` makes it again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pandas as pd
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tests.mutations import Worker, cases  # noqa: E402
+from tests.helpers.mutations import Worker, cases  # noqa: E402
 
 RESULTS = HERE / "results" / "fuzz.csv"
 PROBLEMS = {

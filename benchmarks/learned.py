@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from jind_nb import alignment, data, training
-from jind_nb.alignment import Annotated, KnownCodes
-from jind_nb.data import Plan
-from jind_nb.parameters import Parameters, make_parameters
-from jind_nb.training import Reference, Settings
+from jind_nb.core.parameters import Parameters, make_parameters
+from jind_nb.data import cells as data_cells
+from jind_nb.data import prepare, roles
+from jind_nb.data.plan import Plan
+from jind_nb.model import alignment, training
+from jind_nb.model.alignment import Annotated, KnownCodes
+from jind_nb.model.training import Reference, Settings
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -61,9 +63,9 @@ def learn(parameters: Parameters, *, unseen: bool = False) -> Learned:
     unseen
         Whether the target takes no part in the projection either, like the cells of a new file.
     """
-    cells = data.read_cells(parameters)
-    plan = data.make_plan(parameters, cells)
-    prepared = data.prepare(parameters, cells, plan)
+    cells = data_cells.read_cells(parameters)
+    plan = roles.make_plan(parameters, cells)
+    prepared = prepare.prepare(parameters, cells, plan)
     settings = Settings.of(parameters)
     is_target = (prepared.obs["batch"] == plan.target).to_numpy()
     reference = training.start(prepared[~is_target] if unseen else prepared, plan, settings)
@@ -84,6 +86,6 @@ def command(about: str, run: Callable[[], None], report: Callable[[], None]) -> 
 
 def labels_of_target(parameters: Parameters) -> np.ndarray:
     """The target's own labels, objects (n_target,): to count what is right, and for nothing else."""
-    labels = data.read_target_labels(parameters)
+    labels = data_cells.read_target_labels(parameters)
     assert labels is not None  # every shared set is labelled
     return labels

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from learned import RESULTS, labels_of_target, learn, parameters_of
 
-from jind_nb import alignment, levels
-from jind_nb.rejection import Predictions, Rule
-from jind_nb.training import decode
+from jind_nb.data import parents as data_parents
+from jind_nb.model import alignment, hierarchy
+from jind_nb.model.predictions import Predictions, Rule
+from jind_nb.model.training import decode
 
 SETS = {
     "pbmc_10x_symphony": (
@@ -40,9 +41,9 @@ def rows_of(name: str, target: str) -> list[dict[str, object]]:
     rows = []
     for theta in THETAS:
         p = Predictions.by(Rule(), learned.known.classes, network, held_out, theta)
-        fallback = levels.fall_back(p, parents, levels.thresholds(p, parents))
+        fallback = hierarchy.fall_back(p, parents, hierarchy.thresholds(p, parents))
         fell = pd.notna(fallback)
-        truth = np.array(levels.of_types(list(labels), parents), dtype=object)
+        truth = np.array(data_parents.of_types(list(labels), parents), dtype=object)
         kept, unassigned = ~p.rejected, p.rejected & ~fell
         rows.append(
             {

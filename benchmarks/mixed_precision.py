@@ -20,9 +20,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from jind_nb import alignment, compare, data, training
-from jind_nb.parameters import load_parameters
-from jind_nb.rejection import Predictions
+from jind_nb.commands.compare import measure
+from jind_nb.core.parameters import load_parameters
+from jind_nb.data import cells as data_cells
+from jind_nb.data import prepare, roles
+from jind_nb.model import alignment, training
+from jind_nb.model.predictions import Predictions
 
 HERE = Path(__file__).parent
 OUTPUT = HERE / "results" / "mixed_precision.csv"
@@ -52,9 +55,9 @@ def trained_in_bfloat16() -> Iterator[None]:
 
 def answers(name: str, seed: int) -> Predictions:
     parameters = load_parameters(HERE / "parameters" / f"{name}.yaml", {"SEED": str(seed)})
-    cells = data.read_cells(parameters)
-    plan = data.make_plan(parameters, cells)
-    return compare.jind(data.prepare(parameters, cells, plan), plan, parameters)[0]
+    cells = data_cells.read_cells(parameters)
+    plan = roles.make_plan(parameters, cells)
+    return measure.jind(prepare.prepare(parameters, cells, plan), plan, parameters)[0]
 
 
 def row(name: str, what: str, seeds: str, one: Predictions, other: Predictions, truth: np.ndarray) -> dict[str, Any]:
@@ -77,7 +80,7 @@ if __name__ == "__main__":
     os.environ["TQDM_DISABLE"] = "1"
     rows = []
     for name in SETS:
-        truth = compare.target_labels(load_parameters(HERE / "parameters" / f"{name}.yaml", {}))
+        truth = measure.target_labels(load_parameters(HERE / "parameters" / f"{name}.yaml", {}))
         plain, rounded = {}, {}
         for seed in range(asked.seeds):
             plain[seed] = answers(name, seed)

@@ -17,10 +17,10 @@ import torch
 from learned import RESULTS, labels_of_target, learn, parameters_of
 from scipy import sparse
 
-from jind_nb import alignment, left_out, training
-from jind_nb.calibration import of_all_ways
 from jind_nb.metrics import area_under_risk_coverage
-from jind_nb.rejection import Predictions, Rule
+from jind_nb.model import alignment, leave_one_out, training
+from jind_nb.model.calibration import of_all_ways
+from jind_nb.model.predictions import Predictions, Rule
 
 OUTPUT = RESULTS / "new_file.csv"
 SETS = {
@@ -46,7 +46,7 @@ def one_set(name: str, target: str) -> list[dict[str, Any]]:
     in_run = learn(parameters_of(name, target, ALIGN=False))
     learned = learn(in_run.parameters, unseen=True)
     reference, known, settings, classes = learned.reference, learned.known, learned.settings, learned.plan.classes
-    evidence = left_out.leave_batches_out(reference)
+    evidence = leave_one_out.leave_batches_out(reference)
     rule = of_all_ways(evidence, settings, len(reference.batches))[alignment.SHARED].rule
     x, means = learned.x, learned.means
     labels = labels_of_target(learned.parameters)

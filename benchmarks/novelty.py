@@ -20,10 +20,10 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from jind_nb import alignment, calibration, left_out
-from jind_nb.alignment import KnownCodes
-from jind_nb.networks import Annotator
-from jind_nb.training import Reference, Settings, encode
+from jind_nb.model import alignment, calibration, leave_one_out
+from jind_nb.model.alignment import KnownCodes
+from jind_nb.model.networks import Annotator
+from jind_nb.model.training import Reference, Settings, encode
 
 OUTPUT = RESULTS / "novelty.csv"
 JOBS = (  # set, target, source, types to take away (None: all)
@@ -66,8 +66,8 @@ def as_it_is_and_moved(
 def limits(reference: Reference) -> dict[str, dict[str, float]]:
     """For each score what 1 % of the cells of left-out batches exceed, each batch counted alike."""
     found: dict[tuple[str, str], list[np.ndarray]] = {}
-    for group in left_out.folds(list(reference.batches), left_out.MOST_LEFT_OUT, reference.settings.seed):
-        model = left_out.learn_without(reference, group)
+    for group in leave_one_out.folds(list(reference.batches), leave_one_out.MOST_LEFT_OUT, reference.settings.seed):
+        model = leave_one_out.learn_without(reference, group)
         learned = np.concatenate([cells.y for cells in model.batches.values()])
         for cells in (reference.batches[name] for name in group):
             of_batch = as_it_is_and_moved(alignment.known_codes(model), cells.x, model.model, model.settings)

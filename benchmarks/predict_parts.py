@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jind_nb import alignment, matrices, predict, projection
+from jind_nb.commands import predict
+from jind_nb.data import layers
+from jind_nb.model import alignment, projection
 
 # What is done when each of these returns, in the order they are called.
 STEPS = {
-    (matrices, "_locate"): "the file checked, its tables read",
-    (matrices, "_look"): "values read, to see what they are",
+    (layers, "_locate"): "the file checked, its tables read",
+    (layers, "_look"): "values read, to see what they are",
     (predict, "_encode"): "values read again, scaled, features chosen, encoded; fingerprints",
     (alignment, "translate"): "types compared, for novelty",
     (alignment.KnownCodes, "novelty"): "distance to the annotated cells",

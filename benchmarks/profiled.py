@@ -11,8 +11,10 @@ import pstats
 import time
 from pathlib import Path
 
-from jind_nb import compare, data
-from jind_nb.parameters import load_parameters
+from jind_nb.commands.compare import measure
+from jind_nb.core.parameters import load_parameters
+from jind_nb.data import cells as data_cells
+from jind_nb.data import prepare, roles
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -22,11 +24,11 @@ if __name__ == "__main__":
     parameters = load_parameters(asked.parameters, {})
     profile, began = cProfile.Profile(), time.process_time()
     with profile:
-        cells = data.read_cells(parameters)
-        plan = data.make_plan(parameters, cells)
-        prepared = data.prepare(parameters, cells, plan)
+        cells = data_cells.read_cells(parameters)
+        plan = roles.make_plan(parameters, cells)
+        prepared = prepare.prepare(parameters, cells, plan)
         read = time.process_time()
-        compare.jind(prepared, plan, parameters)
+        measure.jind(prepared, plan, parameters)
     learned = time.process_time()
     print(f"{prepared.n_obs:,} cells x {prepared.n_vars:,} features, {prepared.X.nnz:,} values")
     print(f"reading and preparing {read - began:.1f} CPU s, METHOD {parameters.METHOD} {learned - read:.1f} CPU s")

@@ -22,7 +22,8 @@ from accuracy import CHECK, DESIGN, targets
 from learned import RESULTS, command
 from trials import Problem, over_views, plain, problem
 
-from jind_nb import metrics, projection
+from jind_nb import metrics
+from jind_nb.model import projection
 
 OUTPUT = RESULTS / "small_targets.csv"
 SIZES = (5, 10, 20, 31, 64, 128, 256, 512)  # cells

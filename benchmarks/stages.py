@@ -22,8 +22,11 @@ from accuracy import CHECK, DESIGN, targets
 from learned import RESULTS, command, labels_of_target, parameters_of
 from scipy import sparse
 
-from jind_nb import alignment, data, metrics, training
-from jind_nb.rejection import Predictions
+from jind_nb.data import cells as data_cells
+from jind_nb.data import prepare
+from jind_nb.data import roles as data_roles
+from jind_nb.model import alignment, history, training
+from jind_nb.model.predictions import Predictions
 
 OUTPUT = RESULTS / "stages.csv"
 
@@ -31,9 +34,9 @@ OUTPUT = RESULTS / "stages.csv"
 def stages(name: str, target: str, roles: dict[str, Any]) -> dict[str, np.ndarray]:
     """Probabilities for the target after each stage."""
     parameters = parameters_of(name, target, METHOD="reference", **roles)
-    cells = data.read_cells(parameters)
-    plan = data.make_plan(parameters, cells)
-    prepared = data.prepare(parameters, cells, plan)
+    cells = data_cells.read_cells(parameters)
+    plan = data_roles.make_plan(parameters, cells)
+    prepared = prepare.prepare(parameters, cells, plan)
     settings = training.Settings.of(parameters)
     x = sparse.csr_matrix(prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X)
     reference = training.start(prepared, plan, settings)
@@ -106,7 +109,7 @@ def run() -> None:
             if new:
                 writer.writerow(["set", "target", "stage", "raw_accuracy", "macro_F1", "AURC"])
             for stage, predictions in answers.items():
-                found = metrics.evaluate(truth, predictions)[0]
+                found = history.evaluate(truth, predictions)[0]
                 numbers = [round(found[number], 5) for number in ("raw_accuracy", "macro_F1", "AURC")]
                 writer.writerow([name, target, stage, *numbers])
         print(name, target, flush=True)

@@ -23,8 +23,9 @@ import torch
 from learned import RESULTS, SHARED_DATA, command, labels_of_target, learn, parameters_of
 from scipy.stats import binomtest
 
-from jind_nb import alignment, calibration, left_out, metrics
-from jind_nb.rejection import Predictions, Rule
+from jind_nb import metrics
+from jind_nb.model import alignment, calibration, leave_one_out
+from jind_nb.model.predictions import Predictions, Rule
 
 OUTPUT = RESULTS / "target_error.csv"
 ALPHAS = (0.05, 0.1)
@@ -45,7 +46,7 @@ def one_target(file: Path, target: str, others: list[str]) -> list[dict[str, Any
     learned = learn(
         parameters_of(file.stem, target, INTER_DATASETS_NAMES=others, NUM_FEATURES=NUM_FEATURES, TARGET_ERROR=ALPHAS[0])
     )
-    evidence = left_out.leave_batches_out(learned.reference)
+    evidence = leave_one_out.leave_batches_out(learned.reference)
     annotated = learned.annotate()
     plan, known, settings = learned.plan, learned.known, learned.settings
     truth = labels_of_target(learned.parameters)

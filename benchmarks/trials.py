@@ -33,10 +33,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
-from jind_nb import data, metrics, projection
-from jind_nb.baselines import Task, knn_after_harmony, pooled_network
-from jind_nb.compare import task_of
-from jind_nb.rejection import Predictions
+from jind_nb import metrics
+from jind_nb.commands.compare.measure import task_of
+from jind_nb.commands.compare.methods import Task, knn_after_harmony, pooled_network
+from jind_nb.data import cells as data_cells
+from jind_nb.data import prepare
+from jind_nb.data import roles as data_roles
+from jind_nb.model import history, projection
+from jind_nb.model.predictions import Predictions
 
 OUTPUT = RESULTS / "trials.csv"
 VIEWS = ((True, 10), (True, 20), (True, 50), (False, 20), (False, 50))  # features softened, components
@@ -310,14 +314,16 @@ OF_PEAKS: dict[str, Callable[[Problem], np.ndarray]] = {
 
 def problem(name: str, target: str, roles: dict[str, Any]) -> tuple[Problem, np.ndarray]:
     parameters = parameters_of(name, target, **roles)
-    cells = data.read_cells(parameters)
-    plan = data.make_plan(parameters, cells)
-    return Problem(task_of(data.prepare(parameters, cells, plan), plan, parameters), name), labels_of_target(parameters)
+    cells = data_cells.read_cells(parameters)
+    plan = data_roles.make_plan(parameters, cells)
+    return Problem(task_of(prepare.prepare(parameters, cells, plan), plan, parameters), name), labels_of_target(
+        parameters
+    )
 
 
 def row(p: Problem, truth: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
     predictions = Predictions(p.task.classes, probabilities, np.zeros(len(p.task.classes)))
-    found = metrics.evaluate(truth, predictions)[0]
+    found = history.evaluate(truth, predictions)[0]
     right = predictions.raw == truth
     return {
         "macro_F1": found["macro_F1"],

@@ -25,20 +25,30 @@ import pandas as pd
 import torch
 from anndata.io import write_elem
 
-from . import alignment, calibration, clusters, data, results, saved_model, training
-from .artifacts import Run, read_model_json
+from .commands.predict import OF_THE_FILE, annotate_file, settings_for
+from .core.model_json import read_model_json
+from .core.parameters import Parameters, make_parameters
+from .core.python_names import from_python, in_python, python_names
+from .data import cells as data_cells
+from .data import plan as data_plan
+from .data import prepare, roles
+from .data.h5ad import no_column, texts
+from .data.integrity import is_whole
 from .errors import InputError
-from .files import is_whole, no_column, texts
-from .left_out import leave_batches_out
-from .parameters import Parameters, from_python, in_python, make_parameters, python_names
-from .predict import OF_THE_FILE, annotate_file, settings_for
+from .model import alignment, calibration, store, training
+from .model.leave_one_out import leave_batches_out
+from .results import clusters, tables, target
+from .runs.folder import Run
 
 OURS = (
     "jind_prediction", "jind_raw_prediction", "jind_confidence", "jind_reason", "jind_level", "jind_cluster",
     "jind_cluster_majority", "jind_cluster_share",
 )  # fmt: skip
+
 CODES = "X_jind"
+
 FILE = "adata.h5ad"
+
 REQUIRED = ("batch_key", "labels_key", "target")
 
 
@@ -111,7 +121,7 @@ def annotate(adata: ad.AnnData, **parameters: Any) -> Model:
         plan, result = _all_stages(run)
         model = Model(_kept(run.models), [*plan.warnings, *plan.notes])
     weakref.finalize(model, shutil.rmtree, model.folder, ignore_errors=True)
-    table = results.predictions_table(result)
+    table = tables.predictions_table(result)
     of_target = (texts(adata.obs[columns["batch_key"]]) == plan.target).to_numpy()
     _enter(adata, of_target, table, result.final.classes, result.codes)
     _warn(plan.warnings)
@@ -124,12 +134,12 @@ def _kept(models: Path) -> Path:
     return models.rename(kept)  # of an empty folder takes the place
 
 
-def _all_stages(run: Run) -> tuple[data.Plan, results.TargetResult]:
+def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult]:
     """What the four notebooks do, but for their tables and pictures; leaves `run.models`."""
     parameters = run.parameters
-    cells = data.read_cells(parameters)
-    plan = data.make_plan(parameters, cells)
-    prepared = data.prepare(parameters, cells, plan)
+    cells = data_cells.read_cells(parameters)
+    plan = roles.make_plan(parameters, cells)
+    prepared = prepare.prepare(parameters, cells, plan)
     settings = training.Settings.of(parameters)
 
     reference = training.start(prepared, plan, settings)
@@ -137,20 +147,20 @@ def _all_stages(run: Run) -> tuple[data.Plan, results.TargetResult]:
     training.learn_intermediates(reference)
     left_out = leave_batches_out(reference) if settings.calibrates else []
     calibrations = calibration.of_all_ways(left_out, settings, len(reference.batches))
-    saved_model.save_reference(reference, calibrations, plan, run)
+    store.save_reference(reference, calibrations, plan, run)
 
-    shared, known = saved_model.load_shared(run.models, settings.device)
+    shared, known = store.load_shared(run.models, settings.device)
     is_target = (prepared.obs["batch"] == plan.target).to_numpy()
     x = prepared[is_target].X
     annotated = alignment.annotate(shared, x, known, settings)
     alignment.align(annotated, x, known, settings)
     alignment.self_train(annotated, x, known, settings)
-    saved_model.save_target(annotated, plan.target, x, run)
+    store.save_target(annotated, plan.target, x, run)
 
     names = prepared.obs.loc[is_target, "cell"].astype(str).to_numpy()
     codes = list(annotated.codes.values())[-1]
-    result = results.TargetResult(annotated.stages, names, codes, None, annotated.way)
-    result = results.with_parents(result, plan.parents)
+    result = target.TargetResult(annotated.stages, names, codes, None, annotated.way)
+    result = target.with_parents(result, plan.parents)
     result.clusters = clusters.of_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
     return plan, result
 
@@ -239,7 +249,7 @@ class Model:
         )
 
     def _repr_markdown_(self) -> str:
-        return saved_model.card(self.folder)
+        return store.card(self.folder)
 
 
 def load_model(folder: Path | str) -> Model:
@@ -252,7 +262,7 @@ def load_model(folder: Path | str) -> Model:
     """
     folder = Path(folder).expanduser()
     with _told_in_python():
-        saved_model.load_shared(folder, torch.device("cpu"))
+        store.load_shared(folder, torch.device("cpu"))
     return Model(folder)
 
 
@@ -336,7 +346,7 @@ def _enter(adata: ad.AnnData, rows: np.ndarray, table: pd.DataFrame, classes: li
     """Writes the answers for some rows (bool) of an AnnData into it, missing values for all others; what an earlier
     annotation left is replaced."""
     some = ad.AnnData(obs=pd.DataFrame(index=pd.RangeIndex(int(rows.sum())).astype(str)))
-    results.annotate_obs(some, table, classes, codes)
+    tables.annotate_obs(some, table, classes, codes)
     place = np.where(rows, np.cumsum(rows) - 1, -1)
     obs = adata.obs.drop(columns=list(OURS), errors="ignore")
     for name, column in some.obs.items():

@@ -5,25 +5,22 @@ Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from . import __version__
-from .errors import InputError, shown
-from .parameters import Parameters, load_parameters, parse_override
+from .commands.terminal import err, exit_status, out, plain
+from .core.parameters import Parameters, load_parameters, parse_override
+from .errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .artifacts import SweepFolder
+    from .commands.sweep.summary import SweepFolder
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,19 +38,14 @@ app = typer.Typer(
     jind-nb run cells.yaml
     """,
 )
-out = Console()
-err = Console(stderr=True)
 
 File = Annotated[Path, typer.Argument(metavar="PARAMETERS", help="YAML file, or JSON as the JIND-Multi program reads.")]
+
 Overrides = Annotated[
     list[str] | None, typer.Option("-s", metavar="NAME=VALUE", help="Override one parameter; repeatable.")
 ]
+
 OutputPath = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the results (OUTPUT_PATH).")]
-
-
-def _shown(text: str) -> str:
-    """Text for the terminal: no markup, no control characters, and no more than a few screens."""
-    return escape(shown(text))
 
 
 def _parameters(file: Path, overrides: list[str] | None, output_path: Path | None) -> Parameters:
@@ -65,7 +57,7 @@ def _parameters(file: Path, overrides: list[str] | None, output_path: Path | Non
 
 def _print_version(asked: bool) -> None:
     if asked:
-        out.print(f"jind-nb {__version__}", highlight=False)
+        out.print(f"jind-nb {version('jind-nb')}", highlight=False)
         raise typer.Exit
 
 
@@ -107,18 +99,18 @@ def init(
 
     jind-nb init doi:10.5281/zenodo.14000644/pancreas.h5ad
     """
-    from . import starter
+    from .commands.init import PROPOSED, to_fill_in, write
 
     try:
-        started = starter.write(data, output, dict(parse_override(text) for text in s or []), force=force)
+        started = write(data, output, dict(parse_override(text) for text in s or []), force=force)
     except InputError as error:
         raise InputError(re.sub(r"^PATH\b", "H5AD", str(error))) from None
     import pandas as pd
 
-    proposed = {name: str(value) for name in starter.PROPOSED if (value := started.guess.values[name]) is not None}
+    proposed = {name: str(value) for name in PROPOSED if (value := started.guess.values[name]) is not None}
     why = [started.guess.why.get(name, "given") for name in proposed]
     index = pd.Index(list(proposed), name="parameter")
-    title = f"Written to {_shown(str(started.file))}"
+    title = f"Written to {plain(str(started.file))}"
     if proposed:
         _table(title, pd.DataFrame({"value": proposed.values(), "why": why}, index))
     else:
@@ -126,13 +118,13 @@ def init(
     if started.to_fill_in:
         out.print(
             "\n".join(
-                f"[bold yellow]To fill in:[/bold yellow] {name}: {_shown(starter.to_fill_in(name, started.guess))}"
+                f"[bold yellow]To fill in:[/bold yellow] {name}: {plain(to_fill_in(name, started.guess))}"
                 for name in started.to_fill_in
             ),
             highlight=False,
         )
     out.print(
-        f"Look through it, then: jind-nb validate {_shown(shlex.quote(str(started.file)))}",
+        f"Look through it, then: jind-nb validate {plain(shlex.quote(str(started.file)))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -160,23 +152,9 @@ def run(
     jind-nb run mydata.yaml -s METHOD=reference --force
     """
     parameters = _parameters(file, s, output_path)
-    # Before papermill and its kernels are imported: nothing here should wait for a slow import to say what is wrong.
-    from . import pipeline
-    from .results import one_line
+    from .commands.run_process import run_in_terminal
 
-    try:
-        this = pipeline.run(parameters, err, force=force)
-    except KeyboardInterrupt:  # typer would end without a word
-        err.print("Stopped. The same run again goes on after the last finished stage.")
-        raise typer.Exit(130) from None
-    pdf = f"\n             {this.report_pdf}" if this.report_pdf.exists() else ""
-    out.print(
-        f"\n[bold]{_shown(one_line(this))}[/bold]\n"
-        f"report:      {_shown(str(this.report_html))}{_shown(pdf)}\n"
-        f"predictions: {_shown(str(this.predictions_xlsx))}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    run_in_terminal(parameters, force=force)
 
 
 @app.command()
@@ -190,22 +168,22 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
     jind-nb validate parameters/demo.yaml -s "TARGET_DATASET_NAME=well 2"
     """
     parameters = _parameters(file, s, output_path)
-    from .findings import find, in_short
+    from .commands.validate import find, in_short
 
     found = find(parameters)
     for title, table in found.tables.items():
         _table(title, in_short(table))
     for fact in found.facts:
-        out.print(_shown(fact), highlight=False)
+        out.print(plain(fact), highlight=False)
     for warning in found.warnings:
-        out.print(f"[bold yellow]Warning:[/bold yellow] {_shown(warning)}", highlight=False)
+        out.print(f"[bold yellow]Warning:[/bold yellow] {plain(warning)}", highlight=False)
     for note in found.notes:
-        out.print(f"Note: {_shown(note)}", highlight=False)
-    out.print(f"Results would go to {_shown(parameters.OUTPUT_PATH)}", highlight=False, soft_wrap=True)
+        out.print(f"Note: {plain(note)}", highlight=False)
+    out.print(f"Results would go to {plain(parameters.OUTPUT_PATH)}", highlight=False, soft_wrap=True)
     given = [part for text in s or [] for part in ("-s", text)]
     given += [] if output_path is None else ["--output-path", str(output_path)]
     again = shlex.join(["jind-nb", "run", str(file), *given])
-    out.print(f"It can run: {_shown(again)}", highlight=False, soft_wrap=True)
+    out.print(f"It can run: {plain(again)}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -242,8 +220,8 @@ def predict(
 
     jind-nb predict runs/demo/trained_models new_cells.h5ad -s LAYER=counts
     """
-    from .files import local_file
-    from .predict import predict as annotate
+    from .commands.predict import predict as annotate
+    from .data.h5ad import local_file
 
     values = dict(parse_override(text) for text in s or [])
     try:
@@ -254,15 +232,15 @@ def predict(
         told = str(error).replace("PRETRAINED_MODEL_PATH", "MODEL_DIR").replace("OUTPUT_PATH", "--output-path")
         raise InputError(re.sub(r"\bPATH\b", "H5AD", told)) from None
     for note in (*predicted.warnings, *predicted.notes):
-        out.print(f"Note: {_shown(note)}", highlight=False)
+        out.print(f"Note: {plain(note)}", highlight=False)
     n, reasons = len(predicted.table), predicted.table["reason"].value_counts()
     assigned, parents = int(reasons.get("confident", 0)), int(reasons.get("parent only", 0))
     with_parents = f"{parents:,} with a parent type only, " if parents else ""
     out.print(
-        f"\n[bold]{_shown(h5ad.name)}: {assigned:,} of {n:,} cells annotated, {with_parents}{n - assigned - parents:,} "
+        f"\n[bold]{plain(h5ad.name)}: {assigned:,} of {n:,} cells annotated, {with_parents}{n - assigned - parents:,} "
         "left Unassigned.[/bold]\n"
-        f"predictions: {_shown(str(predicted.run.predictions_xlsx))}\n"
-        f"annotated:   {_shown(str(predicted.run.annotated_target))}",
+        f"predictions: {plain(str(predicted.run.predictions_xlsx))}\n"
+        f"annotated:   {plain(str(predicted.run.annotated_target))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -290,20 +268,20 @@ def compare(
     jind-nb compare parameters/demo.yaml --methods "default,linear SVM" --seeds 3
     """
     parameters = _parameters(file, s, output_path)
-    from .compare import METHODS
-    from .comparison import Comparison, run, summary
+    from .commands.compare.measure import METHODS
+    from .commands.compare.table import Comparison, run, summary
 
     chosen = list(METHODS) if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
     this = Comparison(parameters, chosen, seeds)
     try:
-        rows = run(this, lambda line: err.print(_shown(line), highlight=False, soft_wrap=True))
+        rows = run(this, lambda line: err.print(plain(line), highlight=False, soft_wrap=True))
     except KeyboardInterrupt:  # typer would end without a word
         err.print("Stopped. The same comparison again goes on with what is not measured yet.")
         raise typer.Exit(130) from None
     columns = ["macro_F1", "raw_accuracy", "accuracy_at_90%", "AURC", "seconds", "difference from best"]
     table = summary(rows)[columns].round(3).rename(columns=lambda name: name.replace("_", " "))
-    _table(_shown(parameters.TARGET_DATASET_NAME), table)
-    out.print(f"report: {_shown(str(this.file('html')))}", highlight=False, soft_wrap=True)
+    _table(plain(parameters.TARGET_DATASET_NAME), table)
+    out.print(f"report: {plain(str(this.file('html')))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -371,10 +349,10 @@ def sweep(
 
     jind-nb sweep *.yaml --slurm slurm.yaml --write-slurm-array array.sbatch
     """
-    from . import sweep as sweeps
-    from .slurm import read_slurm
-    from .sweep_summary import DONE
-    from .workers import ADDRESS, LOCAL, SLURM, Cluster
+    from .commands.sweep import sweep as sweeps
+    from .commands.sweep.slurm import read_slurm
+    from .commands.sweep.summary import DONE
+    from .commands.sweep.workers import ADDRESS, LOCAL, SLURM, Cluster
 
     if each_target and len(files) > 1:
         raise InputError(f"--each-target takes one parameter file; {len(files)} are given.")
@@ -395,12 +373,12 @@ def sweep(
     )
     sweeps.check(this)
     for note in this.notes:
-        err.print(f"Note: {_shown(note)}", highlight=False, soft_wrap=True)
+        err.print(f"Note: {plain(note)}", highlight=False, soft_wrap=True)
     if write_slurm_array is not None:
         assert settings is not None
         n = sweeps.array(this, settings, write_slurm_array.absolute())
         said = f"{n} runs: sbatch {write_slurm_array}" if n else "All runs are finished; no script was written."
-        out.print(_shown(said), highlight=False, soft_wrap=True)
+        out.print(plain(said), highlight=False, soft_wrap=True)
         return
     if cluster == LOCAL:
         n_workers = min(workers or sweeps.default_workers(this), len(this.tasks))
@@ -430,31 +408,31 @@ def report(
 
     jind-nb report runs/mydata
     """
-    from . import pipeline
+    from .commands.run import report_again
 
     folder = run_dir.expanduser().resolve()
     try:
-        this, pdf_missing = pipeline.report_again(folder)
+        this, pdf_missing = report_again(folder)
     except InputError as error:  # the parameter that this command's argument stands for
         raise InputError(str(error).replace("OUTPUT_PATH", "RUN_DIR")) from None
     if pdf_missing:
-        err.print(f"No report.pdf: {_shown(pdf_missing)}", highlight=False, soft_wrap=True)
+        err.print(f"No report.pdf: {plain(pdf_missing)}", highlight=False, soft_wrap=True)
     pdf = f"\n        {this.report_pdf}" if this.report_pdf.exists() else ""
-    out.print(f"report: {_shown(str(this.report_html))}{_shown(pdf)}", highlight=False, soft_wrap=True)
+    out.print(f"report: {plain(str(this.report_html))}{plain(pdf)}", highlight=False, soft_wrap=True)
 
 
 def _tell_of_sweep(files: SweepFolder, rows: list[dict[str, Any]]) -> None:
     """The table of all runs, where the summary is, and why runs are not done."""
-    from .sweep_summary import DONE, in_words
+    from .commands.sweep.summary import DONE, in_words
 
     _sweep_table(in_words(rows), rows)
-    out.print(f"summary: {_shown(str(files.summary_csv))}", highlight=False, soft_wrap=True)
-    out.print(f"reports: {_shown(str(files.index_html))}", highlight=False, soft_wrap=True)
+    out.print(f"summary: {plain(str(files.summary_csv))}", highlight=False, soft_wrap=True)
+    out.print(f"reports: {plain(str(files.index_html))}", highlight=False, soft_wrap=True)
     for row in rows:
         if row["status"] not in DONE:
             err.print(
-                f"{_shown(row['run'])}: {_shown(row['status'])}: {_shown(row['message'])}"
-                f" (log: {_shown(str(files.folder / (row['log'] or '')))})",
+                f"{plain(row['run'])}: {plain(row['status'])}: {plain(row['message'])}"
+                f" (log: {plain(str(files.folder / (row['log'] or '')))})",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -511,8 +489,8 @@ def web_page(
         raise InputError(
             f"The web page needs {error.name}, which is not installed: pip install 'jind-nb[web]'"
         ) from None
-    from .server import PORTS_TRIED, serve
-    from .workspace import Settings
+    from .commands.app.server import PORTS_TRIED, serve
+    from .commands.app.workspace import Settings
 
     for one in data or []:
         if not one.is_dir():
@@ -531,8 +509,8 @@ def web_page(
         )
     if folder.exists() and folder.stat().st_mode & 0o077:
         err.print(
-            f"[bold yellow]Warning:[/bold yellow] others on this machine may list {_shown(str(folder))}, where names are what "
-            f"keeps visitors apart: chmod 700 {_shown(shlex.quote(str(folder)))}",
+            f"[bold yellow]Warning:[/bold yellow] others on this machine may list {plain(str(folder))}, where names are what "
+            f"keeps visitors apart: chmod 700 {plain(shlex.quote(str(folder)))}",
             soft_wrap=True,
         )
     if not token:
@@ -542,7 +520,7 @@ def web_page(
         )
 
     def told(address: str) -> None:
-        out.print(f"The web page: {_shown(address)}\nStop with Ctrl-C; runs go on.", highlight=False, soft_wrap=True)
+        out.print(f"The web page: {plain(address)}\nStop with Ctrl-C; runs go on.", highlight=False, soft_wrap=True)
 
     ports = tuple(range(8866, 8866 + PORTS_TRIED)) if port is None else (port,)
     serve(settings, ip=ip, ports=ports, base_url=f"/{base_url.strip('/')}/".replace("//", "/"), token=token, told=told)
@@ -555,29 +533,14 @@ def _table(title: str, frame: pd.DataFrame) -> None:
     for name in (frame.index.name, *frame.columns):
         table.add_column(str(name), overflow="fold")
     for row in frame.itertuples(name=None):
-        table.add_row(*(_shown(str(value)) for value in row))
+        table.add_row(*(plain(str(value)) for value in row))
     out.print(table)
 
 
 def main() -> None:
     """The `jind-nb` command: runs the app and turns what went wrong into a message and an exit status."""
-    try:
+    with exit_status():
         app(standalone_mode=True)
-    except InputError as error:
-        err.print(f"[bold red]Wrong input:[/bold red] {_shown(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("Stopped.")
-        sys.exit(130)
-    except Exception as error:
-        if os.environ.get("JIND_NB_TRACEBACK"):
-            raise
-        err.print(
-            f"[bold red]Failed:[/bold red] {_shown(str(error) or type(error).__name__)}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import re
 
 # What moves a terminal's cursor, colours it or cannot be written to it; names in the data may hold anything.
 UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
 LONGEST_MESSAGE = 5_000
 
 

@@ -23,7 +23,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from jind_nb.artifacts import MODEL_FORMAT
+from jind_nb.core.model_json import MODEL_FORMAT
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and so would all that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

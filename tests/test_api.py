@@ -17,11 +17,12 @@ import pytest
 from scipy import sparse
 
 import jind_nb as jn
-from jind_nb.artifacts import read_model_json, write_model_json
-from jind_nb.demo import bundled_file
+from jind_nb.core.labels import UNASSIGNED
+from jind_nb.core.model_json import read_model_json, write_model_json
+from jind_nb.core.parameters import NOT_IN_PYTHON, Parameters
+from jind_nb.core.python_names import in_python, python_names
+from jind_nb.data.datasets import bundled_file
 from jind_nb.errors import InputError
-from jind_nb.parameters import NOT_IN_PYTHON, Parameters, in_python, python_names
-from jind_nb.rejection import UNASSIGNED
 from tests.conftest import THREE_BATCHES, run_command, simulated
 
 KEYS = ["jind_prediction", "jind_raw_prediction", "jind_confidence", "jind_reason"]
@@ -407,7 +408,7 @@ def test_an_interrupt_leaves_the_anndata_as_it_was(monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     adata = cells()
-    monkeypatch.setattr("jind_nb.alignment.align", stop)
+    monkeypatch.setattr("jind_nb.model.alignment.align", stop)
     with pytest.raises(KeyboardInterrupt):
         jn.annotate(adata, **ASKED)
     pd.testing.assert_frame_equal(adata.obs, cells().obs)

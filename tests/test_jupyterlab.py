@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Page
 
-from jind_nb.artifacts import STAGES
-from tests import jupyterlab
+from jind_nb.core.stage_words import STAGES
 from tests.conftest import ROOT
+from tests.helpers import jupyterlab
 
 pytestmark = pytest.mark.slow
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sklearn_metrics
 
+from jind_nb.core.labels import UNASSIGNED
 from jind_nb.metrics import (
     accuracy_at_coverage,
     area_under_risk_coverage,
@@ -19,13 +20,12 @@ from jind_nb.metrics import (
     balanced_accuracy,
     calibration_error,
     confusion,
-    evaluate,
     per_type_table,
     reliability,
     risk_coverage,
-    stage_result,
 )
-from jind_nb.rejection import UNASSIGNED, Predictions
+from jind_nb.model.history import evaluate, stage_result
+from jind_nb.model.predictions import Predictions
 
 CLASSES = ["B", "NK", "T"]
 UNKNOWN = "Mono"

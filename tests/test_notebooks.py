@@ -16,9 +16,9 @@ import pytest
 import yaml
 from jupyter_client.manager import run_kernel
 
-from jind_nb.artifacts import STAGES
-from jind_nb.compare import METHODS
-from jind_nb.parameters import Parameters, load_parameters
+from jind_nb.commands.compare.measure import METHODS
+from jind_nb.core.parameters import Parameters, load_parameters
+from jind_nb.core.stage_words import STAGES
 from tests.conftest import ROOT, THREE_BATCHES, simulated
 
 NOTEBOOKS = ROOT / "notebooks"

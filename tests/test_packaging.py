@@ -13,7 +13,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from jind_nb.parameters import Parameters, load_parameters
+from jind_nb.core.parameters import Parameters, load_parameters
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

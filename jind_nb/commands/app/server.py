@@ -1,0 +1,392 @@
+"""The server of the web page: Voila, with one notebook, and handlers beside it for uploads and results.
+
+Who may do what. All pages, uploads, results and kernels' websockets demand the token, or the cookie it was exchanged for; only
+Voila's own scripts and styles do not. Who has the token is a colleague who may use the machine: uploads, trains, and
+reads what lies in the data folders. Another visitor's files need that visitor's link as well. A page's kernel runs the
+notebook and nothing else: Voila hands it the messages of widgets, and none that would execute code; its id is random.
+The kernels all run as the user who started the server: the walls between visitors are these checks, not the system's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import re
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import tornado.ioloop
+import tornado.web
+from jupyter_server import DEFAULT_STATIC_FILES_PATH
+from jupyter_server.auth.identity import PasswordIdentityProvider
+from jupyter_server.auth.login import LoginFormHandler
+from jupyter_server.base.handlers import JupyterHandler
+from jupyter_server.utils import url_path_join
+from tornado.escape import url_escape
+from traitlets.config import Config
+from voila.app import Voila
+from voila.static_file_handler import TemplateStaticFileHandler
+from voila.tornado.handler import TornadoVoilaHandler
+
+from ...core.files import write_json
+from ...core.resources import shipped
+from ...errors import InputError
+from ...report.page import the_script
+from ...runs.folder import Run
+from .workspace import PART, RUN, RunOfVisitor, Settings, Workspace
+
+SECONDS_BEFORE_CULLED = 1800  # a kernel whose tab vanished or sleeps; one whose tab is closed ends at once
+
+PORTS_TRIED = 20
+
+# What a visitor may fetch of a run, by the last part of its address.
+RESULTS: dict[str, Callable[[Run], Path]] = {
+    "report.html": lambda run: run.report_html,
+    "report.pdf": lambda run: run.report_pdf,
+    "predicted_label_test_data.xlsx": lambda run: run.predictions_xlsx,
+    "predictions.parquet": lambda run: run.predictions_parquet,
+    "annotated_target.h5ad": lambda run: run.annotated_target,
+    "parameters.yaml": lambda run: run.parameters_yaml,
+    "metrics.json": lambda run: run.metrics,
+    "run.log": lambda run: run.log,
+}
+
+# A report is made of other people's data: it may show itself and run its own script, as a page of no origin.
+REPORT_MAY = (
+    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
+    "frame-ancestors 'self'; script-src {}"
+)
+
+# Voila's template would fetch a font from elsewhere; nothing of the page does.
+PAGE_MAY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'self'"
+)
+
+OF_VOILA = {
+    "VoilaConfiguration": {
+        "allow_template_override": "NO",
+        "allow_theme_override": "NO",
+        "extension_allowlist": ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"],
+        "file_allowlist": [],
+    },
+    "MappingKernelManager": {"cull_idle_timeout": SECONDS_BEFORE_CULLED, "cull_interval": 30},
+    "KernelManager": {"transport_encryption": "auto"},
+}
+
+PIECE = 2**20  # bytes
+
+
+def _simple(handler: JupyterHandler, title: str, content: str) -> None:
+    """Answers with a page of a few words; `content` is HTML."""
+    handler.set_header("Content-Type", "text/html; charset=utf-8")
+    handler.finish(
+        f'<!doctype html><html lang="en"><title>{escape(title)}</title>'
+        f'<body style="font: 17px/1.5 sans-serif; margin: 3em; max-width: 40em"><h1>{escape(title)}</h1>{content}'
+    )
+
+
+def _tell_error(handler: JupyterHandler, status: int) -> None:
+    title = "This link leads to nothing that is here." if status == 404 else "Something went wrong."
+    _simple(
+        handler, title, f'<p>Ask who gave you the link, or <a href="{escape(handler.base_url)}">begin anew</a>.</p>'
+    )
+
+
+class Login(LoginFormHandler):
+    """Asks for the token where it is not in the address."""
+
+    def _render(self, message: dict[str, str] | None = None) -> None:
+        there = url_escape(self.get_argument("next", default=self.base_url))
+        _simple(
+            self,
+            "Cell-type labels",
+            "<p>Open the whole address that you were given, or enter the token: what follows <code>token=</code> in it.</p>"
+            f'<form method="post" action="{escape(self.base_url)}login?next={there}">{self.xsrf_form_html()}'
+            '<label>Token <input type="password" name="password" size="50" autofocus></label> <button>Open</button></form>'
+            + ('<p role="alert"><strong>That is not the token.</strong></p>' if message else ""),
+        )
+
+
+class Identity(PasswordIdentityProvider):
+    """Jupyter's token and cookie, the token compared in constant time."""
+
+    def get_token(self, handler: tornado.web.RequestHandler) -> str | None:
+        return self._if_right(super().get_token(handler))
+
+    def process_login_form(self, handler: tornado.web.RequestHandler) -> Any:
+        right = self._if_right(handler.get_argument("password", default=""))
+        return self.generate_anonymous_user(handler) if right else None
+
+    def _if_right(self, given: str | None) -> str | None:
+        right = secrets.compare_digest((given or "").encode(), str(self.token).encode())
+        return str(self.token) if right else None
+
+
+class Page(TornadoVoilaHandler):
+    """The page of one visitor; without `session` in its address, of the one this browser was last, or a new one."""
+
+    def initialize(self, settings: Settings, **kwargs: Any) -> None:
+        super().initialize(**kwargs)
+        self.of_app = settings
+
+    @tornado.web.authenticated
+    async def get(self, path: str | None = None) -> None:
+        visitor, run = self.get_argument("session", ""), self.get_argument("run", "")
+        cookie = f"{self.cookie_name}-session"
+        if not visitor or self.get_argument("token", ""):  # which does not stay in the address
+            known = visitor or (self.get_signed_cookie(cookie) or b"").decode("utf-8", "replace")
+            workspace = Workspace.find(self.of_app, known)
+            if workspace is None and not visitor:
+                workspace = Workspace.new(self.of_app)
+            there = {"session": workspace.visitor if workspace else visitor} | ({"run": run} if run else {})
+            self.redirect(f"{self.base_url}?{urlencode(there)}")
+            return
+        workspace = Workspace.find(self.of_app, visitor)
+        if workspace is None:
+            raise tornado.web.HTTPError(404, "This link leads to no session.")
+        secure = self.request.protocol == "https"
+        self.set_signed_cookie(cookie, visitor, httponly=True, samesite="Lax", secure=secure, path=self.base_url)
+        self.xsrf_token  # noqa: B018  (sets the cookie that the upload sends back)
+        self.set_header("Referrer-Policy", "same-origin")
+        self.set_header("Content-Security-Policy", PAGE_MAY)
+        await super().get()
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        _tell_error(self, status_code)
+
+
+@tornado.web.stream_request_body
+class Upload(JupyterHandler):
+    """POST upload/VISITOR?name=NAME, the file as the body: written to disk as it comes, never held."""
+
+    part: Path | None = None
+    refusal = "The upload was refused."
+
+    def initialize(self, settings: Settings) -> None:
+        self.of_app = settings
+        self.received = 0
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        await super().prepare()
+        if self._finished or self.request.method != "POST":
+            return
+        self.workspace = Workspace.find(self.of_app, self.path_args[0])
+        if self.workspace is None:
+            raise tornado.web.HTTPError(404)
+        length = self.request.headers.get("Content-Length", "")
+        if not length.isdigit():
+            raise tornado.web.HTTPError(411)
+        self.length = int(length)
+        try:
+            self.part = self.workspace.begin_upload(self.get_query_argument("name"), self.length)
+        except InputError as error:
+            self.refusal = str(error)
+            raise tornado.web.HTTPError(413) from None
+        self.request.connection.set_max_body_size(self.length)  # type: ignore[union-attr]
+        self.file = self.part.open("r+b")
+
+    async def data_received(self, chunk: bytes) -> None:
+        if self.part is not None:  # else: only read to the end, for the browser to hear the answer
+            await self._on_disk(self.file.write, chunk)
+            self.received += len(chunk)
+
+    @tornado.web.authenticated
+    async def post(self, visitor: str) -> None:
+        assert self.workspace is not None
+        await self._on_disk(self.file.close)
+        if self.part is None:
+            raise tornado.web.HTTPError(507)
+        if self.received != self.length:
+            raise tornado.web.HTTPError(400)
+        name = self.workspace.end_upload(self.part, self.get_query_argument("name")).name
+        self.part = None
+        self.finish({"name": name})
+
+    async def _on_disk(self, work: Callable[..., Any], *arguments: bytes) -> None:
+        try:
+            await asyncio.to_thread(work, *arguments)
+        except OSError as error:
+            self.refusal = f"The disk cannot take the file: {error.strerror}."
+            self._drop()
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        self.finish({"message": self.refusal})
+
+    def on_connection_close(self) -> None:
+        self._drop()
+
+    def on_finish(self) -> None:
+        self._drop()
+
+    def _drop(self) -> None:
+        if self.part is not None:
+            with suppress(OSError):
+                self.file.close()
+            self.part.unlink(missing_ok=True)
+            self.part = None
+
+
+class Result(JupyterHandler):
+    """GET results/VISITOR/RUN/NAME: a file of a finished run, the report to be shown and the others to be kept."""
+
+    def initialize(self, settings: Settings) -> None:
+        self.of_app = settings
+
+    @tornado.web.authenticated
+    async def get(self, visitor: str, run: str, name: str) -> None:
+        file = self._file(visitor, run, name)
+        if file is None:
+            raise tornado.web.HTTPError(404)
+        shown = name == "report.html" and not self.get_query_argument("download", "")
+        self.set_header("Content-Type", "text/html; charset=utf-8" if shown else "application/octet-stream")
+        if not shown:
+            self.set_header("Content-Disposition", f'attachment; filename="{name}"')
+        self.set_header("Content-Security-Policy", REPORT_MAY.format(the_script()[1]))
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Content-Length", file.stat().st_size)
+        with file.open("rb") as stream:
+            while piece := await asyncio.to_thread(stream.read, PIECE):
+                self.write(piece)
+                await self.flush()
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        _tell_error(self, status_code)
+
+    def _file(self, visitor: str, run: str, name: str) -> Path | None:
+        workspace = Workspace.find(self.of_app, visitor)
+        if workspace is None or not RUN.fullmatch(run) or name not in RESULTS:
+            return None
+        of_visitor = RunOfVisitor(workspace, run)
+        if not of_visitor.parameters_yaml.exists():
+            return None
+        file = RESULTS[name](of_visitor.run)
+        return file if file.is_file() and not file.is_symlink() else None
+
+
+class Server(Voila):
+    """Voila with our page at its root."""
+
+    of_app: Settings
+    ports: tuple[int, ...]
+    told: Callable[[str], None]
+
+    def init_handlers(self) -> list[Any]:
+        [*handlers, (root, _, of_page)] = super().init_handlers()
+        assert root == url_path_join(self.server_url, r"/(.*)")
+        ours: dict[str, Any] = {"settings": self.of_app}
+
+        def at(path: str) -> str:
+            return url_path_join(self.server_url, path)
+
+        return [
+            (at("/login"), Login),
+            (at(r"/upload/([^/]+)"), Upload, ours),
+            (at(r"/results/([^/]+)/([^/]+)/([^/]+)"), Result, ours),
+            (at(r"/voila/templates/(lab/static/.*)"), TemplateStaticFileHandler),
+            # Neither files of the notebook's folder, nor of other templates.
+            *(handler for handler in handlers if not re.search("/voila/(files|templates)/|/log(in|out)", handler[0])),
+            (at("/"), Page, of_page | ours),
+        ]
+
+    def listen(self) -> None:
+        for port in self.ports:
+            try:
+                self.app.listen(port, self.ip)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and port != self.ports[-1]:
+                    continue
+                raise InputError(
+                    f"--ip {self.ip} --port {port}: {error.strerror or error}; choose another one."
+                ) from None
+            self.port = port
+            break
+        self.told(self.address)
+        self.ioloop = tornado.ioloop.IOLoop.current()
+        try:
+            self.ioloop.start()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self.stop()
+
+    @property
+    def address(self) -> str:
+        """Where the page is, with the token."""
+        host = socket.gethostname() if self.ip in ("", "0.0.0.0", "::") else self.ip
+        host = f"[{host}]" if ":" in host else host
+        query = f"?token={self.token}" if self.token else ""
+        return f"http://{host}:{self.port}{self.base_url}{query}"
+
+
+def serve(
+    settings: Settings, *, ip: str, ports: tuple[int, ...], base_url: str, token: bool, told: Callable[[str], None]
+) -> None:
+    """Serves the page until Ctrl-C or SIGTERM; runs at work go on without it.
+
+    Parameters
+    ----------
+    ports
+        Tried one after the other.
+    told
+        Called with the address once it can be opened.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be made, or none of the ports is free.
+    """
+    before = os.umask(0o077)  # what visitors give and get is the server's user's alone, in runs too
+    try:
+        known = _known(Path(settings.root))
+        for part in Path(settings.root).glob(f"*/uploads/.*{PART}"):  # a server that was killed left them
+            part.unlink()
+        settings.to_environment()
+        # Of jupyter_server's own ping interval, and of addresses, which give access to whoever reads them.
+        for name in ("tornado.general", "tornado.access"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        server = Server(
+            config=Config(OF_VOILA),
+            config_file_paths=[],
+            log_level=logging.ERROR,
+            notebook_path=str(shipped("notebooks") / "app.ipynb"),
+            ip=ip,
+            port=ports[0],
+            base_url=base_url,
+            token=known["token"] if token else "",
+            cookie_secret=known["cookie_secret"].encode(),
+            identity_provider_class=Identity,
+            open_browser=False,
+            tornado_settings={"static_path": DEFAULT_STATIC_FILES_PATH},  # Jupyter's own pages of errors ask for it
+        )
+        server.of_app, server.ports, server.told = settings, ports, told
+        server.initialize([])
+        server.start()
+    finally:
+        os.umask(before)
+
+
+def _known(root: Path) -> dict[str, str]:
+    """The token, and what cookies are signed with: the same for a folder, so that links and cookies outlive a restart."""
+    file = root / "server.json"
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not file.exists():
+            write_json(file, {"token": secrets.token_urlsafe(32), "cookie_secret": secrets.token_urlsafe(32)})
+        known = json.loads(file.read_text("utf-8"))
+        return {name: str(known[name]) for name in ("token", "cookie_secret")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--folder {root}: {file} cannot be read or written ({error}); choose another folder."
+        ) from None

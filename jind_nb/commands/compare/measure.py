@@ -1,0 +1,343 @@
+"""Methods side by side on a target whose labels are known: ours, the usual tools (`baselines`), and controls.
+
+    row = measure(parameters, "logistic regression")     # a dictionary, or UnavailableError
+
+Each method but the controls runs in a process of its own, so that seconds and peak memory are its own. It is told the
+parameters and never the target's labels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from ... import metrics
+from ...core.parameters import Parameters, make_parameters
+from ...data import cells as data_cells
+from ...data import prepare
+from ...data import roles as data_roles
+from ...data.plan import Plan
+from ...errors import InputError
+from ...model import alignment, calibration, history, leave_one_out, training
+from ...model.predictions import Predictions
+from .methods import BASELINES, Task, celltypist_python
+
+TRUE_LABELS = "true labels"
+
+CONTROLS = (TRUE_LABELS, "random labels", "majority")
+
+# Method -> METHOD, and how it uses the annotated batches.
+JIND = {
+    "default": ("default", "multi"),
+    "default not aligned": ("default", "not aligned"),
+    "reference": ("reference", "multi"),
+    "reference combined": ("reference", "combined"),
+    "reference single source": ("reference", "single"),
+}
+
+METHODS = (*JIND, *(name for name in BASELINES if name not in CONTROLS), *CONTROLS)
+
+# Methods whose answer depends on a seed; all others give the same one each time.
+SEEDED = (*JIND, "pooled network", "scANVI", "random labels")
+
+# Below this a baseline's label counts as rejected, as in CellTypist; coverages compare without a threshold.
+BASELINE_THRESHOLD = 0.5
+
+COVERAGES = (0.8, 0.9, 0.95)
+
+ENOUGH_CELLS = 10  # of a type in the target, for `macro_F1_10`
+
+
+class UnavailableError(Exception):
+    """A method cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a method took, once the cells were prepared; `peak` is of its whole process, in bytes."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak: int = 0
+    way: str = ""  # in which our methods annotated the target (`alignment.WAYS`)
+
+
+# --- one method ------------------------------------------------------------------------------------------------------
+
+
+def measure(parameters: Parameters, method: str) -> dict[str, Any]:
+    """Runs a method on the target with the seed SEED, and only then looks at the target's labels.
+
+    Returns
+    -------
+    `method`, `seed`, the numbers of `scores`, `seconds`, `peak_GB` and `cpu_seconds` (which a busy machine does not
+    change).
+
+    Raises
+    ------
+    UnavailableError
+        If a package of the method is missing, or it cannot work with these values.
+    InputError
+        If the target has no labels, or the parameters or values are wrong.
+    """
+    truth = target_labels(parameters)
+    if method == TRUE_LABELS:
+        predictions, used = _as_labelled(truth), Used()
+    elif method in CONTROLS:
+        predictions, used = annotate(parameters, method)[0], Used()
+    else:
+        predictions, used = _in_a_process(parameters, method)
+    known = pd.notna(truth)
+    return {
+        "method": method,
+        "seed": parameters.SEED,
+        **scores(truth[known], predictions.of(known)),
+        "seconds": round(used.seconds, 2),
+        "peak_GB": round(used.peak / 1e9, 3),
+        "cpu_seconds": round(used.cpu_seconds, 2),
+        "way": used.way,
+    }
+
+
+def target_labels(parameters: Parameters) -> np.ndarray:
+    """The target's labels, objects (n_target,), None where unknown.
+
+    Raises
+    ------
+    InputError
+        If no cell has one.
+    """
+    truth = data_cells.read_target_labels(parameters)
+    if truth is None:
+        raise InputError(
+            f"LABELS_COL: no cell of the target {parameters.TARGET_DATASET_NAME!r} has a label, so nothing can be "
+            "compared; name a target whose labels are known."
+        )
+    return truth
+
+
+def scores(truth: np.ndarray, predictions: Predictions) -> dict[str, Any]:
+    """The columns of the comparison for all labelled cells of a target, those of types no annotated batch has included.
+
+    Parameters
+    ----------
+    truth
+        True types, objects (n_cells,).
+    """
+    found, table = history.evaluate(truth, predictions)
+    right, confidence = predictions.raw == truth, predictions.confidence
+    of_enough = [row["f1"] for row in table.values() if row["cells"] >= ENOUGH_CELLS]
+    return {
+        "cells": found["cells"],
+        "unknown_type": found["unknown_type"],
+        "raw_accuracy": found["raw_accuracy"],
+        "macro_F1": found["macro_F1"],
+        f"macro_F1_{ENOUGH_CELLS}": float(np.mean(of_enough)) if of_enough else None,
+        "balanced_accuracy": metrics.balanced_accuracy(truth, predictions.raw),
+        "effective_accuracy": found["effective_accuracy"],
+        "rejection": found["rejection"],
+        "mAP": found["mAP"],
+        "AURC": found["AURC"],
+        **{f"accuracy_at_{share:.0%}": metrics.accuracy_at_coverage(confidence, right, share) for share in COVERAGES},
+        "calibration_error": found["calibration_error"],
+    }
+
+
+def _as_labelled(truth: np.ndarray) -> Predictions:
+    """The control that is always right."""
+    types = sorted(set(truth[pd.notna(truth)]))
+    right = truth[:, None] == np.array(types, dtype=object)
+    return Predictions(types, right.astype(np.float64), np.zeros(len(types)))
+
+
+def _in_a_process(parameters: Parameters, method: str) -> tuple[Predictions, Used]:
+    """`annotate` in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder:
+        job, answer = Path(folder) / "job.json", Path(folder) / "answer.npz"
+        job.write_text(json.dumps({"method": method, "parameters": parameters.model_dump()}), "utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "jind_nb.commands.compare.measure", str(job), str(answer)],
+            env=os.environ | {"TQDM_DISABLE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not answer.exists():
+            how = f"was killed (signal {-done.returncode})" if done.returncode < 0 else "failed"
+            last = (done.stderr.strip() or how).splitlines()[-1]
+            raise UnavailableError(f"{method} {how}: {last}")
+        with np.load(answer, allow_pickle=False) as stored:
+            if "problem" in stored:
+                raise UnavailableError(str(stored["problem"]))
+            predictions = Predictions(
+                [str(name) for name in stored["classes"]],
+                stored["probabilities"],
+                stored["thresholds"],
+                stored.get("unlike"),
+            )
+            seconds, cpu_seconds, peak = float(stored["seconds"]), float(stored["cpu_seconds"]), int(stored["peak"])
+            return predictions, Used(seconds, cpu_seconds, peak, str(stored["way"]))
+
+
+def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Used]:
+    """A method's predictions for the target, and what it took."""
+    name, way = JIND.get(method, (parameters.METHOD, "multi"))
+    align = False if way == "not aligned" else parameters.ALIGN
+    parameters = parameters.model_copy(update={"METHOD": name, "ALIGN": align})
+    if way == "single":
+        parameters = single_source(parameters)
+    cells = data_cells.read_cells(parameters)
+    plan = data_roles.make_plan(parameters, cells)
+    prepared = prepare.prepare(parameters, cells, plan)
+    task = None if method in JIND else task_of(prepared, plan, parameters)
+    if task is not None and method == "scANVI":
+        task = replace(task, counts=counts(parameters, prepared))
+    if method == "CellTypist":
+        celltypist_python()  # what is installed only once is no part of the method's seconds
+    began, cpu_before = time.monotonic(), _cpu_seconds()
+    annotated_by = ""
+    if task is None:
+        predictions, annotated_by = jind(
+            *(combined(prepared, plan) if way == "combined" else (prepared, plan)), parameters
+        )
+    else:
+        probabilities = BASELINES[method](task)
+        predictions = Predictions(plan.classes, probabilities, np.full(len(plan.classes), BASELINE_THRESHOLD))
+    return predictions, Used(time.monotonic() - began, _cpu_seconds() - cpu_before, _peak(), annotated_by)
+
+
+def jind(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> tuple[Predictions, str]:
+    """The target by METHOD, and the way in which: all that the notebooks do, without files and pictures."""
+
+    settings = training.Settings.of(parameters)
+    reference = training.start(prepared, plan, settings)
+    reference.keeps_history = False
+    training.learn_intermediates(reference)
+    known = alignment.known_codes(reference)
+    if settings.calibrates:
+        evidence = leave_one_out.leave_batches_out(reference)
+        lessons = calibration.of_all_ways(evidence, settings, len(plan.annotated))
+        known.rules = {way: lesson.rule for way, lesson in lessons.items()}
+        known.way, known.why = calibration.best_way(lessons)
+    x = sparse.csr_matrix(prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X)
+    annotated = alignment.annotate(reference.model, x, known, settings)
+    alignment.align(annotated, x, known, settings)
+    alignment.self_train(annotated, x, known, settings)
+    return list(annotated.stages.values())[-1], annotated.way
+
+
+def single_source(parameters: Parameters) -> Parameters:
+    """The same with one annotated batch: the source, or the batch with most cell types (with most cells on ties)."""
+    plan = data_roles.make_plan(parameters, cells := data_cells.read_cells(parameters))
+    source = plan.source or max(
+        plan.annotated, key=lambda name: (len(plan.cells[name]), sum(plan.cells[name].values()))
+    )
+    others = [name for name in dict.fromkeys(cells["batch"].dropna()) if name not in (source, plan.target)]
+    roles = {"SOURCE_DATASET_NAME": source, "INTER_DATASETS_NAMES": [], "EXCLUDE_DATASETS_NAMES": others}
+    return parameters.model_copy(update=roles)
+
+
+def combined(prepared: ad.AnnData, plan: Plan) -> tuple[ad.AnnData, Plan]:
+    """The same with all annotated batches as one."""
+    name = "all annotated batches"
+    is_target = (prepared.obs["batch"] == plan.target).to_numpy()
+    prepared = prepared.copy()
+    prepared.obs["batch"] = pd.Categorical(np.where(is_target, plan.target, name), categories=[name, plan.target])
+    return prepared, replace(plan, annotated=[name], source=name)
+
+
+def task_of(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> Task:
+    """What a baseline is given."""
+    is_target = (prepared.obs["batch"] == plan.target).to_numpy()
+    annotated = prepared.obs[~is_target]
+    return Task(
+        x=sparse.csr_matrix(prepared.X[~is_target]),
+        y=annotated["cell_type"].cat.codes.to_numpy().astype(np.int64),
+        batch=annotated["batch"].astype(object).to_numpy(),
+        target=sparse.csr_matrix(prepared.X[is_target]),
+        target_batch=plan.target,
+        classes=plan.classes,
+        seed=parameters.SEED,
+    )
+
+
+def counts(parameters: Parameters, prepared: ad.AnnData) -> sparse.csr_matrix | None:
+    """Counts of the prepared features, annotated cells first, as scANVI needs them: (n + m, p).
+
+    Those of the file where a batch's values are counts; else the values per 10,000 and cell, rounded to whole numbers.
+    None where the values have no linear scale.
+    """
+    target = parameters.TARGET_DATASET_NAME
+    cells = data_cells.read_cells(parameters)
+    plan = data_roles.make_plan(parameters, cells)
+    as_they_are = parameters.model_copy(update={"NORMALISATION": "as_is", "NUM_FEATURES": 2**62})
+    raw = prepare.prepare(as_they_are, cells, plan)[:, prepared.var_names]
+    are_counts = [row["batch"] for row in plan.values if row["looks like"] == "counts"]
+    if (values := sparse.csr_matrix(prepared.X)).data.min(initial=0) < 0:
+        return None
+    rounded = values.copy()
+    rounded.data = np.rint(np.expm1(rounded.data))
+    counted = raw.obs["batch"].isin(are_counts).to_numpy()
+    rows = np.arange(len(counted))
+    whole = sparse.vstack([sparse.csr_matrix(raw.X)[counted], rounded[~counted]], format="csr")
+    back = np.argsort(np.concatenate([rows[counted], rows[~counted]]))
+    is_target = (prepared.obs["batch"] == target).to_numpy()
+    return whole[back][np.concatenate([rows[~is_target], rows[is_target]])]
+
+
+def _cpu_seconds() -> float:
+    """Of this process so far, and of those it started and waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _peak() -> int:
+    """The largest memory, in bytes, that this process has held, or one that it started and waited for."""
+    kilobytes = [resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss begins with what the process that started this one held
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        kilobytes.append(int(line.split()[1]))
+    else:
+        kilobytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return max(kilobytes) * (1 if sys.platform == "darwin" else 1024)  # a Mac counts bytes
+
+
+def _main(job: Path, answer: Path) -> None:
+    """The process of one method: reads the job, writes the answer, or the problem a person can do something about."""
+    asked = json.loads(job.read_text("utf-8"))
+    method = asked["method"]
+    stored: dict[str, Any]
+    try:
+        predictions, used = annotate(make_parameters(asked["parameters"]), method)
+        stored = {
+            "classes": np.array(predictions.classes),
+            "probabilities": predictions.probabilities,
+            "thresholds": predictions.thresholds,
+            **asdict(used),
+        }
+        if predictions.unlike is not None:
+            stored["unlike"] = predictions.unlike
+    except ModuleNotFoundError as error:
+        stored = {"problem": f"{method} needs pip install 'jind-nb[compare]' ({error})"}
+    except (InputError, ValueError) as error:
+        stored = {"problem": f"{method}: {error}"}
+    with answer.open("wb") as file:
+        np.savez(file, allow_pickle=False, **stored)
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), Path(sys.argv[2]))

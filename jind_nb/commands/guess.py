@@ -1,0 +1,397 @@
+"""What a file's columns and batches most likely are: for `jind-nb init` and the web page, which let people correct it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from ..core.files import read_yaml
+from ..core.parameters import Parameters
+from ..data.h5ad import frame, open_file, texts
+
+# Words that name such a column, the likeliest first; spelled together, so that `cell_type` and `CellType` are one.
+BATCH_WORDS = (
+    "batch", "batches", "donor", "individual", "indiv", "patient", "subject", "participant", "sample", "origident",
+    "library", "dataset", "study", "well", "plate", "channel", "lane", "mouse", "animal", "replicate", "run",
+    "experiment", "project", "site", "technology", "tech", "protocol", "platform", "chemistry", "assay",
+)  # fmt: skip
+
+LABEL_WORDS = (
+    "celltype", "celltypes", "celllabel", "celllabels", "labels", "label", "annotation", "annotations",
+    "cellontologyclass", "cellidentity", "cellclass", "majorityvoting", "subclass", "class", "identity", "clusters",
+    "cluster", "leiden", "louvain",
+)  # fmt: skip
+
+CLUSTER_WORDS = ("clusters", "cluster", "leiden", "louvain")
+
+# Columns with few values that are neither: no guess by content falls on them.
+OTHER_WORDS = {
+    "sex", "gender", "phase", "age", "stage", "disease", "diagnosis", "condition", "treatment", "stim", "stimulation",
+    "status", "tissue", "organ", "organism", "species", "genotype", "strain", "ethnicity", "race", "doublet", "doublets",
+    "outlier", "qc", "term", "color", "colors", "score", "confidence", "prob", "probability",
+}  # fmt: skip
+
+TRAILING_WORDS = {"id", "ids", "name", "names", "key", "col", "column"}
+
+# Labels that are often no cell types, beyond those of UNLABELED.
+DOUBTFUL_LABELS = {
+    "doublet", "doublets", "multiplet", "multiplets", "low quality", "lowquality", "low_quality", "debris", "dead",
+    "undefined", "undetermined", "ambiguous", "n.a.", "nd", "n.d.", "other", "others", "unclear", "unclassified",
+    "contamination", "to remove", "remove",
+}  # fmt: skip
+
+MOST_BATCHES, MOST_TYPES, MOST_NUMBERS = 2_000, 1_000, 200
+
+SMALLEST_TARGET = 100  # cells, of a proposed target whose labels are known
+
+POPULATIONS = (100, 50, 20, 10, 5)  # for MIN_CELL_TYPE_POPULATION
+
+ENOUGH_TO_LEARN = 10  # cells of a type in a batch, not to be lost with a higher one
+
+MOST_LOST = 0.05  # of the labelled cells, for want of others of their type
+
+OF_ONE_PARENT = 0.95
+
+EACH_FILE = "(file)"  # a BATCH_COL that no file has: each file is a batch
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns of `obs`, the likeliest first."""
+
+    batch: list[str]
+    labels: list[str]
+    by_content: set[str] = field(default_factory=set)  # those whose name says nothing
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What parameters could be, and why."""
+
+    columns: Columns
+    batches: pd.DataFrame  # index: names, largest first; int columns `cells`, `labelled`, `types`
+    values: dict[str, Any]  # proposed parameters; None where only a person can know
+    why: dict[str, str]  # parameter -> a sentence
+    parents: list[str]  # columns that hold a coarser level of the labels
+    unlabeled: dict[str, int]  # words of UNLABELED that were seen -> cells
+    doubtful: dict[str, int]  # labels that may be no cell types -> cells
+    names: list[str] = field(default_factory=list)  # of all columns of obs
+
+
+def read_obs(files: Sequence[Path]) -> pd.DataFrame:
+    """The cells' tables of all files as one; a column that a file lacks holds its name there, labels stay missing.
+
+    Raises
+    ------
+    InputError
+        For an unreadable file.
+    """
+    tables = []
+    for file in files:
+        with open_file(file) as store:
+            tables.append(frame(store, "obs"))
+    if len(tables) == 1:
+        return tables[0]
+    told = [
+        table.astype({name: object for name in table if isinstance(table[name].dtype, pd.CategoricalDtype)}).assign(
+            **{EACH_FILE: file.stem}
+        )
+        for file, table in zip(files, tables, strict=True)
+    ]
+    return pd.concat(told, ignore_index=True)
+
+
+def guess(obs: pd.DataFrame, given: Mapping[str, Any] | None = None, *, several_files: bool = False) -> Guess:
+    """Parameters that fit a table of cells; no value of a gene is looked at.
+
+    Parameters
+    ----------
+    obs
+        Rows are cells, as `read_obs` gives them.
+    given
+        Parameters that are known already, and not to be guessed.
+    several_files
+        Whether the column EACH_FILE of `obs` says which file a cell is from, and can stand for a missing batch.
+    """
+    known = dict(given or {})
+    columns = guess_columns(obs.drop(columns=EACH_FILE) if several_files else obs)
+    values: dict[str, Any] = dict.fromkeys(
+        ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "MIN_CELL_TYPE_POPULATION")
+    )
+    why: dict[str, str] = {}
+    _columns(values, why, columns, several_files)
+    values |= known
+    batch = _batches(obs, values["BATCH_COL"], several_files)
+    types, unlabeled, doubtful = _types(obs, values["LABELS_COL"], known)
+    counts = pd.crosstab(batch, types) if batch is not None and types is not None else pd.DataFrame()
+    table = _table(batch, counts)
+    _roles(values, why, table, counts, known)
+    names = [str(name) for name in obs if name != EACH_FILE]
+    return Guess(columns, table, values, why, _parents(obs, types, values), unlabeled, doubtful, names)
+
+
+def one_line(value: object) -> str:
+    """A value as YAML writes it on one line, whatever is in it; names without quotes where they need none.
+
+    >>> print(one_line("T cell"), one_line("1"), one_line("a: b"), one_line(["a", 1]))
+    T cell "1" "a: b" [a, 1]
+    """
+    if isinstance(value, str):
+        plain = re.fullmatch(r"[\w./~(][\w ./+()~-]*", value, re.ASCII) and not value.endswith(" ")
+        with suppress(Exception):
+            if plain and read_yaml(value) == value:
+                return value
+        return yaml.safe_dump(value, default_style='"', allow_unicode=True, width=math.inf).rstrip("\n")
+    if isinstance(value, list):
+        return f"[{', '.join(map(one_line, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{one_line(key)}: {one_line(item)}' for key, item in value.items())}}}"
+    return "" if value is None else json.dumps(value)
+
+
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+def guess_columns(obs: pd.DataFrame) -> Columns:
+    """Columns that could name the batch and the cell type, by their names and by what they hold.
+
+    >>> obs = pd.DataFrame({"Donor_ID": ["d1", "d1", "d2", "d2"], "sex": ["f", "f", "m", "m"],
+    ...                     "CellType": ["B", "T", "B", "T"], "n_counts": [1.5, 2.5, 3.5, 4.5]})
+    >>> columns = guess_columns(obs)
+    >>> columns.batch, columns.labels
+    (['Donor_ID'], ['CellType'])
+    """
+    of_batch = {name: place for name in obs if (place := _place(name, BATCH_WORDS)) is not None}
+    of_labels = {
+        name: place
+        for name in obs
+        if (place := _place(name, LABEL_WORDS)) is not None
+        and not (of_batch.keys() & {name})
+        and not OTHER_WORDS & set(_words(name))
+    }
+    batch = [name for name in sorted(of_batch, key=of_batch.__getitem__) if _may_be_batch(obs[name])]
+    labels = [name for name in sorted(of_labels, key=of_labels.__getitem__) if _may_be_labels(obs[name])]
+    if batch:
+        # Types that are each in one batch alone teach nothing about another.
+        labels.sort(key=lambda name: _each_in_one_batch(obs[name], obs[batch[0]]))
+    by_content: set[str] = set()
+    rest = [
+        name
+        for name in obs
+        if name not in {*of_batch, *of_labels} and not OTHER_WORDS & set(_words(name)) and not _is_number(obs[name])
+    ]
+    for found, may_be in ((batch, _may_be_batch), (labels, _may_be_labels)):
+        could = [name for name in rest if may_be(obs[name])]
+        if not found and len(could) == 1:  # of two, a person must say which
+            found.append(could[0])
+            by_content.add(could[0])
+    if batch and labels and batch[0] == labels[0]:
+        labels.clear()
+    return Columns(batch, labels, by_content)
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", str(name))]
+
+
+def _place(name: str, known: Sequence[str]) -> tuple[bool, int, int] | None:
+    """How well a column's name fits: the whole name before a part of it, then the order of `known`."""
+    words = _words(name)
+    while len(words) > 1 and words[-1] in TRAILING_WORDS:
+        words.pop()
+    parts = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+    places = [place for place, word in enumerate(known) if word in parts]
+    if not places:
+        return None
+    whole = "".join(words)
+    if whole in known:
+        return False, known.index(whole), int(name != name.lower())
+    return True, places[0], len(words)
+
+
+def _is_number(column: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column))
+
+
+def distinct_values(column: pd.Series) -> pd.Index:
+    """The distinct values of a column as text; none where it holds measurements or yes and no."""
+    if pd.api.types.is_bool_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
+        return pd.Index([])
+    distinct = pd.Series(column.dropna().unique())
+    if pd.api.types.is_numeric_dtype(distinct):
+        distinct = distinct.astype(float)
+        if len(distinct) > MOST_NUMBERS or (distinct % 1 != 0).any():
+            return pd.Index([])
+    return pd.Index(distinct)
+
+
+def _may_be_batch(column: pd.Series) -> bool:
+    n = len(distinct_values(column))
+    return 2 <= n <= min(MOST_BATCHES, max(2, len(column) // 2)) and column.isna().mean() <= 0.1
+
+
+def _may_be_labels(column: pd.Series) -> bool:
+    parameters = Parameters.model_construct()
+    n = len({str(value) for value in distinct_values(column) if not parameters.is_unlabeled(str(value))})
+    return 2 <= n <= min(MOST_TYPES, max(2, int(column.notna().sum()) // 2))
+
+
+def _each_in_one_batch(labels: pd.Series, batch: pd.Series) -> bool:
+    pairs = pd.DataFrame({"label": texts(labels), "batch": texts(batch)}).dropna().drop_duplicates()
+    return bool(pairs["batch"].nunique() > 1 and not pairs["label"].duplicated().any())
+
+
+def _columns(values: dict[str, Any], why: dict[str, str], columns: Columns, several_files: bool) -> None:
+    for name, found in (("BATCH_COL", columns.batch), ("LABELS_COL", columns.labels)):
+        if not found:
+            continue
+        values[name] = found[0]
+        why[name] = "by the column's name"
+        if found[0] in columns.by_content:
+            why[name] = "the only column whose values look like it"
+        elif name == "LABELS_COL" and set(CLUSTER_WORDS) & set(_words(found[0])):
+            why[name] = "by the column's name, which speaks of clusters: are they cell types?"
+    if not columns.batch and several_files:
+        values["BATCH_COL"] = EACH_FILE
+        why["BATCH_COL"] = "no column names batches, so each file is one, named like the file"
+
+
+# --- batches and cell types ------------------------------------------------------------------------------------------
+
+
+def _batches(obs: pd.DataFrame, column: str | None, several_files: bool) -> pd.Series | None:
+    if column not in obs:
+        return obs[EACH_FILE] if several_files else None
+    batch = texts(obs[column])
+    return batch.where(batch.notna(), obs[EACH_FILE]) if several_files else batch
+
+
+def _types(
+    obs: pd.DataFrame, column: str | None, given: Mapping[str, Any]
+) -> tuple[pd.Series | None, dict[str, int], dict[str, int]]:
+    """The label of each cell, None without one, and the words that mean or may mean: no label."""
+    if column not in obs:
+        return None, {}, {}
+    named = {"UNLABELED": given["UNLABELED"]} if "UNLABELED" in given else {}
+    parameters = Parameters.model_construct(**named)
+    types = texts(obs[column])
+    cells = types.value_counts()
+    unlabeled = {str(word): int(n) for word, n in cells.items() if parameters.is_unlabeled(str(word))}
+    doubtful = {str(word): int(n) for word, n in cells.items() if str(word).casefold() in DOUBTFUL_LABELS}
+    return types.mask(types.isin(list(unlabeled)), None), unlabeled, doubtful
+
+
+def _table(batch: pd.Series | None, counts: pd.DataFrame) -> pd.DataFrame:
+    cells = pd.Series(dtype=int) if batch is None else batch[batch != ""].value_counts()
+    counts = counts.reindex(cells.index, fill_value=0).astype(int)
+    return pd.DataFrame(
+        {"cells": cells, "labelled": counts.sum(axis=1).astype(int), "types": (counts > 0).sum(axis=1).astype(int)}
+    )
+
+
+def _roles(
+    values: dict[str, Any], why: dict[str, str], table: pd.DataFrame, counts: pd.DataFrame, given: Mapping[str, Any]
+) -> None:
+    """Target, source and MIN_CELL_TYPE_POPULATION."""
+    out = set(given.get("EXCLUDE_DATASETS_NAMES", []))
+    if "TARGET_DATASET_NAME" not in given:
+        source = given.get("SOURCE_DATASET_NAME")
+        fit = table[(table["cells"] >= 2) & ~table.index.isin({*out, source, *given.get("INTER_DATASETS_NAMES", [])})]
+        for name, reason in _targets(fit):
+            if (_learned(counts, {name, *out}).sum() > 0).sum() >= 2:
+                values["TARGET_DATASET_NAME"], why["TARGET_DATASET_NAME"] = name, reason
+                break
+    target = values["TARGET_DATASET_NAME"]
+    annotated = _learned(counts, {target, *out})
+    if target is None or annotated.empty:
+        return
+    if "MIN_CELL_TYPE_POPULATION" not in given:
+        source = given.get("SOURCE_DATASET_NAME")
+        values["MIN_CELL_TYPE_POPULATION"] = _population(annotated, annotated[annotated.index == source])
+        why["MIN_CELL_TYPE_POPULATION"] = _lost_in_words(annotated, values["MIN_CELL_TYPE_POPULATION"])
+    if "SOURCE_DATASET_NAME" not in given:
+        enough = annotated.where(annotated >= values["MIN_CELL_TYPE_POPULATION"], 0)
+        best = pd.DataFrame({"types": (enough > 0).sum(axis=1), "cells": enough.sum(axis=1)})
+        best = best.sort_values(["types", "cells"], ascending=False, kind="stable")
+        if best["types"].iloc[0] > 0:
+            values["SOURCE_DATASET_NAME"] = best.index[0]
+            why["SOURCE_DATASET_NAME"] = (
+                f"the annotated batch with the most cell types ({best['types'].iloc[0]} of {(enough.sum() > 0).sum()}) "
+                "and, of those, the most cells; leave it out to have it chosen by trial"
+            )
+
+
+def _targets(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Batches to annotate, the likeliest first, and why."""
+    bare = table[table["labelled"] == 0].sort_values("cells", ascending=False, kind="stable")
+    labelled = table[table["labelled"] > 0].sort_values("cells", kind="stable")
+    large = labelled["cells"] >= SMALLEST_TARGET
+    one = "the only batch without labels"
+    if len(bare) > 1:
+        others = ", ".join(map(one_line, bare.index[1:6])) + (f" and {len(bare) - 6} more" if len(bare) > 6 else "")
+        one = (
+            f"the largest of {len(bare)} batches without labels; a run for each other ({others}): "
+            "jind-nb run, with -s TARGET_DATASET_NAME and --output-path"
+        )
+    known = "every batch has labels: name the one you want annotated; this one, a small one, is good to try with"
+    return [(name, one) for name in bare.index] + [
+        (name, known) for name in [*labelled.index[large], *labelled.index[~large][::-1]]
+    ]
+
+
+def _learned(counts: pd.DataFrame, without: set[Any]) -> pd.DataFrame:
+    """Cells of each type (columns) of the batches (rows) that could train."""
+    rest = counts[~counts.index.isin(without)]
+    return rest[rest.sum(axis=1) > 0]
+
+
+def _population(annotated: pd.DataFrame, source: pd.DataFrame) -> int:
+    """The highest usual MIN_CELL_TYPE_POPULATION that loses few cells; at the least one that leaves two types."""
+    labelled, largest = annotated.to_numpy().sum(), annotated.max()
+    for least in POPULATIONS:
+        all_types = not ((largest >= ENOUGH_TO_LEARN) & (largest < least)).any()
+        has_source = source.empty or (source >= least).to_numpy().any()
+        kept = annotated.where(annotated >= least, 0).to_numpy().sum()
+        if all_types and has_source and (largest >= least).sum() >= 2 and kept >= (1 - MOST_LOST) * labelled:
+            return least
+    second = annotated.max().nlargest(2).min()
+    return int(max(1, min(POPULATIONS[-1], second, *([] if source.empty else [source.to_numpy().max()]))))
+
+
+def _lost_in_words(annotated: pd.DataFrame, least: int) -> str:
+    kept = annotated.where(annotated >= least, 0)
+    share = 1 - kept.to_numpy().sum() / annotated.to_numpy().sum()
+    dropped = [str(name) for name, total in kept.sum().items() if total == 0 and annotated[name].sum() > 0]
+    default = Parameters.model_fields["MIN_CELL_TYPE_POPULATION"].default
+    at_default = 1 - annotated.where(annotated >= default, 0).to_numpy().sum() / annotated.to_numpy().sum()
+    lower = (
+        f"the default, {default}, would leave out {at_default:.0%} of the labelled cells; " if least < default else ""
+    )
+    shown = ", ".join(map(one_line, dropped[:10])) + (f" and {len(dropped) - 10} more" if len(dropped) > 10 else "")
+    types = f", and as a whole {shown}" if dropped else ""
+    return f"{lower}{least} leaves out {f'{share:.1%}' if share else 'none'}{types}"
+
+
+def _parents(obs: pd.DataFrame, types: pd.Series | None, values: Mapping[str, Any]) -> list[str]:
+    """Columns with fewer values than the labels have, to which each cell type belongs as a whole, or nearly."""
+    found: list[str] = []
+    if types is None:
+        return found
+    n_types = types.nunique()
+    for name in obs:
+        taken = name in (values["BATCH_COL"], values["LABELS_COL"], EACH_FILE)
+        if taken or _is_number(obs[name]) or not 2 <= len(distinct_values(obs[name])) < n_types:
+            continue
+        counts = pd.crosstab(types, texts(obs[name]))
+        if counts.shape[1] >= 2 and (counts.max(axis=1) >= OF_ONE_PARENT * counts.sum(axis=1)).all():
+            found.append(str(name))
+    return found

@@ -1,0 +1,273 @@
+"""`jind-nb predict`: a new file annotated with a saved model; nothing is trained unless alignment is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from ..core import locks
+from ..core.files import sha256, whole_file, write_json
+from ..core.logs import log_to
+from ..core.model_json import read_model_json
+from ..core.parameters import Parameters, make_parameters
+from ..data import parents as data_parents
+from ..data.fingerprints import fingerprints
+from ..data.h5ad import copy_with, frame, no_column, open_file, read_obs_of_whole, read_whole, texts
+from ..data.plan import Plan
+from ..data.prepare import prepare_in_blocks
+from ..errors import InputError
+from ..model import alignment
+from ..model import store as model_store
+from ..model.training import Settings, encode
+from ..results.tables import annotate_obs, predictions_table
+from ..results.target import TargetResult, with_parents
+from ..results.write import write_predictions
+from ..runs import previous
+from ..runs.folder import Run, check_output
+from ..runs.stages import model_folder
+
+OF_THE_FILE = ("LAYER", "GENE_COL", "NORMALISATION", "USE_GPU")  # parameters that may differ from the model's run
+
+
+@dataclass
+class Predicted:
+    """A new file's annotation."""
+
+    table: pd.DataFrame  # `results.predictions_table`, rows in the file's order
+    codes: np.ndarray  # float32 (n, size)
+    classes: list[str]
+    warnings: list[str]  # what to know about it first
+    notes: list[str]  # and then
+    run: Run
+
+
+def predict(
+    model: Path,
+    h5ad: Path,
+    output: Path,
+    *,
+    align: bool = False,
+    batch_col: str | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Predicted:
+    """Annotates every cell of a file and writes the predictions (xlsx, parquet), the annotated file and a manifest.
+
+    Cells that the model annotated in its own run are known again and annotated as there, with target.pth; all others by
+    the shared encoder and head.
+
+    Parameters
+    ----------
+    model
+        A run's `trained_models` folder.
+    output
+        Folder for the results; what an earlier run left there is moved to `previous/` in it.
+    align
+        Align each batch of new cells with the annotated ones first, and self-train on it.
+    batch_col
+        Column of `obs` with batches whose values may be of different kinds and that are aligned apart; by default the
+        whole file is one batch.
+    values
+        What to read of the file and how: LAYER, GENE_COL, NORMALISATION, USE_GPU; by default as in the model's run.
+
+    Raises
+    ------
+    InputError
+        For a model or file that cannot be used; nothing has been written then.
+    """
+    own: dict[str, Any] = {"ALIGN": align, "OUTPUT_PATH": str(output.absolute())}
+    parameters = settings_for(model, h5ad, own | dict(_allowed(values or {})))
+    run = Run(parameters)
+    previous.refuse_if_not_ours(run)
+    if not run.manifest.exists() and any(path.exists() for path in (run.work, run.models, run.notebooks)):
+        raise InputError(
+            f"OUTPUT_PATH: {run.folder} holds an unfinished run, or notebooks run by hand, and training in it is not to "
+            "be lost; choose another folder."
+        )
+    check_output(parameters, 0)
+    predicted = annotate_file(run, batch_col)
+    # Before anything is written, as it may be damaged where nothing has looked yet.
+    adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad)
+    with locks.held(run.folder):
+        previous.recover(run)
+        if run.manifest.exists():
+            previous.set_aside(run, keep=set())
+        else:
+            previous.discard(run, keep=set())
+        log_to(run.log)
+        _write(predicted, adata, model, h5ad)
+    return predicted
+
+
+def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
+    """The answers for all cells of a file, and nothing written.
+
+    Parameters
+    ----------
+    run
+        Its parameters are those of `settings_for`.
+
+    Raises
+    ------
+    InputError
+        For a model or file that cannot be used.
+    """
+    parameters, model = run.parameters, model_folder(run)
+    cells = _cells(Path(parameters.paths[0]), batch_col)
+    batches = list(dict.fromkeys(cells["batch"]))
+    plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
+    settings = Settings.of(parameters)
+    encoded = _encode(model, prepare_in_blocks(parameters, cells, plan), settings)
+    table, codes, notes = _annotate(model, cells, encoded, settings, plan.parents)
+    return Predicted(table, codes, plan.classes, plan.warnings, [*plan.notes, *notes], run)
+
+
+def _allowed(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    if wrong := [name for name in values if name not in OF_THE_FILE]:
+        raise InputError(f"-s {wrong[0]}: a saved model takes {', '.join(OF_THE_FILE)}; all else is the model's own.")
+    return values
+
+
+def settings_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:
+    """The model's own settings, for the new file.
+
+    Parameters
+    ----------
+    values
+        OUTPUT_PATH, ALIGN and OF_THE_FILE, as far as they are given.
+
+    Raises
+    ------
+    InputError
+        For a model that cannot be used, or a wrong value.
+    """
+    training = read_model_json(model)["training"]
+    names = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
+    if lacking := [name for name in names if name not in training]:
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: model.json in {model} does not say {', '.join(lacking)}; copy the folder again."
+        )
+    return make_parameters(
+        {name: training[name] for name in names}
+        | {
+            "PATH": str(h5ad.absolute()),
+            "BATCH_COL": "(none)",
+            "LABELS_COL": "(none)",
+            "TARGET_DATASET_NAME": h5ad.stem,
+            "PRETRAINED_MODEL_PATH": str(model.absolute()),
+        }
+        | dict(values)
+    )
+
+
+def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
+    """All cells of the file as `prepare` takes them; with batches, cells without one are an error."""
+    with open_file(h5ad) as store:
+        obs = frame(store, "obs")
+    if not len(obs):
+        raise InputError(f"{h5ad} holds no cells.")
+    batch = pd.Series(h5ad.stem, obs.index, dtype=object)
+    if batch_col is not None:
+        if batch_col not in obs:
+            raise no_column("--batch-col", batch_col, obs, f"obs of {h5ad}")
+        batch = texts(obs[batch_col])
+        if batch.isna().any():
+            raise InputError(f"--batch-col: {int(batch.isna().sum())} cells of {h5ad} have no value in {batch_col!r}.")
+    return pd.DataFrame(
+        {
+            "file": 0, "row": np.arange(len(obs)), "cell": obs.index.astype(str).to_numpy(), "batch": batch.to_numpy(),
+            "cell_type": None, "trains": True,
+        }
+    )  # fmt: skip
+
+
+@dataclass
+class _Encoded:
+    """What is held of all cells of a file."""
+
+    codes: np.ndarray  # float32 (n, size), of the shared encoder
+    own: np.ndarray  # bool (n,): cells that the model annotated in its own run
+    values: sparse.csr_matrix  # (m, p), of the own ones; to align new ones, of all
+    place: np.ndarray  # int (n,): where in `values` a cell's are
+
+    def values_of(self, rows: np.ndarray) -> sparse.csr_matrix:
+        return self.values[self.place[rows]]
+
+
+def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings) -> _Encoded:
+    """Reads the values, some cells after the others."""
+    shared, own_target = model_store.load_shared(model, settings.device)[0], model_store.own_target(model)
+    codes, own, held = [], [], []
+    for x in blocks:
+        codes.append(encode(shared, x, settings.device))
+        own.append(np.isin(fingerprints(x), own_target))
+        held.append(x if settings.align else x[own[-1]])
+    is_own = np.concatenate(own)
+    is_held = np.ones_like(is_own) if settings.align else is_own
+    return _Encoded(np.concatenate(codes), is_own, sparse.vstack(held, format="csr"), np.cumsum(is_held) - 1)
+
+
+def _annotate(
+    model: Path, cells: pd.DataFrame, encoded: _Encoded, settings: Settings, parents: data_parents.Parents
+) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """Each group of cells by what suits it: the model's own target as in its run, new batches by the shared model."""
+    shared, known = model_store.load_shared(model, settings.device)
+    names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
+    groups = [np.flatnonzero(own)]
+    groups += (
+        [np.flatnonzero(~own & (batch == b)) for b in pd.unique(batch)] if settings.align else [np.flatnonzero(~own)]
+    )
+    tables, order, codes, notes = [], [], np.empty((len(names), shared.encoder.size), dtype=np.float32), []
+    for i, rows in enumerate(groups):
+        if not len(rows):
+            continue
+        annotated = alignment.annotate_codes(shared, encoded.codes[rows], known, settings)
+        if i == 0:
+            model_store.recall(annotated, encoded.values_of(rows), model, known, settings)
+        elif settings.align:
+            x = encoded.values_of(rows)
+            alignment.align(annotated, x, known, settings)
+            alignment.self_train(annotated, x, known, settings)
+        notes += annotated.notes if i == 0 or settings.align else []
+        last = list(annotated.stages)[-1]
+        codes[rows] = annotated.codes[last]
+        result = TargetResult(annotated.stages, names[rows], annotated.codes[last], None)
+        table = predictions_table(with_parents(result, parents))
+        tables.append(table)
+        order.append(rows)
+    whole = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]
+    return whole, codes, notes
+
+
+def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> None:
+    run = predicted.run
+    annotate_obs(adata, predicted.table, predicted.classes, predicted.codes)
+    with ThreadPoolExecutor(1) as aside:  # the disk copies while the workbook, which is mostly computing, is written
+        copied = aside.submit(_write_annotated, run, adata, h5ad)
+        write_predictions(predicted.table, run)
+        hash_of_input = copied.result()
+    write_json(
+        run.manifest,
+        {
+            "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
+            "input": [{"path": str(h5ad), "sha256": hash_of_input}],
+            "notes": [*predicted.warnings, *predicted.notes],
+        },
+    )
+
+
+def _write_annotated(run: Run, adata: ad.AnnData, h5ad: Path) -> str:
+    """The annotated file, and the input's hash."""
+    with whole_file(run.annotated_target) as temporary:
+        if h5ad.is_dir():
+            adata.write_h5ad(temporary, compression="gzip")
+        else:
+            copy_with(h5ad, temporary, adata)
+    return sha256(h5ad)

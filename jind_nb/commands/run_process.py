@@ -1,0 +1,38 @@
+"""`jind-nb run` as other commands start it, a process for each run.
+
+python -m jind_nb.commands.run_process PARAMETERS
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ..core.parameters import Parameters, load_parameters
+from ..results.summary import one_line
+from .run import run
+from .terminal import err, exit_status, out, plain
+
+
+def run_in_terminal(parameters: Parameters, *, force: bool = False) -> None:
+    """Run all stages, then print the result in one line and where report and predictions are.
+
+    Ctrl-C ends the process with status 130 and a sentence on how to go on.
+    """
+    try:
+        this = run(parameters, err, force=force)
+    except KeyboardInterrupt:
+        err.print("Stopped. The same run again goes on after the last finished stage.")
+        sys.exit(130)
+    pdf = f"\n             {this.report_pdf}" if this.report_pdf.exists() else ""
+    out.print(
+        f"\n[bold]{plain(one_line(this))}[/bold]\n"
+        f"report:      {plain(str(this.report_html))}{plain(pdf)}\n"
+        f"predictions: {plain(str(this.predictions_xlsx))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    with exit_status():
+        run_in_terminal(load_parameters(sys.argv[1]))

@@ -1,0 +1,50 @@
+"""The process of one run of a sweep: `jind-nb run` that ends with the worker that started it.
+
+    python -m jind_nb.commands.sweep.process PARAMETERS        # its standard input is a pipe that the worker keeps open
+
+A worker may be killed at any moment, and then can end nothing itself; the system closes its pipes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+
+from ...core.parameters import load_parameters
+from ..run_process import run_in_terminal
+from ..terminal import exit_status
+
+SECONDS_TO_END = 5
+
+
+def _end_with(pipe: int) -> None:
+    """Waits until nobody holds the other end of the pipe, then ends this process like Ctrl-C, or by force."""
+    while os.read(pipe, 1024):
+        pass
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    time.sleep(SECONDS_TO_END)
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    os._exit(1)
+
+
+def _main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+    pipe = os.dup(0)
+    # What this process starts must not read the pipe.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
+
+    with exit_status():
+        run_in_terminal(load_parameters(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    _main()

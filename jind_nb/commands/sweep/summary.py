@@ -1,0 +1,137 @@
+"""What came of a sweep: summary.csv for programs, index.html with a link to every report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from ...core.files import read_json, whole_file
+from ...core.parameters import Parameters
+from ...core.resources import templates
+from ...runs.folder import Run
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The files of a sweep beside those of its runs."""
+
+    folder: Path
+
+    @property
+    def summary_csv(self) -> Path:
+        return self.folder / "summary.csv"
+
+    @property
+    def index_html(self) -> Path:
+        return self.folder / "index.html"
+
+    @property
+    def parameters(self) -> Path:
+        return self.folder / "parameters"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def targets(self) -> Path:
+        """The runs of `--each-target`, a folder each."""
+        return self.folder / "targets"
+
+    def parameters_yaml(self, name: str) -> Path:
+        return self.parameters / f"{name}.yaml"
+
+    def log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+
+FINISHED, FINISHED_BEFORE, FAILED = "finished", "finished before", "failed"
+
+WAITING, RUNNING, NOT_FINISHED = "waiting", "running", "not finished"
+
+DONE = (FINISHED, FINISHED_BEFORE)
+
+COLUMNS = [
+    "run", "target", "status", "cells", "assigned", "expected_error", "accuracy", "raw_accuracy", "macro_F1", "seconds",
+    "peak_GB", "model", "report", "log", "message",
+]  # fmt: skip
+
+
+def row_of(
+    files: SweepFolder, name: str, file: str, parameters: Parameters, status: str, message: str
+) -> dict[str, Any]:
+    """One row of summary.csv.
+
+    `assigned` and `expected_error` are shares of the target's cells and of the assigned ones; the accuracies are there
+    where the target has labels; `seconds` is all stages together, `peak_GB` the largest; `model` is the saved model the
+    target was annotated with, if the run trained none; `report` and `log` are relative to the sweep's folder.
+    """
+    this, log = Run(parameters), files.log(file)
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row |= {"run": name, "target": parameters.TARGET_DATASET_NAME, "status": status, "message": message}
+    row["model"] = parameters.PRETRAINED_MODEL_PATH
+    row["log"] = _relative(log, files) if log.exists() else None
+    if status not in DONE:
+        return row
+    metrics, manifest = read_json(this.metrics), read_json(this.manifest)
+    target, labelled = metrics["target"], metrics["target"]["labelled"] or {}
+    return row | {
+        "cells": target["cells"],
+        "assigned": target["annotated"] / target["cells"],
+        "expected_error": (metrics["new_batch"] or {}).get("error_among_assigned"),
+        **{column: labelled.get(column) for column in ("accuracy", "raw_accuracy", "macro_F1")},
+        "seconds": round(sum(manifest["seconds"].values()), 1),
+        "peak_GB": round(max(manifest["peak_memory_bytes"].values()) / 1e9, 3),
+        "report": _relative(this.report_html, files),
+    }
+
+
+def _relative(path: Path, files: SweepFolder) -> str:
+    return Path(os.path.relpath(path, files.folder)).as_posix()
+
+
+def write_summary(files: SweepFolder, title: str, notes: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """summary.csv and index.html, as far as the sweep has come."""
+    with whole_file(files.summary_csv) as temporary:
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(temporary, index=False)
+    with whole_file(files.index_html) as temporary:
+        temporary.write_text(_page(title, notes, rows), encoding="utf-8")
+
+
+def _page(title: str, notes: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    environment = templates()
+    environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f} %"
+    environment.filters["link"] = quote
+    return (
+        templates()
+        .get_template("sweep.html.j2")
+        .render(
+            title=title,
+            sentence=in_words(rows),
+            notes=notes,
+            rows=rows,
+            failed=[row for row in rows if row["status"] == FAILED],
+            done=DONE,
+            targets=any(row["run"] != row["target"] for row in rows),
+            labelled=any(row["accuracy"] is not None for row in rows),
+            expected=any(row["expected_error"] is not None for row in rows),
+            version=version("jind-nb"),
+        )
+    )
+
+
+def in_words(rows: Sequence[dict[str, Any]]) -> str:
+    """How many runs finished, failed, and are still to do."""
+    n_done, n_failed = (sum(row["status"] in which for row in rows) for which in (DONE, (FAILED,)))
+    n = len(rows)
+    said = f"{n_done} of {n} run{'' if n == 1 else 's'} finished"
+    said += f", {n_failed} failed" if n_failed else ""
+    left = n - n_done - n_failed
+    return said + (f", {left} not finished" if left else "")

@@ -1,0 +1,86 @@
+"""What would happen with a parameter file: the data is read and prepared, nothing is trained or written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ..core.parameters import Parameters
+from ..data import cells as data_cells
+from ..data import prepare, roles
+from ..results import data_tables
+from . import run
+
+MOST_BATCHES = 10  # in a terminal, a row for each
+
+ENOUGH_FEATURES = 95  # percent; batches with fewer have a row of their own
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `jind-nb validate` and the web page show: tables with their titles, and sentences."""
+
+    tables: dict[str, pd.DataFrame]
+    facts: list[str]
+    warnings: list[str]
+    notes: list[str]
+
+
+def find(parameters: Parameters) -> Findings:
+    """Reads parameters and data as a run would.
+
+    Raises
+    ------
+    InputError
+        Where a run would.
+    """
+    cells = data_cells.read_cells(parameters)
+    plan = roles.make_plan(parameters, cells)
+    run.check_folder_and_model(parameters)
+    prepare.prepare(parameters, cells, plan)
+    tables = {"Batches": data_tables.batch_table(cells, plan)}
+    if plan.too_rare:
+        tables["Cell types left out of a batch's training"] = data_tables.too_rare_table(plan)
+    if len(plan.matrices) > 1:
+        tables["What the file holds"] = data_tables.matrices_table(plan)
+    tables |= {"Values": data_tables.values_table(plan), "Features": data_tables.overlap_table(plan)}
+    facts = [f"{plan.features['kept']:,} of {plan.features['in_file']:,} features would be used."]
+    if plan.classes:
+        facts.insert(0, f"{len(plan.classes)} cell types can be predicted: {', '.join(plan.classes)}")
+    return Findings(tables, facts, plan.warnings, plan.notes)
+
+
+def in_short(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of batches for a terminal: of more than ten, those that say the same but for numbers (and a few missing
+    features) share a row; other tables as they are.
+
+    >>> table = pd.DataFrame({"looks like": ["counts"] * 12, "to": range(12)}, index=[f"d{i}" for i in range(12)])
+    >>> in_short(table.rename_axis("batch")).loc["d0, d1, d2 and 9 more"].tolist()
+    ['counts', '0 – 11']
+    """
+    same = [name for name in ("looks like", "evidence", "done", "features") if name in table]
+    if table.index.name != "batch" or len(table) <= MOST_BATCHES or not same:
+        return table
+    enough = table["%"] >= ENOUGH_FEATURES if "%" in table else pd.Series(True, index=table.index)
+    keys = table[same].assign(enough=enough, of=table.index.where(~enough, ""))
+    rows = [
+        (_names([str(name) for name in group.index]), *(_in_one(column, group[column]) for column in table))
+        for _, group in table.groupby([keys[name].to_numpy() for name in keys], sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["batch", *table]).set_index("batch")
+
+
+def _names(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _in_one(column: str, values: pd.Series) -> str:
+    """What stands for several values: the one they all are, the range of numbers, the number of missing features' batches."""
+    distinct = list(dict.fromkeys(map(str, values)))
+    if len(distinct) == 1:
+        return distinct[0]
+    if column == "missing":
+        return f"a few in {(values != '').sum()} of them"
+    distinct.sort(key=lambda text: float(text.replace(",", "")))
+    return f"{distinct[0]} – {distinct[-1]}"

@@ -1,0 +1,140 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from ..errors import InputError
+
+log = logging.getLogger(__name__)
+
+LOCK = ".jind-nb.lock"
+
+# Set for the kernels of a run: the folder they may write into although it is locked.
+OURS = "JIND_NB_RUN"
+
+# Kernels hold their run's lock too and notice a second after its death that it is gone, later if they compute.
+SECONDS_FOR_ORPHANS = 60
+
+# Some cluster disks are mounted without; to refuse to run there would help nobody.
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+
+
+# --- one run at a time -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A folder this process alone writes into; `descriptor` is the lock's, for the kernels to inherit."""
+
+    file: Path
+    descriptor: int
+
+    def still_there(self) -> bool:
+        """Whether the folder is the one that was locked, and not removed or made anew."""
+        with suppress(OSError):
+            return os.path.samestat(self.file.stat(), os.fstat(self.descriptor))
+        return False
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[Hold]:
+    """Makes the folder and keeps other runs out of it; the system ends this when the last process that holds it dies.
+
+    On a network disk this is as good as the disk's own locks: NFS carries them between hosts, some cluster file
+    systems only within one.
+
+    Raises
+    ------
+    InputError
+        If another run is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptors: list[int] = []
+    lock = FileLock(folder / LOCK, on_acquired=descriptors.append)
+    try:
+        _acquire(lock, folder)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        log.warning("The disk of %s has no locks: see to it that no other run is started there.", folder)
+    try:
+        hold = Hold(folder / LOCK, descriptors[0] if descriptors else os.open(folder / LOCK, os.O_RDWR | os.O_CREAT))
+        with suppress(OSError):  # a full disk has no room for it; the lock holds without
+            who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            os.ftruncate(hold.descriptor, 0)
+            os.pwrite(hold.descriptor, json.dumps(who).encode(), 0)
+        yield hold
+        if hold.still_there():
+            hold.file.unlink()
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    end = time.monotonic() + SECONDS_FOR_ORPHANS
+    while True:
+        try:
+            lock.acquire(timeout=1)
+            return
+        except Timeout:
+            who = _holder(folder)
+            orphans = who.get("host") == socket.gethostname() and not _alive(who["pid"])
+            if not orphans or time.monotonic() > end:
+                raise InputError(_in_use(folder, who)) from None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _holder(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / LOCK).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _in_use(folder: Path, who: dict[str, Any]) -> str:
+    by = f" (process {who['pid']} on {who['host']}, since {who['since']})" if who else ""
+    return (
+        f"OUTPUT_PATH: another run of jind-nb is at work in {folder}{by}; wait until it is done, stop it, or choose "
+        "another folder."
+    )
+
+
+def refuse_if_in_use(folder: Path) -> None:
+    """For notebooks run by hand, which take no lock: a kernel in JupyterLab stays open for days after its last cell.
+
+    Raises
+    ------
+    InputError
+        If a run that this process is no part of is at work in the folder.
+    """
+    if os.environ.get(OURS) == str(folder) or not (folder / LOCK).exists():
+        return
+    lock = FileLock(folder / LOCK, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(_in_use(folder, _holder(folder))) from None
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+    lock.release()

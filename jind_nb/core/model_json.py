@@ -1,0 +1,150 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import InputError
+from .files import read_json, write_json
+
+MODEL_FORMAT = 4
+
+
+def read_model_json(folder: Path) -> dict[str, Any]:
+    """The description of a saved model.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no model of ours, or one of a newer format.
+    """
+    file = folder / "model.json"
+    if not folder.is_dir():
+        raise InputError(f"PRETRAINED_MODEL_PATH: there is no folder {folder}; give a run's trained_models folder.")
+    if not file.exists():
+        hint = " (a model of the JIND-Multi program lacks its gene list and cannot be used)"
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: {folder} has no model.json{hint if any(folder.glob('*.pt')) else ''}; "
+            "give a run's trained_models folder."
+        )
+    try:
+        model = read_json(file)
+        made_by_format = model["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({error}); copy the folder again.") from None
+    if made_by_format != MODEL_FORMAT:
+        newer = isinstance(made_by_format, int) and made_by_format > MODEL_FORMAT
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: {file} has format {made_by_format!r}, this program reads format {MODEL_FORMAT}; "
+            + ("update jind-nb." if newer else "train the model again.")
+        )
+    if model.get("sha256") != _digest(model):
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: {file} is not as it was written (its content does not match its own hash); copy "
+            "the folder again, and do not edit it."
+        )
+    try:
+        _Model.model_validate(model)
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+        raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({what}); copy the folder again.") from None
+    return model
+
+
+class _Scale(BaseModel):
+    """What `Plan.preprocessing` must hold."""
+
+    model_config = ConfigDict(strict=True)
+
+    layer: str | None
+    gene_col: str | None
+    totals_over: list[str] | None
+    scale: str
+    values: Literal["log1p", "as they are"]
+    total: float | None = Field(gt=0, allow_inf_nan=False)
+    rescaled: bool
+    normalisation: Literal["auto", "counts", "log1p", "as_is"]
+    kinds: list[str] = Field(min_length=1)
+    mean: float
+    sd: float
+    unclear: Literal["log1p", "log2", "log10"]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> _Scale:
+        if self.rescaled and self.total is None:
+            raise ValueError("values brought to a total need one")
+        return self
+
+
+class _Target(BaseModel):
+    """What of the model's own target must be there to know its cells again."""
+
+    model_config = ConfigDict(strict=True)
+
+    has_adapter: bool
+    thresholds: dict[str, float]
+    hashes: dict[str, str]
+
+
+class _Training(BaseModel):
+    """What must be known of how the model learned, to build it again."""
+
+    model_config = ConfigDict(strict=True)
+
+    METHOD: Literal["default", "reference"]
+
+
+class _Alignment(BaseModel):
+    """The way that annotated left-out batches best, and why."""
+
+    model_config = ConfigDict(strict=True)
+
+    way: Literal["shared", "aligned"]  # `alignment.WAYS`
+    why: str
+
+
+class _Model(BaseModel):
+    """What model.json must hold to be used."""
+
+    model_config = ConfigDict(strict=True, populate_by_name=True)
+
+    classes: list[str] = Field(min_length=2)
+    features: list[str] = Field(min_length=1)
+    preprocessing: _Scale
+    thresholds: dict[str, float]
+    calibration: dict[str, dict[str, Any]]
+    source: str
+    files: dict[str, str]
+    target: _Target | None
+    training: _Training
+    alignment: _Alignment
+    code_size: int = Field(alias="code size", ge=1, le=256)
+    hashes: dict[str, str]
+    parents: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> _Model:
+        if self.source not in self.files:
+            raise ValueError(f"the source {self.source!r} has no file")
+        targets = [self.target.thresholds] if self.target else []
+        if any(set(thresholds) != set(self.classes) for thresholds in (self.thresholds, *targets)):
+            raise ValueError("the thresholds are not those of the classes")
+        if len(set(self.features)) < len(self.features) or len(set(self.classes)) < len(self.classes):
+            raise ValueError("features and classes must each be named once")
+        return self
+
+
+def write_model_json(folder: Path, model: Mapping[str, Any]) -> None:
+    """Writes the description of a saved model with the hash of its own content, `sha256`."""
+    write_json(folder / "model.json", {**model, "sha256": _digest(model)})
+
+
+def _digest(model: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in model.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

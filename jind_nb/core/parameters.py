@@ -1,0 +1,385 @@
+"""The parameters of a run: names, types, defaults, limits, and how files of them are read.
+
+The names are those of the JIND-Multi program, upper case, in YAML, JSON, the notebooks' `parameters` cell and
+`jind-nb run -s NAME=VALUE` alike.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import InputError
+from .address import is_remote
+from .coerce import (
+    Markers,
+    MaybeBool,
+    MaybeName,
+    MaybeNumber,
+    MaybeParents,
+    MaybeResolution,
+    MaybeText,
+    Name,
+    Names,
+    Whole,
+    Words,
+    _paths,
+    _without_repeats,
+)
+from .files import read_yaml
+
+# A PATH that starts with this names data inside an installed package instead of a file.
+BUNDLED = "scanpy:"
+
+# Far more than any parameter file needs, and little enough that no content of it takes long to read.
+MOST_BYTES = 2**18
+
+DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom")
+
+OLDER_NAMES = {"TRAIN_DATASETS_NAMES": "INTER_DATASETS_NAMES"}
+
+# What the Python API (`jind_nb.annotate`) calls a parameter: scverse's names; any other has its own name in lower case.
+PYTHON_NAMES = {
+    "BATCH_COL": "batch_key",
+    "LABELS_COL": "labels_key",
+    "TARGET_DATASET_NAME": "target",
+    "SOURCE_DATASET_NAME": "source",
+    "INTER_DATASETS_NAMES": "intermediates",
+    "EXCLUDE_DATASETS_NAMES": "exclude",
+}
+
+# What takes the place of the others there.
+NOT_IN_PYTHON = {
+    "PATH": "the AnnData is the input.",
+    "OUTPUT_PATH": "results go into the AnnData, and model.save(folder) keeps the model.",
+    "PRETRAINED_MODEL_PATH": "use jind_nb.load_model(folder).predict(adata).",
+    "MARKERS": "show them with scanpy.pl.dotplot(adata, markers, groupby='jind_prediction').",
+}
+
+
+class Parameters(BaseModel):
+    """Everything a run can be told. Frozen: a run's parameters do not change under it.
+
+    >>> p = Parameters(PATH="a.h5ad", BATCH_COL="batch", LABELS_COL="celltype", TARGET_DATASET_NAME=3,
+    ...                OUTPUT_PATH="runs/a", INTER_DATASETS_NAMES="['1', '2']")
+    >>> p.TARGET_DATASET_NAME, p.INTER_DATASETS_NAMES, p.NUM_FEATURES
+    ('3', ['1', '2'], 5000)
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    PATH: Annotated[str | list[str], BeforeValidator(_paths)] = Field(
+        description="The .h5ad file or .zarr folder, the DOI or https address of an .h5ad file, or a list of these whose "
+        "genes are matched by name."
+    )
+    BATCH_COL: str = Field(
+        min_length=1,
+        description="Column of `obs` with the batch of each cell; in a list of files, a file without it is one batch "
+        "named like the file.",
+    )
+    LABELS_COL: str = Field(min_length=1, description="Column of `obs` with the cell types of the annotated batches.")
+    TARGET_DATASET_NAME: Name = Field(description="The batch to annotate; its labels, if any, only serve evaluation.")
+    SOURCE_DATASET_NAME: MaybeName = Field(
+        None, description="The annotated batch training starts from; chosen automatically if absent."
+    )
+    OUTPUT_PATH: str = Field(min_length=1, description="Folder of the results; default runs/<parameter file's name>.")
+    PRETRAINED_MODEL_PATH: MaybeText = Field(
+        None, description="A run's `trained_models` folder: annotate with it and train nothing."
+    )
+    INTER_DATASETS_NAMES: Names = Field(
+        [], description="Intermediate batches, in training order; empty: every annotated batch not excluded."
+    )
+    EXCLUDE_DATASETS_NAMES: Names = Field([], description="Batches that take no part in anything.")
+    NUM_FEATURES: Whole = Field(
+        5000, ge=1, description="How many features (genes, peaks) of largest variance are kept."
+    )
+    MIN_CELL_TYPE_POPULATION: Whole = Field(
+        100, ge=1, description="A cell type with fewer labelled cells in a batch is left out of that batch's training."
+    )
+    USE_GPU: bool = Field(True, description="Use a GPU if there is one.")
+    METHOD: Literal["default", "reference"] = Field(
+        "default", description="`reference` is the published method with its constants; `default` is what we recommend."
+    )
+    SEED: Whole = Field(0, ge=0, le=2**32 - 1, description="Fixes every random choice.")
+    EPOCHS: Whole = Field(
+        15,
+        ge=1,
+        le=1000,
+        description="METHOD `reference`: epochs of each training stage, and at most of alignment.",
+    )
+    REJECTION: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="theta: the share of a type's held-out cells that its confidence threshold would reject.",
+    )
+    TARGET_ERROR: MaybeNumber = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Instead of REJECTION: the share of wrong labels among the assigned cells to stay below in a batch "
+        "never seen, say 0.05.",
+    )
+    UNLABELED: Words = Field(
+        ["-", "?", "NA", "N/A", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled",
+         "unannotated", "not annotated", "not assigned"],
+        description="Words in LABELS_COL that mean: no label (upper and lower case alike).",
+    )  # fmt: skip
+    GENE_COL: MaybeText = Field(
+        None, description="Column of `var` with the feature names; default: the index of `var`."
+    )
+    LAYER: MaybeText = Field(
+        None, description="Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`."
+    )
+    NORMALISATION: Literal["auto", "counts", "log1p", "as_is"] = Field(
+        "auto",
+        description="What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, "
+        "`log1p` values, or to be left alone (`as_is`).",
+    )
+    ALIGN: MaybeBool = Field(
+        None,
+        description="Align the target with the annotated batches; default: where left-out batches were annotated better "
+        "for it (METHOD `reference`: always), and never with PRETRAINED_MODEL_PATH.",
+    )
+    MARKERS: Markers = Field(
+        {}, description='Features to look at for each cell type, a map such as {"T": ["CD3D", "CD3E"], "B": ["MS4A1"]}.'
+    )
+    PARENTS: MaybeParents = Field(
+        None,
+        description='A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous '
+        "cell is then given the parent, where that is confident.",
+    )
+    CLUSTER_RESOLUTION: MaybeResolution = Field(
+        None,
+        gt=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Leiden clusters of the target at this resolution (1 is usual), and the majority of each, beside "
+        "the answer for each cell.",
+    )
+
+    @model_validator(mode="after")
+    def _roles_are_disjoint(self) -> Parameters:
+        _check(_without_repeats, "INTER_DATASETS_NAMES", self.INTER_DATASETS_NAMES)
+        _check(_without_repeats, "EXCLUDE_DATASETS_NAMES", self.EXCLUDE_DATASETS_NAMES)
+        if len(self.paths) != len(set(self.paths)):
+            raise ValueError("PATH names the same file more than once; keep one")
+        target, source = self.TARGET_DATASET_NAME, self.SOURCE_DATASET_NAME
+        if source == target:
+            raise ValueError(
+                f"SOURCE_DATASET_NAME and TARGET_DATASET_NAME are both {target!r}; the target cannot train itself: "
+                "name another source, or leave it out to have one chosen"
+            )
+        if target in self.INTER_DATASETS_NAMES:
+            raise ValueError(
+                f"TARGET_DATASET_NAME {target!r} is also in INTER_DATASETS_NAMES; take it out of one of the two"
+            )
+        for other, names in {
+            "TARGET_DATASET_NAME": [target],
+            "SOURCE_DATASET_NAME": [source] if source else [],
+            "INTER_DATASETS_NAMES": self.INTER_DATASETS_NAMES,
+        }.items():
+            both = [name for name in names if name in self.EXCLUDE_DATASETS_NAMES]
+            if both:
+                raise ValueError(
+                    f"EXCLUDE_DATASETS_NAMES and {other} both name {', '.join(map(repr, both))}; "
+                    "take it out of one of the two"
+                )
+        return self
+
+    @property
+    def paths(self) -> list[str]:
+        """PATH as a list, also where it is a single file."""
+        return [self.PATH] if isinstance(self.PATH, str) else list(self.PATH)
+
+    @property
+    def intermediates(self) -> list[str]:
+        """INTER_DATASETS_NAMES without the source (the reference's own example lists it there)."""
+        return [name for name in self.INTER_DATASETS_NAMES if name != self.SOURCE_DATASET_NAME]
+
+    @property
+    def aligns(self) -> bool:
+        """Whether the target is aligned: ALIGN, or its default."""
+        return self.PRETRAINED_MODEL_PATH is None if self.ALIGN is None else self.ALIGN
+
+    def is_unlabeled(self, label: str) -> bool:
+        """Whether a word in LABELS_COL stands for no label; an empty one always does."""
+        return not label.strip() or label.strip().casefold() in {word.casefold() for word in self.UNLABELED}
+
+
+def _check(rule, name: str, value: list[str]) -> None:
+    try:
+        rule(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def make_parameters(values: Mapping[str, Any]) -> Parameters:
+    """Parameters from a mapping of names to values.
+
+    Raises
+    ------
+    InputError
+        Naming every unknown parameter with its nearest known one, or every value out of its limits.
+    """
+    values = _with_newer_names(values)
+    unknown = [name for name in values if name not in Parameters.model_fields]
+    if unknown:
+        raise InputError("\n".join(_unknown(name) for name in unknown))
+    try:
+        return Parameters(**values)
+    except ValidationError as error:
+        raise InputError("\n".join(_told(problem) for problem in error.errors())) from None
+
+
+def _with_newer_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    values = dict(values)
+    for older, newer in OLDER_NAMES.items():
+        if older in values:
+            if newer in values:
+                raise InputError(f"{older} is the older name of {newer}, and both are given; keep {newer}.")
+            values[newer] = values.pop(older)
+    return values
+
+
+def _unknown(name: object) -> str:
+    called = {python_name(known): known for known in PYTHON_NAMES}.get(str(name).lower())
+    near = (
+        [called] if called else difflib.get_close_matches(str(name).upper(), Parameters.model_fields, n=1, cutoff=0.5)
+    )
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(Parameters.model_fields)}."
+    return f"There is no parameter {name!s}; {hint}"
+
+
+def _told(problem: Mapping[str, Any]) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return f"{message}."
+    name = str(problem["loc"][0])
+    if problem["type"] == "missing":
+        return f"{name} is missing: {Parameters.model_fields[name].description}"
+    try:
+        found = repr(problem["input"])
+    except ValueError:  # a whole number of thousands of digits
+        found = "a number too long to show"
+    return f"{name}: found {found}; {message[0].lower()}{message[1:]}."
+
+
+# --- the Python API's names -------------------------------------------------------------------------------------------
+
+
+def python_name(name: str) -> str:
+    """What the Python API calls a parameter.
+
+    >>> python_name("BATCH_COL"), python_name("NUM_FEATURES")
+    ('batch_key', 'num_features')
+    """
+    return PYTHON_NAMES.get(name, name.lower())
+
+
+# --- files of parameters ----------------------------------------------------------------------------------------------
+
+
+def _is_bundled(path: str) -> bool:
+    return path.startswith(BUNDLED)
+
+
+def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same values, relative paths made absolute from `folder`."""
+
+    def absolute(name: str, path: object) -> object:
+        if not isinstance(path, str) or not path.strip() or _is_bundled(path) or (name == "PATH" and is_remote(path)):
+            return path
+        try:
+            found = (folder / Path(path).expanduser()).resolve()
+            found.exists()  # says where a name is too long for the disk
+            return str(found)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise InputError(f"{name}: {path!r} cannot be a path: {error}.") from None
+
+    return {
+        name: ([absolute(name, path) for path in value] if isinstance(value, list) else absolute(name, value))
+        if name in ("PATH", "OUTPUT_PATH", "PRETRAINED_MODEL_PATH")
+        else value
+        for name, value in values.items()
+    }
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
+    if file.suffix.lower() in DATA_SUFFIXES:
+        raise InputError(
+            f"{file} holds data, not parameters; jind-nb init {shlex.quote(str(file))} writes a parameter file for them."
+        )
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        text = content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"There is no parameter file {file}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The parameter file {file} cannot be read: {error}.") from None
+    if len(content) > MOST_BYTES:
+        raise InputError(f"The parameter file {file} is larger than {MOST_BYTES:,} bytes; it cannot be one.")
+    try:
+        values = json.loads(text) if file.suffix.lower() == ".json" else read_yaml(text)
+    except Exception as error:  # PyYAML lets many errors of its own code through
+        kind = "JSON" if file.suffix.lower() == ".json" else "YAML"
+        raise InputError(f"The parameter file {file} is not {kind}: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"The parameter file {file} must hold names and values, one `NAME: value` a line.")
+    return values
+
+
+def load_parameters(file: Path | str, overrides: Mapping[str, Any] | None = None) -> Parameters:
+    """Parameters from a YAML or JSON file; `overrides` (the command line's) win.
+
+    Relative paths in the file are relative to the file, in the overrides to the working directory. Without an
+    OUTPUT_PATH, results go to `runs/<the file's name>` under the working directory.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or as `make_parameters` does.
+    """
+    file = Path(file).expanduser().resolve()
+    values = {"OUTPUT_PATH": str(Path.cwd() / "runs" / file.stem)}
+    in_file = _absolute(_with_newer_names(_read_mapping(file)), file.parent)
+    values |= {name: value for name, value in in_file.items() if value is not None}
+    values |= _absolute(_with_newer_names(overrides or {}), Path.cwd())
+    required = [
+        name for name, field in Parameters.model_fields.items() if field.is_required() and name != "OUTPUT_PATH"
+    ]
+    try:
+        return make_parameters(values)
+    except InputError as error:
+        missing = [name for name in required if name not in values]
+        if not missing or set(values) - set(Parameters.model_fields):
+            raise
+        raise InputError(f"{error}\nFill in {', '.join(missing)} in {file}, or give -s NAME=VALUE.") from None
+
+
+def from_notebook(namespace: Mapping[str, Any], folder: Path) -> Parameters:
+    """Parameters from a notebook's variables (`globals()`); relative paths are relative to `folder`."""
+    values = {name: namespace[name] for name in Parameters.model_fields if name in namespace}
+    return make_parameters(_absolute({k: v for k, v in values.items() if v is not None}, folder))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE` from the command line, the value read as YAML.
+
+    >>> parse_override("NUM_FEATURES=200")
+    ('NUM_FEATURES', 200)
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise InputError(f"-s {text}: write -s NAME=VALUE.")
+    try:
+        return name.strip(), read_yaml(value) if value.strip() else ""
+    except Exception:  # PyYAML lets many errors of its own code through; then it is text
+        return name.strip(), value

@@ -1,0 +1,36 @@
+"""Names and lists as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def as_text(value: object) -> str:
+    """Return a batch or label name as text, so that `1`, `1.0` (a column with gaps) and `"1"` are the same batch.
+
+    >>> as_text(1), as_text(1.0), as_text("1"), as_text(1.5)
+    ('1', '1', '1', '1.5')
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def listing(names: Iterable[object], most: int = 20, *, quoted: bool = True) -> str:
+    """Return the first few names, and how many more there are.
+
+    >>> listing(["B", "T"]), listing("ABCD", 2, quoted=False)
+    ("'B', 'T'", 'A, B and 2 more')
+    """
+    names = list(names)
+    shown = ", ".join(map(repr if quoted else str, names[:most]))
+    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def plural(n: int, one: str, many: str | None = None) -> str:
+    """Return a number and its noun.
+
+    >>> plural(1, "cell"), plural(1200, "cell"), plural(2, "batch", "batches")
+    ('1 cell', '1,200 cells', '2 batches')
+    """
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"

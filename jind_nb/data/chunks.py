@@ -1,0 +1,511 @@
+"""A stored matrix as blocks of rows, each small enough for any memory, read one after the other or by Dask's workers.
+
+    with open_file(file) as store:
+        blocks = Blocks.of(store, path, what, rows)       # where the values are; reads none
+    for result in blocks.each(function, per_block):       # function(block, arguments), in the rows' order
+
+anndata's lazy elements (`experimental.read_elem_lazy`) could do this for whole files. Our own reader is in their place
+because a damaged file's indices must be checked before scipy follows them out of its memory, because blocks of as many
+stored values take as much memory whether they hold genes or peaks, and because rows of CSC have to be sorted out first.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anndata as ad
+import h5py
+import numpy as np
+from scipy import sparse
+
+from ..core.files import is_disk_full
+from ..errors import InputError
+from .h5ad import form_of, has_x, open_file, other_matrices, reopened, shape_of
+from .integrity import is_array, is_group, path_of
+
+if TYPE_CHECKING:
+    import distributed
+    import zarr
+
+# Stored values of a block: with what normalising takes beside them, about a sixth of a gigabyte.
+VALUES_AT_ONCE = 2**22
+
+# Blocks at once, so that a core reads while another computes.
+BLOCKS_AT_ONCE = 2
+
+# Stored values of all files together up to which they are kept in memory after the first reading.
+KEPT_VALUES = 5 * 10**7
+
+# A dense matrix is read by whole chunks as long as that is at most so many times a block.
+LARGEST_CHUNKS = 4
+
+ROWS_TO_ESTIMATE_BY = 20
+
+PATIENCE = "30s"  # with a scheduler that does not answer
+
+# What is sorted by rows on disk: 12 bytes a value.
+ENTRY = np.dtype([("row", "<i4"), ("column", "<i4"), ("value", "<f4")])
+
+Argument = TypeVar("Argument")
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Block:
+    """Some rows of a stored matrix, and where their values are."""
+
+    what: str  # the matrix, in messages
+    file: Path
+    path: str  # of the matrix in the file
+    form: str  # csr, csc, dense; sorted: entries of the temporary file `file`
+    n_columns: int
+    rows: np.ndarray  # int64, ascending: rows of the stored matrix
+    span: np.ndarray  # csr: indptr of the rows from the first to the last; sorted: first and last entry
+    keeps: bool = False
+    kept: sparse.csr_matrix | None = None
+
+    def matrix(self) -> sparse.csr_matrix:
+        """The rows' values, float32 without stored zeros.
+
+        Raises
+        ------
+        InputError
+            If they are damaged.
+        """
+        if self.kept is not None:
+            return self.kept
+        with _told_of(self.what):
+            matrix = as_values(self.as_it_is())
+        if self.keeps:
+            self.kept = matrix
+        return matrix
+
+    def as_it_is(self) -> sparse.csr_matrix:
+        """The rows' values in the type they are stored in; of a dense matrix, or a sorted one, in float32."""
+        if self.form == "sorted":
+            return _sorted_rows(self)
+        read = {"csr": _csr_rows, "csc": _csc_rows, "dense": _dense_rows}[self.form]
+        with _open(self.file) as store:
+            return read(store[self.path], self)
+
+
+@dataclass
+class Blocks:
+    """Some rows of a stored matrix, block by block."""
+
+    what: str  # the matrix, in messages
+    blocks: list[Block]
+    shape: tuple[int, int]  # of the whole matrix
+    n_values: int  # stored in the whole matrix; of a dense one an estimate of those that are not zero
+    keeps: bool = False  # whether values read once are kept
+
+    @classmethod
+    def of(cls, store: h5py.File | zarr.Group, path: str, what: str, rows: np.ndarray) -> Blocks:
+        """Where the rows' values are; of a CSC matrix the rows stay in one block until `ready`.
+
+        Parameters
+        ----------
+        store
+            From `files.open_file`.
+        path, what
+            Of the matrix, from `files.matrix_of`.
+        rows
+            int (n,), ascending.
+
+        Raises
+        ------
+        InputError
+            If the matrix is damaged.
+        """
+        where = path_of(store)
+        with _told_of(f"{what} of {where}"):
+            stored = store[path]
+            form, (n_rows, n_columns) = form_of(stored), shape_of(stored)
+            rows = rows.astype(np.int64)
+            if len(rows) and rows[-1] >= n_rows:
+                raise ValueError(f"it has {n_rows} rows, and obs has more")
+            if form == "dense":
+                _check_numbers(stored)
+                some = rows[np.linspace(0, len(rows) - 1, min(len(rows), ROWS_TO_ESTIMATE_BY)).astype(int)]
+                n_values = some_rows(store, path, some).nnz * n_rows // max(1, len(some)) if len(some) else 0
+                cuts = _cut_dense(stored, rows)
+                spans = [np.empty(0)] * (len(cuts) - 1)
+            else:
+                pointers = _pointers(stored, n_rows if form == "csr" else n_columns)
+                n_values = int(pointers[-1])
+                cuts = _cut(pointers[rows], pointers[rows + 1]) if form == "csr" else np.array([0, len(rows)])
+                spans = [np.empty(0)] * len(cuts)
+                if form == "csr":
+                    spans = [pointers[rows[a] : rows[b - 1] + 2] for a, b in pairwise(cuts)]
+        blocks = [
+            Block(f"{what} of {where}", Path(where), path, form, n_columns, rows[a:b], span)
+            for (a, b), span in zip(pairwise(cuts), spans, strict=False)
+            if b > a
+        ]
+        return cls(f"{what} of {where}", blocks, (n_rows, n_columns), n_values)
+
+    def ready(self, folder: Path, *, keep: bool) -> None:
+        """Settles whether values are kept; else a CSC matrix's rows are sorted out into a temporary file in `folder`,
+        12 bytes a value, which is removed with this.
+
+        Raises
+        ------
+        InputError
+            If the matrix is damaged.
+        OSError
+            If the disk is full.
+        """
+        self.keeps = keep
+        for block in self.blocks:
+            block.keeps = keep
+        if keep or not any(block.form == "csc" for block in self.blocks):
+            return
+        descriptor, name = tempfile.mkstemp(prefix=".rows-", suffix=".part", dir=folder)
+        weakref.finalize(self, _remove, name)
+        (block,) = self.blocks
+        with os.fdopen(descriptor, "wb") as written, _told_of(self.what), _open(block.file) as store:
+            self.blocks = _sort_by_rows(store[block.path], block, Path(name), written)
+
+    def each(
+        self, function: Callable[[Block, Argument], Result], arguments: Iterable[Argument | None]
+    ) -> Iterator[Result]:
+        """`function(block, argument)` for each block in order, by the workers of a Dask client if there is one, else by two
+        threads, which are at most two blocks ahead; a block whose argument is None is passed over.
+
+        Raises
+        ------
+        InputError
+            If the matrix is damaged.
+        """
+        client = None if self.keeps else current_client()
+        work = zip(self.blocks, arguments, strict=True)
+        if client is None:
+            yield from _two_ahead(function, work)
+            return
+        futures = deque(
+            client.submit(function, block, argument, pure=False) for block, argument in work if argument is not None
+        )
+        while futures:
+            yield futures.popleft().result()
+
+
+def _two_ahead(
+    function: Callable[[Block, Argument], Result], work: Iterable[tuple[Block, Argument | None]]
+) -> Iterator[Result]:
+    with ThreadPoolExecutor(BLOCKS_AT_ONCE) as threads:
+        ahead = deque[Future[Result]]()
+        for block, argument in work:
+            if argument is not None:
+                ahead.append(threads.submit(function, block, argument))
+            if len(ahead) > BLOCKS_AT_ONCE:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def current_client() -> distributed.Client | None:
+    """The Dask client of this process, or one of the scheduler that DASK_SCHEDULER_ADDRESS names; None without either.
+
+    Raises
+    ------
+    InputError
+        If no scheduler answers there.
+    """
+    import dask.config
+    from distributed import Client
+
+    with suppress(ValueError):
+        return Client.current()
+    address = dask.config.get("scheduler-address", None)
+    if address is None:
+        return None
+    try:
+        return Client(address, timeout=PATIENCE, set_as_default=True)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise InputError(f"DASK_SCHEDULER_ADDRESS: no Dask scheduler answers at {address} ({error}).") from None
+
+
+@contextmanager
+def _told_of(what: str) -> Iterator[None]:
+    """What goes wrong in reading a matrix, as one message; a full disk stays what it is."""
+
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # damaged files and foreign encodings fail in many ways
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise
+        raise InputError(f"PATH: {what} cannot be read: {error}") from None
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[Any]:
+    store = reopened(file)
+    with store if isinstance(store, h5py.File) else nullcontext(store):
+        yield store
+
+
+def _remove(name: str) -> None:
+    with suppress(OSError):
+        Path(name).unlink()
+
+
+# --- where the values are --------------------------------------------------------------------------------------------
+
+
+def _pointers(stored: Any, n: int) -> np.ndarray:
+    """The matrix's indptr, int64 (n + 1,), seen to fit its values."""
+    pointers, data, indices = stored["indptr"][:], stored["data"], stored["indices"]
+    for name, dtype in (("indptr", pointers.dtype), ("indices", indices.dtype)):
+        if dtype.kind not in "iu":
+            raise ValueError(f"its {name} are not whole numbers")
+    _check_numbers(data)
+    if pointers.shape != (n + 1,) or data.ndim != 1 or indices.shape != data.shape:
+        raise ValueError("its indptr, indices and data do not fit together")
+    pointers = pointers.astype(np.int64)
+    if pointers[0] != 0 or (np.diff(pointers) < 0).any() or pointers[-1] > data.shape[0]:
+        raise ValueError("its indptr runs backwards, or past the end")
+    return pointers
+
+
+def _check_numbers(stored: Any) -> None:
+    if stored.dtype.kind not in "fiub":
+        raise ValueError(f"its values are {stored.dtype}, and not numbers")
+
+
+def _cut(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Where to cut rows into blocks: as many as span VALUES_AT_ONCE stored values, and at least one.
+
+    Parameters
+    ----------
+    first, last
+        Position of each row's first value, and of the one after its last, int64 (n,).
+    """
+    cuts = [0]
+    while cuts[-1] < len(last):
+        fit = int(np.searchsorted(last, first[cuts[-1]] + VALUES_AT_ONCE, side="right"))
+        cuts.append(max(fit, cuts[-1] + 1))
+    return np.array(cuts)
+
+
+def _cut_dense(stored: Any, rows: np.ndarray) -> np.ndarray:
+    n = max(1, VALUES_AT_ONCE // max(1, stored.shape[1]))
+    chunk = stored.chunks[0] if stored.chunks else 1
+    if chunk * stored.shape[1] <= LARGEST_CHUNKS * VALUES_AT_ONCE:
+        n = max(chunk, n // chunk * chunk)
+    return np.append(np.flatnonzero(np.diff(rows // n, prepend=-1)), len(rows))
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def as_values(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The matrix in float32, without stored zeros."""
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told of as that
+        matrix = matrix.astype(np.float32, copy=False)
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def _entries(stored: Any, first: int, last: int, n_minor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stored values and their indices: scipy reads and writes wherever an index points to, also outside of its memory."""
+    data, indices = stored["data"][first:last], stored["indices"][first:last]
+    if len(data) != last - first or len(indices) != last - first:
+        raise ValueError("its indices and data are cut short")
+    if len(indices) and (indices.min() < 0 or indices.max() >= n_minor):
+        raise ValueError(f"its indices are not all between 0 and {n_minor - 1}")
+    return data, indices.astype(np.int32, copy=False)
+
+
+def _csr_rows(stored: Any, block: Block) -> sparse.csr_matrix:
+    data, indices = _entries(stored, int(block.span[0]), int(block.span[-1]), block.n_columns)
+    shape = (len(block.span) - 1, block.n_columns)
+    matrix = sparse.csr_matrix((data, indices, block.span - block.span[0]), shape)
+    return matrix if shape[0] == len(block.rows) else matrix[block.rows - block.rows[0]]
+
+
+def _dense_rows(stored: Any, block: Block) -> sparse.csr_matrix:
+    values = stored[int(block.rows[0]) : int(block.rows[-1]) + 1]
+    if len(values) > len(block.rows):
+        values = values[block.rows - block.rows[0]]
+    with np.errstate(over="ignore"):
+        return sparse.csr_matrix(values.astype(np.float32, copy=False))
+
+
+def _csc_rows(stored: Any, block: Block) -> sparse.csr_matrix:
+    """Some rows of a CSC matrix, some columns at a time, so that only these rows' values are ever held."""
+    pieces = list(_columns(stored, block))
+    row, data = (np.concatenate([piece[i] for piece in pieces]) for i in (0, 2))
+    pointers = np.concatenate([[0], np.cumsum(np.concatenate([piece[1] for piece in pieces]))])
+    return sparse.csc_matrix((data, row, pointers), (len(block.rows), block.n_columns)).tocsr()
+
+
+def _columns(stored: Any, block: Block) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Some columns at a time: which of the block's rows each value is of, how many values each column has, the values."""
+    n_rows, n_columns = shape_of(stored)
+    pointers = _pointers(stored, n_columns)
+    place = np.full(n_rows, -1, dtype=np.int32)
+    place[block.rows] = np.arange(len(block.rows))
+    cuts = _cut(pointers[:-1], pointers[1:])
+    for a, b in pairwise(cuts):
+        data, indices = _entries(stored, int(pointers[a]), int(pointers[b]), n_rows)
+        row = place[indices]
+        here = np.flatnonzero(row >= 0)
+        in_column = np.diff(np.searchsorted(here, pointers[a : b + 1] - pointers[a]))
+        yield row[here], in_column, data[here]
+
+
+def _sort_by_rows(stored: Any, block: Block, file: Path, written: Any) -> list[Block]:
+    """The rows of a CSC matrix as blocks: counted in a first reading, in a second each value is appended to its block's
+    part of a file, where the columns come in order."""
+    counts = np.zeros(len(block.rows), dtype=np.int64)
+    for row, _, _ in _columns(stored, block):
+        counts += np.bincount(row, minlength=len(counts))
+    last = np.cumsum(counts)
+    cuts = _cut(last - counts, last)
+    begins = np.concatenate([[0], last])[cuts]
+    number = np.repeat(np.arange(len(cuts) - 1), np.diff(cuts)).astype(np.uint16 if len(cuts) <= 2**16 else np.int64)
+    at, column = begins[:-1].copy(), 0
+    for row, in_column, data in _columns(stored, block):
+        entries = np.empty(len(row), dtype=ENTRY)
+        of_block = number[row]
+        entries["row"] = row - cuts[of_block]
+        entries["column"] = np.repeat(np.arange(column, column + len(in_column), dtype=np.int32), in_column)
+        with np.errstate(over="ignore"):
+            entries["value"] = data
+        column += len(in_column)
+        entries = entries[np.argsort(of_block, kind="stable")]
+        n = np.bincount(of_block, minlength=len(at))
+        first = np.cumsum(n) - n
+        for i in np.flatnonzero(n):
+            written.seek(int(at[i]) * ENTRY.itemsize)
+            written.write(entries[first[i] : first[i] + n[i]].tobytes())
+        at += n
+    return [
+        replace(block, file=file, form="sorted", rows=block.rows[cuts[i] : cuts[i + 1]], span=begins[i : i + 2])
+        for i in range(len(cuts) - 1)
+    ]
+
+
+def _sorted_rows(block: Block) -> sparse.csr_matrix:
+    first, last = (int(n) for n in block.span)
+    entries = np.fromfile(block.file, ENTRY, last - first, offset=first * ENTRY.itemsize)
+    pointers = np.concatenate([[0], np.cumsum(np.bincount(entries["column"], minlength=block.n_columns))])
+    shape = (len(block.rows), block.n_columns)
+    matrix = sparse.csc_matrix((entries["value"].copy(), entries["row"].copy(), pointers), shape).tocsr()
+    matrix.eliminate_zeros()
+    return matrix
+
+
+# --- a few rows ------------------------------------------------------------------------------------------------------
+
+
+def some_rows(store: h5py.File | zarr.Group, path: str, rows: np.ndarray) -> sparse.csr_matrix:
+    """A few rows of a stored matrix, float32, without reading the others where the format allows it.
+
+    Parameters
+    ----------
+    rows
+        int (n,), ascending.
+
+    Raises
+    ------
+    ValueError, OSError
+        If the matrix is damaged; h5py and zarr know more exceptions.
+    """
+    stored: Any = store[path]
+    (n_rows, n_columns), form = shape_of(stored), form_of(stored)
+    if len(rows) and rows[-1] >= n_rows:
+        raise ValueError(f"it has {n_rows} rows, and obs has more")
+    if form == "csc":
+        return as_values(_csc_rows(stored, Block("", Path(), path, form, n_columns, rows, np.empty(0))))
+    if form == "dense":
+        _check_numbers(stored)
+        with np.errstate(over="ignore"):
+            return sparse.csr_matrix(np.stack([stored[int(row)] for row in rows]).astype(np.float32))
+    pointers = _pointers(stored, n_rows)
+    parts = [_entries(stored, int(pointers[row]), int(pointers[row + 1]), n_columns) for row in rows]
+    data, indices = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    starts = np.concatenate([[0], np.cumsum(pointers[rows + 1] - pointers[rows])])
+    return as_values(sparse.csr_matrix((data, indices, starts), (len(rows), n_columns)))
+
+
+# --- cells as they are in the file -----------------------------------------------------------------------------------
+
+
+def cells_as_they_are(file: Path, rows: np.ndarray) -> ad.AnnData:
+    """Some cells with all that the file has of them: X, layers, raw, obs, var, obsm, obsp, varm, varp, uns.
+
+    Parameters
+    ----------
+    rows
+        int (n,), ascending.
+
+    Raises
+    ------
+    InputError
+        If any part of the file cannot be read.
+    """
+    try:
+        with open_file(file) as store, warnings.catch_warnings():
+            # Cells with equal names are kept apart by position; the user is told so by the plan.
+            warnings.filterwarnings("ignore", message=".* names are not unique")
+            return _cells_as_they_are(store, rows)
+    except InputError:
+        raise
+    except Exception as error:  # damage where nothing has looked yet fails inside anndata in many ways
+        raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
+
+
+def _cells_as_they_are(store: Any, rows: np.ndarray) -> ad.AnnData:
+    parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "varm", "varp", "uns") if name in store}
+    by_rows = {name: group for name in ("layers", "obsm", "obsp") if is_group(group := store.get(name))}
+    small = {
+        name: {key: ad.io.read_elem(group[key]) for key in group if not _is_matrix(group[key])}
+        for name, group in by_rows.items()
+    }
+    cells = ad.AnnData(**parts, **small)[rows].copy()
+    if has_x(store):
+        cells.X = _rows_as_they_are(store, "X", rows)
+    for name, group in by_rows.items():
+        for key in (key for key in group if key not in small[name]):
+            values = _rows_as_they_are(store, f"{name}/{key}", rows)
+            getattr(cells, name)[key] = values[:, rows] if name == "obsp" else values
+    if ".raw" in other_matrices(store):
+        raw = {name: ad.io.read_elem(store["raw"][name]) for name in ("var", "varm") if name in store["raw"]}
+        cells.raw = ad.AnnData(_rows_as_they_are(store, "raw/X", rows), obs=cells.obs[[]], **raw)
+    return cells
+
+
+def _is_matrix(stored: Any) -> bool:
+    """Whether some rows can be read without the others: sparse matrices, and arrays of numbers."""
+    if is_array(stored):
+        return stored.ndim > 1 and stored.dtype.kind in "fiubc"
+    return stored.attrs.get("encoding-type") in ("csr_matrix", "csc_matrix")
+
+
+def _rows_as_they_are(store: Any, path: str, rows: np.ndarray) -> Any:
+    """Some rows of a matrix, in its own type and form."""
+    stored = store[path]
+    if not _is_matrix(stored):
+        return ad.io.read_elem(stored)[rows]
+    if is_array(stored):
+        cuts = _cut_dense(stored, rows)
+        spans = [stored[int(rows[a]) : int(rows[b - 1]) + 1][rows[a:b] - rows[a]] for a, b in pairwise(cuts)]
+        return np.concatenate(spans)
+    of_rows = Blocks.of(store, path, path, rows)
+    matrix = sparse.vstack([block.as_it_is() for block in of_rows.blocks], format="csr")
+    return matrix.tocsc() if form_of(stored) == "csc" else matrix

@@ -1,0 +1,385 @@
+"""PATH as a DOI or an https address: fetched once into the cache, checked, and whole or not there at all.
+
+    JIND_NB_CACHE (default: the user's cache folder)/downloads/<hash of the address>/<name>.h5ad
+                                                      ... /fetched.json    where from, when, checksums
+
+pooch finds the files of a DOI with their checksums, streams, compares, and gives a file its name once it is right; what
+a broken connection left is kept as `.part` and gone on with, where the server can say that the file is still the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+
+from ..core.address import _is_safe, check_address, name_of, shown_address
+from ..core.files import is_disk_full, write_json
+from ..core.locks import WITHOUT_LOCKS
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import requests
+
+log = logging.getLogger(__name__)
+
+CACHE = "JIND_NB_CACHE"
+
+PIECE = 2**18  # bytes; a broken connection costs at most so many
+
+LEFT_FREE = 200_000_000  # bytes of the cache's disk
+
+SECONDS_BETWEEN_LINES = 10
+
+TIMEOUT = 30  # seconds without an answer
+
+TRY = "Try again with the internet at hand, or fetch the file by hand and give its path."
+
+MAKE_ROOM = f"Make room, or name a folder on a larger disk in {CACHE}."
+
+MEANINGS = {401: "it asks for a login", 403: "it asks for a login", 404: "there is no such file", 429: "it is busy"}
+
+
+def cache_folder() -> Path:
+    """JIND_NB_CACHE, or the user's cache folder.
+
+    Raises
+    ------
+    InputError
+        If JIND_NB_CACHE is relative: a run's notebooks work in another folder, and would look elsewhere.
+    """
+    folder = Path(os.environ.get(CACHE) or user_cache_path("jind_nb")).expanduser()
+    if not folder.is_absolute():
+        raise InputError(f"{CACHE}: found {str(folder)!r}; it must be a whole path, from / on.")
+    return folder
+
+
+def fetched(address: str) -> Path:
+    """The file of an address in the cache; fetched if it is not there.
+
+    Raises
+    ------
+    InputError
+        If it cannot be fetched, is not what its checksum says, or no h5ad file.
+    """
+    try:
+        check_address(address)
+    except ValueError as error:
+        raise InputError(f"PATH: found {shown_address(address)!r}; it {error}.") from None
+    plain, hash_ = address.partition("#")[::2]
+    wanted = hash_.replace("=", ":", 1).lower() or None
+    folder = cache_folder() / "downloads" / hashlib.sha256(plain.encode()).hexdigest()[:24]
+    this = _Download(plain, folder, folder / name_of(address), wanted)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The cache folder {folder} cannot be made ({error}); name another in {CACHE}.") from None
+    if not this.is_there():
+        with _alone(this):
+            if not this.is_there():  # another run may have fetched it meanwhile
+                this.fetch()
+    return this.file
+
+
+@contextmanager
+def _alone(this: _Download) -> Iterator[None]:
+    lock = FileLock(this.folder / ".lock")
+    try:
+        lock.acquire(timeout=0.1)
+    except Timeout:
+        _say(f"Another run is fetching {shown_address(this.address)}; waiting for it.")
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _say(line: str) -> None:
+    log.info(line)
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass
+class _Download:
+    """One file: where from, where to, and its checksum (`sha256:0f3c…`) if one is known."""
+
+    address: str
+    folder: Path
+    file: Path
+    wanted: str | None
+    sized: bool = True  # whether the server said how long the answer is
+
+    @property
+    def note(self) -> Path:
+        return self.folder / "fetched.json"
+
+    @property
+    def part(self) -> Path:
+        return self.folder / ".part"
+
+    @property
+    def version(self) -> Path:
+        """What the server called the version of the file that `part` is the beginning of."""
+        return self.folder / ".part.etag"
+
+    def is_there(self) -> bool:
+        """Whether the file is there as it was fetched, and is the wanted one."""
+        from pooch import file_hash
+
+        note = self._as_noted()
+        if note is None or self.wanted is None:
+            return note is not None
+        algorithm, _, digest = self.wanted.partition(":")
+        if algorithm not in note:
+            note[algorithm] = file_hash(str(self.file), algorithm)
+            self._write_note(note)
+        return note[algorithm] == digest
+
+    def _as_noted(self) -> dict[str, str] | None:
+        """The checksums of the file as it was fetched; None if it was not, or was changed since."""
+        try:
+            note, stat = json.loads(self.note.read_text("utf-8")), self.file.stat()
+            return dict(note["hashes"]) if note["signature"] == [stat.st_size, stat.st_mtime_ns] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _write_note(self, hashes: dict[str, str]) -> None:
+
+        stat = self.file.stat()
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_json(
+            self.note,
+            {
+                "address": shown_address(self.address),
+                "fetched": when,
+                "signature": [stat.st_size, stat.st_mtime_ns],
+                "hashes": hashes,
+            },
+        )
+
+    def fetch(self) -> None:
+        """Fetches the file, and notes its checksums."""
+        import pooch
+        import requests
+
+        pooch.get_logger().setLevel(logging.WARNING)
+        try:
+            url, known = self._resolved()
+            if self.file.exists() and not self._as_noted():
+                self.file.unlink()
+            pooch.retrieve(url, known_hash=known, fname=self.file.name, path=self.folder, downloader=self._stream)
+        except InputError:
+            raise
+        except requests.exceptions.HTTPError as error:
+            raise self._refused(f"the server answers {_status(error.response)}") from None
+        except (requests.exceptions.RequestException, OSError) as error:
+            if is_disk_full(error):
+                raise self._refused(f"the disk of the cache, {self.folder}, is full", MAKE_ROOM) from None
+            raise self._refused(self._broken(error)) from None
+        except ValueError as error:  # pooch's word for a wrong checksum, and for a DOI it cannot use
+            raise self._refused(_in_words(error)) from None
+        except (KeyError, IndexError, TypeError):
+            raise self._refused("what the archive says of its files cannot be understood") from None
+        hashes = dict([known.split(":", 1)] if known else []) | {"sha256": pooch.file_hash(str(self.file))}
+        self._write_note(hashes)
+        checked = f"its {known.split(':')[0]} is right" if known else f"its sha256 is {hashes['sha256']}"
+        _say(f"Fetched {self.file.name}: {checked}.")
+        if known is None:
+            _say(
+                f"To have that checked wherever it is fetched: PATH: {shown_address(self.address)}#sha256={hashes['sha256']}"
+            )
+
+    def _resolved(self) -> tuple[str, str | None]:
+        """The https address and checksum of the file, for a DOI as the archive tells them."""
+        if not self.address.lower().startswith("doi:"):
+            return self.address, self.wanted
+        from pooch.downloaders import REQUESTS_HEADERS, doi_to_repository
+
+        doi, name = self.address[4:].rsplit("/", 1)
+        known: dict[str, str] = {}
+        archive = doi_to_repository(doi, timeout=TIMEOUT, headers=REQUESTS_HEADERS)
+        archive.populate_registry(SimpleNamespace(registry=known))
+        name = unquote(name)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1) or sorted(known)[:20]
+            raise InputError(f"PATH: doi:{doi} has no file {name!r}; did you mean {', '.join(map(repr, near))}?")
+        if self.wanted and self.wanted.split(":")[0] == known[name].split(":")[0] and self.wanted != known[name]:
+            raise InputError(
+                f"PATH: {shown_address(self.address)} should be {self.wanted}, but the archive says {known[name]}."
+            )
+        return archive.download_url(name), self.wanted or known[name]
+
+    def _stream(self, url: str, output_file: str, _: object) -> None:
+        """pooch's downloader: to `part`, from where an earlier one stopped; then it is the output."""
+        from pooch import HTTPDownloader
+        from pooch.downloaders import REQUESTS_HEADERS
+
+        if not _is_safe(url):
+            raise InputError(
+                f"PATH: {shown_address(self.address)} leads to {shown_address(url)}, which is not https; fetch it by hand."
+            )
+        headers = REQUESTS_HEADERS | {"Accept-Encoding": "identity"}
+        if self.version.exists() and self.part.exists() and self.part.stat().st_size:
+            headers |= {"Range": f"bytes={self.part.stat().st_size}-", "If-Range": self.version.read_text("utf-8")}
+        progress, answers = _Progress(self), []
+
+        def answered(answer: requests.Response, **_: Any) -> None:
+            answers.append(answer)
+            self._answered(answer)
+
+        downloader = HTTPDownloader(
+            progressbar=progress, chunk_size=PIECE, timeout=TIMEOUT, headers=headers, hooks={"response": answered}
+        )
+        try:
+            with self.part.open("ab") as part:
+                downloader(url, part, None)
+            self._check_content()
+        except BaseException:
+            if not self.version.exists():
+                self.part.unlink(missing_ok=True)
+            raise
+        finally:
+            progress.end()
+            for answer in answers:
+                answer.close()
+        self.part.replace(output_file)
+        self.version.unlink(missing_ok=True)
+
+    def _answered(self, answer: requests.Response) -> None:
+        """Sees, before anything of the answer is kept, that it is the file, that it fits, and where it begins."""
+        if answer.is_redirect:
+            to = answer.headers["location"]
+            if urlsplit(to).scheme and not _is_safe(to):
+                raise InputError(
+                    f"PATH: {shown_address(self.address)} leads to {shown_address(to)}, which is not https; fetch it by hand."
+                )
+            return
+        if answer.status_code == 416:  # what is kept is longer than the file
+            self.forget()
+        if not answer.ok:
+            return
+        kind = answer.headers.get("content-type", "").split(";")[0]
+        if kind == "text/html":
+            self.forget()
+            raise InputError(
+                f"PATH: {shown_address(self.address)} is a web page and not an .h5ad file; perhaps one to log in, or about the "
+                "file: fetch it in a browser and give its path."
+            )
+        if answer.status_code == 206:
+            begins = answer.headers.get("content-range", "").startswith(f"bytes {self.part.stat().st_size}-")
+            if not begins or answer.headers.get("etag", "") not in ("", self.version.read_text("utf-8")):
+                self.forget()
+                raise self._refused("the server sent another part of it than was asked for")
+        else:  # from its beginning
+            self.forget()
+            self.part.touch()
+            etag = answer.headers.get("etag", "")
+            if etag.startswith('"'):
+                self.version.write_text(etag, "utf-8")
+        self.sized = "content-length" in answer.headers
+        size, free = int(answer.headers.get("content-length", 0)), shutil.disk_usage(self.folder).free
+        if size + LEFT_FREE > free:
+            raise self._refused(f"it has {size:,} bytes more, and the disk of the cache {free:,} free", MAKE_ROOM)
+        kept = f", going on after {self.part.stat().st_size:,}" if answer.status_code == 206 else ""
+        _say(f"Fetching {shown_address(self.address)} ({size:,} bytes{kept}) to {self.folder}")
+
+    def _check_content(self) -> None:
+        import h5py
+
+        if not h5py.is_hdf5(self.part):
+            with self.part.open("rb") as part:
+                begins = part.read(60)
+            self.forget()
+            raise InputError(
+                f"PATH: what {shown_address(self.address)} gives is not an h5ad (HDF5) file: it begins with {begins!r}. Fetch the "
+                "file in a browser and give its path."
+            )
+        if not self.sized:  # a connection that broke looks like one that ended
+            try:
+                h5py.File(self.part, "r").close()
+            except OSError as error:
+                raise self._refused(f"what came is not whole ({error})") from None
+
+    def forget(self) -> None:
+        """Empties what was kept of an earlier try."""
+        if self.part.exists():
+            os.truncate(self.part, 0)
+        self.version.unlink(missing_ok=True)
+
+    def _broken(self, error: Exception) -> str:
+        kept = self.part.stat().st_size if self.part.exists() else 0
+        reason = re.findall(r"\[Errno [^\]]*\] ([^'\")]+)|(timed out|Connection broken)", str(error))
+        words = next((word for pair in reason for word in pair if word), type(error).__name__)
+        again = f"; {kept:,} bytes are kept, and the same command goes on after them" if kept else ""
+        return f"there is no connection, or it broke ({words}){again}"
+
+    def _refused(self, reason: str, advice: str = TRY) -> InputError:
+        return InputError(f"PATH: {shown_address(self.address)} could not be fetched: {reason}. {advice}")
+
+
+def _in_words(error: ValueError) -> str:
+    checksums = re.search(r"expected (?:\w+:)?(\w+) but got (\w+)", str(error))
+    if checksums is None:
+        return str(error).rstrip(".")
+    return f"what came has the checksum {checksums[2]} and not {checksums[1]}; nothing of it is kept"
+
+
+def _status(answer: requests.Response | None) -> str:
+    if answer is None:
+        return "nothing"
+    meaning = MEANINGS.get(answer.status_code, "it fails" if answer.status_code >= 500 else "it refuses")
+    return f"{answer.status_code} {answer.reason} ({meaning})"
+
+
+class _Progress:
+    """What pooch calls a progress bar: one in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, of: _Download) -> None:
+        self.of, self.total, self.done, self.said = of, 0, 0, time.monotonic()
+        self.bar: Any = None
+
+    def update(self, n: int) -> None:
+        self.done = min(self.done + n, self.total or self.done + n)
+        if shutil.disk_usage(self.of.folder).free < LEFT_FREE // 2:
+            raise self.of._refused("the disk of the cache is all but full", MAKE_ROOM)
+        if sys.stderr.isatty():
+            if self.bar is None:
+                from tqdm import tqdm
+
+                self.bar = tqdm(total=self.total or None, unit="B", unit_scale=True, desc=self.of.file.name)
+            self.bar.update(self.done - self.bar.n)
+        elif time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
+            self.said = time.monotonic()
+            share = f" ({self.done / self.total:.0%})" if self.total else ""
+            _say(f"{time.strftime('%H:%M:%S')} {self.of.file.name}: {self.done:,} bytes{share}")
+
+    def reset(self) -> None:
+        """pooch asks for this, and for all of it again, at the end."""
+        self.done = 0
+
+    def close(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

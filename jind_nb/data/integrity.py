@@ -1,0 +1,192 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import signal
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import h5py
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import zarr
+
+# Deflate shrinks at most a thousandfold: a file that declares more than this was damaged, or made to fill the memory.
+DECLARED_PER_BYTE, SMALL = 2000, 2**28
+
+MOST_NESTED = 100
+
+# What the rehearsal may take: seconds, and bytes it reads in a second.
+SECONDS, BYTES_PER_SECOND = 20, 5e6
+
+SMALL_ENOUGH_TO_READ = 2**20
+
+# The files read so without fault, as their inode, size and time: the kernels of a run need not repeat it, who would double
+# what they seem to hold while they are forked.
+REHEARSED = "JIND_NB_REHEARSED"
+
+
+def _check_links(folder: Path) -> None:
+    """Sees that every part of a zarr folder is in it.
+
+    Raises
+    ------
+    InputError
+        If one is a link to somewhere else, which could be any file of the reader's.
+    """
+    home = folder.resolve()
+    for above, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(above) / name
+            if path.is_symlink() and home not in path.resolve().parents:
+                raise InputError(
+                    f"PATH: {path} is a link to another place; links out of a file are not followed: write the file "
+                    "again with everything in it."
+                )
+
+
+def path_of(store: Any) -> str:
+    """Where an open file is, for messages."""
+    return str(store.filename if isinstance(store, h5py.File) else store.store.root)
+
+
+def _rehearse(file: Path) -> None:
+    """Reads the file's structure and tables in a process of its own, once: of some damaged files the HDF5 library never
+    finishes reading, or dies.
+
+    Raises
+    ------
+    InputError
+        If it does either.
+    """
+    if _signature(file) in os.environ.get(REHEARSED, "").split() or not hasattr(os, "fork"):
+        return
+    stat = file.stat()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does not touch
+        child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            faulthandler.disable()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where a dying library complains
+            _read_once(file)
+        os._exit(0)
+    end, pause = time.monotonic() + SECONDS + stat.st_size / BYTES_PER_SECOND, 0.001
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise InputError(
+                f"PATH: {file} cannot be read (the HDF5 library does not finish); it is damaged: copy it again."
+            )
+        time.sleep(pause)
+        pause = min(0.05, 1.5 * pause)
+    if os.WIFSIGNALED(ended[1]):
+        raise InputError(f"PATH: {file} cannot be read (the HDF5 library fails on it); it is damaged: copy it again.")
+    is_whole(file)
+
+
+def is_whole(file: Path) -> None:
+    """Notes that a file is undamaged: read so before, or just written by ourselves."""
+    os.environ[REHEARSED] = f"{os.environ.get(REHEARSED, '')} {_signature(file)}".strip()
+
+
+def _signature(file: Path) -> str:
+    stat = file.stat()
+    return f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def _read_once(file: Path) -> None:
+    """Everything of a file but large values; errors are left to be found again and told of."""
+
+    def see(name: str, item: Any) -> None:
+        with suppress(Exception):
+            dict(item.attrs)
+        with suppress(Exception):
+            if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual and item.shape is not None:
+                small = math.prod(item.shape) * item.dtype.itemsize <= SMALL_ENOUGH_TO_READ
+                if small or math.prod(item.shape) * item.dtype.itemsize <= file.stat().st_size * DECLARED_PER_BYTE:
+                    item[() if small else slice(0, 1)]
+                if item.chunks:
+                    item.id.get_num_chunks()
+
+    with h5py.File(file, "r") as h5:
+        _check_structure(h5, file.stat().st_size)
+        h5.visititems(see)
+        for table in ("obs", "var", "raw/var"):
+            with suppress(Exception):
+                ad.io.read_elem(h5[table])
+
+
+def _check_structure(store: h5py.File | zarr.Group, n_bytes: int) -> None:
+    """Sees that the file is whole, keeps its values in itself, and is not made to fill the memory.
+
+    Raises
+    ------
+    InputError
+        If a part is in another file, which could be any file of the reader's, or declares values it cannot hold.
+    """
+
+    groups, seen = [(store["/"] if isinstance(store, h5py.File) else store, "", 0)], set()
+    while groups:
+        group, above, depth = groups.pop()
+        for key in group:
+            name = f"{above}{_name(key)}"
+            what = f"{name} of {path_of(store)}"
+            address: object = name
+            if isinstance(group, h5py.Group):
+                link = group.id.links.get_info(key if isinstance(key, bytes) else key.encode()).type
+                if link == h5py.h5l.TYPE_EXTERNAL:
+                    raise InputError(
+                        f"PATH: {what} is a link to another file; links out of a file are not followed: write the file "
+                        "again with everything in it."
+                    )
+                if link != h5py.h5l.TYPE_HARD:  # a second name within this file
+                    continue
+                address = h5py.h5o.get_info(group[key].id).addr
+            item = group[key]
+            if is_array(item):
+                _check_dataset(item, what, n_bytes)
+            elif is_group(item) and address not in seen:
+                if depth == MOST_NESTED:
+                    raise InputError(
+                        f"PATH: {above[:50]}… of {path_of(store)} is nested more than {depth} deep; write it flatter."
+                    )
+                groups.append((item, f"{name}/", depth + 1))
+            seen.add(address)
+
+
+def _check_dataset(stored: h5py.Dataset | zarr.Array, what: str, n_bytes: int) -> None:
+    if isinstance(stored, h5py.Dataset) and (stored.external or stored.is_virtual):
+        raise InputError(
+            f"PATH: {what} is kept in another file, which is not read: write the file again with everything in it."
+        )
+    declared = math.prod(stored.shape) * stored.dtype.itemsize
+    if declared > max(SMALL, DECLARED_PER_BYTE * n_bytes):
+        raise InputError(
+            f"PATH: {what} declares {' x '.join(map(str, stored.shape))} values, which a file of {n_bytes:,} bytes cannot "
+            "hold; it is damaged: copy or write it again."
+        )
+
+
+def is_array(item: Any) -> bool:
+    """Whether a part of a file is an array, and not a group."""
+    return getattr(item, "shape", None) is not None
+
+
+def is_group(item: Any) -> bool:
+    """Whether a part of a file is a group; one that holds nothing at all is neither that nor an array."""
+    return hasattr(item, "keys")
+
+
+def _name(stored: str | bytes) -> str:
+    return stored if isinstance(stored, str) else stored.decode("utf-8", "replace")

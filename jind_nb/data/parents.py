@@ -1,0 +1,118 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ..core.labels import UNASSIGNED
+from ..core.text import listing
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+Parents = Mapping[str, str]  # cell type -> parent; a type that is missing is its own
+
+NEARLY_UNANIMOUS = 0.95  # of a type's cells, on its parent
+
+NAMES_SHOWN = 10
+
+
+# --- what PARENTS says -----------------------------------------------------------------------------------------------
+
+
+def enter(given: Parents | str, cells: pd.DataFrame, plan: Plan) -> None:
+    """Enters into the plan the parent of each cell type, `plan.parents`, and what is odd about them.
+
+    Parameters
+    ----------
+    given
+        PARENTS: the map itself, or the name of the column that `cells` has as `parent`.
+    cells
+        As `data.read_cells` makes it: `cell_type`, and `parent` (None where it is not known) if a column is given.
+    plan
+        Its `classes`; of a type that is in the data but not among them no parent is asked for.
+
+    Raises
+    ------
+    InputError
+        For a parent that itself has one, for `Unassigned` as a parent, for a name that is almost a cell type's, and for
+        a column in which a type's cells do not agree.
+    """
+    parents = dict(given) if not isinstance(given, str) else _by_majority(given, cells, plan)
+    labels = set(cells["cell_type"].dropna()) | set(plan.classes)
+    if not isinstance(given, str):
+        _see_that_types_exist(parents, labels, plan)
+    for name, parent in parents.items():
+        if parent == UNASSIGNED:
+            raise InputError(
+                f"PARENTS: {UNASSIGNED} is our word for a rejected cell; name the parent of {name!r} anew."
+            )
+        if parents.get(parent, parent) != parent:
+            raise InputError(
+                f"PARENTS: {parent!r} is the parent of {name!r} and has a parent itself, {parents[parent]!r}; there is one "
+                f"level only. Give {name!r} the parent {parents[parent]!r}, or leave {parent!r} without one."
+            )
+    plan.parents = parents
+    sizes = pd.Series(of_types(plan.classes, parents)).value_counts()
+    if not (sizes > 1).any():
+        plan.warnings.append("PARENTS: no two cell types have the same parent, so no cell can fall back to one.")
+    elif len(sizes) == 1:
+        plan.warnings.append(f"PARENTS: all cell types have the same parent, {sizes.index[0]!r}, which says nothing.")
+
+
+def _see_that_types_exist(parents: Parents, labels: set[str], plan: Plan) -> None:
+    unknown = [name for name in parents if name not in labels]
+    without = [name for name in plan.classes if name not in parents]
+    for name in unknown:
+        near = difflib.get_close_matches(name, without, n=1, cutoff=0.85)
+        if near or len(unknown) == len(parents):
+            hint = f"did you mean {near[0]!r}?" if near else f"the cell types are {listing(plan.classes, NAMES_SHOWN)}."
+            raise InputError(f"PARENTS: there is no cell type {name!r}; {hint}")
+    if unknown:
+        plan.notes.append(
+            f"PARENTS names {listing(unknown, NAMES_SHOWN)}, which no annotated cell has; that is no matter."
+        )
+    if without:
+        plan.notes.append(f"PARENTS does not name {listing(without, NAMES_SHOWN)}: no cell falls back from there.")
+
+
+def _by_majority(column: str, cells: pd.DataFrame, plan: Plan) -> dict[str, str]:
+    """The parent that most of a type's annotated cells have in a column."""
+    known = cells[cells["cell_type"].isin(plan.classes) & cells["parent"].notna()]
+    found: dict[str, str] = {}
+    for name, of_type in known.groupby("cell_type")["parent"]:
+        counts = of_type.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+        shares = counts / counts.sum()
+        told = ", ".join(f"{parent!r} {100 * share:.0f} %" for parent, share in shares.iloc[:3].items())
+        if shares.iloc[0] <= 0.5:
+            raise InputError(
+                f"PARENTS: the column {column!r} is no coarser level of the cell types: cells of {name!r} have {told}. "
+                "Name another column, or give a map."
+            )
+        if shares.iloc[0] < NEARLY_UNANIMOUS:
+            plan.warnings.append(f"PARENTS: cells of {name!r} have {told} in {column!r}; the first is taken.")
+        found[str(name)] = str(counts.index[0])
+    if not found:
+        raise InputError(f"PARENTS: no annotated cell has a value in the column {column!r}.")
+    if without := [name for name in plan.classes if name not in found]:
+        plan.notes.append(
+            f"PARENTS: {column!r} says nothing of {listing(without, NAMES_SHOWN)}: no cell falls back from there."
+        )
+    return found
+
+
+# --- falling back ----------------------------------------------------------------------------------------------------
+
+
+def of_types(types: Sequence[str], parents: Parents) -> list[str]:
+    """The parent of each type; its own name where none is given.
+
+    >>> of_types(["B", "CD4 T", "CD8 T"], {"CD4 T": "T", "CD8 T": "T"})
+    ['B', 'T', 'T']
+    """
+    return [parents.get(name, name) for name in types]

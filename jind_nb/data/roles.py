@@ -1,0 +1,187 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..core.model_json import read_model_json
+from ..core.parameters import Parameters
+from ..core.text import listing
+from ..errors import InputError
+from . import parents
+from .plan import Plan
+
+CELLS_PER_BATCH = {"default": 10_000, "reference": 50_000}
+
+FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
+
+
+def _require_batches(named: dict[str, list[str]], known: list[str], where: str) -> None:
+    for parameter, names in named.items():
+        for name in names:
+            if name not in known:
+                alike = [other for other in known if other.casefold() == name.casefold()]
+                near = alike or difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise InputError(f"{parameter}: there is no batch {name!r} in {where}; it has {listing(known)}.{hint}")
+
+
+def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
+    """Decides from names and labels alone who takes part; adds the bool column `trains` to `cells`.
+
+    Raises
+    ------
+    InputError
+        For an unknown batch, or where fewer than two cell types would be left to train.
+    """
+    p = parameters
+    batches = list(dict.fromkeys(cells["batch"].dropna()))
+    where = f"column {p.BATCH_COL!r} of {', '.join(p.paths)}"
+    # A saved model needs no annotated batch: parameters that name some are not wrong, only unused.
+    named = {"TARGET_DATASET_NAME": [p.TARGET_DATASET_NAME]}
+    if p.PRETRAINED_MODEL_PATH is None:
+        named |= {
+            "SOURCE_DATASET_NAME": [p.SOURCE_DATASET_NAME] if p.SOURCE_DATASET_NAME else [],
+            "INTER_DATASETS_NAMES": p.INTER_DATASETS_NAMES,
+            "EXCLUDE_DATASETS_NAMES": p.EXCLUDE_DATASETS_NAMES,
+        }
+    _require_batches(named, batches, where)
+    plan = Plan(target=p.TARGET_DATASET_NAME, source=p.SOURCE_DATASET_NAME, annotated=[], classes=[])
+    n_target = int((cells["batch"] == plan.target).sum())
+    if n_target < 2:
+        raise InputError(f"TARGET_DATASET_NAME: batch {plan.target!r} has {n_target} cell; at least two are needed.")
+    _note_names(p, cells, plan)
+    cells["trains"] = False
+    if p.PRETRAINED_MODEL_PATH is not None:
+        plan.source = None
+        if p.PARENTS is not None:
+            if isinstance(p.PARENTS, str):
+                raise InputError(
+                    f"PARENTS: {p.PARENTS!r} is a column, and a saved model has no annotated cells to read it of; give a "
+                    "map, or leave PARENTS out to use the model's own."
+                )
+            plan.classes = read_model_json(Path(p.PRETRAINED_MODEL_PATH))["classes"]
+            parents.enter(p.PARENTS, cells, plan)
+        return plan
+
+    candidates = _candidates(p, batches, plan)
+    has_label = cells["cell_type"].notna()
+    labelled = {name: cells.loc[has_label & (cells["batch"] == name), ["cell_type"]] for name in candidates}
+    counts = {name: batch["cell_type"].value_counts().sort_index() for name, batch in labelled.items()}
+    for name, batch in labelled.items():
+        _choose_types(p, name, counts[name], plan)
+        if name in plan.cells:
+            batch = _draw(p, name, batch[batch["cell_type"].isin(plan.cells[name])], plan)
+            plan.cells[name] = {str(t): int(n) for t, n in batch["cell_type"].value_counts().sort_index().items()}
+            cells.loc[batch.index, "trains"] = True
+    _check_what_is_left(p, counts, plan)
+    plan.classes = sorted({cell_type for of_batch in plan.cells.values() for cell_type in of_batch})
+    plan.dropped = sorted(
+        {cell_type for of_batch in counts.values() for cell_type in of_batch.index} - set(plan.classes)
+    )
+    if p.PARENTS is not None:
+        parents.enter(p.PARENTS, cells, plan)
+    return plan
+
+
+def _candidates(p: Parameters, batches: list[str], plan: Plan) -> list[str]:
+    """The batches that may train, in training order: the named ones, or all but the target and the excluded."""
+    first = [p.SOURCE_DATASET_NAME] if p.SOURCE_DATASET_NAME else []
+    if p.INTER_DATASETS_NAMES:
+        candidates = first + p.intermediates
+        unnamed = [name for name in batches if name not in (*candidates, plan.target, *p.EXCLUDE_DATASETS_NAMES)]
+        plan.left_out |= dict.fromkeys(unnamed, "not named in INTER_DATASETS_NAMES")
+    else:
+        candidates = first + [name for name in batches if name not in (*first, plan.target, *p.EXCLUDE_DATASETS_NAMES)]
+    plan.left_out |= dict.fromkeys(p.EXCLUDE_DATASETS_NAMES, "named in EXCLUDE_DATASETS_NAMES")
+    return candidates
+
+
+def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
+    if p.SOURCE_DATASET_NAME in p.INTER_DATASETS_NAMES:
+        plan.notes.append(f"INTER_DATASETS_NAMES lists the source {p.SOURCE_DATASET_NAME!r} too; it stays the source.")
+    without = int(cells["batch"].isna().sum())
+    if without:
+        plan.notes.append(f"{without} cells have no value in {p.BATCH_COL!r} and take no part.")
+    rejected = int(cells["rejected"].sum())
+    if rejected:
+        plan.notes.append(
+            f"{rejected} cells of the annotated batches are labelled Unassigned, our word for a rejected cell; they count as "
+            "without a label."
+        )
+    repeated = int(cells["cell"].duplicated().sum())
+    if repeated:
+        plan.notes.append(f"{repeated} cell names occur more than once; the cells are kept apart by their position.")
+
+
+def _draw(p: Parameters, name: str, batch: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """A batch's cells that train: all, or as many as the METHOD takes, at random; of each type at least 100 or all."""
+    most = CELLS_PER_BATCH[p.METHOD]
+    if len(batch) <= most:
+        return batch
+    types = batch["cell_type"].astype("category").cat.codes.to_numpy()
+    fewest = min(FEWEST_OF_A_TYPE, most // len(np.unique(types)))
+    order = np.random.default_rng(p.SEED).permutation(len(batch))
+    # Each cell's place among those of its type in that order: the first hundred of each go before all others.
+    place = pd.Series(types[order]).groupby(types[order]).cumcount().to_numpy()
+    chosen = order[np.argsort(place >= fewest, kind="stable")][:most]
+    plan.notes.append(
+        f"{name!r} has {len(batch):,} labelled cells; {most:,} chosen at random train, of each cell type at least {fewest} "
+        "or all."
+    )
+    return batch.iloc[np.sort(chosen)]
+
+
+def _choose_types(p: Parameters, name: str, counts: pd.Series, plan: Plan) -> None:
+    """Enters a batch with its cell types of enough cells into the plan, or why it is left out."""
+    enough = counts[counts >= p.MIN_CELL_TYPE_POPULATION]
+    if counts.empty:
+        plan.left_out[name] = f"none of its cells has a label in {p.LABELS_COL!r}"
+        return
+    plan.too_rare += [
+        {"batch": name, "cell_type": cell_type, "cells": int(n)}
+        for cell_type, n in counts.drop(enough.index).items()
+    ]  # fmt: skip
+    if enough.empty:
+        plan.left_out[name] = (
+            f"none of its cell types has MIN_CELL_TYPE_POPULATION {p.MIN_CELL_TYPE_POPULATION} cells "
+            f"(its largest has {counts.max()})"
+        )
+        return
+    plan.annotated.append(name)
+    plan.cells[name] = {str(cell_type): int(n) for cell_type, n in enough.items()}
+
+
+def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan) -> None:
+    """Refuses a plan without a source or with fewer than two cell types, and names the MIN that would work."""
+    source = p.SOURCE_DATASET_NAME
+    if source and counts[source].empty:
+        raise InputError(
+            f"SOURCE_DATASET_NAME: no cell of {source!r} has a label in {p.LABELS_COL!r}; name an annotated batch."
+        )
+    if all(of_batch.empty for of_batch in counts.values()):
+        raise InputError(
+            f"No annotated batch is left to learn from: apart from the target {plan.target!r}, no cell has a label in "
+            f"LABELS_COL {p.LABELS_COL!r}. Check LABELS_COL, UNLABELED and EXCLUDE_DATASETS_NAMES."
+        )
+    largest = pd.DataFrame(counts).max(axis=1).sort_values(ascending=False)
+    if len(largest) < 2:
+        raise InputError(
+            f"LABELS_COL {p.LABELS_COL!r}: the annotated batches have one cell type only ({largest.index[0]!r}); "
+            "at least two are needed to tell cells apart."
+        )
+    would_work = int(min(largest.iloc[1], counts[source].max() if source else np.inf))
+    n_types = len({cell_type for of_batch in plan.cells.values() for cell_type in of_batch})
+    if n_types < 2 or (source and source not in plan.annotated):
+        what = (
+            f"leaves {n_types} cell type{'' if n_types == 1 else 's'} to learn; at least two are needed"
+            if n_types < 2
+            else f"leaves SOURCE_DATASET_NAME {source!r} no cell type to learn from"
+        )
+        raise InputError(
+            f"MIN_CELL_TYPE_POPULATION {p.MIN_CELL_TYPE_POPULATION} {what}. {would_work} or less would work."
+        )

@@ -1,0 +1,301 @@
+"""What probabilities are worth in a new batch, learned from annotated batches that were left out of training.
+
+Temperature scaling (Guo et al. 2017, "On calibration of modern neural networks", ICML, arXiv:1706.04599) makes the
+network's probabilities agree with how often they are right. TARGET_ERROR asks for a confidence above which at most that
+share of the assigned cells of an unseen batch is wrong: selective classification (Geifman & El-Yaniv 2017, NeurIPS,
+arXiv:1705.08500), with whole batches as the exchangeable units, as in conformal prediction for grouped data (Dunn,
+Wasserman & Ramdas 2023, doi 10.1080/01621459.2022.2060112).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from ..core.labels import REASONS
+from ..metrics import area_under_risk_coverage, calibration_error, reliability, risk_coverage
+from .alignment import ADAPTED, SHARED, WAYS
+from .leave_one_out import LeftOut
+from .predictions import NO_EVIDENCE, NONE_PASSES, Predictions, Rule, tempered
+from .training import Settings
+
+COOLEST, HOTTEST = 0.2, 20.0
+
+FEWEST_FOR_A_GUARANTEE = 4  # left-out batches
+
+UNLIKE = 0.01  # share of a new batch's cells of known types that may be called unlike the reference
+
+
+def temperature(left_out: list[LeftOut], way: str) -> float:
+    """The temperature of least negative log likelihood on the left-out cells of types their model knew.
+
+    Every batch counts alike, however many cells it has. 1 where there are no such cells.
+    """
+    usable = [
+        (b.probabilities[way][b.could_be_known].astype(np.float64), b.y[b.could_be_known])
+        for b in left_out
+        if b.could_be_known.any()
+    ]
+    if not usable:
+        return 1.0
+
+    def loss(log_temperature: float) -> float:
+        means = [_negative_log_likelihood(p, y, np.exp(log_temperature)) for p, y in usable]
+        return float(np.mean(means))
+
+    found = minimize_scalar(loss, bounds=(np.log(COOLEST), np.log(HOTTEST)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def _negative_log_likelihood(probabilities: np.ndarray, y: np.ndarray, temperature: float) -> float:
+    own = tempered(probabilities, temperature)[np.arange(len(y)), y]
+    return float(-np.log(np.maximum(own, 1e-12)).mean())
+
+
+def lowest_threshold(confidence: np.ndarray, right: np.ndarray, target_error: float) -> float:
+    """The lowest confidence threshold from which on, also at every higher one, the errors among the assigned cells
+    stay within `target_error` of them (one wrong cell is always allowed: it says little about a share).
+
+    A cell is assigned if its confidence is at least the threshold.
+
+    Parameters
+    ----------
+    confidence, right
+        Float and bool (n_cells,).
+
+    Returns
+    -------
+    0 if all cells may be assigned; above 1 if none may.
+
+    >>> lowest_threshold(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False]), 0.05)
+    0.7
+    """
+    confidence, wrong = _errors_by_confidence(confidence, right)
+    ends = np.append(np.flatnonzero(np.diff(confidence)), len(confidence) - 1)  # where equal confidences end
+    too_many = wrong[ends] > np.maximum(1, target_error * (ends + 1))
+    if not too_many.any():
+        return 0.0
+    first_bad = int(np.argmax(too_many))
+    return float(confidence[ends[first_bad - 1]]) if first_bad else NONE_PASSES
+
+
+def safe_threshold(batches: list[tuple[np.ndarray, np.ndarray]], target_error: float) -> float:
+    """The confidence that keeps the error among the assigned cells of an unseen batch within `target_error`.
+
+    It is the highest `lowest_threshold` of the left-out batches. Were all batches scored by one model, and the new one
+    exchangeable with these n (one more of the same kind), its own lowest threshold would be above the highest of theirs
+    with probability at most 1 / (n + 1). Here up to three models, each trained without the batches it is asked about,
+    stand in for the final one, which has learned from more; n / (n + 1) is therefore said as `about`. The threshold is
+    then raised until the error among all assigned left-out cells together is within `target_error` too.
+
+    Parameters
+    ----------
+    batches
+        For each left-out batch, confidence and whether it is right, float and bool (n_cells,).
+
+    Returns
+    -------
+    A threshold; above 1 (every cell Unassigned) where none will do.
+    """
+    batches = [(confidence, right) for confidence, right in batches if len(right)]
+    if not batches:
+        return NONE_PASSES
+    threshold = max(lowest_threshold(confidence, right, target_error) for confidence, right in batches)
+    confidence, wrong = _errors_by_confidence(
+        np.concatenate([confidence for confidence, _ in batches]), np.concatenate([right for _, right in batches])
+    )
+    assigned = np.arange(1, len(wrong) + 1)
+    ends = np.append(np.flatnonzero(np.diff(confidence)), len(confidence) - 1)  # where equal confidences end
+    ends = ends[confidence[ends] >= threshold]
+    within = ends[wrong[ends] <= target_error * assigned[ends]]
+    if not len(within):
+        return NONE_PASSES
+    return threshold if within[-1] == ends[-1] else float(confidence[within[-1]])
+
+
+def _errors_by_confidence(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences, highest first, and the number of wrong cells up to each."""
+    order = np.argsort(-confidence, kind="stable")
+    return confidence[order], np.cumsum(~right[order])
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How one way to annotate does on batches its model never saw. Plain values only: it is saved as JSON.
+
+    What is told of a left-out batch never rests on the batch itself: where there are others, its temperature (and
+    TARGET_ERROR's threshold) comes from those.
+    """
+
+    temperature: float
+    target_error: float | None
+    threshold: float | None  # TARGET_ERROR's
+    most_novel: float | None
+    n_annotated: int  # 1: nothing could be left out, and the batch's own held-out cells stand in
+    batches: list[dict[str, Any]]  # a row for each left-out batch: `_row`
+    reliability: dict[str, list[dict[str, float]]]  # `network` and `calibrated` -> rows of `metrics.reliability`
+    risk_coverage: list[list[float]]  # at most 101 points of coverage and risk, all left-out cells together
+    enough: float | None = None  # REJECTION's; None with a single annotated batch: see `_rule`
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(self.temperature, self.threshold, self.most_novel, self.enough)
+
+    @property
+    def is_guarantee(self) -> bool:
+        """Whether TARGET_ERROR's promise rests on enough batches to be called one."""
+        return self.n_left_out >= FEWEST_FOR_A_GUARANTEE
+
+    @property
+    def n_left_out(self) -> int:
+        """Left-out batches that say something: with cells of types their model knew."""
+        return sum(row["cells"] > 0 for row in self.batches)
+
+    def mean(self, column: str) -> float | None:
+        """The mean of a column of `batches` over those that have it; every batch counts alike."""
+        values = [row[column] for row in self.batches if row[column] is not None]
+        return float(np.mean(values)) if values else None
+
+    def range(self, column: str) -> tuple[float, float] | None:
+        """The lowest and highest value of a column of `batches`."""
+        values = [row[column] for row in self.batches if row[column] is not None]
+        return (min(values), max(values)) if values else None
+
+
+def calibrate(
+    left_out: list[LeftOut], way: str, theta: float, target_error: float | None, n_annotated: int
+) -> Calibration:
+    """The rule for one way to annotate, and how it does on each left-out batch.
+
+    Parameters
+    ----------
+    left_out
+        Left-out batches; the rule is class-wise thresholds at `theta`, or one threshold where there is a
+        `target_error`.
+    n_annotated
+        Number of annotated batches.
+    """
+    left_out = [batch for batch in left_out if way in batch.probabilities]
+    rule = _rule(left_out, way, theta, target_error)
+    if n_annotated == 1:
+        rule = replace(rule, enough=None)
+    rows, plain, calibrated, rights = [], [], [], []
+    for batch in left_out:
+        others = [other for other in left_out if other is not batch]
+        by = _rule(others, way, theta, target_error) if others else rule
+        rows.append(_row(batch, way, by, theta))
+        plain.append(_confidence(batch, way, 1.0))
+        calibrated.append(_confidence(batch, way, by.temperature))
+        rights.append(_right(batch, way))
+    right = np.concatenate(rights)
+    coverage, risk = risk_coverage(np.concatenate(calibrated), right)
+    shown = np.unique(np.linspace(0, len(risk) - 1, min(101, len(risk))).astype(int))
+    return Calibration(
+        temperature=rule.temperature,
+        target_error=target_error,
+        threshold=rule.threshold,
+        most_novel=rule.most_novel,
+        enough=rule.enough,
+        n_annotated=n_annotated,
+        batches=rows,
+        reliability={
+            "network": reliability(np.concatenate(plain), right).to_dict("records"),
+            "calibrated": reliability(np.concatenate(calibrated), right).to_dict("records"),
+        },
+        risk_coverage=[[float(coverage[i]), float(risk[i])] for i in shown],
+    )
+
+
+def most_novel(left_out: list[LeftOut]) -> float | None:
+    """The novelty that 1 % of the left-out cells of types their model knew exceed, each batch counted alike."""
+    novelty = [batch.novelty[batch.could_be_known] for batch in left_out if batch.could_be_known.any()]
+    if not novelty:
+        return None
+    weights = np.concatenate([np.full(len(of_batch), 1 / len(of_batch)) for of_batch in novelty])
+    return float(np.quantile(np.concatenate(novelty), 1 - UNLIKE, weights=weights, method="inverted_cdf"))
+
+
+def of_all_ways(left_out: list[LeftOut], settings: Settings, n_annotated: int) -> dict[str, Calibration]:
+    """`calibrate` for each way in which left-out batches were annotated; nothing if none were."""
+    ways = [way for way in WAYS if any(way in batch.probabilities for batch in left_out)]
+    return {way: calibrate(left_out, way, settings.theta, settings.target_error, n_annotated) for way in ways}
+
+
+def best_way(calibrations: Mapping[str, Calibration]) -> tuple[str, str]:
+    """The way that annotates left-out batches best, and why, in words: that with more right cells, the mean over batches.
+
+    On ties the way that assigns more of their cells: of batches that are all right either way, alignment takes away what
+    makes them look unlike the reference. Without alignment where only one way was tried, and where a single annotated batch
+    leaves none to leave out.
+    """
+    if not {SHARED, ADAPTED} <= set(calibrations) or calibrations[SHARED].n_annotated == 1:
+        return SHARED, "No annotated batch was left out to see whether alignment helps"
+    without, after = calibrations[SHARED].mean("raw_accuracy"), calibrations[ADAPTED].mean("raw_accuracy")
+    if without is None or after is None:
+        return SHARED, "No cell of a left-out batch was of a type its model knew, so alignment was not tried"
+    numbers = (
+        f"({100 * after:.2f} % of their cells right with it, {100 * without:.2f} % without, the mean over batches)"
+    )
+    assigned = {way: calibrations[way].mean("assigned") or 0.0 for way in WAYS}
+    if after > without:
+        return ADAPTED, f"Left-out annotated batches are annotated better after alignment {numbers}"
+    if after == without and assigned[ADAPTED] > assigned[SHARED]:
+        return (
+            ADAPTED,
+            f"Left-out annotated batches are annotated as well, and more of their cells assigned, after alignment {numbers}",
+        )
+    return SHARED, f"Left-out annotated batches are annotated no better after alignment {numbers}"
+
+
+def _rule(left_out: list[LeftOut], way: str, theta: float, target_error: float | None) -> Rule:
+    """What left-out batches teach about a way to annotate.
+
+    Class-wise thresholds come from held-out cells of known batches, of which the model is surer than of a new batch's: by
+    themselves they reject half of some targets, nearly all of it right. So a confidence is `enough` where no left-out
+    batch had more than theta wrong among its cells at least so confident. Below 0.9 none is: a new batch may hold types
+    that no left-out one has.
+    """
+    t = temperature(left_out, way)
+    cells = [(_confidence(b, way, t), _right(b, way)) for b in left_out]
+    if target_error is not None:
+        return Rule(t, safe_threshold(cells, target_error), most_novel(left_out))
+    return Rule(t, None, most_novel(left_out), max(NO_EVIDENCE, safe_threshold(cells, theta)))
+
+
+def _confidence(batch: LeftOut, way: str, temperature: float) -> np.ndarray:
+    """Of the cells whose type could be known, (n,)."""
+    return tempered(batch.probabilities[way][batch.could_be_known], temperature).max(axis=1, initial=0.0)
+
+
+def _right(batch: LeftOut, way: str) -> np.ndarray:
+    """Whether the most probable type is right, of the cells whose type could be known: bool (n,)."""
+    known = batch.could_be_known
+    return batch.probabilities[way][known].argmax(axis=1) == batch.y[known]
+
+
+def _row(batch: LeftOut, way: str, rule: Rule, theta: float) -> dict[str, Any]:
+    """One left-out batch, its cells of types that could be known; None where there is nothing to take a share of.
+
+    `calibration_error` is of the calibrated confidence, `network_calibration_error` of the network's own.
+    """
+    probabilities, right = batch.probabilities[way][batch.could_be_known], _right(batch, way)
+    novelty = batch.novelty[batch.could_be_known]
+    judged = Predictions.by(rule, batch.classes, probabilities, batch.held_out[way], theta, novelty)
+    kept = ~judged.rejected
+    some = bool(len(right))
+    confidence = _confidence(batch, way, rule.temperature)
+    return {
+        "batch": batch.batch,
+        "cells": len(right),
+        "raw_accuracy": float(right.mean()) if some else None,
+        "assigned": float(kept.mean()) if some else None,
+        "unlike_reference": float(np.mean(judged.reasons == REASONS[2])) if some else None,
+        "error_among_assigned": float(1 - right[kept].mean()) if kept.any() else None,
+        "AURC": area_under_risk_coverage(confidence, right) if some else None,
+        "network_calibration_error": calibration_error(_confidence(batch, way, 1.0), right) if some else None,
+        "calibration_error": calibration_error(confidence, right) if some else None,
+    }

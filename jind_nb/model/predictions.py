@@ -1,0 +1,155 @@
+"""When a prediction is too doubtful to keep: class-wise thresholds, and why a cell was rejected."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..core.labels import AMBIGUOUS, CONFIDENT, UNASSIGNED, UNLIKE
+
+NO_EVIDENCE = 0.9
+
+NONE_PASSES = 1.01  # a threshold above every probability
+
+
+def class_thresholds(probabilities: np.ndarray, theta: float) -> np.ndarray:
+    """The confidence below which a prediction of each type is rejected (method.md section 3).
+
+    For type k: the top probabilities of the held-out cells whose most probable type is k, ascending, n of them; the
+    threshold is the one at 0-based index floor(theta * n) + 1, and 0.9 where there is none.
+
+    Parameters
+    ----------
+    probabilities
+        Of the held-out cells, (n_cells, K).
+    theta
+        Share of a type's held-out cells to reject, 0 to 1.
+
+    Returns
+    -------
+    Thresholds float64 (K,).
+
+    >>> class_thresholds(np.array([[0.6, 0.4], [0.7, 0.3], [0.8, 0.2]]), 0.05)
+    array([0.7, 0.9])
+    """
+    top = probabilities.max(axis=1, initial=0.0)
+    winner = probabilities.argmax(axis=1)
+    thresholds = np.full(probabilities.shape[1], NO_EVIDENCE)
+    for k in range(probabilities.shape[1]):
+        of_k = np.sort(top[winner == k])
+        index = math.floor(theta * len(of_k)) + 1
+        if index < len(of_k):
+            thresholds[k] = of_k[index]
+    return thresholds
+
+
+def at_most(thresholds: np.ndarray, enough: float | None) -> np.ndarray:
+    """Thresholds, none above a confidence that is enough (`Rule`)."""
+    return thresholds if enough is None else np.minimum(thresholds, enough)
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (n_cells, K) of the same logits divided by a temperature; above 1 makes them less sure.
+
+    >>> tempered(np.array([[0.8, 0.2]]), 2.0).round(3)
+    array([[0.667, 0.333]])
+    """
+    if temperature == 1.0:
+        return probabilities
+    with np.errstate(divide="ignore"):
+        logits = np.log(probabilities.astype(np.float64)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, initial=-np.inf, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(probabilities.dtype)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the network's probabilities become confidence and rejection; learned by `calibration`."""
+
+    temperature: float = 1.0
+    threshold: float | None = None  # one for all types (TARGET_ERROR); None: class-wise, from held-out cells
+    most_novel: float | None = None  # novelty above which a cell is unlike the reference; None: not asked
+    enough: float | None = None  # confidence that is enough whatever a class-wise threshold says; None: not known
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of some cells, and what its thresholds make of it.
+
+    >>> p = Predictions(["B", "T"], np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0.8, 0.8]))
+    >>> list(p.raw), list(p.names)
+    (['B', 'T'], ['B', 'Unassigned'])
+    """
+
+    classes: list[str]  # the K types of the model
+    probabilities: np.ndarray  # float (n_cells, K)
+    thresholds: np.ndarray  # float (K,)
+    unlike: np.ndarray | None = None  # bool (n_cells,): unlike anything annotated; None: not asked
+    # Float (m, K), probabilities of held-out cells from which, with theta, the thresholds come; None: from elsewhere.
+    held_out: np.ndarray | None = None
+    theta: float = 0.0
+    enough: float | None = None  # a class-wise threshold above this is taken down to it
+
+    @classmethod
+    def by(
+        cls,
+        rule: Rule,
+        classes: list[str],
+        probabilities: np.ndarray,
+        held_out: np.ndarray,
+        theta: float,
+        novelty: np.ndarray | None = None,
+    ) -> Predictions:
+        """What a rule makes of the network's probabilities (n_cells, K) and of novelty (n_cells,); the probabilities of
+        held-out cells (m, K) and theta give the class-wise thresholds."""
+        unlike = None if rule.most_novel is None or novelty is None else novelty > rule.most_novel
+        judged = tempered(probabilities, rule.temperature)
+        if rule.threshold is not None:
+            return cls(classes, judged, np.full(len(classes), rule.threshold), unlike)
+        by = tempered(held_out, rule.temperature)
+        thresholds = at_most(class_thresholds(by, theta), rule.enough)
+        return cls(classes, judged, thresholds, unlike, by, theta, rule.enough)
+
+    @property
+    def raw(self) -> np.ndarray:
+        """The most probable type of each cell, objects (n_cells,); the first of equals."""
+        return np.array(self.classes, dtype=object)[self.probabilities.argmax(axis=1)]
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of the most probable type, (n_cells,)."""
+        return self.probabilities.max(axis=1)
+
+    @property
+    def without_evidence(self) -> list[str]:
+        """The types that too few held-out cells are called for a threshold of their own, which is 0.9 then."""
+        if self.held_out is None:
+            return []
+        called = np.bincount(self.held_out.argmax(axis=1), minlength=len(self.classes))
+        return [name for name, n in zip(self.classes, called, strict=True) if math.floor(self.theta * n) + 1 >= n]
+
+    @property
+    def rejected(self) -> np.ndarray:
+        """Bool (n_cells,): the confidence is strictly below the threshold of its type, or the cell is unlike anything
+        annotated."""
+        doubtful = self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
+        return doubtful if self.unlike is None else doubtful | self.unlike
+
+    @property
+    def reasons(self) -> np.ndarray:
+        """Why each cell was kept or rejected, objects (n_cells,): `unlike reference` if its novelty is above the rule's
+        limit, else `ambiguous` if it is rejected, else `confident`."""
+        unlike = np.zeros(len(self.probabilities), dtype=bool) if self.unlike is None else self.unlike
+        return np.select([unlike, self.rejected], [UNLIKE, AMBIGUOUS], CONFIDENT).astype(object)
+
+    @property
+    def names(self) -> np.ndarray:
+        """`raw`, with `Unassigned` for the rejected: objects (n_cells,)."""
+        return np.where(self.rejected, UNASSIGNED, self.raw)
+
+    def of(self, cells: np.ndarray) -> Predictions:
+        """Only some cells, bool or index (n_chosen,)."""
+        unlike = None if self.unlike is None else self.unlike[cells]
+        return replace(self, probabilities=self.probabilities[cells], unlike=unlike)

@@ -1,0 +1,16 @@
+"""The report's pictures, page and PDF.
+
+The three functions that a run calls are imported when they are first used: what they stand on takes two seconds to
+import, and a run starts with other work.
+"""
+
+from importlib import import_module
+from typing import Any
+
+PARTS = {"write_html": "page", "write_failed_html": "page", "write_pdf": "pdf"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in PARTS:
+        return getattr(import_module(f".{PARTS[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,103 @@
+"""Rows as an HTML table that a screen reader can read and a script can sort."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NONE = "–"
+
+NUMBER = Markup(' class="number"')
+
+# In the cell itself: JupyterLab's own style sheet aligns every cell to the right, words too.
+WORDS = Markup(' style="text-align: left"')
+
+
+def html(table: pd.DataFrame, caption: str | None = None) -> Markup:
+    """`of_rows` of a data frame, with its index as the first columns. A table of nothing but the column `note` is a list of
+    sentences, one without rows says so.
+
+    >>> import pandas as pd
+    >>> print(html(pd.DataFrame({"cells": [1200]}, index=pd.Index(["<b>"], name="cell type"))))
+    <table class="dataframe">
+    <thead><tr><th scope="col" style="text-align: left">cell type</th><th scope="col" class="number">cells</th></tr></thead>
+    <tbody>
+    <tr><th scope="row" style="text-align: left">&lt;b&gt;</th><td class="number">1,200</td></tr>
+    </tbody>
+    </table>
+    """
+    if list(table.columns) == ["note"]:
+        return Markup("").join(Markup('<p class="note">{}</p>\n').format(note) for note in table["note"])
+    if table.empty:
+        return Markup('<p class="note">{}</p>').format(f"{caption or 'Rows'}: none.")
+    has_names = any(name is not None for name in table.index.names)
+    frame = table.reset_index() if has_names else table
+    columns = [frame.iloc[:, j] for j in range(frame.shape[1])]
+    return of_rows(list(frame.columns), list(zip(*columns, strict=True)), caption, has_names=has_names)
+
+
+def of_rows(
+    heads: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | None = None, *, has_names: bool = True
+) -> Markup:
+    """The table: names are shown as text, missing values as a dash, numbers to three digits and aligned right.
+
+    Parameters
+    ----------
+    has_names
+        Whether the first value of a row is its heading; a row named like the one before it has the class `again`.
+    """
+    kinds = [NUMBER if _are_numbers([row[j] for row in rows]) else WORDS for j in range(len(heads))]
+    lines = [Markup('<table class="dataframe">')]
+    if caption:
+        lines.append(Markup("<caption>{}</caption>").format(caption))
+    shown = [Markup('<th scope="col"{}>{}</th>').format(kind, name) for kind, name in zip(kinds, heads, strict=True)]
+    lines += [Markup("<thead><tr>") + Markup("").join(shown) + Markup("</tr></thead>"), Markup("<tbody>")]
+    before: Sequence[Any] | None = None
+    for row in rows:
+        again = has_names and before is not None and row[0] == before[0]
+        start = Markup('<tr class="again">') if again else Markup("<tr>")
+        lines.append(start + Markup("").join(_cells(row, kinds, has_names)) + Markup("</tr>"))
+        before = row
+    return Markup("\n").join([*lines, Markup("</tbody>"), Markup("</table>")])
+
+
+def _cells(values: Sequence[Any], kinds: list[Markup], has_names: bool) -> Iterator[Markup]:
+    for j, (value, kind) in enumerate(zip(values, kinds, strict=True)):
+        if j == 0 and has_names:
+            yield Markup('<th scope="row"{}>{}</th>').format(kind, text(value))
+        else:
+            yield Markup("<td{}>{}</td>").format(kind, text(value))
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, Real) and value != value)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    """Numbers, or numbers with gaps; what is true or false is words."""
+    some = [value for value in values if not _is_missing(value)]
+    return bool(some) and all(isinstance(value, Real) and not isinstance(value, bool) for value in some)
+
+
+def text(value: Any) -> str:
+    """One value as people read it.
+
+    >>> text(1200), text(0.12345), text(None), text(float("nan")), text("B"), text(True)
+    ('1,200', '0.123', '–', '–', 'B', 'yes')
+    """
+    if _is_missing(value):
+        return NONE
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, Integral):
+        return f"{value:,}"
+    if isinstance(value, Real):
+        return f"{float(value):,.0f}" if abs(float(value)) >= 1000 else f"{float(value):.3g}"
+    return str(value)

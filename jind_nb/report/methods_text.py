@@ -1,0 +1,198 @@
+"""What a run did, as a paragraph for the methods section of a paper, with what it cites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.labels import UNLIKE
+from ..core.model_json import read_model_json
+from ..data.plan import Plan
+from ..data.roles import CELLS_PER_BATCH
+from ..model import projection
+from ..model.alignment import ADAPTED, SELF_TRAINED
+from ..model.networks import VIEWS
+from ..results.summary import percent, why_this_way
+from ..results.target import TargetResult, target_calibration
+from ..runs.folder import Run
+
+JIND = "Goyal et al. 2022", "JIND: joint integration and discrimination for automated single-cell annotation, Bioinformatics", "doi:10.1093/bioinformatics/btac140"  # fmt: skip
+
+JIND_MULTI = "Sancho-Zamora et al. 2025", "JIND-Multi, Computational and Structural Biotechnology Journal", "doi:10.1016/j.csbj.2025.06.043"  # fmt: skip
+
+TEMPERATURE = "Guo et al. 2017", "On calibration of modern neural networks, ICML", "arXiv:1706.04599"
+
+SELECTIVE = "Geifman & El-Yaniv 2017", "Selective classification for deep neural networks, NeurIPS", "arXiv:1705.08500"
+
+GROUPED = "Dunn et al. 2023", "Distribution-free prediction sets for two-layer hierarchical models, Journal of the American Statistical Association", "doi:10.1080/01621459.2022.2060112"  # fmt: skip
+
+LEIDEN = "Traag et al. 2019", "From Louvain to Leiden: guaranteeing well-connected communities, Scientific Reports", "doi:10.1038/s41598-019-41695-z"  # fmt: skip
+
+GRADIENTS = "Sundararajan et al. 2017", "Axiomatic attribution for deep networks, ICML", "arXiv:1703.01365"
+
+UMAP = "McInnes et al. 2018", "UMAP: uniform manifold approximation and projection for dimension reduction", "arXiv:1802.03426"  # fmt: skip
+
+SCANPY = "Wolf et al. 2018", "SCANPY: large-scale single-cell gene expression data analysis, Genome Biology", "doi:10.1186/s13059-017-1382-0"  # fmt: skip
+
+CITED = (JIND, JIND_MULTI, TEMPERATURE, SELECTIVE, GROUPED, LEIDEN, GRADIENTS, UMAP, SCANPY)
+
+VERSIONS_TOLD = {"python": "Python", "torch": "PyTorch", "scikit-learn": "scikit-learn", "scanpy": "scanpy", "anndata": "anndata"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The paragraph and, in its order of citation, what it cites: (authors and year, title and journal, address)."""
+
+    paragraph: str
+    references: list[tuple[str, str, str]]
+
+
+def methods(
+    run: Run, result: TargetResult, plan: Plan, training: Mapping[str, Any], versions: Mapping[str, str]
+) -> Methods:
+    """What was done in this run, no more.
+
+    Parameters
+    ----------
+    versions
+        Of Python and packages, as manifest.json has them.
+    """
+    method = read_model_json(run.models)["training"]["METHOD"]
+    sentences = [
+        f"Cells of {plan.target} (n = {len(result.cells):,}) were annotated with jind-nb {versions.get('jind-nb', '')} "
+        f"(METHOD {method}), after JIND ({JIND[0]}) and JIND-Multi ({JIND_MULTI[0]}).",
+        *_learned_from(run, plan, training),
+        *(_default(result) if method == "default" else _reference(run, result)),
+        *_alignment(run, result, training, method),
+        *_rejection(run, result, training),
+        *_also(run),
+        f"The random seed was {run.parameters.SEED}. Versions: "
+        + ", ".join(f"{words} {versions[name]}" for name, words in VERSIONS_TOLD.items() if name in versions)
+        + ".",
+    ]
+    paragraph = " ".join(sentences)
+    cited = [reference for reference in CITED if reference[0] in paragraph]
+    return Methods(paragraph, sorted(cited, key=lambda reference: paragraph.index(reference[0])))
+
+
+def _learned_from(run: Run, plan: Plan, training: Mapping[str, Any]) -> Iterator[str]:
+    p, others = run.parameters, training["intermediates"]
+    if not plan.cells:
+        batches = f" and {len(others)} further batches" if others else ""
+        yield f"A saved model was used, learned from the source {training['source']}{batches}; nothing was trained."
+    else:
+        cells = sum(sum(of_batch.values()) for of_batch in plan.cells.values())
+        names = f"{training['source']} (source)" + "".join(f", {name}" for name in others)
+        n = 1 + len(others)
+        yield (
+            f"Labels of {len(plan.classes)} cell types were learned from {n} annotated batch{'' if n == 1 else 'es'} "
+            f"({names}; {cells:,} labelled cells)."
+        )
+        yield (
+            f"Cell types with fewer than {p.MIN_CELL_TYPE_POPULATION:,} labelled cells in a batch were left out of that "
+            f"batch, and at most {CELLS_PER_BATCH[p.METHOD]:,} labelled cells of a batch were used."
+        )
+    kept = plan.features["kept"]
+    if plan.cells:
+        in_file = plan.features["in_file"]
+        of = f"the {kept:,} of {in_file:,} features with the largest variance over all cells were kept"
+        of = f"all {kept:,} features were used" if kept == in_file else of
+    else:
+        of = f"the model's {kept:,} features were used"
+    yield f"Values were {plan.preprocessing['scale']}; {of}."
+
+
+def _default(result: TargetResult) -> Iterator[str]:
+    size = result.codes.shape[1]
+    yield (
+        f"All cells, the target's included, were scaled to one length and described by {size} principal components (up to "
+        f"{projection.COMPONENTS} of features divided by their standard deviation, and as many of features as they are). "
+        "Each further annotated batch was translated onto the batches before it, cell type by cell type, and "
+        f"{len(VIEWS)} softmax regressions on different numbers of components, learned from all annotated batches, were "
+        f"averaged. Half of a cell's probabilities were the mean over the cell and its {projection.NEIGHBOURS - 1} nearest "
+        "cells of the target."
+    )
+
+
+def _reference(run: Run, result: TargetResult) -> Iterator[str]:
+    yield (
+        f"A neural network (encoder to a code of {result.codes.shape[1]} numbers and classifier) was trained on the source "
+        f"for {run.parameters.EPOCHS} epochs; each further annotated batch got an adapter, after which encoder and "
+        "classifier were trained on all annotated batches together."
+        if run.parameters.PRETRAINED_MODEL_PATH is None
+        else f"Its neural network codes a cell by {result.codes.shape[1]} numbers."
+    )
+
+
+def _alignment(run: Run, result: TargetResult, training: Mapping[str, Any], method: str) -> Iterator[str]:
+    p = run.parameters
+    asked = p.ALIGN is not None or p.PRETRAINED_MODEL_PATH is not None
+    why = "" if asked or method != "default" else f" {why_this_way(training)}."
+    if result.way != ADAPTED:
+        yield f"The target was not aligned with the annotated batches.{why}"
+    elif method == "default":
+        yield (
+            "Without its labels, the target was aligned by translating all its cells alike to where annotated cells of the "
+            f"predicted types lie, {projection.ROUNDS} times.{why}"
+        )
+    else:
+        trained = ", and the model was then trained on the target cells it was surest of" if SELF_TRAINED in result.stages else ""  # fmt: skip
+        yield (
+            "Without its labels, the target was aligned by training an adapter against a discriminator of target and "
+            f"annotated cells{trained}."
+        )
+
+
+def _rejection(run: Run, result: TargetResult, training: Mapping[str, Any]) -> Iterator[str]:
+    calibration, p = target_calibration(training, result), run.parameters
+    one = calibration is not None and calibration.n_annotated == 1
+    where = "held-out cells of the annotated batch" if one else "annotated batches left out of training one at a time"
+    if calibration is not None:
+        n = "" if one else f" ({calibration.n_left_out} batches)"
+        yield (
+            f"Probabilities were calibrated by temperature scaling (T = {calibration.temperature:.2f}; {TEMPERATURE[0]}) on "
+            f"{where}{n}."
+        )
+    if calibration is not None and calibration.threshold is not None:
+        yield (
+            f"A cell was left Unassigned if its highest probability was below {calibration.threshold:.3f}, chosen on them so "
+            f"that at most {percent(calibration.target_error or 0)} of the assigned cells of a new batch are wrong (selective "
+            f"classification, {SELECTIVE[0]}, with batches as exchangeable units, {GROUPED[0]})."
+        )
+    else:
+        enough = (
+            f", and never required to exceed {calibration.enough:.2f}"
+            if calibration is not None and calibration.enough is not None and calibration.enough <= 1
+            else ""
+        )
+        yield (
+            "A cell was left Unassigned if its highest probability was below its cell type's threshold, the value that "
+            f"{percent(p.REJECTION)} of held-out annotated cells called this type do not reach{enough}."
+        )
+    if calibration is not None and calibration.most_novel is not None:
+        yield (
+            f"Cells whose cosine distance to the fifth nearest annotated cell exceeded {calibration.most_novel:.3f} (1 % of "
+            f"the {'held-out cells' if one else 'cells of left-out batches'} do) were Unassigned as {UNLIKE!r}."
+        )
+    rejected = result.final.rejected & ~result.fell_back
+    left = f"{percent(float(rejected.mean()))} of the target's cells were left Unassigned"
+    expected = calibration.mean("error_among_assigned") if calibration is not None else None
+    yield (
+        f"{left}." if expected is None else f"{left}; on {where}, {percent(expected)} of the assigned cells were wrong."
+    )
+
+
+def _also(run: Run) -> Iterator[str]:
+    p = run.parameters
+    if p.PARENTS is not None:
+        yield (
+            "Ambiguous cells were given their cell type's parent where the summed probability of its types reached the "
+            "parent's own threshold."
+        )
+    if p.CLUSTER_RESOLUTION is not None:
+        yield f"The target's cells were clustered by the Leiden algorithm at resolution {p.CLUSTER_RESOLUTION:g} ({LEIDEN[0]}), for comparison only."  # fmt: skip
+    yield (
+        f"Features that drive each type were found by integrated gradients ({GRADIENTS[0]}); pictures of cells are UMAP "
+        f"embeddings ({UMAP[0]}). Data were handled with scanpy and anndata ({SCANPY[0]})."
+    )

@@ -1,0 +1,79 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from ..core.files import whole_file
+from ..runs.folder import Run
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def write_pdf(run: Run, html: str) -> str | None:
+    """Writes report.pdf from the report's HTML: by WeasyPrint, which needs pango, else by a Chromium.
+
+    Returns
+    -------
+    None, or why there is no PDF; a missing PDF is no failure.
+    """
+    html = _without_long_words(html)
+    try:
+        with whole_file(run.report_pdf) as temporary:
+            problem = _by_weasyprint(html, temporary)
+            if problem is not None:
+                problem = _by_chromium(html, temporary, problem)
+            if problem is not None:
+                raise OSError(problem)
+    except OSError as error:
+        run.report_pdf.unlink(missing_ok=True)  # an earlier one would not match the HTML
+        return str(error)
+    return None
+
+
+def _without_long_words(html: str) -> str:
+    """Words that no line of paper holds, cut: WeasyPrint takes minutes to break a name of thousands of letters."""
+
+    def cut(word: re.Match[str]) -> str:
+        return f"{word[0][:100]}…"
+
+    return re.sub(r">[^<]{200,}<", lambda text: re.sub(r"[^\s<>&;]{200,}", cut, text[0]), html)
+
+
+def _by_weasyprint(html: str, path: Path) -> str | None:
+    try:
+        import weasyprint
+    except OSError as error:  # pango, a library of the system, is missing
+        return f"WeasyPrint cannot load the system's pango ({str(error).splitlines()[0]})"
+    # Data addresses only: a report makes no request, whatever a name in the data looks like.
+    inline = weasyprint.urls.URLFetcher(allowed_protocols=["data"])
+    weasyprint.HTML(string=html, url_fetcher=inline).write_pdf(path, pdf_tags=True)
+    return None
+
+
+def _by_chromium(html: str, path: Path, before: str) -> str | None:
+    browser = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if browser is None:
+        return f"{before}, and there is no Chromium; install either (Debian: apt-get install libpango-1.0-0 libpangoft2-1.0-0)"
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "report.html"
+        page.write_text(html, encoding="utf-8")
+        printed = subprocess.run(
+            [
+                browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+                "--no-pdf-header-footer", f"--user-data-dir={folder}/profile", f"--print-to-pdf={folder}/report.pdf",
+                page.as_uri(),
+            ],
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )  # fmt: skip
+        made = Path(folder) / "report.pdf"
+        if not made.exists():
+            return f"{before}, and {browser} failed: {printed.stderr.decode(errors='replace')[-200:]}"
+        shutil.copyfile(made, path)
+    return None

@@ -1,0 +1,212 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
+
+from ...core.files import whole_file
+from ...core.labels import UNASSIGNED
+from ...model.history import TRAINED_ON, StageResult
+from .style import COLOURS, MANY, short, short_names
+
+SIDE_BY_SIDE = 12  # confusion matrices of at most so many types share a row
+
+
+# --- confusion matrices ---------------------------------------------------------------------------------------------------
+
+STAGE_WORDS = {
+    "initial": "seen by the model before adapting to it",
+    "adapt": "after its adapter was trained",
+    "finetuned": "after joint fine-tuning",
+    "retrain": "after the last joint training",
+}
+
+
+def stage_title(result: StageResult, source: str) -> str:
+    """What a result shows, in words."""
+    words = STAGE_WORDS.get(result.stage, result.stage)
+    if result.batch == source and result.stage == "initial":
+        words = "its own classifier, first trained"
+    return f"{short(result.batch)}: {words}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Inches of a matrix's cells and points of its letters, by its number of types: two lines in a cell of few types, small
+    letters and numbered columns for many."""
+
+    width: float
+    height: float
+    size: float
+    has_shares: bool
+    is_numbered: bool
+
+    @classmethod
+    def of(cls, n_types: int) -> _Grid:
+        if n_types <= SIDE_BY_SIDE:
+            return cls(0.34, 0.29, 6.5, has_shares=True, is_numbered=False)
+        if n_types <= MANY:
+            return cls(0.25, 0.2, 6.5, has_shares=False, is_numbered=True)
+        return cls(0.118, 0.094, 4.8, has_shares=False, is_numbered=True)
+
+
+def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
+    """One confusion matrix: counts in cells shaded by their row's share (for few types printed below the count); per type
+    and in all what was rejected and wrong, and the average precision, beside it and outside the colour scale."""
+    counts = np.array(result.confusion)
+    totals = counts.sum(axis=1, keepdims=True)
+    present = totals[:, 0] > 0
+    rows = [name for name, here in zip(result.truth, present, strict=True) if here]
+    counts, totals = counts[present], totals[present]
+    n_columns, grid = len(result.predicted), _Grid.of(len(result.predicted) - 1)
+    axes.imshow(counts / totals, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), n in np.ndenumerate(counts):
+        if n:
+            share = n / totals[row, 0]
+            style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if share > 0.72 else "black"}
+            axes.text(column, row - (0.18 if grid.has_shares else 0), f"{n:,}", fontsize=grid.size, **style)
+            if grid.has_shares:
+                axes.text(column, row + 0.26, f"{100 * share:.0f}%", fontsize=grid.size - 1.5, **style)
+    axes.axvline(n_columns - 1.5, color="black", linewidth=0.8)
+    step = 0.37 / grid.width if not grid.is_numbered else 0.045 * grid.size / grid.width
+    for offset, heading in enumerate(("cells", "rejected", "wrong", "AP")):
+        x = n_columns - 0.5 + step * (offset + 0.6)
+        axes.text(x, -0.8, heading, ha="center", va="bottom", fontsize=grid.size, rotation=90, fontweight="bold")
+        for row, name in enumerate(rows):
+            numbers = result.per_class[name]
+            text = [
+                f"{numbers['cells']:,}", f"{numbers['rejected']:,}", f"{numbers['misclassified']:,}",
+                _share(numbers["average_precision"]),
+            ][offset]  # fmt: skip
+            axes.text(x, row, text, ha="center", va="center", fontsize=grid.size)
+    axes.set_xlim(-0.5, n_columns - 0.5 + 4.2 * step)
+    of_column = {name: i + 1 for i, name in enumerate(result.predicted)}
+    across, down = short_names(result.predicted), short_names(rows)
+    if grid.is_numbered:
+        across = [*map(str, range(1, n_columns)), UNASSIGNED]
+        down = [f"{words}  {of_column.get(name, '–')}" for name, words in zip(rows, down, strict=True)]
+    axes.set_xticks(range(n_columns), across, rotation=90, fontsize=min(7, grid.size))
+    axes.set_yticks(range(len(rows)), down, fontsize=min(7, grid.size))
+    axes.tick_params(length=2, pad=2)
+    numbered = ", numbered as the rows" if grid.is_numbered else ""
+    axes.set_xlabel(f"predicted cell type{numbered} (number: cells; shade: share of the row)", fontsize=7)
+    axes.set_ylabel("true cell type", fontsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    m = result.metrics
+    axes.set_title(
+        f"{title}\n{m['cells']:,} {result.cells}: {m['rejected']:,} rejected, {m['misclassified']:,} misclassified\n"
+        f"accuracy raw {_share(m['raw_accuracy'])}, effective {_share(m['effective_accuracy'])}; "
+        f"mAP {_share(m['mAP'])}",
+        fontsize=8,
+        loc="left",
+        pad=46 if grid.size > 6 else 34,
+    )
+
+
+def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) -> Figure | str:
+    """Confusion matrices in reading order, as many beside each other as fit into a width (inches)."""
+    if not results:
+        return "There are no labels to compare with."
+    grid = _Grid.of(max(len(result.predicted) for result in results) - 1)
+    n_columns, n_rows = max(len(r.predicted) for r in results), max(len(r.truth) for r in results)
+    # Inches, computed instead of left to a layout engine: that would take most of the time of a long history.
+    down = max(len(name) for r in results for name in short_names(r.truth))
+    across = len(UNASSIGNED) if grid.is_numbered else max(len(n) for r in results for n in short_names(r.predicted))
+    letter = 0.072 * min(7, grid.size) / 7
+    left, bottom = 0.4 + letter * (down + 4 * grid.is_numbered), 0.35 + letter * across
+    top = 1.4 if grid.size > 6 else 1.05
+    step = 0.37 if not grid.is_numbered else 0.045 * grid.size
+    grid_width, grid_height = max(2.9, grid.width * n_columns + 4.2 * step), max(1.2, grid.height * n_rows)
+    panel_width, panel_height = left + grid_width + 0.1, bottom + grid_height + top
+    per_row = max(1, min(len(results), int(width // panel_width)))
+    width, height = panel_width * per_row, panel_height * -(-len(results) // per_row)
+    figure = plt.figure(figsize=(width, height))
+    for i, result in enumerate(results):
+        row, column = divmod(i, per_row)
+        x, y = column * panel_width + left, height - (row + 1) * panel_height + bottom
+        axes = figure.add_axes((x / width, y / height, grid_width / width, grid_height / height))
+        draw_confusion(axes, result, stage_title(result, source))
+    return figure
+
+
+def of_batch(history: Sequence[StageResult], batch: str, stages: Sequence[str]) -> list[StageResult]:
+    """The results of a batch's stages to look at: held-out cells where there are any, they flatter least."""
+    chosen = []
+    for stage in stages:
+        here = [r for r in history if r.batch == batch and r.stage == stage]
+        chosen += [r for r in here if r.cells != TRAINED_ON] or here
+    return chosen
+
+
+def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -> Figure:
+    """Raw and effective accuracy of many stages, one line each, in reading order."""
+    figure, axes = plt.subplots(figsize=(8.5, 1.4 + 0.22 * len(results)), layout="constrained")
+    y = np.arange(len(results))
+    numbers = [result.metrics for result in results]
+    axes.plot([m["raw_accuracy"] for m in numbers], y, "o", color=COLOURS[0], label="raw accuracy (all cells)")
+    axes.plot(
+        [np.nan if m["effective_accuracy"] is None else m["effective_accuracy"] for m in numbers], y, "D",
+        color=COLOURS[3], ms=5, label="effective accuracy (cells not rejected)", fillstyle="none",
+    )  # fmt: skip
+    axes.plot([m["rejection"] for m in numbers], y, "x", color="#666666", label="rejected")
+    labels = [f"{stage_title(r, source)} ({r.metrics['cells']:,} {r.cells})" for r in results]
+    axes.set_yticks(y, labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xlim=(-0.02, 1.02), xlabel="share of cells")
+    figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=10)
+    axes.grid(alpha=0.3)
+    figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=3)
+    return figure
+
+
+def accuracy_pages(results: Sequence[StageResult], source: str, title: str, at_once: int = 40) -> Iterator[Figure]:
+    """`accuracy_by_stage` in pictures of at most so many stages."""
+    for start in range(0, len(results), at_once):
+        part = results[start : start + at_once]
+        yield accuracy_by_stage(part, source, title if not start else f"{title} (continued)")
+
+
+def write_history(history: Sequence[StageResult], source: str, target: str, path: Path) -> None:
+    """The training history as a PDF: an overview, then a page of confusion matrices for each stage of each batch."""
+    with whole_file(path) as temporary, PdfPages(temporary) as pdf:
+
+        def page(figure: Figure | str) -> None:
+            assert isinstance(figure, Figure)  # words stand for an empty history alone
+            pdf.savefig(figure)
+            plt.close(figure)
+
+        heading = f"Training history: labels from {short(source)} and its intermediates to {short(target)}"
+        for overview in accuracy_pages(history, source, heading):
+            page(overview)
+        if not history:
+            figure = plt.figure(figsize=(8.5, 2))
+            figure.text(0.05, 0.5, f"{heading}:\nnothing was trained, and the target has no labels to compare with.")
+            page(figure)
+        for pages in _pages(history):
+            page(confusions(pages, source, width=14.0))
+
+
+def _pages(history: Sequence[StageResult]) -> list[list[StageResult]]:
+    """Results of the same batch and stage together where two matrices fit side by side, held-out cells first."""
+    pages: list[list[StageResult]] = []
+    for result in history:
+        fits = len(result.predicted) <= SIDE_BY_SIDE and pages
+        if fits and (pages[-1][0].batch, pages[-1][0].stage) == (result.batch, result.stage):
+            pages[-1].append(result)
+        else:
+            pages.append([result])
+    return pages

@@ -1,0 +1,178 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from ...core.labels import UNASSIGNED
+from .style import COLOURS, GREY, REASON_STYLES, _style, short
+
+
+def scatter(
+    points: pd.DataFrame,
+    group: Sequence[str],
+    title: str,
+    order: Sequence[str] | None = None,
+    words: Mapping[str, str] | None = None,
+) -> Figure:
+    """Cells in two dimensions, coloured by a group; `Unassigned` grey and behind the others.
+
+    Parameters
+    ----------
+    points
+        Columns `x`, `y`.
+    group
+        A name for each point.
+    order
+        The groups in the legend's order; default: by name.
+    words
+        What the legend says of groups that are numbers, as text.
+    """
+    figure, axes = plt.subplots(figsize=(6.6 + 2.2 * (len(set(group)) // 26), 4.6), layout="constrained")
+    groups = np.asarray(group, dtype=object)
+    names = [name for name in (order or sorted(set(group))) if (groups == name).any()]
+    size = float(np.clip(12_000 / max(1, len(points)), 3, 22))
+    if (groups == UNASSIGNED).any():
+        names = [UNASSIGNED, *(name for name in names if name != UNASSIGNED)]
+    shown = [name for name in names if name != UNASSIGNED]
+    for name in names:
+        at = groups == name
+        style = {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else _style(shown.index(name))
+        label = f"{short(words[name] if words else name)} ({at.sum():,})"
+        if words or (len(shown) > len(COLOURS) and name != UNASSIGNED):
+            # Shapes alone are hard to tell apart: the group's number stands in its middle and in the legend.
+            number = name if words else shown.index(name) + 1
+            label = f"{number}: {label}"
+            middle = _middle(points["x"][at].to_numpy(), points["y"][at].to_numpy())
+            halo = [withStroke(linewidth=2, foreground="white")]
+            axes.annotate(str(number), middle, ha="center", va="center", fontsize=7, zorder=5, path_effects=halo)
+        axes.scatter(points["x"][at], points["y"][at], s=size, alpha=0.8, label=label, **style)
+    axes.legend(
+        loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, markerscale=1.6, frameon=False,
+        ncols=1 + len(names) // 26,
+    )  # fmt: skip
+    axes.set_title(title, fontsize=10)
+    axes.set(xlabel="dimension 1 (no unit)", ylabel="dimension 2 (no unit)", xticks=[], yticks=[])
+    return figure
+
+
+def _middle(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """The point of a group nearest its middle, which may itself lie where no cell is."""
+    nearest = np.argmin((x - np.median(x)) ** 2 + (y - np.median(y)) ** 2)
+    return float(x[nearest]), float(y[nearest])
+
+
+def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
+    """The cells before and after alignment on the same axes, the annotated ones pale behind the target's; one panel where
+    the target was not aligned.
+
+    Parameters
+    ----------
+    points
+        As `results.cells_to_see` makes them.
+    by
+        What colours tell: the column `batch`, `cell type`, `confidence` or `reason`. More batches than there are colours
+        are the target and the annotated ones together.
+    """
+    n_batches = points["batch"].nunique()
+    if by == "batch" and n_batches > len(COLOURS):
+        points = points.assign(
+            batch=points["batch"].where(points["batch"] == target, f"{n_batches - 1} annotated batches")
+        )
+    stages = list(dict.fromkeys(points["stage"]))
+    panel = 3.35
+    names = _names_to_see(points, by, target)
+    columns = max(1, min(6, int(7 / (0.4 + 0.055 * max([len(short(name)) for name in names], default=0)))))
+    legend = 0.3 + 0.145 * -(-len(names) // columns) if names else 0.6
+    width, height = max(7.1, 0.1 + (panel + 0.15) * len(stages)), 0.3 + panel + 0.25 + legend
+    figure = plt.figure(figsize=(width, height))
+    left = (width - (panel + 0.15) * len(stages)) / 2
+    grid: list[Axes] = []
+    for i, stage in enumerate(stages):
+        place = ((left + i * (panel + 0.15)) / width, (legend + 0.25) / height, panel / width, panel / height)
+        axes = figure.add_axes(place, sharex=grid[0] if grid else None, sharey=grid[0] if grid else None)
+        grid.append(axes)
+        _draw_cells(axes, points[points["stage"] == stage], by, names, target)
+        what = stage if len(stages) > 1 else "not aligned"
+        axes.set_title(f"{short(target)}, {what}: by {by}", fontsize=9)
+        axes.set_xlabel("UMAP of the codes, dimension 1 (no unit)", fontsize=7)
+        axes.set(xticks=[], yticks=[])
+    grid[0].set_ylabel("dimension 2 (no unit)", fontsize=7)
+    if by == "confidence":
+        bar = figure.add_axes((0.25, 0.36 / height, 0.5, 0.13 / height))
+        figure.colorbar(ScalarMappable(Normalize(0, 1), "cividis"), cax=bar, orientation="horizontal")
+        bar.set_xlabel("confidence: probability of the most probable type (grey: annotated cells)", fontsize=7)
+        bar.tick_params(labelsize=7)
+    else:
+        for i in range(len(names)):
+            grid[0].scatter([], [], s=22, label=_numbered(names, i), **_style_of(by, names, i))
+        figure.legend(
+            *grid[0].get_legend_handles_labels(), loc="lower center", ncols=columns, fontsize=7, frameon=False,
+            handletextpad=0.2, columnspacing=1.0, borderpad=0.1, labelspacing=0.35,
+        )  # fmt: skip
+    return figure
+
+
+def _names_to_see(points: pd.DataFrame, by: str, target: str) -> list[str]:
+    """The groups of a picture in the order of its legend: the target's batch last, `Unassigned` last."""
+    if by == "confidence":
+        return []
+    if by == "reason":
+        return [name for name in REASON_STYLES if (points["reason"] == name).any()]
+    last = target if by == "batch" else UNASSIGNED
+    names = sorted(set(points[by]) - {last})
+    return [*names, last] if (points[by] == last).any() else names
+
+
+def _draw_cells(axes: Axes, here: pd.DataFrame, by: str, names: list[str], target: str) -> None:
+    """The points of one panel, and the number of each group in its middle where there are many."""
+    of_target = (here["batch"] == target).to_numpy()
+    x, y = here["x"].to_numpy(), here["y"].to_numpy()
+    small = float(np.clip(5_000 / max(1, len(here)), 2, 9))
+    if by in ("confidence", "reason"):
+        axes.scatter(x[~of_target], y[~of_target], s=small, color="#D5D5D5", linewidths=0)
+    if by == "confidence":
+        shade = here["confidence"].to_numpy(dtype=float)[of_target]
+        axes.scatter(x[of_target], y[of_target], s=1.6 * small, c=shade, cmap="cividis", vmin=0, vmax=1, linewidths=0)
+        return
+    group = here[by].to_numpy(dtype=object)
+    for i, name in enumerate(names):
+        style = _style_of(by, names, i)
+        for rows, alpha, size in ((~of_target, 0.3, small), (of_target, 0.9, 1.6 * small)):
+            at = rows & (group == name)
+            axes.scatter(x[at], y[at], s=size, alpha=alpha, **style)
+    if not _is_numbered(names) or by == "reason":
+        return
+    for i, name in enumerate(names):
+        at = group == name
+        at &= of_target if (at & of_target).any() else True
+        if at.any() and name != UNASSIGNED:
+            halo = [withStroke(linewidth=2, foreground="white")]
+            axes.annotate(
+                str(i + 1), _middle(x[at], y[at]), ha="center", va="center", fontsize=6.5, zorder=5, path_effects=halo
+            )
+
+
+def _numbered(names: list[str], i: int) -> str:
+    """A group in the legend: with its number where there are many, since shapes alone are hard to tell apart."""
+    return f"{i + 1}: {short(names[i])}" if _is_numbered(names) and names[i] != UNASSIGNED else short(names[i])
+
+
+def _is_numbered(names: list[str]) -> bool:
+    return len([name for name in names if name != UNASSIGNED]) > len(COLOURS)
+
+
+def _style_of(by: str, names: list[str], i: int) -> dict[str, Any]:
+    if names[i] == UNASSIGNED:
+        return {"color": "#777777", "marker": "x", "linewidths": 0.8}
+    return REASON_STYLES[names[i]] if by == "reason" else _style(i)

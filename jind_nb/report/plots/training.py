@@ -1,0 +1,127 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from ...core.labels import UNASSIGNED
+from .style import COLOURS, GREY, MANY, short, short_names
+
+# --- stage 1 -------------------------------------------------------------------------------------------------------------
+
+
+def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target: int) -> Figure | str:
+    """How many cells train, cell type by batch, as a table with shaded cells; the target's number in the title."""
+    if not cells:
+        return f"A saved model annotates {short(target)}, {n_target:,} cells; no batch is trained on."
+    table = pd.DataFrame(cells).fillna(0).astype(int).sort_index()
+    has_numbers = table.shape[1] <= 12
+    width, height = (0.5 if has_numbers else 0.17), (0.24 if len(table) <= MANY else 0.15)
+    longest = max(len(name) for name in short_names(list(table.columns)))
+    figure, axes = plt.subplots(
+        figsize=(max(6.4, 2.6 + width * table.shape[1]), 1.2 + 0.07 * longest + height * len(table)),
+        layout="constrained",
+    )
+    largest = max(2, int(table.to_numpy().max()))
+    # Up to four times the largest number, so that the numbers in the cells stay readable.
+    shades = LogNorm(vmin=0.5, vmax=4 * largest)
+    drawn = axes.imshow(table.where(table > 0).to_numpy(dtype=float), cmap="Blues", aspect="auto", norm=shades)
+    size = 7 if len(table) <= MANY else 6
+    if has_numbers:
+        for (row, column), n in np.ndenumerate(table.to_numpy()):
+            axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=size)
+    else:
+        figure.colorbar(drawn, label="cells (white: none)", shrink=0.6)
+    axes.set_xticks(range(table.shape[1]), short_names(list(table.columns)), rotation=90, fontsize=7)
+    axes.set_yticks(range(table.shape[0]), short_names(list(table.index)), fontsize=size)
+    axes.set(xlabel="annotated batch", ylabel="cell type")
+    figure.suptitle(f"Labelled cells to learn from; to annotate: {short(target)}, {n_target:,} cells", fontsize=10)
+    return figure
+
+
+def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figure | str:
+    """The kept features' variances by rank, with the names of the ten largest."""
+    if variances.isna().all():
+        return f"The saved model's own {features['kept']:,} features are used."
+    ranked = variances.sort_values(ascending=False, kind="stable")
+    figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
+    axes.plot(np.arange(1, len(ranked) + 1), ranked, color=COLOURS[0])
+    axes.set(xlabel="feature, by rank", ylabel="variance over all cells", xscale="log")
+    axes.set_title(f"{features['kept']:,} of {features['in_file']:,} features kept, the most variable", fontsize=10)
+    axes.text(
+        0.98, 0.95, "largest: " + "\n".join(textwrap.wrap(", ".join(map(short, ranked.index[:10])), 44)), fontsize=7,
+        ha="right", va="top", transform=axes.transAxes,
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    return figure
+
+
+# --- stages 2 and 3 ------------------------------------------------------------------------------------------------------
+
+
+def curves(
+    points: Sequence[Mapping[str, Any]], quantity: str, title: str, unit: str, every: str = "epoch"
+) -> Figure | None:
+    """A quantity over epochs, one line for each batch and stage that has it; None if none has."""
+    frame = pd.DataFrame([point for point in points if point.get(quantity) is not None])
+    if frame.empty:
+        return None
+    figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
+    lines = list(frame.groupby("batch", sort=False)) if "batch" in frame else [("", frame)]
+    for i, (name, line) in enumerate(lines):
+        style = ["-", "--", ":", "-."][(i // len(COLOURS)) % 4]
+        axes.plot(line["epoch"], line[quantity], style, color=COLOURS[i % len(COLOURS)], label=short(str(name)))
+    axes.set(xlabel=every, ylabel=unit)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    if len(lines) > 1:
+        axes.legend(
+            fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=1 + len(lines) // 16
+        )
+    return figure
+
+
+def alignment_losses(points: Sequence[Mapping[str, Any]], stage: str) -> Figure | str | None:
+    """How alignment went: how far the target still moved at each round, or in METHOD `reference` both players' losses
+    over epochs, with the band in which neither wins."""
+    frame = pd.DataFrame([point for point in points if point["stage"] == stage])
+    if frame.empty:
+        return "The target was not aligned in this run."
+    if "moved" in frame:
+        return curves(points, "moved", "How far the target was still moved", "distance of codes", "round")
+    figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
+    axes.axhspan(0.5, 0.78, color=GREY, alpha=0.3, label="neither side wins")
+    axes.plot(frame["epoch"], frame["loss"], "o-", color=COLOURS[0], ms=4, label="adapter: make the target look alike")
+    axes.plot(
+        frame["epoch"], frame["discriminator_loss"], "s--", color=COLOURS[3], ms=4, label="discriminator: tell apart"
+    )
+    axes.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", ylim=(0, None))
+    axes.set_title("Aligning the target with the annotated batches", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def rejection_by_stage(stages: Mapping[str, Any], title: str) -> Figure:
+    """The target's cells kept and rejected, one bar for each stage."""
+    figure, axes = plt.subplots(figsize=(6.6, 1.1 + 0.45 * len(stages)), layout="constrained")
+    names = list(stages)[::-1]
+    rejected = np.array([stages[name].rejected.sum() for name in names])
+    kept = np.array([len(stages[name].rejected) for name in names]) - rejected
+    axes.barh(names, kept, color=COLOURS[0], label="annotated")
+    axes.barh(names, rejected, left=kept, color=GREY, hatch="///", edgecolor="white", label=UNASSIGNED)
+    for i, (a, b) in enumerate(zip(kept, rejected, strict=True)):
+        axes.text(a + b, i, f" {b:,} of {a + b:,} Unassigned", va="center", fontsize=8)
+    axes.set_xlim(0, (kept + rejected).max() * 1.35)
+    axes.set_xlabel("cells")
+    axes.set_title(title, fontsize=10)
+    figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=2)
+    return figure

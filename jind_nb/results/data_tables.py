@@ -1,0 +1,74 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ..data.plan import Plan
+
+# --- what to tell a person -------------------------------------------------------------------------------------------
+
+
+def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Every batch of the input: its role, cells, labelled cells, cells that train, and why it is left out."""
+    roles = dict.fromkeys(plan.annotated, "annotated") | {plan.target: "target"}
+    if plan.source:
+        roles |= {plan.source: "source"} | {name: "intermediate" for name in plan.annotated if name != plan.source}
+    names = list(dict.fromkeys(cells["batch"].dropna()))
+    names.sort(key=lambda name: (name not in plan.annotated, name == plan.target, name in plan.left_out))
+    groups = dict(iter(cells.groupby("batch", sort=False)))
+    rows = [
+        {
+            "batch": name,
+            "role": roles.get(name, "left out"),
+            "cells": len(groups[name]),
+            "labelled": "not read" if name == plan.target else int(groups[name]["cell_type"].notna().sum()),
+            "training": int(groups[name]["trains"].sum()),
+            "why left out": plan.left_out.get(name, ""),
+        }
+        for name in names
+    ]
+    return pd.DataFrame(rows).set_index("batch")
+
+
+def too_rare_table(plan: Plan) -> pd.DataFrame:
+    """One row for each cell type left out of some batch's training: which batches (with its cells there), and whether
+    it is learned from others."""
+    rare = pd.DataFrame(plan.too_rare, columns=["batch", "cell_type", "cells"])
+    rows = [
+        {
+            "cell type": name,
+            "too few cells in": ", ".join(f"{row.batch} ({row.cells})" for row in group.itertuples()),
+            "learned from other batches": "yes" if name in plan.classes else "no: never predicted",
+        }
+        for name, group in rare.groupby("cell_type")
+    ]
+    columns = ["cell type", "too few cells in", "learned from other batches"]
+    return pd.DataFrame(rows, columns=columns).set_index("cell type")
+
+
+def values_table(plan: Plan) -> pd.DataFrame:
+    """What each batch's values were taken for, the evidence, and what was done with them."""
+    return _short_numbers(pd.DataFrame(plan.values).set_index("batch").drop(columns="stored %"))
+
+
+def matrices_table(plan: Plan) -> pd.DataFrame:
+    """What X, `.raw` and every layer look like, a row for each kind of values in it, and which one is used."""
+    return _short_numbers(pd.DataFrame(plan.matrices).set_index("matrix"))
+
+
+def overlap_table(plan: Plan) -> pd.DataFrame:
+    """How many of the features looked for each batch has; the first few missing ones by name."""
+    return pd.DataFrame(plan.overlap).set_index("batch")
+
+
+def _short_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    for name in ("from", "to", "median cell total"):
+        table[name] = [f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}" for value in table[name]]
+    return table
+
+
+def notes_table(plan: Plan) -> pd.DataFrame:
+    """What was noticed while reading and preparing, a line each, warnings first."""
+    lines = [f"Warning: {text}" for text in plan.warnings] + plan.notes
+    return pd.DataFrame({"note": lines or ["nothing unusual"]})

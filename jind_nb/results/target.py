@@ -1,0 +1,177 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..core.labels import AMBIGUOUS, CONFIDENT, UNASSIGNED, UNLIKE
+from ..data import parents as data_parents
+from ..model import hierarchy
+from ..model.alignment import SHARED
+from ..model.calibration import Calibration
+from ..model.history import HELD_OUT, UNSEEN, StageResult, evaluate, stage_result
+from ..model.predictions import Predictions
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+    from .clusters import Clusters
+
+# Why a cell was given its type, its parent or nothing.
+PARENT_ONLY = "parent only"
+
+REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE)
+
+# The level of a cell's answer.
+TYPE, PARENT = "cell type", "parent"
+
+LEVELS = (TYPE, PARENT, UNASSIGNED)
+
+
+@dataclass
+class TargetResult:
+    """The target after the last stage."""
+
+    stages: dict[str, Predictions]  # in order; the last is the answer
+    cells: np.ndarray  # names (n_target,), as in the file
+    codes: np.ndarray  # (n_target, size), of the last stage
+    labels: np.ndarray | None  # objects (n_target,), None where unknown; None without any
+    way: str = SHARED  # in which the last stage was annotated
+    without_evidence: list[str] = field(default_factory=list)  # types with too few held-out cells for a threshold
+    parents: data_parents.Parents = field(default_factory=dict)  # cell type -> parent; empty: no cell falls back
+    parent_thresholds: Mapping[str, float] = field(default_factory=dict)
+    clusters: Clusters | None = None
+
+    @property
+    def final(self) -> Predictions:
+        return list(self.stages.values())[-1]
+
+    @cached_property
+    def fallback(self) -> np.ndarray:
+        """The parent that a cell falls back to, objects (n_target,): None where it does not."""
+        if not self.parents:
+            return np.full(len(self.cells), None, dtype=object)
+        return hierarchy.fall_back(self.final, self.parents, self.parent_thresholds)
+
+    @property
+    def fell_back(self) -> np.ndarray:
+        """Bool (n_target,)."""
+        return pd.notna(self.fallback)
+
+    @property
+    def names(self) -> np.ndarray:
+        """The answer, objects (n_target,): the type, else the parent, else `Unassigned`."""
+        return np.where(self.fell_back, self.fallback, self.final.names)
+
+    @property
+    def level(self) -> np.ndarray:
+        """What kind of answer that is, objects (n_target,) of LEVELS."""
+        return np.select([self.fell_back, self.final.rejected], [PARENT, UNASSIGNED], TYPE).astype(object)
+
+    @property
+    def reasons(self) -> np.ndarray:
+        """Why, objects (n_target,) of REASONS."""
+        return np.where(self.fell_back, PARENT_ONLY, self.final.reasons)
+
+    @property
+    def answers(self) -> list[str]:
+        """Every answer there could be, in the order to show them: types, parents, `Unassigned`."""
+        parents = set(data_parents.of_types(self.final.classes, self.parents))
+        return [*self.final.classes, *sorted(parents - set(self.final.classes)), UNASSIGNED]
+
+
+def with_parents(result: TargetResult, parents: data_parents.Parents) -> TargetResult:
+    """The same, ambiguous cells falling back to their type's parent; as it is where there are no parents."""
+    if not parents:
+        return result
+    return replace(result, parents=parents, parent_thresholds=hierarchy.thresholds(result.final, parents))
+
+
+def target_rows(prepared: ad.AnnData, target: str) -> np.ndarray:
+    """The target's rows of the prepared cells, int (n_target,)."""
+    return np.flatnonzero((prepared.obs["batch"] == target).to_numpy())
+
+
+def points_of_target(points: pd.DataFrame, prepared: ad.AnnData, target: str) -> pd.DataFrame:
+    """Of an embedding's points (column `row`) the target's, with the column `cell`: which of the target's cells it is."""
+    rows = target_rows(prepared, target)
+    here = points[points["row"].isin(rows)]
+    return here.assign(cell=np.searchsorted(rows, here["row"]))
+
+
+def evaluate_target(result: TargetResult, target: str) -> list[StageResult]:
+    """Every stage on the target cells that have a label; empty if none has."""
+    if result.labels is None:
+        return []
+    known = pd.notna(result.labels)
+    return [
+        stage_result(target, stage, UNSEEN, result.labels[known], predictions.of(known))
+        for stage, predictions in result.stages.items()
+    ]
+
+
+def checked(result: TargetResult) -> tuple[np.ndarray, np.ndarray] | None:
+    """Of the target's labelled cells, the final confidence and whether the most probable type is right, float and bool
+    (n_labelled,); None without labels."""
+    if result.labels is None:
+        return None
+    known = pd.notna(result.labels)
+    return result.final.confidence[known], (result.final.raw == result.labels)[known]
+
+
+def known_types_metrics(result: TargetResult) -> dict[str, Any] | None:
+    """The last stage's numbers over the cells whose true type an annotated batch has; None without any."""
+
+    if result.labels is None:
+        return None
+    could_be_known = np.isin(result.labels.astype(str), result.final.classes) & pd.notna(result.labels)
+    if not could_be_known.any():
+        return None
+    return evaluate(result.labels[could_be_known], result.final.of(could_be_known))[0]
+
+
+def fallback_metrics(result: TargetResult) -> dict[str, Any] | None:
+    """Of the cells that fell back to a parent: `cells`, `labelled` (those whose type is known), `right` (it is the true
+    type's parent; None without labels); None where no parents are given.
+
+    They count as `rejected` in all numbers of types.
+    """
+    if not result.parents:
+        return None
+    return _fallback_numbers(result, result.fell_back)
+
+
+def _fallback_numbers(result: TargetResult, here: np.ndarray) -> dict[str, Any]:
+    """`fallback_metrics` over some of the cells that fell back, bool (n_target,)."""
+    if result.labels is None:
+        return {"cells": int(here.sum()), "labelled": 0, "right": None}
+    known = here & pd.notna(result.labels)
+    truth = np.array(data_parents.of_types(list(result.labels[known]), result.parents), dtype=object)
+    right = int((truth == result.fallback[known]).sum())
+    return {"cells": int(here.sum()), "labelled": int(known.sum()), "right": right}
+
+
+def held_out_accuracy(history: list[StageResult]) -> dict[str, float] | None:
+    """The final annotated model on the cells it never saw: `cells`, `raw_accuracy`, `effective_accuracy`, pooled."""
+    held_out = [s for s in history if s.cells == HELD_OUT]
+    final = {s.batch: s for s in held_out}  # the last stage of each batch
+    cells = sum(s.metrics["cells"] for s in final.values())
+    if not cells:
+        return None
+    kept = sum(s.metrics["cells"] - s.metrics["rejected"] for s in final.values())
+    wrong = sum(s.metrics["misclassified"] for s in final.values())
+    right = sum(s.metrics["raw_accuracy"] * s.metrics["cells"] for s in final.values())
+    return {"cells": cells, "raw_accuracy": right / cells, "effective_accuracy": 1 - wrong / kept if kept else 0.0}
+
+
+def target_calibration(training: Mapping[str, Any], result: TargetResult) -> Calibration | None:
+    """What left-out batches taught about the way the target was annotated; None if none were left out."""
+    calibrations = training["calibration"]
+    values = calibrations.get(result.way) or calibrations.get(SHARED)
+    return Calibration(**values) if values else None

@@ -1,0 +1,174 @@
+"""What one stage leaves in a run's folder for the next: written whole, read only if it was made with the parameters of now.
+
+Files that users get are written by `results`, models by `model.store`; `folder.Run` has the path of every file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+
+from ..core import locks
+from ..core.files import read_json, whole_file, write_json
+from ..core.model_json import read_model_json
+from ..core.stage_words import STAGES
+from ..data.plan import Plan
+from ..errors import InputError
+from . import cache, previous
+from .folder import Run
+
+log = logging.getLogger(__name__)
+
+
+def begin_stage(run: Run, stage: str) -> None:
+    """Declare a stage's earlier files outdated, before its first new file is written.
+
+    A finished run of other parameters or other input is first moved to `previous/`, when notebooks are run by hand in its
+    folder.
+
+    Raises
+    ------
+    InputError
+        If a `jind-nb run` is at work in the folder.
+    """
+    if run.manifest.exists() and not cache.is_of(run):
+        before = STAGES[: STAGES.index(stage)]
+        records = cache.read_records(run) or {}
+        keep = cache.files_of(run, records, [name for name in before if name in records]) | {run.log}
+        with locks.held(run.folder):
+            previous.recover(run)
+            previous.set_aside(run, keep)
+        log.info("the finished run that was here has other parameters or input and is now in %s", previous.PREVIOUS)
+    run.settled(stage).unlink(missing_ok=True)
+
+
+def finish_stage(run: Run, stage: str) -> None:
+    """Note with which parameters a stage's files were made; without this note no later stage reads them."""
+    write_json(run.settled(stage), cache.settled(run, stage))
+
+
+def model_folder(run: Run) -> Path:
+    """Return the folder of the annotated batches' model: the run's own, or PRETRAINED_MODEL_PATH.
+
+    Raises
+    ------
+    InputError
+        If it is the run's own, and notebook 2 has not made it, or made it with other parameters.
+    """
+    if run.parameters.PRETRAINED_MODEL_PATH is not None:
+        return Path(run.parameters.PRETRAINED_MODEL_PATH)
+    return _made_by(run, "2_train", run.models / "model.json").parent
+
+
+# --- stage 1 -----------------------------------------------------------------------------------------------------------
+
+
+def save_prepared(run: Run, prepared: ad.AnnData, plan: Plan, embedding: pd.DataFrame) -> None:
+    """Write stage 1's result: the prepared cells (h5ad), the plan (JSON), and the picture's points (columns `row` of the
+    prepared cells, `x`, `y`)."""
+    begin_stage(run, "1_preprocess")
+    with whole_file(run.work / "prepared.h5ad") as temporary:
+        prepared.write_h5ad(temporary)
+    write_json(run.work / "plan.json", asdict(plan))
+    with whole_file(run.work / "embedding.parquet") as temporary:
+        embedding.to_parquet(temporary)
+    finish_stage(run, "1_preprocess")
+
+
+def load_plan(run: Run) -> Plan:
+    """Read stage 1's plan."""
+    return Plan(**read_json(_made_by(run, "1_preprocess", run.work / "plan.json")))
+
+
+def load_prepared(run: Run) -> ad.AnnData:
+    """Read stage 1's prepared cells."""
+    return ad.read_h5ad(_made_by(run, "1_preprocess", run.work / "prepared.h5ad"))
+
+
+def load_prepared_obs(run: Run) -> pd.DataFrame:
+    """Read the table of the prepared cells alone, where their values would only fill the memory."""
+    with h5py.File(_made_by(run, "1_preprocess", run.work / "prepared.h5ad"), "r") as stored:
+        return ad.io.read_elem(stored["obs"])
+
+
+def load_embedding(run: Run) -> pd.DataFrame:
+    """Read the points of stage 1's picture: columns `row`, `x`, `y`."""
+    return pd.read_parquet(_made_by(run, "1_preprocess", run.work / "embedding.parquet"))
+
+
+# --- stage 2 -----------------------------------------------------------------------------------------------------------
+
+
+def save_training(run: Run, training: Mapping[str, Any]) -> None:
+    """Write stage 2's record: `source`, `intermediates`, `candidates`, `history`, `curves`, `calibration`."""
+    write_json(run.work / "training.json", dict(training))
+    finish_stage(run, "2_train")
+
+
+def load_training(run: Run) -> dict[str, Any]:
+    """Read stage 2's record; of a saved model as much as its model.json tells."""
+    if run.parameters.PRETRAINED_MODEL_PATH is not None:
+        # A finished run has its own copy, and may be on another machine.
+        given = model_folder(run)
+        model = read_model_json(given if given.exists() else run.models)
+        others = [batch for batch in model["files"] if batch != model["source"]]
+        return {
+            "source": model["source"], "intermediates": others, "candidates": [], "history": [], "curves": [],
+            "calibration": model["calibration"],
+        }  # fmt: skip
+    return read_json(_made_by(run, "2_train", run.work / "training.json"))
+
+
+# --- stage 3 -----------------------------------------------------------------------------------------------------------
+
+
+def save_target(run: Run, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> None:
+    """Write stage 3's result: arrays by name (npz), and `stages`, `curves`, `notes` (JSON)."""
+    with whole_file(run.work / "target.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    write_json(run.work / "target.json", dict(record))
+    finish_stage(run, "3_align")
+
+
+def load_target(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read stage 3's arrays and record."""
+    with np.load(_made_by(run, "3_align", run.work / "target.npz"), allow_pickle=False) as stored:
+        arrays = dict(stored)
+    return arrays, read_json(run.work / "target.json")
+
+
+def save_code_points(run: Run, points: pd.DataFrame) -> None:
+    """Write stage 3's picture, as `embedding.code_points` makes it."""
+    with whole_file(run.work / "codes.parquet") as temporary:
+        points.to_parquet(temporary)
+
+
+def load_code_points(run: Run) -> pd.DataFrame:
+    """Read stage 3's picture."""
+    return pd.read_parquet(_made_by(run, "3_align", run.work / "codes.parquet"))
+
+
+def _made_by(run: Run, stage: str, path: Path) -> Path:
+    """Return the path of one of a stage's files, if the stage ran to its end with the parameters of now.
+
+    Raises
+    ------
+    InputError
+        Naming the notebook to run first, or the parameters that differ.
+    """
+    if not path.exists() or not run.settled(stage).exists():
+        raise InputError(f"{path} is missing: run notebooks/{stage}.ipynb first (OUTPUT_PATH {run.folder}).")
+    if run.input_matters and (found := cache.differences(run, stage)):
+        raise InputError(
+            f"notebooks/{stage}.ipynb was last run with other parameters than these (OUTPUT_PATH {run.folder}): "
+            f"{'; '.join(found)}. Run it again with the new value, or set the value back here."
+        )
+    return path

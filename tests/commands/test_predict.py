@@ -1,0 +1,266 @@
+"""`jind-nb predict`: a new file annotated with a saved model, in seconds and without training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import openpyxl
+import pandas as pd
+import pytest
+import torch
+
+from jind_nb.core.labels import UNASSIGNED
+from jind_nb.model import alignment, training
+from tests.conftest import THREE_BATCHES, Answer, run_command, simulated
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on the three simulated batches; its input beside it."""
+    import yaml
+
+    folder = tmp_path_factory.mktemp("predict")
+    simulated(THREE_BATCHES).write_h5ad(folder / "input.h5ad")
+    values = {
+        "PATH": "input.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c",
+        "OUTPUT_PATH": "run", "MIN_CELL_TYPE_POPULATION": 5, "EPOCHS": 4,
+    }  # fmt: skip
+    (folder / "p.yaml").write_text(yaml.safe_dump(values))
+    done = run_command("run", folder / "p.yaml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture
+def nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trains(*_: object) -> None:
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr(training, "train_epoch", trains)
+    monkeypatch.setattr(alignment, "train_epoch", trains)
+    monkeypatch.setattr(torch.optim.Optimizer, "step", trains, raising=False)
+
+
+def annotate(jind_nb: Command, run_folder: Path, adata: ad.AnnData, folder: Path, *also: object) -> Path:
+    """Runs the command on a file; the folder of its results."""
+    adata.write_h5ad(folder / "new.h5ad")
+    done = jind_nb(
+        "predict", run_folder / "trained_models", folder / "new.h5ad", "--output-path", folder / "out", *also
+    )
+    assert done.status == 0, done.err
+    return folder / "out"
+
+
+def probabilities(table: pd.DataFrame) -> np.ndarray:
+    return table[["B", "NK", "T"]].to_numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+@pytest.mark.parametrize("stored", ["its cells alone", "shuffled", "dense", "the whole file"])
+def test_the_run_s_own_target_gets_the_run_s_labels_and_probabilities(
+    run_folder: Path, tmp_path: Path, jind_nb: Command, stored: str
+) -> None:
+    """A collaborator with the model and the cells must see what the report shows."""
+    adata = ad.read_h5ad(run_folder.parent / "input.h5ad")
+    then = pd.read_parquet(run_folder / "predictions.parquet")
+    new = adata if stored == "the whole file" else adata[adata.obs["batch"] == "c"].copy()
+    if stored == "shuffled":
+        new = new[np.random.default_rng(0).permutation(new.n_obs)].copy()
+    if stored == "dense":
+        new.X = new.X.toarray()
+    now = pd.read_parquet(annotate(jind_nb, run_folder, new, tmp_path) / "predictions.parquet")
+    assert list(now.index) == list(new.obs_names)
+    now = now.loc[then.index]
+    for column in ("raw_predictions", "predictions", "reason"):
+        assert now[column].tolist() == then[column].tolist()
+    np.testing.assert_allclose(probabilities(now), probabilities(then), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+def test_new_cells_are_named_and_the_file_comes_back_with_them(
+    run_folder: Path, tmp_path: Path, jind_nb: Command
+) -> None:
+    new = simulated({"e": {"B": 20, "T": 20, "NK": 20}}, seed=0)
+    truth = new.obs["celltype"].to_numpy()
+    del new.obs["batch"], new.obs["celltype"]
+    new.layers["mine"] = new.X * 2
+    new.raw = new
+    new.uns["mine"] = {"a": np.arange(3)}
+    new.obsm["X_mine"] = np.ones((60, 2))
+    out = annotate(jind_nb, run_folder, new, tmp_path)
+    table = pd.read_parquet(out / "predictions.parquet")
+    assert (table["raw_predictions"].to_numpy() == truth).mean() > 0.9
+    annotated = ad.read_h5ad(out / "annotated_target.h5ad")
+    assert annotated.obs["jind_prediction"].astype(str).tolist() == table["predictions"].tolist()
+    assert annotated.obsm["X_jind"].shape == (60, 100)
+    assert (annotated.layers["mine"] != new.layers["mine"]).nnz == (annotated.raw.X != new.X).nnz == 0
+    assert annotated.uns["mine"]["a"].tolist() == [0, 1, 2]
+    assert (annotated.obsm["X_mine"] == 1).all()
+    rows = list(openpyxl.load_workbook(out / "predicted_label_test_data.xlsx").active.iter_rows(values_only=True))
+    assert len(rows) == 61
+    none_there = jind_nb("report", out)
+    assert none_there.status == 2
+    assert "jind-nb predict makes no report" in none_there.err
+    manifest = json.loads((out / "manifest.json").read_text())
+    model = json.loads((run_folder / "trained_models" / "model.json").read_text())
+    assert manifest["model"]["sha256"] == model["sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+@pytest.mark.parametrize("part", ["layers/mine/indptr", "obsm/X_mine", "uns/mine/a"])
+def test_a_file_damaged_where_nothing_looks_is_refused_before_anything_is_written(
+    run_folder: Path, tmp_path: Path, jind_nb: Command, part: str
+) -> None:
+    """Else the annotated file would come back damaged too, and look like ours."""
+    new = simulated({"e": {"B": 20, "T": 20, "NK": 20}}, seed=0)
+    new.layers["mine"], new.obsm["X_mine"], new.uns["mine"] = new.X * 2, np.ones((60, 2)), {"a": np.arange(3000)}
+    new.write_h5ad(tmp_path / "new.h5ad", compression="gzip")
+    with h5py.File(tmp_path / "new.h5ad") as h5:
+        where = h5[part].id.get_chunk_info(0)
+    with (tmp_path / "new.h5ad").open("r+b") as file:
+        file.seek(where.byte_offset)
+        file.write(b"\0" * where.size)
+    done = jind_nb("predict", run_folder / "trained_models", tmp_path / "new.h5ad", "--output-path", tmp_path / "no")
+    assert done.status == 2, done.out
+    assert "cannot be read whole" in done.err
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+def test_missing_features_are_counted_and_too_many_are_refused(
+    run_folder: Path, tmp_path: Path, jind_nb: Command
+) -> None:
+    new = simulated({"e": {"B": 20, "T": 20, "NK": 20}}, seed=0)
+    few = new[:, :40].copy()
+    few.write_h5ad(tmp_path / "few.h5ad")
+    done = jind_nb("predict", run_folder / "trained_models", tmp_path / "few.h5ad", "--output-path", tmp_path / "out")
+    assert done.status == 0, done.err
+    assert "20 of the model's 60 features are not in the file" in " ".join(done.out.split())
+    new[:, :20].copy().write_h5ad(tmp_path / "fewer.h5ad")
+    done = jind_nb("predict", run_folder / "trained_models", tmp_path / "fewer.h5ad", "--output-path", tmp_path / "no")
+    assert done.status == 2
+    assert "MODEL_DIR" in done.err
+    assert "gene020" in done.err
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
+def test_alignment_adapts_to_each_new_batch_from_the_saved_codes_alone(
+    run_folder: Path, tmp_path: Path, jind_nb: Command
+) -> None:
+    """No annotated cell is needed for it: the input is gone."""
+    new = simulated({name: {"B": 20, "T": 20, "NK": 20} for name in "ef"}, seed=0)
+    truth = new.obs["celltype"].to_numpy()
+    out = annotate(jind_nb, run_folder, new, tmp_path, "--align", "--batch-col", "batch")
+    table = pd.read_parquet(out / "predictions.parquet")
+    assert len(table) == 120
+    notes = json.loads((out / "manifest.json").read_text())["notes"]
+    assert sum("The target was moved by" in note for note in notes) == 2
+    assert set(table["predictions"]) <= {"B", "T", "NK", UNASSIGNED}
+    assert (table["raw_predictions"].to_numpy() == truth).mean() > 0.5
+
+
+@pytest.mark.slow
+def test_a_saved_model_in_a_parameter_file_knows_its_own_target_too(run_folder: Path, tmp_path: Path) -> None:
+    """PRETRAINED_MODEL_PATH is the same as `predict`, with the notebooks and the report."""
+    done = run_command(
+        "run", run_folder.parent / "p.yaml", "-s", f"PRETRAINED_MODEL_PATH={run_folder / 'trained_models'}",
+        "--output-path", tmp_path / "again", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    then = pd.read_parquet(run_folder / "predictions.parquet")
+    now = pd.read_parquet(tmp_path / "again" / "predictions.parquet")
+    assert now["predictions"].tolist() == then["predictions"].tolist()
+    np.testing.assert_allclose(probabilities(now), probabilities(then), atol=1e-6)
+    assert "Errors to expect in a new batch" in (tmp_path / "again" / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+def test_earlier_predictions_are_set_aside_and_other_people_s_files_are_left_alone(
+    run_folder: Path, tmp_path: Path, jind_nb: Command
+) -> None:
+    new = simulated({"e": {"B": 5, "T": 5}}, seed=0)
+    out = annotate(jind_nb, run_folder, new, tmp_path)
+    first = (out / "predictions.parquet").read_bytes()
+    annotate(jind_nb, run_folder, new[:5].copy(), tmp_path)
+    assert (out / "previous" / "predictions.parquet").read_bytes() == first
+    assert len(pd.read_parquet(out / "predictions.parquet")) == 5
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "predictions.parquet").write_text("mine")
+    done = jind_nb("predict", run_folder / "trained_models", tmp_path / "new.h5ad", "--output-path", theirs)
+    assert done.status == 2
+    assert (theirs / "predictions.parquet").read_text() == "mine"
+
+
+BAD: dict[str, tuple[Callable[[Path, Path], tuple[Path, Path]], str]] = {
+    "no model there": (lambda model, new: (new.parent / "none", new), "MODEL_DIR: there is no folder"),
+    "the run's folder": (lambda model, new: (model.parent, new), "MODEL_DIR: .* has no model.json"),
+    "no file there": (lambda model, new: (model, new.parent / "none.h5ad"), "H5AD: there is no file"),
+    "not an h5ad": (lambda model, new: (model, model / "model.json"), "is not an h5ad"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", BAD)
+def test_a_wrong_argument_is_told_of_under_its_own_name(
+    run_folder: Path, tmp_path: Path, jind_nb: Command, bad: str
+) -> None:
+    import re
+
+    arguments, message = BAD[bad]
+    simulated({"e": {"B": 5, "T": 5}}).write_h5ad(tmp_path / "new.h5ad")
+    done = jind_nb("predict", *arguments(run_folder / "trained_models", tmp_path / "new.h5ad"))
+    assert done.status == 2
+    assert re.search(message, done.err)
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written_is_told_of_before_anything_is_read(
+    run_folder: Path, tmp_path: Path, jind_nb: Command
+) -> None:
+    """It would else be found out after minutes, as an error of the program."""
+    simulated({"e": {"B": 5, "T": 5}}).write_h5ad(tmp_path / "new.h5ad")
+    (tmp_path / "file").touch()
+    done = jind_nb(
+        "predict", run_folder / "trained_models", tmp_path / "new.h5ad", "--output-path", tmp_path / "file" / "results"
+    )
+    assert done.status == 2, done.err
+    assert "--output-path: " in done.err
+    assert "cannot be written" in done.err
+
+
+@pytest.mark.slow
+def test_a_batch_column_that_is_not_there_is_told_of(run_folder: Path, tmp_path: Path, jind_nb: Command) -> None:
+    simulated({"e": {"B": 5, "T": 5}}).write_h5ad(tmp_path / "new.h5ad")
+    done = jind_nb("predict", run_folder / "trained_models", tmp_path / "new.h5ad", "--batch-col", "donor")
+    assert done.status == 2
+    assert "--batch-col" in done.err
+    assert "celltype" in done.err
+
+
+@pytest.mark.slow
+def test_how_to_read_the_file_can_be_said_and_nothing_else(run_folder: Path, tmp_path: Path, jind_nb: Command) -> None:
+    new = simulated({"e": {"B": 10, "T": 10, "NK": 10}}, seed=0)
+    straight = pd.read_parquet(annotate(jind_nb, run_folder, new, tmp_path) / "predictions.parquet")
+    new.layers["raw counts"], new.X = new.X.copy(), new.X * 0.37
+    out = annotate(jind_nb, run_folder, new, tmp_path, "-s", "LAYER=raw counts")
+    np.testing.assert_allclose(
+        probabilities(pd.read_parquet(out / "predictions.parquet")), probabilities(straight), atol=1e-6
+    )
+    done = jind_nb("predict", run_folder / "trained_models", tmp_path / "new.h5ad", "-s", "EPOCHS=3")
+    assert done.status == 2
+    assert "EPOCHS" in done.err

@@ -1,0 +1,28 @@
+"""Bars: seen where a person waits, silent where only a file listens."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from jind_nb.core.progress import OnScreen, bar
+
+
+def test_nothing_is_drawn_into_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """A cluster's log would hold a thousand half lines."""
+    for _ in bar(range(3), "batches", "batch"):
+        time.sleep(0.5)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_logged_reaches_the_screen_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that runs into a bar cannot be read."""
+    log = logging.getLogger("jind_nb.test")
+    log.addHandler(OnScreen())
+    log.setLevel(logging.INFO)
+    log.info("one")
+    log.info("two")
+    assert capsys.readouterr().out == "one\ntwo\n"
+    log.handlers.clear()

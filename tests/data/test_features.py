@@ -1,0 +1,105 @@
+"""Which names mean the same gene or peak; a wrong match or a missed one silently costs a user their markers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jind_nb.data import features
+from jind_nb.errors import InputError
+
+GENES = ["CD3E", "CD8A", "NKX2-1", "HLA-DRB1", "MT-CO1", "AC012345.1"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "found"),
+    [
+        (["ENSG00000139618"], ["ENSG00000139618.17"], [0]),
+        (["ENSG00000139618.2", "ENSG00000141510"], ["ENSG00000141510.9", "ENSG00000139618.5"], [1, 0]),
+        (["ENSMUSG00000059552"], ["ENSG00000059552"], [-1]),
+        (["chr1:100-200", "chrX:5-9"], ["X-5-9", "1_100_200"], [1, 0]),
+        (["GL000194.1:100-200", "chrUn_KI270742v1:1-9"], ["chrUn_KI270742v1_1_9", "GL000194.1-100-200"], [1, 0]),
+        (["chr1:100-200", "chr1:300-400"], ["chr1:100-201", "chr11:00-200"], [-1, -1]),
+        (["TBCE", "TBCE-1"], ["TBCE.1", "TBCE"], [1, 0]),
+        (["Cd3e", "Cd8a"], ["CD8A", "CD3E"], [1, 0]),
+        (GENES, GENES[::-1], [5, 4, 3, 2, 1, 0]),
+        (["NKX2"], ["NKX2-1"], [-1]),
+    ],
+)
+def test_spellings_of_one_feature(wanted: list[str], names: list[str], found: list[int]) -> None:
+    assert list(features.match(pd.Index(wanted), pd.Index(names))[0]) == found
+
+
+def test_case_is_ignored_only_where_it_finds_more() -> None:
+    """C1orf1 beside C1ORF1 may be two rows of one file; one odd spelling is no reason to mix them up."""
+    human = pd.Index([f"GENE{i}" for i in range(50)])
+    odd = human[:49].append(pd.Index(["gene49"]))
+    assert list(np.flatnonzero(features.match(human, odd)[0] < 0)) == [49]
+    found, any_case = features.match(human, pd.Index([name.lower() for name in human]))
+    assert any_case
+    assert list(found) == list(range(50))
+
+
+@given(st.lists(st.sampled_from(["A", "A-1", "A.1", "B", "chr1:1-2", "a", "ENSG00000000001.1"]), max_size=12))
+def test_keys_are_unique_and_every_feature_finds_itself(names: list[str]) -> None:
+    index = features.unique(pd.Index(names, dtype=object))
+    assert index.is_unique
+    assert features.keys_of(index).is_unique
+    assert list(features.match(index, index)[0]) == list(range(len(index)))
+
+
+def test_repeated_names_are_numbered_and_none_is_taken_twice() -> None:
+    assert list(features.unique(pd.Index(["A", "A", "A-1", "A"]))) == ["A", "A-2", "A-1", "A-3"]
+
+
+def test_only_columns_that_could_be_names_are_tried() -> None:
+    """Else every file would be matched by `chromosome`."""
+    var = pd.DataFrame(
+        {
+            "gene_ids": [f"ENSG{i:011d}" for i in range(10)],
+            "symbol": pd.Categorical([f"G{i}" for i in range(10)]),
+            "chromosome": ["chr1"] * 10,
+            "n_cells": range(10),
+            "gaps": [None] * 8 + ["x", "y"],
+        },
+        index=[f"row{i}" for i in range(10)],
+    )
+    assert list(features.text_columns(var)) == ["", "gene_ids", "symbol"]
+
+
+def test_the_index_is_kept_unless_a_column_fits_clearly_better() -> None:
+    symbols, ids = pd.Index([f"G{i}" for i in range(20)]), pd.Index([f"ENSG{i:011d}" for i in range(20)])
+    both = {"": symbols, "gene_ids": ids}
+    assert features.choose_columns([both, {"": symbols, "gene_ids": ids}]) == ["", ""]
+    assert features.choose_columns([both, {"": ids}]) == ["gene_ids", ""]
+    assert features.choose_columns([{"": ids}, both, both]) == ["", "gene_ids", "gene_ids"]
+    assert features.choose_columns([{"": ids}, {"": symbols}]) == ["", ""]
+
+
+def test_a_feature_is_missing_only_where_ten_cells_should_have_it() -> None:
+    values = np.zeros((200, 3))
+    values[:100, 0] = 1
+    values[:5, 1] = 1
+    values[:, 2] = 1
+    seen = {"a": (values[:100] != 0).sum(axis=0), "b": (values[100:] != 0).sum(axis=0)}
+    missing = features.never_seen(seen, {"a": 100, "b": 100})
+    assert missing["b"].tolist() == [True, False, False]
+    assert missing["a"].tolist() == [False, False, False]
+
+
+@pytest.mark.parametrize(("there", "outcome"), [(10, None), (8, None), (7, "warning"), (2, "warning"), (1, "error")])
+def test_the_limits_of_overlap(there: int, outcome: str | None) -> None:
+    wanted = pd.Index([f"G{i}" for i in range(10)])
+    missing = np.arange(10) >= there
+    if outcome == "error":
+        with pytest.raises(
+            InputError, match=r"b has only 1 of 10 features \(10 %\) kept; missing: G1, .*G9\..*GENE_COL"
+        ):
+            features.judge("b", wanted, missing, "kept")
+    else:
+        told = features.judge("b", wanted, missing, "kept")
+        assert (told is not None) == (outcome == "warning")
+        assert told is None or f"only {there} of 10" in told

@@ -1,0 +1,410 @@
+"""A trained model on disk: found by its batch, read without running code, and saying what it said before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import unquote
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from jind_nb.core.files import sha256
+from jind_nb.core.model_json import read_model_json, write_model_json
+from jind_nb.core.parameters import make_parameters
+from jind_nb.data.plan import Plan
+from jind_nb.errors import InputError
+from jind_nb.model import store
+from jind_nb.model.alignment import ADAPTED, SHARED, Annotated, KnownCodes, align, annotate, known_codes, self_train
+from jind_nb.model.calibration import Calibration, best_way, of_all_ways
+from jind_nb.model.leave_one_out import leave_batches_out
+from jind_nb.model.networks import Adapter, Translation
+from jind_nb.model.predictions import at_most, class_thresholds, tempered
+from jind_nb.model.training import Reference, decode, encode
+from jind_nb.runs.folder import Run
+from tests.model.test_reference import METHODS, equal, learn, prepare_simulated, weights
+
+CPU = torch.device("cpu")
+AWKWARD = ["../up/Ä 1", "..", "1", "10"]
+TYPES = {"B": 20, "CD8+/45RA+ T": 20}
+
+
+def target_cells(prepared: ad.AnnData) -> sparse.csr_matrix:
+    return prepared[(prepared.obs["batch"] == "c").to_numpy()].X
+
+
+@dataclass
+class Saved:
+    """A finished training and the folder it was written to."""
+
+    reference: Reference
+    plan: Plan
+    x: sparse.csr_matrix  # the target
+    run: Run
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """Of either METHOD; in `default`, ALIGN asks for alignment whatever left-out batches say."""
+    folder = tmp_path_factory.mktemp("saved")
+    data = dict.fromkeys([*AWKWARD, "c"], TYPES)
+    prepared, plan, settings = prepare_simulated(
+        folder, data, SOURCE_DATASET_NAME=AWKWARD[0], INTER_DATASETS_NAMES=AWKWARD[1:], EPOCHS=1, METHOD=request.param,
+        ALIGN=True,
+    )  # fmt: skip
+    reference = learn(prepared, plan, settings)
+    run = Run(parameters_of(folder / "run", METHOD=request.param))
+    calibrations = of_all_ways(leave_batches_out(reference), settings, len(reference.batches))
+    store.save_reference(reference, calibrations, plan, run)
+    return Saved(reference, plan, target_cells(prepared), run)
+
+
+def parameters_of(output: Path, **values: object):
+    return make_parameters(
+        {
+            "PATH": "x.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c",
+            "OUTPUT_PATH": str(output), "USE_GPU": False, "EPOCHS": 1,
+        }
+        | values
+    )  # fmt: skip
+
+
+@pytest.fixture
+def copied(saved: Saved, tmp_path: Path) -> Path:
+    """A copy of the model's folder, to be damaged."""
+    folder = tmp_path / "trained_models"
+    folder.mkdir()
+    for file in saved.run.models.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_a_loaded_model_says_exactly_what_the_trained_one_said(saved: Saved) -> None:
+    model, known = store.load_shared(saved.run.models, CPU)
+    assert equal(weights(model), weights(saved.reference.model))
+    before = known_codes(saved.reference).predict(saved.reference.model, saved.x, saved.reference.settings)
+    after = known.predict(model, saved.x, saved.reference.settings)
+    np.testing.assert_array_equal(after.probabilities, before.probabilities)
+    np.testing.assert_array_equal(after.thresholds, before.thresholds)
+    assert after.classes == before.classes
+    assert after.names.tolist() == before.names.tolist()
+
+
+def test_the_loaded_codes_are_those_of_each_batch_through_its_own_adapter(saved: Saved) -> None:
+    _, known = store.load_shared(saved.run.models, CPU)
+    assert known.batches == AWKWARD
+    for i, (name, cells) in enumerate(saved.reference.batches.items()):
+        expected = encode(saved.reference.annotator(name), cells.x[~cells.held_out], CPU)
+        np.testing.assert_array_equal(known.codes[known.batch == i], expected)
+        np.testing.assert_array_equal(known.y[known.batch == i], cells.y[~cells.held_out])
+    assert known.counts.tolist() == [20 * len(AWKWARD)] * 2
+
+
+def test_every_batch_has_a_file_of_a_safe_name_that_model_json_maps(saved: Saved) -> None:
+    """`1` is not `10`, and `..` does not leave the folder."""
+    files = read_model_json(saved.run.models)["files"]
+    assert list(files) == AWKWARD
+    assert {unquote(file.removesuffix(".pt")) for file in files.values()} == set(AWKWARD)
+    assert files["1"] == "1.pt"
+    for batch, file in files.items():
+        assert "/" not in file
+        path = saved.run.models / file
+        assert path.resolve().parent == saved.run.models.resolve()
+        stored = torch.load(path, weights_only=True)
+        assert equal(stored, weights(saved.reference.annotator(batch)))
+        assert any(name.startswith("adapter.") for name in stored) is (batch != AWKWARD[0])
+
+
+def test_all_files_of_weights_load_without_running_code(saved: Saved) -> None:
+    files = sorted(saved.run.models.glob("*.pt"))
+    assert len(files) == len(AWKWARD) + 1  # the reference codes
+    for file in files:
+        stored = torch.load(file, weights_only=True)
+        assert all(isinstance(tensor, torch.Tensor) for tensor in stored.values())
+
+
+def test_val_stats_hold_held_out_cells_only(saved: Saved) -> None:
+    stats = json.loads((saved.run.models / "val_stats_trained_model.json").read_text(encoding="utf-8"))
+    start = 0
+    for name, cells in saved.reference.batches.items():
+        rows = slice(start, start + int(cells.held_out.sum()))
+        start = rows.stop
+        codes = encode(saved.reference.annotator(name), cells.x[cells.held_out], CPU)
+        expected = decode(saved.reference.model.head, codes, CPU)
+        np.testing.assert_allclose(stats["probabilities"][rows], expected, atol=1e-6)
+        assert stats["batch"][rows] == [name] * len(expected)
+        assert stats["true"][rows] == [saved.reference.classes[y] for y in cells.y[cells.held_out]]
+    assert start == len(stats["true"]) == len(stats["batch"]) == len(stats["probabilities"]) > 0
+
+
+def test_model_json_has_all_that_annotating_needs(saved: Saved) -> None:
+    stored = read_model_json(saved.run.models)
+    stats = json.loads((saved.run.models / "val_stats_trained_model.json").read_text(encoding="utf-8"))
+    calibrated = tempered(np.array(stats["probabilities"]), stored["calibration"][SHARED]["temperature"])
+    thresholds = class_thresholds(calibrated, saved.reference.settings.theta)
+    assert list(stored["thresholds"]) == stored["classes"] == saved.reference.classes
+    enough = stored["calibration"][SHARED]["enough"]
+    assert list(stored["thresholds"].values()) == pytest.approx(at_most(thresholds, enough).tolist())
+    assert stored["features"] == saved.reference.features
+    assert stored["preprocessing"]["scale"] == "log1p of counts per 10,000"
+    assert stored["source"] == AWKWARD[0]
+    assert stored["target"] is None
+    assert stored["training"]["cells"] == dict.fromkeys(AWKWARD, 40)
+    assert stored["training"]["held_out"] == {name: c.held_out.sum() for name, c in saved.reference.batches.items()}
+    is_reference = saved.reference.settings.is_reference
+    assert stored["training"]["METHOD"] == ("reference" if is_reference else "default")
+    assert stored["code size"] == saved.reference.model.encoder.size == (256 if is_reference else 100)
+    calibrations = {way: Calibration(**values) for way, values in stored["calibration"].items()}
+    assert stored["alignment"] == dict(zip(("way", "why"), best_way(calibrations), strict=True))
+
+
+def test_at_most_so_many_codes_are_stored_and_each_keeps_its_batch_and_type(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = known_codes(saved.reference)
+    monkeypatch.setattr("jind_nb.model.alignment.MOST_CODES", 50)
+    some = known_codes(saved.reference)
+    assert len(some.codes) == len(some.y) == len(some.batch) == 50
+    assert some.counts.tolist() == everything.counts.tolist()
+    assert len(some.held_out) == len(everything.held_out)
+    of_code = {
+        code.tobytes(): (b, k) for code, b, k in zip(everything.codes, everything.batch, everything.y, strict=True)
+    }
+    # A batch's codes may round differently in blocks of another size; find each by its nearest.
+    for code, batch, y in zip(some.codes, some.batch, some.y, strict=True):
+        nearest = everything.codes[np.abs(everything.codes - code).sum(axis=1).argmin()]
+        assert of_code[nearest.tobytes()] == (batch, y)
+
+
+# --- the target --------------------------------------------------------------------------------------------------------
+
+
+def annotated_target(saved: Saved, known: KnownCodes, *, aligned: bool) -> Annotated:
+    annotated = annotate(saved.reference.model, saved.x, known, saved.reference.settings)
+    if aligned:
+        align(annotated, saved.x, known, saved.reference.settings)
+        self_train(annotated, saved.x, known, saved.reference.settings)
+    return annotated
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_the_saved_target_model_says_what_the_run_said(saved: Saved, tmp_path: Path, aligned: bool) -> None:
+    known = known_codes(saved.reference)
+    annotated = annotated_target(saved, known, aligned=aligned)
+    final = list(annotated.stages.values())[-1]
+    run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
+    store.save_target(annotated, "c", saved.x, run)
+    model = store.load_target(run.models)
+    again = known.predict(model, saved.x, saved.reference.settings)
+    np.testing.assert_allclose(again.probabilities, final.probabilities, atol=1e-6)
+    stored = read_model_json(run.models)["target"]
+    assert (stored["batch"], stored["has_adapter"]) == ("c", aligned)
+    assert stored["thresholds"] == dict(zip(final.classes, final.thresholds.tolist(), strict=True))
+    torch.load(run.models / "target.pth", weights_only=True)
+
+
+def test_a_model_is_aligned_by_the_method_it_was_trained_with_whatever_the_run_s_is(
+    saved: Saved, tmp_path: Path
+) -> None:
+    """METHOD stands in every parameter file; a saved model need not be of the same."""
+    shared, known = store.load_shared(saved.run.models, CPU)
+    run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
+    settings = saved.reference.settings
+    annotated = annotate(shared, saved.x, known, settings)
+    align(annotated, saved.x, known, replace(settings, is_reference=not settings.is_reference))
+    self_train(annotated, saved.x, known, replace(settings, is_reference=not settings.is_reference))
+    store.save_target(annotated, "c", saved.x, run)
+    assert annotated.way == ADAPTED
+    model = store.load_target(run.models)
+    assert type(model.adapter) is (Adapter if settings.is_reference else Translation)
+
+
+def test_a_run_with_a_saved_model_leaves_that_as_it_was_and_a_whole_copy_of_its_own(
+    saved: Saved, tmp_path: Path
+) -> None:
+    before = {file.name: file.read_bytes() for file in saved.run.models.iterdir()}
+    run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
+    known = known_codes(saved.reference)
+    store.save_target(annotated_target(saved, known, aligned=False), "c", saved.x, run)
+    assert {file.name: file.read_bytes() for file in saved.run.models.iterdir()} == before
+    model, own = store.load_shared(run.models, CPU)
+    assert equal(weights(model), weights(saved.reference.model))
+    np.testing.assert_array_equal(own.codes, known.codes)
+    assert set(read_model_json(run.models)["files"].values()) <= {file.name for file in run.models.iterdir()}
+
+
+# --- damage ------------------------------------------------------------------------------------------------------------
+
+
+class Foreign:
+    """An object whose class a weights-only reader must refuse."""
+
+
+def source_file(folder: Path) -> Path:
+    return folder / read_model_json(folder)["files"][AWKWARD[0]]
+
+
+def edit(folder: Path, **values: object) -> None:
+    """Changes model.json as somebody would who can hash it again."""
+    stored = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    write_model_json(folder, stored | values)
+
+
+def forge(file: Path, content: object) -> None:
+    """Replaces a file of weights, and its hash."""
+    torch.save(content, file)
+    edit(file.parent, hashes=read_model_json(file.parent)["hashes"] | {file.name: sha256(file)})
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def without_rehashing(folder: Path, **values: object) -> None:
+    stored = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    (folder / "model.json").write_text(json.dumps(stored | values), encoding="utf-8")
+
+
+def without(folder: Path, name: str) -> None:
+    stored = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    write_model_json(folder, {key: value for key, value in stored.items() if key != name})
+
+
+def other_method(folder: Path) -> None:
+    training = read_model_json(folder)["training"]
+    edit(folder, training=training | {"METHOD": "reference" if training["METHOD"] == "default" else "default"})
+
+
+CHANGED = "its hash differs"
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "weights missing": (lambda d: source_file(d).unlink(), "is missing; copy the whole"),
+    "weights cut short": (lambda d: cut_short(source_file(d)), CHANGED),
+    "weights empty": (lambda d: source_file(d).write_bytes(b""), CHANGED),
+    "one bit of the weights": (lambda d: flip_a_bit(source_file(d)), CHANGED),
+    "weights are text": (lambda d: source_file(d).write_text("hello"), CHANGED),
+    "a pickled object": (lambda d: forge(source_file(d), {"x": Foreign()}), "is not a file of weights"),
+    "a list": (lambda d: forge(source_file(d), [torch.zeros(1)]), "is not a file of weights"),
+    "weights of another model": (lambda d: forge(source_file(d), {"w": torch.zeros(1)}), "does not fit"),
+    "weights that are no numbers": (lambda d: forge(source_file(d), {"w": torch.tensor([torch.nan])}), "NaN"),
+    "codes missing": (lambda d: (d / store.CODES).unlink(), "is missing; copy the whole"),
+    "codes cut short": (lambda d: cut_short(d / store.CODES), CHANGED),
+    "codes incomplete": (lambda d: forge(d / store.CODES, {"y": torch.zeros(1)}), "does not fit"),
+    "fewer features": (lambda d: edit(d, features=["gene000"]), "does not fit"),
+    "a threshold missing": (lambda d: edit(d, thresholds={}), "is damaged"),
+    "more classes": (lambda d: edit(d, classes=["B", "T", "NK"], thresholds={"B": 0, "T": 0, "NK": 0}), "damaged|fit"),
+    "another source": (lambda d: edit(d, source="nobody"), "is damaged"),
+    "calibration of another kind": (lambda d: edit(d, calibration={SHARED: {"x": 1}}), "does not fit"),
+    "edited by hand": (lambda d: without_rehashing(d, thresholds={"B": 0.0}), "not as it was written"),
+    "codes of no number": (lambda d: edit(d, **{"code size": 0}), "is damaged"),
+    "codes of a billion numbers": (lambda d: edit(d, **{"code size": 10**9}), "is damaged"),
+    "code size as text": (lambda d: edit(d, **{"code size": "100"}), "is damaged"),
+    "code size missing": (lambda d: without(d, "code size"), "is damaged.*code size"),
+    "no way to align": (lambda d: edit(d, alignment={"way": "backwards", "why": "x"}), "is damaged.*alignment"),
+    "alignment without a reason": (lambda d: edit(d, alignment={"way": SHARED}), "is damaged.*why"),
+    "alignment missing": (lambda d: without(d, "alignment"), "is damaged.*alignment"),
+    "no known METHOD": (lambda d: edit(d, training={"METHOD": "magic"}), "is damaged.*METHOD"),
+    "METHOD missing": (lambda d: edit(d, training={}), "is damaged.*METHOD"),
+    "the other METHOD": (lambda d: other_method(d), "does not fit"),
+    "a newer format": (lambda d: edit(d, format=99), "format 99.*update jind-nb"),
+    "an older format": (lambda d: edit(d, format=1), "format 1.*train the model again"),
+    "model.json cut short": (lambda d: cut_short(d / "model.json"), "is damaged"),
+    "model.json is a list": (lambda d: (d / "model.json").write_text("[]"), "is damaged"),
+    "model.json missing": (lambda d: (d / "model.json").unlink(), "has no model.json .*gene list"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_model_is_told_of_by_name(copied: Path, damage: str) -> None:
+    do, message = DAMAGE[damage]
+    do(copied)
+    with pytest.raises(InputError, match=message) as told:
+        store.load_shared(copied, CPU)
+    assert "PRETRAINED_MODEL_PATH" in str(told.value)
+    assert str(copied) in str(told.value)
+
+
+def test_a_model_of_default_with_another_code_size_is_refused(saved: Saved, copied: Path) -> None:
+    """METHOD `reference` has one size of codes, and needs no number for it."""
+    edit(copied, **{"code size": 50})
+    if saved.reference.settings.is_reference:
+        store.load_shared(copied, CPU)
+    else:
+        with pytest.raises(InputError, match="does not fit"):
+            store.load_shared(copied, CPU)
+
+
+def test_a_folder_that_is_not_there_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        store.load_shared(tmp_path / "nothing", CPU)
+
+
+def test_a_file_name_in_model_json_cannot_lead_out_of_the_folder(copied: Path) -> None:
+    outside = copied.parent / "outside.pt"
+    source_file(copied).rename(outside)
+    files = read_model_json(copied)["files"] | {AWKWARD[0]: "../outside.pt"}
+    edit(copied, files=files)
+    with pytest.raises(InputError, match="is missing"):
+        store.load_shared(copied, CPU)
+
+
+# --- the model's own target ----------------------------------------------------------------------------------------------
+
+
+def test_the_model_s_own_target_is_known_again_cell_by_cell_and_annotated_as_in_its_run(
+    saved: Saved, tmp_path: Path
+) -> None:
+    _, known = store.load_shared(saved.run.models, CPU)
+    annotated = annotated_target(saved, known, aligned=True)
+    run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
+    store.save_target(annotated, "c", saved.x, run)
+    shuffled = np.random.default_rng(0).permutation(saved.x.shape[0])[:10]
+    assert store.of_own_target(run.models, saved.x[shuffled]).all()
+    changed = saved.x.copy()
+    changed.data[changed.indptr[3]] += 1
+    assert np.flatnonzero(~store.of_own_target(run.models, changed)).tolist() == [3]
+    shared, loaded = store.load_shared(run.models, CPU)
+    some = saved.x[shuffled]  # without the cells that were their neighbours
+    again = annotate(shared, some, loaded, saved.reference.settings)
+    store.recall(again, some, run.models, loaded, saved.reference.settings)
+    now, then = list(again.stages.values())[-1], list(annotated.stages.values())[-1].of(shuffled)
+    np.testing.assert_allclose(now.probabilities, then.probabilities, atol=1e-6)
+    assert now.names.tolist() == then.names.tolist()
+    assert now.reasons.tolist() == then.reasons.tolist()
+
+
+def test_a_model_that_annotated_no_target_yet_knows_no_cell(saved: Saved) -> None:
+    assert not store.of_own_target(saved.run.models, saved.x).any()
+
+
+def test_the_rules_of_left_out_batches_come_back_with_the_model(saved: Saved) -> None:
+    _, known = store.load_shared(saved.run.models, CPU)
+    stored = read_model_json(saved.run.models)
+    assert set(known.rules) == set(stored["calibration"])
+    assert known.rules[SHARED].temperature == stored["calibration"][SHARED]["temperature"] != 1.0
+    annotated = annotate(saved.reference.model, saved.x, known, saved.reference.settings)
+    thresholds = next(iter(annotated.stages.values())).thresholds
+    assert stored["thresholds"] == pytest.approx(dict(zip(known.classes, thresholds.tolist(), strict=True)))
+
+
+def test_the_card_tells_what_the_model_is_for_people(saved: Saved, tmp_path: Path) -> None:
+    """A model is shared with its card; a name with markup in it must not break the table."""
+    run = Run(parameters_of(tmp_path / "run", PRETRAINED_MODEL_PATH=str(saved.run.models)))
+    store.save_target(annotated_target(saved, known_codes(saved.reference), aligned=False), "c|\n#", saved.x, run)
+    card = (run.models / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for name in (*saved.reference.classes, *saved.reference.batches):
+        assert json.dumps(name, ensure_ascii=False) in card
+    assert '"c&#124;&#92;n#"' in card
+    assert store.card(run.models) == card
+    assert "left-out batch" in card
+    assert "jind-nb predict" in card

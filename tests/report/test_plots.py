@@ -1,0 +1,580 @@
+"""Pictures with few and with many cell types: every name there, every group told from every other."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pypdf
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from jind_nb.core.labels import UNASSIGNED
+from jind_nb.metrics import reliability, risk_coverage
+from jind_nb.model.calibration import Calibration
+from jind_nb.model.history import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, stage_result
+from jind_nb.model.predictions import Predictions
+from jind_nb.report.plots import compare, confusion, embedding, style, training
+from jind_nb.report.plots import target as plots_target
+from jind_nb.results import clusters
+from jind_nb.results.clusters import Clusters
+
+SOURCE, TARGET = "donor 1", "donor 9"
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> object:
+    yield
+    plt.close("all")
+
+
+def type_names(n: int) -> list[str]:
+    return [f"cell type {i:02d}" for i in range(n)]
+
+
+def result(batch: str, stage: str, cells: str, types: list[str], n: int = 0) -> StageResult:
+    """A stage that is mostly right, with every type among the cells."""
+    random = np.random.default_rng(len(types))
+    truth = np.array(types * (n or 6), dtype=object)
+    y = np.tile(np.arange(len(types)), n or 6)
+    probabilities = random.dirichlet(np.full(len(types), 0.3), len(truth)) * 0.4
+    probabilities[np.arange(len(truth)), y] += 0.6 * random.uniform(size=len(truth))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return stage_result(
+        batch,
+        stage,
+        cells,
+        truth,
+        Predictions(types, probabilities, np.full(len(types), 0.4 if len(types) > 9 else 0.5)),
+    )
+
+
+def history_of(types: list[str], intermediates: list[str]) -> list[StageResult]:
+    """What a run records, in its order."""
+    made = [result(SOURCE, "initial", which, types) for which in (HELD_OUT, TRAINED_ON)]
+    for batch in intermediates:
+        made.append(result(batch, "initial", UNSEEN, types))
+        made += [
+            result(batch, stage, which, types) for stage in ("adapt", "finetuned") for which in (HELD_OUT, TRAINED_ON)
+        ]
+    if intermediates:
+        made += [
+            result(batch, "retrain", which, types)
+            for batch in (SOURCE, *intermediates)
+            for which in (HELD_OUT, TRAINED_ON)
+        ]
+    return made + [result(TARGET, stage, UNSEEN, types) for stage in ("before alignment", "after alignment")]
+
+
+def pages_of(file: Path) -> list[str]:
+    return [page.extract_text() for page in pypdf.PdfReader(file).pages]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[list[StageResult]], list[str]]:
+    """Writes a history and gives the text of its pages."""
+
+    def call(history: list[StageResult]) -> list[str]:
+        confusion.write_history(history, SOURCE, TARGET, tmp_path / "history.pdf")
+        return pages_of(tmp_path / "history.pdf")
+
+    return call
+
+
+ORDER_WITH_ONE_INTERMEDIATE = [
+    "donor 1: its own classifier, first trained",
+    "donor 2: seen by the model before adapting to it",
+    "donor 2: after its adapter was trained",
+    "donor 2: after joint fine-tuning",
+    "donor 1: after the last joint training",
+    "donor 2: after the last joint training",
+    "donor 9: before alignment",
+    "donor 9: after alignment",
+]
+
+
+def test_history_of_few_types_is_a_page_for_each_stage_in_reading_order(write: Callable[..., list[str]]) -> None:
+    """A user who leafs through it follows the run from the source to the target."""
+    pages = write(history_of(type_names(4), ["donor 2"]))
+    assert len(pages) == 1 + len(ORDER_WITH_ONE_INTERMEDIATE)
+    at = [pages[0].index(title) for title in ORDER_WITH_ONE_INTERMEDIATE]
+    assert at == sorted(at)
+    for title, page in zip(ORDER_WITH_ONE_INTERMEDIATE, pages[1:], strict=True):
+        assert title in page
+    # Held-out cells come before the training cells, which flatter, and share their page.
+    assert pages[1].index(HELD_OUT) < pages[1].index(TRAINED_ON)
+
+
+def test_history_of_forty_types_loses_no_stage(write: Callable[..., list[str]]) -> None:
+    """Forty types fill a page: each matrix has its own, and none is left out."""
+    history = history_of(type_names(40), ["donor 2"])
+    pages = write(history)
+    assert len(pages) == 1 + len(history)
+    for record, page in zip(history, pages[1:], strict=True):
+        assert confusion.stage_title(record, SOURCE) in page
+        assert f"{record.metrics['cells']:,} {record.cells}" in page
+
+
+def test_history_without_intermediates(write: Callable[..., list[str]]) -> None:
+    """Two batches are the smallest run there is."""
+    pages = write(history_of(type_names(4), []))
+    assert len(pages) == 1 + 3
+    assert "first trained" in pages[1]
+    assert "donor 9: after alignment" in pages[3]
+
+
+def test_history_of_nothing_says_so(write: Callable[..., list[str]]) -> None:
+    """A saved model on an unlabelled target has nothing to show; an empty file would look like a failure."""
+    (page,) = write([])
+    assert "nothing was trained" in page
+
+
+@pytest.mark.parametrize("n", [4, 40])
+def test_every_matrix_names_its_types_and_its_numbers(n: int, write: Callable[..., list[str]]) -> None:
+    """A matrix without cells, rejections, errors and precision beside it hides what the colours do not show."""
+    record = result(TARGET, "after alignment", UNSEEN, type_names(n))
+    _, page = write([record])
+    for heading in ("cells", "rejected", "wrong", "AP", "predicted cell type", "true cell type", UNASSIGNED):
+        assert heading in page
+    for i, name in enumerate(type_names(n)):
+        if n <= confusion.SIDE_BY_SIDE:
+            assert page.count(name) >= 2, name  # a row and a column
+        else:  # a row, whose number is its column's heading
+            assert f"{name}  {i + 1}" in page, name
+    m = record.metrics
+    assert f"{m['rejected']:,} rejected, {m['misclassified']:,} misclassified" in page
+    assert f"raw {m['raw_accuracy']:.3f}, effective {m['effective_accuracy']:.3f}; mAP {m['mAP']:.3f}" in " ".join(
+        page.split()
+    )
+    for row in record.per_class.values():
+        assert f"{row['average_precision']:.3f}" in page
+
+
+def test_matrix_shows_every_count(write: Callable[..., list[str]]) -> None:
+    """The counts of a matrix must add up to its cells."""
+    record = result(TARGET, "after alignment", UNSEEN, ["B", "NK", "T"], n=50)
+    figure = confusion.confusions([record], SOURCE)
+    inside = [t for t in figure.axes[0].texts if t.get_position()[0] < len(record.predicted) - 0.5]
+    counts = [t for t in inside if not t.get_text().endswith("%")]
+    assert sum(int(t.get_text().replace(",", "")) for t in counts) == record.metrics["cells"]
+    # Below each count its share of the row.
+    assert len(inside) == 2 * len(counts)
+    (first, *_), totals = np.array(record.confusion), np.array(record.confusion).sum(axis=1)
+    assert f"{100 * first[0] / totals[0]:.0f}%" in [t.get_text() for t in inside]
+
+
+def test_types_that_are_absent_from_the_batch_have_a_column_but_no_row() -> None:
+    """A row of zeros would be divided by zero, and a missing column would hide where cells went."""
+    truth = np.array(["B"] * 5, dtype=object)
+    predictions = Predictions(["B", "T"], np.array([[0.2, 0.8]] * 2 + [[0.9, 0.1]] * 3), np.zeros(2))
+    axes = confusion.confusions([stage_result(TARGET, "s", UNSEEN, truth, predictions)], SOURCE).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["B"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["B", "T", UNASSIGNED]
+
+
+LONG = [
+    "CD8-positive, alpha-beta T cell",
+    "CD8-positive, alpha-beta memory T cell",
+    "CD8-positive, alpha-beta NKT cell",
+]
+
+
+def test_long_names_that_begin_alike_stay_apart(write: Callable[..., list[str]]) -> None:
+    """Cell Ontology names differ at their end: cut there, two rows of a matrix would carry the same name."""
+    axes = confusion.confusions([result(TARGET, "after alignment", UNSEEN, LONG)], SOURCE).axes[0]
+    assert len({t.get_text() for t in axes.get_yticklabels()}) == len(LONG)
+
+
+@pytest.mark.parametrize("name", ["$T$", "a_b^c", "<b>B</b>", r"\frac", "100 %", "T{x}", "$", "=cmd()"])
+def test_no_name_is_read_as_mathematics(name: str, write: Callable[..., list[str]]) -> None:
+    """One dollar sign in a label would else stop the run, or draw another name."""
+    _, page = write([result(TARGET, "after alignment", UNSEEN, [name, "other"])])
+    assert page.count(name) >= 2
+
+
+# --- many groups ---------------------------------------------------------------------------------------------------------
+
+
+def styles(figure: Figure) -> list[tuple[str, bytes]]:
+    """Colour and shape of each labelled group of points."""
+    drawn = [c for axes in figure.axes for c in axes.collections if isinstance(c, PathCollection)]
+    return [
+        (to_hex(c.get_facecolor()[0]), c.get_paths()[0].vertices.round(4).tobytes())
+        for c in drawn
+        if not str(c.get_label()).startswith("_")
+    ]
+
+
+@pytest.mark.parametrize("n", [3, 60])
+def test_no_two_groups_share_colour_and_shape(n: int) -> None:
+    """Two cell types drawn alike are one cell type to the reader."""
+    random = np.random.default_rng(0)
+    group = np.repeat(type_names(n), 5)
+    points = pd.DataFrame(random.normal(size=(len(group), 2)), columns=["x", "y"])
+    found = styles(embedding.scatter(points, list(group), "title"))
+    assert len(found) == n
+    assert len(set(found)) == n
+
+
+def test_unassigned_is_grey_and_apart_from_all_types() -> None:
+    """A rejected cell must never look like a cell of a type."""
+    group = [UNASSIGNED, *type_names(60)]
+    points = pd.DataFrame({"x": np.arange(61.0), "y": np.arange(61.0)})
+    figure = embedding.scatter(points, group, "title")
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert legend.get_texts()[0].get_text() == "Unassigned (1)"
+    assert len(set(styles(figure))) == 61
+    assert [colour for colour, _ in styles(figure)].count(style.GREY.lower()) == 1
+
+
+def seen_cells(n: int, stages: tuple[str, ...] = ("before alignment", "after alignment")) -> pd.DataFrame:
+    """An annotated and a target cell of each of n types, as `results.cells_to_see` makes them."""
+    names = type_names(n)
+    frame = pd.DataFrame({"x": np.arange(n) * 1.0, "y": np.arange(n) * 1.0, "batch": names, "cell type": names})
+    known = frame.assign(cell=-1, confidence=np.nan, reason=None)
+    reasons = np.array(["confident", "ambiguous", "unlike reference"], dtype=object)[np.arange(n) % 3]
+    target = frame.assign(batch=TARGET, cell=np.arange(n), confidence=np.linspace(0.1, 1, n), reason=reasons)
+    return pd.concat([part.assign(stage=stage) for stage in stages for part in (known, target)], ignore_index=True)
+
+
+@pytest.mark.parametrize("by", ["batch", "cell type", "confidence", "reason"])
+def test_before_and_after_alignment_share_axes_and_name_every_group(by: str) -> None:
+    """Without the same axes the two pictures could not be compared."""
+    figure = embedding.before_after(seen_cells(60), by, TARGET)
+    left, right = figure.axes[:2]
+    assert left.get_xlim() == right.get_xlim()
+    assert (left.get_title(), right.get_title()) == tuple(
+        f"{TARGET}, {when} alignment: by {by}" for when in ("before", "after")
+    )
+    groups = {"batch": 2, "cell type": 60, "confidence": 0, "reason": 3}[by]
+    words = [t.get_text() for legend in figure.legends for t in legend.get_texts()]
+    assert len(set(words)) == groups
+    assert len(set(styles(figure))) == groups
+    figure.canvas.draw()
+    for text in [t for legend in figure.legends for t in legend.get_texts()]:
+        box = text.get_window_extent()
+        assert box.x0 > 0, text
+        assert box.x1 < figure.bbox.width, text
+        assert box.y0 > 0, text
+
+
+def test_a_target_that_was_not_aligned_is_shown_once() -> None:
+    """Two equal pictures would look as if alignment had done nothing."""
+    (axes,) = embedding.before_after(seen_cells(3, ("before alignment",)), "cell type", TARGET).axes
+    assert axes.get_title() == f"{TARGET}, not aligned: by cell type"
+
+
+def test_the_target_is_told_from_many_annotated_batches() -> None:
+    """Whether it lies among them cannot be seen in sixty colours."""
+    (legend,) = embedding.before_after(seen_cells(60), "batch", TARGET).legends
+    assert [t.get_text() for t in legend.get_texts()] == ["60 annotated batches", TARGET]
+    (legend,) = embedding.before_after(seen_cells(3), "batch", TARGET).legends
+    assert len(legend.get_texts()) == 4
+
+
+def test_the_number_of_a_group_stands_on_one_of_its_cells() -> None:
+    """Between two clusters it would name a place where nothing is."""
+    assert embedding._middle(np.array([0.0, 1.0, 9.0, 10.0]), np.zeros(4)) == (1.0, 0.0)
+
+
+def test_many_groups_are_numbered_where_they_lie() -> None:
+    """Sixty pairs of colour and shape are more than an eye tells apart: the number in the picture leads to the name."""
+    figure = embedding.before_after(seen_cells(60), "cell type", TARGET)
+    written = [t.get_text() for t in figure.axes[1].texts]
+    assert written == [str(i + 1) for i in range(60)]
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == [f"{i + 1}: {name}" for i, name in enumerate(type_names(60))]
+    assert not embedding.before_after(seen_cells(3), "cell type", TARGET).axes[1].texts
+
+
+def test_the_place_of_a_point_in_the_picture_is_where_it_is_drawn() -> None:
+    """The report tells about the cell under the pointer: another one's name there would be believed."""
+    seen = seen_cells(3)
+    figure = embedding.before_after(seen, "cell type", TARGET)
+    told = seen.assign(panel=pd.factorize(seen["stage"])[0])
+    places = style._places(figure, told)
+    figure.canvas.draw()
+    width, height = figure.get_size_inches() * figure.dpi
+    for i, row in enumerate(told.itertuples()):
+        x, y = figure.axes[row.panel].transData.transform((row.x, row.y))
+        assert places["x"][i] == pytest.approx(1e4 * x / width, abs=1)
+        assert places["y"][i] == pytest.approx(1e4 * (1 - y / height), abs=1)
+
+
+def test_what_is_told_of_points_is_plain_and_short() -> None:
+    """Ten thousand repeated names would be megabytes of report."""
+    cells = pd.DataFrame({"cell": ["a", "b", None, "d"], "batch": ["x", "x", "x", None], "p": [0.5, np.nan, 1.0, 0.0]})
+    assert style._told(cells) == [
+        {"name": "cell", "values": ["a", "b", None, "d"]},
+        {"name": "batch", "values": [0, 0, 0, -1], "levels": ["x"]},
+        {"name": "p", "values": [0.5, None, 1.0, 0.0]},
+    ]
+
+
+def composition_of(n: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"annotated": np.arange(n, 0, -1) * 10, "rejected": np.arange(n) % 4, "median confidence": 0.8},
+        index=pd.Index(type_names(n), name="cell type"),
+    )
+
+
+@pytest.mark.parametrize("n", [1, 3, 60])
+def test_composition_has_a_bar_for_each_type(n: int) -> None:
+    """The picture on the report's first page must show every type that was found, and still leave room there."""
+    figure = plots_target.composition_bars(composition_of(n), TARGET)
+    shown = [t.get_text() for axes in figure.axes for t in axes.get_yticklabels()[::-1]]
+    assert shown == type_names(n)
+    widths = [bar.get_width() for axes in figure.axes for bar in axes.patches]
+    assert sum(widths) == composition_of(n)[["annotated", "rejected"]].to_numpy().sum()
+    assert figure.get_size_inches()[1] < 6.5
+
+
+def test_composition_shows_cells_with_a_parent_only_apart_from_those_unassigned() -> None:
+    table = composition_of(3)
+    table.insert(1, "parent only", [4, 0, 2])
+    figure = plots_target.composition_bars(table, TARGET)
+    axes = figure.axes[0]
+    assert any("parent only" in text.get_text() for text in figure.legends[0].get_texts())
+    columns = ["annotated", "parent only", "rejected"]
+    assert sum(bar.get_width() for bar in axes.patches) == table[columns].to_numpy().sum()
+    ends = {round(bar.get_x() + bar.get_width()) for bar in axes.patches}
+    assert set(table[columns].sum(axis=1)) <= ends
+
+
+def clusters_of(n: int) -> Clusters:
+    """Clusters of different sizes, every third of which is named Unassigned."""
+    cluster = np.repeat(np.arange(n), np.arange(n + 5, 5, -1)).astype(str).astype(object)
+    majority = np.array([UNASSIGNED if int(c) % 3 == 2 else type_names(n)[int(c)] for c in cluster], dtype=object)
+    return Clusters(cluster, majority, np.full(len(cluster), 0.75))
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_every_cluster_is_named_in_the_picture_and_has_a_bar_of_its_shares(n: int) -> None:
+    found = clusters_of(n)
+    answers = found.majority.copy()
+    answers[::4] = type_names(1)[0]
+    points = pd.DataFrame({"x": np.arange(len(answers)), "y": 0.0, "cell": np.arange(len(answers))[::-1]})
+    axes = plots_target.cluster_scatter(points, found, TARGET).axes[0]
+    words = legend_of(axes)
+    majorities = dict(zip(found.cluster, found.majority, strict=True))
+    assert [line.split(" (")[0] for line in words] == [f"{c}: {majorities[c]}" for c in sorted(majorities, key=int)]
+    assert {text.get_text() for text in axes.texts} == set(majorities)
+    table = clusters.table(
+        clusters.Clusters(found.cluster, *clusters.majorities(found.cluster, answers)), answers, None
+    )
+    figure = plots_target.cluster_bars(table, TARGET)
+    labels = figure.axes[0].get_yticklabels()
+    assert [label.get_text().split(":")[0] for label in labels] == list(table.index)
+    assert overlapping(list(labels), figure) == []
+    assert sum(bar.get_width() for bar in figure.axes[0].patches) == pytest.approx(100 * n)
+
+
+def overlapping(texts: list, figure: Figure) -> list[tuple[str, str]]:
+    """Neighbouring labels that are drawn over each other."""
+    figure.canvas.draw()
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text()]
+    return [(a, b) for (a, p), (b, q) in itertools.pairwise(boxes) if p.overlaps(q)]
+
+
+def many_types(n: int) -> dict[str, Figure]:
+    """The pictures whose labels stand close with many types."""
+    names, random = type_names(n), np.random.default_rng(0)
+    raw = np.array(names * 20, dtype=object)
+    batches = {f"donor {i}": {name: int(random.integers(0, 20_000)) for name in names} for i in range(40)}
+    return {
+        "composition_bars": plots_target.composition_bars(composition_of(n), TARGET),
+        "confidence_by_type": plots_target.confidence_by_type(
+            raw, random.uniform(size=len(raw)), dict.fromkeys(names, 0.5), TARGET
+        ),
+        "cells_per_type": training.cells_per_type(batches, TARGET, 1234),
+        "confusions": confusion.confusions([result(TARGET, "after alignment", UNSEEN, names)], SOURCE),
+    }
+
+
+def drawn_labels(axes: Axes) -> list[Text]:
+    """The tick labels within the axes' limits; matplotlib keeps some beyond them, and does not draw those."""
+    found = []
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        found += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    return found
+
+
+@pytest.mark.parametrize("picture", ["composition_bars", "confidence_by_type", "cells_per_type", "confusions"])
+@pytest.mark.parametrize("n", [3, 60])
+def test_labels_of_many_types_do_not_overlap_and_are_all_inside(picture: str, n: int) -> None:
+    """Atlases have sixty types; labels over each other or beyond the edge cannot be read."""
+    figure = many_types(n)[picture]
+    axes = figure.axes[0]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert overlapping(list(labels), figure) == []
+    width, height = figure.canvas.get_width_height()
+    for text in [*drawn_labels(axes), axes.title, axes.xaxis.label, *axes.texts]:
+        box = text.get_window_extent()
+        assert box.x0 > -1, text
+        assert box.y0 > -1, text
+        assert box.x1 < width + 1, text
+        assert box.y1 < height + 1, text
+
+
+@pytest.mark.parametrize("n", [2, 4, 12, 40])
+def test_headings_beside_a_matrix_are_clear_of_its_title(n: int) -> None:
+    """Accuracy and mAP stand in the title's last line: overprinted, they cannot be read."""
+    figure = confusion.confusions([result(TARGET, "after alignment", UNSEEN, type_names(n))], SOURCE)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    title = next(t for t in axes.get_children() if isinstance(t, Text) and "accuracy raw" in t.get_text())
+    for text in axes.texts:
+        assert not title.get_window_extent().overlaps(text.get_window_extent()), text.get_text()
+
+
+@pytest.mark.parametrize("name", ["9", "donor number twenty-eight xy"])
+@pytest.mark.parametrize("n", [1, 30])
+def test_overviews_heading_is_inside_the_page(
+    name: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heading names source and target; cut, the page does not say what it is about."""
+    drawn: list[Figure] = []
+    whole = confusion.accuracy_by_stage
+    monkeypatch.setattr(confusion, "accuracy_by_stage", lambda *a: drawn.append(whole(*a)) or drawn[-1])
+    record = result(name, "after alignment", UNSEEN, type_names(3))
+    confusion.write_history([record] * n, name, name, tmp_path / "history.pdf")
+    drawn[0].canvas.draw()
+    box, width = drawn[0].axes[0].title.get_window_extent(), drawn[0].canvas.get_width_height()[0]
+    assert box.x0 > -1
+    assert box.x1 < width + 1
+
+
+def test_a_picture_is_made_small_enough_and_a_small_one_left_alone() -> None:
+    """Dozens of dot plots of sixty types would make a report that no mail takes."""
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(noise).save(data, format="png")
+    whole = data.getvalue()
+    assert style.at_most(whole, len(whole)) == whole
+    smaller = style.at_most(whole, 30_000)
+    assert len(smaller) <= 30_000
+    width, height = Image.open(io.BytesIO(smaller)).size
+    assert width / height == pytest.approx(4 / 3, abs=0.02)
+
+
+def test_png_closes_its_figure() -> None:
+    """Hundreds of open figures would fill the memory of a long notebook."""
+    before = plt.get_fignums()
+    assert style.png(plots_target.composition_bars(composition_of(3), TARGET)).startswith(b"\x89PNG")
+    assert plt.get_fignums() == before
+
+
+# --- what a confidence is worth ------------------------------------------------------------------------------------------
+
+
+def learned(n_cells: int = 400) -> Calibration:
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.3, 1, n_cells)
+    right = random.random(n_cells) < confidence
+    rows = reliability(confidence, right).to_dict("records")
+    coverage, risk = risk_coverage(confidence, right)
+    row = {
+        "batch": "b", "cells": n_cells, "raw_accuracy": 0.7, "assigned": 0.9, "error_among_assigned": 0.2,
+        "unlike_reference": 0.0, "AURC": 0.1, "network_calibration_error": 0.3, "calibration_error": 0.05,
+    }  # fmt: skip
+    curve = [[float(c), float(r)] for c, r in zip(coverage, risk, strict=True)]
+    return Calibration(2.0, None, None, 0.2, 3, [row], {"network": rows, "calibrated": rows}, curve)
+
+
+def legend_of(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_trust_shows_left_out_batches_and_the_target_where_it_has_labels() -> None:
+    checked = np.linspace(0.4, 1, 50), np.arange(50) % 3 > 0
+    left, right = plots_target.trust(learned(), TARGET, checked).axes
+    assert any("left-out batches, calibrated" in words for words in legend_of(left))
+    assert any("left-out batches, network" in words for words in legend_of(left))
+    assert all(any(TARGET in words for words in legend_of(axes)) for axes in (left, right))
+    assert "AURC" in " ".join(legend_of(right))
+    left, right = plots_target.trust(learned(), TARGET).axes
+    assert not any(TARGET in words for axes in (left, right) for words in legend_of(axes))
+
+
+def test_ranges_of_a_few_cells_are_not_drawn_as_if_they_said_something() -> None:
+    few = np.array([0.3] * 4 + [0.9] * 20), np.array([False] * 4 + [True] * 20)
+    left, _ = plots_target.trust(None, TARGET, few).axes
+    (line,) = [line for line in left.get_lines() if line.get_marker() == "s"]
+    assert line.get_xdata().tolist() == pytest.approx([0.9])
+
+
+def test_with_nothing_to_show_trust_says_so() -> None:
+    words = plots_target.trust(None, TARGET)
+    assert isinstance(words, str)
+    assert "No annotated batch was left out" in words
+    nothing_known = Calibration(1.0, None, None, None, 2, [], {"network": [], "calibrated": []}, [])
+    plots_target.trust(nothing_known, TARGET).canvas.draw()
+
+
+def test_a_single_annotated_batch_is_not_called_left_out() -> None:
+    left, _ = plots_target.trust(replace(learned(), n_annotated=1), TARGET).axes
+    assert any("held-out cells" in words for words in legend_of(left))
+
+
+# --- methods side by side ------------------------------------------------------------------------------------------------
+
+
+def test_comparison_draws_every_target_of_every_method_best_first() -> None:
+    """A method or target missing from the picture would be missed by nobody."""
+    rows = pd.DataFrame(
+        [
+            {"set": f"set{s}", "target": f"t{s}", "method": method, "macro_F1": f1, "accuracy_at_90%": 0.5, "AURC": 0.1}
+            for method, f1 in (("worse", 0.2), ("better", 0.8))
+            for s in range(9)
+        ]
+    )
+    figure = compare.comparison(rows, "two methods")
+    panel = figure.axes[0]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["better", "worse"]
+    marks = [line for line in panel.lines if line.get_marker() != "|"]
+    assert sum(len(line.get_xdata()) for line in marks) == len(rows)
+    assert len({(line.get_marker(), line.get_color()) for line in marks}) == 9
+    (means,) = (line for line in panel.lines if line.get_marker() == "|")
+    assert list(means.get_xdata()) == pytest.approx([0.8, 0.2])
+    assert style.png(figure).startswith(b"\x89PNG")
+
+
+def test_comparison_of_one_target_has_no_legend_and_no_means() -> None:
+    rows = pd.DataFrame(
+        {"target": "t", "method": ["a", "b"], "macro_F1": [0.1, 0.2], "accuracy_at_90%": 0.5, "AURC": 0.1}
+    )
+    figure = compare.comparison(rows, "t")
+    assert not figure.legends
+    assert all(line.get_marker() != "|" for line in figure.axes[0].lines)
+    assert style.png(figure).startswith(b"\x89PNG")
+
+
+# --- alignment -----------------------------------------------------------------------------------------------------------
+
+
+def test_alignment_shows_the_losses_of_the_one_method_and_the_moves_of_the_other() -> None:
+    """And says so where there was none; a stage's points only."""
+    play = [{"stage": "s", "epoch": i, "loss": 0.6, "discriminator_loss": 0.7} for i in (1, 2)]
+    moves = [{"stage": "s", "epoch": i, "moved": 1 / i} for i in (1, 2, 3)]
+    other = [{"stage": "self-training", "epoch": 1, "loss": 9.0}]
+    of_play, of_moves = (training.alignment_losses([*points, *other], "s").axes[0] for points in (play, moves))
+    assert (of_play.get_xlabel(), len(of_play.lines)) == ("epoch", 2)
+    assert of_moves.get_xlabel() == "round"
+    (line,) = of_moves.lines
+    np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), [1, 1 / 2, 1 / 3])
+    words = training.alignment_losses(other, "s")
+    assert isinstance(words, str)
+    assert "not aligned" in words

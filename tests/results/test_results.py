@@ -1,0 +1,428 @@
+"""The predictions table, its two files, and the summary's tables: what a user opens first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openpyxl
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from jind_nb.core.labels import UNASSIGNED
+from jind_nb.core.parameters import Parameters
+from jind_nb.data.plan import Plan
+from jind_nb.model.calibration import Calibration
+from jind_nb.model.predictions import NONE_PASSES, Predictions
+from jind_nb.results import summary, tables, target, write
+from jind_nb.results.clusters import Clusters
+from jind_nb.results.target import TargetResult
+from jind_nb.runs.folder import Run
+from tests.conftest import simulated
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(
+        Parameters(
+            PATH="a.h5ad", BATCH_COL="batch", LABELS_COL="type", TARGET_DATASET_NAME="t", OUTPUT_PATH=str(tmp_path)
+        )
+    )
+
+
+def annotated(
+    classes: list[str], probabilities: list[list[float]], labels: list[str | None] | None = None, threshold: float = 0.6
+) -> TargetResult:
+    """A target whose cells have these probabilities; all types ask for the same confidence."""
+    n = len(probabilities)
+    final = Predictions(classes, np.array(probabilities), np.full(len(classes), threshold))
+    known = None if labels is None else np.array(labels, dtype=object)
+    return TargetResult({"before alignment": final}, np.array([f"c{i}" for i in range(n)]), np.zeros((n, 256)), known)
+
+
+THREE_CELLS = [[0.9, 0.1], [0.55, 0.45], [0.2, 0.8]]
+
+
+def sheet_of(run: Run) -> list[tuple[object, ...]]:
+    book = openpyxl.load_workbook(run.predictions_xlsx, read_only=True)
+    try:
+        return list(book.active.iter_rows(values_only=True))
+    finally:
+        book.close()
+
+
+def test_table_has_raw_and_rejected_predictions_probabilities_and_labels() -> None:
+    """Else a user could not tell which cells were rejected, or how sure the model was."""
+    table = tables.predictions_table(annotated(["B", "T"], THREE_CELLS, ["B", None, "T"]))
+    assert table.index.name == "cellname"
+    assert list(table.index) == ["c0", "c1", "c2"]
+    assert list(table) == ["raw_predictions", "predictions", "reason", "B", "T", "labels"]
+    assert list(table["raw_predictions"]) == ["B", "B", "T"]
+    assert list(table["predictions"]) == ["B", UNASSIGNED, "T"]
+    assert list(table["labels"]) == ["B", None, "T"]
+    np.testing.assert_array_equal(table[["B", "T"]], THREE_CELLS)
+
+
+def test_table_has_no_labels_column_without_labels() -> None:
+    assert "labels" not in tables.predictions_table(annotated(["B", "T"], THREE_CELLS))
+
+
+LEVELS = [[0.9, 0.05, 0.05], [0.1, 0.5, 0.4], [0.4, 0.3, 0.3], [0.05, 0.05, 0.9]]
+
+
+def with_levels(labels: list[str | None] | None = None) -> TargetResult:
+    """B, a T cell of either kind, one that may be anything, and CD8 T."""
+    result = annotated(["B", "CD4 T", "CD8 T"], LEVELS, labels, threshold=0.8)
+    return target.with_parents(result, {"CD4 T": "T", "CD8 T": "T", "gdT": "T"})
+
+
+def test_a_parent_is_the_answer_where_the_type_is_ambiguous() -> None:
+    """And its level and reason say so, or it would be taken for a type."""
+    table = tables.predictions_table(with_levels())
+    assert list(table)[:5] == ["raw_predictions", "predictions", "level", "reason", "B"]
+    assert table["predictions"].tolist() == ["B", "T", UNASSIGNED, "CD8 T"]
+    assert table["level"].tolist() == ["cell type", "parent", UNASSIGNED, "cell type"]
+    assert table["reason"].tolist() == ["confident", "parent only", "ambiguous", "confident"]
+    np.testing.assert_array_equal(tables.probabilities_of(table, ["B", "CD4 T", "CD8 T"]), LEVELS)
+    assert tables.reasons_table(with_levels())["cells"].to_dict() == {
+        "confident": 2, "parent only": 1, "ambiguous": 1, "unlike reference": 0,
+    }  # fmt: skip
+
+
+def test_without_parents_nothing_speaks_of_levels() -> None:
+    result = annotated(["B", "T"], THREE_CELLS)
+    assert "level" not in tables.predictions_table(result)
+    assert "parent only" not in tables.reasons_table(result).index
+    assert target.fallback_metrics(result) is None
+    assert "PARENTS is not set" in tables.fallback_table(result).iloc[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("label", "right"), [("CD4 T", 1), ("gdT", 1), ("B", 0), ("a type nobody named", 0), (None, None)]
+)
+def test_a_fallback_is_right_if_it_is_the_true_types_parent(label: str | None, right: int | None) -> None:
+    """Also of a type the annotated batches lack, if PARENTS names it."""
+    numbers = target.fallback_metrics(with_levels(["B", label, "B", "CD8 T"]))
+    assert numbers == {"cells": 1, "labelled": int(label is not None), "right": right or 0}
+
+
+def test_a_fallback_counts_as_rejected_in_the_numbers_of_types() -> None:
+    """Else PARENTS would make a method look better at naming types."""
+    (stage,) = target.evaluate_target(with_levels(["B", "CD4 T", "B", "CD8 T"]), "t")
+    assert stage.metrics["rejected"] == 2
+    assert stage.metrics["effective_accuracy"] == 1.0
+    table = tables.composition(with_levels(), Plan("t", None, [], ["B", "CD4 T", "CD8 T"]))
+    assert table.loc["CD4 T", ["annotated", "parent only", "rejected"]].tolist() == [0, 1, 0]
+    assert table[["annotated", "parent only", "rejected"]].sum().sum() == 4
+
+
+def test_the_annotated_file_has_the_level_and_the_clusters() -> None:
+    result = with_levels()
+    result.clusters = Clusters(np.array(list("0010"), dtype=object), result.names, np.array([0.5, 0.5, 1.0, 0.25]))
+    adata = simulated({"a": {"B": 4}})
+    adata.obs["jind_level"] = "of an earlier annotation"
+    tables.annotate_obs(adata, tables.predictions_table(result), result.final.classes, result.codes)
+    obs = adata.obs
+    assert obs["jind_prediction"].tolist() == ["B", "T", UNASSIGNED, "CD8 T"]
+    assert list(obs["jind_prediction"].cat.categories) == ["B", "CD4 T", "CD8 T", "T", UNASSIGNED]
+    assert obs["jind_level"].tolist() == ["cell type", "parent", UNASSIGNED, "cell type"]
+    assert obs["jind_cluster"].tolist() == list("0010")
+    assert obs["jind_cluster_majority"].tolist() == result.names.tolist()
+    assert obs["jind_cluster_share"].tolist() == [0.5, 0.5, 1.0, 0.25]
+    np.testing.assert_allclose(obs["jind_confidence"], [0.9, 0.5, 0.4, 0.9])
+    plain = annotated(["B", "T"], [[0.9, 0.1]] * 4)
+    tables.annotate_obs(adata, tables.predictions_table(plain), ["B", "T"], plain.codes)
+    assert not {"jind_level", "jind_cluster", "jind_cluster_majority", "jind_cluster_share"} & set(adata.obs)
+
+
+@pytest.mark.parametrize(
+    "taken", ["level", "cluster", "cluster_share", "reason", "labels", "predictions", "raw_predictions", "cellname"]
+)
+def test_type_named_like_a_column_keeps_both(taken: str, run: Run) -> None:
+    """Else the type's probabilities would replace the predictions themselves."""
+    result = annotated([taken, "T"], THREE_CELLS, ["T", "T", "T"])
+    table = tables.predictions_table(result)
+    assert list(table) == ["raw_predictions", "predictions", "reason", f"p({taken})", "T", "labels"]
+    assert list(table[f"p({taken})"]) == [0.9, 0.55, 0.2]
+    assert list(table["predictions"]) == [taken, UNASSIGNED, "T"]
+    assert list(table["labels"]) == ["T", "T", "T"]
+    write.write_predictions(table, run)
+    pd.testing.assert_frame_equal(pd.read_parquet(run.predictions_parquet), table)
+    assert sheet_of(run)[0] == ("cellname", *table)
+
+
+def test_preview_is_short_and_names_the_confidence() -> None:
+    """With hundreds of types the notebook's first table would else be hundreds of columns wide."""
+    result = annotated(["B", "T"], THREE_CELLS * 10, ["B", None, "T"] * 10)
+    assert list(tables.preview(result)) == ["raw_predictions", "predictions", "reason", "confidence", "labels"]
+    assert len(tables.preview(result)) == 5
+    assert list(tables.preview(result, 3)["confidence"]) == [0.9, 0.55, 0.8]
+    assert list(tables.preview(annotated(["B", "T"], THREE_CELLS))) == [
+        "raw_predictions",
+        "predictions",
+        "reason",
+        "confidence",
+    ]
+
+
+def test_composition_counts_every_cell_once_and_the_cells_behind_each_type() -> None:
+    """Else the first page would not add up to the number of cells."""
+    result = annotated(["B", "NK", "T"], [[0.9, 0.0, 0.1], [0.5, 0.1, 0.4], [0.1, 0.1, 0.8], [0.2, 0.1, 0.7]])
+    plan = Plan("t", "a", ["a", "b"], ["B", "NK", "T"], cells={"a": {"B": 7, "T": 5}, "b": {"B": 4, "NK": 9}})
+    table = tables.composition(result, plan)
+    assert list(table.index) == ["T", "B", "NK"]
+    assert table["annotated"].to_dict() == {"T": 2, "B": 1, "NK": 0}
+    assert table["rejected"].to_dict() == {"T": 0, "B": 1, "NK": 0}
+    assert table["training cells"].to_dict() == {"T": 5, "B": 11, "NK": 9}
+    assert table.loc["T", "median confidence"] == pytest.approx(0.75)
+    assert table.loc["B", "median confidence"] == pytest.approx(0.7)  # rejected cells count, or doubt would be hidden
+    assert pd.isna(table.loc["NK", "median confidence"])
+
+
+def test_composition_of_a_saved_model_knows_no_training_cells() -> None:
+    """A zero there would say that the type was learned from nothing."""
+    table = tables.composition(annotated(["B", "T"], THREE_CELLS), Plan("t", None, [], ["B", "T"]))
+    assert table["training cells"].isna().all()
+
+
+@pytest.mark.parametrize(("cells", "written"), [(5, 5), (6, 4), (9, 4)])
+def test_past_a_sheets_rows_it_says_so(cells: int, written: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Excel would refuse the file, or the missing cells would go unnoticed."""
+    monkeypatch.setattr(write, "SHEET_ROWS", 6)
+    table = tables.predictions_table(annotated(["B", "T"], [[0.9, 0.1]] * cells))
+    write.write_predictions(table, run)
+    rows = sheet_of(run)
+    assert len(rows) <= 6
+    names = [row[0] for row in rows[1:]]
+    assert names[:written] == [f"c{i}" for i in range(written)]
+    if written < cells:
+        assert names[written] == f"{cells - written} more rows: see predictions.parquet"
+    assert len(names) == written + (written < cells)
+    assert len(pd.read_parquet(run.predictions_parquet)) == cells
+
+
+@pytest.mark.parametrize("name", ["B\x00cell", "B\x0bcell", "B\x1fcell", "B\ufffecell"])
+def test_control_characters_do_not_stop_the_workbook(name: str, run: Run) -> None:
+    """One odd byte in a label would else cost the user the whole run at its last step."""
+    table = tables.predictions_table(annotated([name, "T"], THREE_CELLS))
+    write.write_predictions(table, run)
+    assert sheet_of(run)[1][1] == "B\ufffdcell"
+    assert pd.read_parquet(run.predictions_parquet)["raw_predictions"].iloc[0] == name
+
+
+@pytest.mark.parametrize("name", ["CD4\u00a0T", "👨\u200d🔬 cell", "na\u00efve", "γδ T", "\ue000"])
+def test_characters_a_workbook_can_hold_stay_as_they_are(name: str, run: Run) -> None:
+    """Else a type would have one name in the xlsx and another in every other file."""
+    write.write_predictions(tables.predictions_table(annotated([name, "T"], THREE_CELLS)), run)
+    rows = sheet_of(run)
+    assert rows[0][4] == name
+    assert rows[1][1] == name
+
+
+@example(["=cmd()", "+1", "@x", "12", "#N/A", "TRUE"])
+@example(["<r><t>B</t></r>", "<r>", "<r></r><c><f>cmd()</f></c><r></r>", "http://x"])
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12), min_size=1, max_size=6))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+def test_any_text_is_a_cell_of_text(run: Run, names: list[str]) -> None:
+    """A name such as `=cmd()` must never run as a formula, and none may break the file."""
+    table = pd.DataFrame({"predictions": names}, index=pd.Index(names, name="cellname"))
+    write.write_predictions(table, run)
+    sheet = openpyxl.load_workbook(run.predictions_xlsx).active
+    assert sheet is not None
+    assert sheet.max_row == len(names) + 1
+    assert {cell.data_type for row in sheet.iter_rows() for cell in row} == {"s"}
+    for name, cell in zip(names, sheet["B"][1:], strict=True):
+        assert cell.value == name or not name.isprintable() or "_x" in name, (name, cell.value)
+    assert list(pd.read_parquet(run.predictions_parquet)["predictions"]) == names
+
+
+def test_a_name_longer_than_a_cell_is_cut_and_kept(run: Run) -> None:
+    """Else the cell would be empty, and the others' columns read as if nothing was missing."""
+    table = pd.DataFrame({"predictions": ["a" * 40_000]}, index=pd.Index(["c"], name="cellname"))
+    write.write_predictions(table, run)
+    assert sheet_of(run)[1] == ("c", "a" * 32_767)
+
+
+def test_missing_labels_are_empty_cells(run: Run) -> None:
+    """The word None or nan in the sheet would count as a cell type in the user's own tables."""
+    write.write_predictions(tables.predictions_table(annotated(["B", "T"], THREE_CELLS, ["B", None, "T"])), run)
+    assert [row[6] if len(row) > 6 else None for row in sheet_of(run)] == ["labels", "B", None, "T"]
+
+
+def test_accuracy_on_the_target_counts_labelled_cells_only() -> None:
+    """Cells without a label would else count as wrong."""
+    result = annotated(["B", "T"], THREE_CELLS, ["B", None, "B"])
+    (stage,) = target.evaluate_target(result, "t")
+    assert stage.metrics["cells"] == 2
+    assert stage.metrics["raw_accuracy"] == 0.5
+    assert target.evaluate_target(annotated(["B", "T"], THREE_CELLS), "t") == []
+
+
+def test_types_the_model_cannot_know_are_counted_apart() -> None:
+    """The two numbers tell a type that was missed from one that no annotated batch has."""
+    result = annotated(["B", "T"], THREE_CELLS, ["B", "B", "never seen"])
+    assert target.evaluate_target(result, "t")[-1].metrics["raw_accuracy"] == pytest.approx(2 / 3)
+    known = target.known_types_metrics(result)
+    assert known is not None
+    assert (known["cells"], known["raw_accuracy"]) == (2, 1.0)
+
+
+# --- what to expect of a new batch ---------------------------------------------------------------------------------------
+
+
+def left_out(
+    *errors: float | None, n_annotated: int, target_error: float | None, threshold: float | None
+) -> Calibration:
+    rows = [
+        {
+            "batch": f"b{i}", "cells": 100, "raw_accuracy": 0.9, "assigned": 0.8, "error_among_assigned": error,
+            "unlike_reference": 0.01, "AURC": 0.05, "network_calibration_error": 0.2, "calibration_error": 0.1,
+        }
+        for i, error in enumerate(errors)
+    ]  # fmt: skip
+    return Calibration(1.5, target_error, threshold, 0.3, n_annotated, rows, {"network": [], "calibrated": []}, [])
+
+
+@pytest.mark.parametrize(
+    ("calibration", "says", "not_says"),
+    [
+        (
+            left_out(0.02, 0.1, n_annotated=2, target_error=None, threshold=None),
+            ["about 6.0 %", "2.0 % to 10.0 %", "2 annotated batches that were left out"],
+            ["TARGET_ERROR", "guarantee"],
+        ),
+        (
+            left_out(0.02, 0.1, n_annotated=2, target_error=0.05, threshold=0.7),
+            [
+                "at most 5.0 %",
+                "in 1 of 2 it held",
+                "2 annotated batches (2 left out) this is an estimate, no guarantee",
+            ],
+            ["further batches"],
+        ),
+        (
+            left_out(0.02, 0.04, 0.0, 0.01, n_annotated=5, target_error=0.05, threshold=0.7),
+            ["in 4 of 4 it held", "should hold in about 4 of 5 further batches"],
+            ["no guarantee"],
+        ),
+        (
+            left_out(0.4, None, n_annotated=2, target_error=0.05, threshold=NONE_PASSES),
+            ["no confidence keeps them below 5.0 %", "every cell is Unassigned"],
+            ["guarantee"],
+        ),
+        (
+            left_out(0.02, n_annotated=1, target_error=None, threshold=None),
+            ["held out of the only annotated batch", "usually harder"],
+            ["left out of training"],
+        ),
+        (left_out(None, n_annotated=2, target_error=None, threshold=None), ["cannot be told"], ["%"]),
+    ],
+)
+def test_the_error_to_expect_says_what_it_rests_on(
+    calibration: Calibration, says: list[str], not_says: list[str]
+) -> None:
+    """A number without its footing would be believed more than it deserves."""
+    text = summary.expected_error(calibration)
+    assert all(part in text for part in says), text
+    assert not any(part in text for part in not_says), text
+
+
+def test_the_left_out_table_is_in_percent() -> None:
+    table = tables.left_out_table(left_out(0.02, None, n_annotated=2, target_error=None, threshold=None))
+    assert table.loc["b0", "wrong among assigned %"] == 2.0
+    assert np.isnan(table.loc["b1", "wrong among assigned %"])
+    assert table.index.name == "left-out batch"
+
+
+# --- what the report tells -----------------------------------------------------------------------------------------------
+
+
+def plan_of(classes: list[str], **cells: dict[str, int]) -> Plan:
+    return Plan("t", None, list(cells), classes, cells=cells)
+
+
+def test_the_table_by_type_has_the_numbers_of_the_labels_and_of_the_model() -> None:
+    """Two B cells, one of them called T, and a type that the model cannot name: precision and recall are before rejection."""
+    probabilities = [[0.9, 0.1], [0.4, 0.6], [0.55, 0.45], [0.2, 0.8]]
+    result = annotated(["B", "T"], probabilities, ["B", "B", "NK", "T"])
+    table = tables.per_type(result, plan_of(["B", "T"], a={"B": 40, "T": 10}), target.evaluate_target(result, "t"))
+    assert list(table) == [
+        "annotated", UNASSIGNED, "threshold", "median confidence", "learned from", "labelled", "precision %", "recall %", "AP",
+    ]  # fmt: skip
+    assert table.loc["T"].tolist() == [2, 0, 0.6, 0.7, 10, 1, 50.0, 100.0, 1.0]
+    assert table.loc["B"].tolist()[:7] == [1, 1, 0.6, pytest.approx(0.725), 40, 2, 50.0]
+    assert table.loc["NK", ["labelled", "recall %"]].tolist() == [1, 0.0]
+    assert table.loc["NK", ["annotated", "threshold"]].isna().all()
+    plain = tables.per_type(annotated(["B", "T"], probabilities), plan_of(["B", "T"], a={"B": 40, "T": 10}), [])
+    assert "recall %" not in plain
+    assert list(plain.index) == ["T", "B"]
+
+
+def test_what_is_told_of_a_cell_is_its_own_at_each_stage() -> None:
+    """Before alignment it may have been called something else; an annotated cell has no prediction."""
+    result = annotated(["B", "T"], THREE_CELLS, ["B", None, "B"])
+    before = Predictions(["B", "T"], np.array([[0.4, 0.6]] * 3), np.full(2, 0.5))
+    result.stages = {"before alignment": before, "after alignment": result.final}
+    known = {"x": 0.0, "y": 0.0, "batch": "a", "cell type": "T", "cell": -1}
+    points = pd.DataFrame(
+        [
+            {"stage": stage, **row}
+            for stage in result.stages
+            for row in (known, *({**known, "batch": "t", "cell type": "?", "cell": i} for i in (2, 0)))
+        ]
+    )
+    seen = tables.cells_to_see(points, result)
+    assert seen["cell type"].tolist() == ["T", "T", "T", "T", "T", "B"]
+    told = tables.to_tell(seen)
+    assert told["panel"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert told["cell"].tolist() == [None, "c2", "c0"] * 2
+    assert told["prediction"].tolist() == [None, "T", "T", None, "T", "B"]
+    assert told["probability"].tolist()[1:3] == [0.6, 0.6]
+    assert told["probability"].tolist()[4:] == [0.8, 0.9]
+    assert told["probability"].isna().tolist() == [True, False, False] * 2
+    assert told["label in the file"].tolist() == ["T", "B", "B"] * 2
+
+
+def test_doubts_are_said_once_for_many_types() -> None:
+    """Sixty types that were learned from few cells would else be the first page."""
+    classes = [f"type {i:02d}" for i in range(60)]
+    result = annotated(classes, np.eye(60).tolist())
+    doubts = summary._distrust(result, plan_of(classes, a=dict.fromkeys(classes, 7)), [])
+    assert len(doubts) == 2
+    assert doubts[0].startswith("The target has no labels")
+    assert "type 00 (7 cells)" in doubts[1]
+    assert "and 54 more" in doubts[1]
+
+
+def test_few_held_out_cells_are_doubted_by_what_was_held_out_not_by_the_threshold() -> None:
+    """A threshold of 0.9 may also be one that was confident enough."""
+    result = annotated(["B", "T"], THREE_CELLS)
+    plan = plan_of(["B", "T"], a={"B": 40, "T": 50})
+    result.stages["before alignment"].thresholds[:] = 0.9
+    assert "held-out" not in " ".join(summary._distrust(result, plan, []))
+    result.without_evidence = ["T"]
+    assert "Too few held-out cells to set a threshold for T:" in " ".join(summary._distrust(result, plan, []))
+
+
+def test_the_first_numbers_say_what_they_rest_on() -> None:
+    """An expected error of nothing, or of one batch, must not look like a promise."""
+    result = annotated(["B", "T"], THREE_CELLS, ["B", "B", "T"])
+    stages = target.evaluate_target(result, "t")
+    numbers = {number.name: number for number in summary._numbers(result, None, None, stages)}
+    assert list(numbers) == ["Annotated", UNASSIGNED, "Expected error", "Checked here"]
+    assert numbers["Annotated"].value == "66.7 %"
+    assert numbers["Expected error"].value == "not known"
+    assert numbers["Checked here"].value == "100.0 %"
+    held_out = {"cells": 10, "raw_accuracy": 0.9, "effective_accuracy": 0.95}
+    assert summary._expected_number(None, held_out).value == "> 5.0 %"
+    row = {"error_among_assigned": 0.0}
+    none_wrong = Calibration(1.0, None, None, None, 3, [row], {}, [])
+    assert summary._expected_number(none_wrong, held_out).value == "none seen"
+    one = Calibration(1.0, None, None, None, 1, [{"error_among_assigned": 0.02}], {}, [])
+    assert summary._expected_number(one, held_out).value == "> 2.0 %"
+    two = [{"error_among_assigned": 0.02}, {"error_among_assigned": 0.04}]
+    some = summary._expected_number(Calibration(1.0, None, None, None, 3, two, {}, []), held_out)
+    assert some.value == "about 3.0 %"
+    assert "2.0 to 4.0 %" in some.words
