@@ -63,10 +63,10 @@ def test_makefile_pins_a_torch_the_package_accepts() -> None:
     assert next(Requirement(r) for r in PROJECT["dependencies"] if r.startswith("torch")).specifier.contains(pin[1])
 
 
-def test_readme_lists_every_parameter_with_its_sentence() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_parameters_page_lists_every_parameter_with_its_sentence() -> None:
+    page = (ROOT / "docs" / "parameters.md").read_text("utf-8")
     for name, field in Parameters.model_fields.items():
-        assert re.search(rf"^\| {name} \| .* \| {re.escape(str(field.description))} \|$", readme, re.M), name
+        assert re.search(rf"^\| {name} \| .* \| {re.escape(str(field.description))} \|$", page, re.M), name
 
 
 # The table of the JIND-Multi program's own page: batch, labels, source, target, intermediates, MIN_CELL_TYPE_POPULATION.

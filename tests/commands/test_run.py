@@ -85,7 +85,7 @@ def demo_target() -> ad.AnnData:
 
 @pytest.mark.parametrize("name", DEMO_FILES)
 def test_demo_has_every_promised_file(name: str, demo_run: Path) -> None:
-    """The README's table of a run's folder is a promise."""
+    """The table of a run's folder in docs/output.md is a promise."""
     assert (demo_run / name).stat().st_size > 0
 
 
