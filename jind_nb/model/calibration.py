@@ -305,13 +305,15 @@ def _rule(left_out: list[LeftOut], mode: str, theta: float, target_error: float 
 
 def _confidence(batch: LeftOut, mode: str, temperature: float) -> np.ndarray:
     """Return the confidence of the cells whose type could be known, (n,)."""
-    return tempered(batch.probabilities[mode][batch.could_be_known], temperature).max(axis=1, initial=0.0)
+    top: np.ndarray = tempered(batch.probabilities[mode][batch.could_be_known], temperature).max(axis=1, initial=0.0)
+    return top
 
 
 def _right(batch: LeftOut, mode: str) -> np.ndarray:
     """Return whether the most probable type is right, of the cells whose type could be known: bool (n,)."""
     known = batch.could_be_known
-    return batch.probabilities[mode][known].argmax(axis=1) == batch.y[known]
+    right: np.ndarray = batch.probabilities[mode][known].argmax(axis=1) == batch.y[known]
+    return right
 
 
 def _row(batch: LeftOut, mode: str, rule: Rule, theta: float) -> dict[str, Any]:

@@ -78,7 +78,8 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         lengths = x.norm(dim=1, keepdim=True).clamp_min(1e-6)
-        return (x * (self.length / lengths)) @ self.weight - self.offset
+        latent: Tensor = (x * (self.length / lengths)) @ self.weight - self.offset
+        return latent
 
 
 def fit_encoder(x: sparse.csr_matrix, batches: dict[str, Cells], settings: Settings) -> Projection:
@@ -331,7 +332,8 @@ def latent(reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
     """Return the latents float32 (m, d) of some of a batch's cells (bool or index), by its offset if it has one yet."""
     stored, adapter = reference.batches[batch].latent, reference.adapters.get(batch)
     assert stored is not None
-    return stored[rows] + adapter.numpy() if isinstance(adapter, Offset) else stored[rows]
+    of_rows: np.ndarray = stored[rows]
+    return of_rows + adapter.numpy() if isinstance(adapter, Offset) else of_rows
 
 
 # --- 4. the target ---------------------------------------------------------------------------------------------------------------
@@ -363,7 +365,8 @@ def neighbours(latent: np.ndarray, others: np.ndarray, seed: int) -> np.ndarray:
     some = sample(len(others), MOST_NEIGHBOURS, seed)
     k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(others))))
     k = min(k, max(1, len(others) // CELLS_A_NEIGHBOUR))
-    return some[nearest(latent, others[some], k)[0]]
+    near: np.ndarray = some[nearest(latent, others[some], k)[0]]
+    return near
 
 
 def with_neighbours(own: np.ndarray, theirs: np.ndarray, near: np.ndarray) -> np.ndarray:

@@ -76,7 +76,8 @@ def novelty(latent: np.ndarray, known: KnownLatents) -> np.ndarray:
     most = max(FEWEST_OF_A_TYPE, MOST_COMPARED // len(known.classes))
     rows = [np.flatnonzero(known.y == k) for k in np.unique(known.y)]
     chosen = np.concatenate([of_type[sample(len(of_type), most, 0)] for of_type in rows])
-    return np.maximum(0, 1 - nearest(latent, known.latent[chosen], 5)[1][:, -1])
+    distance: np.ndarray = np.maximum(0, 1 - nearest(latent, known.latent[chosen], 5)[1][:, -1])
+    return distance
 
 
 def predict(
