@@ -1,6 +1,6 @@
-"""METHOD `reference` beside the JIND-Multi program itself, on four of the shared sets.
+"""Compare METHOD `reference` with the JIND-Multi program itself, on four of the shared sets.
 
-    .venv/bin/python benchmarks/reference.py            # three seeds each, about 20 minutes on two cores
+    OMP_NUM_THREADS=2 python -m benchmarks.product.reference     # three seeds each, about 20 minutes on two cores
 
 Each row is a whole `jind-nb run`, notebooks and reports included, in a process of its own. `mathematics` are the
 seconds of the notebook cells that train and align; `overhead` is the rest of the wall time. The other program's
@@ -10,12 +10,10 @@ defaults); it predicts only the cells it keeps, so both of its accuracies are gi
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +21,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-HERE = Path(__file__).resolve().parent
+from benchmarks.common import RESULTS, jind_nb, parser_of
+
+PARAMETERS = Path(__file__).resolve().parent / "parameters"
+# The cells of the notebooks that train and align make one of these calls.
 MATHEMATICS = ("training.start(", "training.adapt(", "training.retrain(", "alignment.align(", "alignment.annotate(")
 # Over the cells it kept / over all target cells; rejection, effective accuracy, mAP; seconds.
 PROGRAM = {
@@ -35,23 +36,19 @@ PROGRAM = {
 
 
 def one_run(name: str, seed: int, folder: Path) -> dict[str, object]:
-    """Runs one set with one seed; its numbers."""
+    """Run one set with one seed and return its numbers."""
     start = time.monotonic()
     subprocess.run(
-        [sys.executable, "-m", "jind_nb.cli", "run", HERE / "parameters" / f"{name}.yaml", "-s", f"SEED={seed}",
-         "--output-path", folder],
-        check=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}, capture_output=True,
-    )  # fmt: skip
+        jind_nb("run", PARAMETERS / f"{name}.yaml", "-s", f"SEED={seed}", "--output-path", folder),
+        check=True,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+    )
     wall = time.monotonic() - start
     metrics = json.loads((folder / "metrics.json").read_text())["target"]
     manifest = json.loads((folder / "manifest.json").read_text())
     known = metrics["labelled_known_types"]
-    mathematics = sum(
-        cell.metadata.papermill.duration
-        for stage in ("2_train", "3_align")
-        for cell in nbformat.read(folder / "notebooks" / f"{stage}.ipynb", 4).cells
-        if cell.cell_type == "code" and any(call in cell.source for call in MATHEMATICS)
-    )
+    mathematics = seconds_of_mathematics(folder / "notebooks")
     return {
         "set": name,
         "seed": seed,
@@ -69,26 +66,43 @@ def one_run(name: str, seed: int, folder: Path) -> dict[str, object]:
     }
 
 
+def seconds_of_mathematics(notebooks: Path) -> float:
+    """Return the seconds of the cells that train and align.
+
+    Raises
+    ------
+    SystemExit
+        If a call of MATHEMATICS is in no cell: the notebooks were changed, and the list must be too.
+    """
+    seconds, missing = 0.0, set(MATHEMATICS)
+    for stage in ("2_train", "3_align"):
+        for cell in nbformat.read(notebooks / f"{stage}.ipynb", 4).cells:
+            calls = {call for call in MATHEMATICS if cell.cell_type == "code" and call in cell.source}
+            missing -= calls
+            seconds += cell.metadata.papermill.duration if calls else 0.0
+    if missing:
+        raise SystemExit(f"No notebook calls {', '.join(sorted(missing))}: change MATHEMATICS in {__file__}.")
+    return seconds
+
+
 def main() -> None:
-    """Prints every run and the medians, and writes both to benchmarks/results/reference.csv."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print every run and the medians; results/reference.csv gets the runs."""
+    arguments = parser_of(__doc__)
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--sets", nargs="*", default=list(PROGRAM))
-    asked = arguments.parse_args()
+    options = arguments.parse_args()
     rows = []
-    for name in asked.sets:
-        for seed in range(asked.seeds):
+    for name in options.sets:
+        for seed in range(options.seeds):
             with tempfile.TemporaryDirectory() as folder:
                 rows.append(one_run(name, seed, Path(folder)))
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
     table = pd.DataFrame(rows)
     medians = table.drop(columns="seed").groupby("set", sort=False).agg(statistics.median).round(3).reset_index()
     medians["the JIND-Multi program"] = medians["set"].map(PROGRAM)
-    print(f"\nMedians of {asked.seeds} seeds:\n")
+    print(f"\nMedians of {options.seeds} seeds:\n")
     print(medians.set_index("set").T.to_string())
-    results = HERE / "results"
-    results.mkdir(exist_ok=True)
-    table.round(4).to_csv(results / "reference.csv", index=False)
+    table.round(4).to_csv(RESULTS / "reference.csv", index=False)
 
 
 if __name__ == "__main__":
