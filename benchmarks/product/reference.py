@@ -20,10 +20,17 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import yaml
 
-from benchmarks.common import RESULTS, jind_nb, parser_of
+from benchmarks.common import RESULTS, SHARED_DATA, jind_nb, parser_of
 
-PARAMETERS = Path(__file__).resolve().parent / "parameters"
+# Source, target and intermediates of each set.
+ROLES: dict[str, tuple[str, str, list[str]]] = {
+    "pbmc_10x_symphony": ("3pv2", "3pv1", ["5p"]),
+    "scatac_granja_bmmc_2donors": ("BMMC_D6T1", "BMMC_D5T1", []),
+    "pancreas_3studies_small": ("Baron", "Lawlor", ["Segerstolpe"]),
+    "cellbench_6batches": ("10x_5cl", "CELseq2_5cl_p3", ["CELseq2", "Dropseq", "CELseq2_5cl_p1", "CELseq2_5cl_p2"]),
+}
 # The cells of the notebooks that train and align make one of these calls.
 MATHEMATICS = ("training.start(", "training.adapt(", "training.retrain(", "alignment.align(", "alignment.annotate(")
 # Over the cells it kept / over all target cells; rejection, effective accuracy, mAP; seconds.
@@ -37,18 +44,26 @@ PROGRAM = {
 
 def one_run(name: str, seed: int, folder: Path) -> dict[str, object]:
     """Run one set with one seed and return its numbers."""
+    source, target, intermediates = ROLES[name]
+    parameters, run = folder / "parameters.yaml", folder / "run"
+    values = {
+        "PATH": str(SHARED_DATA / f"{name}.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "METHOD": "reference",
+        "SOURCE_DATASET_NAME": source, "TARGET_DATASET_NAME": target, "INTER_DATASETS_NAMES": intermediates,
+        "MIN_CELL_TYPE_POPULATION": 5, "SEED": seed, "OUTPUT_PATH": str(run),
+    }  # fmt: skip
+    parameters.write_text(yaml.safe_dump(values))
     start = time.monotonic()
     subprocess.run(
-        jind_nb("run", PARAMETERS / f"{name}.yaml", "-s", f"SEED={seed}", "--output-path", folder),
+        jind_nb("run", parameters),
         check=True,
         env=os.environ | {"PYTHONWARNINGS": "ignore"},
         capture_output=True,
     )
     wall = time.monotonic() - start
-    metrics = json.loads((folder / "metrics.json").read_text())["target"]
-    manifest = json.loads((folder / "manifest.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())["target"]
+    manifest = json.loads((run / "manifest.json").read_text())
     known = metrics["labelled_known_types"]
-    mathematics = seconds_of_mathematics(folder / "notebooks")
+    mathematics = seconds_of_mathematics(run / "notebooks")
     return {
         "set": name,
         "seed": seed,
@@ -89,7 +104,7 @@ def main() -> None:
     """Print every run and the medians; results/reference.csv gets the runs."""
     arguments = parser_of(__doc__)
     arguments.add_argument("--seeds", type=int, default=3)
-    arguments.add_argument("--sets", nargs="*", default=list(PROGRAM))
+    arguments.add_argument("--sets", nargs="*", default=list(ROLES), choices=list(ROLES))
     options = arguments.parse_args()
     rows = []
     for name in options.sets:
