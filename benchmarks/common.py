@@ -1,6 +1,6 @@
 """What several benchmarks share: the shared sets and their targets, METHOD on one target, files of results, command lines.
 
-Of `jind_nb.model` the benchmarks use what is imported here and, in research/trials.py, its smallest functions.
+Of `jind_nb.model` the benchmarks use what is imported here and, in research/trials.py and small_targets.py, its smallest functions.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from jind_nb.core.parameters import Parameters, make_parameters
 from jind_nb.data import cells as data_cells
 from jind_nb.data import prepare, roles
 from jind_nb.data.plan import Plan
-from jind_nb.model import alignment, calibration, leave_one_out, training
-from jind_nb.model.predictions import Predictions, Rule
+from jind_nb.model import annotate, calibration, leave_one_out, target
+from jind_nb.model.predictions import Predictions
+from jind_nb.model.state import AlignmentMode, Reference, Settings, TargetStage
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -134,20 +135,18 @@ class Trained:
 
     prepared: ad.AnnData
     plan: Plan
-    settings: training.Settings
-    reference: training.Reference
+    settings: Settings
+    reference: Reference
 
 
 def train(parameters: Parameters) -> Trained:
     """Train METHOD on the annotated batches."""
     prepared, plan = read_prepared(parameters)
-    settings = training.Settings.of(parameters)
-    reference = training.start(prepared, plan, settings)
-    training.learn_intermediates(reference)
-    return Trained(prepared, plan, settings, reference)
+    settings = annotate.settings_of(parameters)
+    return Trained(prepared, plan, settings, annotate.train(prepared, plan, settings, keep_history=False))
 
 
-NOT_ALIGNED, ALIGNED = MODES = (alignment.SHARED, alignment.ADAPTED)
+NOT_ALIGNED, ALIGNED = MODES = (AlignmentMode.UNALIGNED.value, AlignmentMode.ALIGNED.value)
 LeftOut = leave_one_out.LeftOut
 Calibration = calibration.Calibration
 
@@ -166,17 +165,16 @@ class BothModes:
     def __init__(self, parameters: Parameters) -> None:
         trained = train(parameters)
         self.plan, self._settings = trained.plan, trained.settings
-        self._known = alignment.known_codes(trained.reference)
-        self.left_out = leave_one_out.leave_batches_out(trained.reference)
-        target = trained.prepared[(trained.prepared.obs["batch"] == self.plan.target).to_numpy()]
-        x, always = sparse.csr_matrix(target.X), replace(self._settings, always_aligns=True)
+        self._known = target.known_latents(trained.reference)
+        self.left_out = annotate.leave_batches_out(trained.reference)
+        cells = trained.prepared[(trained.prepared.obs["batch"] == self.plan.target).to_numpy()]
+        x, always = sparse.csr_matrix(cells.X), replace(self._settings, always_align=True)
         shared = trained.reference.model
-        self._annotated = alignment.annotate(shared, x, self._known, self._settings)
-        alignment.align(self._annotated, x, self._known, always)
-        codes = self._annotated.codes
+        self._annotated = annotate.annotate(shared, x, self._known, always)
+        latent = self._annotated.latent
         self._of_modes = {
-            NOT_ALIGNED: (shared, codes[alignment.BEFORE]),
-            ALIGNED: (self._annotated.model, codes[alignment.ALIGNED]),
+            NOT_ALIGNED: (shared, latent[TargetStage.BEFORE]),
+            ALIGNED: (self._annotated.model, latent[TargetStage.ALIGNED]),
         }
 
     def calibrate(self, mode: str, target_error: float | None = None) -> Calibration:
@@ -186,15 +184,15 @@ class BothModes:
     @cached_property
     def chosen(self) -> str:
         """The mode that a run would choose."""
-        of_modes = calibration.of_all_ways(self.left_out, self._settings, len(self.plan.annotated))
-        return calibration.best_way(of_modes)[0]
+        of_modes = calibration.calibrate_modes(self.left_out, self._settings, len(self.plan.annotated))
+        return calibration.best_mode(of_modes)[0]
 
     def predict(self, mode: str, calibrated: Calibration | None = None) -> Predictions:
         """Return the predictions for the target, calibrated or as they come from the classifier."""
-        model, codes = self._of_modes[mode]
+        model, latent = self._of_modes[mode]
         if calibrated is None:
-            return self._known.judge(model, codes, self._settings, Rule())
-        return self._known.judge(model, codes, self._settings, calibrated.rule, self._annotated.novelty)
+            return target.predict(model, latent, self._known, self._settings)
+        return target.predict(model, latent, self._known, self._settings, calibrated.rule, self._annotated.novelty)
 
 
 def scores(truth: np.ndarray, classes: list[str], probabilities: np.ndarray) -> dict[str, Any]:

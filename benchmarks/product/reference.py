@@ -32,7 +32,7 @@ ROLES: dict[str, tuple[str, str, list[str]]] = {
     "cellbench_6batches": ("10x_5cl", "CELseq2_5cl_p3", ["CELseq2", "Dropseq", "CELseq2_5cl_p1", "CELseq2_5cl_p2"]),
 }
 # The cells of the notebooks that train and align make one of these calls.
-MATHEMATICS = ("training.start(", "training.adapt(", "training.retrain(", "alignment.align(", "alignment.annotate(")
+MATHEMATICS = ("train(prepared", "annotate_with_model(")
 # Over the cells it kept / over all target cells; rejection, effective accuracy, mAP; seconds.
 PROGRAM = {
     "pbmc_10x_symphony": "0.912 / 0.890; 5.7 %; 0.933; mAP 0.988; 44 s, 0.77 GB",

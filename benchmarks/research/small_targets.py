@@ -17,8 +17,10 @@ import pandas as pd
 import torch
 
 from benchmarks.common import CHECK, DESIGN, RESULTS, SETS, TARGETS_OF_A_SET, read_rows, run_or_report, targets
-from benchmarks.research.trials import Problem, mixed, over_views, plain, problem, projection
+from benchmarks.research.trials import Problem, mixed, over_views, plain, problem
 from jind_nb import metrics
+from jind_nb.model import default
+from jind_nb.model.neighbours import nearest
 
 OUTPUT = RESULTS / "small_targets.csv"
 SIZES = (5, 10, 20, 31, 64, 128, 256, 512)  # cells
@@ -53,9 +55,9 @@ def each_rule(p: Problem, truth: np.ndarray) -> list[dict[str, Any]]:
     if not known.any():
         return []
     for words, share in ASKED.items():
-        k = max(1, min(projection.NEIGHBOURS, int(share * len(truth))))
-        near = projection.nearest(p.target_codes, p.target_codes, k)[0]
-        probabilities = mixed(answers, near, projection.OF_NEIGHBOURS)[known]
+        k = max(1, min(default.NEIGHBOURS, int(share * len(truth))))
+        near = nearest(p.target_codes, p.target_codes, k)[0]
+        probabilities = mixed(answers, near, default.NEIGHBOURS_SHARE)[known]
         right, confidence = types[probabilities.argmax(axis=1)] == truth[known], probabilities.max(axis=1)
         aurc = metrics.area_under_risk_coverage(confidence, right)
         rows.append({"asked": words, "right": right.mean(), "confidence": confidence.mean(), "AURC": aurc})

@@ -44,7 +44,8 @@ from benchmarks.common import (
 )
 from jind_nb.commands.compare.measure import task_of
 from jind_nb.commands.compare.methods import Task, knn_after_harmony, pooled_network
-from jind_nb.model import projection
+from jind_nb.model import default
+from jind_nb.model.neighbours import nearest
 
 OUTPUT = RESULTS / "trials.csv"
 VIEWS = ((True, 10), (True, 20), (True, 50), (False, 20), (False, 50))  # features softened, components
@@ -184,8 +185,8 @@ def adapted(p: Problem, z: np.ndarray, *, by_type: bool = False) -> np.ndarray:
     for i, name in enumerate(names):
         own = np.flatnonzero(p.task.batch == name)
         before = np.flatnonzero(np.isin(p.task.batch, names if by_type else names[:i]))
-        here, there = (projection.type_means(z[rows], p.known[rows]) for rows in (own, before))
-        z[own] += type_by_type(here, there)[p.task.y[own]] if by_type else projection.translation(here, there)
+        here, there = (default.type_means(z[rows], p.known[rows]) for rows in (own, before))
+        z[own] += type_by_type(here, there)[p.task.y[own]] if by_type else default.offset_between(here, there)
     return z
 
 
@@ -195,17 +196,17 @@ Means = tuple[np.ndarray, np.ndarray]
 def type_by_type(own: Means, others: Means) -> np.ndarray:
     """A translation for each type, (K, size)."""
     (means, cells), (there, cells_there) = own, others
-    return np.where(cells_there > 0, cells / (cells + projection.SHRINKAGE), 0)[:, None] * (there - means)
+    return np.where(cells_there > 0, cells / (cells + default.SHRINKAGE), 0)[:, None] * (there - means)
 
 
 def moved(p: Problem, z: np.ndarray, *, by_type: bool = False) -> np.ndarray:
     """The target predicted and moved in turns, as one or type by type."""
     head, codes = softmax_regression(p, z), z[p.n :].astype(np.float64)
-    there = projection.type_means(z[: p.n], p.known)
+    there = default.type_means(z[: p.n], p.known)
     shares = head(codes)
-    for _ in range(projection.ROUNDS):
-        own = projection.type_means(codes, shares)
-        b = shares @ type_by_type(own, there) if by_type else projection.translation(own, there)
+    for _ in range(default.ROUNDS):
+        own = default.type_means(codes, shares)
+        b = shares @ type_by_type(own, there) if by_type else default.offset_between(own, there)
         shares = head(codes + b)
     return shares
 
@@ -242,7 +243,7 @@ def by_neighbours(p: Problem, k: int | None, share: float) -> np.ndarray:
     """The five views' answers, mixed once with those of the nearest target cells by cosine of the whole code: k of them,
     or as many as METHOD `default` asks."""
     answers, codes = over_views(p, plain), p.target_codes
-    near = projection.neighbours(codes, codes, 0) if k is None else projection.nearest(codes, codes, k)[0]
+    near = default.neighbours(codes, codes, 0) if k is None else nearest(codes, codes, k)[0]
     return mixed(answers, near, share)
 
 
