@@ -408,7 +408,7 @@ def report(
 
     jind-nb report runs/mydata
     """
-    from .commands.run import report_again
+    from .commands.report import report_again
 
     folder = run_dir.expanduser().resolve()
     try:

@@ -85,7 +85,7 @@ def predict(
     own: dict[str, Any] = {"ALIGN": align, "OUTPUT_PATH": str(output.absolute())}
     parameters = settings_for(model, h5ad, own | dict(_allowed(values or {})))
     run = Run(parameters)
-    previous.refuse_if_not_ours(run)
+    previous.refuse_foreign_files(run)
     if not run.manifest.exists() and any(path.exists() for path in (run.work, run.models, run.notebooks)):
         raise InputError(
             f"OUTPUT_PATH: {run.folder} holds an unfinished run, or notebooks run by hand, and training in it is not to "
