@@ -34,8 +34,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
 from jind_nb import metrics
-from jind_nb.commands.compare.measure import task_of
-from jind_nb.commands.compare.methods import Task, knn_after_harmony, pooled_network
+from jind_nb.commands.compare.measure import baseline_input
+from jind_nb.commands.compare.methods import BaselineInput, knn_after_harmony, pooled_network
 from jind_nb.data import cells as data_cells
 from jind_nb.data import prepare
 from jind_nb.data import roles as data_roles
@@ -51,7 +51,7 @@ ATAC = ("scatac_granja_bmmc_2donors", "scatac_hematopoiesis_3batches")
 class Problem:
     """A target, and annotated batches to annotate it with."""
 
-    task: Task
+    task: BaselineInput
     name: str  # of the set
 
     @property
@@ -160,7 +160,7 @@ def network(p: Problem, z: np.ndarray) -> np.ndarray:
     """JIND's own encoder and head on a view, 400 steps or 15 epochs, three seeds averaged."""
     z = (z / z.std()).astype(np.float32)
     halves = sparse.csr_matrix(z[: p.n]), sparse.csr_matrix(z[p.n :])
-    task = Task(halves[0], p.task.y, p.task.batch, halves[1], p.task.target_batch, p.task.classes)
+    task = BaselineInput(halves[0], p.task.y, p.task.batch, halves[1], p.task.target_batch, p.task.classes)
     return pooled_network(task)
 
 
@@ -316,7 +316,7 @@ def problem(name: str, target: str, roles: dict[str, Any]) -> tuple[Problem, np.
     parameters = parameters_of(name, target, **roles)
     cells = data_cells.read_cells(parameters)
     plan = data_roles.make_plan(parameters, cells)
-    return Problem(task_of(prepare.prepare(parameters, cells, plan), plan, parameters), name), labels_of_target(
+    return Problem(baseline_input(prepare.prepare(parameters, cells, plan), plan, parameters), name), labels_of_target(
         parameters
     )
 
