@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from anndata.io import write_elem
 
-from .commands.predict import OF_THE_FILE, annotate_file, settings_for
+from .commands.predict import PARAMETERS_OF_FILE, annotate_file, parameters_for
 from .core.model_json import read_model_json
 from .core.parameters import Parameters, make_parameters
 from .core.python_names import from_python, in_python, python_names
@@ -234,9 +234,9 @@ class Model:
         InputError
             If the model or the data cannot be used, with what to do; `adata` is then as it was.
         """
-        values = from_python(parameters, OF_THE_FILE)
+        values = from_python(parameters, PARAMETERS_OF_FILE)
         with _as_file(adata, {"batch_key": batch_key} if batch_key else {}, values) as file:
-            settings = settings_for(self.folder, file, values | {"ALIGN": align, "OUTPUT_PATH": str(file.parent)})
+            settings = parameters_for(self.folder, file, values | {"ALIGN": align, "OUTPUT_PATH": str(file.parent)})
             predicted = annotate_file(Run(settings), batch_key)
         _enter(adata, np.ones(adata.n_obs, dtype=bool), predicted.table, predicted.classes, predicted.codes)
         _warn(predicted.warnings)

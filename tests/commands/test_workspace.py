@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jind_nb.commands.app.process import look
-from jind_nb.commands.app.workspace import EXAMPLE, RunOfVisitor, Settings, Workspace, clean_name, one_of
+from jind_nb.commands.app.workspace import EXAMPLE, AppSettings, RunOfVisitor, Workspace, clean_name, one_of
 from jind_nb.errors import InputError
 from tests.conftest import THREE_BATCHES, simulated
 
@@ -34,13 +34,13 @@ VALUES = {
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path) -> AppSettings:
     (tmp_path / "data").mkdir()
-    return Settings(str(tmp_path / "root"), (str(tmp_path / "data"),), most_upload_bytes=1_000_000)
+    return AppSettings(str(tmp_path / "root"), (str(tmp_path / "data"),), most_upload_bytes=1_000_000)
 
 
 @pytest.fixture
-def workspace(settings: Settings) -> Workspace:
+def workspace(settings: AppSettings) -> Workspace:
     return Workspace.new(settings)
 
 
@@ -72,7 +72,7 @@ def test_any_name_of_an_upload_becomes_one_safe_part_of_a_path(name: str, ending
     assert len(cleaned.encode()) < 200
 
 
-def test_a_visitor_is_found_by_the_whole_name_only(settings: Settings, workspace: Workspace) -> None:
+def test_a_visitor_is_found_by_the_whole_name_only(settings: AppSettings, workspace: Workspace) -> None:
     """Lost otherwise: other people's patients, by a guess or a path in the link."""
     assert Workspace.find(settings, workspace.visitor) == workspace
     for name in ("", ".", "..", "places", workspace.visitor[:-1], f"../root/{workspace.visitor}", "x" * 32, "*" * 32):
@@ -81,7 +81,7 @@ def test_a_visitor_is_found_by_the_whole_name_only(settings: Settings, workspace
 
 
 def test_paths_are_ones_own_uploads_or_in_a_data_folder(
-    settings: Settings, workspace: Workspace, tmp_path: Path
+    settings: AppSettings, workspace: Workspace, tmp_path: Path
 ) -> None:
     """Lost otherwise: any file the server's user can read."""
     data, secret = tmp_path / "data", tmp_path / "secret.h5ad"
@@ -117,7 +117,7 @@ def test_an_upload_can_be_run_where_the_folder_is_behind_a_link(tmp_path: Path) 
     """Lost otherwise: every upload, on a server whose home folders are links to another disk."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "home").symlink_to(tmp_path / "disk")
-    workspace = Workspace.new(Settings(str(tmp_path / "home" / "root"), most_upload_bytes=1000))
+    workspace = Workspace.new(AppSettings(str(tmp_path / "home" / "root"), most_upload_bytes=1000))
     upload = workspace.end_upload(workspace.begin_upload("cells.h5ad", 10), "cells.h5ad")
     chosen = workspace.allowed(str(upload))
     assert workspace.allowed(chosen) == chosen
@@ -244,13 +244,13 @@ def test_a_look_at_a_file_tells_batches_cell_types_and_who_has_labels(tmp_path: 
     assert seen["labelled"]["batch"]["celltype"] == {"a": 110, "b": 110, "c": 0}
 
 
-def test_settings_reach_a_page_whole(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_reach_a_page_whole(settings: AppSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost otherwise: the limits the server was told."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    assert Settings.from_environment() is None
+    assert AppSettings.from_environment() is None
     told = replace(settings, runs_at_once=3)
     told.to_environment()
-    assert Settings.from_environment() == told
+    assert AppSettings.from_environment() == told
 
 
 def test_without_the_extra_the_command_says_how_to_install_it(

@@ -25,7 +25,7 @@ from IPython.display import HTML, display
 from .new_run import Choosing
 from .run_view import Watching
 from .widgets import dropdown, fill, hide, told
-from .workspace import RunOfVisitor, Settings, Workspace
+from .workspace import AppSettings, RunOfVisitor, Workspace
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -42,10 +42,10 @@ STATES = {
 
 def page() -> None:
     """Shows the page, as the visitor's link says."""
-    settings, query = Settings.from_environment(), parse_qs(os.environ.get("QUERY_STRING", ""))
+    settings, query = AppSettings.from_environment(), parse_qs(os.environ.get("QUERY_STRING", ""))
     if settings is None:
         here = Path.cwd()
-        workspace = Workspace(Settings(str(here / "runs" / "app"), (str(here),)), "jupyterlab").made()
+        workspace = Workspace(AppSettings(str(here / "runs" / "app"), (str(here),)), "jupyterlab").made()
         _Page(workspace, served=False).show()
         return
     found = Workspace.find(settings, query.get("session", [""])[-1])

@@ -23,7 +23,7 @@ from ...data.h5ad import frame, open_file, texts
 from ...errors import InputError
 from ...report import html
 from ..guess import distinct_values, guess
-from ..validate import find
+from ..validate import validate
 from .workspace import one_of
 
 # More different values than this are no batches or cell types, and no list to choose from.
@@ -81,15 +81,14 @@ def look(path: str) -> dict[str, Any]:
 
 
 def check(file: str) -> dict[str, Any]:
-    """What `findings.find` finds, its tables as HTML.
+    """Return what `jind-nb validate` finds, its tables as HTML.
 
     Raises
     ------
     InputError
         As a run would.
     """
-
-    found = find(load_parameters(file))
+    found = validate(load_parameters(file))
     shown = [html.html(table, title) for title, table in found.tables.items()]
     return {"tables": shown, "facts": found.facts, "warnings": found.warnings, "notes": found.notes}
 

@@ -42,7 +42,7 @@ from ...core.resources import shipped
 from ...errors import InputError
 from ...report.page import the_script
 from ...runs.folder import Run
-from .workspace import PART, RUN, RunOfVisitor, Settings, Workspace
+from .workspace import PART, RUN, AppSettings, RunOfVisitor, Workspace
 
 SECONDS_BEFORE_CULLED = 1800  # a kernel whose tab vanished or sleeps; one whose tab is closed ends at once
 
@@ -136,7 +136,7 @@ class Identity(PasswordIdentityProvider):
 class Page(TornadoVoilaHandler):
     """The page of one visitor; without `session` in its address, of the one this browser was last, or a new one."""
 
-    def initialize(self, settings: Settings, **kwargs: Any) -> None:
+    def initialize(self, settings: AppSettings, **kwargs: Any) -> None:
         super().initialize(**kwargs)
         self.of_app = settings
 
@@ -173,7 +173,7 @@ class Upload(JupyterHandler):
     part: Path | None = None
     refusal = "The upload was refused."
 
-    def initialize(self, settings: Settings) -> None:
+    def initialize(self, settings: AppSettings) -> None:
         self.of_app = settings
         self.received = 0
 
@@ -240,7 +240,7 @@ class Upload(JupyterHandler):
 class Result(JupyterHandler):
     """GET results/VISITOR/RUN/NAME: a file of a finished run, the report to be shown and the others to be kept."""
 
-    def initialize(self, settings: Settings) -> None:
+    def initialize(self, settings: AppSettings) -> None:
         self.of_app = settings
 
     @tornado.web.authenticated
@@ -278,9 +278,9 @@ class Result(JupyterHandler):
 class Server(Voila):
     """Voila with our page at its root."""
 
-    of_app: Settings
+    of_app: AppSettings
     ports: tuple[int, ...]
-    told: Callable[[str], None]
+    ready: Callable[[str], None]
 
     def init_handlers(self) -> list[Any]:
         [*handlers, (root, _, of_page)] = super().init_handlers()
@@ -312,7 +312,7 @@ class Server(Voila):
                 ) from None
             self.port = port
             break
-        self.told(self.address)
+        self.ready(self.address)
         self.ioloop = tornado.ioloop.IOLoop.current()
         try:
             self.ioloop.start()
@@ -331,7 +331,7 @@ class Server(Voila):
 
 
 def serve(
-    settings: Settings, *, ip: str, ports: tuple[int, ...], base_url: str, token: bool, told: Callable[[str], None]
+    settings: AppSettings, *, ip: str, ports: tuple[int, ...], base_url: str, token: bool, ready: Callable[[str], None]
 ) -> None:
     """Serves the page until Ctrl-C or SIGTERM; runs at work go on without it.
 
@@ -339,7 +339,7 @@ def serve(
     ----------
     ports
         Tried one after the other.
-    told
+    ready
         Called with the address once it can be opened.
 
     Raises
@@ -370,7 +370,7 @@ def serve(
             open_browser=False,
             tornado_settings={"static_path": DEFAULT_STATIC_FILES_PATH},  # Jupyter's own pages of errors ask for it
         )
-        server.of_app, server.ports, server.told = settings, ports, told
+        server.of_app, server.ports, server.ready = settings, ports, ready
         server.initialize([])
         server.start()
     finally:

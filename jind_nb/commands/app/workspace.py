@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -59,7 +60,7 @@ State = Literal["waiting", "running", "done", "cancelled", "failed"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class AppSettings:
     """What `jind-nb app` was told: the folder of everything, folders with data to choose from, limits."""
 
     root: str
@@ -68,7 +69,7 @@ class Settings:
     runs_at_once: int = 1
 
     @classmethod
-    def from_environment(cls) -> Settings | None:
+    def from_environment(cls) -> AppSettings | None:
         """The server's settings; None where the page is opened in JupyterLab, without the server."""
         stored = os.environ.get(SETTINGS)
         if stored is None:
@@ -82,6 +83,23 @@ class Settings:
     @property
     def places(self) -> Path:
         return Path(self.root) / "places"
+
+    def warnings(self, ip: str, *, token: bool) -> list[str]:
+        """Return what is not safe about serving the page at this address."""
+        folder, found = Path(self.root), []
+        if ip not in ("127.0.0.1", "localhost", "::1"):
+            found.append(
+                "other machines can reach the page, and what is sent can be read on the way: put a proxy with https "
+                "before it (docs/web.md)."
+            )
+        if folder.exists() and folder.stat().st_mode & 0o077:
+            found.append(
+                f"others on this machine may list {folder}, and its names are the secret that keeps visitors apart: "
+                f"chmod 700 {shlex.quote(str(folder))}"
+            )
+        if not token:
+            found.append("without a token, everybody who reaches the page can use it.")
+        return found
 
 
 @contextmanager
@@ -124,15 +142,15 @@ def clean_name(name: str) -> str:
 class Workspace:
     """One visitor's folder."""
 
-    settings: Settings
+    settings: AppSettings
     visitor: str
 
     @classmethod
-    def new(cls, settings: Settings) -> Workspace:
+    def new(cls, settings: AppSettings) -> Workspace:
         return cls(settings, secrets.token_urlsafe(24)).made()
 
     @classmethod
-    def find(cls, settings: Settings, visitor: str) -> Workspace | None:
+    def find(cls, settings: AppSettings, visitor: str) -> Workspace | None:
         this = cls(settings, visitor)
         return this if VISITOR.fullmatch(visitor) and this.folder.is_dir() else None
 

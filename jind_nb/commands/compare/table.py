@@ -78,6 +78,12 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return table.join(pd.DataFrame(differences).T).rename_axis("method")
 
 
+def short_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the main columns of the summary, rounded, for a terminal."""
+    columns = ["macro_F1", "raw_accuracy", "accuracy_at_90%", "AURC", "seconds", "difference from best"]
+    return summary(rows)[columns].round(3).rename(columns=lambda name: name.replace("_", " "))
+
+
 def numbers(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the summary of one target's rows, a column per method, for the notebook and the page."""
     one_target = ["targets", "macro_F1, worst target", "its sd", "lowest", "highest"]
