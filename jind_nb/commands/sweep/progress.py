@@ -16,7 +16,7 @@ class SweepProgress:
 
     def __init__(self, console: Console, n: int) -> None:
         self.console, self.n, self.n_ended = console, n, 0
-        self.stages: dict[str, str] = {}
+        self.stages: dict[str, tuple[int, int, str]] = {}
         self.lines: dict[str, TaskID] = {}
         self.is_waiting = False
         columns = (
@@ -42,19 +42,18 @@ class SweepProgress:
         clock = "" if self.bars is not None else f"{time.strftime('%H:%M:%S')} "
         self.console.print(Text(clock + shown(text)), soft_wrap=True)
 
-    def show_stage(self, run: str, stage: str) -> None:
-        """Show the stage a run is at, given as `2/5 2_train: …`."""
+    def show_stage(self, run: str, stage: tuple[int, int, str]) -> None:
+        """Show the stage a run is at: its number, the number of stages, and what it does."""
         if self.stages.get(run) == stage:
             return
         self.stages[run] = stage
+        number, n_stages, words = stage
         if self.bars is None:
-            self.print(f"{run}: {stage}")
+            self.print(f"{run}: {number}/{n_stages} {words}")
             return
-        number, words = stage.split(" ", 1)
-        begun, n_stages = map(int, number.split("/"))
         if run not in self.lines:
             self.lines[run] = self.bars.add_task("", total=n_stages)
-        self.bars.update(self.lines[run], description=shown(f"{run}: {words}")[:80], completed=begun - 1)
+        self.bars.update(self.lines[run], description=shown(f"{run}: {words}")[:80], completed=number - 1)
 
     def show_end(self, run: str, status: str, message: str = "") -> None:
         """Show that a run has ended."""

@@ -34,6 +34,7 @@ from ...errors import InputError
 from ...runs import cache
 from ...runs.folder import Run
 from .. import run as commands_run
+from ..run_output import current_stage, failure_message
 from .progress import SweepProgress
 from .slurm import SlurmSettings, write_array
 from .summary import (
@@ -60,10 +61,6 @@ SECONDS_BETWEEN_CHECKS = 0.5
 SECONDS_TO_STOP = 20
 
 MAX_STOPS = 3  # as Dask's allowed-failures
-
-STAGE_LINE = re.compile(r"^\d\d:\d\d:\d\d (\d+/\d+ .*)$", re.M)
-
-LAST_WORDS = re.compile(r"^(?:Wrong input|Failed): (.*)\Z", re.M | re.S)
 
 # Estimated memory of one run without its input: three kernels with torch, two of them at work.
 BYTES_OF_A_RUN = 2_000_000_000
@@ -465,7 +462,7 @@ class _Loop:
         group, task, parameters = self.under_way[future]
         log = self.rows.sweep.files.log(task.file)
         if not future.done():
-            if stage := _current_stage(log):
+            if stage := current_stage(read_end(log, 20_000)):
                 if self.rows.by_task[task.name]["status"] != RUNNING:
                     self.rows.set(task, parameters, RUNNING)
                     self.rows.write()
@@ -505,11 +502,6 @@ def _in_use(folder: Path) -> bool:
     return False
 
 
-def _current_stage(log: Path) -> str:
-    """Return the stage a run is at, as in its log: `2/5 2_train: …`; empty before it has begun."""
-    return (STAGE_LINE.findall(read_end(log, 20_000)) or [""])[-1]
-
-
 def _failure(future: Future, log: Path) -> str:
     """Return why a run failed, an empty text if it did not."""
     if future.status == "error":
@@ -526,7 +518,5 @@ def _failure(future: Future, log: Path) -> str:
         return "Its worker was stopped several times, most often because its time was up."
     if status < 0:
         return f"The run was killed (signal {-status}), most often because memory ran out."
-    words = read_end(log, 20_000).strip()
-    last = words[words.rfind("\nWrong input: ") + 1 :] if "Wrong input: " in words else words[words.rfind("Failed: ") :]
-    found = LAST_WORDS.search(last)
-    return (found[1] if found else words[-500:] or f"exit status {status}").strip()
+    output = read_end(log, 20_000)
+    return failure_message(output) or output[-500:].strip() or f"exit status {status}"
