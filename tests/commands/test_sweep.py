@@ -227,6 +227,7 @@ def test_where_the_trainer_fails_the_next_one_trains(tmp_path: Path) -> None:
     assert Path(str(group.parameters(tasks[2]).PRETRAINED_MODEL_PATH)) == models_of(tasks[1])
 
 
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data")
 def test_a_zarr_folders_bytes_count_for_how_many_runs_fit_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
