@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from anndata.io import write_elem
 
-from .commands.predict import OF_THE_FILE, annotate_file, settings_for
+from .commands.predict import PARAMETERS_OF_FILE, annotate_file, parameters_for
 from .core.model_json import read_model_json
 from .core.parameters import make_parameters
 from .core.python_names import from_python, in_python
@@ -299,9 +299,9 @@ class Model:
             If the model or the data cannot be used, with what to do; `adata` is then as it was.
         """
         options = {"layer": layer, "gene_col": gene_col, "normalisation": normalisation, "use_gpu": use_gpu}
-        values = from_python(options | unknown, OF_THE_FILE)
+        values = from_python(options | unknown, PARAMETERS_OF_FILE)
         with _as_file(adata, {"batch_key": batch_key} if batch_key else {}, values) as file:
-            settings = settings_for(self.folder, file, values | {"ALIGN": align, "OUTPUT_PATH": str(file.parent)})
+            settings = parameters_for(self.folder, file, values | {"ALIGN": align, "OUTPUT_PATH": str(file.parent)})
             predicted = annotate_file(Run(settings), batch_key)
         _write_into(adata, np.ones(adata.n_obs, dtype=bool), predicted.table, predicted.classes, predicted.latent)
         _warn(predicted.warnings)

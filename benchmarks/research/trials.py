@@ -42,8 +42,8 @@ from benchmarks.common import (
     scores,
     targets,
 )
-from jind_nb.commands.compare.measure import task_of
-from jind_nb.commands.compare.methods import Task, knn_after_harmony, pooled_network
+from jind_nb.commands.compare.measure import baseline_input
+from jind_nb.commands.compare.methods import BaselineInput, knn_after_harmony, pooled_network
 from jind_nb.model import default
 from jind_nb.model.neighbours import nearest
 
@@ -57,7 +57,7 @@ ATAC = ("scatac_granja_bmmc_2donors", "scatac_hematopoiesis_3batches")
 class Problem:
     """A target, and annotated batches to annotate it with."""
 
-    task: Task
+    task: BaselineInput
     name: str  # of the set
 
     @property
@@ -166,7 +166,7 @@ def network(p: Problem, z: np.ndarray) -> np.ndarray:
     """JIND's own encoder and head on a view, 400 steps or 15 epochs, three seeds averaged."""
     z = (z / z.std()).astype(np.float32)
     halves = sparse.csr_matrix(z[: p.n]), sparse.csr_matrix(z[p.n :])
-    task = Task(halves[0], p.task.y, p.task.batch, halves[1], p.task.target_batch, p.task.classes)
+    task = BaselineInput(halves[0], p.task.y, p.task.batch, halves[1], p.task.target_batch, p.task.classes)
     return pooled_network(task)
 
 
@@ -326,7 +326,7 @@ OF_PEAKS: dict[str, Callable[[Problem], np.ndarray]] = {
 def problem(name: str, target: str, roles: dict[str, Any]) -> tuple[Problem, np.ndarray]:
     """Return a target with its annotated batches, and its labels."""
     parameters = parameters_of(name, target, **roles)
-    return Problem(task_of(*read_prepared(parameters), parameters), name), labels_of_target(parameters)
+    return Problem(baseline_input(*read_prepared(parameters), parameters), name), labels_of_target(parameters)
 
 
 def run(wanted: list[str]) -> None:

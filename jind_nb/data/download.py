@@ -29,6 +29,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from ..core._compat import doi_archive, request_headers
 from ..core.address import _is_safe, check_address, name_of, shown_address
 from ..core.files import is_disk_full, write_json
 from ..core.locks import WITHOUT_LOCKS
@@ -213,11 +214,9 @@ class _Download:
         """The https address and checksum of the file, for a DOI as the archive tells them."""
         if not self.address.lower().startswith("doi:"):
             return self.address, self.wanted
-        from pooch.downloaders import REQUESTS_HEADERS, doi_to_repository
-
         doi, name = self.address[4:].rsplit("/", 1)
         known: dict[str, str] = {}
-        archive = doi_to_repository(doi, timeout=TIMEOUT, headers=REQUESTS_HEADERS)
+        archive = doi_archive(doi, TIMEOUT)
         archive.populate_registry(SimpleNamespace(registry=known))
         name = unquote(name)
         if name not in known:
@@ -232,13 +231,12 @@ class _Download:
     def _stream(self, url: str, output_file: str, _: object) -> None:
         """pooch's downloader: to `part`, from where an earlier one stopped; then it is the output."""
         from pooch import HTTPDownloader
-        from pooch.downloaders import REQUESTS_HEADERS
 
         if not _is_safe(url):
             raise InputError(
                 f"PATH: {shown_address(self.address)} leads to {shown_address(url)}, which is not https; fetch it by hand."
             )
-        headers = REQUESTS_HEADERS | {"Accept-Encoding": "identity"}
+        headers = request_headers() | {"Accept-Encoding": "identity"}
         if self.version.exists() and self.part.exists() and self.part.stat().st_size:
             headers |= {"Range": f"bytes={self.part.stat().st_size}-", "If-Range": self.version.read_text("utf-8")}
         progress, answers = _Progress(self), []

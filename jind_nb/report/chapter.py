@@ -16,6 +16,7 @@ from typing import Any
 import nbformat
 from markupsafe import Markup
 
+from ..core._compat import markdown_to_html
 from .plots import style
 
 NOTEBOOK_ONLY = "notebook-only"  # tag of cells that repeat what the report's own pages say
@@ -58,9 +59,7 @@ def chapter(notebook: Path, told: Told | None = None, deeper: int = 0) -> str:
     deeper
         How many levels further down its headings go.
     """
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    prose = MarkdownWithMath(renderer=IPythonRenderer(escape=False, exclude_anchor_links=True))
+    to_html = markdown_to_html()
     sections: list[list[str]] = [[]]
     worth = [True]
     for cell in nbformat.read(notebook, as_version=4).cells:
@@ -69,7 +68,7 @@ def chapter(notebook: Path, told: Told | None = None, deeper: int = 0) -> str:
                 sections.append([])
                 worth.append(False)
             deep = re.sub(r"^(#+ )", "#" * deeper + r"\1", cell.source, flags=re.MULTILINE)
-            sections[-1].append(prose.render(deep))
+            sections[-1].append(to_html(deep))
         elif cell.cell_type == "code" and NOTEBOOK_ONLY not in cell.metadata.get("tags", []):
             shown = [html for output in cell.outputs for html in [_shown(output, told)] if html is not None]
             sections[-1] += shown

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..core._compat import import_umap
 from ..core.labels import UNASSIGNED
 from ..core.subsample import sample
-from .embedding import ready_umap
 
 MOST_CELLS = 20_000  # that are clustered; the others join the cluster of their neighbours
 
@@ -100,7 +100,7 @@ def _leiden(points: np.ndarray, resolution: float, seed: int) -> np.ndarray:
     """Clusters of points (n, d), objects (n,)."""
     import anndata as ad
 
-    ready_umap()  # whose weights of neighbours scanpy takes
+    import_umap()  # whose weights of neighbours scanpy takes
     import scanpy as sc
 
     cells = ad.AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(points))]), obsm={"points": points})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import suppress
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 
+from ..core._compat import import_umap
 from ..core.subsample import sample
 from ..model.pca import coordinates
 
@@ -29,21 +28,6 @@ NEIGHBOURS = 15
 
 # umap takes 500 epochs below 10,000 cells and 200 above, which place them as well and need less than half of the time.
 MANY_CELLS, EPOCHS = 2_000, 200
-
-
-def ready_umap() -> ModuleType:
-    """The module umap, its slow parts compiled once and for all."""
-    with warnings.catch_warnings():
-        # umap imports tqdm.auto, which asks for ipywidgets; its bars are not used here.
-        warnings.filterwarnings("ignore", message="IProgress not found")
-        import umap
-
-    # Compiling these takes six seconds in every new process; numba can keep them on disk instead.
-    umap.umap_.smooth_knn_dist.enable_caching()
-    umap.umap_.compute_membership_strengths.enable_caching()
-    with suppress(AttributeError):  # umap's own, not promised to stay
-        umap.layouts._nb_optimize_layout_euclidean_single_epoch.enable_caching()
-    return umap
 
 
 def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
@@ -73,7 +57,7 @@ def _umap(components: np.ndarray, seed: int) -> np.ndarray:
     n = len(components)
     if n < FEWEST_FOR_UMAP:
         return components[:, :2]
-    umap = ready_umap()
+    umap = import_umap()
     distances, indices = NearestNeighbors(n_neighbors=min(NEIGHBOURS, n - 1)).fit(components).kneighbors()
     # umap counts a cell as its own first neighbour.
     indices = np.column_stack([np.arange(n), indices[:, :-1]])

@@ -434,7 +434,7 @@ def test_a_moved_run_is_rendered_again_without_its_input(moved_run: Path, jind_n
     assert paper(moved_run / "report.pdf")
     run = Run(load_parameters(moved_run / "parameters.yaml", {"OUTPUT_PATH": str(moved_run)}))
     now = read_json(run.stages_json)
-    assert now["report"]["files"] == cache.record(run, "report", "", [run.report_html, run.report_pdf])["files"]
+    assert now["report"]["files"] == cache.stage_record(run, "report", "", [run.report_html, run.report_pdf])["files"]
     assert {stage: of for stage, of in now.items() if stage != "report"} == {
         stage: of for stage, of in records.items() if stage != "report"
     }
@@ -445,7 +445,9 @@ def test_the_same_run_again_repeats_nothing_after_a_new_report(copied_run: Run, 
     """Else each look at a report would cost the stages again."""
     inputs = cache.input_hashes(copied_run)
     records = read_json(copied_run.stages_json)
-    records["report"]["key"] = cache.keys(copied_run, inputs)["report"]  # as if the run had been made in this folder
+    records["report"]["key"] = cache.stage_keys(copied_run, inputs)[
+        "report"
+    ]  # as if the run had been made in this folder
     write_json(copied_run.stages_json, records)
     assert not cache.is_finished(copied_run, inputs)  # its reports were left behind
     assert jind_nb("report", copied_run.folder).status == 0
