@@ -161,7 +161,7 @@ def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult]:
     codes = list(annotated.codes.values())[-1]
     result = target.TargetResult(annotated.stages, names, codes, None, annotated.way)
     result = target.with_parents(result, plan.parents)
-    result.clusters = clusters.of_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
+    result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
     return plan, result
 
 
