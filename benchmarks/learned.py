@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jind_nb.model.alignment import Annotated, KnownCodes
+from jind_nb.model.training import Reference, Settings
 from scipy import sparse
 
 from jind_nb.core.parameters import Parameters, make_parameters
@@ -17,8 +19,6 @@ from jind_nb.data import cells as data_cells
 from jind_nb.data import prepare, roles
 from jind_nb.data.plan import Plan
 from jind_nb.model import alignment, training
-from jind_nb.model.alignment import Annotated, KnownCodes
-from jind_nb.model.training import Reference, Settings
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from jind_nb.model.training import decode
 from learned import RESULTS, labels_of_target, learn, parameters_of
 
 from jind_nb.data import parents as data_parents
 from jind_nb.model import alignment, hierarchy
 from jind_nb.model.predictions import Predictions, Rule
-from jind_nb.model.training import decode
 
 SETS = {
     "pbmc_10x_symphony": (

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jind_nb.model.alignment import KnownCodes
+from jind_nb.model.training import Reference, Settings, encode
 from learned import RESULTS, command, labels_of_target, learn, parameters_of
 from scipy import sparse
 from sklearn.covariance import LedoitWolf
@@ -21,9 +23,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from jind_nb.model import alignment, calibration, leave_one_out
-from jind_nb.model.alignment import KnownCodes
 from jind_nb.model.networks import Annotator
-from jind_nb.model.training import Reference, Settings, encode
 
 OUTPUT = RESULTS / "novelty.csv"
 JOBS = (  # set, target, source, types to take away (None: all)

@@ -35,8 +35,9 @@ from .data import prepare, roles
 from .data.h5ad import no_column, texts
 from .data.integrity import is_whole
 from .errors import InputError
-from .model import alignment, calibration, store, training
-from .model.leave_one_out import leave_batches_out
+from .model import annotate as model_annotate
+from .model import store
+from .model.annotate import calibrate, known_with_rules, settings_of, train
 from .results import clusters, tables, target
 from .runs.folder import Run
 
@@ -123,7 +124,7 @@ def annotate(adata: ad.AnnData, **parameters: Any) -> Model:
     weakref.finalize(model, shutil.rmtree, model.folder, ignore_errors=True)
     table = tables.predictions_table(result)
     of_target = (texts(adata.obs[columns["batch_key"]]) == plan.target).to_numpy()
-    _enter(adata, of_target, table, result.final.classes, result.codes)
+    _enter(adata, of_target, table, result.final.classes, result.latent)
     _warn(plan.warnings)
     return model
 
@@ -140,26 +141,18 @@ def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult]:
     cells = data_cells.read_cells(parameters)
     plan = roles.make_plan(parameters, cells)
     prepared = prepare.prepare(parameters, cells, plan)
-    settings = training.Settings.of(parameters)
-
-    reference = training.start(prepared, plan, settings)
-    reference.keeps_history = False
-    training.learn_intermediates(reference)
-    left_out = leave_batches_out(reference) if settings.calibrates else []
-    calibrations = calibration.of_all_ways(left_out, settings, len(reference.batches))
-    store.save_reference(reference, calibrations, plan, run)
-
-    shared, known = store.load_shared(run.models, settings.device)
+    settings = settings_of(parameters)
     is_target = (prepared.obs["batch"] == plan.target).to_numpy()
     x = prepared[is_target].X
-    annotated = alignment.annotate(shared, x, known, settings)
-    alignment.align(annotated, x, known, settings)
-    alignment.self_train(annotated, x, known, settings)
-    store.save_target(annotated, plan.target, x, run)
+
+    reference = train(prepared, plan, settings, keep_history=False)
+    calibrations = calibrate(reference)
+    annotated = model_annotate.annotate(reference.model, x, known_with_rules(reference, calibrations), settings)
+    store.save_model(run.models, reference, calibrations, plan, parameters)
+    store.save_target(run.models, annotated, plan.target, x, run.models)
 
     names = prepared.obs.loc[is_target, "cell"].astype(str).to_numpy()
-    codes = list(annotated.codes.values())[-1]
-    result = target.TargetResult(annotated.stages, names, codes, None, annotated.way)
+    result = target.TargetResult(annotated.stages, names, annotated.final_latent, None, annotated.mode)
     result = target.with_parents(result, plan.parents)
     result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
     return plan, result
@@ -238,7 +231,7 @@ class Model:
         with _as_file(adata, {"batch_key": batch_key} if batch_key else {}, values) as file:
             settings = settings_for(self.folder, file, values | {"ALIGN": align, "OUTPUT_PATH": str(file.parent)})
             predicted = annotate_file(Run(settings), batch_key)
-        _enter(adata, np.ones(adata.n_obs, dtype=bool), predicted.table, predicted.classes, predicted.codes)
+        _enter(adata, np.ones(adata.n_obs, dtype=bool), predicted.table, predicted.classes, predicted.latent)
         _warn(predicted.warnings)
 
     def __repr__(self) -> str:

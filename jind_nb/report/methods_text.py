@@ -11,9 +11,9 @@ from ..core.model_json import read_model_json
 from ..core.text import percent, plural
 from ..data.plan import Plan
 from ..data.roles import CELLS_PER_BATCH
-from ..model import projection
-from ..model.alignment import ADAPTED, SELF_TRAINED
-from ..model.networks import VIEWS
+from ..model import default
+from ..model.annotate import METHODS
+from ..model.state import AlignmentMode, TargetStage
 from ..results.summary import alignment_reason
 from ..results.target import TargetResult, target_calibration
 from ..runs.folder import Run
@@ -60,11 +60,12 @@ def methods(
         Of Python and packages, as in manifest.json.
     """
     method = read_model_json(run.models)["training"]["METHOD"]
+    epochs = None if run.parameters.PRETRAINED_MODEL_PATH else run.parameters.EPOCHS
     sentences = [
         f"Cells of {plan.target} (n = {len(result.cells):,}) were annotated with jind-nb {versions.get('jind-nb', '')} "
         f"(METHOD {method}), after JIND ({JIND[0]}) and JIND-Multi ({JIND_MULTI[0]}).",
         *_learned_from(run, plan, training),
-        *(_default_model(result) if method == "default" else _reference_model(run, result)),
+        METHODS[method].describe(result.latent.shape[1], epochs),
         *_alignment(run, result, training, method),
         *_rejection(run, result, training),
         *_options(run),
@@ -104,41 +105,19 @@ def _learned_from(run: Run, plan: Plan, training: Mapping[str, Any]) -> Iterator
     yield f"Values were {plan.preprocessing['scale']}; {features}."
 
 
-def _default_model(result: TargetResult) -> Iterator[str]:
-    size = result.codes.shape[1]
-    yield (
-        f"All cells, those of the target too, were scaled to the same length and projected onto {size} principal components "
-        f"(up to {projection.COMPONENTS} of features divided by their standard deviation, and as many of unscaled features). "
-        "Each further annotated batch was translated onto the batches before it, cell type by cell type. "
-        f"{len(VIEWS)} softmax regressions on different numbers of components were trained on all annotated batches and "
-        "averaged. A cell's probabilities were the mean of its own and of the average over the cell and its "
-        f"{projection.NEIGHBOURS - 1} nearest cells of the target."
-    )
-
-
-def _reference_model(run: Run, result: TargetResult) -> Iterator[str]:
-    yield (
-        f"A neural network (encoder into a latent space of {result.codes.shape[1]} dimensions, and classifier) was trained on "
-        f"the source for {run.parameters.EPOCHS} epochs. An adapter was trained for each further annotated batch, after which "
-        "encoder and classifier were trained on all annotated batches together."
-        if run.parameters.PRETRAINED_MODEL_PATH is None
-        else f"Its neural network has a latent space of {result.codes.shape[1]} dimensions."
-    )
-
-
 def _alignment(run: Run, result: TargetResult, training: Mapping[str, Any], method: str) -> Iterator[str]:
     p = run.parameters
     is_given = p.ALIGN is not None or p.PRETRAINED_MODEL_PATH is not None
     why = "" if is_given or method != "default" else f" {alignment_reason(training)}."
-    if result.way != ADAPTED:
+    if result.mode != AlignmentMode.ALIGNED:
         yield f"The target was not aligned with the annotated batches.{why}"
     elif method == "default":
         yield (
             "The target was aligned without its labels: all its cells were translated by one vector towards the annotated "
-            f"cells of the predicted types, {projection.ROUNDS} times.{why}"
+            f"cells of the predicted types, {default.ROUNDS} times.{why}"
         )
     else:
-        trained = SELF_TRAINED in result.stages
+        trained = TargetStage.SELF_TRAINED in result.stages
         yield (
             "The target was aligned without its labels: an adapter was trained against a discriminator of target and "
             f"annotated cells{'; then the model was trained on its most confident target cells' if trained else ''}."
@@ -163,18 +142,18 @@ def _rejection(run: Run, result: TargetResult, training: Mapping[str, Any]) -> I
         )
     else:
         cap = (
-            f", and never required to exceed {calibration.enough:.2f}"
-            if calibration is not None and calibration.enough is not None and calibration.enough <= 1
+            f", and never required to exceed {calibration.threshold_cap:.2f}"
+            if calibration is not None and calibration.threshold_cap is not None and calibration.threshold_cap <= 1
             else ""
         )
         yield (
             "A cell was left Unassigned if its highest probability was below its cell type's threshold, the value that "
             f"{percent(p.REJECTION)} of held-out annotated cells called this type do not reach{cap}."
         )
-    if calibration is not None and calibration.most_novel is not None:
+    if calibration is not None and calibration.novelty_threshold is not None:
         yield (
             f"A cell was also left Unassigned, as {UNLIKE!r}, if its cosine distance to the fifth nearest annotated cell was "
-            f"above {calibration.most_novel:.3f} (1 % of the {'held-out cells' if one else 'cells of left-out batches'} are)."
+            f"above {calibration.novelty_threshold:.3f} (1 % of the {'held-out cells' if one else 'cells of left-out batches'} are)."
         )
     rejected = result.final.rejected & ~result.fell_back
     left = f"{percent(float(rejected.mean()))} of the target's cells were left Unassigned"

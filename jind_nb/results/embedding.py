@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from ..core.subsample import sample
-from ..model import projection
+from ..model.pca import coordinates
 
 if TYPE_CHECKING:
-    from ..model.alignment import Annotated, KnownCodes
+    from ..model.state import Annotated, KnownLatents
 
 MOST_CELLS = 5_000
 
@@ -63,7 +63,7 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
     n_components = min(COMPONENTS, min(x.shape) - 1)
     if n_components < 2:
         return pd.DataFrame({"row": rows, "x": np.asarray(x.sum(axis=1)).ravel(), "y": np.zeros(len(rows))})
-    points = _umap(projection.coordinates(x, n_components, seed), seed)
+    points = _umap(coordinates(x, n_components, seed), seed)
     return pd.DataFrame({"row": rows, "x": points[:, 0], "y": points[:, 1]})
 
 
@@ -97,7 +97,7 @@ def _umap(components: np.ndarray, seed: int) -> np.ndarray:
         ).fit_transform(components)
 
 
-def code_points(annotated: Annotated, known: KnownCodes, target: str, seed: int) -> pd.DataFrame:
+def latent_points(annotated: Annotated, known: KnownLatents, target: str, seed: int) -> pd.DataFrame:
     """Compute one UMAP of annotated cells and of the target's in the latent space, before and, where the target was
     aligned, after alignment: the same axes for both. At most 5,000 points, half of them of annotated cells.
 
@@ -109,10 +109,10 @@ def code_points(annotated: Annotated, known: KnownCodes, target: str, seed: int)
     stages = list(annotated.stages)
     stages = list(dict.fromkeys([stages[0], stages[-1]]))
     most = MOST_POINTS // (2 * len(stages))
-    chosen = sample(len(known.codes), most, seed)
-    drawn = sample(len(annotated.codes[stages[0]]), most, seed)
-    codes = [known.codes[chosen], *(annotated.codes[stage][drawn] for stage in stages)]
-    places = np.split(_umap(np.concatenate(codes), seed), np.cumsum([len(part) for part in codes])[:-1])
+    chosen = sample(len(known.latent), most, seed)
+    drawn = sample(len(annotated.latent[stages[0]]), most, seed)
+    latents = [known.latent[chosen], *(annotated.latent[stage][drawn] for stage in stages)]
+    places = np.split(_umap(np.concatenate(latents), seed), np.cumsum([len(part) for part in latents])[:-1])
 
     def frame(stage: str, place: np.ndarray, batch: object, cell_type: np.ndarray, cell: object) -> pd.DataFrame:
         x, y = place[:, 0], place[:, 1]

@@ -41,9 +41,9 @@ def _load(run: Run, labels: np.ndarray | None) -> TargetResult:
     return TargetResult(
         stages,
         cells=obs.loc[obs["batch"] == plan.target, "cell"].astype(str).to_numpy(),
-        codes=arrays[f"codes {record['stages'][-1]}"],
+        latent=arrays[f"codes {record['stages'][-1]}"],
         labels=labels,
-        way=record["way"],
+        mode=record["way"],
         without_evidence=record.get("without evidence", []),
         parents=plan.parents if thresholds else {},
         parent_thresholds=thresholds,

@@ -12,10 +12,10 @@ from ..core.address import name_of
 from ..core.labels import UNASSIGNED, UNLIKE
 from ..core.text import listing, percent, plural
 from ..data.plan import Plan
-from ..model.alignment import ADAPTED, SHARED
-from ..model.calibration import Calibration, best_way
+from ..model.calibration import Calibration, best_mode
 from ..model.history import StageResult
 from ..model.predictions import NO_EVIDENCE
+from ..model.state import AlignmentMode
 from ..runs.folder import Run
 from ..runs.stages import load_plan, load_training
 from .load import load_finished
@@ -175,7 +175,7 @@ def _fallback_sentence(result: TargetResult) -> str:
 
 def _alignment(training: Mapping[str, Any], result: TargetResult, run: Run) -> str:
     """Return whether the target was aligned with the annotated batches, and why."""
-    state = "aligned" if result.way == ADAPTED else "not aligned"
+    state = "aligned" if result.mode == AlignmentMode.ALIGNED else "not aligned"
     if run.parameters.ALIGN is not None or run.parameters.PRETRAINED_MODEL_PATH is not None:
         return f"{state}: ALIGN is {str(run.parameters.aligns).lower()}"
     if run.parameters.METHOD == "reference":
@@ -185,7 +185,7 @@ def _alignment(training: Mapping[str, Any], result: TargetResult, run: Run) -> s
 
 def alignment_reason(training: Mapping[str, Any]) -> str:
     """Return why METHOD `default` aligned the target or did not, where ALIGN is not set."""
-    return best_way({way: Calibration(**values) for way, values in training["calibration"].items()})[1]
+    return best_mode({mode: Calibration.from_json(values) for mode, values in training["calibration"].items()})[1]
 
 
 def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> str:
@@ -200,7 +200,7 @@ def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> 
     known, n_unknown = known_types_metrics(result), all_cells["unknown_type"]
     if n_unknown and known:
         text += (
-            f". {plural(n_unknown, 'cell')} {'is' if n_unknown == 1 else 'are'} of types that no annotated batch has; such "
+            f". {plural(n_unknown, 'cell')} {'is' if n_unknown == 1 else 'are'} of a type that no annotated batch has; such "
             f"a cell is right only if it is Unassigned. Counted so, {percent(all_cells['accuracy'])} of all cells are "
             f"right. Without these types, {accuracies(known)}"
         )
@@ -253,9 +253,16 @@ def _learned_from(training: Mapping[str, Any], plan: Plan) -> str:
 def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[str]:
     """Return a warning where left-out batches were annotated better without alignment, else nothing."""
     ways = {way: {row["batch"]: row for row in c["batches"]} for way, c in training["calibration"].items()}
-    if result.way != ADAPTED or not {SHARED, ADAPTED} <= set(ways) or not training["intermediates"]:
+    if (
+        result.mode != AlignmentMode.ALIGNED
+        or not {AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED} <= set(ways)
+        or not training["intermediates"]
+    ):
         return []
-    both = [(ways[SHARED][name]["raw_accuracy"], row["raw_accuracy"]) for name, row in ways[ADAPTED].items()]
+    both = [
+        (ways[AlignmentMode.UNALIGNED][name]["raw_accuracy"], row["raw_accuracy"])
+        for name, row in ways[AlignmentMode.ALIGNED].items()
+    ]
     both = [pair for pair in both if None not in pair]
     without, aligned = np.mean(both, axis=0) if both else (0.0, 0.0)
     if without - aligned < MUCH_LOST:
@@ -302,9 +309,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
             "perhaps of a cell type that these lack, or damaged."
         )
     if plan.dropped:
-        points.append(
-            f"These types are too rare in the annotated batches to be learned, so no cell was given them: {_first(plan.dropped)}."
-        )
+        points.append(f"Too rare in the annotated batches to be learned, so never predicted: {_first(plan.dropped)}.")
     never = [str(name) for name in table.index[most_like == 0]]
     if never:
         points.append(f"No cell is most like {_first(never)}: absent here, or missed.")

@@ -11,9 +11,9 @@ import pandas as pd
 from ..core.labels import PARENT_ONLY, UNASSIGNED
 from ..data import parents as data_parents
 from ..data.plan import Plan
-from ..model.alignment import ADAPTED, SHARED
 from ..model.calibration import Calibration
 from ..model.history import StageResult
+from ..model.state import AlignmentMode
 from .target import REASONS, Level, TargetResult, count_fallbacks
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ COMPOSITION_LABELS = {
     "training_cells": "learned from cells",
 }  # fmt: skip
 
-WAY_WORDS = {SHARED: "without alignment", ADAPTED: "after alignment"}
+MODE_WORDS = {AlignmentMode.UNALIGNED: "without alignment", AlignmentMode.ALIGNED: "after alignment"}
 
 
 def reasons_table(result: TargetResult) -> pd.DataFrame:
@@ -66,7 +66,7 @@ def type_table(result: TargetResult, plan: Plan, on_target: list[StageResult]) -
 
 
 def describe_points(points: pd.DataFrame, result: TargetResult) -> pd.DataFrame:
-    """Add to the points of `embedding.code_points` what is known of each: `label` (in the file, None where there is none)
+    """Add to the points of `embedding.latent_points` what is known of each: `label` (in the file, None where there is none)
     and, of the target's cells at the stage, `name`, `raw`, `confidence`, `reason` (None or NaN for annotated cells)."""
     labels = result.labels if result.labels is not None else np.full(len(result.cells), None, dtype=object)
     frames = []
@@ -208,13 +208,13 @@ def composition_table(result: TargetResult, plan: Plan) -> pd.DataFrame:
 
 
 def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
-    """Return `left_out_table` of each way to annotate, one below the other."""
+    """Return `left_out_table` of each alignment mode, one below the other."""
     if not calibrations:
         return pd.DataFrame({"note": ["METHOD reference leaves no batch out; its probabilities are not calibrated."]})
     if next(iter(calibrations.values())).n_annotated == 1:
-        words = {SHARED: "held-out cells of the only annotated batch"}  # all ways have the same
+        words = {AlignmentMode.UNALIGNED: "held-out cells of the only annotated batch"}  # all modes have the same
     else:
-        words = WAY_WORDS
+        words = MODE_WORDS
     tables = [
         left_out_table(calibrations[way]).reset_index().assign(annotated=what)
         for way, what in words.items()

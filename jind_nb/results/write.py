@@ -26,7 +26,7 @@ from .target import TargetResult, fallback_metrics, known_types_metrics
 if TYPE_CHECKING:
     from xlsxwriter.worksheet import Worksheet
 
-    from ..model.alignment import Annotated
+    from ..model.state import Annotated
 
 SHEET_ROWS, CELL_CHARACTERS = 1_048_576, 32_767  # the most that a workbook holds
 
@@ -36,7 +36,7 @@ NOT_IN_A_WORKBOOK = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 def save_annotated(annotated: Annotated, run: Run) -> None:
     """Write stage 3's result for stage 4: each stage's probabilities, thresholds, latent coordinates and cells unlike the
     reference, and the thresholds of parents."""
-    arrays = {f"codes {stage}": codes for stage, codes in annotated.codes.items()}
+    arrays = {f"codes {stage}": latent for stage, latent in annotated.latent.items()}
     for stage, predictions in annotated.stages.items():
         arrays[f"probabilities {stage}"] = predictions.probabilities
         arrays[f"thresholds {stage}"] = predictions.thresholds
@@ -45,9 +45,9 @@ def save_annotated(annotated: Annotated, run: Run) -> None:
     last, parents = list(annotated.stages.values())[-1], load_plan(run).parents
     record = {
         "stages": list(annotated.stages),
-        "way": annotated.way,
+        "way": annotated.mode,
         "without evidence": last.without_evidence,
-        "parent thresholds": hierarchy.thresholds(last, parents) if parents else {},
+        "parent thresholds": hierarchy.parent_thresholds(last, parents) if parents else {},
         "curves": annotated.curves,
         "notes": annotated.notes,
     }
@@ -107,7 +107,7 @@ def _write_text(sheet: Worksheet, row: int, column: int, text: str) -> None:
 def write_annotated_target(result: TargetResult, run: Run) -> None:
     """Write the target batch as it was, with the annotation of `annotate_obs`."""
     adata = read_target(run.parameters, read_cells(run.parameters))
-    annotate_obs(adata, predictions_table(result), result.final.classes, result.codes)
+    annotate_obs(adata, predictions_table(result), result.final.classes, result.latent)
     with whole_file(run.annotated_target) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
 

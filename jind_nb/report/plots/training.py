@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from ...core.labels import UNASSIGNED
+from ...model.state import TargetStage
 from .style import COLOURS, GREY, MANY, short, short_names
 
 
@@ -84,10 +85,15 @@ def curves(
     return figure
 
 
-def alignment_losses(points: Sequence[Mapping[str, Any]], stage: str) -> Figure | str | None:
+def stage_curves(points: Sequence[Mapping[str, Any]], stage: str, title: str) -> Figure | None:
+    """Draw the training loss of one stage over epochs, a line for each batch; None where nothing was trained."""
+    return curves([point for point in points if point["stage"] == stage], "loss", title, "mean weighted loss (nats)")
+
+
+def alignment_losses(points: Sequence[Mapping[str, Any]]) -> Figure | str | None:
     """Draw how alignment went: how far each round moved the target, or in METHOD `reference` the losses of adapter and
     discriminator over epochs, with the band in which neither wins."""
-    frame = pd.DataFrame([point for point in points if point["stage"] == stage])
+    frame = pd.DataFrame([point for point in points if point["stage"] == TargetStage.ALIGNED])
     if frame.empty:
         return "The target was not aligned in this run."
     if "moved" in frame:
