@@ -143,7 +143,7 @@ def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:
     return (short.assign(labels=table["labels"]) if result.labels is not None else short).head(n)
 
 
-def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], codes: np.ndarray) -> None:
+def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], latent: np.ndarray) -> None:
     """Add `obs` `jind_prediction`, `jind_raw_prediction`, `jind_reason`, [`jind_level`], [`jind_cluster`,
     `jind_cluster_majority`] (categories), `jind_confidence`, [`jind_cluster_share`] (float32), and `obsm['X_jind']`
     (float32, n x size of the latent space), from a `predictions_table`, row by row; an earlier annotation is replaced."""
@@ -163,7 +163,7 @@ def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], cod
         adata.obs["jind_cluster"] = pd.Categorical(table["cluster"], categories=sorted(set(table["cluster"]), key=int))
         adata.obs["jind_cluster_majority"] = pd.Categorical(table["cluster_majority"], categories=answers)
         adata.obs["jind_cluster_share"] = table["cluster_share"].to_numpy(dtype=np.float32)
-    adata.obsm["X_jind"] = codes.astype(np.float32)
+    adata.obsm["X_jind"] = latent.astype(np.float32)
 
 
 def probabilities_of(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
@@ -200,10 +200,9 @@ def composition_table(result: TargetResult, plan: Plan) -> pd.DataFrame:
     table = pd.crosstab(final.raw, result.level).reindex(index=final.classes, columns=list(levels), fill_value=0)
     table = table.rename(columns=levels).rename_axis(columns=None)
     table["median_confidence"] = pd.Series(final.confidence).groupby(final.raw).median()
-    trained = (
-        pd.DataFrame(plan.cells).sum(axis=1).reindex(table.index, fill_value=0).astype(int) if plan.cells else None
-    )
-    table["training_cells"] = trained
+    table["training_cells"] = None
+    if plan.cells:
+        table["training_cells"] = pd.DataFrame(plan.cells).sum(axis=1).reindex(table.index, fill_value=0).astype(int)
     return table.rename_axis("cell type").sort_values("annotated", ascending=False, kind="stable")
 
 
@@ -215,12 +214,8 @@ def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
         words = {AlignmentMode.UNALIGNED: "held-out cells of the only annotated batch"}  # all modes have the same
     else:
         words = MODE_WORDS
-    tables = [
-        left_out_table(calibrations[way]).reset_index().assign(annotated=what)
-        for way, what in words.items()
-        if way in calibrations
-    ]
-    return pd.concat(tables).set_index(["annotated", "left-out batch"])
+    tables = {label: left_out_table(calibrations[mode]) for mode, label in words.items() if mode in calibrations}
+    return pd.concat(tables, names=["annotated"])
 
 
 def left_out_table(calibration: Calibration) -> pd.DataFrame:
@@ -228,7 +223,7 @@ def left_out_table(calibration: Calibration) -> pd.DataFrame:
     names = {
         "cells": "cells", "raw_accuracy": "right before rejection %", "assigned": "assigned %",
         "error_among_assigned": "wrong among assigned %", "unlike_reference": "unlike reference %", "AURC": "AURC",
-        "network_calibration_error": "calibration error, network's %", "calibration_error": "calibration error, calibrated %",
+        "network_calibration_error": "calibration error, uncalibrated %", "calibration_error": "calibration error, calibrated %",
     }  # fmt: skip
     table = pd.DataFrame(calibration.batches).set_index("batch").rename_axis("left-out batch")[list(names)]
     table = table.rename(columns=names).astype(float)

@@ -123,7 +123,7 @@ def reliability_curves(
     left.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfect calibration")
     if calibration is not None:
         which = "left-out batches" if calibration.n_annotated > 1 else "held-out cells"
-        lines = (("network", "network's own", "^", COLOURS[1]), ("calibrated", "calibrated", "o", COLOURS[0]))
+        lines = (("network", "uncalibrated", "^", COLOURS[1]), ("calibrated", "calibrated", "o", COLOURS[0]))
         for kind, words, marker, colour in lines:
             column = "calibration_error" if kind == "calibrated" else "network_calibration_error"
             rows = pd.DataFrame(calibration.reliability[kind], columns=["cells", "confidence", "right"])
