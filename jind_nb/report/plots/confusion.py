@@ -18,23 +18,24 @@ from ...core.files import whole_file
 from ...core.labels import UNASSIGNED
 from ...core.text import percent, plural
 from ...model.history import TRAINED_ON, StageResult
+from ...model.state import TrainingStage
 from .style import COLOURS, MANY, boxes_for_missing_letters, short, short_names, three_digits
 
 SIDE_BY_SIDE = 12  # confusion matrices of at most so many types share a row
 
 
-STAGE_WORDS = {
-    "initial": "seen by the model before adapting to it",
-    "adapt": "after its adapter was trained",
-    "finetuned": "after joint fine-tuning",
-    "retrain": "after the last joint training",
+STAGE_WORDS: dict[str, str] = {
+    TrainingStage.INITIAL: "seen by the model before adapting to it",
+    TrainingStage.ADAPT: "after its adapter was trained",
+    TrainingStage.FINETUNED: "after joint fine-tuning",
+    TrainingStage.RETRAIN: "after the last joint training",
 }
 
 
 def stage_title(result: StageResult, source: str) -> str:
     """Return what a result shows, in words."""
     words = STAGE_WORDS.get(result.stage, result.stage)
-    if result.batch == source and result.stage == "initial":
+    if result.batch == source and result.stage == TrainingStage.INITIAL:
         words = "its own classifier, first trained"
     return f"{short(result.batch)}: {words}"
 
@@ -151,7 +152,7 @@ def confusion_alt(result: StageResult) -> str:
     words = "; ".join(f"{n:,} of {truth} called {predicted}" for n, truth, predicted in largest) or "no mistakes"
     n_right = m["cells"] - m["rejected"] - m["misclassified"]
     return (
-        f"Confusion matrix of {result.batch}, {result.stage}, {m['cells']:,} {result.cells}: {n_right:,} right, "
+        f"Confusion matrix of {result.batch}, {STAGE_WORDS.get(result.stage, result.stage)}, {m['cells']:,} {result.cells}: {n_right:,} right, "
         f"{m['misclassified']:,} wrong, {m['rejected']:,} Unassigned. Most often: {words}."
     )
 
