@@ -216,7 +216,7 @@ def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult]:
     names = prepared.obs.loc[is_target, "cell"].astype(str).to_numpy()
     result = target.TargetResult(annotated.stages, names, annotated.final_latent, None, annotated.mode)
     result = target.with_parents(result, plan.parents)
-    result.clusters = clusters.of_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
+    result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
     return plan, result
 
 

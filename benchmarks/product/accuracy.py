@@ -37,6 +37,7 @@ from jind_nb.commands.compare import table as compare_table
 from jind_nb.core.parameters import Parameters
 from jind_nb.report.plots import compare as plots_compare
 from jind_nb.report.plots import style
+from jind_nb.results.write import write_sheets
 
 OUTPUT = RESULTS / "accuracy.csv"
 SEEDS = {"default": 5, "default not aligned": 5, "random labels": 5, "scANVI": 1, "pooled network": 1} | {
@@ -116,7 +117,7 @@ def report(rows: pd.DataFrame, ours: str) -> None:
         tables["targets"] = each_target(median, ours)
         f1_only = [name for name in tables["targets"] if "macro_F1" in name]
         print_table(f"{ours} minus the best competitor, each target", tables["targets"][f1_only])
-    compare_table.write_tables(OUTPUT.with_suffix(".xlsx"), tables | {"rows": rows})
+    write_sheets(OUTPUT.with_suffix(".xlsx"), tables | {"rows": rows})
     several = median["target"].groupby(median["set"]).nunique()
     title = (
         f"{len(several)} sets, {several.sum()} targets; a mark a target (median over seeds), a line the mean over sets"

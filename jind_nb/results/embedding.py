@@ -1,4 +1,4 @@
-"""Two dimensions for pictures: one UMAP of the cells before any alignment, and one of the latents before and after it."""
+"""Two dimensions for pictures: a UMAP of the prepared cells, and one of the latent space before and after alignment."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ COMPONENTS = 50
 
 NEIGHBOURS = 15
 
-# umap takes 500 epochs below 10,000 cells and 200 above, which place them as well and need less than half of the time.
+# umap's own default is 500 epochs below 10,000 cells; 200 look the same and take less than half of the time.
 MANY_CELLS, EPOCHS = 2_000, 200
 
 
 def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
-    """UMAP of at most 5,000 prepared cells, on their first 50 principal components (fewer than 16 cells: the first
-    two components themselves).
+    """Compute a UMAP of at most 5,000 prepared cells, on their first 50 principal components (of fewer than 16 cells the
+    first two components themselves).
 
     Returns
     -------
@@ -48,11 +48,13 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
 
 
 def _umap(components: np.ndarray, seed: int) -> np.ndarray:
-    """UMAP of cells (n, d), float (n, 2); of fewer than 16 their first two numbers.
+    """Compute a UMAP of cells (n, d), float (n, 2); of fewer than 16 cells return their first two coordinates.
 
+    Notes
+    -----
     Neighbours are found exactly, by scikit-learn: pynndescent 0.7.0 fails with scipy 1.17 on larger data.
     """
-    from sklearn.neighbors import NearestNeighbors
+    from sklearn.neighbors import NearestNeighbors  # takes a second to import
 
     n = len(components)
     if n < FEWEST_FOR_UMAP:
@@ -63,7 +65,7 @@ def _umap(components: np.ndarray, seed: int) -> np.ndarray:
     indices = np.column_stack([np.arange(n), indices[:, :-1]])
     distances = np.column_stack([np.zeros(n), distances[:, :-1]])
     with warnings.catch_warnings():
-        # No new cells are ever placed into this picture, so the missing search index does not matter.
+        # No new cells are placed into this picture, so it needs no search index.
         warnings.filterwarnings("ignore", message=".*knn_search_index.*")
         warnings.filterwarnings("ignore", message=".*n_jobs value.*")
         return umap.UMAP(
@@ -76,16 +78,16 @@ def _umap(components: np.ndarray, seed: int) -> np.ndarray:
 
 
 def latent_points(annotated: Annotated, known: KnownLatents, target: str, seed: int) -> pd.DataFrame:
-    """One UMAP of the annotated cells' latents and of the target's before and, where it was aligned, after that: the same
-    axes for both. At most 5,000 points, as many of annotated cells as of the target's.
+    """Compute one UMAP of annotated cells and of the target's in the latent space, before and, where the target was
+    aligned, after alignment: the same axes for both. At most 5,000 points, half of them of annotated cells.
 
     Returns
     -------
     Columns `stage` (the first and the last), `x`, `y`, `batch`, `cell type` (label or prediction), `cell` (int, which of the
-    target's cells; -1 for annotated ones); annotated cells stand once for each stage.
+    target's cells; -1 for annotated ones). Annotated cells have a row for each stage.
     """
-    every = list(annotated.stages)
-    stages = list(dict.fromkeys([every[0], every[-1]]))
+    stages = list(annotated.stages)
+    stages = list(dict.fromkeys([stages[0], stages[-1]]))
     most = MOST_POINTS // (2 * len(stages))
     chosen = sample(len(known.latent), most, seed)
     drawn = sample(len(annotated.latent[stages[0]]), most, seed)

@@ -154,7 +154,7 @@ def test_what_has_nothing_to_show_is_not_there(seen: Seen) -> None:
     """Headings over `not set` would fill half of most reports."""
     assert "is not set" not in seen.text
     assert "Your markers" not in seen.text
-    assert "The history of all stages" in seen.text
+    assert "All stages" in seen.text
 
 
 def test_page_fits_a_laptops_width(seen: Seen) -> None:
@@ -252,7 +252,7 @@ def test_methods_say_what_this_run_did(demo_run: Path, seen: Seen) -> None:
 def test_methods_claim_no_comparison_that_was_not_made(demo_run: Path) -> None:
     """With a single annotated batch nothing is left out; a paper would say that it was."""
     run = Run(load_parameters(demo_run / "parameters.yaml", {"OUTPUT_PATH": str(demo_run)}), input_matters=False)
-    result, training = load.finished_result(run), load_training(run)
+    result, training = load.load_finished(run), load_training(run)
     training["calibration"] = {way: of | {"n_annotated": 1} for way, of in training["calibration"].items()}
     paragraph = methods(run, result, load_plan(run), training, {}).paragraph
     assert "not aligned with the annotated batches. No annotated batch was left out" in paragraph
@@ -514,7 +514,7 @@ def test_points_are_told_once_and_cannot_end_their_script(tmp_path: Path) -> Non
     """Four pictures of the same cells would else carry four lists of ten thousand names, and a cell's name could run."""
     name = "</script><script>alert(1)</script>"
     about = {"alt": '"><script>', "width": 10, "height": 5, "where": {"x": [1], "y": [2]}, "what": [{"values": [name]}]}
-    told = chapter.Told()
+    told = chapter.PointData()
     pictures = [displays({"image/png": about}, png="iVBORw0KGgo=") for _ in range(2)]
     html = chapter.chapter(notebook_of(tmp_path, *pictures), told)
     assert len(told.content) == 2

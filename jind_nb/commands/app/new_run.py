@@ -269,8 +269,8 @@ class NewRunForm:
             [f"{name} (counts as no label)" if parameters.is_unlabeled(name) else name, n] for name, n in types.items()
         ]
         found = [
-            html.of_rows(["batch", "cells", "with a label"], of_batches, "Batches") if of_batches else "",
-            html.of_rows(["cell type", "cells"], of_types, "Cell types") if of_types else "",
+            html.rows_html(["batch", "cells", "with a label"], of_batches, "Batches") if of_batches else "",
+            html.rows_html(["cell type", "cells"], of_types, "Cell types") if of_types else "",
         ]
         return f'<div class="beside">{"".join(map(scrolling, found))}</div>'
 

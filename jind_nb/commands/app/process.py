@@ -89,7 +89,7 @@ def check(file: str) -> dict[str, Any]:
         As a run would.
     """
     found = validate(load_parameters(file))
-    shown = [html.html(table, title) for title, table in found.tables.items()]
+    shown = [html.table_html(table, title) for title, table in found.tables.items()]
     return {"tables": shown, "facts": found.facts, "warnings": found.warnings, "notes": found.notes}
 
 

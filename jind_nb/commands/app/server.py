@@ -40,7 +40,7 @@ from voila.tornado.handler import TornadoVoilaHandler
 from ...core.files import write_json
 from ...core.resources import shipped
 from ...errors import InputError
-from ...report.page import the_script
+from ...report.page import script_and_hash
 from ...runs.folder import Run
 from .workspace import PART, RUN, AppSettings, RunOfVisitor, Workspace
 
@@ -252,7 +252,7 @@ class Result(JupyterHandler):
         self.set_header("Content-Type", "text/html; charset=utf-8" if shown else "application/octet-stream")
         if not shown:
             self.set_header("Content-Disposition", f'attachment; filename="{name}"')
-        self.set_header("Content-Security-Policy", REPORT_MAY.format(the_script()[1]))
+        self.set_header("Content-Security-Policy", REPORT_MAY.format(script_and_hash()[1]))
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Length", file.stat().st_size)

@@ -28,6 +28,7 @@ from ...data.roles import make_plan
 from ...errors import InputError
 from ...report.chapter import chapter
 from ...report.plots import compare, style
+from ...results.write import write_sheets
 from ...runs import cache
 from ...runs.folder import Run, check_output
 from ..kernels import execute
@@ -109,20 +110,6 @@ def paired_difference(wide: pd.DataFrame, one: str, other: str) -> dict[str, flo
         "lowest": float(difference.min()),
         "highest": float(difference.max()),
     }
-
-
-def write_tables(file: Path, tables: Mapping[str, pd.DataFrame]) -> None:
-    """A workbook with a sheet for each table; text stays text (no formulas)."""
-    with whole_file(file) as temporary, temporary.open("wb") as stream, pd.ExcelWriter(stream, "openpyxl") as book:
-        for name, table in tables.items():
-            named = table.reset_index() if any(table.index.names) else table
-            named.to_excel(book, sheet_name=name, index=False, freeze_panes=(1, 1))
-            for row in book.sheets[name].iter_rows():
-                for cell in row:
-                    if isinstance(cell.value, str):
-                        cell.data_type = "s"
-            for column in book.sheets[name].columns:
-                book.sheets[name].column_dimensions[column[0].column_letter].width = 14
 
 
 # --- one target ------------------------------------------------------------------------------------------------------
@@ -225,7 +212,7 @@ class Comparison:
 
     def write(self, rows: pd.DataFrame) -> None:
         """Write comparison.xlsx (the summary and every row) and comparison.png."""
-        write_tables(self.file("xlsx"), {"summary": summary(rows), "rows": rows})
+        write_sheets(self.file("xlsx"), {"summary": summary(rows), "rows": rows})
         with whole_file(self.file("png")) as temporary:
             temporary.write_bytes(style.png(compare.comparison(by_target(rows), self.parameters.TARGET_DATASET_NAME)))
 
