@@ -43,7 +43,7 @@ def rows_of(name: str, target: str) -> list[dict[str, object]]:
         p = Predictions.by(Rule(), learned.known.classes, network, held_out, theta)
         fallback = hierarchy.fall_back(p, parents, hierarchy.thresholds(p, parents))
         fell = pd.notna(fallback)
-        truth = np.array(data_parents.of_types(list(labels), parents), dtype=object)
+        truth = np.array(data_parents.parents_of(list(labels), parents), dtype=object)
         kept, unassigned = ~p.rejected, p.rejected & ~fell
         rows.append(
             {

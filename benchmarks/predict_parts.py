@@ -17,8 +17,8 @@ from jind_nb.model import alignment, projection
 
 # What is done when each of these returns, in the order they are called.
 STEPS = {
-    (layers, "_locate"): "the file checked, its tables read",
-    (layers, "_look"): "values read, to see what they are",
+    (layers, "_input_file"): "the file checked, its tables read",
+    (layers, "_recognise_files"): "values read, to see what they are",
     (predict, "_encode"): "values read again, scaled, features chosen, encoded; fingerprints",
     (alignment, "translate"): "types compared, for novelty",
     (alignment.KnownCodes, "novelty"): "distance to the annotated cells",

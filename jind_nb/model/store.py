@@ -106,7 +106,7 @@ def save_reference(reference: Reference, calibrations: Mapping[str, Calibration]
         "made by": {name: version(name) for name in ("jind-nb", "torch", "numpy", "anndata")},
         "classes": reference.classes,
         "features": reference.features,
-        "preprocessing": plan.preprocessing,
+        "preprocessing": asdict(plan)["preprocessing"],
         "parents": plan.parents,
         "thresholds": _by_class(reference.classes, judged.thresholds),
         "calibration": {way: asdict(calibration) for way, calibration in calibrations.items()},

@@ -100,7 +100,7 @@ def _learned_from(run: Run, plan: Plan, training: Mapping[str, Any]) -> Iterator
         of = f"all {kept:,} features were used" if kept == in_file else of
     else:
         of = f"the model's {kept:,} features were used"
-    yield f"Values were {plan.preprocessing['scale']}; {of}."
+    yield f"Values were {plan.scale}; {of}."
 
 
 def _default(result: TargetResult) -> Iterator[str]:
