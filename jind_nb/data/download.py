@@ -29,7 +29,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
-from ..core.address import _is_safe, check_address, name_of, shown_address
+from ..core.address import check_address, is_safe, last_name, shown_address
 from ..core.files import is_disk_full, write_json
 from ..core.locks import WITHOUT_LOCKS
 from ..errors import InputError
@@ -85,7 +85,7 @@ def fetched(address: str) -> Path:
     plain, hash_ = address.partition("#")[::2]
     wanted = hash_.replace("=", ":", 1).lower() or None
     folder = cache_folder() / "downloads" / hashlib.sha256(plain.encode()).hexdigest()[:24]
-    this = _Download(plain, folder, folder / name_of(address), wanted)
+    this = _Download(plain, folder, folder / last_name(address), wanted)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -234,7 +234,7 @@ class _Download:
         from pooch import HTTPDownloader
         from pooch.downloaders import REQUESTS_HEADERS
 
-        if not _is_safe(url):
+        if not is_safe(url):
             raise InputError(
                 f"PATH: {shown_address(self.address)} leads to {shown_address(url)}, which is not https; fetch it by hand."
             )
@@ -269,7 +269,7 @@ class _Download:
         """Sees, before anything of the answer is kept, that it is the file, that it fits, and where it begins."""
         if answer.is_redirect:
             to = answer.headers["location"]
-            if urlsplit(to).scheme and not _is_safe(to):
+            if urlsplit(to).scheme and not is_safe(to):
                 raise InputError(
                     f"PATH: {shown_address(self.address)} leads to {shown_address(to)}, which is not https; fetch it by hand."
                 )

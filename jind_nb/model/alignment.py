@@ -18,7 +18,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from ..core.progress import bar
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from . import projection
 from .networks import Adapter, Annotator, Discriminator, Encoder, Head, LinearHeads, Projection
 from .predictions import Predictions, Rule, class_thresholds
@@ -93,7 +93,7 @@ class KnownCodes:
         """Codes of annotated cells as alignment draws them: held-out cells in their share, also where only some of
         the training cells' codes were kept."""
         share = len(self.codes) / max(1, int(self.counts.sum()) - len(self.held_out))
-        held_out = self.held_out[sample(len(self.held_out), round(share * len(self.held_out)), seed)]
+        held_out = self.held_out[subsample(len(self.held_out), round(share * len(self.held_out)), seed)]
         return np.concatenate([self.codes, held_out])
 
     def of_held_out(self, model: Annotator, settings: Settings) -> np.ndarray:
@@ -118,7 +118,7 @@ class KnownCodes:
         """
         most = max(FEWEST_OF_A_TYPE, MOST_COMPARED // len(self.classes))
         rows = [np.flatnonzero(self.y == k) for k in np.unique(self.y)]
-        chosen = np.concatenate([of_type[sample(len(of_type), most, 0)] for of_type in rows])
+        chosen = np.concatenate([of_type[subsample(len(of_type), most, 0)] for of_type in rows])
         return np.maximum(0, 1 - projection.nearest(codes, self.codes[chosen], 5)[1][:, -1])
 
     def predict(self, model: Annotator, x: sparse.csr_matrix, settings: Settings) -> Predictions:
@@ -144,7 +144,7 @@ def known_codes(reference: Reference) -> KnownCodes:
     training = {name: np.flatnonzero(~cells.held_out) for name, cells in reference.batches.items()}
     batch = np.repeat(np.arange(len(names)), [len(training[name]) for name in names])
     rows = np.concatenate(list(training.values()))
-    chosen = sample(len(rows), MOST_CODES, reference.settings.seed)
+    chosen = subsample(len(rows), MOST_CODES, reference.settings.seed)
     batch, rows = batch[chosen], rows[chosen]
     codes, y = [], []
     for i, (name, cells) in enumerate(reference.batches.items()):

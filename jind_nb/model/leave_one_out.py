@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..core.progress import bar
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from .alignment import (
     ADAPTED,
     BEFORE,
@@ -59,7 +59,7 @@ def folds(batches: list[str], most: int, seed: int) -> list[list[str]]:
     """
     if len(batches) < 2:
         return []
-    drawn = [batches[i] for i in sample(len(batches), MOST_LEFT_OUT, seed)]
+    drawn = [batches[i] for i in subsample(len(batches), MOST_LEFT_OUT, seed)]
     return [drawn[i::most] for i in range(min(most, len(drawn)))]
 
 
@@ -88,7 +88,7 @@ def learn_without(reference: Reference, group: list[str]) -> Reference:
     """The method's training on all annotated batches but those of the group."""
     kept = {name: cells for name, cells in reference.batches.items() if name not in group}
     batch = np.repeat(np.arange(len(kept)), [len(cells.y) for cells in kept.values()])
-    chosen = sample(len(batch), CELLS_OF_A_FOLD, reference.settings.seed)
+    chosen = subsample(len(batch), CELLS_OF_A_FOLD, reference.settings.seed)
     if len(chosen) < len(batch):
         first = np.searchsorted(batch, np.arange(len(kept)))
         kept = {name: cells.of(chosen[batch[chosen] == i] - first[i]) for i, (name, cells) in enumerate(kept.items())}
@@ -108,7 +108,7 @@ def learn_without(reference: Reference, group: list[str]) -> Reference:
 def _annotate(model: Reference, known: KnownCodes, name: str, cells: Cells) -> LeftOut:
     """Annotates a left-out batch as the target is, its labels unread; without alignment and with it."""
     settings = replace(model.settings, always_aligns=True)
-    cells = cells.of(sample(len(cells.y), CELLS_OF_A_BATCH, settings.seed))
+    cells = cells.of(subsample(len(cells.y), CELLS_OF_A_BATCH, settings.seed))
     annotated = annotate(model.model, cells.x, known, settings)
     said = {SHARED: annotated.stages[BEFORE]}
     if settings.align:

@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.linalg import blas
 from scipy.sparse import linalg
 
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from .networks import VIEWS, LinearHeads, Projection, Translation, columns
 
 COMPONENTS = 50
@@ -68,7 +68,7 @@ def fit(x: sparse.csr_matrix, seed: int) -> Projection:
     -------
     An encoder with codes of 100 numbers; fewer if there are fewer cells or features than components.
     """
-    x = x[sample(x.shape[0], MOST_CELLS, seed)].astype(np.float64)
+    x = x[subsample(x.shape[0], MOST_CELLS, seed)].astype(np.float64)
     lengths = linalg.norm(x, axis=1)
     length = float(lengths[lengths > 0].mean()) if (lengths > 0).any() else 1.0
     x = sparse.diags_array(length / np.maximum(lengths, 1e-6)) @ x
@@ -263,7 +263,7 @@ def neighbours(codes: np.ndarray, others: np.ndarray, seed: int) -> np.ndarray:
     more than 10,000 cells a sample is asked, and accordingly fewer neighbours, at least five; and of fewer than 256 cells a
     sixteenth (benchmarks/small_targets.py), at least the cell itself.
     """
-    some = sample(len(others), MOST_NEIGHBOURS, seed)
+    some = subsample(len(others), MOST_NEIGHBOURS, seed)
     k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(others))))
     k = min(k, max(1, len(others) // CELLS_A_NEIGHBOUR))
     return some[nearest(codes, others[some], k)[0]]

@@ -31,7 +31,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..core.parameters import Parameters
 from ..core.progress import bar
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from ..data.plan import Plan
 from ..errors import InputError
 from . import checkpoint, projection
@@ -589,11 +589,11 @@ def _heads(
         y.append(cells.y[~cells.held_out])
         weights.append(np.full(len(training), weight))
     all_codes, all_y, all_weights = np.concatenate(codes), np.concatenate(y), np.concatenate(weights)
-    chosen = sample(len(all_y), projection.MOST_CELLS, settings.seed)
+    chosen = subsample(len(all_y), projection.MOST_CELLS, settings.seed)
     for k in np.unique(all_y):  # a rare type is not lost among many cells
         of_type = np.flatnonzero(all_y == k)
         if np.sum(all_y[chosen] == k) < min(projection.FEWEST_OF_A_TYPE, len(of_type)):
-            chosen = np.union1d(chosen, of_type[sample(len(of_type), projection.FEWEST_OF_A_TYPE, settings.seed)])
+            chosen = np.union1d(chosen, of_type[subsample(len(of_type), projection.FEWEST_OF_A_TYPE, settings.seed)])
     heads = projection.fit_heads(all_codes[chosen], all_y[chosen], all_weights[chosen], n_classes)
     return heads.to(settings.device)
 

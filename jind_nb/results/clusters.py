@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from ..core.labels import UNASSIGNED
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from .embedding import ready_umap
 
 MOST_CELLS = 20_000  # that are clustered; the others join the cluster of their neighbours
@@ -66,7 +66,7 @@ def leiden(x: sparse.csr_matrix, resolution: float, seed: int) -> np.ndarray:
     Objects (n,): numbers as text, the largest cluster first.
     """
     n = x.shape[0]
-    rows = sample(n, MOST_CELLS, seed)
+    rows = subsample(n, MOST_CELLS, seed)
     n_components = min(COMPONENTS, len(rows) - 1, x.shape[1] - 1)
     if len(rows) < 3 or n_components < 1 or not _varies(x[rows]):
         return np.full(n, "0", dtype=object)

@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from ..model import projection
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
     -------
     Columns `row` (int, row of `prepared`), `x`, `y` (float).
     """
-    rows = sample(prepared.n_obs, MOST_CELLS, seed)
+    rows = subsample(prepared.n_obs, MOST_CELLS, seed)
     x = prepared.X[rows]
     n_components = min(COMPONENTS, min(x.shape) - 1)
     if n_components < 2:
@@ -103,8 +103,8 @@ def code_points(annotated: Annotated, known: KnownCodes, target: str, seed: int)
     every = list(annotated.stages)
     stages = list(dict.fromkeys([every[0], every[-1]]))
     most = MOST_POINTS // (2 * len(stages))
-    chosen = sample(len(known.codes), most, seed)
-    drawn = sample(len(annotated.codes[stages[0]]), most, seed)
+    chosen = subsample(len(known.codes), most, seed)
+    drawn = subsample(len(annotated.codes[stages[0]]), most, seed)
     codes = [known.codes[chosen], *(annotated.codes[stage][drawn] for stage in stages)]
     places = np.split(_umap(np.concatenate(codes), seed), np.cumsum([len(part) for part in codes])[:-1])
 

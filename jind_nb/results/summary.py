@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.address import name_of
+from ..core.address import last_name
 from ..core.labels import UNASSIGNED, UNLIKE
 from ..data.plan import Plan
 from ..model.alignment import ADAPTED, SHARED
@@ -89,7 +89,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
             else "; of annotated batches hidden in turn and annotated like this one, no annotated cell was wrong"
         )
     facts = {
-        "Data": ", ".join(map(name_of, run.parameters.paths)),
+        "Data": ", ".join(map(last_name, run.parameters.paths)),
         "Target (annotated here)": f"{target}, {n:,} cells",
         "Learned from": _learned_from(training, plan),
         "Cell types it can name": f"{len(plan.classes)}: {', '.join(plan.classes[:15])}"

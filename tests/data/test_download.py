@@ -452,14 +452,14 @@ def test_addresses_that_are_not_fetched_are_refused_before_anything_else(address
 def test_any_text_is_an_address_a_path_or_refused(text: str, start: str) -> None:
     """Parameter files come from other people."""
     address = start + text
-    core_address.name_of(address)
+    core_address.last_name(address)
     assert SECRET not in core_address.shown_address(f"https://me:{SECRET}@example.org/{text.replace('@', '')}")
     try:
         core_address.check_address(address)
     except ValueError:
         return
     assert core_address.is_remote(address)
-    assert Path(core_address.name_of(address)).name == core_address.name_of(address)
+    assert Path(core_address.last_name(address)).name == core_address.last_name(address)
 
 
 # --- the whole way ---------------------------------------------------------------------------------------------------
