@@ -20,7 +20,7 @@ from ..core.parameters import BUNDLED, Parameters
 from ..core.text import as_text
 from ..errors import InputError
 from .datasets import bundled_file
-from .download import fetched
+from .download import fetch
 from .integrity import Store, check_links, check_structure, decoded, is_array, is_group, path_of, rehearse
 
 PIECE = 2**25  # bytes
@@ -43,7 +43,7 @@ def local_file(path: str) -> Path:
     """
     if path.startswith(BUNDLED):
         return bundled_file(path)
-    return fetched(path) if is_remote(path) else Path(path)
+    return fetch(path) if is_remote(path) else Path(path)
 
 
 @contextmanager

@@ -46,35 +46,31 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
     batches = list(evidence.values())
     value_types = sorted({batch.value_type for batch in batches})
 
-    def scale(
-        words: str, total: float | None = None, *, as_they_are: bool = False, rescaled: bool = False
-    ) -> CommonScale:
-        return CommonScale(
-            scale=words,
-            values="as they are" if as_they_are else "log1p",
-            total=total,
-            rescaled=rescaled,
-            normalisation=normalisation,
-            kinds=value_types,
-            mean=float(np.median([batch.mean for batch in batches])),
-            sd=float(np.median([batch.sd for batch in batches])),
-            unclear=unclear,
-        )
-
-    untouched = scale(f"as they are: {' and '.join(value_types)}", as_they_are=True)
-    per_10_000 = scale("log1p of counts per 10,000", COUNTS_PER_CELL, rescaled=True)
+    untouched = CommonScale(
+        scale=f"as they are: {' and '.join(value_types)}",
+        values="as they are",
+        total=None,
+        rescaled=False,
+        normalisation=normalisation,
+        kinds=value_types,
+        mean=float(np.median([batch.mean for batch in batches])),
+        sd=float(np.median([batch.sd for batch in batches])),
+        unclear=unclear,
+    )
+    log1p = replace(untouched, values="log1p", scale="log1p, as they are")
+    per_10_000 = replace(log1p, scale="log1p of counts per 10,000", total=COUNTS_PER_CELL, rescaled=True)
     if normalisation == "as_is":
         return untouched
     if normalisation in ("counts", "log1p"):
         for name, batch in evidence.items():
             if batch.value_type in NEGATIVE:
                 raise InputError(_negative_message(name, batch, normalisation))
-        return per_10_000 if normalisation == "counts" else scale("log1p, as they are")
+        return per_10_000 if normalisation == "counts" else log1p
     if all(batch.is_logarithm for batch in batches) and _same_totals(batches):
         totals = [batch.total for batch in batches]
         total = float(np.median([t for t in totals if t])) if all(totals) else None
         of = "" if total is None else f" of values that add up to {total:,.6g} in a cell"
-        return scale(f"log1p{of}, as in the file", total)
+        return replace(log1p, scale=f"log1p{of}, as in the file", total=total)
     if all(batch.is_linear or batch.is_logarithm for batch in batches):
         return per_10_000
     if _same_unknown_scale(batches):
@@ -115,11 +111,11 @@ def _no_common_scale_message(evidence: Mapping[str, Evidence]) -> str:
     for value_type, names in groups.items():
         low = min(evidence[name].smallest for name in names)
         high = max(evidence[name].largest for name in names)
-        what = {"negative counts": "whole, some negative, values", "counts": "counts"}
-        parts.append(
-            f"{listing(names, 10)} {'holds' if len(names) == 1 else 'hold'} "
-            f"{what.get(value_type, f'{value_type} values')} (from {low:.3g} to {high:.3g})"
+        what = {"negative counts": "whole, some negative, values", "counts": "counts"}.get(
+            value_type, f"{value_type} values"
         )
+        verb = "holds" if len(names) == 1 else "hold"
+        parts.append(f"{listing(names, 10)} {verb} {what} (from {low:.3g} to {high:.3g})")
     return (
         f"The values of the batches cannot be brought to one scale: {'; '.join(parts)}. Point LAYER to values of one "
         "type in all batches (counts, if the file has them); NORMALISATION as_is uses the values as they are."
