@@ -132,6 +132,6 @@ _Features = Annotated[
 
 Markers = Annotated[dict[_Writable, _Features], BeforeValidator(_markers)]
 
-MaybeParents = Annotated[dict[Name, Name] | Name | None, BeforeValidator(_parents)]
+Parents = Annotated[dict[Name, Name] | Name | None, BeforeValidator(_parents)]
 
 MaybeBool = Annotated[bool | None, BeforeValidator(_none_if_empty)]

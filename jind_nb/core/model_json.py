@@ -66,9 +66,8 @@ class CommonScale:
 
     scale: str  # in words
     values: Literal["log1p", "as they are"]
-    total: (
-        Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    )  # of each cell on the linear scale; None: not known
+    # Of each cell on the linear scale; None: not known.
+    total: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     rescaled: bool  # whether every cell was brought to that total
     normalisation: Normalisation  # NORMALISATION as given
     kinds: Annotated[list[str], Field(min_length=1)]  # the batches' value types, sorted
@@ -92,37 +91,33 @@ class Preprocessing(CommonScale):
     totals_over: list[str] | None  # the features that a cell's total is over; None: all of its file
 
 
-class _Target(BaseModel):
-    """Check what tells the cells of the model's own target."""
-
+class _Strict(BaseModel):
     model_config = ConfigDict(strict=True)
+
+
+class _Target(_Strict):
+    """Check what tells the cells of the model's own target."""
 
     has_adapter: bool
     thresholds: dict[str, float]
     hashes: dict[str, str]
 
 
-class _Training(BaseModel):
+class _Training(_Strict):
     """Check what is needed to build the model again."""
-
-    model_config = ConfigDict(strict=True)
 
     METHOD: Literal["default", "reference"]
 
 
-class _Alignment(BaseModel):
+class _Alignment(_Strict):
     """Check how new cells are aligned, and why."""
-
-    model_config = ConfigDict(strict=True)
 
     way: Literal["shared", "aligned"]  # `alignment.WAYS`
     why: str
 
 
-class _Model(BaseModel):
+class _Model(_Strict):
     """Check what model.json must hold to be used."""
-
-    model_config = ConfigDict(strict=True, populate_by_name=True)
 
     classes: list[str] = Field(min_length=2)
     features: list[str] = Field(min_length=1)

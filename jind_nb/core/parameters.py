@@ -17,19 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import InputError
 from .address import is_remote
-from .coerce import (
-    Markers,
-    MaybeBool,
-    MaybeName,
-    MaybeNumber,
-    MaybeParents,
-    MaybeText,
-    Name,
-    Names,
-    Paths,
-    Whole,
-    Words,
-)
+from .coerce import Markers, MaybeBool, MaybeName, MaybeNumber, MaybeText, Name, Names, Parents, Paths, Whole, Words
 from .files import read_yaml
 from .text import listing
 
@@ -122,8 +110,8 @@ class Parameters(BaseModel):
         None,
         gt=0,
         lt=1,
-        description="Instead of REJECTION: the share of wrong labels among the assigned cells to stay below in a batch "
-        "never seen, say 0.05.",
+        description="Instead of REJECTION: the highest share of wrong labels among the assigned cells of a new batch, say "
+        "0.05.",
     )
     UNLABELED: Words = Field(
         ["-", "?", "NA", "N/A", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled",
@@ -143,13 +131,13 @@ class Parameters(BaseModel):
     )
     ALIGN: MaybeBool = Field(
         None,
-        description="Align the target with the annotated batches; default: where left-out batches were annotated better "
-        "for it (METHOD `reference`: always), and never with PRETRAINED_MODEL_PATH.",
+        description="Align the target with the annotated batches; default: if left-out batches were annotated better with "
+        "alignment (METHOD `reference`: always), but never with PRETRAINED_MODEL_PATH.",
     )
     MARKERS: Markers = Field(
         {}, description='Features to look at for each cell type, a map such as {"T": ["CD3D", "CD3E"], "B": ["MS4A1"]}.'
     )
-    PARENTS: MaybeParents = Field(
+    PARENTS: Parents = Field(
         None,
         description='A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous '
         "cell is then given the parent, where that is confident.",

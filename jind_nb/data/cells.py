@@ -35,6 +35,10 @@ def _labels(column: pd.Series, parameters: Parameters) -> pd.Series:
     return labels.mask(_where(labels, lambda label: parameters.is_unlabeled(label) or _is_rejected(label)), None)
 
 
+def _no_labels(obs: pd.DataFrame) -> pd.Series:
+    return pd.Series(None, index=obs.index, dtype=object)
+
+
 def _batches(obs: pd.DataFrame, file: Path, parameters: Parameters) -> pd.Series:
     """Return the batch of each cell; a file of several without BATCH_COL is one batch, named like the file."""
     if parameters.BATCH_COL in obs:
@@ -71,7 +75,7 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
         any_labels |= has_labels
         if not has_labels and len(files) == 1 and parameters.PRETRAINED_MODEL_PATH is None:
             raise no_column("LABELS_COL", parameters.LABELS_COL, obs, f"obs of {file}")
-        labels = obs[parameters.LABELS_COL] if has_labels else pd.Series(None, index=obs.index, dtype=object)
+        labels = obs.get(parameters.LABELS_COL, _no_labels(obs))
         tables.append(
             pd.DataFrame(
                 {
@@ -85,7 +89,7 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
             )
         )
         if parents is not None:
-            tables[-1]["parent"] = _labels(obs[parents], parameters).to_numpy() if parents in obs else None
+            tables[-1]["parent"] = _labels(obs.get(parents, _no_labels(obs)), parameters).to_numpy()
             if parents not in obs and len(files) == 1:
                 raise no_column("PARENTS", parents, obs, f"obs of {file}")
     if not any_labels and parameters.PRETRAINED_MODEL_PATH is None:
@@ -114,10 +118,7 @@ def read_target_labels(parameters: Parameters) -> np.ndarray | None:
         with open_file(file) as store:
             obs = frame(store, "obs")
         is_target = (_batches(obs, file, parameters) == parameters.TARGET_DATASET_NAME).to_numpy()
-        if parameters.LABELS_COL in obs:
-            labels.append(_labels(obs[parameters.LABELS_COL], parameters).to_numpy()[is_target])
-        else:
-            labels.append(np.full(is_target.sum(), None, dtype=object))
+        labels.append(_labels(obs.get(parameters.LABELS_COL, _no_labels(obs)), parameters).to_numpy()[is_target])
     known = np.concatenate(labels)
     return known if pd.notna(known).any() else None
 

@@ -26,13 +26,7 @@ from . import features
 from .layers import ChosenLayers, InputFile, choose_layers
 from .plan import Plan
 from .scale import describe_normalisation
-from .variable_features import (
-    NormalisedFiles,
-    highly_variable,
-    mean_variance,
-    read_features,
-    read_features_in_blocks,
-)
+from .variable_features import NormalisedFiles, highly_variable, mean_variance, read_features, read_features_in_blocks
 
 
 @dataclass

@@ -173,7 +173,7 @@ def test_a_column_gives_the_parent_of_most_of_a_types_cells() -> None:
     plan = plan_of("coarse", frame)
     assert plan.parents == {"B": "B", "CD4 T": "T", "CD8 T": "T"}
     assert "'CD4 T' have 'T' 75 %, 'NK' 25 % in 'coarse'" in " ".join(plan.warnings)
-    assert "says nothing of 'NK'" in " ".join(plan.notes)
+    assert "has no parent for 'NK'" in " ".join(plan.notes)
 
 
 def test_a_column_that_is_no_coarser_level_is_refused() -> None:
