@@ -31,7 +31,7 @@ from .data import cells as data_cells
 from .data import plan as data_plan
 from .data import prepare, roles
 from .data.h5ad import no_column, texts
-from .data.integrity import is_whole
+from .data.integrity import mark_as_undamaged
 from .errors import InputError
 from .model import annotate as model_annotate
 from .model import store
@@ -373,7 +373,7 @@ def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str,
                     write_elem(h5, name, part)
         except (TypeError, ValueError, NotImplementedError) as error:
             raise InputError(f"adata: its values cannot be written to a temporary file ({error}).") from None
-        is_whole(file)
+        mark_as_undamaged(file)
         yield file
 
 

@@ -82,17 +82,17 @@ SHAPES = {
 def means(shape: Shape, random: np.random.Generator) -> np.ndarray:
     """Return the mean count of each feature in each type, float32 (n_types, n_features), for the share of values stored."""
     logs = random.normal(0, 1.5, shape.n_features)
-    of_types = np.tile(logs, (shape.n_types, 1))
+    parents_of = np.tile(logs, (shape.n_types, 1))
     for k in range(shape.n_types):
         some = random.choice(shape.n_features, max(20, int(OF_TYPES * shape.n_features)), replace=False)
-        of_types[k, some] += random.normal(0, TYPE_SPREAD, len(some))
+        parents_of[k, some] += random.normal(0, TYPE_SPREAD, len(some))
     depths = np.exp(random.normal(0, DEPTH_SPREAD, 20))[:, None, None]
     low, high = -30.0, 10.0
     for _ in range(40):
         middle = (low + high) / 2
-        mean = depths * np.exp(of_types[:, :2000] + middle)
+        mean = depths * np.exp(parents_of[:, :2000] + middle)
         low, high = (low, middle) if 1 - np.mean(zeros(mean)) > shape.stored else (middle, high)
-    return np.exp(of_types + low).astype(np.float32)
+    return np.exp(parents_of + low).astype(np.float32)
 
 
 def zeros(mean: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ def counts(mean: np.ndarray, random: np.random.Generator) -> sparse.csr_matrix:
 def write(shape: Shape, path: Path, seed: int = 0) -> None:
     """Write an h5ad of the shape, uncompressed as anndata does, block by block, so that nothing large is in memory."""
     random = np.random.default_rng(seed)
-    of_types = means(shape, random)
+    parents_of = means(shape, random)
     shares = random.dirichlet(np.full(shape.n_types, 2.0), len(shape.batches))
     cell_types = [random.choice(shape.n_types, size, p=p) for size, p in zip(shape.batches, shares, strict=True)]
     obs = pd.DataFrame(
@@ -152,7 +152,7 @@ def write(shape: Shape, path: Path, seed: int = 0) -> None:
             for start in range(0, len(types), step):
                 some = types[start : start + step]
                 depths = np.exp(random.normal(0, DEPTH_SPREAD, len(some))).astype(np.float32)
-                drawn = counts(of_types[some] * shift * depths[:, None], random)
+                drawn = counts(parents_of[some] * shift * depths[:, None], random)
                 for stored, values in ((data, drawn.data), (indices, drawn.indices)):
                     stored.resize((len(stored) + len(values),))
                     stored[-len(values) :] = values

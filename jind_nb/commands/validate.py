@@ -57,11 +57,11 @@ def shorten(table: pd.DataFrame) -> pd.DataFrame:
 
     Rows are equal if they differ only in numbers, or in a few missing features. Other tables are returned as they are.
 
-    >>> table = pd.DataFrame({"looks like": ["counts"] * 12, "to": range(12)}, index=[f"d{i}" for i in range(12)])
+    >>> table = pd.DataFrame({"value type": ["counts"] * 12, "to": range(12)}, index=[f"d{i}" for i in range(12)])
     >>> shorten(table.rename_axis("batch")).loc["d0, d1, d2 and 9 more"].tolist()
     ['counts', '0 – 11']
     """
-    same = [name for name in ("looks like", "evidence", "done", "features") if name in table]
+    same = [name for name in ("value type", "evidence", "normalisation", "features") if name in table]
     if table.index.name != "batch" or len(table) <= MOST_BATCHES or not same:
         return table
     enough = table["%"] >= ENOUGH_FEATURES if "%" in table else pd.Series(True, index=table.index)

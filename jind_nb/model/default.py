@@ -26,7 +26,7 @@ from scipy import sparse
 from scipy.sparse import linalg
 from torch import Tensor, nn
 
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from .neighbours import nearest
 from .networks import Annotator, classify, encode
 from .pca import principal_axes
@@ -110,7 +110,7 @@ def fit_projection(x: sparse.csr_matrix, seed: int) -> Projection:
     Scaling cells to one length takes out how deep they were read. Dividing by the standard deviation lets features of small
     variance speak, the median keeps those of next to none quiet.
     """
-    x = x[sample(x.shape[0], MOST_CELLS, seed)].astype(np.float64)
+    x = x[subsample(x.shape[0], MOST_CELLS, seed)].astype(np.float64)
     lengths = linalg.norm(x, axis=1)
     length = float(lengths[lengths > 0].mean()) if (lengths > 0).any() else 1.0
     x = sparse.diags_array(length / np.maximum(lengths, 1e-6)) @ x
@@ -190,11 +190,11 @@ def _classifier(
         y.append(of_training)
         weights.append(np.full(len(training), unmoved))
     all_latents, all_y, all_weights = np.concatenate(latents), np.concatenate(y), np.concatenate(weights)
-    chosen = sample(len(all_y), MOST_CELLS, settings.seed)
+    chosen = subsample(len(all_y), MOST_CELLS, settings.seed)
     for k in np.unique(all_y):  # a rare type is not lost among many cells
         of_type = np.flatnonzero(all_y == k)
         if np.sum(all_y[chosen] == k) < min(FEWEST_OF_A_TYPE, len(of_type)):
-            chosen = np.union1d(chosen, of_type[sample(len(of_type), FEWEST_OF_A_TYPE, settings.seed)])
+            chosen = np.union1d(chosen, of_type[subsample(len(of_type), FEWEST_OF_A_TYPE, settings.seed)])
     classifier = fit_classifier(all_latents[chosen], all_y[chosen], all_weights[chosen], n_classes)
     return classifier.to(settings.device)
 
@@ -362,7 +362,7 @@ def neighbours(latent: np.ndarray, others: np.ndarray, seed: int) -> np.ndarray:
     cells a subsample is asked, and accordingly fewer neighbours, at least five; and of fewer than 256 cells a sixteenth
     (benchmarks/README.md), at least the cell itself.
     """
-    some = sample(len(others), MOST_NEIGHBOURS, seed)
+    some = subsample(len(others), MOST_NEIGHBOURS, seed)
     k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(others))))
     k = min(k, max(1, len(others) // CELLS_A_NEIGHBOUR))
     near: np.ndarray = some[nearest(latent, others[some], k)[0]]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from .history import StageResult
 from .networks import Annotator
 from .predictions import Predictions, Rule
@@ -149,7 +149,7 @@ class KnownLatents:
         """Return latents of annotated cells as alignment draws them: held-out cells in their share, also where only some of
         the training cells' latents were kept."""
         share = len(self.latent) / max(1, int(self.counts.sum()) - len(self.held_out))
-        held_out = self.held_out[sample(len(self.held_out), round(share * len(self.held_out)), seed)]
+        held_out = self.held_out[subsample(len(self.held_out), round(share * len(self.held_out)), seed)]
         return np.concatenate([self.latent, held_out])
 
 

@@ -102,7 +102,7 @@ def _learned_from(run: Run, plan: Plan, training: Mapping[str, Any]) -> Iterator
     else:
         in_file = plan.features["in_file"]
         features = f"the {kept:,} of {in_file:,} features with the largest variance over all cells were used"
-    yield f"Values were {plan.preprocessing['scale']}; {features}."
+    yield f"Values were {plan.scale}; {features}."
 
 
 def _alignment(run: Run, result: TargetResult, training: Mapping[str, Any], method: str) -> Iterator[str]:

@@ -23,7 +23,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from ..data.plan import Plan
 from .expression import COLUMNS, means_and_shares
 
@@ -70,7 +70,7 @@ def attributions(
     model.eval()
     device = next(iter(model.state_dict().values())).device
     most = max(1, min(CELLS_OF_A_TYPE, MOST_CELLS // max(1, n_types)))
-    cells = {k: rows[sample(len(rows), most, 0)] for k in range(n_types) if len(rows := np.flatnonzero(y == k))}
+    cells = {k: rows[subsample(len(rows), most, 0)] for k in range(n_types) if len(rows := np.flatnonzero(y == k))}
     result = np.full((n_types, x.shape[1]), np.nan)
     if not cells:
         return result

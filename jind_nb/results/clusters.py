@@ -14,7 +14,7 @@ from scipy import sparse
 
 from ..core._compat import import_umap
 from ..core.labels import UNASSIGNED
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from .embedding import COMPONENTS, NEIGHBOURS
 
 MOST_CELLS = 20_000  # that are clustered; the others join the cluster of their neighbours
@@ -66,7 +66,7 @@ def leiden(x: sparse.csr_matrix, resolution: float, seed: int) -> np.ndarray:
     Objects (n,): numbers as text, the largest cluster first.
     """
     n = x.shape[0]
-    rows = sample(n, MOST_CELLS, seed)
+    rows = subsample(n, MOST_CELLS, seed)
     n_components = min(COMPONENTS, len(rows) - 1, x.shape[1] - 1)
     all_equal = (x[rows].max(axis=0) != x[rows].min(axis=0)).nnz == 0
     if len(rows) < 3 or n_components < 1 or all_equal:

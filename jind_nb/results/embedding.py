@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..core._compat import import_umap
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from ..model.pca import coordinates
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
     -------
     Columns `row` (int, row of `prepared`), `x`, `y` (float).
     """
-    rows = sample(prepared.n_obs, MOST_CELLS, seed)
+    rows = subsample(prepared.n_obs, MOST_CELLS, seed)
     x = prepared.X[rows]
     n_components = min(COMPONENTS, min(x.shape) - 1)
     if n_components < 2:
@@ -89,8 +89,8 @@ def latent_points(annotated: Annotated, known: KnownLatents, target: str, seed: 
     stages = list(annotated.stages)
     stages = list(dict.fromkeys([stages[0], stages[-1]]))
     most = MOST_POINTS // (2 * len(stages))
-    chosen = sample(len(known.latent), most, seed)
-    drawn = sample(len(annotated.latent[stages[0]]), most, seed)
+    chosen = subsample(len(known.latent), most, seed)
+    drawn = subsample(len(annotated.latent[stages[0]]), most, seed)
     latents = [known.latent[chosen], *(annotated.latent[stage][drawn] for stage in stages)]
     places = np.split(_umap(np.concatenate(latents), seed), np.cumsum([len(part) for part in latents])[:-1])
 

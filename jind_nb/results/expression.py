@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from ..core.parameters import Parameters
-from ..data.features import kind_of
+from ..data.features import names_type
 from ..data.plan import Plan
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def dot_plots(
                 share=pd.DataFrame(share[present], rows, used)[here],
                 cells=pd.Series(cells[present], rows),
                 color_range=ends,
-                unit=str(plan.preprocessing["scale"]),
-                what="peaks" if kind_of(pd.Index(used)) == "peaks" else "features",
+                unit=plan.scale,
+                what="peaks" if names_type(pd.Index(used)) == "peaks" else "features",
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.address import name_of
+from ..core.address import last_name
 from ..core.labels import UNASSIGNED, UNLIKE
 from ..core.text import listing, percent, plural
 from ..data.plan import Plan
@@ -81,7 +81,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any], run
             else "; no annotated cell was wrong when each annotated batch was hidden in turn and annotated like this one"
         )
     facts = {
-        "Data": ", ".join(map(name_of, run.parameters.paths)),
+        "Data": ", ".join(map(last_name, run.parameters.paths)),
         "Target (annotated here)": f"{target}, {n:,} cells",
         "Learned from": _learned_from(training, plan),
         "Cell types it can give": f"{len(plan.classes)}: {listing(plan.classes, 15, quoted=False)}",

@@ -182,7 +182,7 @@ def fallback_table(result: TargetResult) -> pd.DataFrame:
     how many of them are `labelled` and how many `right`."""
     if not result.parents:
         return pd.DataFrame({"note": ["PARENTS is not set: no cell was given a coarser type."]})
-    parent = data_parents.of_types(result.final.classes, result.parents)
+    parent = data_parents.parents_of(result.final.classes, result.parents)
     rows = {}
     for name in sorted({name for name in parent if parent.count(name) > 1}):
         numbers = count_fallbacks(result, result.fallback == name)

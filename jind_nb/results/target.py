@@ -84,7 +84,7 @@ class TargetResult:
     @property
     def answers(self) -> list[str]:
         """All possible answers, in the order to show them: types, parents, `Unassigned`."""
-        parents = set(data_parents.of_types(self.final.classes, self.parents))
+        parents = set(data_parents.parents_of(self.final.classes, self.parents))
         return [*self.final.classes, *sorted(parents - set(self.final.classes)), UNASSIGNED]
 
 
@@ -151,7 +151,7 @@ def count_fallbacks(result: TargetResult, here: np.ndarray) -> dict[str, Any]:
     if result.labels is None:
         return {"cells": int(here.sum()), "labelled": 0, "right": None}
     known = here & pd.notna(result.labels)
-    truth = np.array(data_parents.of_types(list(result.labels[known]), result.parents), dtype=object)
+    truth = np.array(data_parents.parents_of(list(result.labels[known]), result.parents), dtype=object)
     right = int((truth == result.fallback[known]).sum())
     return {"cells": int(here.sum()), "labelled": int(known.sum()), "right": right}
 

@@ -15,6 +15,7 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from ..core import locks
 from ..core.files import read_json, whole_file, write_json
@@ -87,7 +88,7 @@ def save_prepared(run: Run, prepared: ad.AnnData, plan: Plan, embedding: pd.Data
 
 def load_plan(run: Run) -> Plan:
     """Read stage 1's plan."""
-    return Plan(**read_json(_file_of_stage(run, "1_preprocess", run.work / "plan.json")))
+    return TypeAdapter(Plan).validate_json(_file_of_stage(run, "1_preprocess", run.work / "plan.json").read_bytes())
 
 
 def load_prepared(run: Run) -> ad.AnnData:

@@ -265,12 +265,12 @@ class NewRunForm:
         # Batches to annotate first: later ones are seen only by scrolling.
         order = sorted(names, key=lambda name: bool(labelled.get(name)))
         of_batches = [[name, names[name], labelled.get(name)] for name in order]
-        of_types = [
+        parents_of = [
             [f"{name} (counts as no label)" if parameters.is_unlabeled(name) else name, n] for name, n in types.items()
         ]
         found = [
             html.rows_html(["batch", "cells", "with a label"], of_batches, "Batches") if of_batches else "",
-            html.rows_html(["cell type", "cells"], of_types, "Cell types") if of_types else "",
+            html.rows_html(["cell type", "cells"], parents_of, "Cell types") if parents_of else "",
         ]
         return f'<div class="beside">{"".join(map(scrolling, found))}</div>'
 

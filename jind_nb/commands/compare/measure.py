@@ -277,7 +277,7 @@ def counts_of_features(parameters: Parameters, prepared: ad.AnnData) -> sparse.c
     plan = data_roles.make_plan(parameters, cells)
     as_they_are = parameters.model_copy(update={"NORMALISATION": "as_is", "NUM_FEATURES": 2**62})
     raw = prepare.prepare(as_they_are, cells, plan)[:, prepared.var_names]
-    are_counts = [row["batch"] for row in plan.values if row["looks like"] == "counts"]
+    are_counts = [row["batch"] for row in plan.values if row["value type"] == "counts"]
     if (values := sparse.csr_matrix(prepared.X)).data.min(initial=0) < 0:
         return None
     rounded = values.copy()

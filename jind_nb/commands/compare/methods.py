@@ -89,8 +89,8 @@ def linear_svm(given: BaselineInput) -> np.ndarray:
     from sklearn.svm import LinearSVC
 
     # Every fold needs a cell of each type: cells of a type with fewer than five are repeated.
-    of_types = [np.flatnonzero(given.y == k) for k in np.unique(given.y)]
-    rows = np.concatenate([np.resize(rows, max(FOLDS, len(rows))) for rows in of_types])
+    parents_of = [np.flatnonzero(given.y == k) for k in np.unique(given.y)]
+    rows = np.concatenate([np.resize(rows, max(FOLDS, len(rows))) for rows in parents_of])
     svm = LinearSVC(max_iter=10_000, random_state=0)
     model = CalibratedClassifierCV(make_pipeline(StandardScaler(with_mean=False), svm), cv=FOLDS)
     model.fit(given.x[rows].astype(np.float64), given.y[rows])
