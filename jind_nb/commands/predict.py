@@ -24,9 +24,11 @@ from ..data.h5ad import copy_with, frame, no_column, open_file, read_obs_of_whol
 from ..data.plan import Plan
 from ..data.prepare import prepare_in_blocks
 from ..errors import InputError
-from ..model import alignment
 from ..model import store as model_store
-from ..model.training import Settings, encode
+from ..model.annotate import settings_of
+from ..model.networks import encode
+from ..model.state import Settings
+from ..model.target import align, annotate_latent
 from ..results.tables import annotate_obs, predictions_table
 from ..results.target import TargetResult, with_parents
 from ..results.write import write_predictions
@@ -47,7 +49,7 @@ class Predicted:
     """The annotation of a new file."""
 
     table: pd.DataFrame  # `results.predictions_table`, rows in the file's order
-    codes: np.ndarray  # float32 (n, size)
+    latent: np.ndarray  # float32 (n, d)
     classes: list[str]
     warnings: list[str]
     notes: list[str]
@@ -136,10 +138,10 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     cells = _cells(Path(parameters.paths[0]), batch_col)
     batches = list(dict.fromkeys(cells["batch"]))
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
-    settings = Settings.of(parameters)
+    settings = settings_of(parameters)
     encoded = _encode(model, prepare_in_blocks(parameters, cells, plan), settings)
-    table, codes, notes = _annotate(model, cells, encoded, settings, plan.parents)
-    return Predicted(table, codes, plan.classes, plan.warnings, [*plan.notes, *notes], run)
+    table, latent, notes = _annotate(model, cells, encoded, settings, plan.parents)
+    return Predicted(table, latent, plan.classes, plan.warnings, [*plan.notes, *notes], run)
 
 
 def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:
@@ -209,7 +211,7 @@ def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
 class _Encoded:
     """What is kept in memory of all cells of a file."""
 
-    codes: np.ndarray  # float32 (n, size), of the shared encoder
+    latent: np.ndarray  # float32 (n, d), of the shared encoder
     own: np.ndarray  # bool (n,): cells that the model annotated in its own run
     values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned
     place: np.ndarray  # int (n,): a cell's row of `values`
@@ -221,14 +223,14 @@ class _Encoded:
 def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings) -> _Encoded:
     """Read the values block by block and encode them."""
     shared, own_target = model_store.load_shared(model, settings.device)[0], model_store.own_target(model)
-    codes, own, held = [], [], []
+    latents, own, held = [], [], []
     for x in blocks:
-        codes.append(encode(shared, x, settings.device))
+        latents.append(encode(shared, x, settings.device))
         own.append(np.isin(fingerprints(x), own_target))
         held.append(x if settings.align else x[own[-1]])
     is_own = np.concatenate(own)
     is_held = np.ones_like(is_own) if settings.align else is_own
-    return _Encoded(np.concatenate(codes), is_own, sparse.vstack(held, format="csr"), np.cumsum(is_held) - 1)
+    return _Encoded(np.concatenate(latents), is_own, sparse.vstack(held, format="csr"), np.cumsum(is_held) - 1)
 
 
 def _annotate(
@@ -246,30 +248,28 @@ def _annotate(
     groups += (
         [np.flatnonzero(~own & (batch == b)) for b in pd.unique(batch)] if settings.align else [np.flatnonzero(~own)]
     )
-    tables, order, codes, notes = [], [], np.empty((len(names), shared.encoder.size), dtype=np.float32), []
+    tables, order, latent, notes = [], [], np.empty_like(encoded.latent), []
     for i, rows in enumerate(groups):
         if not len(rows):
             continue
-        annotated = alignment.annotate_codes(shared, encoded.codes[rows], known, settings)
+        annotated = annotate_latent(shared, encoded.latent[rows], known, settings)
         if i == 0:
             model_store.recall(annotated, encoded.values_of(rows), model, known, settings)
         elif settings.align:
-            x = encoded.values_of(rows)
-            alignment.align(annotated, x, known, settings)
-            alignment.self_train(annotated, x, known, settings)
+            align(annotated, encoded.values_of(rows), known, settings)
         notes += annotated.notes if i == 0 or settings.align else []
-        last = list(annotated.stages)[-1]
-        codes[rows] = annotated.codes[last]
-        result = TargetResult(annotated.stages, names[rows], annotated.codes[last], None)
-        tables.append(predictions_table(with_parents(result, parents)))
+        latent[rows] = annotated.final_latent
+        result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None)
+        table = predictions_table(with_parents(result, parents))
+        tables.append(table)
         order.append(rows)
-    table = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]
-    return table, codes, notes
+    whole = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]
+    return whole, latent, notes
 
 
 def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> None:
     run = predicted.run
-    annotate_obs(adata, predicted.table, predicted.classes, predicted.codes)
+    annotate_obs(adata, predicted.table, predicted.classes, predicted.latent)
     with ThreadPoolExecutor(1) as aside:  # copying needs the disk, the workbook the processor
         copied = aside.submit(_write_annotated, run, adata, h5ad)
         write_predictions(predicted.table, run)

@@ -10,10 +10,10 @@ from ..core.labels import UNLIKE
 from ..core.model_json import read_model_json
 from ..data.plan import Plan
 from ..data.roles import CELLS_PER_BATCH
-from ..model import projection
-from ..model.alignment import ADAPTED, SELF_TRAINED
-from ..model.networks import VIEWS
-from ..results.summary import percent, why_this_way
+from ..model import default
+from ..model.annotate import METHODS
+from ..model.state import AlignmentMode, TargetStage
+from ..results.summary import percent, why_this_mode
 from ..results.target import TargetResult, target_calibration
 from ..runs.folder import Run
 
@@ -59,11 +59,12 @@ def methods(
         Of Python and packages, as manifest.json has them.
     """
     method = read_model_json(run.models)["training"]["METHOD"]
+    epochs = None if run.parameters.PRETRAINED_MODEL_PATH else run.parameters.EPOCHS
     sentences = [
         f"Cells of {plan.target} (n = {len(result.cells):,}) were annotated with jind-nb {versions.get('jind-nb', '')} "
         f"(METHOD {method}), after JIND ({JIND[0]}) and JIND-Multi ({JIND_MULTI[0]}).",
         *_learned_from(run, plan, training),
-        *(_default(result) if method == "default" else _reference(run, result)),
+        METHODS[method].describe(result.latent.shape[1], epochs),
         *_alignment(run, result, training, method),
         *_rejection(run, result, training),
         *_also(run),
@@ -103,41 +104,19 @@ def _learned_from(run: Run, plan: Plan, training: Mapping[str, Any]) -> Iterator
     yield f"Values were {plan.preprocessing['scale']}; {of}."
 
 
-def _default(result: TargetResult) -> Iterator[str]:
-    size = result.codes.shape[1]
-    yield (
-        f"All cells, the target's included, were scaled to one length and described by {size} principal components (up to "
-        f"{projection.COMPONENTS} of features divided by their standard deviation, and as many of features as they are). "
-        "Each further annotated batch was translated onto the batches before it, cell type by cell type, and "
-        f"{len(VIEWS)} softmax regressions on different numbers of components, learned from all annotated batches, were "
-        f"averaged. Half of a cell's probabilities were the mean over the cell and its {projection.NEIGHBOURS - 1} nearest "
-        "cells of the target."
-    )
-
-
-def _reference(run: Run, result: TargetResult) -> Iterator[str]:
-    yield (
-        f"A neural network (encoder to a code of {result.codes.shape[1]} numbers and classifier) was trained on the source "
-        f"for {run.parameters.EPOCHS} epochs; each further annotated batch got an adapter, after which encoder and "
-        "classifier were trained on all annotated batches together."
-        if run.parameters.PRETRAINED_MODEL_PATH is None
-        else f"Its neural network codes a cell by {result.codes.shape[1]} numbers."
-    )
-
-
 def _alignment(run: Run, result: TargetResult, training: Mapping[str, Any], method: str) -> Iterator[str]:
     p = run.parameters
     asked = p.ALIGN is not None or p.PRETRAINED_MODEL_PATH is not None
-    why = "" if asked or method != "default" else f" {why_this_way(training)}."
-    if result.way != ADAPTED:
+    why = "" if asked or method != "default" else f" {why_this_mode(training)}."
+    if result.mode != AlignmentMode.ALIGNED:
         yield f"The target was not aligned with the annotated batches.{why}"
     elif method == "default":
         yield (
             "Without its labels, the target was aligned by translating all its cells alike to where annotated cells of the "
-            f"predicted types lie, {projection.ROUNDS} times.{why}"
+            f"predicted types lie, {default.ROUNDS} times.{why}"
         )
     else:
-        trained = ", and the model was then trained on the target cells it was surest of" if SELF_TRAINED in result.stages else ""  # fmt: skip
+        trained = ", and the model was then trained on the target cells it was surest of" if TargetStage.SELF_TRAINED in result.stages else ""  # fmt: skip
         yield (
             "Without its labels, the target was aligned by training an adapter against a discriminator of target and "
             f"annotated cells{trained}."
@@ -162,17 +141,17 @@ def _rejection(run: Run, result: TargetResult, training: Mapping[str, Any]) -> I
         )
     else:
         enough = (
-            f", and never required to exceed {calibration.enough:.2f}"
-            if calibration is not None and calibration.enough is not None and calibration.enough <= 1
+            f", and never required to exceed {calibration.threshold_cap:.2f}"
+            if calibration is not None and calibration.threshold_cap is not None and calibration.threshold_cap <= 1
             else ""
         )
         yield (
             "A cell was left Unassigned if its highest probability was below its cell type's threshold, the value that "
             f"{percent(p.REJECTION)} of held-out annotated cells called this type do not reach{enough}."
         )
-    if calibration is not None and calibration.most_novel is not None:
+    if calibration is not None and calibration.novelty_threshold is not None:
         yield (
-            f"Cells whose cosine distance to the fifth nearest annotated cell exceeded {calibration.most_novel:.3f} (1 % of "
+            f"Cells whose cosine distance to the fifth nearest annotated cell exceeded {calibration.novelty_threshold:.3f} (1 % of "
             f"the {'held-out cells' if one else 'cells of left-out batches'} do) were Unassigned as {UNLIKE!r}."
         )
     rejected = result.final.rejected & ~result.fell_back

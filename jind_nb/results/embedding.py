@@ -1,4 +1,4 @@
-"""Two dimensions for pictures: one UMAP of the cells before any alignment, and one of the codes before and after it."""
+"""Two dimensions for pictures: one UMAP of the cells before any alignment, and one of the latents before and after it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pandas as pd
 
 from ..core._compat import import_umap
 from ..core.subsample import sample
-from ..model import projection
+from ..model.pca import coordinates
 
 if TYPE_CHECKING:
-    from ..model.alignment import Annotated, KnownCodes
+    from ..model.state import Annotated, KnownLatents
 
 MOST_CELLS = 5_000
 
@@ -43,7 +43,7 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
     n_components = min(COMPONENTS, min(x.shape) - 1)
     if n_components < 2:
         return pd.DataFrame({"row": rows, "x": np.asarray(x.sum(axis=1)).ravel(), "y": np.zeros(len(rows))})
-    points = _umap(projection.coordinates(x, n_components, seed), seed)
+    points = _umap(coordinates(x, n_components, seed), seed)
     return pd.DataFrame({"row": rows, "x": points[:, 0], "y": points[:, 1]})
 
 
@@ -75,8 +75,8 @@ def _umap(components: np.ndarray, seed: int) -> np.ndarray:
         ).fit_transform(components)
 
 
-def code_points(annotated: Annotated, known: KnownCodes, target: str, seed: int) -> pd.DataFrame:
-    """One UMAP of the annotated cells' codes and of the target's before and, where it was aligned, after that: the same
+def latent_points(annotated: Annotated, known: KnownLatents, target: str, seed: int) -> pd.DataFrame:
+    """One UMAP of the annotated cells' latents and of the target's before and, where it was aligned, after that: the same
     axes for both. At most 5,000 points, as many of annotated cells as of the target's.
 
     Returns
@@ -87,10 +87,10 @@ def code_points(annotated: Annotated, known: KnownCodes, target: str, seed: int)
     every = list(annotated.stages)
     stages = list(dict.fromkeys([every[0], every[-1]]))
     most = MOST_POINTS // (2 * len(stages))
-    chosen = sample(len(known.codes), most, seed)
-    drawn = sample(len(annotated.codes[stages[0]]), most, seed)
-    codes = [known.codes[chosen], *(annotated.codes[stage][drawn] for stage in stages)]
-    places = np.split(_umap(np.concatenate(codes), seed), np.cumsum([len(part) for part in codes])[:-1])
+    chosen = sample(len(known.latent), most, seed)
+    drawn = sample(len(annotated.latent[stages[0]]), most, seed)
+    latents = [known.latent[chosen], *(annotated.latent[stage][drawn] for stage in stages)]
+    places = np.split(_umap(np.concatenate(latents), seed), np.cumsum([len(part) for part in latents])[:-1])
 
     def frame(stage: str, place: np.ndarray, batch: object, cell_type: np.ndarray, cell: object) -> pd.DataFrame:
         x, y = place[:, 0], place[:, 1]

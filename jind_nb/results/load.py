@@ -17,13 +17,13 @@ from .tables import _n_before
 from .target import TargetResult
 
 if TYPE_CHECKING:
-    from ..model.alignment import Annotated
+    from ..model.state import Annotated
 
 
 def save_annotated(annotated: Annotated, run: Run) -> None:
     """Stage 3's result for stage 4: every stage's probabilities, thresholds and codes, which cells are unlike the
     reference, and the thresholds of parents."""
-    arrays = {f"codes {stage}": codes for stage, codes in annotated.codes.items()}
+    arrays = {f"codes {stage}": latent for stage, latent in annotated.latent.items()}
     for stage, predictions in annotated.stages.items():
         arrays[f"probabilities {stage}"] = predictions.probabilities
         arrays[f"thresholds {stage}"] = predictions.thresholds
@@ -32,9 +32,9 @@ def save_annotated(annotated: Annotated, run: Run) -> None:
     last, parents = list(annotated.stages.values())[-1], load_plan(run).parents
     story = {
         "stages": list(annotated.stages),
-        "way": annotated.way,
+        "way": annotated.mode,
         "without evidence": last.without_evidence,
-        "parent thresholds": hierarchy.thresholds(last, parents) if parents else {},
+        "parent thresholds": hierarchy.parent_thresholds(last, parents) if parents else {},
     }
     save_target(run, arrays, story | {"curves": annotated.curves, "notes": annotated.notes})
 
@@ -69,5 +69,5 @@ def _load(run: Run, labels: np.ndarray | None) -> TargetResult:
     last = story["stages"][-1]
     thresholds = story.get("parent thresholds", {})
     parents = plan.parents if thresholds else {}
-    codes, unsupported = arrays[f"codes {last}"], story.get("without evidence", [])
-    return TargetResult(stages, cells, codes, labels, story["way"], unsupported, parents, thresholds)
+    latent, unsupported = arrays[f"codes {last}"], story.get("without evidence", [])
+    return TargetResult(stages, cells, latent, labels, story["way"], unsupported, parents, thresholds)

@@ -11,10 +11,10 @@ import numpy as np
 from ..core.address import name_of
 from ..core.labels import UNASSIGNED, UNLIKE
 from ..data.plan import Plan
-from ..model.alignment import ADAPTED, SHARED
-from ..model.calibration import Calibration, best_way
+from ..model.calibration import Calibration, best_mode
 from ..model.history import StageResult
 from ..model.predictions import NO_EVIDENCE
+from ..model.state import AlignmentMode
 from ..runs.folder import Run
 from ..runs.stages import load_plan, load_training
 from .load import finished_result
@@ -186,17 +186,17 @@ def _fallback_in_words(result: TargetResult) -> str:
 
 def _alignment(training: Mapping[str, Any], result: TargetResult, run: Run) -> str:
     """Whether the target was aligned with the annotated batches, and why."""
-    done = "aligned" if result.way == ADAPTED else "not aligned"
+    done = "aligned" if result.mode == AlignmentMode.ALIGNED else "not aligned"
     if run.parameters.ALIGN is not None or run.parameters.PRETRAINED_MODEL_PATH is not None:
         return f"{done}: ALIGN is {str(run.parameters.aligns).lower()}"
     if run.parameters.METHOD == "reference":
         return f"{done}, as METHOD reference always does"
-    return f"{done}. {why_this_way(training)}"
+    return f"{done}. {why_this_mode(training)}"
 
 
-def why_this_way(training: Mapping[str, Any]) -> str:
+def why_this_mode(training: Mapping[str, Any]) -> str:
     """Why METHOD `default` aligned the target or did not, where ALIGN left it to left-out batches."""
-    return best_way({way: Calibration(**values) for way, values in training["calibration"].items()})[1]
+    return best_mode({way: Calibration.from_json(values) for way, values in training["calibration"].items()})[1]
 
 
 def _checked_against_labels(all_cells: dict[str, Any], result: TargetResult) -> str:
@@ -267,9 +267,16 @@ def _learned_from(training: Mapping[str, Any], plan: Plan) -> str:
 def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[str]:
     """A warning where left-out batches were annotated better without alignment; nothing where they were not."""
     ways = {way: {row["batch"]: row for row in c["batches"]} for way, c in training["calibration"].items()}
-    if result.way != ADAPTED or not {SHARED, ADAPTED} <= set(ways) or not training["intermediates"]:
+    if (
+        result.mode != AlignmentMode.ALIGNED
+        or not {AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED} <= set(ways)
+        or not training["intermediates"]
+    ):
         return []
-    both = [(ways[SHARED][name]["raw_accuracy"], row["raw_accuracy"]) for name, row in ways[ADAPTED].items()]
+    both = [
+        (ways[AlignmentMode.UNALIGNED][name]["raw_accuracy"], row["raw_accuracy"])
+        for name, row in ways[AlignmentMode.ALIGNED].items()
+    ]
     both = [pair for pair in both if None not in pair]
     without, aligned = np.mean(both, axis=0) if both else (0.0, 0.0)
     if without - aligned < MUCH_LOST:

@@ -11,9 +11,9 @@ import pandas as pd
 from ..core.labels import UNASSIGNED
 from ..data import parents as data_parents
 from ..data.plan import Plan
-from ..model.alignment import ADAPTED, SHARED
 from ..model.calibration import Calibration
 from ..model.history import StageResult
+from ..model.state import AlignmentMode
 from .target import LEVELS, PARENT_ONLY, REASONS, TargetResult, _fallback_numbers
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ BEFORE_PROBABILITIES = (
     "raw_predictions", "predictions", "level", "reason", "cluster", "cluster_majority", "cluster_share",
 )  # fmt: skip
 
-WAY_WORDS = {SHARED: "without alignment", ADAPTED: "after alignment"}
+MODE_WORDS = {AlignmentMode.UNALIGNED: "without alignment", AlignmentMode.ALIGNED: "after alignment"}
 
 
 def reasons_table(result: TargetResult) -> pd.DataFrame:
@@ -61,7 +61,7 @@ def per_type(result: TargetResult, plan: Plan, on_target: list[StageResult]) -> 
 
 
 def cells_to_see(points: pd.DataFrame, result: TargetResult) -> pd.DataFrame:
-    """The points of `embedding.code_points`, with what is known of each: `label` (in the file, None where there is none) and,
+    """The points of `embedding.latent_points`, with what is known of each: `label` (in the file, None where there is none) and,
     of the target's cells at the stage, `raw`, `confidence` and `reason` (None, NaN of annotated ones)."""
     seen = []
     for stage, here in points.groupby("stage", sort=False):
@@ -226,9 +226,11 @@ def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
             {"note": ["METHOD reference leaves no batch out; its probabilities are the network's own."]}
         )
     if next(iter(calibrations.values())).n_annotated == 1:
-        words = {SHARED: "held-out cells of the only annotated batch"}  # of which all ways say the same
+        words = {
+            AlignmentMode.UNALIGNED: "held-out cells of the only annotated batch"
+        }  # of which all ways say the same
     else:
-        words = WAY_WORDS
+        words = MODE_WORDS
     tables = [
         left_out_table(calibrations[way]).reset_index().assign(annotated=what)
         for way, what in words.items()

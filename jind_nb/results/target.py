@@ -13,10 +13,10 @@ import pandas as pd
 from ..core.labels import AMBIGUOUS, CONFIDENT, UNASSIGNED, UNLIKE
 from ..data import parents as data_parents
 from ..model import hierarchy
-from ..model.alignment import SHARED
 from ..model.calibration import Calibration
 from ..model.history import HELD_OUT, UNSEEN, StageResult, evaluate, stage_result
 from ..model.predictions import Predictions
+from ..model.state import AlignmentMode
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -40,9 +40,9 @@ class TargetResult:
 
     stages: dict[str, Predictions]  # in order; the last is the answer
     cells: np.ndarray  # names (n_target,), as in the file
-    codes: np.ndarray  # (n_target, size), of the last stage
+    latent: np.ndarray  # (n_target, d), of the last stage
     labels: np.ndarray | None  # objects (n_target,), None where unknown; None without any
-    way: str = SHARED  # in which the last stage was annotated
+    mode: str = AlignmentMode.UNALIGNED  # in which the last stage was annotated
     without_evidence: list[str] = field(default_factory=list)  # types with too few held-out cells for a threshold
     parents: data_parents.Parents = field(default_factory=dict)  # cell type -> parent; empty: no cell falls back
     parent_thresholds: Mapping[str, float] = field(default_factory=dict)
@@ -90,7 +90,7 @@ def with_parents(result: TargetResult, parents: data_parents.Parents) -> TargetR
     """The same, ambiguous cells falling back to their type's parent; as it is where there are no parents."""
     if not parents:
         return result
-    return replace(result, parents=parents, parent_thresholds=hierarchy.thresholds(result.final, parents))
+    return replace(result, parents=parents, parent_thresholds=hierarchy.parent_thresholds(result.final, parents))
 
 
 def target_rows(prepared: ad.AnnData, target: str) -> np.ndarray:
@@ -111,7 +111,7 @@ def evaluate_target(result: TargetResult, target: str) -> list[StageResult]:
         return []
     known = pd.notna(result.labels)
     return [
-        stage_result(target, stage, UNSEEN, result.labels[known], predictions.of(known))
+        stage_result(target, stage, UNSEEN, result.labels[known], predictions.subset(known))
         for stage, predictions in result.stages.items()
     ]
 
@@ -133,7 +133,7 @@ def known_types_metrics(result: TargetResult) -> dict[str, Any] | None:
     could_be_known = np.isin(result.labels.astype(str), result.final.classes) & pd.notna(result.labels)
     if not could_be_known.any():
         return None
-    return evaluate(result.labels[could_be_known], result.final.of(could_be_known))[0]
+    return evaluate(result.labels[could_be_known], result.final.subset(could_be_known))[0]
 
 
 def fallback_metrics(result: TargetResult) -> dict[str, Any] | None:
@@ -173,5 +173,5 @@ def held_out_accuracy(history: list[StageResult]) -> dict[str, float] | None:
 def target_calibration(training: Mapping[str, Any], result: TargetResult) -> Calibration | None:
     """What left-out batches taught about the way the target was annotated; None if none were left out."""
     calibrations = training["calibration"]
-    values = calibrations.get(result.way) or calibrations.get(SHARED)
-    return Calibration(**values) if values else None
+    values = calibrations.get(result.mode) or calibrations.get(AlignmentMode.UNALIGNED)
+    return Calibration.from_json(values) if values else None

@@ -63,7 +63,7 @@ def _write_text(sheet: Worksheet, row: int, column: int, text: str) -> None:
 def write_annotated_target(result: TargetResult, run: Run) -> None:
     """Writes the target batch as it was, with the annotation of `annotate_obs`."""
     adata = read_target(run.parameters, read_cells(run.parameters))
-    annotate_obs(adata, predictions_table(result), result.final.classes, result.codes)
+    annotate_obs(adata, predictions_table(result), result.final.classes, result.latent)
     with whole_file(run.annotated_target) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
 

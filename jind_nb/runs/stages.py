@@ -113,6 +113,7 @@ def save_training(run: Run, training: Mapping[str, Any]) -> None:
     """Write stage 2's record: `source`, `intermediates`, `candidates`, `history`, `curves`, `calibration`."""
     write_json(run.work / "training.json", dict(training))
     finish_stage(run, "2_train")
+    run.unfinished.unlink(missing_ok=True)
 
 
 def load_training(run: Run) -> dict[str, Any]:
@@ -147,14 +148,14 @@ def load_target(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, read_json(run.work / "target.json")
 
 
-def save_code_points(run: Run, points: pd.DataFrame) -> None:
-    """Write the points of stage 3's picture, as `embedding.code_points` returns them."""
+def save_latent_points(run: Run, points: pd.DataFrame) -> None:
+    """Write stage 3's picture, as `embedding.latent_points` makes it."""
     with whole_file(run.work / "codes.parquet") as temporary:
         points.to_parquet(temporary)
 
 
-def load_code_points(run: Run) -> pd.DataFrame:
-    """Read the points of stage 3's picture."""
+def load_latent_points(run: Run) -> pd.DataFrame:
+    """Read stage 3's picture."""
     return pd.read_parquet(_file_of_stage(run, "3_align", run.work / "codes.parquet"))
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from jind_nb.model.training import Settings
 from scipy import sparse
 from torch import nn
 
@@ -24,7 +25,6 @@ from jind_nb.data.prepare import prepare
 from jind_nb.data.roles import make_plan
 from jind_nb.model.networks import Annotator, Encoder, Head
 from jind_nb.model.predictions import Predictions
-from jind_nb.model.training import Settings
 from jind_nb.report.plots import markers as plots_markers
 from jind_nb.results import attribution, expression
 from jind_nb.results.target import TargetResult, with_parents

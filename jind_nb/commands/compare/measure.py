@@ -31,7 +31,9 @@ from ...data import prepare
 from ...data import roles as data_roles
 from ...data.plan import Plan
 from ...errors import InputError
-from ...model import alignment, calibration, history, leave_one_out, training
+from ...model import annotate as model_annotate
+from ...model import history
+from ...model.annotate import calibrate, known_with_rules, settings_of, train
 from ...model.predictions import Predictions
 from .methods import BASELINES, BaselineInput, celltypist_python
 
@@ -104,7 +106,7 @@ def measure(parameters: Parameters, method: str) -> dict[str, Any]:
     return {
         "method": method,
         "seed": parameters.SEED,
-        **scores(truth[known], predictions.of(known)),
+        **scores(truth[known], predictions.subset(known)),
         "seconds": round(cost.seconds, 2),
         "peak_GB": round(cost.peak / 1e9, 3),
         "cpu_seconds": round(cost.cpu_seconds, 2),
@@ -219,22 +221,14 @@ def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Cost]:
 
 
 def jind(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> tuple[Predictions, str]:
-    """Return the target's predictions by METHOD, and how it was aligned: the notebooks' sequence without files."""
-    settings = training.Settings.of(parameters)
-    reference = training.start(prepared, plan, settings)
-    reference.keeps_history = False
-    training.learn_intermediates(reference)
-    known = alignment.known_codes(reference)
-    if settings.calibrates:
-        evidence = leave_one_out.leave_batches_out(reference)
-        lessons = calibration.of_all_ways(evidence, settings, len(plan.annotated))
-        known.rules = {way: lesson.rule for way, lesson in lessons.items()}
-        known.way, known.why = calibration.best_way(lessons)
+    """The target by METHOD, and the way in which: all that the notebooks do, without files and pictures."""
+
+    settings = settings_of(parameters)
+    reference = train(prepared, plan, settings, keep_history=False)
+    known = known_with_rules(reference, calibrate(reference))
     x = sparse.csr_matrix(prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X)
-    annotated = alignment.annotate(reference.model, x, known, settings)
-    alignment.align(annotated, x, known, settings)
-    alignment.self_train(annotated, x, known, settings)
-    return list(annotated.stages.values())[-1], annotated.way
+    annotated = model_annotate.annotate(reference.model, x, known, settings)
+    return annotated.final, annotated.mode
 
 
 def single_source(parameters: Parameters) -> Parameters:

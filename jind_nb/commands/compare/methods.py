@@ -21,8 +21,9 @@ from filelock import FileLock
 from scipy import sparse
 
 from ...data.download import cache_folder
-from ...model.networks import Annotator, Encoder, Head
-from ...model.training import SOURCE_RATE, Loss, class_weights, decode, encode, set_seeds, train_epoch
+from ...model.loop import Loss, class_weights, set_seeds, train_epoch
+from ...model.networks import Annotator, classify, encode
+from ...model.reference import SOURCE_RATE, Classifier, Encoder
 
 HVGS, COMPONENTS, NEIGHBOURS = 2000, 50, 15
 
@@ -223,11 +224,11 @@ def pooled_network(given: BaselineInput) -> np.ndarray:
     answers = []
     for seed in range(3 * given.seed, 3 * given.seed + 3):
         set_seeds(seed)
-        model = Annotator(Encoder(given.x.shape[1]), Head(n_classes))
+        model = Annotator(Encoder(given.x.shape[1]), Classifier(n_classes))
         optimiser = torch.optim.Adam(model.parameters(), lr=SOURCE_RATE)
         for _ in range(epochs):
             train_epoch(model, given.x, given.y, optimiser, loss)
-        answers.append(decode(model.head, encode(model, given.target, device), device))
+        answers.append(classify(model.classifier, encode(model, given.target, device), device))
     return np.mean(answers, axis=0)
 
 

@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from ...core.labels import UNASSIGNED
+from ...model.state import TargetStage
 from .style import COLOURS, GREY, MANY, short, short_names
 
 # --- stage 1 -------------------------------------------------------------------------------------------------------------
@@ -89,14 +90,19 @@ def curves(
     return figure
 
 
-def alignment_losses(points: Sequence[Mapping[str, Any]], stage: str) -> Figure | str | None:
+def stage_curves(points: Sequence[Mapping[str, Any]], stage: str, title: str) -> Figure | None:
+    """Draw the training loss of one stage over epochs, a line for each batch; None where nothing was trained."""
+    return curves([point for point in points if point["stage"] == stage], "loss", title, "mean weighted loss (nats)")
+
+
+def alignment_losses(points: Sequence[Mapping[str, Any]]) -> Figure | str | None:
     """How alignment went: how far the target still moved at each round, or in METHOD `reference` both players' losses
     over epochs, with the band in which neither wins."""
-    frame = pd.DataFrame([point for point in points if point["stage"] == stage])
+    frame = pd.DataFrame([point for point in points if point["stage"] == TargetStage.ALIGNED])
     if frame.empty:
         return "The target was not aligned in this run."
     if "moved" in frame:
-        return curves(points, "moved", "How far the target was still moved", "distance of codes", "round")
+        return curves(points, "moved", "How far the target was still moved", "distance of latents", "round")
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
     axes.axhspan(0.5, 0.78, color=GREY, alpha=0.3, label="neither side wins")
     axes.plot(frame["epoch"], frame["loss"], "o-", color=COLOURS[0], ms=4, label="adapter: make the target look alike")
