@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, safe file names, hashes, JSON, and YAML from strangers."""
+"""Files and their names: written whole or not at all, JSON, YAML, hashes."""
 
 from __future__ import annotations
 
@@ -95,6 +95,16 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def read_end(file: Path, most: int) -> str:
+    """Return the last `most` bytes of a file as text, an empty text if it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - most))
+            return stream.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 class _Loader(yaml.SafeLoader):
     """Refuse aliases of lists and mappings, a few of which can stand for more values than fit into memory."""
 
@@ -109,3 +119,9 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(text: str) -> Any:
     """Return the value of a YAML text; it holds plain values only, and nothing is executed."""
     return yaml.load(text, Loader=_Loader)
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Write a value as YAML, names in their order."""
+    with whole_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")

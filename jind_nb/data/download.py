@@ -31,9 +31,9 @@ import pooch
 import requests
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
-from pooch.downloaders import REQUESTS_HEADERS, doi_to_repository
 from tqdm import tqdm
 
+from ..core._compat import doi_archive, request_headers
 from ..core.address import check_address, is_safe, last_name, shown_address
 from ..core.files import is_disk_full, write_json
 from ..core.locks import WITHOUT_LOCKS
@@ -203,7 +203,7 @@ class _Download:
             return self.address, self.wanted
         doi, name = self.address[4:].rsplit("/", 1)
         known: dict[str, str] = {}
-        archive = doi_to_repository(doi, timeout=TIMEOUT, headers=REQUESTS_HEADERS)
+        archive = doi_archive(doi, TIMEOUT)
         archive.populate_registry(SimpleNamespace(registry=known))
         name = unquote(name)
         if name not in known:
@@ -216,12 +216,12 @@ class _Download:
         return archive.download_url(name), self.wanted or known[name]
 
     def _stream(self, url: str, output_file: str, _: object) -> None:
-        """Download to `part`, from where an earlier try stopped, then rename it; pooch calls this."""
+        """pooch's downloader: to `part`, from where an earlier one stopped; then it is the output."""
         if not is_safe(url):
             raise InputError(
                 f"PATH: {shown_address(self.address)} leads to {shown_address(url)}, which is not https; fetch it by hand."
             )
-        headers = REQUESTS_HEADERS | {"Accept-Encoding": "identity"}
+        headers = request_headers() | {"Accept-Encoding": "identity"}
         if self.version.exists() and self.part.exists() and self.part.stat().st_size:
             headers |= {"Range": f"bytes={self.part.stat().st_size}-", "If-Range": self.version.read_text("utf-8")}
         progress, answers = _Progress(self), []

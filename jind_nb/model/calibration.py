@@ -10,33 +10,35 @@ Wasserman & Ramdas 2023, doi 10.1080/01621459.2022.2060112).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 from scipy.optimize import minimize_scalar
 
 from ..core.labels import REASONS
 from ..metrics import area_under_risk_coverage, calibration_error, reliability, risk_coverage
-from .alignment import ADAPTED, SHARED, WAYS
 from .leave_one_out import LeftOut
 from .predictions import NO_EVIDENCE, NONE_PASSES, Predictions, Rule, tempered
-from .training import Settings
+from .state import AlignmentMode, Settings
 
 COOLEST, HOTTEST = 0.2, 20.0
 
 FEWEST_FOR_A_GUARANTEE = 4  # left-out batches
 
+# What these fields are called in the JSON of saved models.
+JSON_NAMES = {"novelty_threshold": "most_novel", "threshold_cap": "enough"}
 UNLIKE = 0.01  # share of a new batch's cells of known types that may be called unlike the reference
 
 
-def temperature(left_out: list[LeftOut], way: str) -> float:
-    """The temperature of least negative log likelihood on the left-out cells of types their model knew.
+def temperature(left_out: list[LeftOut], mode: str) -> float:
+    """Return the temperature of least negative log likelihood on the left-out cells of types their model knew.
 
     Every batch counts alike, however many cells it has. 1 where there are no such cells.
     """
     usable = [
-        (b.probabilities[way][b.could_be_known].astype(np.float64), b.y[b.could_be_known])
+        (b.probabilities[mode][b.could_be_known].astype(np.float64), b.y[b.could_be_known])
         for b in left_out
         if b.could_be_known.any()
     ]
@@ -57,7 +59,7 @@ def _negative_log_likelihood(probabilities: np.ndarray, y: np.ndarray, temperatu
 
 
 def lowest_threshold(confidence: np.ndarray, right: np.ndarray, target_error: float) -> float:
-    """The lowest confidence threshold from which on, also at every higher one, the errors among the assigned cells
+    """Return the lowest confidence threshold from which on, also at every higher one, the errors among the assigned cells
     stay within `target_error` of them (one wrong cell is always allowed: it says little about a share).
 
     A cell is assigned if its confidence is at least the threshold.
@@ -84,7 +86,7 @@ def lowest_threshold(confidence: np.ndarray, right: np.ndarray, target_error: fl
 
 
 def safe_threshold(batches: list[tuple[np.ndarray, np.ndarray]], target_error: float) -> float:
-    """The confidence that keeps the error among the assigned cells of an unseen batch within `target_error`.
+    """Return the confidence that keeps the error among the assigned cells of an unseen batch within `target_error`.
 
     It is the highest `lowest_threshold` of the left-out batches. Were all batches scored by one model, and the new one
     exchangeable with these n (one more of the same kind), its own lowest threshold would be above the highest of theirs
@@ -118,32 +120,55 @@ def safe_threshold(batches: list[tuple[np.ndarray, np.ndarray]], target_error: f
 
 
 def _errors_by_confidence(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Confidences, highest first, and the number of wrong cells up to each."""
+    """Return the confidences, highest first, and the number of wrong cells up to each."""
     order = np.argsort(-confidence, kind="stable")
     return confidence[order], np.cumsum(~right[order])
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How one way to annotate does on batches its model never saw. Plain values only: it is saved as JSON.
+    """How an alignment mode does on batches its model never saw. Plain values only: it is saved as JSON.
 
-    What is told of a left-out batch never rests on the batch itself: where there are others, its temperature (and
+    The numbers of a left-out batch never rest on the batch itself: where there are others, its temperature (and
     TARGET_ERROR's threshold) comes from those.
     """
 
     temperature: float
     target_error: float | None
     threshold: float | None  # TARGET_ERROR's
-    most_novel: float | None
+    novelty_threshold: float | None
     n_annotated: int  # 1: nothing could be left out, and the batch's own held-out cells stand in
     batches: list[dict[str, Any]]  # a row for each left-out batch: `_row`
     reliability: dict[str, list[dict[str, float]]]  # `network` and `calibrated` -> rows of `metrics.reliability`
     risk_coverage: list[list[float]]  # at most 101 points of coverage and risk, all left-out cells together
-    enough: float | None = None  # REJECTION's; None with a single annotated batch: see `_rule`
+    threshold_cap: float | None = None  # REJECTION's; None with a single annotated batch: see `_rule`
 
     @property
     def rule(self) -> Rule:
-        return Rule(self.temperature, self.threshold, self.most_novel, self.enough)
+        return Rule(self.temperature, self.threshold, self.novelty_threshold, self.threshold_cap)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, under the names that saved models have them by."""
+        return {JSON_NAMES.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Calibration:
+        """Return a calibration from what `to_json` gave.
+
+        Raises
+        ------
+        ValueError
+            If the values are not as `calibrate` makes them.
+        """
+        own = {json_name: name for name, json_name in JSON_NAMES.items()}
+        try:
+            calibration = _ADAPTER.validate_python({own.get(name, name): value for name, value in values.items()})
+        except ValidationError as error:
+            what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+            raise ValueError(what) from None
+        if not 0 < calibration.temperature < np.inf:
+            raise ValueError(f"a temperature of {calibration.temperature}")
+        return calibration
 
     @property
     def is_guarantee(self) -> bool:
@@ -156,20 +181,23 @@ class Calibration:
         return sum(row["cells"] > 0 for row in self.batches)
 
     def mean(self, column: str) -> float | None:
-        """The mean of a column of `batches` over those that have it; every batch counts alike."""
+        """Return the mean of a column of `batches` over those that have it; every batch counts alike."""
         values = [row[column] for row in self.batches if row[column] is not None]
         return float(np.mean(values)) if values else None
 
     def range(self, column: str) -> tuple[float, float] | None:
-        """The lowest and highest value of a column of `batches`."""
+        """Return the lowest and highest value of a column of `batches`."""
         values = [row[column] for row in self.batches if row[column] is not None]
         return (min(values), max(values)) if values else None
 
 
+_ADAPTER = TypeAdapter(Calibration)
+
+
 def calibrate(
-    left_out: list[LeftOut], way: str, theta: float, target_error: float | None, n_annotated: int
+    left_out: list[LeftOut], mode: str, theta: float, target_error: float | None, n_annotated: int
 ) -> Calibration:
-    """The rule for one way to annotate, and how it does on each left-out batch.
+    """Return the rule for an alignment mode, and how it does on each left-out batch.
 
     Parameters
     ----------
@@ -179,18 +207,18 @@ def calibrate(
     n_annotated
         Number of annotated batches.
     """
-    left_out = [batch for batch in left_out if way in batch.probabilities]
-    rule = _rule(left_out, way, theta, target_error)
+    left_out = [batch for batch in left_out if mode in batch.probabilities]
+    rule = _rule(left_out, mode, theta, target_error)
     if n_annotated == 1:
-        rule = replace(rule, enough=None)
+        rule = replace(rule, threshold_cap=None)
     rows, plain, calibrated, rights = [], [], [], []
     for batch in left_out:
         others = [other for other in left_out if other is not batch]
-        by = _rule(others, way, theta, target_error) if others else rule
-        rows.append(_row(batch, way, by, theta))
-        plain.append(_confidence(batch, way, 1.0))
-        calibrated.append(_confidence(batch, way, by.temperature))
-        rights.append(_right(batch, way))
+        by = _rule(others, mode, theta, target_error) if others else rule
+        rows.append(_row(batch, mode, by, theta))
+        plain.append(_confidence(batch, mode, 1.0))
+        calibrated.append(_confidence(batch, mode, by.temperature))
+        rights.append(_right(batch, mode))
     right = np.concatenate(rights)
     coverage, risk = risk_coverage(np.concatenate(calibrated), right)
     shown = np.unique(np.linspace(0, len(risk) - 1, min(101, len(risk))).astype(int))
@@ -198,8 +226,8 @@ def calibrate(
         temperature=rule.temperature,
         target_error=target_error,
         threshold=rule.threshold,
-        most_novel=rule.most_novel,
-        enough=rule.enough,
+        novelty_threshold=rule.novelty_threshold,
+        threshold_cap=rule.threshold_cap,
         n_annotated=n_annotated,
         batches=rows,
         reliability={
@@ -210,8 +238,8 @@ def calibrate(
     )
 
 
-def most_novel(left_out: list[LeftOut]) -> float | None:
-    """The novelty that 1 % of the left-out cells of types their model knew exceed, each batch counted alike."""
+def novelty_threshold(left_out: list[LeftOut]) -> float | None:
+    """Return the novelty that 1 % of the left-out cells of types their model knew exceed, each batch counted alike."""
     novelty = [batch.novelty[batch.could_be_known] for batch in left_out if batch.could_be_known.any()]
     if not novelty:
         return None
@@ -219,75 +247,86 @@ def most_novel(left_out: list[LeftOut]) -> float | None:
     return float(np.quantile(np.concatenate(novelty), 1 - UNLIKE, weights=weights, method="inverted_cdf"))
 
 
-def of_all_ways(left_out: list[LeftOut], settings: Settings, n_annotated: int) -> dict[str, Calibration]:
-    """`calibrate` for each way in which left-out batches were annotated; nothing if none were."""
-    ways = [way for way in WAYS if any(way in batch.probabilities for batch in left_out)]
-    return {way: calibrate(left_out, way, settings.theta, settings.target_error, n_annotated) for way in ways}
+def calibrate_modes(left_out: list[LeftOut], settings: Settings, n_annotated: int) -> dict[str, Calibration]:
+    """Calibrate each mode in which left-out batches were annotated; nothing if none were."""
+    modes = [mode for mode in AlignmentMode if any(mode in batch.probabilities for batch in left_out)]
+    return {mode: calibrate(left_out, mode, settings.theta, settings.target_error, n_annotated) for mode in modes}
 
 
-def best_way(calibrations: Mapping[str, Calibration]) -> tuple[str, str]:
-    """The way that annotates left-out batches best, and why, in words: that with more right cells, the mean over batches.
+def best_mode(calibrations: Mapping[str, Calibration]) -> tuple[str, str]:
+    """Return the mode that annotates left-out batches best, and why: that with more right cells, the mean over batches.
 
-    On ties the way that assigns more of their cells: of batches that are all right either way, alignment takes away what
-    makes them look unlike the reference. Without alignment where only one way was tried, and where a single annotated batch
+    On ties it is the mode that assigns more of their cells: of batches that are all right either way, alignment takes away what
+    makes them look unlike the reference. Without alignment where only one mode was tried, and where a single annotated batch
     leaves none to leave out.
     """
-    if not {SHARED, ADAPTED} <= set(calibrations) or calibrations[SHARED].n_annotated == 1:
-        return SHARED, "No annotated batch was left out to see whether alignment helps"
-    without, after = calibrations[SHARED].mean("raw_accuracy"), calibrations[ADAPTED].mean("raw_accuracy")
+    if (
+        not {AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED} <= set(calibrations)
+        or calibrations[AlignmentMode.UNALIGNED].n_annotated == 1
+    ):
+        return AlignmentMode.UNALIGNED, "No annotated batch was left out to see whether alignment helps"
+    without, after = (
+        calibrations[AlignmentMode.UNALIGNED].mean("raw_accuracy"),
+        calibrations[AlignmentMode.ALIGNED].mean("raw_accuracy"),
+    )
     if without is None or after is None:
-        return SHARED, "No cell of a left-out batch was of a type its model knew, so alignment was not tried"
+        return (
+            AlignmentMode.UNALIGNED,
+            "No cell of a left-out batch was of a type its model knew, so alignment was not tried",
+        )
     numbers = (
         f"({100 * after:.2f} % of their cells right with it, {100 * without:.2f} % without, the mean over batches)"
     )
-    assigned = {way: calibrations[way].mean("assigned") or 0.0 for way in WAYS}
+    assigned = {mode: calibrations[mode].mean("assigned") or 0.0 for mode in AlignmentMode}
     if after > without:
-        return ADAPTED, f"Left-out annotated batches are annotated better after alignment {numbers}"
-    if after == without and assigned[ADAPTED] > assigned[SHARED]:
+        return AlignmentMode.ALIGNED, f"Left-out annotated batches are annotated better after alignment {numbers}"
+    if after == without and assigned[AlignmentMode.ALIGNED] > assigned[AlignmentMode.UNALIGNED]:
         return (
-            ADAPTED,
+            AlignmentMode.ALIGNED,
             f"Left-out annotated batches are annotated as well, and more of their cells assigned, after alignment {numbers}",
         )
-    return SHARED, f"Left-out annotated batches are annotated no better after alignment {numbers}"
+    return AlignmentMode.UNALIGNED, f"Left-out annotated batches are annotated no better after alignment {numbers}"
 
 
-def _rule(left_out: list[LeftOut], way: str, theta: float, target_error: float | None) -> Rule:
-    """What left-out batches teach about a way to annotate.
+def _rule(left_out: list[LeftOut], mode: str, theta: float, target_error: float | None) -> Rule:
+    """Return what left-out batches teach about an alignment mode.
 
     Class-wise thresholds come from held-out cells of known batches, of which the model is surer than of a new batch's: by
-    themselves they reject half of some targets, nearly all of it right. So a confidence is `enough` where no left-out
+    themselves they reject half of some targets, nearly all of it right. So no threshold needs to be above the confidence (`threshold_cap`) at which no left-out
     batch had more than theta wrong among its cells at least so confident. Below 0.9 none is: a new batch may hold types
     that no left-out one has.
     """
-    t = temperature(left_out, way)
-    cells = [(_confidence(b, way, t), _right(b, way)) for b in left_out]
+    t = temperature(left_out, mode)
+    cells = [(_confidence(b, mode, t), _right(b, mode)) for b in left_out]
     if target_error is not None:
-        return Rule(t, safe_threshold(cells, target_error), most_novel(left_out))
-    return Rule(t, None, most_novel(left_out), max(NO_EVIDENCE, safe_threshold(cells, theta)))
+        return Rule(t, safe_threshold(cells, target_error), novelty_threshold(left_out))
+    return Rule(t, None, novelty_threshold(left_out), max(NO_EVIDENCE, safe_threshold(cells, theta)))
 
 
-def _confidence(batch: LeftOut, way: str, temperature: float) -> np.ndarray:
-    """Of the cells whose type could be known, (n,)."""
-    return tempered(batch.probabilities[way][batch.could_be_known], temperature).max(axis=1, initial=0.0)
+def _confidence(batch: LeftOut, mode: str, temperature: float) -> np.ndarray:
+    """Return the confidence of the cells whose type could be known, (n,)."""
+    top: np.ndarray = tempered(batch.probabilities[mode][batch.could_be_known], temperature).max(axis=1, initial=0.0)
+    return top
 
 
-def _right(batch: LeftOut, way: str) -> np.ndarray:
-    """Whether the most probable type is right, of the cells whose type could be known: bool (n,)."""
+def _right(batch: LeftOut, mode: str) -> np.ndarray:
+    """Return whether the most probable type is right, of the cells whose type could be known: bool (n,)."""
     known = batch.could_be_known
-    return batch.probabilities[way][known].argmax(axis=1) == batch.y[known]
+    right: np.ndarray = batch.probabilities[mode][known].argmax(axis=1) == batch.y[known]
+    return right
 
 
-def _row(batch: LeftOut, way: str, rule: Rule, theta: float) -> dict[str, Any]:
-    """One left-out batch, its cells of types that could be known; None where there is nothing to take a share of.
+def _row(batch: LeftOut, mode: str, rule: Rule, theta: float) -> dict[str, Any]:
+    """Return the numbers of one left-out batch, its cells of types that could be known; None where there is nothing to take a share of.
 
     `calibration_error` is of the calibrated confidence, `network_calibration_error` of the network's own.
     """
-    probabilities, right = batch.probabilities[way][batch.could_be_known], _right(batch, way)
+    probabilities, right = batch.probabilities[mode][batch.could_be_known], _right(batch, mode)
     novelty = batch.novelty[batch.could_be_known]
-    judged = Predictions.by(rule, batch.classes, probabilities, batch.held_out[way], theta, novelty)
+    judged = Predictions.by(rule, batch.classes, probabilities, batch.held_out[mode], theta, novelty)
     kept = ~judged.rejected
     some = bool(len(right))
-    confidence = _confidence(batch, way, rule.temperature)
+    confidence = _confidence(batch, mode, rule.temperature)
     return {
         "batch": batch.batch,
         "cells": len(right),
@@ -296,6 +335,6 @@ def _row(batch: LeftOut, way: str, rule: Rule, theta: float) -> dict[str, Any]:
         "unlike_reference": float(np.mean(judged.reasons == REASONS[2])) if some else None,
         "error_among_assigned": float(1 - right[kept].mean()) if kept.any() else None,
         "AURC": area_under_risk_coverage(confidence, right) if some else None,
-        "network_calibration_error": calibration_error(_confidence(batch, way, 1.0), right) if some else None,
+        "network_calibration_error": calibration_error(_confidence(batch, mode, 1.0), right) if some else None,
         "calibration_error": calibration_error(confidence, right) if some else None,
     }

@@ -1,6 +1,6 @@
-"""What METHOD `reference` has learned so far, kept after each batch: a training that was killed or interrupted goes on there.
+"""What a training has learned so far, kept after each batch: one that was killed or interrupted goes on there.
 
-METHOD `default` keeps nothing: all it would save are seconds.
+Only a METHOD that takes long keeps something (`Method.KEEPS_CHECKPOINTS`).
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import anndata as ad
 import torch
 from scipy import sparse
 
@@ -20,20 +20,15 @@ from ..core.files import whole_file
 from ..data.fingerprints import fingerprints
 from ..data.plan import Plan
 from .history import StageResult
-from .networks import Adapter
-
-if TYPE_CHECKING:
-    import anndata as ad
-
-    from .training import Reference, Settings
+from .state import Reference, Settings
 
 log = logging.getLogger(__name__)
 
 
 def key(prepared: ad.AnnData, plan: Plan, settings: Settings) -> str:
-    """A hash of all that the training depends on: cells, their batches and types, settings and code."""
-
-    settled = {name: str(value) for name, value in asdict(settings).items()}
+    """Return a hash of all that the training depends on: cells, their batches and types, settings and code."""
+    values = {name: str(value) for name, value in vars(settings).items() if name != "method"}
+    settled = values | {"method": settings.method.NAME}
     found = hashlib.sha256(json.dumps([plan.annotated, plan.source, plan.classes, settled, code_hash()]).encode())
     found.update(fingerprints(sparse.csr_matrix(prepared.X)).tobytes())
     for column in ("batch", "cell_type"):
@@ -42,10 +37,10 @@ def key(prepared: ad.AnnData, plan: Plan, settings: Settings) -> str:
 
 
 def keep(reference: Reference) -> None:
-    """Writes what has been learned of the batches so far, if the reference has a file for it."""
-    if reference.unfinished is None:
+    """Write what has been learned of the batches so far, if the reference has a file for it."""
+    if reference.checkpoint is None:
         return
-    file, depends_on = reference.unfinished
+    file, depends_on = reference.checkpoint
     stored = {
         "key": depends_on,
         "source": reference.source,
@@ -54,14 +49,14 @@ def keep(reference: Reference) -> None:
         "adapters": {
             name: None if adapter is None else adapter.state_dict() for name, adapter in reference.adapters.items()
         },
-        "story": json.dumps(reference.story()),
+        "record": json.dumps(reference.record()),
     }
     with whole_file(file) as temporary:
         torch.save(stored, temporary)
 
 
 def read(file: Path, depends_on: str) -> dict[str, Any] | None:
-    """What was kept by a training that depended on the same; None if there is none."""
+    """Return what a training kept that depended on the same; None if there is nothing."""
     if not file.exists():
         return None
     try:
@@ -72,16 +67,21 @@ def read(file: Path, depends_on: str) -> dict[str, Any] | None:
 
 
 def restore(reference: Reference, stored: dict[str, Any]) -> None:
-    """Puts a reference that knows only its batches where the stored one was."""
-    device, n_features = reference.settings.device, next(iter(reference.batches.values())).x.shape[1]
+    """Bring a reference that has learned nothing to where the stored one was."""
+    settings, n_features = reference.settings, next(iter(reference.batches.values())).x.shape[1]
     reference.model.load_state_dict(stored["model"])
     for name, weights in stored["adapters"].items():
         reference.adapters[name] = None
         if weights is not None:
-            adapter = Adapter(n_features).to(device)
-            adapter.load_state_dict(weights)
-            reference.adapters[name] = adapter
-    story = json.loads(stored["story"])
-    reference.learned, reference.candidates, reference.curves = stored["learned"], story["candidates"], story["curves"]
-    reference.history = [StageResult(**row) for row in story["history"]]
+            fresh = settings.method.empty_annotator(n_features, len(reference.classes), 0, has_adapter=True).adapter
+            assert fresh is not None
+            fresh.load_state_dict(weights)
+            reference.adapters[name] = fresh.to(settings.device)
+    record = json.loads(stored["record"])
+    reference.learned, reference.candidates, reference.curves = (
+        stored["learned"],
+        record["candidates"],
+        record["curves"],
+    )
+    reference.history = [StageResult(**row) for row in record["history"]]
     log.info("going on after %s, which an interrupted training had learned", ", ".join(reference.adapters))

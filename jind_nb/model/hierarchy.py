@@ -11,15 +11,17 @@ import numpy as np
 
 from ..core.labels import AMBIGUOUS
 from ..data.parents import Parents, parents_of
-from .predictions import Predictions, at_most, class_thresholds
+from .predictions import Predictions, capped, class_thresholds
 
 
-def probabilities(of_types_: np.ndarray, classes: Sequence[str], parents: Parents) -> tuple[list[str], np.ndarray]:
-    """Each parent's probability: the sum over its types.
+def parent_probabilities(
+    type_probabilities: np.ndarray, classes: Sequence[str], parents: Parents
+) -> tuple[list[str], np.ndarray]:
+    """Return each parent's probability: the sum over its types.
 
     Parameters
     ----------
-    of_types_
+    type_probabilities
         Float (n_cells, K).
 
     Returns
@@ -30,23 +32,23 @@ def probabilities(of_types_: np.ndarray, classes: Sequence[str], parents: Parent
     names = sorted(set(parent))
     member = np.zeros((len(classes), len(names)))
     member[np.arange(len(classes)), [names.index(name) for name in parent]] = 1.0
-    return names, of_types_.astype(np.float64) @ member
+    return names, type_probabilities.astype(np.float64) @ member
 
 
-def thresholds(predictions: Predictions, parents: Parents) -> dict[str, float]:
-    """The probability below which a cell does not fall back to a parent, by the rule that rejects types: class-wise from
+def parent_thresholds(predictions: Predictions, parents: Parents) -> dict[str, float]:
+    """Return the probability below which a cell does not fall back to a parent, by the rule that rejects types: class-wise from
     the held-out cells' summed probabilities; TARGET_ERROR's own where there is one threshold for all."""
-    names, _ = probabilities(predictions.probabilities[:0], predictions.classes, parents)
+    names, _ = parent_probabilities(predictions.probabilities[:0], predictions.classes, parents)
     if predictions.held_out is not None:
-        held_out = probabilities(predictions.held_out, predictions.classes, parents)[1]
-        thresholds = at_most(class_thresholds(held_out, predictions.theta), predictions.enough)
+        held_out = parent_probabilities(predictions.held_out, predictions.classes, parents)[1]
+        thresholds = capped(class_thresholds(held_out, predictions.theta), predictions.threshold_cap)
         return dict(zip(names, thresholds.tolist(), strict=True))
     parent = np.array(parents_of(predictions.classes, parents))
     return {name: float(predictions.thresholds[parent == name].max()) for name in names}
 
 
 def fall_back(predictions: Predictions, parents: Parents, least: Mapping[str, float]) -> np.ndarray:
-    """The parent that each cell falls back to, objects (n_cells,): None where it does not.
+    """Return the parent that each cell falls back to, objects (n_cells,): None where it does not.
 
     A cell falls back if its type is ambiguous (never if it is unlike the reference), its most probable parent has at
     least two types (another would say no more than the type), and that parent's probability is at least its threshold.
@@ -55,7 +57,7 @@ def fall_back(predictions: Predictions, parents: Parents, least: Mapping[str, fl
     >>> fall_back(p, {"CD4 T": "T", "CD8 T": "T"}, {"B": 0.8, "T": 0.8}).tolist()
     ['T']
     """
-    names, summed = probabilities(predictions.probabilities, predictions.classes, parents)
+    names, summed = parent_probabilities(predictions.probabilities, predictions.classes, parents)
     parent = parents_of(predictions.classes, parents)
     best = summed.argmax(axis=1)
     confident = summed.max(axis=1, initial=0.0) >= np.array([least[name] for name in names])[best]

@@ -1,205 +1,83 @@
-"""The networks of JIND-Multi, and nothing else (method.md; Goyal et al. 2022, doi 10.1093/bioinformatics/btac140).
+"""A batch's annotator: an encoder, an adapter and a classifier. Each METHOD's own file has the parts.
 
-A cell is a vector of p features. An encoder turns it into a code, an adapter in front brings a batch's codes to where the
-others' are, and a head names the type. METHOD `reference` has codes of 256 numbers and layers that start from torch's
-defaults (`Encoder`, `Adapter`, `Head`); METHOD `default` has principal components as codes, translations as adapters and
-linear heads (`Projection`, `Translation`, `LinearHeads`).
+A cell is a vector of p features. The encoder turns it into a latent of d numbers, the adapter brings a batch's latents to
+where the other batches' are, and the classifier names the type (Goyal et al. 2022, doi 10.1093/bioinformatics/btac140).
 """
 
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
-CODE = 256
-
-ADAPTER_HIDDEN = 512
-
-
-class Encoder(nn.Module):
-    """Linear(p -> 256), dropout 0.2, then multiplicative Gaussian noise; the last two in training mode only.
-
-    Maps float32 (n, p) to codes float32 (n, 256).
-    """
-
-    def __init__(self, n_features: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(n_features, CODE)
-        self.dropout = nn.Dropout(0.2)
-
-    @property
-    def size(self) -> int:
-        """Numbers in a code."""
-        return self.linear.out_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        code = self.dropout(self.linear(x))
-        if self.training:
-            code = code + 0.2 * code.detach() * torch.randn_like(code)
-        return code
-
-
-class Head(nn.Sequential):
-    """ReLU, Linear(256 -> 256), ReLU, Linear(256 -> K): codes (n, 256) to logits (n, K); the softmax is the caller's."""
-
-    def __init__(self, n_classes: int) -> None:
-        super().__init__(nn.ReLU(), nn.Linear(CODE, CODE), nn.ReLU(), nn.Linear(CODE, n_classes))
-
-
-def _perceptron(n_features: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(n_features, ADAPTER_HIDDEN),
-        nn.ReLU(),
-        nn.Linear(ADAPTER_HIDDEN, ADAPTER_HIDDEN),
-        nn.ReLU(),
-        nn.Linear(ADAPTER_HIDDEN, CODE),
-    )
-
-
-class Adapter(nn.Module):
-    """A batch's own way into the common code space: with x' = x + b and r = encoder(x'), f(x') + r * (1 + g(x')).
-
-    Maps (n, p) to (n, 256). A fresh adapter is not the identity: f and g start from torch's defaults, b from zero.
-    """
-
-    def __init__(self, n_features: int) -> None:
-        super().__init__()
-        self.f = _perceptron(n_features)
-        self.g = _perceptron(n_features)
-        self.b = nn.Parameter(torch.zeros(n_features))
-
-    def forward(self, x: Tensor, encoder: Encoder) -> Tensor:
-        x = x + self.b
-        return self.f(x) + encoder(x) * (1 + self.g(x))
-
-    def restart(self) -> None:
-        """Draws f and g anew, in place; b stays."""
-        for layer in [*self.f, *self.g]:
-            if isinstance(layer, nn.Linear):
-                layer.reset_parameters()
-
-
-class Projection(nn.Module):
-    """A cell, scaled to the length all cells share, on two sets of principal components: (n, p) to codes (n, 2 * c).
-
-    The first c components are of features scaled by their standard deviations, the others of the features as they are.
-    Nothing in it is trained: `projection.fit` computes it.
-    """
-
-    length: Tensor
-    weight: Tensor
-    offset: Tensor
-
-    def __init__(self, n_features: int, size: int) -> None:
-        super().__init__()
-        self.register_buffer("length", torch.ones(()))
-        self.register_buffer("weight", torch.zeros(n_features, size))
-        self.register_buffer("offset", torch.zeros(size))
-
-    @property
-    def size(self) -> int:
-        """Numbers in a code."""
-        return len(self.offset)
-
-    def forward(self, x: Tensor) -> Tensor:
-        lengths = x.norm(dim=1, keepdim=True).clamp_min(1e-6)
-        return (x * (self.length / lengths)) @ self.weight - self.offset
-
-
-class Translation(nn.Module):
-    """A batch's own way into the common code space: encoder(x) + b, with (n, p) to (n, size)."""
-
-    b: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("b", torch.zeros(size))
-
-    def forward(self, x: Tensor, encoder: Projection) -> Tensor:
-        return encoder(x) + self.b
-
-
-# Which codes each of the linear heads sees: the block of `Projection`, and how many of its first components.
-VIEWS = ((0, 10), (0, 20), (0, 50), (1, 20), (1, 50))
-
-
-def columns(view: tuple[int, int], size: int) -> slice:
-    """Where a view's components are in a code of `size` numbers, of which each block has half.
-
-    >>> columns((1, 20), 100)
-    slice(50, 70, None)
-    """
-    block, components = view
-    start = block * (size // 2)
-    return slice(start, start + min(components, size // 2))
-
-
-class LinearHeads(nn.Module):
-    """One softmax regression for each of VIEWS, their probabilities averaged: codes (n, size) to log probabilities (n, K),
-    which are logits too. `projection.fit_heads` computes them."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, size: int, n_classes: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.zeros(len(VIEWS), size, n_classes))  # zero where a view does not look
-        self.register_buffer("bias", torch.zeros(len(VIEWS), n_classes))
-
-    def forward(self, codes: Tensor) -> Tensor:
-        logits = torch.einsum("nc,vck->vnk", codes, self.weight) + self.bias[:, None]
-        return torch.logsumexp(torch.log_softmax(logits, dim=2), dim=0) - math.log(len(VIEWS))
+CELLS_AT_ONCE = 1024  # that are encoded; memory only
 
 
 class Annotator(nn.Module):
-    """An encoder and a head, and for every batch but the source an adapter in front: (n, p) to logits (n, K).
+    """An encoder and a classifier, and for every batch but the source an adapter: float32 (n, p) to logits (n, K).
 
-    The encoder and head may be shared with other batches' annotators.
+    The encoder and the classifier may be shared with other batches' annotators. An adapter is called with the features and
+    the encoder.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder | Projection,
-        head: Head | LinearHeads,
-        adapter: Adapter | Translation | None = None,
-    ) -> None:
+    def __init__(self, encoder: nn.Module, classifier: nn.Module, adapter: nn.Module | None = None) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = head
+        self.classifier = classifier
         self.adapter = adapter
 
-    def code(self, x: Tensor) -> Tensor:
-        """The cells' codes, (n, 256)."""
-        return self.encoder(x) if self.adapter is None else self.adapter(x, self.encoder)
+    def latent(self, x: Tensor) -> Tensor:
+        """Return the cells' latents, (n, d)."""
+        latent: Tensor = self.encoder(x) if self.adapter is None else self.adapter(x, self.encoder)
+        return latent
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.code(x))
+        logits: Tensor = self.classifier(self.latent(x))
+        return logits
 
-    def copy_with(self, adapter: Adapter | Translation) -> Annotator:
-        """A copy of encoder and head, behind another adapter."""
-        return Annotator(copy.deepcopy(self.encoder), copy.deepcopy(self.head), adapter)
+    def copy_with(self, adapter: nn.Module) -> Annotator:
+        """Return a copy of encoder and classifier with another adapter."""
+        return Annotator(copy.deepcopy(self.encoder), copy.deepcopy(self.classifier), adapter)
 
     def train_only(self, *parts: nn.Module) -> list[nn.Parameter]:
-        """Freezes everything but `parts`; returns their parameters. The mode (train, eval) stays as it is."""
+        """Freeze everything but `parts`; return their parameters. The mode (train, eval) stays as it is."""
         self.requires_grad_(False)
         for part in parts:
             part.requires_grad_(True)
         return [parameter for part in parts for parameter in part.parameters()]
 
 
-class Discriminator(nn.Sequential):
-    """Tells reference codes from target codes: (n, 256) to the logit (n, 1) of being a reference cell's."""
+@torch.no_grad()
+def encode(model: Annotator, x: sparse.csr_matrix, device: torch.device) -> np.ndarray:
+    """Return latents float32 (n, d) of cells (n, p), in evaluation mode."""
+    model.eval()
+    starts = range(0, max(1, x.shape[0]), CELLS_AT_ONCE)
+    blocks = (torch.from_numpy(x[start : start + CELLS_AT_ONCE].toarray()).to(device) for start in starts)
+    return np.concatenate([model.latent(block).cpu().numpy() for block in blocks])
 
-    def __init__(self) -> None:
-        super().__init__(
-            nn.Linear(CODE, 512),
-            nn.LeakyReLU(0.2),
-            nn.Linear(512, 256),
-            nn.LeakyReLU(0.2),
-            nn.Linear(256, 256),
-            nn.LeakyReLU(0.2),
-            nn.Linear(256, 1),
-        )
+
+@torch.no_grad()
+def classify(classifier: nn.Module, latent: np.ndarray, device: torch.device) -> np.ndarray:
+    """Return probabilities float32 (n, K) of latents (n, d), cell by cell, in evaluation mode."""
+    classifier.eval()
+    probabilities: np.ndarray = torch.softmax(classifier(torch.from_numpy(latent).to(device)), dim=1).cpu().numpy()
+    return probabilities
+
+
+@contextmanager
+def no_subnormal_numbers() -> Iterator[None]:
+    """Take numbers below 1e-38 as zero: weight decay shrinks idle weights to them, and x86 arithmetic is several times slower
+    there.
+
+    torch's threads take the setting over when they start, so the first step on a target belongs inside too.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

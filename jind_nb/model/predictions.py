@@ -15,7 +15,7 @@ NONE_PASSES = 1.01  # a threshold above every probability
 
 
 def class_thresholds(probabilities: np.ndarray, theta: float) -> np.ndarray:
-    """The confidence below which a prediction of each type is rejected (method.md section 3).
+    """Return the confidence below which a prediction of each type is rejected (docs/method_reference.md section 3).
 
     For type k: the top probabilities of the held-out cells whose most probable type is k, ascending, n of them; the
     threshold is the one at 0-based index floor(theta * n) + 1, and 0.9 where there is none.
@@ -45,13 +45,13 @@ def class_thresholds(probabilities: np.ndarray, theta: float) -> np.ndarray:
     return thresholds
 
 
-def at_most(thresholds: np.ndarray, enough: float | None) -> np.ndarray:
-    """Thresholds, none above a confidence that is enough (`Rule`)."""
-    return thresholds if enough is None else np.minimum(thresholds, enough)
+def capped(thresholds: np.ndarray, cap: float | None) -> np.ndarray:
+    """Return thresholds of which none is above the cap (`Rule`)."""
+    return thresholds if cap is None else np.minimum(thresholds, cap)
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (n_cells, K) of the same logits divided by a temperature; above 1 makes them less sure.
+    """Return probabilities (n_cells, K) of the same logits divided by a temperature; above 1 makes them less sure.
 
     >>> tempered(np.array([[0.8, 0.2]]), 2.0).round(3)
     array([[0.667, 0.333]])
@@ -61,17 +61,18 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     with np.errstate(divide="ignore"):
         logits = np.log(probabilities.astype(np.float64)) / temperature
     powers = np.exp(logits - logits.max(axis=1, initial=-np.inf, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(probabilities.dtype)
+    shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return shares.astype(probabilities.dtype)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How the network's probabilities become confidence and rejection; learned by `calibration`."""
+    """How a model's probabilities become confidence and rejection; learned by `calibration`."""
 
     temperature: float = 1.0
     threshold: float | None = None  # one for all types (TARGET_ERROR); None: class-wise, from held-out cells
-    most_novel: float | None = None  # novelty above which a cell is unlike the reference; None: not asked
-    enough: float | None = None  # confidence that is enough whatever a class-wise threshold says; None: not known
+    novelty_threshold: float | None = None  # novelty above which a cell is unlike the reference; None: not asked
+    threshold_cap: float | None = None  # no class-wise threshold is above it; None: no cap
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Predictions:
     # Float (m, K), probabilities of held-out cells from which, with theta, the thresholds come; None: from elsewhere.
     held_out: np.ndarray | None = None
     theta: float = 0.0
-    enough: float | None = None  # a class-wise threshold above this is taken down to it
+    threshold_cap: float | None = None  # no class-wise threshold is above it
 
     @classmethod
     def by(
@@ -102,25 +103,27 @@ class Predictions:
         theta: float,
         novelty: np.ndarray | None = None,
     ) -> Predictions:
-        """What a rule makes of the network's probabilities (n_cells, K) and of novelty (n_cells,); the probabilities of
+        """Return what a rule makes of a model's probabilities (n_cells, K) and of novelty (n_cells,); the probabilities of
         held-out cells (m, K) and theta give the class-wise thresholds."""
-        unlike = None if rule.most_novel is None or novelty is None else novelty > rule.most_novel
+        unlike = None if rule.novelty_threshold is None or novelty is None else novelty > rule.novelty_threshold
         judged = tempered(probabilities, rule.temperature)
         if rule.threshold is not None:
             return cls(classes, judged, np.full(len(classes), rule.threshold), unlike)
         by = tempered(held_out, rule.temperature)
-        thresholds = at_most(class_thresholds(by, theta), rule.enough)
-        return cls(classes, judged, thresholds, unlike, by, theta, rule.enough)
+        thresholds = capped(class_thresholds(by, theta), rule.threshold_cap)
+        return cls(classes, judged, thresholds, unlike, by, theta, rule.threshold_cap)
 
     @property
     def raw(self) -> np.ndarray:
         """The most probable type of each cell, objects (n_cells,); the first of equals."""
-        return np.array(self.classes, dtype=object)[self.probabilities.argmax(axis=1)]
+        raw: np.ndarray = np.array(self.classes, dtype=object)[self.probabilities.argmax(axis=1)]
+        return raw
 
     @property
     def confidence(self) -> np.ndarray:
         """The probability of the most probable type, (n_cells,)."""
-        return self.probabilities.max(axis=1)
+        confidence: np.ndarray = self.probabilities.max(axis=1)
+        return confidence
 
     @property
     def without_evidence(self) -> list[str]:
@@ -134,7 +137,7 @@ class Predictions:
     def rejected(self) -> np.ndarray:
         """Bool (n_cells,): the confidence is strictly below the threshold of its type, or the cell is unlike anything
         annotated."""
-        doubtful = self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
+        doubtful: np.ndarray = self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
         return doubtful if self.unlike is None else doubtful | self.unlike
 
     @property
@@ -149,7 +152,7 @@ class Predictions:
         """`raw`, with `Unassigned` for the rejected: objects (n_cells,)."""
         return np.where(self.rejected, UNASSIGNED, self.raw)
 
-    def of(self, cells: np.ndarray) -> Predictions:
-        """Only some cells, bool or index (n_chosen,)."""
+    def subset(self, cells: np.ndarray) -> Predictions:
+        """Return only some cells, bool or index (n_chosen,)."""
         unlike = None if self.unlike is None else self.unlike[cells]
         return replace(self, probabilities=self.probabilities[cells], unlike=unlike)

@@ -1,9 +1,9 @@
 """The trained model on disk: weights only, and `model.json` with everything needed to use them.
 
-trained_models/<batch>.pt       encoder, head and the batch's adapter (none for the source)
-trained_models/target.pth       the target's own: encoder, head, adapter
+trained_models/<batch>.pt       encoder, classifier and the batch's adapter (none for the source)
+trained_models/target.pth       the target's own: encoder, classifier, adapter
 trained_models/target cells.pt  fingerprints of the target's cells, by which they are known again, and their answers
-trained_models/reference codes.pt   codes of annotated cells, for thresholds, novelty and alignment
+trained_models/reference codes.pt   latents of annotated cells, for thresholds, novelty and alignment
 trained_models/val_stats_trained_model.json   predictions on held-out cells
 trained_models/model.json       features, classes, preprocessing, thresholds, calibration, files with their hashes
 trained_models/MODEL_CARD.md    the same for people
@@ -26,41 +26,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 from scipy import sparse
 
 from ..core.files import file_names, sha256, whole_file, write_json
 from ..core.model_json import MODEL_FORMAT, read_model_json, write_model_json
+from ..core.parameters import Parameters
 from ..core.resources import templates
 from ..data.fingerprints import fingerprints
 from ..data.plan import Plan
 from ..errors import InputError
-from ..runs.folder import Run
-from ..runs.stages import begin_stage, model_folder
-from .alignment import ADAPTED, SHARED, Annotated, KnownCodes, known_codes
-from .calibration import Calibration, best_way
-from .networks import (
-    Adapter,
-    Annotator,
-    Encoder,
-    Head,
-    LinearHeads,
-    Projection,
-    Translation,  # fmt: skip
-)
+from .annotate import METHODS, known_with_rules
+from .calibration import Calibration
+from .networks import Annotator, classify, encode
 from .predictions import Rule
-from .training import Reference, Settings, decode, encode
+from .state import AlignmentMode, Annotated, KnownLatents, Method, Reference, Settings, TargetStage
+from .target import align, annotate_before_alignment, predict
 
 # The space keeps these apart from any batch's file, where it would be %20.
-CODES = "reference codes.pt"
-
+LATENTS = "reference codes.pt"
 TARGET_CELLS = "target cells.pt"
-
 TARGET = "target.pth"
 
-CODE_ARRAYS = ("codes", "batch", "y", "held_out", "counts")
-
-AS_IN_ITS_RUN = "as in the model's own run"
+# In the file -> in `KnownLatents`.
+LATENT_ARRAYS = {"codes": "latent", "batch": "batch", "y": "y", "held_out": "held_out", "counts": "counts"}
 
 
 # --- writing -------------------------------------------------------------------------------------------------------------
@@ -71,36 +59,36 @@ def _save(weights: Mapping[str, torch.Tensor], path: Path) -> None:
         torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, temporary)
 
 
-def save_reference(reference: Reference, calibrations: Mapping[str, Calibration], plan: Plan, run: Run) -> None:
-    """Writes all annotated batches' models, the reference codes, val_stats and model.json.
+def save_model(
+    folder: Path, reference: Reference, calibrations: Mapping[str, Calibration], plan: Plan, parameters: Parameters
+) -> None:
+    """Write all annotated batches' models, the latents of annotated cells, val_stats and model.json.
 
     Parameters
     ----------
     calibrations
-        Way to annotate -> what left-out batches taught about it; empty if none were left out.
+        Alignment mode -> what left-out batches taught about it; empty if none were left out.
     plan
-        Its `preprocessing` brings a new file to the scale the model learned from.
+        Its `preprocessing` brings a new file to the common scale that the model learned from.
     """
-    folder, parameters = run.models, run.parameters
-    begin_stage(run, "2_train")
     files = _file_names(reference.batches)
     for batch in reference.batches:
-        _save(reference.annotator(batch).state_dict(), folder / files[batch])
-    known = known_codes(reference)
-    known.rules = {way: calibration.rule for way, calibration in calibrations.items()}
-    _save({name: torch.from_numpy(getattr(known, name)) for name in CODE_ARRAYS}, folder / CODES)
-    device = reference.settings.device
+        _save(_as_stored(reference.annotator(batch)), folder / files[batch])
+    known = known_with_rules(reference, calibrations)
+    _save({name: torch.from_numpy(getattr(known, of)) for name, of in LATENT_ARRAYS.items()}, folder / LATENTS)
+    settings, cells = reference.settings, reference.batches
     write_json(
         folder / "val_stats_trained_model.json",
         {
             "classes": reference.classes,
-            "true": [reference.classes[y] for c in reference.batches.values() for y in c.y[c.held_out]],
-            "batch": [name for name, c in reference.batches.items() for _ in range(int(c.held_out.sum()))],
-            "probabilities": decode(reference.model.head, known.held_out, device).tolist(),
+            "true": [reference.classes[y] for c in cells.values() for y in c.y[c.held_out]],
+            "batch": [name for name, c in cells.items() for _ in range(int(c.held_out.sum()))],
+            "probabilities": classify(reference.model.classifier, known.held_out, settings.device).tolist(),
         },
     )
-    no_cells = np.empty((0, known.codes.shape[1]), dtype=np.float32)
-    judged = known.judge(reference.model, no_cells, reference.settings, known.rules.get(SHARED, Rule()))
+    no_cells = np.empty((0, known.latent.shape[1]), dtype=np.float32)
+    rule = known.rules.get(AlignmentMode.UNALIGNED, Rule())
+    thresholds = predict(reference.model, no_cells, known, settings, rule).thresholds
     description = {
         "format": MODEL_FORMAT,
         "made by": {name: version(name) for name in ("jind-nb", "torch", "numpy", "anndata")},
@@ -108,22 +96,22 @@ def save_reference(reference: Reference, calibrations: Mapping[str, Calibration]
         "features": reference.features,
         "preprocessing": asdict(plan)["preprocessing"],
         "parents": plan.parents,
-        "thresholds": _by_class(reference.classes, judged.thresholds),
-        "calibration": {way: asdict(calibration) for way, calibration in calibrations.items()},
-        "a new file is annotated with": SHARED,
-        "alignment": dict(zip(("way", "why"), best_way(calibrations), strict=True)),
-        "code size": known.codes.shape[1],
+        "thresholds": _by_class(reference.classes, thresholds),
+        "calibration": {mode: calibration.to_json() for mode, calibration in calibrations.items()},
+        "a new file is annotated with": AlignmentMode.UNALIGNED,
+        "alignment": {"way": known.mode, "why": known.why},
+        "code size": known.latent.shape[1],
         "source": reference.source,
         "files": files,
         "target": None,
         "training": {
             **{name: getattr(parameters, name) for name in ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")},
             "ALIGN": parameters.aligns,
-            "cells": {name: len(cells.y) for name, cells in reference.batches.items()},
-            "held_out": {name: int(cells.held_out.sum()) for name, cells in reference.batches.items()},
+            "cells": {name: len(c.y) for name, c in cells.items()},
+            "held_out": {name: int(c.held_out.sum()) for name, c in cells.items()},
             "cells of each type": dict(zip(reference.classes, known.counts.tolist(), strict=True)),
         },
-        "hashes": {name: sha256(folder / name) for name in (*files.values(), CODES)},
+        "hashes": {name: sha256(folder / name) for name in (*files.values(), LATENTS)},
     }
     write_model_json(folder, description)
 
@@ -152,11 +140,13 @@ def _as_text(words: object) -> str:
 
 
 def _card(description: dict[str, Any]) -> str:
-    calibration = {way: Calibration(**values) for way, values in description["calibration"].items()}
+    calibration = {mode: Calibration.from_json(values) for mode, values in description["calibration"].items()}
     environment = templates().overlay(autoescape=False, trim_blocks=True, lstrip_blocks=True)
     environment.filters["plain"] = _as_text
     environment.filters["quoted"] = lambda name: _as_text(json.dumps(name, ensure_ascii=False))
-    return environment.get_template("MODEL_CARD.md.j2").render(model=description, calibration=calibration.get(SHARED))
+    return environment.get_template("MODEL_CARD.md.j2").render(
+        model=description, calibration=calibration.get(AlignmentMode.UNALIGNED)
+    )
 
 
 def _write_card(folder: Path, description: dict[str, Any]) -> None:
@@ -189,29 +179,26 @@ def _file_names(batches: Iterable[str]) -> dict[str, str]:
     return {batch: f"{name}.pt" for batch, name in file_names(batches).items()}
 
 
-def save_target(annotated: Annotated, batch: str, x: sparse.csr_matrix, run: Run) -> None:
-    """Writes target.pth, its cells' fingerprints and answers, enters them in model.json with the target's own thresholds,
-    and writes MODEL_CARD.md.
-
-    A run with a saved model gets its own copy of that model first, so that its folder is complete by itself.
+def save_target(folder: Path, annotated: Annotated, batch: str, x: sparse.csr_matrix, model: Path) -> None:
+    """Write target.pth, its cells' fingerprints and answers, and MODEL_CARD.md, and enter the target with its own thresholds in
+    model.json.
 
     Parameters
     ----------
     x
         The target's prepared cells, (n_target, p).
+    model
+        Where the annotated batches' model is. If that is another folder, it is copied first, so that this one is complete.
     """
-    folder = run.models
-    begin_stage(run, "3_align")
-    given = run.parameters.PRETRAINED_MODEL_PATH
-    if given is not None and Path(given) != folder:
-        others = read_model_json(model_folder(run))
-        for name in (CODES, *others["files"].values()):
+    if model != folder:
+        others = read_model_json(model)
+        for name in (LATENTS, *others["files"].values()):
             with whole_file(folder / Path(name).name) as temporary:
-                shutil.copyfile(_checked(model_folder(run), name, others), temporary)
+                shutil.copyfile(_checked(model, name, others), temporary)
         write_model_json(folder, others | {"target": None})
-        _try_card(model_folder(run), others)
-    _save(annotated.model.state_dict(), folder / TARGET)
-    last = list(annotated.stages.values())[-1]
+        _try_card(model, others)
+    _save(_as_stored(annotated.model), folder / TARGET)
+    last = annotated.final
     unlike = np.zeros(x.shape[0], dtype=bool) if last.unlike is None else last.unlike
     answers = {
         "fingerprints": fingerprints(x).view(np.int64),
@@ -286,11 +273,11 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _fits(known: KnownCodes, size: int) -> bool:
+def _fits(known: KnownLatents, n_latent: int) -> bool:
     """Whether the reference codes are of the shapes and types, and within the bounds, that annotating relies on."""
-    n, n_classes = len(known.codes), len(known.classes)
-    shapes = known.codes.shape == (n, size) and known.held_out.ndim == 2 and known.held_out.shape[1] == size
-    kinds = known.codes.dtype == known.held_out.dtype == np.float32
+    n, n_classes = len(known.latent), len(known.classes)
+    shapes = known.latent.shape == (n, n_latent) and known.held_out.ndim == 2 and known.held_out.shape[1] == n_latent
+    kinds = known.latent.dtype == known.held_out.dtype == np.float32
     kinds = kinds and all(of.dtype == np.int64 for of in (known.batch, known.y, known.counts))
     if not (
         n and shapes and kinds and known.batch.shape == known.y.shape == (n,) and known.counts.shape == (n_classes,)
@@ -300,23 +287,33 @@ def _fits(known: KnownCodes, size: int) -> bool:
     return all(of.min() >= 0 and of.max() < most for of, most in bounds) and bool(known.counts.min() >= 0)
 
 
+def _as_stored(model: Annotator) -> dict[str, torch.Tensor]:
+    """Return weights under the names that files have them by."""
+    return {name.replace("classifier.", "head.", 1): weights for name, weights in model.state_dict().items()}
+
+
 def _annotator(folder: Path, name: str, description: Mapping[str, Any], has_adapter: bool) -> Annotator:
-    """An annotator from one file of weights, on the CPU."""
-    n_features, n_classes, size = len(description["features"]), len(description["classes"]), description["code size"]
-    if description["training"]["METHOD"] == "reference":
-        model = Annotator(Encoder(n_features), Head(n_classes), Adapter(n_features) if has_adapter else None)
-    else:
-        adapter = Translation(size) if has_adapter else None
-        model = Annotator(Projection(n_features, size), LinearHeads(size, n_classes), adapter)
+    """Return an annotator from one file of weights, on the CPU."""
+    n_features, n_classes, n_latent = (
+        len(description["features"]),
+        len(description["classes"]),
+        description["code size"],
+    )
+    model = _method(description).empty_annotator(n_features, n_classes, n_latent, has_adapter)
+    stored = _load(_checked(folder, name, description))
     try:
-        model.load_state_dict(_load(_checked(folder, name, description)))
+        model.load_state_dict({key.replace("head.", "classifier.", 1): weights for key, weights in stored.items()})
     except RuntimeError as error:
         raise InputError(f"PRETRAINED_MODEL_PATH: {name} in {folder} does not fit its model.json: {error}") from None
     return model
 
 
-def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownCodes]:
-    """The shared encoder and head (the source's file), and the reference codes with the rules of rejection.
+def _method(description: Mapping[str, Any]) -> Method:
+    return METHODS[description["training"]["METHOD"]]
+
+
+def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLatents]:
+    """Read the shared encoder and classifier (the source's file), and the latents of annotated cells with the rules of rejection.
 
     Raises
     ------
@@ -325,37 +322,22 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownCod
     """
     description = read_model_json(folder)
     model = _annotator(folder, description["files"][description["source"]], description, has_adapter=False)
-    stored = _load(_checked(folder, CODES, description))
+    stored = _load(_checked(folder, LATENTS, description))
     try:
-        known = KnownCodes(
+        known = KnownLatents(
+            method=_method(description),
             classes=description["classes"],
             batches=list(description["files"]),
-            **{name: stored[name].numpy() for name in CODE_ARRAYS},
-            rules={way: _calibration(values).rule for way, values in description["calibration"].items()},
-            way=description["alignment"]["way"],
+            **{own: stored[name].numpy() for name, own in LATENT_ARRAYS.items()},
+            rules={mode: Calibration.from_json(values).rule for mode, values in description["calibration"].items()},
+            mode=description["alignment"]["way"],
             why=description["alignment"]["why"],
         )
-        if not _fits(known, model.encoder.size):
-            raise ValueError(f"{CODES} does not hold the codes it describes")
+        if not _fits(known, description["code size"]):
+            raise ValueError(f"{LATENTS} does not hold the latents it describes")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"PRETRAINED_MODEL_PATH: the model in {folder} does not fit its model.json: {error}") from None
     return model.to(device), known
-
-
-def _calibration(values: Mapping[str, Any]) -> Calibration:
-    """
-    Raises
-    ------
-    ValueError
-        If it is not as `calibration` makes it.
-    """
-    try:
-        calibration = TypeAdapter(Calibration).validate_python(values)
-    except ValidationError as error:
-        raise ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])) from None
-    if not 0 < calibration.temperature < np.inf:
-        raise ValueError(f"a temperature of {calibration.temperature}")
-    return calibration
 
 
 def load_target(folder: Path) -> Annotator:
@@ -398,7 +380,7 @@ def _target_cells(folder: Path, description: Mapping[str, Any]) -> dict[str, np.
     return stored
 
 
-def recall(annotated: Annotated, x: sparse.csr_matrix, folder: Path, known: KnownCodes, settings: Settings) -> None:
+def recall(annotated: Annotated, x: sparse.csr_matrix, folder: Path, known: KnownLatents, settings: Settings) -> None:
     """Enters, as a further stage, what the model's own run said of cells (n, p) of its target. It is looked up, because an
     answer also rests on the neighbours that the cells had there.
 
@@ -413,13 +395,39 @@ def recall(annotated: Annotated, x: sparse.csr_matrix, folder: Path, known: Know
     order = np.argsort(there, kind="stable")
     cells = order[np.searchsorted(there, fingerprints(x), sorter=order)]
     annotated.model = load_target(folder).to(settings.device)
-    annotated.way = ADAPTED if target["has_adapter"] else SHARED
-    codes = annotated.codes[AS_IN_ITS_RUN] = encode(annotated.model, x, settings.device)
-    rule = known.rules.get(annotated.way) or known.rules.get(SHARED, Rule())
-    annotated.stages[AS_IN_ITS_RUN] = replace(
-        known.judge(annotated.model, codes, settings, rule),
+    annotated.mode = AlignmentMode.ALIGNED if target["has_adapter"] else AlignmentMode.UNALIGNED
+    latent = annotated.latent[TargetStage.AS_IN_ITS_RUN] = encode(annotated.model, x, settings.device)
+    rule = known.rules.get(annotated.mode) or known.rules.get(AlignmentMode.UNALIGNED, Rule())
+    annotated.stages[TargetStage.AS_IN_ITS_RUN] = replace(
+        predict(annotated.model, latent, known, settings, rule),
         probabilities=stored["probabilities"][cells],
-        unlike=None if rule.most_novel is None else stored["unlike"][cells],
+        unlike=None if rule.novelty_threshold is None else stored["unlike"][cells],
         thresholds=np.array([target["thresholds"][name] for name in known.classes]),
     )
     annotated.notes.append(f"{len(cells):,} cells are those the model annotated in its own run: annotated as there.")
+
+
+def annotate_with_model(
+    model: Path, x: sparse.csr_matrix, settings: Settings, *, recall_own: bool
+) -> tuple[Annotated, KnownLatents]:
+    """Annotate a batch without labels, float32 (n, p), with a saved model.
+
+    Parameters
+    ----------
+    model
+        A run's `trained_models`.
+    recall_own
+        Whether cells that all are the model's own target are not annotated anew: they get the answers of that run.
+
+    Raises
+    ------
+    InputError
+        For a missing, damaged or foreign file.
+    """
+    shared, known = load_shared(model, settings.device)
+    annotated = annotate_before_alignment(shared, x, known, settings)
+    if recall_own and of_own_target(model, x).all():
+        recall(annotated, x, model, known, settings)
+    else:
+        align(annotated, x, known, settings)
+    return annotated, known

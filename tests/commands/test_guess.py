@@ -332,7 +332,7 @@ def test_ensembl_ids_hint_at_the_column_with_names(tmp_path: Path) -> None:
     adata.var = pd.DataFrame({"feature_name": adata.var_names}, index=[f"ENSG{i:011d}" for i in range(adata.n_vars)])
     adata.write_h5ad(tmp_path / "cells.h5ad")
     file = init.write([str(tmp_path / "cells.h5ad")], tmp_path / "cells.yaml", {}).file
-    assert "feature_name has names that people read" in file.read_text("utf-8")
+    assert "feature_name holds gene names" in file.read_text("utf-8")
 
 
 @pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")

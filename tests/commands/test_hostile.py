@@ -1,4 +1,4 @@
-"""Hostile input, a few hundred cases of benchmarks/fuzz.py, and one run in which every name is meant to do harm."""
+"""Hostile input, a few hundred cases of benchmarks/product/fuzz.py, and one run in which every name is meant to do harm."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from jind_nb.model.alignment import ADAPTED, SHARED
 
 from jind_nb.metrics import calibration_error
-from jind_nb.model.alignment import ADAPTED, SHARED
 from jind_nb.model.calibration import best_way, calibrate, lowest_threshold, most_novel, safe_threshold, temperature
 from jind_nb.model.leave_one_out import LeftOut
 from jind_nb.model.predictions import NONE_PASSES, tempered

@@ -15,16 +15,16 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from jind_nb.model.alignment import ADAPTED, ALIGNED, BEFORE, SHARED, Annotated, KnownCodes, annotate, known_codes, move
+from jind_nb.model.training import Settings, decode, encode
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from jind_nb.model import projection, training
-from jind_nb.model.alignment import ADAPTED, ALIGNED, BEFORE, SHARED, Annotated, KnownCodes, annotate, known_codes, move
 from jind_nb.model.calibration import best_way, of_all_ways
 from jind_nb.model.leave_one_out import leave_batches_out
 from jind_nb.model.networks import VIEWS, Annotator, Projection, columns
-from jind_nb.model.training import Settings, decode, encode
 from tests.conftest import ROOT, THREE_BATCHES, simulated
 from tests.model.test_reference import every_weight, learn, prepare_simulated
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jind_nb.model.alignment import ADAPTED, SHARED
+from jind_nb.model.training import Reference
 
 from jind_nb.model import leave_one_out
-from jind_nb.model.alignment import ADAPTED, SHARED
 from jind_nb.model.calibration import of_all_ways
 from jind_nb.model.leave_one_out import FOLDS, MOST_LEFT_OUT, LeftOut, folds, leave_batches_out
-from jind_nb.model.training import Reference
 from tests.model.test_reference import METHODS, equal, every_weight, learn, prepare_simulated
 
 TYPES = {"B": 30, "T": 30}

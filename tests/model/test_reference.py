@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from jind_nb.model.training import Cells, Loss, Reference, Settings
 from scipy import sparse
 from torch import Tensor, nn
 
@@ -33,7 +34,6 @@ from jind_nb.model import training
 from jind_nb.model.history import HELD_OUT, TRAINED_ON, UNSEEN
 from jind_nb.model.networks import Adapter, Annotator, Encoder, Head, LinearHeads, Projection, Translation
 from jind_nb.model.predictions import Predictions, class_thresholds
-from jind_nb.model.training import Cells, Loss, Reference, Settings
 from tests.conftest import THREE_BATCHES, simulated
 
 quick = hypothesis_settings(deadline=None, max_examples=50)

@@ -12,6 +12,8 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+from jind_nb.model.alignment import ADAPTED, SHARED, Annotated, KnownCodes, align, annotate, known_codes, self_train
+from jind_nb.model.training import Reference, decode, encode
 from scipy import sparse
 
 from jind_nb.core.files import sha256
@@ -20,12 +22,10 @@ from jind_nb.core.parameters import make_parameters
 from jind_nb.data.plan import Plan
 from jind_nb.errors import InputError
 from jind_nb.model import store
-from jind_nb.model.alignment import ADAPTED, SHARED, Annotated, KnownCodes, align, annotate, known_codes, self_train
 from jind_nb.model.calibration import Calibration, best_way, of_all_ways
 from jind_nb.model.leave_one_out import leave_batches_out
 from jind_nb.model.networks import Adapter, Translation
 from jind_nb.model.predictions import at_most, class_thresholds, tempered
-from jind_nb.model.training import Reference, decode, encode
 from jind_nb.runs.folder import Run
 from tests.model.test_reference import METHODS, equal, learn, prepare_simulated, weights
 

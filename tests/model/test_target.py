@@ -17,17 +17,17 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+from jind_nb.model.alignment import ADAPTED, ALIGNED, BEFORE, SELF_TRAINED, SHARED, Annotated, KnownCodes, known_codes
+from jind_nb.model.training import Settings, set_seeds
 from scipy import sparse
 from torch import nn
 
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.model import alignment
-from jind_nb.model.alignment import ADAPTED, ALIGNED, BEFORE, SELF_TRAINED, SHARED, Annotated, KnownCodes, known_codes
 from jind_nb.model.calibration import best_way, of_all_ways
 from jind_nb.model.leave_one_out import leave_batches_out
 from jind_nb.model.networks import Adapter, Annotator
 from jind_nb.model.predictions import class_thresholds
-from jind_nb.model.training import Settings, set_seeds
 from tests.conftest import THREE_BATCHES, simulated
 from tests.model.test_reference import METHODS, equal, learn, prepare_simulated, weights
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+from jind_nb.model.alignment import known_codes
 from scipy import sparse
 
 from jind_nb.core.subsample import subsample
-from jind_nb.model.alignment import known_codes
 from jind_nb.results import embedding
 from jind_nb.results.embedding import code_points, umap_of
 from tests.conftest import ROOT, THREE_BATCHES, simulated

@@ -1,0 +1,147 @@
+"""The one sequence that notebooks, Python API, comparison, left-out batches and tests follow, whatever the METHOD.
+
+settings = settings_of(parameters)
+reference = train(prepared, plan, settings)           # learn from the annotated batches
+calibrations = calibrate(reference)                   # leave them out in turn: what are probabilities worth in a new batch?
+known = known_with_rules(reference, calibrations)     # what annotating a target needs of them
+annotated = annotate(reference.model, x, known, settings)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import torch
+from scipy import sparse
+
+from ..core.parameters import Parameters
+from ..core.progress import bar
+from ..data.plan import Plan
+from . import default, reference
+from .calibration import Calibration, best_mode, calibrate_modes
+from .fit import learn_intermediates, start
+from .leave_one_out import LeftOut, folds, left_out_batch, subsample_left_out, train_without
+from .networks import Annotator
+from .state import AlignmentMode, Annotated, KnownLatents, Method, Reference, Settings
+from .target import align, annotate_before_alignment, known_latents, novelty
+
+log = logging.getLogger(__name__)
+
+# The only place that asks which METHOD.
+METHODS: dict[str, Method] = {method.NAME: method for method in (default, reference)}
+
+
+def settings_of(parameters: Parameters) -> Settings:
+    """Return what METHOD and the other parameters fix for every step; a GPU if USE_GPU and there is one."""
+    method = METHODS[parameters.METHOD]
+    return Settings(
+        method=method,
+        seed=parameters.SEED,
+        epochs=parameters.EPOCHS,
+        theta=parameters.REJECTION,
+        align=parameters.aligns,
+        always_align=method.ALWAYS_ALIGNS or parameters.ALIGN is True,
+        calibrate=method.ALWAYS_CALIBRATES or parameters.TARGET_ERROR is not None,
+        target_error=parameters.TARGET_ERROR,
+        device=_device(parameters.USE_GPU),
+    )
+
+
+def _device(use_gpu: bool) -> torch.device:
+    name = "cpu"
+    if use_gpu:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    log.info("computing on %s", name if name != "cpu" or not use_gpu else "cpu (no GPU found)")
+    return torch.device(name)
+
+
+def train(
+    prepared: ad.AnnData,
+    plan: Plan,
+    settings: Settings,
+    checkpoint_file: Path | None = None,
+    *,
+    keep_history: bool = True,
+) -> Reference:
+    """Learn from all annotated batches: the source first, then the intermediates.
+
+    Parameters
+    ----------
+    prepared, plan
+        From `data.prepare` and `data.roles`.
+    checkpoint_file
+        Where a METHOD that takes long keeps what it has learned after each batch, and goes on from if it was interrupted.
+    keep_history
+        Whether to evaluate every stage on every batch.
+    """
+    reference = start(prepared, plan, settings, checkpoint_file)
+    reference.keeps_history = keep_history
+    learn_intermediates(reference)
+    return reference
+
+
+def calibrate(reference: Reference) -> dict[str, Calibration]:
+    """Return, for each alignment mode, what left-out annotated batches taught; nothing where the METHOD leaves none out."""
+    if not reference.settings.calibrate:
+        return {}
+    return calibrate_modes(leave_batches_out(reference), reference.settings, len(reference.batches))
+
+
+def known_with_rules(reference: Reference, calibrations: Mapping[str, Calibration]) -> KnownLatents:
+    """Return the latents of annotated cells with the rules that left-out batches taught: `calibrate` hands them over here."""
+    known = known_latents(reference)
+    known.rules = {mode: calibration.rule for mode, calibration in calibrations.items()}
+    known.mode, known.why = best_mode(calibrations)
+    return known
+
+
+def annotate(model: Annotator, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> Annotated:
+    """Annotate a batch without labels, float32 (n, p): by the annotated batches' model, then after alignment."""
+    annotated = annotate_before_alignment(model, x, known, settings)
+    align(annotated, x, known, settings)
+    return annotated
+
+
+def leave_batches_out(reference: Reference) -> list[LeftOut]:
+    """Annotate annotated batches by models trained without them, as the target is annotated, without alignment and with it.
+
+    Up to nine batches are left out, in as many trainings as the METHOD can afford. With a single annotated batch its held-out
+    cells stand in for a left-out batch.
+    """
+    names, seed = list(reference.batches), reference.settings.seed
+    groups = folds(names, reference.settings.method.MOST_TRAININGS, seed)
+    if not groups:
+        return [_held_out_cells(reference)]
+    settings, left_out = replace(reference.settings, always_align=True), []
+    for i, group in enumerate(bar(groups, "annotated batches left out", "training")):
+        log.info("left out, training %d of %d: %s", i + 1, len(groups), ", ".join(group))
+        model = train_without(reference, group)
+        known = known_latents(model)
+        for name in group:
+            cells = subsample_left_out(reference.batches[name], seed)
+            annotated = annotate(model.model, cells.x, known, settings)
+            left_out.append(left_out_batch(name, cells, model, annotated))
+    return sorted(left_out, key=lambda batch: names.index(batch.batch))
+
+
+def _held_out_cells(reference: Reference) -> LeftOut:
+    """Return the held-out cells of a single annotated batch, in place of a left-out one: the same batch, so an easier test."""
+    name, cells = next(iter(reference.batches.items()))
+    known, settings = known_latents(reference), reference.settings
+    probabilities = settings.method.predict_held_out(reference.model, known, settings)
+    modes = list(AlignmentMode) if settings.align else [AlignmentMode.UNALIGNED]
+    y = cells.y[cells.held_out]
+    return LeftOut(
+        name,
+        reference.classes,
+        y,
+        np.ones(len(y), dtype=bool),
+        dict.fromkeys(modes, probabilities),
+        dict.fromkeys(modes, probabilities),
+        novelty(known.held_out, known),
+    )

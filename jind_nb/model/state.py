@@ -1,0 +1,238 @@
+"""What passes between the steps of a METHOD, and what a METHOD must be able to do.
+
+A METHOD is a module (`default`, `reference`) with the functions of `Method`. The steps themselves are in `fit` (learning from
+annotated batches), `target` (annotating a batch) and `annotate` (the whole sequence); they never ask which METHOD it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from ..core.subsample import subsample
+from .history import StageResult
+from .networks import Annotator
+from .predictions import Predictions, Rule
+
+
+class AlignmentMode(StrEnum):
+    """How a batch without labels is annotated. The values are those of saved models."""
+
+    UNALIGNED = "shared"  # by the annotated batches' model as it is
+    ALIGNED = "aligned"  # after alignment of the batch (METHOD `reference`: and self-training)
+
+
+class TrainingStage(StrEnum):
+    """The stages of an annotated batch."""
+
+    INITIAL = "initial"  # as the model was before the batch was learned; for the source: after its own training
+    ADAPT = "adapt"  # with the batch's own adapter
+    FINETUNED = "finetuned"  # after encoder and classifier were trained on all batches so far
+    RETRAIN = "retrain"  # after they were trained on all batches once more
+
+
+class TargetStage(StrEnum):
+    """The stages of the target."""
+
+    BEFORE = "before alignment"
+    ALIGNED = "after alignment"
+    SELF_TRAINED = "after self-training"
+    AS_IN_ITS_RUN = "as in the model's own run"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What METHOD and the user's parameters fix for every step."""
+
+    method: Method
+    seed: int
+    epochs: int
+    theta: float  # REJECTION
+    align: bool
+    always_align: bool  # without asking whether left-out batches are annotated better for it
+    calibrate: bool  # whether annotated batches are left out in turn to learn what probabilities are worth
+    target_error: float | None
+    device: torch.device
+    held_out: float = 0.1  # share of each annotated batch's cells that no stage trains on; of the source see `Method`
+
+
+@dataclass
+class Cells:
+    """The labelled cells of one annotated batch."""
+
+    x: sparse.csr_matrix  # float32 (n, p)
+    y: np.ndarray  # int64 (n,), index into the classes
+    held_out: np.ndarray  # bool (n,), never trained on
+    latent: np.ndarray | None = None  # float32 (n, d) without an adapter; stored where the encoder never changes
+
+    def subset(self, rows: np.ndarray) -> Cells:
+        """Return only some of the cells, bool or index."""
+        latent = None if self.latent is None else self.latent[rows]
+        return Cells(self.x[rows], self.y[rows], self.held_out[rows], latent)
+
+
+@dataclass
+class Reference:
+    """The annotated batches, what has been learned from them so far, and how it went."""
+
+    classes: list[str]
+    settings: Settings
+    batches: dict[str, Cells]  # in training order, the source first
+    model: Annotator  # the shared encoder and classifier, without an adapter: the source's own annotator
+    features: list[str] = field(default_factory=list)
+    adapters: dict[str, torch.nn.Module | None] = field(default_factory=dict)  # of the batches learned so far
+    candidates: list[dict[str, Any]] = field(default_factory=list)  # how the source was chosen
+    keeps_history: bool = True  # False where only the model is wanted
+    history: list[StageResult] = field(default_factory=list)
+    curves: list[dict[str, Any]] = field(default_factory=list)  # stage, batch, epoch, loss, [held_out_accuracy]
+    learned: list[str] = field(default_factory=list)  # intermediates that are done with
+    checkpoint: tuple[Path, str] | None = None  # where what has been learned is kept, and a hash of what it depends on
+
+    @property
+    def source(self) -> str:
+        """The batch that training started from."""
+        return next(iter(self.batches))
+
+    @property
+    def intermediates(self) -> list[str]:
+        """All annotated batches but the source, in training order."""
+        return list(self.batches)[1:]
+
+    def annotator(self, batch: str) -> Annotator:
+        """Return the batch's own annotator: its adapter (if it has one) and the shared encoder and classifier."""
+        return Annotator(self.model.encoder, self.model.classifier, self.adapters.get(batch))
+
+    def latent(self, batch: str, rows: np.ndarray) -> np.ndarray:
+        """Return the latents, float32 (m, d), of some of a batch's cells (bool or index), by its own annotator."""
+        return self.settings.method.latent(self, batch, rows)
+
+    def held_out_latent(self) -> np.ndarray:
+        """Return the latents (m, d) of the held-out cells of every batch learned so far, each by its own annotator."""
+        return np.concatenate([self.latent(name, self.batches[name].held_out) for name in self.adapters])
+
+    def record(self) -> dict[str, Any]:
+        """Return what the later stages and the report tell about the training, as plain values."""
+        return {
+            "source": self.source,
+            "intermediates": self.intermediates,
+            "candidates": self.candidates,
+            "history": [result.to_json() for result in self.history],
+            "curves": self.curves,
+        }
+
+
+@dataclass
+class KnownLatents:
+    """The latents of annotated cells, each by its own batch's annotator, and the rules that left-out batches taught: all that
+    annotating a target needs of the reference besides its model."""
+
+    method: Method
+    classes: list[str]
+    batches: list[str]  # the source first
+    latent: np.ndarray  # float32 (n, d), training cells
+    batch: np.ndarray  # int64 (n,), index into batches
+    y: np.ndarray  # int64 (n,), index into classes
+    held_out: np.ndarray  # float32 (m, d), held-out cells: thresholds come from these
+    counts: np.ndarray  # int64 (K,), annotated cells of each type, for the class weights
+    rules: dict[str, Rule] = field(default_factory=dict)  # alignment mode -> what left-out batches taught
+    mode: str = AlignmentMode.UNALIGNED  # in which left-out batches were annotated best
+    why: str = "No annotated batch was left out to see whether alignment helps"
+    near_held_out: np.ndarray | None = None  # training cells nearest each held-out one, once they were asked for
+
+    def pooled(self, seed: int) -> np.ndarray:
+        """Return latents of annotated cells as alignment draws them: held-out cells in their share, also where only some of
+        the training cells' latents were kept."""
+        share = len(self.latent) / max(1, int(self.counts.sum()) - len(self.held_out))
+        held_out = self.held_out[subsample(len(self.held_out), round(share * len(self.held_out)), seed)]
+        return np.concatenate([self.latent, held_out])
+
+
+@dataclass
+class Annotated:
+    """An annotated batch: the model that does it, every stage's predictions, and how it went."""
+
+    model: Annotator
+    stages: dict[str, Predictions]  # in order; the last is the answer
+    latent: dict[str, np.ndarray]  # stage -> float32 (n, d)
+    novelty: np.ndarray  # float (n,): `target.novelty`
+    mode: str = AlignmentMode.UNALIGNED  # in which the last stage was annotated
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def final(self) -> Predictions:
+        """The predictions of the last stage."""
+        return list(self.stages.values())[-1]
+
+    @property
+    def final_latent(self) -> np.ndarray:
+        """The latents of the last stage, float32 (n, d)."""
+        return list(self.latent.values())[-1]
+
+
+class Method(Protocol):
+    """What a METHOD must be able to do: the functions and constants of its module."""
+
+    NAME: str
+    SOURCE_HELD_OUT: float  # share of the source's cells that no stage trains on
+    SOURCE_COVERAGE: float  # a source chosen automatically has at least this share of the most types any batch has
+    ALWAYS_ALIGNS: bool  # whether alignment is part of the method, and not asked of left-out batches
+    ALWAYS_CALIBRATES: bool  # whether annotated batches are left out also where no TARGET_ERROR asks for it
+    MOST_TRAININGS: int  # on left-out batches; where there are more batches, several are left out together
+    KEEPS_CHECKPOINTS: bool  # whether training takes long enough to keep what has been learned
+
+    def fit_encoder(
+        self, x: sparse.csr_matrix, batches: dict[str, Cells], settings: Settings
+    ) -> torch.nn.Module | None:
+        """Return the encoder that all batches share, if it is computed without labels; stores the batches' latents."""
+        ...
+
+    def fit_source(
+        self, cells: Cells, n_classes: int, settings: Settings, encoder: torch.nn.Module | None
+    ) -> tuple[Annotator, list[dict[str, Any]]]:
+        """Return the source's annotator, and for each epoch `epoch`, `loss`, `held_out_accuracy`."""
+        ...
+
+    def fit_adapter(self, reference: Reference, batch: str) -> torch.nn.Module:
+        """Return a batch's adapter, encoder and classifier as they are."""
+        ...
+
+    def fit_jointly(self, reference: Reference, stage: TrainingStage, batch: str) -> list[str]:
+        """Train what batches share on all batches learned so far; return the intermediates to evaluate anew."""
+        ...
+
+    def latent(self, reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
+        """Return the latents float32 (m, d) of some of a batch's cells."""
+        ...
+
+    def predict_proba(self, model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:
+        """Return probabilities float32 (n, K) of the cells of one batch without labels."""
+        ...
+
+    def predict_held_out(self, model: Annotator, known: KnownLatents, settings: Settings) -> np.ndarray:
+        """Return probabilities float32 (m, K) of the held-out cells, as a batch's are given."""
+        ...
+
+    def latent_for_novelty(
+        self, model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings
+    ) -> np.ndarray:
+        """Return the latents (n, d) by which a batch's cells are compared with annotated ones."""
+        ...
+
+    def align(self, annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:
+        """Give a batch without labels an adapter of its own, and annotate it anew."""
+        ...
+
+    def empty_annotator(self, n_features: int, n_classes: int, n_latent: int, has_adapter: bool) -> Annotator:
+        """Return an annotator to load weights into."""
+        ...
+
+    def describe(self, n_latent: int, epochs: int | None) -> str:
+        """Return the sentence on learning for the methods paragraph; `epochs` None for a saved model."""
+        ...

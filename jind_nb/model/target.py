@@ -1,0 +1,131 @@
+"""Annotating a batch without labels, whatever the METHOD: before alignment, and after each stage of alignment."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from ..core.subsample import subsample
+from .neighbours import nearest
+from .networks import Annotator, encode, no_subnormal_numbers
+from .predictions import Predictions, Rule
+from .state import AlignmentMode, Annotated, KnownLatents, Reference, Settings, TargetStage
+
+log = logging.getLogger(__name__)
+
+MOST_LATENTS = 20_000  # of training cells, 1 kB each
+MOST_COMPARED = 5_000  # training cells that a cell is compared with, all types together
+FEWEST_OF_A_TYPE = 50
+
+
+def known_latents(reference: Reference) -> KnownLatents:
+    """Return the latents of annotated cells, by their own batches' annotators; at most 20,000 training cells, at random."""
+    names, n_classes = list(reference.batches), len(reference.classes)
+    training = {name: np.flatnonzero(~cells.held_out) for name, cells in reference.batches.items()}
+    batch = np.repeat(np.arange(len(names)), [len(training[name]) for name in names])
+    rows = np.concatenate(list(training.values()))
+    chosen = subsample(len(rows), MOST_LATENTS, reference.settings.seed)
+    batch, rows = batch[chosen], rows[chosen]
+    of_batches = [(name, cells, rows[batch == i]) for i, (name, cells) in enumerate(reference.batches.items())]
+    return KnownLatents(
+        method=reference.settings.method,
+        classes=reference.classes,
+        batches=names,
+        latent=np.concatenate([reference.latent(name, of_batch) for name, _, of_batch in of_batches]),
+        batch=batch,
+        y=np.concatenate([cells.y[of_batch] for _, cells, of_batch in of_batches]),
+        held_out=reference.held_out_latent(),
+        counts=np.bincount(np.concatenate([cells.y for cells in reference.batches.values()]), minlength=n_classes),
+    )
+
+
+def annotate_before_alignment(
+    shared: Annotator, x: sparse.csr_matrix, known: KnownLatents, settings: Settings
+) -> Annotated:
+    """Annotate a batch by the annotated batches' model as it is.
+
+    Parameters
+    ----------
+    shared
+        The shared encoder and classifier, without an adapter.
+    x
+        The batch's cells, float32 (n, p).
+    """
+    with no_subnormal_numbers():
+        return annotate_latent(shared, encode(shared, x, settings.device), known, settings)
+
+
+def annotate_latent(shared: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> Annotated:
+    """Annotate cells whose latents, float32 (n, d), are known already, as `annotate_before_alignment` does."""
+    compared = known.method.latent_for_novelty(shared, latent, known, settings)
+    novel = novelty(compared, known)
+    first = predict(shared, latent, known, settings, known.rules.get(AlignmentMode.UNALIGNED, Rule()), novel)
+    return Annotated(shared, {TargetStage.BEFORE: first}, {TargetStage.BEFORE: latent}, novel)
+
+
+def novelty(latent: np.ndarray, known: KnownLatents) -> np.ndarray:
+    """Return how unlike the annotated cells each cell is: the cosine distance from its latent to the fifth nearest training
+    cell's, float (n,) in 0 to 2.
+
+    Of each type an equal number of training cells stands for it, so that a common type does not crowd out a rare one.
+    benchmarks/README.md compares scores.
+    """
+    most = max(FEWEST_OF_A_TYPE, MOST_COMPARED // len(known.classes))
+    rows = [np.flatnonzero(known.y == k) for k in np.unique(known.y)]
+    chosen = np.concatenate([of_type[subsample(len(of_type), most, 0)] for of_type in rows])
+    distance: np.ndarray = np.maximum(0, 1 - nearest(latent, known.latent[chosen], 5)[1][:, -1])
+    return distance
+
+
+def predict(
+    model: Annotator,
+    latent: np.ndarray,
+    known: KnownLatents,
+    settings: Settings,
+    rule: Rule = Rule(),  # noqa: B008 - frozen
+    novel: np.ndarray | None = None,
+) -> Predictions:
+    """Return what a model says of the latents (n, d) of one batch's cells, and what a rule makes of it.
+
+    Parameters
+    ----------
+    rule
+        By default class-wise thresholds and the probabilities as they are.
+    novel
+        `novelty` of the cells, (n,).
+    """
+    probabilities = known.method.predict_proba(model, latent, settings)
+    held_out = known.method.predict_held_out(model, known, settings)
+    return Predictions.by(rule, known.classes, probabilities, held_out, settings.theta, novel)
+
+
+def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:
+    """Give a batch its own adapter, as the model's METHOD does it; for a saved model that need not be the run's METHOD."""
+    if settings.align:
+        known.method.align(annotated, x, known, settings)
+    else:
+        annotated.notes.append("ALIGN is false: the target was not aligned.")
+
+
+def add_stage(
+    annotated: Annotated, stage: TargetStage, x: sparse.csr_matrix, known: KnownLatents, settings: Settings
+) -> None:
+    """Add what the batch's model says now as a further stage."""
+    latent = annotated.latent[stage] = encode(annotated.model, x, settings.device)
+    annotated.mode = AlignmentMode.ALIGNED
+    rule = known.rules.get(AlignmentMode.ALIGNED)
+    if rule is None and AlignmentMode.UNALIGNED in known.rules:
+        rule = known.rules[AlignmentMode.UNALIGNED]
+        note = "The model's calibration was never measured after alignment; that without alignment is used."
+        annotated.notes += [note] if note not in annotated.notes else []
+    predictions = predict(annotated.model, latent, known, settings, rule or Rule(), annotated.novelty)
+    annotated.stages[stage] = predictions
+    log.info("%s: %d of %d cells Unassigned", stage, predictions.rejected.sum(), x.shape[0])
+
+
+def notes_table(annotated: Annotated) -> pd.DataFrame:
+    """Return what was done to align the target and why, in words."""
+    return pd.DataFrame({"note": annotated.notes})
