@@ -29,10 +29,9 @@ import h5py
 import numpy as np
 from scipy import sparse
 
-from ..core.files import is_disk_full
 from ..errors import InputError
 from .h5ad import form_of, has_x, open_checked, open_file, other_layers, shape_of
-from .integrity import Store, is_array, is_group, path_of
+from .integrity import Store, is_array, is_group, path_of, reading
 
 if TYPE_CHECKING:
     import distributed
@@ -85,7 +84,7 @@ class Block:
         """
         if self.kept is not None:
             return self.kept
-        with _reading(self.what):
+        with reading(self.what):
             matrix = as_float32(self.stored_matrix())
         if self.keeps:
             self.kept = matrix
@@ -129,7 +128,7 @@ class Blocks:
             If the matrix is damaged.
         """
         where = path_of(store)
-        with _reading(f"{what} of {where}"):
+        with reading(f"{what} of {where}"):
             stored = store[path]
             form, (n_rows, n_columns) = form_of(stored), shape_of(stored)
             rows = rows.astype(np.int64)
@@ -175,7 +174,7 @@ class Blocks:
         descriptor, name = tempfile.mkstemp(prefix=".rows-", suffix=".part", dir=folder)
         weakref.finalize(self, _remove, name)
         (block,) = self.blocks
-        with os.fdopen(descriptor, "wb") as written, _reading(self.what), _open(block.file) as store:
+        with os.fdopen(descriptor, "wb") as written, reading(self.what), _open(block.file) as store:
             self.blocks = _sort_by_rows(store[block.path], block, Path(name), written)
 
     def each(
@@ -236,19 +235,6 @@ def current_client() -> distributed.Client | None:
         return Client(address, timeout=PATIENCE, set_as_default=True)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(f"DASK_SCHEDULER_ADDRESS: no Dask scheduler answers at {address} ({error}).") from None
-
-
-@contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """Turn what goes wrong while a matrix is read into one InputError; a full disk stays an OSError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # damaged files and foreign encodings fail in many ways
-        if isinstance(error, OSError) and is_disk_full(error):
-            raise
-        raise InputError(f"PATH: {what} cannot be read: {error}") from None
 
 
 @contextmanager
@@ -464,15 +450,10 @@ def read_whole_cells(file: Path, rows: np.ndarray) -> ad.AnnData:
     InputError
         If any part of the file cannot be read.
     """
-    try:
-        with open_file(file) as store, warnings.catch_warnings():
-            # Cells with equal names are told apart by position; the plan has a note about them.
-            warnings.filterwarnings("ignore", message=".* names are not unique")
-            return _read_whole_cells(store, rows)
-    except InputError:
-        raise
-    except Exception as error:  # damage where nothing has looked yet fails inside anndata in many ways
-        raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
+    with open_file(file) as store, reading(file, "read whole"), warnings.catch_warnings():
+        # Cells with equal names are told apart by position; the plan has a note about them.
+        warnings.filterwarnings("ignore", message=".* names are not unique")
+        return _read_whole_cells(store, rows)
 
 
 def _read_whole_cells(store: Any, rows: np.ndarray) -> ad.AnnData:

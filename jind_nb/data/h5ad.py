@@ -21,7 +21,7 @@ from ..core.text import as_text
 from ..errors import InputError
 from .datasets import bundled_file
 from .download import fetch
-from .integrity import Store, check_links, check_structure, decoded, is_array, is_group, path_of, rehearse
+from .integrity import Store, check_links, check_structure, decoded, is_array, is_group, path_of, reading, rehearse
 
 PIECE = 2**25  # bytes
 
@@ -125,12 +125,9 @@ def frame(store: Store, name: str) -> pd.DataFrame:
     InputError
         If it is missing, damaged or no table, names a column twice, or holds text that is not UTF-8.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of formats that are refused, or read all the same
-            frame = ad.io.read_elem(store[name])
-    except Exception as error:  # a damaged or foreign table fails inside anndata in many ways
-        raise InputError(f"PATH: {name} of {path_of(store)} cannot be read: {error}") from None
+    with reading(f"{name} of {path_of(store)}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of formats that are refused, or read all the same
+        frame = ad.io.read_elem(store[name])
     if not isinstance(frame, pd.DataFrame):
         raise InputError(
             f"PATH: {name} of {path_of(store)} is not a table as anndata 0.7 and later write it; "
@@ -218,12 +215,9 @@ def read_whole(file: Path) -> ad.AnnData:
     InputError
         If any part of it cannot be read.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what nothing here looks at, such as names that are not unique
-            return ad.read_zarr(file) if file.is_dir() else ad.read_h5ad(file)
-    except Exception as error:  # damage anywhere fails inside anndata in many ways
-        raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
+    with reading(file, "read whole"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what nothing here looks at, such as names that are not unique
+        return ad.read_zarr(file) if file.is_dir() else ad.read_h5ad(file)
 
 
 def read_obs_of_whole(file: Path) -> ad.AnnData:
@@ -235,18 +229,15 @@ def read_obs_of_whole(file: Path) -> ad.AnnData:
         If any part of it cannot be read.
     """
     with open_file(file) as store:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # as in `read_whole`
-                for name in [name for name in store if name not in ("X", "layers", "raw")]:
-                    ad.io.read_elem(store[name])
-                for name in ("X", "raw/X", *(f"layers/{layer}" for layer in _layers(store))):
-                    if name in store:
-                        ad.experimental.read_elem_lazy(store[name])
+        with reading(file, "read whole"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `read_whole`
+            for name in [name for name in store if name not in ("X", "layers", "raw")]:
+                ad.io.read_elem(store[name])
+            for name in ("X", "raw/X", *(f"layers/{layer}" for layer in _layers(store))):
+                if name in store:
+                    ad.experimental.read_elem_lazy(store[name])
             h5: Any = store  # an h5ad file, not zarr
             h5.visititems(_read_in_pieces)
-        except Exception as error:  # damage anywhere fails inside anndata and h5py in many ways
-            raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
         return ad.AnnData(obs=frame(store, "obs"))
 
 
@@ -278,11 +269,9 @@ def _layers(store: Store) -> list[str]:
 
 def _check_shape(store: Store, path: str, table: str, what: str) -> None:
     """Check that a matrix declares the shape of its tables, before memory for it is asked for."""
-    try:
+    with reading(f"{what} of {path_of(store)}"):
         n_rows, n_columns = shape_of(store[path])
         expected = _length(store["obs"]), _length(store[table])
-    except Exception as error:  # what is no matrix, or no table, fails in many ways
-        raise InputError(f"PATH: {what} of {path_of(store)} cannot be read: {error}") from None
     if expected[0] is not None and n_rows != expected[0]:
         raise InputError(
             f"PATH: {what} of {path_of(store)} cannot be read: it has {n_rows} rows, and obs has {expected[0]}."

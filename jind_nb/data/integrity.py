@@ -12,7 +12,8 @@ import os
 import signal
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +21,7 @@ import anndata as ad
 import h5py
 import zarr
 
+from ..core.files import is_disk_full
 from ..errors import InputError
 
 Store: TypeAlias = h5py.File | zarr.Group  # an open file
@@ -56,6 +58,19 @@ def check_links(folder: Path) -> None:
                     f"PATH: {path} is a link to another place; links out of a file are not followed: write the file "
                     "again with everything in it."
                 )
+
+
+@contextmanager
+def reading(what: str | Path, how: str = "read") -> Iterator[None]:
+    """Turn what goes wrong while something is read into one InputError; a full disk stays an OSError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # damage and foreign encodings fail inside anndata, h5py and zarr in many ways
+        if is_disk_full(error):
+            raise
+        raise InputError(f"PATH: {what} cannot be {how}: {error}") from None
 
 
 def path_of(store: Any) -> str:
