@@ -45,6 +45,29 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+class InFolder:
+    """A file or folder of known name in the `folder` of an object; each object has it as a path.
+
+    >>> class Results:
+    ...     folder = Path("runs/first")
+    ...     table = InFolder("table.csv")
+    >>> Results().table.as_posix()
+    'runs/first/table.csv'
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, owner: Any, _: type) -> Path:
+        return Path(owner.folder, self.name)
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Return whether an error means that the disk, or the user's share of it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -52,8 +75,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON (no NaN), indented, in UTF-8."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def read_json(path: Path) -> Any:
@@ -123,5 +145,4 @@ def read_yaml(text: str) -> Any:
 
 def write_yaml(path: Path, value: Any) -> None:
     """Write a value as YAML, names in their order."""
-    with whole_file(path) as temporary:
-        temporary.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))

@@ -19,7 +19,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ...core import code_hash
-from ...core.files import whole_file
+from ...core.files import InFolder, whole_file, write_text
 from ...core.locks import held
 from ...core.parameters import Parameters, from_notebook
 from ...core.resources import checkout, templates
@@ -140,9 +140,7 @@ class Comparison:
     def file(self, ending: str) -> Path:
         return self.folder / f"comparison.{ending}"
 
-    @property
-    def notebook(self) -> Path:
-        return self.folder / "compare.ipynb"
+    notebook = InFolder("compare.ipynb")
 
     def jobs(self) -> list[tuple[str, int]]:
         """Return every method with its seeds, from SEED on; a method that no seed changes has one."""
@@ -247,19 +245,8 @@ def run(comparison: Comparison, tell: Callable[[str], None]) -> pd.DataFrame:
         methods = [name for name in comparison.methods if name not in comparison.problems]
         parameters = comparison.parameters.model_dump() | {"METHODS": methods, "SEEDS": comparison.seeds}
         execute("compare", comparison.notebook, parameters, comparison.folder)
-        _write_html(comparison)
+        html = templates().get_template("comparison.html.j2")
+        content = Markup(chapter(comparison.notebook))
+        target = comparison.parameters.TARGET_DATASET_NAME
+        write_text(comparison.file("html"), html.render(target=target, content=content, problems=comparison.problems))
     return rows
-
-
-def _write_html(comparison: Comparison) -> None:
-    html = (
-        templates()
-        .get_template("comparison.html.j2")
-        .render(
-            target=comparison.parameters.TARGET_DATASET_NAME,
-            content=Markup(chapter(comparison.notebook)),
-            problems=comparison.problems,
-        )
-    )
-    with whole_file(comparison.file("html")) as temporary:
-        temporary.write_text(html, encoding="utf-8")
