@@ -13,7 +13,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from ...core.files import whole_file
+from ...core.files import write_text
+from ...core.resources import text_templates
 from ...errors import InputError
 
 
@@ -118,42 +119,11 @@ def write_array(file: Path, jobs: Sequence[Sequence[Path]], settings: SlurmSetti
     InputError
         If the file cannot be written.
     """
-    directives = [
-        "--job-name=jind-nb",
-        f"--array=0-{len(jobs) - 1}%{settings.workers}",
-        f"--cpus-per-task={settings.cores}",
-        f"--mem={settings.megabytes}",
-        f"--time={settings.walltime}",
-        "--output=/dev/null",  # the log's name may have a space, which a directive cannot have
-        *([f"--partition={settings.queue}"] if settings.queue else []),
-        *([f"--account={settings.account}"] if settings.account else []),
-        *settings.job_extra_directives,
-    ]
-    cases = [
-        f"  {i}) runs=({' '.join(shlex.quote(str(parameters)) for parameters in of_job)}) ;;"
-        for i, of_job in enumerate(jobs)
-    ]
-    lines = [
-        "#!/bin/bash",
-        "# Written by jind-nb sweep --write-slurm-array. Submit it with sbatch; afterwards the same sweep command without",
-        "# --write-slurm-array finds the finished runs and writes the summary.",
-        *(f"#SBATCH {directive}" for directive in directives),
-        f"exec > {shlex.quote(str(logs))}/slurm-${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}.log 2>&1",
-        *settings.job_script_prologue,
-        *(f"export {name}={settings.cores}" for name in THREADS),
-        "export TQDM_DISABLE=1",
-        'case "$SLURM_ARRAY_TASK_ID" in',
-        *cases,
-        "esac",
-        "status=0",
-        'for parameters in "${runs[@]}"; do',
-        f'  {shlex.quote(sys.executable)} -m jind_nb.cli run "$parameters" || status=$?',
-        "done",
-        "exit $status",
-    ]
+    names = {"python": shlex.quote(sys.executable), "logs": shlex.quote(str(logs)), "threads": THREADS}
+    commands = [shlex.join(map(str, of_job)) for of_job in jobs]
+    text = text_templates().get_template("array.sbatch.j2").render(settings=settings, jobs=commands, **names)
     try:
-        with whole_file(file) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(file, text)
     except OSError as error:
         raise InputError(f"--write-slurm-array: {file} cannot be written: {error.strerror or error}.") from None
 
