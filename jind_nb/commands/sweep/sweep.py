@@ -15,8 +15,8 @@ import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,9 @@ from .summary import (
     row_of,
     write_summary,
 )
-from .workers import LOCAL, NOT_DONE, SLURM, TASK, Cluster, client_of, do_run, ignore_signals
+from .workers import (
+    LOCAL, NOT_DONE, SLURM, TASK, Cluster, client_of, do_run, ignore_signals, restored_signals, wait_until_free,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -330,7 +332,9 @@ def run(sweep: Sweep, cluster: Cluster, console: Console) -> list[dict[str, Any]
     KeyboardInterrupt
         On Ctrl-C or SIGTERM, after everything that was started has ended.
     """
-    with locks.held(sweep.files.folder), _stoppable(), SweepProgress(console, len(sweep.tasks)) as progress:
+    with locks.held(sweep.files.folder), restored_signals(), SweepProgress(console, len(sweep.tasks)) as progress:
+        # SIGTERM ends the sweep like Ctrl-C, so that no run stays at work on other machines.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         rows = _Rows(sweep, {task.name: {} for task in sweep.tasks})
         for task in sweep.tasks:
             rows.set(task, task.parameters, WAITING)
@@ -377,12 +381,9 @@ def write_job_array(sweep: Sweep, settings: SlurmSettings, file: Path) -> int:
     """
     jobs: list[list[Path]] = []
     for group in map(_ActiveGroup.begin, sweep.groups):
-        first = [group.trainer, *(task for task in group.tasks if task is not group.trainer)]
-        to_do = [
-            task
-            for task in first
-            if not (group.trained or task is group.trainer) or not _is_finished(group.parameters(task))
-        ]
+        trainers = [] if group.trained else [group.trainer]
+        others = [task for task in group.tasks if task is not group.trainer]
+        to_do = trainers + [task for task in others if not group.trained or not _is_finished(group.parameters(task))]
         jobs += [[_write_parameters(sweep.files, task, group.parameters(task)) for task in to_do]] if to_do else []
     if jobs:
         sweep.files.logs.mkdir(parents=True, exist_ok=True)
@@ -394,22 +395,6 @@ def _write_parameters(files: SweepFolder, task: SweepTask, parameters: Parameter
     written = files.parameters_yaml(task.file)
     write_yaml(written, parameters.model_dump())
     return written
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM end the sweep like Ctrl-C, so that no run stays at work on other machines."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 @dataclass
@@ -490,16 +475,7 @@ class _Loop:
             self.client.cancel(list(self.under_way), force=True)
         end = time.monotonic() + SECONDS_TO_STOP
         for _, _, parameters in self.under_way.values():
-            while time.monotonic() < end and _in_use(Path(parameters.OUTPUT_PATH)):
-                time.sleep(0.2)
-
-
-def _in_use(folder: Path) -> bool:
-    try:
-        locks.refuse_if_in_use(folder)
-    except InputError:
-        return True
-    return False
+            wait_until_free(Path(parameters.OUTPUT_PATH), end - time.monotonic())
 
 
 def _failure(future: Future, log: Path) -> str:
