@@ -43,17 +43,6 @@ NOT_DONE = -1000
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-# The settings that dask-jobqueue takes under the same names.
-SETTINGS_OF_DASK = {
-    "queue",
-    "account",
-    "walltime",
-    "memory",
-    "interface",
-    "job_extra_directives",
-    "job_script_prologue",
-}
-
 
 def check_where(where: str, *, needs_slurm: bool, has_slurm: bool) -> None:
     """Raise InputError if --cluster is none of its values, or if the settings for Slurm are missing."""
@@ -218,7 +207,7 @@ def _slurm(cluster: Cluster) -> Any:
     settings = cluster.slurm
     assert settings is not None
     jobs = SLURMCluster(
-        **settings.model_dump(include=SETTINGS_OF_DASK),
+        **settings.model_dump(exclude={"cores", "workers"}),
         cores=1,
         processes=1,
         job_cpu=settings.cores,
