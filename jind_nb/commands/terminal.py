@@ -54,6 +54,16 @@ def arguments_named(names: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
+def stopped_with(sentence: str) -> Iterator[None]:
+    """End the program with status 130 and a sentence on how to go on if Ctrl-C stops the `with` block."""
+    try:
+        yield
+    except KeyboardInterrupt:  # typer would end without a message
+        print_line(f"Stopped. {sentence}", err)
+        sys.exit(130)
+
+
+@contextmanager
 def exit_status() -> Iterator[None]:
     """Turn an exception of the `with` block into a message and an exit status."""
     try:

@@ -88,10 +88,8 @@ def short_table(rows: pd.DataFrame) -> pd.DataFrame:
 def numbers(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the summary of one target's rows, a column per method, for the notebook and the page."""
     one_target = ["targets", "macro_F1, worst target", "its sd", "lowest", "highest"]
-    table = summary(rows).drop(columns=one_target)
-    return table.rename(columns={"difference from best": "macro_F1, difference from best"}).T.rename_axis(
-        "number", columns=None
-    )
+    table = summary(rows).drop(columns=one_target).T.rename_axis("number", columns=None)
+    return table.rename(index={"difference from best": "macro_F1, difference from best"})
 
 
 def wide_by_target(rows: pd.DataFrame, number: str) -> pd.DataFrame:
@@ -104,12 +102,8 @@ def paired_difference(wide: pd.DataFrame, one: str, other: str) -> dict[str, flo
     """Return the paired difference of two columns over the targets of both; each set has the same weight."""
     difference = (wide[one] - wide[other]).dropna()
     of_sets = difference.groupby("set").mean() if "set" in wide.index.names else difference
-    return {
-        "difference from best": float(of_sets.mean()),
-        "its sd": float(difference.std()) if len(difference) > 1 else float("nan"),
-        "lowest": float(difference.min()),
-        "highest": float(difference.max()),
-    }
+    values = (of_sets.mean(), difference.std(), difference.min(), difference.max())  # the sd of one target is NaN
+    return dict(zip(("difference from best", "its sd", "lowest", "highest"), map(float, values), strict=True))
 
 
 # --- one target ------------------------------------------------------------------------------------------------------
