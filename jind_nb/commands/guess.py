@@ -19,6 +19,10 @@ from ..core.parameters import Parameters
 from ..core.text import listing
 from ..data.h5ad import frame, open_file, texts
 
+REQUIRED = ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME")
+
+PROPOSED = (*REQUIRED, "SOURCE_DATASET_NAME", "MIN_CELL_TYPE_POPULATION")
+
 # Words in the names of such columns, the likeliest first; without separators, so that `cell_type` equals `CellType`.
 BATCH_WORDS = (
     "batch", "batches", "donor", "individual", "indiv", "patient", "subject", "participant", "sample", "origident",
@@ -99,16 +103,12 @@ def read_obs(files: Sequence[Path]) -> pd.DataFrame:
     tables = []
     for file in files:
         with open_file(file) as store:
-            tables.append(frame(store, "obs"))
-    if len(tables) == 1:
-        return tables[0]
-    named = [
-        table.astype({name: object for name in table if isinstance(table[name].dtype, pd.CategoricalDtype)}).assign(
-            **{EACH_FILE: file.stem}
-        )
-        for file, table in zip(files, tables, strict=True)
-    ]
-    return pd.concat(named, ignore_index=True)
+            table = frame(store, "obs")
+        if len(files) == 1:
+            return table
+        categories = table.select_dtypes("category").columns
+        tables.append(table.astype(dict.fromkeys(categories, object)).assign(**{EACH_FILE: file.stem}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def guess(obs: pd.DataFrame, given: Mapping[str, Any] | None = None, *, several_files: bool = False) -> Guess:
@@ -125,9 +125,7 @@ def guess(obs: pd.DataFrame, given: Mapping[str, Any] | None = None, *, several_
     """
     known = dict(given or {})
     columns = guess_columns(obs.drop(columns=EACH_FILE) if several_files else obs)
-    values: dict[str, Any] = dict.fromkeys(
-        ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "MIN_CELL_TYPE_POPULATION")
-    )
+    values: dict[str, Any] = dict.fromkeys(PROPOSED)
     why: dict[str, str] = {}
     _guess_columns(values, why, columns, several_files)
     values |= known
@@ -171,25 +169,16 @@ def guess_columns(obs: pd.DataFrame) -> Columns:
     >>> columns.batch, columns.labels
     (['Donor_ID'], ['CellType'])
     """
-    of_batch = {name: place for name in obs if (place := _place(name, BATCH_WORDS)) is not None}
-    of_labels = {
-        name: place
-        for name in obs
-        if (place := _place(name, LABEL_WORDS)) is not None
-        and not (of_batch.keys() & {name})
-        and not OTHER_WORDS & set(_words(name))
-    }
-    batch = [name for name in sorted(of_batch, key=of_batch.__getitem__) if _may_be_batch(obs[name])]
-    labels = [name for name in sorted(of_labels, key=of_labels.__getitem__) if _may_be_labels(obs[name])]
+    could_be_labels = [name for name in obs if not OTHER_WORDS & set(_words(name))]
+    of_batch = _by_name(obs, BATCH_WORDS)
+    of_labels = _by_name(obs[[name for name in could_be_labels if name not in of_batch]], LABEL_WORDS)
+    batch = [name for name in of_batch if _may_be_batch(obs[name])]
+    labels = [name for name in of_labels if _may_be_labels(obs[name])]
     if batch:
         # A column whose types are each in only one batch is of no use, so it comes last.
         labels.sort(key=lambda name: _each_in_one_batch(obs[name], obs[batch[0]]))
     by_content: set[str] = set()
-    rest = [
-        name
-        for name in obs
-        if name not in {*of_batch, *of_labels} and not OTHER_WORDS & set(_words(name)) and not _is_number(obs[name])
-    ]
+    rest = [name for name in could_be_labels if name not in {*of_batch, *of_labels} and not _is_number(obs[name])]
     for found, may_be in ((batch, _may_be_batch), (labels, _may_be_labels)):
         could = [name for name in rest if may_be(obs[name])]
         if not found and len(could) == 1:  # of several, the user must choose
@@ -202,6 +191,12 @@ def guess_columns(obs: pd.DataFrame) -> Columns:
 
 def _words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", str(name))]
+
+
+def _by_name(obs: pd.DataFrame, known: Sequence[str]) -> list[str]:
+    """Return the columns whose names fit, the best first."""
+    places = {name: place for name in obs if (place := _place(name, known)) is not None}
+    return sorted(places, key=places.__getitem__)
 
 
 def _place(name: str, known: Sequence[str]) -> tuple[bool, int, int] | None:
@@ -344,9 +339,8 @@ def _possible_targets(table: pd.DataFrame) -> list[tuple[str, str]]:
             "jind-nb run with -s TARGET_DATASET_NAME and --output-path"
         )
     known = "every batch has labels: choose the one to annotate; this small one is good for a first try"
-    return [(name, one) for name in bare.index] + [
-        (name, known) for name in [*labelled.index[large], *labelled.index[~large][::-1]]
-    ]
+    by_size = [*labelled.index[large], *labelled.index[~large][::-1]]
+    return [*((name, one) for name in bare.index), *((name, known) for name in by_size)]
 
 
 def _learned(counts: pd.DataFrame, without: set[Any]) -> pd.DataFrame:
@@ -369,28 +363,23 @@ def _population(annotated: pd.DataFrame, source: pd.DataFrame) -> int:
 
 
 def _lost_in_words(annotated: pd.DataFrame, least: int) -> str:
-    kept = annotated.where(annotated >= least, 0)
-    share = 1 - kept.to_numpy().sum() / annotated.to_numpy().sum()
-    dropped = [str(name) for name, total in kept.sum().items() if total == 0 and annotated[name].sum() > 0]
     default = Parameters.model_fields["MIN_CELL_TYPE_POPULATION"].default
-    at_default = 1 - annotated.where(annotated >= default, 0).to_numpy().sum() / annotated.to_numpy().sum()
-    lower = (
-        f"the default, {default}, would leave out {at_default:.0%} of the labelled cells; " if least < default else ""
-    )
-    shown = listing(map(one_line, dropped), 10, quoted=False)
-    types = f", and all cells of {shown}" if dropped else ""
-    return f"{lower}{least} leaves out {f'{share:.1%}' if share else 'none'}{types}"
+    kept, at_default = (annotated.where(annotated >= n, 0).sum() for n in (least, default))
+    cells = annotated.sum()
+    share, share_at_default = (1 - of_type.sum() / cells.sum() for of_type in (kept, at_default))
+    lower = f"the default, {default}, would leave out {share_at_default:.0%} of the labelled cells; "
+    dropped = listing(map(one_line, map(str, cells.index[(kept == 0) & (cells > 0)])), 10, quoted=False)
+    types = f", and all cells of {dropped}" if dropped else ""
+    return f"{lower if least < default else ''}{least} leaves out {f'{share:.1%}' if share else 'none'}{types}"
 
 
 def _parents(obs: pd.DataFrame, types: pd.Series | None, values: Mapping[str, Any]) -> list[str]:
     """Return columns of coarser types: they have fewer values, and (nearly) all cells of a type have the same value."""
-    found: list[str] = []
     if types is None:
-        return found
-    n_types = types.nunique()
+        return []
+    found, taken = [], (values["BATCH_COL"], values["LABELS_COL"], EACH_FILE)
     for name in obs:
-        taken = name in (values["BATCH_COL"], values["LABELS_COL"], EACH_FILE)
-        if taken or _is_number(obs[name]) or not 2 <= len(distinct_values(obs[name])) < n_types:
+        if name in taken or _is_number(obs[name]) or not 2 <= len(distinct_values(obs[name])) < types.nunique():
             continue
         counts = pd.crosstab(types, texts(obs[name]))
         if counts.shape[1] >= 2 and (counts.max(axis=1) >= OF_ONE_PARENT * counts.sum(axis=1)).all():

@@ -17,11 +17,7 @@ from ..core.parameters import BUNDLED, Parameters, make_parameters
 from ..core.resources import text_templates
 from ..data.h5ad import frame, local_file, open_file
 from ..errors import InputError
-from .guess import Guess, guess, one_line, read_obs
-
-PROPOSED = ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "MIN_CELL_TYPE_POPULATION")
-
-REQUIRED = ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME")
+from .guess import PROPOSED, REQUIRED, Guess, guess, one_line, read_obs
 
 MOST_BATCHES_SHOWN = 60
 
@@ -99,13 +95,7 @@ def _for_file(path: str, output: Path) -> str:
 def _check_given(given: Mapping[str, Any], paths: list[str]) -> dict[str, Any]:
     if "PATH" in given:
         raise InputError("-s PATH: this command takes the data as arguments; leave PATH out.")
-    placeholders = {
-        "PATH": paths,
-        "OUTPUT_PATH": "runs",
-        "BATCH_COL": "\0",
-        "LABELS_COL": "\0",
-        "TARGET_DATASET_NAME": "\0",
-    }
+    placeholders = {"PATH": paths, "OUTPUT_PATH": "runs", **dict.fromkeys(REQUIRED, "\0")}
     checked = make_parameters(placeholders | dict(given)).model_dump()
     return {name: checked[name] for name in Parameters.model_fields if name in given}
 
