@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .commands.terminal import arguments_named, err, exit_status, out, plain, print_line, print_warning, stopped_with
+from .commands.terminal import arguments_named, err, exit_status, out, plain, print_line, stopped_with
 from .core.parameters import Parameters, load_parameters, parse_override
 from .core.text import plural
 from .errors import InputError
@@ -419,7 +419,7 @@ def web_page(
         runs_at_once=runs_at_once,
     )
     for warning in settings.warnings(ip, token=token):
-        print_warning(warning)
+        print_line(f"[bold yellow]Warning:[/bold yellow] {plain(warning)}", err)
 
     ports = tuple(range(8866, 8866 + PORTS_TRIED)) if port is None else (port,)
     serve(

@@ -30,11 +30,6 @@ def print_line(text: str, console: Console = out) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def print_warning(text: str) -> None:
-    """Print a warning on standard error."""
-    print_line(f"[bold yellow]Warning:[/bold yellow] {plain(text)}", err)
-
-
 @contextmanager
 def arguments_named(names: Mapping[str, str]) -> Iterator[None]:
     """Let the messages of InputError name a command's arguments, not the parameters that they stand for.
