@@ -8,17 +8,14 @@ from __future__ import annotations
 import shlex
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from .commands.terminal import arguments_named, err, exit_status, out, plain, print_line, stopped_with
+from .commands.terminal import arguments_named, err, exit_status, out, plain, print_line, print_table, stopped_with
 from .core.parameters import Parameters, load_parameters, parse_override
 from .core.text import plural
 from .errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,7 +98,7 @@ def init(
 
     with arguments_named({"^PATH": "H5AD"}):
         written = write(data, output, dict(parse_override(text) for text in s or []), force=force)
-    _print_table(f"Written to {plain(str(written.file))}", written.proposed_table())
+    print_table(f"Written to {plain(str(written.file))}", written.proposed_table())
     for name in written.missing:
         print_line(f"[bold yellow]To fill in:[/bold yellow] {name}: {plain(why_missing(name, written.guess))}")
     print_line(f"Check it, then: jind-nb validate {plain(shlex.quote(str(written.file)))}")
@@ -150,7 +147,7 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
 
     found = find(parameters)
     for title, table in found.tables.items():
-        _print_table(title, shorten(table))
+        print_table(title, shorten(table))
     labels = (("", found.facts), ("[bold yellow]Warning:[/bold yellow] ", found.warnings), ("Note: ", found.notes))
     for label, sentences in labels:
         for sentence in sentences:
@@ -238,7 +235,7 @@ def compare(
     this = Comparison(parameters, chosen, seeds)
     with stopped_with("The same comparison again continues with what is not measured yet."):
         rows = run(this, lambda line: print_line(plain(line), err))
-    _print_table(plain(parameters.TARGET_DATASET_NAME), short_table(rows))
+    print_table(plain(parameters.TARGET_DATASET_NAME), short_table(rows))
     print_line(f"report: {plain(str(this.file('html')))}")
 
 
@@ -332,7 +329,7 @@ def sweep(
         return
     with stopped_with("The same sweep again continues with the runs that are not finished."):
         rows = sweeps.run(this, sweeps.make_cluster(this, cluster, workers, settings), err)
-    _print_table(in_words(rows), short_table(rows))
+    print_table(in_words(rows), short_table(rows))
     print_line(f"summary: {plain(str(this.files.summary_csv))}")
     print_line(f"reports: {plain(str(this.files.index_html))}")
     not_done = [row for row in rows if row["status"] not in DONE]
@@ -430,20 +427,6 @@ def web_page(
         token=token,
         ready=lambda address: print_line(f"The web page: {plain(address)}\nStop with Ctrl-C; runs continue."),
     )
-
-
-def _print_table(title: str, frame: pd.DataFrame) -> None:
-    """Print a table under its title, of an empty one only the title."""
-    from rich.table import Table
-
-    if frame.empty:
-        return print_line(title)
-    table = Table(title=title, title_justify="left")
-    for name in (frame.index.name, *frame.columns):
-        table.add_column(str(name), overflow="fold")
-    for row in frame.itertuples(name=None):
-        table.add_row(*(plain(str(value)) for value in row))
-    out.print(table)
 
 
 def main() -> None:

@@ -10,11 +10,16 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from ..errors import InputError, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 out = Console()
 err = Console(stderr=True)
@@ -28,6 +33,18 @@ def plain(text: str) -> str:
 def print_line(text: str, console: Console = out) -> None:
     """Print text with markup, its lines as long as they are."""
     console.print(text, highlight=False, soft_wrap=True)
+
+
+def print_table(title: str, frame: pd.DataFrame) -> None:
+    """Print a table under its title, of an empty one only the title."""
+    if frame.empty:
+        return print_line(title)
+    table = Table(title=title, title_justify="left")
+    for name in (frame.index.name, *frame.columns):
+        table.add_column(str(name), overflow="fold")
+    for row in frame.itertuples(name=None):
+        table.add_row(*(plain(str(value)) for value in row))
+    out.print(table)
 
 
 @contextmanager
