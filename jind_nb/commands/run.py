@@ -29,7 +29,7 @@ from ..errors import InputError
 from ..runs import cache, previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import load_training
-from .kernels import DiskFullError, StageError, execute, kernels_ahead
+from .kernels import StageError, execute, kernels_ahead
 from .progress import stage_progress
 from .usage import measured_usage
 
@@ -252,11 +252,10 @@ class ActiveRun:
         gone = [str(file) for file in cache.recorded_files(self.run, self.records, self.records) if not file.exists()]
         if gone:
             return StageError(f"Removed while the run was at work: {', '.join(sorted(gone))}. Run again.")
-        if is_disk_full(error) or isinstance(error, DiskFullError):
-            file = error.filename if isinstance(error, OSError) else str(error)
+        if isinstance(error, OSError) and is_disk_full(error):
             return StageError(
-                f"The disk is full: {file or f'a file in {self.run.folder}'} could not be written. Make room and run "
-                "again; it continues after the last finished stage."
+                f"The disk is full: {error.filename or f'a file in {self.run.folder}'} could not be written. Make room and "
+                "run again; it continues after the last finished stage."
             )
         return error
 

@@ -39,7 +39,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except Exception as error:
         if is_disk_full(error) or (path.parent.exists() and shutil.disk_usage(path.parent).free < FULL):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise disk_full(path) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -66,6 +66,11 @@ class InFolder:
 
     def __get__(self, owner: Any, _: type) -> Path:
         return Path(owner.folder, self.name)
+
+
+def disk_full(file: Path | str) -> OSError:
+    """Return the error that says that a file could not be written because the disk is full."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
 
 def is_disk_full(error: BaseException) -> bool:

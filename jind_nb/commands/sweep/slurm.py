@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
+from dask.utils import parse_bytes
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -19,8 +20,6 @@ from ...errors import InputError
 
 
 def _bytes(text: str) -> str:
-    from dask.utils import parse_bytes
-
     try:
         parse_bytes(text)
     except ValueError:
@@ -62,8 +61,6 @@ class SlurmSettings(BaseModel):
     @property
     def megabytes(self) -> str:
         """The memory in the form that sbatch reads."""
-        from dask.utils import parse_bytes
-
         return f"{math.ceil(parse_bytes(self.memory) / 2**20)}M"
 
 
@@ -84,19 +81,16 @@ def read_slurm(file: Path, workers: int | None = None) -> SlurmSettings:
         raise InputError(f"--slurm: {file} cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"--slurm: {file} must hold names and values, one `name: value` a line.")
-    known = ", ".join(SlurmSettings.model_fields)
     try:
         return SlurmSettings.model_validate(values | ({} if workers is None else {"workers": workers}))
     except ValidationError as error:
-        raise InputError(
-            "\n".join(f"--slurm: {file}: {_in_words(problem, known)}" for problem in error.errors())
-        ) from None
+        raise InputError("\n".join(f"--slurm: {file}: {_in_words(wrong)}" for wrong in error.errors())) from None
 
 
-def _in_words(problem: ErrorDetails, known: str) -> str:
+def _in_words(problem: ErrorDetails) -> str:
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"there is no setting {name}; known are {known}."
+        return f"there is no setting {name}; known are {', '.join(SlurmSettings.model_fields)}."
     if problem["type"] == "missing":
         return f"{name} is missing: {SlurmSettings.model_fields[name].description}."
     if problem["type"] == "string_pattern_mismatch":

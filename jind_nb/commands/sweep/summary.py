@@ -95,29 +95,15 @@ def _page(title: str, notes: Sequence[str], rows: Sequence[dict[str, Any]]) -> s
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f} %"
     environment.filters["link"] = quote
     return environment.get_template("sweep.html.j2").render(
-        title=title,
-        sentence=in_words(rows),
-        notes=notes,
-        rows=rows,
-        failed=[row for row in rows if row["status"] == FAILED],
-        done=DONE,
-        targets=any(row["run"] != row["target"] for row in rows),
-        labelled=any(row["accuracy"] is not None for row in rows),
-        expected=any(row["expected_error"] is not None for row in rows),
-        version=version("jind-nb"),
+        title=title, sentence=in_words(rows), notes=notes, rows=rows, done=DONE, version=version("jind-nb")
     )
 
 
 def short_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Return the table of all runs for a terminal, numbers as text."""
     table = pd.DataFrame(rows).set_index("run")
-    formats = {
-        "cells": "{:,.0f}",
-        "assigned": "{:.3f}",
-        "accuracy": "{:.3f}",
-        "macro_F1": "{:.3f}",
-        "seconds": "{:.0f}",
-    }
+    shares = dict.fromkeys(("assigned", "accuracy", "macro_F1"), "{:.3f}")
+    formats = {"cells": "{:,.0f}", **shares, "seconds": "{:.0f}"}
     for name, form in formats.items():
         table[name] = [form.format(value) if pd.notna(value) else "–" for value in table[name]]
     return table[["status", *formats]].rename(columns={"macro_F1": "macro F1"})

@@ -67,15 +67,11 @@ class SweepTask:
 
     def with_model_of(self, trainer: SweepTask) -> Parameters:
         """Return its parameters with the model that another run trained; it is aligned as it would have been."""
-        p = self.parameters
-        return p.model_copy(
-            update={
-                "PRETRAINED_MODEL_PATH": str(Run(trainer.parameters).models),
-                "ALIGN": p.aligns,
-                # A column name is for the annotated cells; the model contains what it says.
-                "PARENTS": None if isinstance(p.PARENTS, str) else p.PARENTS,
-            }
-        )
+        own = self.parameters
+        # A column name is for the annotated cells; the model contains what it says.
+        parents = None if isinstance(own.PARENTS, str) else own.PARENTS
+        model = str(Run(trainer.parameters).models)
+        return own.model_copy(update={"PRETRAINED_MODEL_PATH": model, "ALIGN": own.aligns, "PARENTS": parents})
 
 
 @dataclass(frozen=True)
@@ -185,15 +181,8 @@ def _as_target(base: Parameters, batch: str, batches: list[str], output: Path) -
     excluded = base.EXCLUDE_DATASETS_NAMES
     if base.INTER_DATASETS_NAMES and not intermediates:  # an empty list would mean all
         excluded = [*excluded, *(name for name in batches if name not in (batch, source))]
-    return base.model_copy(
-        update={
-            "TARGET_DATASET_NAME": batch,
-            "SOURCE_DATASET_NAME": source,
-            "INTER_DATASETS_NAMES": intermediates,
-            "EXCLUDE_DATASETS_NAMES": excluded,
-            "OUTPUT_PATH": str(output),
-        }
-    )
+    roles = {"TARGET_DATASET_NAME": batch, "SOURCE_DATASET_NAME": source, "INTER_DATASETS_NAMES": intermediates}
+    return base.model_copy(update=roles | {"EXCLUDE_DATASETS_NAMES": excluded, "OUTPUT_PATH": str(output)})
 
 
 def check(sweep: Sweep) -> None:
@@ -423,15 +412,9 @@ class _Loop:
         written, log = _write_parameters(files, task, parameters), files.log(task.file)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
-        future = self.client.submit(
-            workers.do_run,
-            str(written),
-            parameters.OUTPUT_PATH,
-            str(log),
-            self.cluster.threads,
-            key=(workers.TASK, uuid.uuid4().hex),  # Dask estimates by the first part
-            pure=False,
-        )
+        arguments = (str(written), parameters.OUTPUT_PATH, str(log), self.cluster.threads)
+        key = (workers.TASK, uuid.uuid4().hex)  # Dask estimates by the first part
+        future = self.client.submit(workers.do_run, *arguments, key=key, pure=False)
         self.under_way[future] = group, task, parameters
 
     def _check_future(self, future: Future) -> None:
