@@ -23,36 +23,8 @@ REQUIRED = ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME")
 
 PROPOSED = (*REQUIRED, "SOURCE_DATASET_NAME", "MIN_CELL_TYPE_POPULATION")
 
-# Words in the names of such columns, the likeliest first; without separators, so that `cell_type` equals `CellType`.
-BATCH_WORDS = (
-    "batch", "batches", "donor", "individual", "indiv", "patient", "subject", "participant", "sample", "origident",
-    "library", "dataset", "study", "well", "plate", "channel", "lane", "mouse", "animal", "replicate", "run",
-    "experiment", "project", "site", "technology", "tech", "protocol", "platform", "chemistry", "assay",
-)  # fmt: skip
-
-LABEL_WORDS = (
-    "celltype", "celltypes", "celllabel", "celllabels", "labels", "label", "annotation", "annotations",
-    "cellontologyclass", "cellidentity", "cellclass", "majorityvoting", "subclass", "class", "identity", "clusters",
-    "cluster", "leiden", "louvain",
-)  # fmt: skip
-
-CLUSTER_WORDS = ("clusters", "cluster", "leiden", "louvain")
-
-# Columns with few values that hold neither batches nor cell types; they are never guessed by content.
-OTHER_WORDS = {
-    "sex", "gender", "phase", "age", "stage", "disease", "diagnosis", "condition", "treatment", "stim", "stimulation",
-    "status", "tissue", "organ", "organism", "species", "genotype", "strain", "ethnicity", "race", "doublet", "doublets",
-    "outlier", "qc", "term", "color", "colors", "score", "confidence", "prob", "probability",
-}  # fmt: skip
-
-TRAILING_WORDS = {"id", "ids", "name", "names", "key", "col", "column"}
-
-# Labels that often are not cell types, besides those of UNLABELED.
-DOUBTFUL_LABELS = {
-    "doublet", "doublets", "multiplet", "multiplets", "low quality", "lowquality", "low_quality", "debris", "dead",
-    "undefined", "undetermined", "ambiguous", "n.a.", "nd", "n.d.", "other", "others", "unclear", "unclassified",
-    "contamination", "to remove", "remove",
-}  # fmt: skip
+# Words by which columns and labels are recognised.
+WORDS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("column_words.yaml").read_text("utf-8"))
 
 MOST_BATCHES, MOST_TYPES, MOST_NUMBERS = 2_000, 1_000, 200
 
@@ -169,9 +141,9 @@ def guess_columns(obs: pd.DataFrame) -> Columns:
     >>> columns.batch, columns.labels
     (['Donor_ID'], ['CellType'])
     """
-    could_be_labels = [name for name in obs if not OTHER_WORDS & set(_words(name))]
-    of_batch = _by_name(obs, BATCH_WORDS)
-    of_labels = _by_name(obs[[name for name in could_be_labels if name not in of_batch]], LABEL_WORDS)
+    could_be_labels = [name for name in obs if not set(WORDS["other"]) & set(_words(name))]
+    of_batch = _by_name(obs, WORDS["batch"])
+    of_labels = _by_name(obs[[name for name in could_be_labels if name not in of_batch]], WORDS["labels"])
     batch = [name for name in of_batch if _may_be_batch(obs[name])]
     labels = [name for name in of_labels if _may_be_labels(obs[name])]
     if batch:
@@ -202,7 +174,7 @@ def _by_name(obs: pd.DataFrame, known: Sequence[str]) -> list[str]:
 def _place(name: str, known: Sequence[str]) -> tuple[bool, int, int] | None:
     """Return a sort key for how well a column's name fits, None if it does not: whole names first, then by `known`."""
     words = _words(name)
-    while len(words) > 1 and words[-1] in TRAILING_WORDS:
+    while len(words) > 1 and words[-1] in WORDS["trailing"]:
         words.pop()
     parts = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
     places = [place for place, word in enumerate(known) if word in parts]
@@ -254,7 +226,7 @@ def _guess_columns(values: dict[str, Any], why: dict[str, str], columns: Columns
         why[name] = "by the column's name"
         if found[0] in columns.by_content:
             why[name] = "the only column whose values look like it"
-        elif name == "LABELS_COL" and set(CLUSTER_WORDS) & set(_words(found[0])):
+        elif name == "LABELS_COL" and set(WORDS["clusters"]) & set(_words(found[0])):
             why[name] = "by the column's name; it may hold clusters: check that they are cell types"
     if not columns.batch and several_files:
         values["BATCH_COL"] = EACH_FILE
@@ -282,7 +254,7 @@ def _types(
     types = texts(obs[column])
     cells = types.value_counts()
     unlabeled = {str(word): int(n) for word, n in cells.items() if parameters.is_unlabeled(str(word))}
-    doubtful = {str(word): int(n) for word, n in cells.items() if str(word).casefold() in DOUBTFUL_LABELS}
+    doubtful = {str(word): int(n) for word, n in cells.items() if str(word).casefold() in WORDS["doubtful labels"]}
     return types.mask(types.isin(list(unlabeled)), None), unlabeled, doubtful
 
 
