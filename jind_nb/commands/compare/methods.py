@@ -21,7 +21,12 @@ import pandas as pd
 import torch
 from filelock import FileLock
 from scipy import sparse
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from ...data.download import cache_folder
 from ...model.loop import Loss, class_weights, set_seeds, train_epoch
@@ -75,9 +80,6 @@ class BaselineInput:
 
 def logistic_regression(given: BaselineInput) -> np.ndarray:
     """Predict with scikit-learn's LogisticRegression at its defaults, on features of unit variance."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
     model = make_pipeline(StandardScaler(with_mean=False), LogisticRegression(max_iter=1000))
     model.fit(given.x.astype(np.float64), given.y)
     return given.columns(model.predict_proba(given.target.astype(np.float64)), model.classes_)
@@ -85,13 +87,9 @@ def logistic_regression(given: BaselineInput) -> np.ndarray:
 
 def linear_svm(given: BaselineInput) -> np.ndarray:
     """Predict with scikit-learn's LinearSVC on features of unit variance, calibrated by five folds (a sigmoid per type)."""
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.svm import LinearSVC
-
     # Every fold needs a cell of each type: cells of a type with fewer than five are repeated.
-    parents_of = [np.flatnonzero(given.y == k) for k in np.unique(given.y)]
-    rows = np.concatenate([np.resize(rows, max(FOLDS, len(rows))) for rows in parents_of])
+    rows_of_types = [np.flatnonzero(given.y == k) for k in np.unique(given.y)]
+    rows = np.concatenate([np.resize(rows, max(FOLDS, len(rows))) for rows in rows_of_types])
     svm = LinearSVC(max_iter=10_000, random_state=0)
     model = CalibratedClassifierCV(make_pipeline(StandardScaler(with_mean=False), svm), cv=FOLDS)
     model.fit(given.x[rows].astype(np.float64), given.y[rows])
@@ -112,7 +110,6 @@ def knn_after_harmony(given: BaselineInput) -> np.ndarray:
     """Predict by 15 neighbours after Harmony over batches, on 50 principal components of 2,000 highly variable features."""
     import harmonypy
     import scanpy as sc
-    from sklearn.neighbors import KNeighborsClassifier
 
     obs = pd.DataFrame({"batch": given.all_batches.astype(str)}).rename(index=str)
     cells = ad.AnnData(given.all_cells[:, highly_variable(given)].toarray(), obs=obs)
