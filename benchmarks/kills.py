@@ -30,7 +30,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tests.conftest import THREE_BATCHES, simulated  # noqa: E402
+from tests.helpers.simulated import THREE_BATCHES, simulated  # noqa: E402
 from tests.helpers.whole import Digest, differences, digest, place_of, problems  # noqa: E402
 
 RESULT = HERE / "results" / "kills.csv"

@@ -21,7 +21,8 @@ from jind_nb.data import cells as data_cells
 from jind_nb.data import prepare, roles
 from jind_nb.errors import InputError
 from jind_nb.model.predictions import Predictions
-from tests.conftest import THREE_BATCHES, run_command, simulated
+from tests.conftest import run_command
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 QUICK = "logistic regression,true labels,majority,random labels"
 

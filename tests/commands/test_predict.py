@@ -16,7 +16,8 @@ import torch
 
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.model import alignment, training
-from tests.conftest import THREE_BATCHES, Answer, run_command, simulated
+from tests.conftest import Answer, run_command
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 Command = Callable[..., Answer]
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from jind_nb.commands.app.process import look
 from jind_nb.commands.app.workspace import EXAMPLE, RunOfVisitor, Settings, Workspace, clean_name, one_of
 from jind_nb.errors import InputError
-from tests.conftest import THREE_BATCHES, simulated
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 VALUES = {
     "PATH": EXAMPLE,

@@ -25,7 +25,8 @@ from jind_nb.model import projection, training
 from jind_nb.model.calibration import best_way, of_all_ways
 from jind_nb.model.leave_one_out import leave_batches_out
 from jind_nb.model.networks import VIEWS, Annotator, Projection, columns
-from tests.conftest import ROOT, THREE_BATCHES, simulated
+from tests.conftest import ROOT
+from tests.helpers.simulated import THREE_BATCHES, simulated
 from tests.model.test_reference import every_weight, learn, prepare_simulated
 
 quick = hypothesis_settings(deadline=None, max_examples=40)
@@ -352,7 +353,7 @@ ONE_RUN = """
 import sys, hashlib, pathlib
 import numpy as np
 from tests.model.test_default import learned, whole
-from tests.conftest import THREE_BATCHES, simulated
+from tests.helpers.simulated import THREE_BATCHES, simulated
 annotated = whole(*learned(pathlib.Path(sys.argv[1]), simulated(THREE_BATCHES), ALIGN=True))
 print(hashlib.sha256(b"".join(p.probabilities.tobytes() for p in annotated.stages.values())).hexdigest())
 """

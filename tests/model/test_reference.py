@@ -34,7 +34,7 @@ from jind_nb.model import training
 from jind_nb.model.history import HELD_OUT, TRAINED_ON, UNSEEN
 from jind_nb.model.networks import Adapter, Annotator, Encoder, Head, LinearHeads, Projection, Translation
 from jind_nb.model.predictions import Predictions, class_thresholds
-from tests.conftest import THREE_BATCHES, simulated
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 quick = hypothesis_settings(deadline=None, max_examples=50)
 CPU = torch.device("cpu")

@@ -28,7 +28,7 @@ from jind_nb.model.calibration import best_way, of_all_ways
 from jind_nb.model.leave_one_out import leave_batches_out
 from jind_nb.model.networks import Adapter, Annotator
 from jind_nb.model.predictions import class_thresholds
-from tests.conftest import THREE_BATCHES, simulated
+from tests.helpers.simulated import THREE_BATCHES, simulated
 from tests.model.test_reference import METHODS, equal, learn, prepare_simulated, weights
 
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ from scipy import sparse
 from jind_nb.core.subsample import sample
 from jind_nb.results import embedding
 from jind_nb.results.embedding import code_points, umap_of
-from tests.conftest import ROOT, THREE_BATCHES, simulated
+from tests.conftest import ROOT
+from tests.helpers.simulated import THREE_BATCHES, simulated
 from tests.model.test_reference import learn, prepare_simulated
 from tests.model.test_target import whole
 

@@ -19,7 +19,7 @@ from jind_nb.model.leave_one_out import leave_batches_out
 from jind_nb.results import load, tables, target, write
 from jind_nb.runs.folder import Run
 from jind_nb.runs.stages import load_plan, load_prepared, model_folder, save_prepared, save_training
-from tests.conftest import THREE_BATCHES, simulated
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 
 @pytest.fixture
