@@ -409,7 +409,7 @@ def test_an_interrupt_leaves_the_anndata_as_it_was(monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     adata = cells()
-    monkeypatch.setattr("jind_nb.model.alignment.align", stop)
+    monkeypatch.setattr("jind_nb.model.annotate.align", stop)
     with pytest.raises(KeyboardInterrupt):
         jn.annotate(adata, **ASKED)
     pd.testing.assert_frame_equal(adata.obs, cells().obs)

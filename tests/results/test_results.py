@@ -123,7 +123,7 @@ def test_the_annotated_file_has_the_level_and_the_clusters() -> None:
     result.clusters = Clusters(np.array(list("0010"), dtype=object), result.names, np.array([0.5, 0.5, 1.0, 0.25]))
     adata = simulated({"a": {"B": 4}})
     adata.obs["jind_level"] = "of an earlier annotation"
-    tables.annotate_obs(adata, tables.predictions_table(result), result.final.classes, result.codes)
+    tables.annotate_obs(adata, tables.predictions_table(result), result.final.classes, result.latent)
     obs = adata.obs
     assert obs["jind_prediction"].tolist() == ["B", "T", UNASSIGNED, "CD8 T"]
     assert list(obs["jind_prediction"].cat.categories) == ["B", "CD4 T", "CD8 T", "T", UNASSIGNED]
@@ -133,7 +133,7 @@ def test_the_annotated_file_has_the_level_and_the_clusters() -> None:
     assert obs["jind_cluster_share"].tolist() == [0.5, 0.5, 1.0, 0.25]
     np.testing.assert_allclose(obs["jind_confidence"], [0.9, 0.5, 0.4, 0.9])
     plain = annotated(["B", "T"], [[0.9, 0.1]] * 4)
-    tables.annotate_obs(adata, tables.predictions_table(plain), ["B", "T"], plain.codes)
+    tables.annotate_obs(adata, tables.predictions_table(plain), ["B", "T"], plain.latent)
     assert not {"jind_level", "jind_cluster", "jind_cluster_majority", "jind_cluster_share"} & set(adata.obs)
 
 
