@@ -6,6 +6,7 @@ annotated batches), `target` (annotating a batch) and `annotate` (the whole sequ
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -225,3 +226,6 @@ class Method(Protocol):
 
     def describe(self, n_latent: int, epochs: int | None) -> str:
         """Return the sentence on learning for the methods paragraph; `epochs` None for a saved model."""
+
+    def describe_alignment(self, stages: Collection[str]) -> str:
+        """Return the sentence on alignment for the methods paragraph; `stages` are the target's."""
