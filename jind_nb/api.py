@@ -6,17 +6,15 @@ a file: one code path, the same answers bit for bit, and memory for the selected
 
 from __future__ import annotations
 
-import inspect
 import re
 import shutil
 import tempfile
-import textwrap
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Never
 
 import anndata as ad
 import h5py
@@ -25,15 +23,15 @@ import pandas as pd
 import torch
 from anndata.io import write_elem
 
-from .commands.predict import OF_THE_FILE, annotate_file, settings_for
+from .commands.predict import PARAMETERS_OF_FILE, annotate_file, parameters_for
 from .core.model_json import read_model_json
-from .core.parameters import Parameters, make_parameters
-from .core.python_names import from_python, in_python, python_names
+from .core.parameters import make_parameters
+from .core.python_names import from_python, in_python
 from .data import cells as data_cells
 from .data import plan as data_plan
 from .data import prepare, roles
 from .data.h5ad import no_column, texts
-from .data.integrity import is_whole
+from .data.integrity import mark_as_undamaged
 from .errors import InputError
 from .model import annotate as model_annotate
 from .model import store
@@ -41,20 +39,43 @@ from .model.annotate import calibrate, known_with_rules, settings_of, train
 from .results import clusters, tables, target
 from .runs.folder import Run
 
-OURS = (
+OBS_KEYS = (
     "jind_prediction", "jind_raw_prediction", "jind_confidence", "jind_reason", "jind_level", "jind_cluster",
     "jind_cluster_majority", "jind_cluster_share",
 )  # fmt: skip
 
-CODES = "X_jind"
+OBSM_KEY = "X_jind"
 
 FILE = "adata.h5ad"
 
-REQUIRED = ("batch_key", "labels_key", "target")
 
-
-def annotate(adata: ad.AnnData, **parameters: Any) -> Model:
-    """Annotates one batch of `adata`, the target, with the labels of its other batches.
+def annotate(
+    adata: ad.AnnData,
+    *,
+    batch_key: str,
+    labels_key: str,
+    target: str,
+    source: str | None = None,
+    intermediates: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    num_features: int = 5000,
+    min_cell_type_population: int = 100,
+    use_gpu: bool = True,
+    method: Literal["default", "reference"] = "default",
+    seed: int = 0,
+    epochs: int = 15,
+    rejection: float = 0.05,
+    target_error: float | None = None,
+    unlabeled: Sequence[str] | None = None,
+    gene_col: str | None = None,
+    layer: str | None = None,
+    normalisation: Literal["auto", "counts", "log1p", "as_is"] = "auto",
+    align: bool | None = None,
+    parents: Mapping[str, str] | str | None = None,
+    cluster_resolution: float | None = None,
+    **unknown: Never,
+) -> Model:
+    """Annotate one batch of `adata`, the target, with the labels of its other batches.
 
     The labels of the target, if it has any, are never read. What METHOD `default` does is in docs/method.md; with the same
     values and seed the answers are those of `jind-nb run`, bit for bit.
@@ -71,7 +92,47 @@ def annotate(adata: ad.AnnData, **parameters: Any) -> Model:
         Column of `adata.obs` with the cell types of the annotated batches; missing where not known.
     target
         The batch to annotate.
-    {others}
+    source
+        The annotated batch training starts from; chosen automatically if absent.
+    intermediates
+        Intermediate batches, in training order; empty: every annotated batch not excluded.
+    exclude
+        Batches that take no part in anything.
+    num_features
+        How many features (genes, peaks) of largest variance are kept.
+    min_cell_type_population
+        A cell type with fewer labelled cells in a batch is left out of that batch's training.
+    use_gpu
+        Use a GPU if there is one.
+    method
+        `reference` is the published method with its constants; `default` is what we recommend.
+    seed
+        Fixes every random choice.
+    epochs
+        method `reference`: epochs of each training stage, and at most of alignment.
+    rejection
+        theta: the share of a type's held-out cells that its confidence threshold would reject.
+    target_error
+        Instead of rejection: the share of wrong labels among the assigned cells to stay below in a batch never seen, say
+        0.05.
+    unlabeled
+        Words in labels_key that mean: no label (upper and lower case alike). Default: -, ?, NA, unknown and the like.
+    gene_col
+        Column of `var` with the feature names; default: the index of `var`.
+    layer
+        Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`.
+    normalisation
+        What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, `log1p` values, or to be
+        left alone (`as_is`).
+    align
+        Align the target with the annotated batches; default: where left-out batches were annotated better for it (method
+        `reference`: always), and never with pretrained_model_path.
+    parents
+        A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous cell is then
+        given the parent, where that is confident.
+    cluster_resolution
+        Leiden clusters of the target at this resolution (1 is usual), and the majority of each, beside the answer for each
+        cell.
 
     Returns
     -------
@@ -85,8 +146,8 @@ def annotate(adata: ad.AnnData, **parameters: Any) -> Model:
         Its probability, calibrated on annotated batches that were left out of training.
     `adata.obs["jind_reason"]` : categorical
         `confident`; of Unassigned cells `ambiguous`, or `unlike reference` (unlike all annotated cells).
-    `adata.obsm["X_jind"]` : float32, `n_obs` x size of a code
-        The cells' codes.
+    `adata.obsm["X_jind"]` : float32, `n_obs` x size of a latent
+        The cells' latents: what the model knows of a cell.
     `adata.obs["jind_level"]`; `["jind_cluster"]`, `["jind_cluster_majority"]`, `["jind_cluster_share"]`
         With `parents`; with `cluster_resolution`.
 
@@ -110,33 +171,34 @@ def annotate(adata: ad.AnnData, **parameters: Any) -> Model:
     >>> adata.obs["jind_prediction"].notna().sum()  # the cells of well 1
     np.int64(95)
     """
-    missing = [name for name in REQUIRED if parameters.get(name) is None]
+    options: dict[str, Any] = {name: value for name, value in locals().items() if name not in ("adata", "unknown")}
+    missing = [name for name in ("batch_key", "labels_key", "target") if options[name] is None]
     if missing:
         raise InputError(f"{missing[0]} is missing: jind_nb.annotate(adata, batch_key=…, labels_key=…, target=…).")
-    values = from_python(parameters)
+    values = from_python(options | unknown)
     columns = {"batch_key": values["BATCH_COL"], "labels_key": values["LABELS_COL"]}
     if isinstance(values.get("PARENTS"), str) and values["PARENTS"].strip()[:1] not in ("", "{"):
         columns["parents"] = values["PARENTS"]
     with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder, _as_file(adata, columns, values) as file:
         run = Run(make_parameters(values | {"PATH": str(file), "OUTPUT_PATH": folder}))
         plan, result = _all_stages(run)
-        model = Model(_kept(run.models), [*plan.warnings, *plan.notes])
+        model = Model(_moved(run.models), [*plan.warnings, *plan.notes])
     weakref.finalize(model, shutil.rmtree, model.folder, ignore_errors=True)
     table = tables.predictions_table(result)
     of_target = (texts(adata.obs[columns["batch_key"]]) == plan.target).to_numpy()
-    _enter(adata, of_target, table, result.final.classes, result.latent)
+    _write_into(adata, of_target, table, result.final.classes, result.latent)
     _warn(plan.warnings)
     return model
 
 
-def _kept(models: Path) -> Path:
-    """A run's models, moved to a temporary folder of their own."""
+def _moved(models: Path) -> Path:
+    """Move a run's models to a temporary folder of their own."""
     kept = Path(tempfile.mkdtemp(prefix="jind-nb-model-"))
     return models.rename(kept)  # of an empty folder takes the place
 
 
 def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult]:
-    """What the four notebooks do, but for their tables and pictures; leaves `run.models`."""
+    """Do what the four notebooks do, but for their tables and pictures; leave `run.models`."""
     parameters = run.parameters
     cells = data_cells.read_cells(parameters)
     plan = roles.make_plan(parameters, cells)
@@ -154,7 +216,7 @@ def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult]:
     names = prepared.obs.loc[is_target, "cell"].astype(str).to_numpy()
     result = target.TargetResult(annotated.stages, names, annotated.final_latent, None, annotated.mode)
     result = target.with_parents(result, plan.parents)
-    result.clusters = clusters.of_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
+    result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
     return plan, result
 
 
@@ -171,7 +233,7 @@ class Model:
 
     def __init__(self, folder: Path, notes: Sequence[str] = ()) -> None:
         self.folder = folder
-        self.notes = [_in_words(note) for note in notes]
+        self.notes = [_in_python(note) for note in notes]
 
     @property
     def classes(self) -> list[str]:
@@ -179,8 +241,8 @@ class Model:
         return list(read_model_json(self.folder)["classes"])
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
-        """Copies the model to a folder, which is made; with it a colleague annotates new data. It holds weights,
-        descriptions and the codes of annotated cells, but none of their values or names, and no program code.
+        """Copy the model to a folder, which is made; with it a colleague annotates new data. It holds weights,
+        descriptions and the latents of annotated cells, but none of their values or names, and no program code.
 
         Parameters
         ----------
@@ -204,9 +266,18 @@ class Model:
             new.rename(folder)
 
     def predict(
-        self, adata: ad.AnnData, *, batch_key: str | None = None, align: bool = False, **parameters: Any
+        self,
+        adata: ad.AnnData,
+        *,
+        batch_key: str | None = None,
+        align: bool = False,
+        layer: str | None = None,
+        gene_col: str | None = None,
+        normalisation: Literal["auto", "counts", "log1p", "as_is"] | None = None,
+        use_gpu: bool | None = None,
+        **unknown: Never,
     ) -> None:
-        """Annotates every cell of other data, without training; writes the keys that `annotate` writes.
+        """Annotate every cell of other data, without training; writes the keys that `annotate` writes.
 
         Cells that the model annotated as its target are known again by their values, and get the same answers.
 
@@ -219,19 +290,20 @@ class Model:
             default all cells are one batch.
         align
             Whether to align the cells with the annotated ones first.
-        **parameters
-            `layer`, `gene_col`, `normalisation`, `use_gpu`, as in `annotate`; by default as the model was trained.
+        layer, gene_col, normalisation, use_gpu
+            As in `annotate`; by default as the model was trained.
 
         Raises
         ------
         InputError
             If the model or the data cannot be used, with what to do; `adata` is then as it was.
         """
-        values = from_python(parameters, OF_THE_FILE)
+        options = {"layer": layer, "gene_col": gene_col, "normalisation": normalisation, "use_gpu": use_gpu}
+        values = from_python(options | unknown, PARAMETERS_OF_FILE)
         with _as_file(adata, {"batch_key": batch_key} if batch_key else {}, values) as file:
-            settings = settings_for(self.folder, file, values | {"ALIGN": align, "OUTPUT_PATH": str(file.parent)})
+            settings = parameters_for(self.folder, file, values | {"ALIGN": align, "OUTPUT_PATH": str(file.parent)})
             predicted = annotate_file(Run(settings), batch_key)
-        _enter(adata, np.ones(adata.n_obs, dtype=bool), predicted.table, predicted.classes, predicted.latent)
+        _write_into(adata, np.ones(adata.n_obs, dtype=bool), predicted.table, predicted.classes, predicted.latent)
         _warn(predicted.warnings)
 
     def __repr__(self) -> str:
@@ -246,7 +318,7 @@ class Model:
 
 
 def load_model(folder: Path | str) -> Model:
-    """A model that `Model.save` wrote, or a run's `trained_models`. Nothing in the folder is executed.
+    """Read a model that `Model.save` wrote, or a run's `trained_models`. Nothing in the folder is executed.
 
     Raises
     ------
@@ -254,7 +326,7 @@ def load_model(folder: Path | str) -> Model:
         If there is none, or it is damaged.
     """
     folder = Path(folder).expanduser()
-    with _told_in_python():
+    with _errors_in_python():
         store.load_shared(folder, torch.device("cpu"))
     return Model(folder)
 
@@ -264,7 +336,7 @@ def load_model(folder: Path | str) -> Model:
 
 @contextmanager
 def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str, Any]) -> Iterator[Path]:
-    """What of an AnnData is needed, in a temporary h5ad file.
+    """Write what of an AnnData is needed to a temporary h5ad file.
 
     Parameters
     ----------
@@ -283,7 +355,7 @@ def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str,
     for name, column in columns.items():
         if column not in adata.obs:
             raise no_column(name, column, adata.obs, "obs of the AnnData")
-    with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder, _told_in_python(folder):
+    with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder, _errors_in_python(folder):
         file = Path(folder) / FILE
         try:
             parts: dict[str, Any] = {
@@ -301,75 +373,54 @@ def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str,
                     write_elem(h5, name, part)
         except (TypeError, ValueError, NotImplementedError) as error:
             raise InputError(f"adata: its values cannot be written to a temporary file ({error}).") from None
-        is_whole(file)
+        mark_as_undamaged(file)
         yield file
 
 
 def _names_in(var: pd.DataFrame, gene_col: str | None) -> pd.DataFrame:
-    """The columns of `var` that may name features."""
+    """Return the columns of `var` that may name features."""
     return var[[c for c in var if c == gene_col or pd.api.types.infer_dtype(var[c].astype(object)) == "string"]]
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """The same with text in all columns, which any file can hold."""
+    """Return a table with text in all columns, which any file can hold."""
     index = table.index.astype(str)
     return pd.DataFrame({str(c): pd.Categorical(texts(table[c])) for c in table}, index=index)
 
 
 @contextmanager
-def _told_in_python(folder: str = "") -> Iterator[None]:
-    """Errors in the Python API's words: of an AnnData and its parameters."""
+def _errors_in_python(folder: str = "") -> Iterator[None]:
+    """Put errors into the Python API's words: an AnnData and its parameters."""
     try:
         yield
     except InputError as error:
-        raise InputError(_in_words(str(error).replace(f"{folder}/{FILE}", FILE))) from None
+        raise InputError(_in_python(str(error).replace(f"{folder}/{FILE}", FILE))) from None
 
 
-def _in_words(told: str) -> str:
-    told = re.sub(r"\bPRETRAINED_MODEL_PATH\b", "model", told.replace(FILE, "the AnnData"))
-    return in_python(re.sub(r"\bPATH\b", "adata", told.replace("--batch-col", "batch_key")))
+def _in_python(message: str) -> str:
+    message = re.sub(r"\bPRETRAINED_MODEL_PATH\b", "model", message.replace(FILE, "the AnnData"))
+    return in_python(re.sub(r"\bPATH\b", "adata", message.replace("--batch-col", "batch_key")))
 
 
-def _warn(told: Sequence[str]) -> None:
-    for text in told:
-        warnings.warn(_in_words(text), UserWarning, stacklevel=3)
+def _warn(messages: Sequence[str]) -> None:
+    for text in messages:
+        warnings.warn(_in_python(text), UserWarning, stacklevel=3)
 
 
-def _enter(adata: ad.AnnData, rows: np.ndarray, table: pd.DataFrame, classes: list[str], codes: np.ndarray) -> None:
-    """Writes the answers for some rows (bool) of an AnnData into it, missing values for all others; what an earlier
-    annotation left is replaced."""
+def _write_into(
+    adata: ad.AnnData, rows: np.ndarray, table: pd.DataFrame, classes: list[str], latent: np.ndarray
+) -> None:
+    """Write the answers for some rows (bool) of an AnnData into it, missing values for all others; what an earlier annotation
+    left is replaced."""
     some = ad.AnnData(obs=pd.DataFrame(index=pd.RangeIndex(int(rows.sum())).astype(str)))
-    tables.annotate_obs(some, table, classes, codes)
+    tables.annotate_obs(some, table, classes, latent)
     place = np.where(rows, np.cumsum(rows) - 1, -1)
-    obs = adata.obs.drop(columns=list(OURS), errors="ignore")
+    obs = adata.obs.drop(columns=list(OBS_KEYS), errors="ignore")
     for name, column in some.obs.items():
         obs[name] = column.array.take(place, allow_fill=True)
-    all_codes = np.full((adata.n_obs, codes.shape[1]), np.nan, dtype=np.float32)
-    all_codes[rows] = some.obsm[CODES]
+    all_latents = np.full((adata.n_obs, latent.shape[1]), np.nan, dtype=np.float32)
+    all_latents[rows] = some.obsm[OBSM_KEY]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ad.ImplicitModificationWarning)  # a view becomes a copy
         adata.obs = obs
-        adata.obsm[CODES] = all_codes
-
-
-# --- what `help` and Jupyter show -------------------------------------------------------------------------------------
-
-
-def _document(function: Any) -> None:
-    """Puts the parameters that `parameters` knows into a function's docstring and signature, for Tab and `?`."""
-    others, lines = {}, []
-    for python, name in python_names().items():
-        if python in REQUIRED:
-            continue
-        field = Parameters.model_fields[name]
-        default = field.get_default(call_default_factory=True)
-        others[python] = inspect.Parameter(python, inspect.Parameter.KEYWORD_ONLY, default=default)
-        text = in_python(str(field.description)) + (f" Default: {default!r}." if default not in (None, []) else "")
-        lines += [python, *textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="    ")]
-    function.__doc__ = function.__doc__.replace("{others}", "\n    ".join(lines))
-    first = inspect.Parameter("adata", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="ad.AnnData")
-    required = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation="str") for name in REQUIRED]
-    function.__signature__ = inspect.Signature([first, *required, *others.values()], return_annotation="Model")
-
-
-_document(annotate)
+        adata.obsm[OBSM_KEY] = all_latents

@@ -5,29 +5,27 @@ Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 
 
 from __future__ import annotations
 
-import re
 import shlex
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .commands.terminal import err, exit_status, out, plain
+from .commands.terminal import arguments_named, err, exit_status, out, plain, print_line, print_warning
 from .core.parameters import Parameters, load_parameters, parse_override
+from .core.text import plural
 from .errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .commands.sweep.summary import SweepFolder
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
-    help="""Cell-type labels from several annotated batches to an unannotated one: one parameter file in, an annotated
-    target and a report out.
+    help="""Transfer cell-type labels from annotated batches to a new one. You write one parameter file and get the
+    annotated cells and a report.
 
     Examples:
 
@@ -39,11 +37,11 @@ app = typer.Typer(
     """,
 )
 
-File = Annotated[Path, typer.Argument(metavar="PARAMETERS", help="YAML file, or JSON as the JIND-Multi program reads.")]
-
-Overrides = Annotated[
-    list[str] | None, typer.Option("-s", metavar="NAME=VALUE", help="Override one parameter; repeatable.")
+File = Annotated[
+    Path, typer.Argument(metavar="PARAMETERS", help="Parameter file: YAML, or JSON as JIND-Multi reads it.")
 ]
+
+Overrides = Annotated[list[str] | None, typer.Option("-s", metavar="NAME=VALUE", help="Set one parameter; repeatable.")]
 
 OutputPath = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the results (OUTPUT_PATH).")]
 
@@ -55,8 +53,8 @@ def _parameters(file: Path, overrides: list[str] | None, output_path: Path | Non
     return load_parameters(file, values)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         out.print(f"jind-nb {version('jind-nb')}", highlight=False)
         raise typer.Exit
 
@@ -64,7 +62,7 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def _all_commands(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which version this is.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -73,23 +71,23 @@ def _all_commands(
 @app.command()
 def init(
     data: Annotated[
-        list[str], typer.Argument(metavar="H5AD...", help="The data: h5ad files or zarr folders, or addresses of them.")
+        list[str], typer.Argument(metavar="H5AD...", help="The data: h5ad files or zarr folders, or their addresses.")
     ],
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The file to write; default: the data's name with .yaml, here."),
+        typer.Option(metavar="FILE", help="The file to write; default: the data's name with .yaml, in this folder."),
     ] = None,
     s: Annotated[
         list[str] | None,
-        typer.Option("-s", metavar="NAME=VALUE", help="A parameter you know already, e.g. the target; repeatable."),
+        typer.Option("-s", metavar="NAME=VALUE", help="A parameter you know already, such as the target; repeatable."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Looks at the data and writes a commented parameter file for them.
+    """Write a commented parameter file for your data.
 
-    Guesses the columns with batches and cell types, lists the batches, and
-    proposes target and source. What nothing in the data tells is left to be
-    filled in, and said. Nothing is trained.
+    It proposes the columns with batches and cell types, lists the batches,
+    and proposes target and source. You fill in what the data do not tell.
+    Nothing is trained.
 
     Examples:
 
@@ -99,35 +97,18 @@ def init(
 
     jind-nb init doi:10.5281/zenodo.14000644/pancreas.h5ad
     """
-    from .commands.init import PROPOSED, to_fill_in, write
+    from .commands.init import why_missing, write
 
-    try:
-        started = write(data, output, dict(parse_override(text) for text in s or []), force=force)
-    except InputError as error:
-        raise InputError(re.sub(r"^PATH\b", "H5AD", str(error))) from None
-    import pandas as pd
-
-    proposed = {name: str(value) for name in PROPOSED if (value := started.guess.values[name]) is not None}
-    why = [started.guess.why.get(name, "given") for name in proposed]
-    index = pd.Index(list(proposed), name="parameter")
-    title = f"Written to {plain(str(started.file))}"
-    if proposed:
-        _table(title, pd.DataFrame({"value": proposed.values(), "why": why}, index))
+    with arguments_named({"^PATH": "H5AD"}):
+        written = write(data, output, dict(parse_override(text) for text in s or []), force=force)
+    title, proposed = f"Written to {plain(str(written.file))}", written.proposed_table()
+    if len(proposed):
+        _print_table(title, proposed)
     else:
-        out.print(title, highlight=False, soft_wrap=True)
-    if started.to_fill_in:
-        out.print(
-            "\n".join(
-                f"[bold yellow]To fill in:[/bold yellow] {name}: {plain(to_fill_in(name, started.guess))}"
-                for name in started.to_fill_in
-            ),
-            highlight=False,
-        )
-    out.print(
-        f"Look through it, then: jind-nb validate {plain(shlex.quote(str(started.file)))}",
-        highlight=False,
-        soft_wrap=True,
-    )
+        print_line(title)
+    for name in written.missing:
+        print_line(f"[bold yellow]To fill in:[/bold yellow] {name}: {plain(why_missing(name, written.guess))}")
+    print_line(f"Check it, then: jind-nb validate {plain(shlex.quote(str(written.file)))}")
 
 
 @app.command()
@@ -136,12 +117,12 @@ def run(
     s: Overrides = None,
     output_path: OutputPath = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Run every stage, also those an earlier run finished.")
+        bool, typer.Option("--force", help="Run every stage, also those that an earlier run finished.")
     ] = False,
 ) -> None:
-    """All stages for one parameter file: annotates the target and writes the report.
+    """Annotate the target and write the report: all stages for one parameter file.
 
-    A run that was interrupted goes on after its last finished stage; one that is done and unchanged is not repeated.
+    An interrupted run continues after its last finished stage. A finished run is not repeated if nothing was changed.
 
     Examples:
 
@@ -159,7 +140,7 @@ def run(
 
 @app.command()
 def validate(file: File, s: Overrides = None, output_path: OutputPath = None) -> None:
-    """Reads parameters and data and says what would happen; trains and writes nothing.
+    """Check parameters and data, and say what a run would do. Nothing is trained or written.
 
     Examples:
 
@@ -168,49 +149,46 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
     jind-nb validate parameters/demo.yaml -s "TARGET_DATASET_NAME=well 2"
     """
     parameters = _parameters(file, s, output_path)
-    from .commands.validate import find, in_short
+    from .commands.validate import shorten
+    from .commands.validate import validate as find
 
     found = find(parameters)
     for title, table in found.tables.items():
-        _table(title, in_short(table))
+        _print_table(title, shorten(table))
     for fact in found.facts:
         out.print(plain(fact), highlight=False)
     for warning in found.warnings:
         out.print(f"[bold yellow]Warning:[/bold yellow] {plain(warning)}", highlight=False)
     for note in found.notes:
         out.print(f"Note: {plain(note)}", highlight=False)
-    out.print(f"Results would go to {plain(parameters.OUTPUT_PATH)}", highlight=False, soft_wrap=True)
+    print_line(f"Results would be written to {plain(parameters.OUTPUT_PATH)}")
     given = [part for text in s or [] for part in ("-s", text)]
     given += [] if output_path is None else ["--output-path", str(output_path)]
-    again = shlex.join(["jind-nb", "run", str(file), *given])
-    out.print(f"It can run: {plain(again)}", highlight=False, soft_wrap=True)
+    command = shlex.join(["jind-nb", "run", str(file), *given])
+    print_line(f"It can run: {plain(command)}")
 
 
 @app.command()
 def predict(
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A run's trained_models folder.")],
-    data: Annotated[
-        str, typer.Argument(metavar="H5AD", help="The file whose cells to annotate, or its DOI or https address.")
-    ],
+    data: Annotated[str, typer.Argument(metavar="H5AD", help="The file to annotate, or its DOI or https address.")],
     output_path: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder for the results; default runs/<name of the file>-predicted."),
+        typer.Option(metavar="DIR", help="Folder for the results; default: runs/<name of the file>-predicted."),
     ] = None,
     align: Annotated[
-        bool, typer.Option("--align", help="Align the new cells with the annotated ones first (takes a minute).")
+        bool, typer.Option("--align", help="First align the new cells with the annotated cells (takes a minute).")
     ] = False,
     batch_col: Annotated[
         str | None,
-        typer.Option(
-            metavar="COLUMN", help="Column of obs with batches, where the file has several; default: it is one."
-        ),
+        typer.Option(metavar="COLUMN", help="Column of obs with the batches; default: the whole file is one batch."),
     ] = None,
     s: Annotated[
         list[str] | None,
         typer.Option("-s", metavar="NAME=VALUE", help="LAYER, GENE_COL, NORMALISATION or USE_GPU for this file."),
     ] = None,
 ) -> None:
-    """Annotates a new file with a saved model, without training.
+    """Annotate a new file with a saved model, without training.
 
     Examples:
 
@@ -224,25 +202,17 @@ def predict(
     from .data.h5ad import local_file
 
     values = dict(parse_override(text) for text in s or [])
-    try:
+    names = {r"\bPRETRAINED_MODEL_PATH": "MODEL_DIR", r"\bOUTPUT_PATH": "--output-path", r"\bPATH": "H5AD"}
+    with arguments_named(names):
         h5ad = local_file(data)
         output = output_path or Path("runs") / f"{h5ad.stem}-predicted"
         predicted = annotate(model_dir, h5ad, output, align=align, batch_col=batch_col, values=values)
-    except InputError as error:  # the parameters that this command's arguments stand for
-        told = str(error).replace("PRETRAINED_MODEL_PATH", "MODEL_DIR").replace("OUTPUT_PATH", "--output-path")
-        raise InputError(re.sub(r"\bPATH\b", "H5AD", told)) from None
     for note in (*predicted.warnings, *predicted.notes):
         out.print(f"Note: {plain(note)}", highlight=False)
-    n, reasons = len(predicted.table), predicted.table["reason"].value_counts()
-    assigned, parents = int(reasons.get("confident", 0)), int(reasons.get("parent only", 0))
-    with_parents = f"{parents:,} with a parent type only, " if parents else ""
-    out.print(
-        f"\n[bold]{plain(h5ad.name)}: {assigned:,} of {n:,} cells annotated, {with_parents}{n - assigned - parents:,} "
-        "left Unassigned.[/bold]\n"
+    print_line(
+        f"\n[bold]{plain(h5ad.name)}: {predicted.one_line}[/bold]\n"
         f"predictions: {plain(str(predicted.run.predictions_xlsx))}\n"
-        f"annotated:   {plain(str(predicted.run.annotated_target))}",
-        highlight=False,
-        soft_wrap=True,
+        f"annotated:   {plain(str(predicted.run.annotated_target))}"
     )
 
 
@@ -252,14 +222,14 @@ def compare(
     s: Overrides = None,
     output_path: OutputPath = None,
     methods: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Methods to compare; default: all that can run here.")
+        str | None, typer.Option(metavar="NAME,NAME", help="The methods to compare; default: all that can run here.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each method that depends on one, from SEED on.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from SEED on, for methods that use one.")] = 1,
 ) -> None:
-    r"""The methods side by side on a target whose labels are known, with the usual tools and controls.
+    r"""Compare the methods with the usual tools and controls, on a target whose labels are known.
 
-    Logistic regression, a linear SVM, kNN after Harmony, CellTypist and scANVI; Harmony and scANVI need
-    pip install 'jind-nb\[compare]'. What was measured before with the same input and parameters is not measured again.
+    The tools are logistic regression, a linear SVM, kNN after Harmony, CellTypist and scANVI; Harmony and scANVI need
+    pip install 'jind-nb\[compare]'. A method is not measured again with the same input and parameters.
 
     Examples:
 
@@ -269,36 +239,34 @@ def compare(
     """
     parameters = _parameters(file, s, output_path)
     from .commands.compare.measure import METHODS
-    from .commands.compare.table import Comparison, run, summary
+    from .commands.compare.table import Comparison, run, short_table
 
     chosen = list(METHODS) if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
     this = Comparison(parameters, chosen, seeds)
     try:
-        rows = run(this, lambda line: err.print(plain(line), highlight=False, soft_wrap=True))
-    except KeyboardInterrupt:  # typer would end without a word
-        err.print("Stopped. The same comparison again goes on with what is not measured yet.")
+        rows = run(this, lambda line: print_line(plain(line), err))
+    except KeyboardInterrupt:  # typer would end without a message
+        print_line("Stopped. The same comparison again continues with what is not measured yet.", err)
         raise typer.Exit(130) from None
-    columns = ["macro_F1", "raw_accuracy", "accuracy_at_90%", "AURC", "seconds", "difference from best"]
-    table = summary(rows)[columns].round(3).rename(columns=lambda name: name.replace("_", " "))
-    _table(plain(parameters.TARGET_DATASET_NAME), table)
-    out.print(f"report: {plain(str(this.file('html')))}", highlight=False, soft_wrap=True)
+    _print_table(plain(parameters.TARGET_DATASET_NAME), short_table(rows))
+    print_line(f"report: {plain(str(this.file('html')))}")
 
 
 @app.command()
 def sweep(
-    files: Annotated[list[Path], typer.Argument(metavar="PARAMETERS...", help="Parameter files, a run for each.")],
+    files: Annotated[list[Path], typer.Argument(metavar="PARAMETERS...", help="Parameter files: one run for each.")],
     each_target: Annotated[
         bool,
         typer.Option(
             "--each-target",
-            help="Of one parameter file: every batch of its input in turn as the target, a run for each.",
+            help="With one parameter file: one run for each batch of its input as the target.",
         ),
     ] = False,
     cluster: Annotated[
         str,
         typer.Option(
             metavar="WHERE",
-            help="local, slurm (needs --slurm), or the address of a running Dask scheduler, tcp://…:8786.",
+            help="local, slurm (needs --slurm), or the address of a Dask scheduler, tcp://…:8786.",
         ),
     ] = "local",
     workers: Annotated[
@@ -306,36 +274,38 @@ def sweep(
         typer.Option(
             min=1,
             metavar="N",
-            help="Runs at once; default: here what cores and free memory allow, on Slurm `workers` of the --slurm file.",
+            help="Runs at once; default: as many as cores and free memory allow, on Slurm as the --slurm file says.",
         ),
     ] = None,
     slurm: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="YAML file with memory, walltime, queue, … of a Slurm job (docs/runs.md)."),
+        typer.Option(
+            metavar="FILE", help="YAML file with memory, walltime, queue and more of a Slurm job (docs/runs.md)."
+        ),
     ] = None,
     write_slurm_array: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Runs nothing; writes a script for sbatch, one job array (needs --slurm)."),
+        typer.Option(metavar="FILE", help="Write a script for sbatch (one job array) and run nothing; needs --slurm."),
     ] = None,
     s: Overrides = None,
     output_path: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of the summary, index.html and, with --each-target, the runs; default runs/sweep, with "
+            help="Folder of the summary, index.html and, with --each-target, the runs; default: runs/sweep, with "
             "--each-target OUTPUT_PATH/sweep.",
         ),
     ] = None,
 ) -> None:
-    """Many runs: here, on Slurm, or on a running Dask scheduler; a table and a page link their reports.
+    """Do many runs, here, on Slurm or on a Dask scheduler; a table and a page link their reports.
 
-    A run is a process of its own. One that fails does not stop the others;
-    finished and unchanged ones are skipped on the next call; Ctrl-C leaves
-    nothing at work. All machines must see the same files.
+    Each run is a process of its own. If one fails, the others continue. The
+    next call skips runs that are finished and unchanged. Ctrl-C ends all of
+    them. All machines must see the same files.
 
-    Annotated batches that several targets share (targets without any label)
-    are trained once in METHOD reference. In METHOD default each run learns
-    from them anew, in seconds: the target's cells make its answers better.
+    Targets without any label share their annotated batches. METHOD reference
+    trains these once for all such targets. METHOD default trains again for
+    each, in seconds, because the target's cells improve its predictions.
 
     Examples:
 
@@ -351,20 +321,13 @@ def sweep(
     """
     from .commands.sweep import sweep as sweeps
     from .commands.sweep.slurm import read_slurm
-    from .commands.sweep.summary import DONE
-    from .commands.sweep.workers import ADDRESS, LOCAL, SLURM, Cluster
+    from .commands.sweep.summary import DONE, in_words, short_table
+    from .commands.sweep.workers import check_where
 
     if each_target and len(files) > 1:
         raise InputError(f"--each-target takes one parameter file; {len(files)} are given.")
-    if cluster not in (LOCAL, SLURM) and not ADDRESS.match(cluster):
-        raise InputError(
-            f"--cluster: found {cluster!r}; it is {LOCAL}, {SLURM} or an address such as tcp://node17:8786."
-        )
-    if slurm is None and (cluster == SLURM or write_slurm_array is not None):
-        raise InputError("--slurm is missing: a YAML file with memory and walltime of a job, and queue where needed.")
-    settings = None if slurm is None else read_slurm(slurm)
-    if settings is not None and workers is not None:
-        settings = settings.model_copy(update={"workers": workers})
+    check_where(cluster, needs_slurm=write_slurm_array is not None, has_slurm=slurm is not None)
+    settings = None if slurm is None else read_slurm(slurm, workers)
     values = dict(parse_override(text) for text in s or [])
     this = (
         sweeps.each_target(files[0], values, output_path)
@@ -373,24 +336,28 @@ def sweep(
     )
     sweeps.check(this)
     for note in this.notes:
-        err.print(f"Note: {plain(note)}", highlight=False, soft_wrap=True)
+        print_line(f"Note: {plain(note)}", err)
     if write_slurm_array is not None:
         assert settings is not None
-        n = sweeps.array(this, settings, write_slurm_array.absolute())
-        said = f"{n} runs: sbatch {write_slurm_array}" if n else "All runs are finished; no script was written."
-        out.print(plain(said), highlight=False, soft_wrap=True)
+        n = sweeps.write_job_array(this, settings, write_slurm_array.absolute())
+        print_line(
+            f"{plural(n, 'run')}: sbatch {plain(str(write_slurm_array))}"
+            if n
+            else "All runs are finished; no script was written."
+        )
         return
-    if cluster == LOCAL:
-        n_workers = min(workers or sweeps.default_workers(this), len(this.tasks))
-    else:
-        n_workers = settings.workers if settings else 1
-    on = settings if cluster == SLURM else None
     try:
-        rows = sweeps.run(this, Cluster(cluster, n_workers, on, this.files.logs), err)
-    except KeyboardInterrupt:  # typer would end without a word
-        err.print("Stopped. The same sweep again goes on with what is not finished.")
+        rows = sweeps.run(this, sweeps.make_cluster(this, cluster, workers, settings), err)
+    except KeyboardInterrupt:  # typer would end without a message
+        print_line("Stopped. The same sweep again continues with the runs that are not finished.", err)
         raise typer.Exit(130) from None
-    _tell_of_sweep(this.files, rows)
+    _print_table(in_words(rows), short_table(rows))
+    print_line(f"summary: {plain(str(this.files.summary_csv))}")
+    print_line(f"reports: {plain(str(this.files.index_html))}")
+    for row in rows:
+        if row["status"] not in DONE:
+            log = this.files.folder / (row["log"] or "")
+            print_line(plain(f"{row['run']}: {row['status']}: {row['message']} (log: {log})"), err)
     if any(row["status"] not in DONE for row in rows):
         raise typer.Exit(1)
 
@@ -399,82 +366,54 @@ def sweep(
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a finished run.")],
 ) -> None:
-    """Renders report.html and report.pdf again from a finished run; runs no notebook.
+    """Render report.html and report.pdf of a finished run again; no notebook is run.
 
     The folder may have been moved or copied from another machine; the input is not needed.
-    Of a run that failed it renders the page that says so.
+    For a failed run, the page that says so is rendered.
 
     Example:
 
     jind-nb report runs/mydata
     """
-    from .commands.run import report_again
+    from .commands.report import report_again
 
-    folder = run_dir.expanduser().resolve()
-    try:
-        this, pdf_missing = report_again(folder)
-    except InputError as error:  # the parameter that this command's argument stands for
-        raise InputError(str(error).replace("OUTPUT_PATH", "RUN_DIR")) from None
+    with arguments_named({r"\bOUTPUT_PATH": "RUN_DIR"}):
+        this, pdf_missing = report_again(run_dir.expanduser().resolve())
     if pdf_missing:
-        err.print(f"No report.pdf: {plain(pdf_missing)}", highlight=False, soft_wrap=True)
+        print_line(f"No report.pdf: {plain(pdf_missing)}", err)
     pdf = f"\n        {this.report_pdf}" if this.report_pdf.exists() else ""
-    out.print(f"report: {plain(str(this.report_html))}{plain(pdf)}", highlight=False, soft_wrap=True)
-
-
-def _tell_of_sweep(files: SweepFolder, rows: list[dict[str, Any]]) -> None:
-    """The table of all runs, where the summary is, and why runs are not done."""
-    from .commands.sweep.summary import DONE, in_words
-
-    _sweep_table(in_words(rows), rows)
-    out.print(f"summary: {plain(str(files.summary_csv))}", highlight=False, soft_wrap=True)
-    out.print(f"reports: {plain(str(files.index_html))}", highlight=False, soft_wrap=True)
-    for row in rows:
-        if row["status"] not in DONE:
-            err.print(
-                f"{plain(row['run'])}: {plain(row['status'])}: {plain(row['message'])}"
-                f" (log: {plain(str(files.folder / (row['log'] or '')))})",
-                highlight=False,
-                soft_wrap=True,
-            )
-
-
-def _sweep_table(title: str, rows: list[dict[str, Any]]) -> None:
-    import pandas as pd
-
-    frame = pd.DataFrame(rows).set_index("run")
-    table = frame[["status", "cells"]].astype(object)
-    table["cells"] = [f"{value:,.0f}" if pd.notna(value) else "–" for value in frame["cells"]]
-    for name in ("assigned", "accuracy", "macro_F1"):
-        table[name.replace("_", " ")] = [f"{value:.3f}" if pd.notna(value) else "–" for value in frame[name]]
-    table["seconds"] = [f"{value:.0f}" if pd.notna(value) else "–" for value in frame["seconds"]]
-    _table(title, table)
+    print_line(f"report: {plain(str(this.report_html))}{plain(pdf)}")
 
 
 @app.command(name="app")
 def web_page(
     folder: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of all uploads and runs, which nobody else should read.")
+        Path, typer.Option(metavar="DIR", help="Folder of all uploads and runs; nobody else should be able to read it.")
     ] = Path("runs/app"),
     data: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="Folder whose files anybody with the token may choose; repeatable."),
+        typer.Option(metavar="DIR", help="Folder whose files everybody with the token may use; repeatable."),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Default: 8866, or the next free one.", show_default=False)
+        int | None, typer.Option(min=1, max=65535, help="Default: 8866, or the next free port.", show_default=False)
     ] = None,
-    ip: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: reachable from everywhere.")] = "127.0.0.1",
+    ip: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0: other machines can reach the page.")
+    ] = "127.0.0.1",
     base_url: Annotated[
-        str, typer.Option(metavar="PATH", help="Behind a proxy: the path it serves the page at.")
+        str, typer.Option(metavar="PATH", help="Behind a proxy: the path at which it serves the page.")
     ] = "/",
     max_upload_gb: Annotated[
-        float, typer.Option(min=0, metavar="N", help="Gigabytes each visitor may upload in all; 0: no uploads.")
+        float, typer.Option(min=0, metavar="N", help="Gigabytes that each visitor may upload in total; 0: no uploads.")
     ] = 10,
-    runs_at_once: Annotated[int, typer.Option(min=1, metavar="N", help="Further runs wait their turn.")] = 1,
-    token: Annotated[bool, typer.Option(help="Ask visitors for the token that is in the printed address.")] = True,
+    runs_at_once: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many runs work at once; the others wait.")
+    ] = 1,
+    token: Annotated[bool, typer.Option(help="Ask visitors for the token in the printed address.")] = True,
 ) -> None:
-    r"""The web page, for people without a terminal: upload or choose a file, check, run, read the report.
+    r"""Start the web page, for people without a terminal: choose a file, check it, run, read the report.
 
-    Needs pip install 'jind-nb\[web]'. A run goes on when its page, or this server, is closed.
+    It needs pip install 'jind-nb\[web]'. Runs continue when their page or this server is closed.
 
     Examples:
 
@@ -490,43 +429,34 @@ def web_page(
             f"The web page needs {error.name}, which is not installed: pip install 'jind-nb[web]'"
         ) from None
     from .commands.app.server import PORTS_TRIED, serve
-    from .commands.app.workspace import Settings
+    from .commands.app.workspace import AppSettings
 
-    for one in data or []:
-        if not one.is_dir():
-            raise InputError(f"--data: there is no folder {one}.")
-    settings = Settings(
+    for missing in (path for path in data or [] if not path.is_dir()):
+        raise InputError(f"--data: there is no folder {missing}.")
+    settings = AppSettings(
         root=str(folder.absolute()),
-        data=tuple(str(one.resolve()) for one in data or []),
+        data=tuple(str(path.resolve()) for path in data or []),
         most_upload_bytes=int(max_upload_gb * 1e9),
         runs_at_once=runs_at_once,
     )
-    if ip not in ("127.0.0.1", "localhost", "::1"):
-        err.print(
-            "[bold yellow]Warning:[/bold yellow] the page can be reached from other machines, and what goes to and fro can be "
-            "read on the way: put a proxy with https before it (docs/web.md).",
-            soft_wrap=True,
-        )
-    if folder.exists() and folder.stat().st_mode & 0o077:
-        err.print(
-            f"[bold yellow]Warning:[/bold yellow] others on this machine may list {plain(str(folder))}, where names are what "
-            f"keeps visitors apart: chmod 700 {plain(shlex.quote(str(folder)))}",
-            soft_wrap=True,
-        )
-    if not token:
-        err.print(
-            "[bold yellow]Warning:[/bold yellow] without a token, anybody who reaches the page can use it.",
-            soft_wrap=True,
-        )
+    for warning in settings.warnings(ip, token=token):
+        print_warning(warning)
 
-    def told(address: str) -> None:
-        out.print(f"The web page: {plain(address)}\nStop with Ctrl-C; runs go on.", highlight=False, soft_wrap=True)
+    def print_address(address: str) -> None:
+        print_line(f"The web page: {plain(address)}\nStop with Ctrl-C; runs continue.")
 
     ports = tuple(range(8866, 8866 + PORTS_TRIED)) if port is None else (port,)
-    serve(settings, ip=ip, ports=ports, base_url=f"/{base_url.strip('/')}/".replace("//", "/"), token=token, told=told)
+    serve(
+        settings,
+        ip=ip,
+        ports=ports,
+        base_url=f"/{base_url.strip('/')}/".replace("//", "/"),
+        token=token,
+        ready=print_address,
+    )
 
 
-def _table(title: str, frame: pd.DataFrame) -> None:
+def _print_table(title: str, frame: pd.DataFrame) -> None:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -538,7 +468,7 @@ def _table(title: str, frame: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    """The `jind-nb` command: runs the app and turns what went wrong into a message and an exit status."""
+    """Run the `jind-nb` command and end with its exit status."""
     with exit_status():
         app(standalone_mode=True)
 

@@ -1,4 +1,4 @@
-"""How right predictions are: formulas of method.md section 7, and the record of one stage on one batch."""
+"""How right predictions are: pure formulas (docs/method_reference.md section 7)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
 BINS = 15  # of confidence, in reliability diagrams
 
 
 def average_precision(is_type: np.ndarray, score: np.ndarray) -> float:
-    """Area under the all-point interpolated precision-recall curve of one type.
+    """Return the area under the all-point interpolated precision-recall curve of one type.
 
     Cells are ranked by score, highest first; cells of equal score with the wrong ones first, so that ties never
     help. Precision is made monotone from the right (the best precision at this recall or a higher one). This is
@@ -43,7 +44,7 @@ def average_precision(is_type: np.ndarray, score: np.ndarray) -> float:
 
 
 def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The error among the assigned cells when only the most confident ones are assigned, one more at a time.
+    """Return the error among the assigned cells when only the most confident ones are assigned, one more at a time.
 
     Cells of equal confidence share their errors evenly, so that their order does not matter (Geifman & El-Yaniv 2017,
     arXiv:1705.08500).
@@ -68,13 +69,13 @@ def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray
 
 
 def area_under_risk_coverage(confidence: np.ndarray, right: np.ndarray) -> float:
-    """AURC: the mean risk of `risk_coverage`; 0 is best, NaN without cells."""
+    """Return AURC, the mean risk of `risk_coverage`; 0 is best, NaN without cells."""
     risk = risk_coverage(confidence, right)[1]
     return float(risk.mean()) if len(risk) else float("nan")
 
 
 def accuracy_at_coverage(confidence: np.ndarray, right: np.ndarray, coverage: float) -> float:
-    """The effective accuracy when just this share of the cells, the most confident, is assigned (rounded up to a cell).
+    """Return the effective accuracy when just this share of the cells, the most confident, is assigned (rounded up to a cell).
 
     By it methods are compared whose own thresholds reject different shares. Cells of equal confidence share their errors
     evenly; NaN without cells.
@@ -88,18 +89,16 @@ def accuracy_at_coverage(confidence: np.ndarray, right: np.ndarray, coverage: fl
 
 
 def balanced_accuracy(truth: np.ndarray, raw: np.ndarray) -> float:
-    """The mean, over the types among the true labels, of the share of a type's cells called right; NaN without cells.
+    """Return the mean, over the types among the true labels, of the share of a type's cells called right; NaN without cells.
 
     >>> balanced_accuracy(np.array(["B", "B", "B", "T"]), np.array(["B", "B", "B", "B"]))
     0.5
     """
-    if not len(truth):
-        return float("nan")
-    return float(np.mean([(raw[truth == name] == name).mean() for name in sorted(set(truth))]))
+    return float(recall_score(truth, raw, labels=sorted(set(truth)), average="macro")) if len(truth) else float("nan")
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """How often cells of a confidence are right: one row for each of `bins` equally wide ranges of confidence that
+    """Return how often cells of a confidence are right: one row for each of `bins` equally wide ranges of confidence that
     holds cells, with `cells`, `confidence` (mean) and `right` (share).
 
     Parameters
@@ -112,7 +111,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error: mean difference between confidence and share right over the rows of `reliability`,
+    """Return the expected calibration error: mean difference between confidence and share right over the rows of `reliability`,
     weighted by their cells (Guo et al. 2017, arXiv:1706.04599); NaN without cells.
 
     >>> round(calibration_error(np.array([0.8, 0.8]), np.array([True, False])), 2)
@@ -125,7 +124,7 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BIN
 
 
 def per_type_table(truth: np.ndarray, raw: np.ndarray, kept: np.ndarray, types: list[str]) -> dict[str, dict[str, Any]]:
-    """Counts and precision, recall, F1 of each type, before rejection.
+    """Return counts and precision, recall, F1 of each type, before rejection.
 
     Parameters
     ----------
@@ -141,26 +140,32 @@ def per_type_table(truth: np.ndarray, raw: np.ndarray, kept: np.ndarray, types: 
     For each type `cells`, `rejected`, `right` (kept and right), `misclassified` (kept and wrong), `precision` (None
     where it was never predicted), `recall`, `f1`.
     """
+    if not types:
+        return {}
+    scores = precision_recall_fscore_support(truth, raw, labels=types, zero_division=np.nan)
     table: dict[str, dict[str, Any]] = {}
-    for name in types:
-        true, called = truth == name, raw == name
-        n_true, n_called, n_right = (int(true.sum()), int(called.sum()), int((true & called).sum()))
+    for name, precision, recall, f1, n in zip(types, *scores, strict=True):
+        true, right = truth == name, raw == truth
         table[name] = {
-            "cells": n_true,
+            "cells": int(n),
             "rejected": int((true & ~kept).sum()),
-            "right": int((true & kept & called).sum()),
-            "misclassified": int((true & kept & ~called).sum()),
-            "precision": n_right / n_called if n_called else None,
-            "recall": n_right / n_true if n_true else None,
-            "f1": 2 * n_right / (n_true + n_called) if n_true + n_called else None,
+            "right": int((true & kept & right).sum()),
+            "misclassified": int((true & kept & ~right).sum()),
+            "precision": _known(precision),
+            "recall": _known(recall),
+            "f1": _known(f1),
         }
     return table
 
 
+def _known(score: float) -> float | None:
+    return None if np.isnan(score) else float(score)
+
+
 def confusion(truth: np.ndarray, predictions: np.ndarray, rows: list[str], columns: list[str]) -> np.ndarray:
-    """Counts int64 (len(rows), len(columns)): cells of true type (row) that were called (column)."""
-    row_of = {name: i for i, name in enumerate(rows)}
-    column_of = {name: i for i, name in enumerate(columns)}
-    counts = np.zeros((len(rows), len(columns)), dtype=np.int64)
-    np.add.at(counts, ([row_of[t] for t in truth], [column_of[p] for p in predictions]), 1)
-    return counts
+    """Return counts int64 (len(rows), len(columns)): cells of true type (row) that were called (column)."""
+    if not len(truth):
+        return np.zeros((len(rows), len(columns)), dtype=np.int64)
+    labels = [*rows, *(name for name in columns if name not in rows)]
+    counts: np.ndarray = confusion_matrix(truth, predictions, labels=labels)
+    return counts[: len(rows)][:, [labels.index(name) for name in columns]]

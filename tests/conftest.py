@@ -18,6 +18,7 @@ from pathlib import Path
 import anndata as ad
 import hypothesis
 import pytest
+from filelock import FileLock
 
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
@@ -135,14 +136,56 @@ def write_parameters(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+# --- on both cores -----------------------------------------------------------------------------------------------------
+
+# Files of slow tests, the slowest first, so that small ones fill up the other core at the end. Tests of a file share its costly
+# fixtures and so stay on one worker, but for those that use a fixture named here: they are a group of their own.
+SLOWEST = (
+    "slurm", "test_sweep", "test_run", "test_faults", "test_why", "test_jupyterlab", "test_app", "test_workspace",
+    "test_notebooks", "test_chunks", "test_predict", "test_compare", "test_compare_methods", "test_hostile", "test_report",
+)  # fmt: skip
+OWN_GROUP = ("slurm",)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests for pytest-xdist (`--dist loadgroup`) and begin with the slowest groups."""
+    group_of = {}
+    for item in items:
+        own = [name for name in OWN_GROUP if name in getattr(item, "fixturenames", ())]
+        group = own[0] if own else item.path.stem
+        group_of[item] = group
+        item.add_marker(pytest.mark.xdist_group(group))
+    place = {group: i for i, group in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(group_of[item], len(place)))
+
+
+def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """A folder for all workers of the session: the first one to ask fills it, the others wait for it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = factory.mktemp(name)
+        make(folder)
+        return folder
+    folder = factory.getbasetemp().parent / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / ".made").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a worker left that failed at it
+            folder.mkdir()
+            make(folder)
+            (folder / ".made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one whole run of the demo with two epochs: many tests look at it, none changes it."""
-    folder = tmp_path_factory.mktemp("demo")
-    done = run_command(
-        "run", ROOT / "parameters" / "demo.yaml", "-s", "EPOCHS=2", "--output-path", folder / "run", cwd=folder
-    )
-    assert done.returncode == 0, done.stderr
-    (folder / "stdout.txt").write_text(done.stdout)
-    (folder / "stderr.txt").write_text(done.stderr)
-    return folder / "run"
+
+    def make(folder: Path) -> None:
+        done = run_command(
+            "run", ROOT / "parameters" / "demo.yaml", "-s", "EPOCHS=2", "--output-path", folder / "run", cwd=folder
+        )
+        assert done.returncode == 0, done.stderr
+        (folder / "stdout.txt").write_text(done.stdout)
+        (folder / "stderr.txt").write_text(done.stderr)
+
+    return made_once("demo", tmp_path_factory, make) / "run"

@@ -423,10 +423,15 @@ def test_every_parameter_has_a_name_in_python_or_a_reason_for_none() -> None:
     assert {*python_names().values(), *NOT_IN_PYTHON} == set(Parameters.model_fields)
     assert not set(python_names().values()) & set(NOT_IN_PYTHON)
     signature = inspect.signature(jn.annotate)
-    assert list(signature.parameters) == ["adata", *python_names()]
-    assert signature.parameters["num_features"].default == Parameters.model_fields["NUM_FEATURES"].default
-    for name in python_names():
-        assert f"\n    {name}\n" in str(jn.annotate.__doc__)
+    assert list(signature.parameters) == ["adata", *python_names(), "unknown"]
+    text = " ".join(str(jn.annotate.__doc__).split())
+    for python, name in python_names().items():
+        assert f"\n    {python}\n" in str(jn.annotate.__doc__)
+        field = Parameters.model_fields[name]
+        if python not in ("batch_key", "labels_key", "target"):
+            assert in_python(str(field.description)) in text
+            default = signature.parameters[python].default
+            assert default in (None, ()) or default == field.get_default(call_default_factory=True)
 
 
 def test_in_python_leaves_longer_words_alone() -> None:

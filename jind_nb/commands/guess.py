@@ -1,4 +1,4 @@
-"""What a file's columns and batches most likely are: for `jind-nb init` and the web page, which let people correct it."""
+"""Guess parameters from the table of cells, for `jind-nb init` and the web page, where people correct them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import yaml
 
 from ..core.files import read_yaml
 from ..core.parameters import Parameters
+from ..core.text import listing
 from ..data.h5ad import frame, open_file, texts
 
-# Words that name such a column, the likeliest first; spelled together, so that `cell_type` and `CellType` are one.
+# Words in the names of such columns, the likeliest first; without separators, so that `cell_type` equals `CellType`.
 BATCH_WORDS = (
     "batch", "batches", "donor", "individual", "indiv", "patient", "subject", "participant", "sample", "origident",
     "library", "dataset", "study", "well", "plate", "channel", "lane", "mouse", "animal", "replicate", "run",
@@ -33,7 +34,7 @@ LABEL_WORDS = (
 
 CLUSTER_WORDS = ("clusters", "cluster", "leiden", "louvain")
 
-# Columns with few values that are neither: no guess by content falls on them.
+# Columns with few values that hold neither batches nor cell types; they are never guessed by content.
 OTHER_WORDS = {
     "sex", "gender", "phase", "age", "stage", "disease", "diagnosis", "condition", "treatment", "stim", "stimulation",
     "status", "tissue", "organ", "organism", "species", "genotype", "strain", "ethnicity", "race", "doublet", "doublets",
@@ -42,7 +43,7 @@ OTHER_WORDS = {
 
 TRAILING_WORDS = {"id", "ids", "name", "names", "key", "col", "column"}
 
-# Labels that are often no cell types, beyond those of UNLABELED.
+# Labels that often are not cell types, besides those of UNLABELED.
 DOUBTFUL_LABELS = {
     "doublet", "doublets", "multiplet", "multiplets", "low quality", "lowquality", "low_quality", "debris", "dead",
     "undefined", "undetermined", "ambiguous", "n.a.", "nd", "n.d.", "other", "others", "unclear", "unclassified",
@@ -51,17 +52,17 @@ DOUBTFUL_LABELS = {
 
 MOST_BATCHES, MOST_TYPES, MOST_NUMBERS = 2_000, 1_000, 200
 
-SMALLEST_TARGET = 100  # cells, of a proposed target whose labels are known
+SMALLEST_TARGET = 100  # cells of a proposed target with known labels
 
 POPULATIONS = (100, 50, 20, 10, 5)  # for MIN_CELL_TYPE_POPULATION
 
-ENOUGH_TO_LEARN = 10  # cells of a type in a batch, not to be lost with a higher one
+ENOUGH_TO_LEARN = 10  # cells of a type in a batch; such a type should be kept
 
-MOST_LOST = 0.05  # of the labelled cells, for want of others of their type
+MOST_LOST = 0.05  # share of the labelled cells that may be lost
 
 OF_ONE_PARENT = 0.95
 
-EACH_FILE = "(file)"  # a BATCH_COL that no file has: each file is a batch
+EACH_FILE = "(file)"  # BATCH_COL if no column has batches: each file is a batch
 
 
 @dataclass(frozen=True)
@@ -70,30 +71,30 @@ class Columns:
 
     batch: list[str]
     labels: list[str]
-    by_content: set[str] = field(default_factory=set)  # those whose name says nothing
+    by_content: set[str] = field(default_factory=set)  # columns guessed by their values
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What parameters could be, and why."""
+    """Proposed parameters, and why."""
 
     columns: Columns
     batches: pd.DataFrame  # index: names, largest first; int columns `cells`, `labelled`, `types`
-    values: dict[str, Any]  # proposed parameters; None where only a person can know
+    values: dict[str, Any]  # proposed parameters; None if the data do not tell
     why: dict[str, str]  # parameter -> a sentence
     parents: list[str]  # columns that hold a coarser level of the labels
-    unlabeled: dict[str, int]  # words of UNLABELED that were seen -> cells
-    doubtful: dict[str, int]  # labels that may be no cell types -> cells
+    unlabeled: dict[str, int]  # words of UNLABELED in the data -> cells
+    doubtful: dict[str, int]  # labels that may not be cell types -> cells
     names: list[str] = field(default_factory=list)  # of all columns of obs
 
 
 def read_obs(files: Sequence[Path]) -> pd.DataFrame:
-    """The cells' tables of all files as one; a column that a file lacks holds its name there, labels stay missing.
+    """Return the tables of cells of all files as one, with the file's name in the column EACH_FILE if there are several.
 
     Raises
     ------
     InputError
-        For an unreadable file.
+        If a file cannot be read.
     """
     tables = []
     for file in files:
@@ -101,26 +102,26 @@ def read_obs(files: Sequence[Path]) -> pd.DataFrame:
             tables.append(frame(store, "obs"))
     if len(tables) == 1:
         return tables[0]
-    told = [
+    named = [
         table.astype({name: object for name in table if isinstance(table[name].dtype, pd.CategoricalDtype)}).assign(
             **{EACH_FILE: file.stem}
         )
         for file, table in zip(files, tables, strict=True)
     ]
-    return pd.concat(told, ignore_index=True)
+    return pd.concat(named, ignore_index=True)
 
 
 def guess(obs: pd.DataFrame, given: Mapping[str, Any] | None = None, *, several_files: bool = False) -> Guess:
-    """Parameters that fit a table of cells; no value of a gene is looked at.
+    """Guess parameters from a table of cells.
 
     Parameters
     ----------
     obs
-        Rows are cells, as `read_obs` gives them.
+        Rows are cells, as `read_obs` returns them.
     given
-        Parameters that are known already, and not to be guessed.
+        Parameters that the user knows already.
     several_files
-        Whether the column EACH_FILE of `obs` says which file a cell is from, and can stand for a missing batch.
+        Whether `obs` has the column EACH_FILE, which is used where a batch is missing.
     """
     known = dict(given or {})
     columns = guess_columns(obs.drop(columns=EACH_FILE) if several_files else obs)
@@ -128,19 +129,19 @@ def guess(obs: pd.DataFrame, given: Mapping[str, Any] | None = None, *, several_
         ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "MIN_CELL_TYPE_POPULATION")
     )
     why: dict[str, str] = {}
-    _columns(values, why, columns, several_files)
+    _guess_columns(values, why, columns, several_files)
     values |= known
     batch = _batches(obs, values["BATCH_COL"], several_files)
     types, unlabeled, doubtful = _types(obs, values["LABELS_COL"], known)
     counts = pd.crosstab(batch, types) if batch is not None and types is not None else pd.DataFrame()
     table = _table(batch, counts)
-    _roles(values, why, table, counts, known)
+    _guess_roles(values, why, table, counts, known)
     names = [str(name) for name in obs if name != EACH_FILE]
     return Guess(columns, table, values, why, _parents(obs, types, values), unlabeled, doubtful, names)
 
 
 def one_line(value: object) -> str:
-    """A value as YAML writes it on one line, whatever is in it; names without quotes where they need none.
+    """Return a value as one line of YAML, with quotes only if it needs them.
 
     >>> print(one_line("T cell"), one_line("1"), one_line("a: b"), one_line(["a", 1]))
     T cell "1" "a: b" [a, 1]
@@ -162,7 +163,7 @@ def one_line(value: object) -> str:
 
 
 def guess_columns(obs: pd.DataFrame) -> Columns:
-    """Columns that could name the batch and the cell type, by their names and by what they hold.
+    """Guess the columns of batches and cell types from their names and their values.
 
     >>> obs = pd.DataFrame({"Donor_ID": ["d1", "d1", "d2", "d2"], "sex": ["f", "f", "m", "m"],
     ...                     "CellType": ["B", "T", "B", "T"], "n_counts": [1.5, 2.5, 3.5, 4.5]})
@@ -181,7 +182,7 @@ def guess_columns(obs: pd.DataFrame) -> Columns:
     batch = [name for name in sorted(of_batch, key=of_batch.__getitem__) if _may_be_batch(obs[name])]
     labels = [name for name in sorted(of_labels, key=of_labels.__getitem__) if _may_be_labels(obs[name])]
     if batch:
-        # Types that are each in one batch alone teach nothing about another.
+        # A column whose types are each in only one batch is of no use, so it comes last.
         labels.sort(key=lambda name: _each_in_one_batch(obs[name], obs[batch[0]]))
     by_content: set[str] = set()
     rest = [
@@ -191,7 +192,7 @@ def guess_columns(obs: pd.DataFrame) -> Columns:
     ]
     for found, may_be in ((batch, _may_be_batch), (labels, _may_be_labels)):
         could = [name for name in rest if may_be(obs[name])]
-        if not found and len(could) == 1:  # of two, a person must say which
+        if not found and len(could) == 1:  # of several, the user must choose
             found.append(could[0])
             by_content.add(could[0])
     if batch and labels and batch[0] == labels[0]:
@@ -204,7 +205,7 @@ def _words(name: str) -> list[str]:
 
 
 def _place(name: str, known: Sequence[str]) -> tuple[bool, int, int] | None:
-    """How well a column's name fits: the whole name before a part of it, then the order of `known`."""
+    """Return a sort key for how well a column's name fits, None if it does not: whole names first, then by `known`."""
     words = _words(name)
     while len(words) > 1 and words[-1] in TRAILING_WORDS:
         words.pop()
@@ -223,7 +224,7 @@ def _is_number(column: pd.Series) -> bool:
 
 
 def distinct_values(column: pd.Series) -> pd.Index:
-    """The distinct values of a column as text; none where it holds measurements or yes and no."""
+    """Return the distinct values of a column; none if it holds measurements, dates, or true and false."""
     if pd.api.types.is_bool_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
         return pd.Index([])
     distinct = pd.Series(column.dropna().unique())
@@ -250,7 +251,7 @@ def _each_in_one_batch(labels: pd.Series, batch: pd.Series) -> bool:
     return bool(pairs["batch"].nunique() > 1 and not pairs["label"].duplicated().any())
 
 
-def _columns(values: dict[str, Any], why: dict[str, str], columns: Columns, several_files: bool) -> None:
+def _guess_columns(values: dict[str, Any], why: dict[str, str], columns: Columns, several_files: bool) -> None:
     for name, found in (("BATCH_COL", columns.batch), ("LABELS_COL", columns.labels)):
         if not found:
             continue
@@ -259,10 +260,10 @@ def _columns(values: dict[str, Any], why: dict[str, str], columns: Columns, seve
         if found[0] in columns.by_content:
             why[name] = "the only column whose values look like it"
         elif name == "LABELS_COL" and set(CLUSTER_WORDS) & set(_words(found[0])):
-            why[name] = "by the column's name, which speaks of clusters: are they cell types?"
+            why[name] = "by the column's name; it may hold clusters: check that they are cell types"
     if not columns.batch and several_files:
         values["BATCH_COL"] = EACH_FILE
-        why["BATCH_COL"] = "no column names batches, so each file is one, named like the file"
+        why["BATCH_COL"] = "no column has batches, so each file is a batch, named like the file"
 
 
 # --- batches and cell types ------------------------------------------------------------------------------------------
@@ -278,7 +279,7 @@ def _batches(obs: pd.DataFrame, column: str | None, several_files: bool) -> pd.S
 def _types(
     obs: pd.DataFrame, column: str | None, given: Mapping[str, Any]
 ) -> tuple[pd.Series | None, dict[str, int], dict[str, int]]:
-    """The label of each cell, None without one, and the words that mean or may mean: no label."""
+    """Return the label of each cell (None without one), and the labels that count, or may count, as none."""
     if column not in obs:
         return None, {}, {}
     named = {"UNLABELED": given["UNLABELED"]} if "UNLABELED" in given else {}
@@ -298,15 +299,15 @@ def _table(batch: pd.Series | None, counts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _roles(
+def _guess_roles(
     values: dict[str, Any], why: dict[str, str], table: pd.DataFrame, counts: pd.DataFrame, given: Mapping[str, Any]
 ) -> None:
-    """Target, source and MIN_CELL_TYPE_POPULATION."""
+    """Guess target, source and MIN_CELL_TYPE_POPULATION."""
     out = set(given.get("EXCLUDE_DATASETS_NAMES", []))
     if "TARGET_DATASET_NAME" not in given:
         source = given.get("SOURCE_DATASET_NAME")
         fit = table[(table["cells"] >= 2) & ~table.index.isin({*out, source, *given.get("INTER_DATASETS_NAMES", [])})]
-        for name, reason in _targets(fit):
+        for name, reason in _possible_targets(fit):
             if (_learned(counts, {name, *out}).sum() > 0).sum() >= 2:
                 values["TARGET_DATASET_NAME"], why["TARGET_DATASET_NAME"] = name, reason
                 break
@@ -326,36 +327,36 @@ def _roles(
             values["SOURCE_DATASET_NAME"] = best.index[0]
             why["SOURCE_DATASET_NAME"] = (
                 f"the annotated batch with the most cell types ({best['types'].iloc[0]} of {(enough.sum() > 0).sum()}) "
-                "and, of those, the most cells; leave it out to have it chosen by trial"
+                "and then the most cells; if you leave it out, it is chosen by trial"
             )
 
 
-def _targets(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Batches to annotate, the likeliest first, and why."""
+def _possible_targets(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return batches that could be the target, the likeliest first, and why."""
     bare = table[table["labelled"] == 0].sort_values("cells", ascending=False, kind="stable")
     labelled = table[table["labelled"] > 0].sort_values("cells", kind="stable")
     large = labelled["cells"] >= SMALLEST_TARGET
     one = "the only batch without labels"
     if len(bare) > 1:
-        others = ", ".join(map(one_line, bare.index[1:6])) + (f" and {len(bare) - 6} more" if len(bare) > 6 else "")
+        others = listing(map(one_line, bare.index[1:]), 5, quoted=False)
         one = (
-            f"the largest of {len(bare)} batches without labels; a run for each other ({others}): "
-            "jind-nb run, with -s TARGET_DATASET_NAME and --output-path"
+            f"the largest of {len(bare)} batches without labels; for the others ({others}) use "
+            "jind-nb run with -s TARGET_DATASET_NAME and --output-path"
         )
-    known = "every batch has labels: name the one you want annotated; this one, a small one, is good to try with"
+    known = "every batch has labels: choose the one to annotate; this small one is good for a first try"
     return [(name, one) for name in bare.index] + [
         (name, known) for name in [*labelled.index[large], *labelled.index[~large][::-1]]
     ]
 
 
 def _learned(counts: pd.DataFrame, without: set[Any]) -> pd.DataFrame:
-    """Cells of each type (columns) of the batches (rows) that could train."""
+    """Return the cells of each type (columns) in the batches (rows) that can be used for training."""
     rest = counts[~counts.index.isin(without)]
     return rest[rest.sum(axis=1) > 0]
 
 
 def _population(annotated: pd.DataFrame, source: pd.DataFrame) -> int:
-    """The highest usual MIN_CELL_TYPE_POPULATION that loses few cells; at the least one that leaves two types."""
+    """Return the highest usual MIN_CELL_TYPE_POPULATION that loses few cells, or one that keeps two types."""
     labelled, largest = annotated.to_numpy().sum(), annotated.max()
     for least in POPULATIONS:
         all_types = not ((largest >= ENOUGH_TO_LEARN) & (largest < least)).any()
@@ -376,13 +377,13 @@ def _lost_in_words(annotated: pd.DataFrame, least: int) -> str:
     lower = (
         f"the default, {default}, would leave out {at_default:.0%} of the labelled cells; " if least < default else ""
     )
-    shown = ", ".join(map(one_line, dropped[:10])) + (f" and {len(dropped) - 10} more" if len(dropped) > 10 else "")
-    types = f", and as a whole {shown}" if dropped else ""
+    shown = listing(map(one_line, dropped), 10, quoted=False)
+    types = f", and all cells of {shown}" if dropped else ""
     return f"{lower}{least} leaves out {f'{share:.1%}' if share else 'none'}{types}"
 
 
 def _parents(obs: pd.DataFrame, types: pd.Series | None, values: Mapping[str, Any]) -> list[str]:
-    """Columns with fewer values than the labels have, to which each cell type belongs as a whole, or nearly."""
+    """Return columns of coarser types: they have fewer values, and (nearly) all cells of a type have the same value."""
     found: list[str] = []
     if types is None:
         return found

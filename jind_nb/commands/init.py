@@ -1,4 +1,4 @@
-"""`jind-nb init`: a parameter file with a sentence on each line, proposed after a look at the data."""
+"""`jind-nb init`: a commented parameter file, proposed from the data."""
 
 from __future__ import annotations
 
@@ -33,16 +33,22 @@ ENSEMBL = r"ENS[A-Z]*G\d{6,}"
 
 
 @dataclass(frozen=True)
-class Started:
-    """A parameter file that was written."""
+class WrittenFile:
+    """A parameter file that `init` wrote."""
 
     file: Path
     guess: Guess
-    to_fill_in: list[str]  # required parameters that nothing in the data tells
+    missing: list[str]  # required parameters that the data do not tell
+
+    def proposed_table(self) -> pd.DataFrame:
+        """Return the proposed parameters, and why."""
+        values, why = self.guess.values, self.guess.why
+        rows = {name: (str(values[name]), why.get(name, "given")) for name in PROPOSED if values[name] is not None}
+        return pd.DataFrame.from_dict(rows, "index", columns=["value", "why"]).rename_axis("parameter")
 
 
-def write(paths: Sequence[str], output: Path | None, given: Mapping[str, Any], *, force: bool = False) -> Started:
-    """Writes a commented parameter file for these data.
+def write(paths: Sequence[str], output: Path | None, given: Mapping[str, Any], *, force: bool = False) -> WrittenFile:
+    """Write a commented parameter file for these data.
 
     Parameters
     ----------
@@ -51,14 +57,14 @@ def write(paths: Sequence[str], output: Path | None, given: Mapping[str, Any], *
     output
         The file to write; default: the first path's name with .yaml, in the working directory.
     given
-        Parameters that are not to be guessed.
+        Parameters that the user knows already.
     force
-        Replace a file that is there.
+        Replace an existing file.
 
     Raises
     ------
     InputError
-        If the data cannot be read, `given` is no parameter, or the file is there already; nothing is written then.
+        If the data cannot be read, `given` is no parameter, or the file exists; nothing is written then.
     """
     files = [local_file(path) for path in paths]
     output = Path(f"{files[0].stem}.yaml") if output is None else output
@@ -67,7 +73,7 @@ def write(paths: Sequence[str], output: Path | None, given: Mapping[str, Any], *
     if output.suffix.lower() not in (".yaml", ".yml"):
         raise InputError(f"--output: {output} must end in .yaml.")
     in_file = [_for_file(path, output) for path in paths]
-    given = _checked(given, in_file)
+    given = _check_given(given, in_file)
     given |= {
         name: _for_file(given[name], output) for name in ("OUTPUT_PATH", "PRETRAINED_MODEL_PATH") if given.get(name)
     }
@@ -79,34 +85,34 @@ def write(paths: Sequence[str], output: Path | None, given: Mapping[str, Any], *
             temporary.write_text(text, "utf-8")
     except OSError as error:
         raise InputError(f"--output: {output} cannot be written: {error}.") from None
-    return Started(output, found, [name for name in REQUIRED if values[name] is None])
+    return WrittenFile(output, found, [name for name in REQUIRED if values[name] is None])
 
 
 def _for_file(path: str, output: Path) -> str:
-    """A path as the parameter file says it: from its own folder where the data are at or below it."""
+    """Return a path as the parameter file gives it: relative if the data are in the file's folder or below."""
     if path.startswith(BUNDLED) or is_remote(path):
         return path
-    there, folder = Path(path).expanduser().absolute(), output.absolute().parent
-    relative = os.path.relpath(there, folder)
-    return str(there.parent.resolve() / there.name) if relative.startswith("..") else relative
+    data, folder = Path(path).expanduser().absolute(), output.absolute().parent
+    relative = os.path.relpath(data, folder)
+    return str(data.parent.resolve() / data.name) if relative.startswith("..") else relative
 
 
-def _checked(given: Mapping[str, Any], paths: list[str]) -> dict[str, Any]:
+def _check_given(given: Mapping[str, Any], paths: list[str]) -> dict[str, Any]:
     if "PATH" in given:
-        raise InputError("-s PATH: the data are this command's arguments; leave it out.")
-    stand_in = {
+        raise InputError("-s PATH: this command takes the data as arguments; leave PATH out.")
+    placeholders = {
         "PATH": paths,
         "OUTPUT_PATH": "runs",
         "BATCH_COL": "\0",
         "LABELS_COL": "\0",
         "TARGET_DATASET_NAME": "\0",
     }
-    checked = make_parameters(stand_in | dict(given)).model_dump()
+    checked = make_parameters(placeholders | dict(given)).model_dump()
     return {name: checked[name] for name in Parameters.model_fields if name in given}
 
 
 def _gene_column(file: Path) -> str | None:
-    """A column of `var` with names that people read, where the index holds Ensembl ids."""
+    """Return a column of `var` with gene names, if the index holds Ensembl ids."""
     with open_file(file) as store:
         var = frame(store, "var")
     first = pd.Series(var.index[:100].astype(str))
@@ -123,19 +129,19 @@ def _text(
 ) -> str:
     name = one_line(output.name)
     parts = [
-        "# A run of jind-nb, one `NAME: value` a line. What begins with # counts for nothing. Relative paths are relative\n"
-        "# to this file. `jind-nb init` looked at the data and proposed what follows: check it, and then\n"
-        f"#     jind-nb validate {name}     what would happen, and what is wrong with the input; trains nothing\n"
+        "# Parameters of jind-nb: one `NAME: value` on each line. Text after # is a comment. Relative paths are relative to\n"
+        "# this file. `jind-nb init` proposed these values from the data. Check them, and then type\n"
+        f"#     jind-nb validate {name}     (checks the input and says what a run would do; trains nothing)\n"
         f"#     jind-nb run {name}\n"
     ]
     for parameter in ("PATH", *PROPOSED):
         comments = [str(Parameters.model_fields[parameter].description), *_remarks(parameter, values, found, given)]
-        table = _batches(found) if parameter == "TARGET_DATASET_NAME" else ""
+        table = _batch_table(found) if parameter == "TARGET_DATASET_NAME" else ""
         default = Parameters.model_fields[parameter].default
         hidden = "#" if parameter not in (*REQUIRED, "PATH") and values[parameter] in (None, default) else ""
         shown = default if values[parameter] is None and default is not PydanticUndefined else values[parameter]
         parts.append("".join(map(_comment, comments)) + table + _line(f"{hidden}{parameter}", shown))
-    parts.append("# Everything else has a default, shown here. To change one, take away the # before its name.\n")
+    parts.append("# All other parameters have a default, shown here. To change one, remove the # before its name.\n")
     for parameter, field in Parameters.model_fields.items():
         if parameter in ("PATH", *PROPOSED):
             continue
@@ -151,21 +157,14 @@ def _line(name: str, value: object) -> str:
 
 
 def _comment(sentence: str) -> str:
-    return (
-        textwrap.fill(
-            sentence,
-            WIDTH,
-            initial_indent="# ",
-            subsequent_indent="#   ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        + "\n"
+    filled = textwrap.fill(
+        sentence, WIDTH, initial_indent="# ", subsequent_indent="#   ", break_long_words=False, break_on_hyphens=False
     )
+    return f"{filled}\n"
 
 
 def _remarks(parameter: str, values: Mapping[str, Any], found: Guess, given: Mapping[str, Any]) -> list[str]:
-    """Why this value, and what else it could be."""
+    """Return why a value is proposed, and what other values are possible."""
     others = {"BATCH_COL": found.columns.batch, "LABELS_COL": found.columns.labels}.get(parameter, [])
     others = [one_line(name) for name in others if name != values[parameter]]
     remarks = []
@@ -174,30 +173,30 @@ def _remarks(parameter: str, values: Mapping[str, Any], found: Guess, given: Map
     elif parameter in found.why:
         remarks.append(f"Proposed: {found.why[parameter]}.")
     elif parameter in REQUIRED:
-        remarks.append(f"TO FILL IN: {to_fill_in(parameter, found)}")
+        remarks.append(f"TO FILL IN: {why_missing(parameter, found)}")
     if others:
         remarks.append(f"It could also be: {', '.join(others)}.")
     if parameter == "LABELS_COL" and found.unlabeled:
         seen = ", ".join(f"{one_line(word)} ({n:,} cells)" for word, n in found.unlabeled.items())
-        remarks.append(f"Taken for no label (UNLABELED): {seen}.")
+        remarks.append(f"These values count as no label (UNLABELED): {seen}.")
     return remarks
 
 
-def to_fill_in(parameter: str, found: Guess) -> str:
-    """Why a required parameter could not be proposed, and what to do."""
+def why_missing(parameter: str, found: Guess) -> str:
+    """Return why a required parameter could not be proposed, and what to do."""
     shown = ", ".join(map(one_line, found.names[:30])) + (" …" if len(found.names) > 30 else "")
     has = f"The columns of obs are {shown}." if found.names else "obs has no columns."
     if parameter == "BATCH_COL":
-        return f"no column looks like batches. {has} If none says donor, sample or run, add one that does."
+        return f"no column looks like batches. {has} If none of them has the donor, sample or run, add such a column."
     if parameter == "LABELS_COL":
         return (
-            f"no column looks like cell types. {has} If none has them, add one, or give the annotated cells' file too: "
+            f"no column looks like cell types. {has} If none of them has, add one, or give the annotated cells' file too: "
             "jind-nb init new.h5ad annotated.h5ad."
         )
-    return "the batch to annotate follows from BATCH_COL and LABELS_COL: name them with -s and --force to have it proposed."
+    return "the batch to annotate is proposed once BATCH_COL and LABELS_COL are known: give them with -s, and --force."
 
 
-def _batches(found: Guess) -> str:
+def _batch_table(found: Guess) -> str:
     if found.batches.empty:
         return ""
     shown = found.batches.head(MOST_BATCHES_SHOWN)
@@ -213,12 +212,14 @@ def _batches(found: Guess) -> str:
 
 
 def _hint(parameter: str, found: Guess, gene_column: str | None) -> str:
-    """What of the data speaks for another value than the default."""
+    """Return a comment on what the data suggest instead of the default."""
     if parameter == "GENE_COL" and gene_column:
-        return _comment(f"The index holds Ensembl ids; {gene_column} has names that people read.")
+        return _comment(f"The index holds Ensembl ids; {gene_column} holds gene names.")
     if parameter == "PARENTS" and found.parents:
-        return _comment(f"Coarser than the cell types, and could be given: {', '.join(map(one_line, found.parents))}.")
+        return _comment(
+            f"These columns hold coarser types, and could be given: {', '.join(map(one_line, found.parents))}."
+        )
     if parameter == "UNLABELED" and found.doubtful:
         seen = ", ".join(f"{one_line(word)} ({n:,} cells)" for word, n in found.doubtful.items())
-        return _comment(f"May be no cell types either; add them if so: {seen}.")
+        return _comment(f"These labels may not be cell types; if so, add them: {seen}.")
     return ""

@@ -1,4 +1,4 @@
-"""`jind-nb predict`: a new file annotated with a saved model; nothing is trained unless alignment is asked for."""
+"""`jind-nb predict`: annotate a new file with a saved model; only alignment trains anything."""
 
 from __future__ import annotations
 
@@ -36,19 +36,32 @@ from ..runs import previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import model_folder
 
-OF_THE_FILE = ("LAYER", "GENE_COL", "NORMALISATION", "USE_GPU")  # parameters that may differ from the model's run
+PARAMETERS_OF_FILE = (
+    "LAYER",
+    "GENE_COL",
+    "NORMALISATION",
+    "USE_GPU",
+)  # parameters that may differ from the model's run
 
 
 @dataclass
 class Predicted:
-    """A new file's annotation."""
+    """The annotation of a new file."""
 
     table: pd.DataFrame  # `results.predictions_table`, rows in the file's order
     latent: np.ndarray  # float32 (n, d)
     classes: list[str]
-    warnings: list[str]  # what to know about it first
-    notes: list[str]  # and then
+    warnings: list[str]
+    notes: list[str]
     run: Run
+
+    @property
+    def one_line(self) -> str:
+        """How many cells were annotated, in a sentence."""
+        n, reasons = len(self.table), self.table["reason"].value_counts()
+        assigned, parents = int(reasons.get("confident", 0)), int(reasons.get("parent only", 0))
+        with_parents = f"{parents:,} with a parent type only, " if parents else ""
+        return f"{assigned:,} of {n:,} cells annotated, {with_parents}{n - assigned - parents:,} left Unassigned."
 
 
 def predict(
@@ -60,42 +73,42 @@ def predict(
     batch_col: str | None = None,
     values: Mapping[str, Any] | None = None,
 ) -> Predicted:
-    """Annotates every cell of a file and writes the predictions (xlsx, parquet), the annotated file and a manifest.
+    """Annotate every cell of a file; write the predictions (xlsx, parquet), the annotated file and a manifest.
 
-    Cells that the model annotated in its own run are known again and annotated as there, with target.pth; all others by
-    the shared encoder and head.
+    Cells that the model annotated in its own run are recognised and annotated as there, with target.pth; all others
+    with the shared encoder and classifier.
 
     Parameters
     ----------
     model
         A run's `trained_models` folder.
     output
-        Folder for the results; what an earlier run left there is moved to `previous/` in it.
+        Folder for the results; those of an earlier run there are moved to its `previous/`.
     align
-        Align each batch of new cells with the annotated ones first, and self-train on it.
+        Align each batch of new cells with the annotated cells first, and self-train on it.
     batch_col
-        Column of `obs` with batches whose values may be of different kinds and that are aligned apart; by default the
-        whole file is one batch.
+        Column of `obs` with batches, whose values may be of different kinds and which are aligned one by one; by
+        default the whole file is one batch.
     values
-        What to read of the file and how: LAYER, GENE_COL, NORMALISATION, USE_GPU; by default as in the model's run.
+        LAYER, GENE_COL, NORMALISATION and USE_GPU for this file; by default as in the model's run.
 
     Raises
     ------
     InputError
-        For a model or file that cannot be used; nothing has been written then.
+        If the model or the file cannot be used; nothing has been written then.
     """
     own: dict[str, Any] = {"ALIGN": align, "OUTPUT_PATH": str(output.absolute())}
-    parameters = settings_for(model, h5ad, own | dict(_allowed(values or {})))
+    parameters = parameters_for(model, h5ad, own | dict(values or {}))
     run = Run(parameters)
-    previous.refuse_if_not_ours(run)
+    previous.refuse_foreign_files(run)
     if not run.manifest.exists() and any(path.exists() for path in (run.work, run.models, run.notebooks)):
         raise InputError(
-            f"OUTPUT_PATH: {run.folder} holds an unfinished run, or notebooks run by hand, and training in it is not to "
-            "be lost; choose another folder."
+            f"OUTPUT_PATH: {run.folder} holds an unfinished run, or notebooks run by hand, whose training must not be "
+            "lost; choose another folder."
         )
     check_output(parameters, 0)
     predicted = annotate_file(run, batch_col)
-    # Before anything is written, as it may be damaged where nothing has looked yet.
+    # Before anything is written: parts of the file that were not read yet may be damaged.
     adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad)
     with locks.held(run.folder):
         previous.recover(run)
@@ -109,17 +122,17 @@ def predict(
 
 
 def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
-    """The answers for all cells of a file, and nothing written.
+    """Return the annotation of all cells of a file; nothing is written.
 
     Parameters
     ----------
     run
-        Its parameters are those of `settings_for`.
+        Its parameters are those of `parameters_for`.
 
     Raises
     ------
     InputError
-        For a model or file that cannot be used.
+        If the model or the file cannot be used.
     """
     parameters, model = run.parameters, model_folder(run)
     cells = _cells(Path(parameters.paths[0]), batch_col)
@@ -131,25 +144,23 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     return Predicted(table, latent, plan.classes, plan.warnings, [*plan.notes, *notes], run)
 
 
-def _allowed(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    if wrong := [name for name in values if name not in OF_THE_FILE]:
-        raise InputError(f"-s {wrong[0]}: a saved model takes {', '.join(OF_THE_FILE)}; all else is the model's own.")
-    return values
-
-
-def settings_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:
-    """The model's own settings, for the new file.
+def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:
+    """Return the parameters of the model's run, for the new file.
 
     Parameters
     ----------
     values
-        OUTPUT_PATH, ALIGN and OF_THE_FILE, as far as they are given.
+        OUTPUT_PATH, ALIGN and PARAMETERS_OF_FILE, if they are given.
 
     Raises
     ------
     InputError
-        For a model that cannot be used, or a wrong value.
+        If the model cannot be used, or a value is wrong.
     """
+    if wrong := [name for name in values if name not in (*PARAMETERS_OF_FILE, "OUTPUT_PATH", "ALIGN")]:
+        raise InputError(
+            f"-s {wrong[0]}: a saved model takes {', '.join(PARAMETERS_OF_FILE)}; all else is the model's own."
+        )
     training = read_model_json(model)["training"]
     names = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
     if lacking := [name for name in names if name not in training]:
@@ -170,7 +181,13 @@ def settings_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Paramete
 
 
 def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
-    """All cells of the file as `prepare` takes them; with batches, cells without one are an error."""
+    """Return all cells of the file as `prepare` takes them.
+
+    Raises
+    ------
+    InputError
+        If the file has no cells, or the batch of a cell is missing.
+    """
     with open_file(h5ad) as store:
         obs = frame(store, "obs")
     if not len(obs):
@@ -192,19 +209,19 @@ def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
 
 @dataclass
 class _Encoded:
-    """What is held of all cells of a file."""
+    """What is kept in memory of all cells of a file."""
 
     latent: np.ndarray  # float32 (n, d), of the shared encoder
     own: np.ndarray  # bool (n,): cells that the model annotated in its own run
-    values: sparse.csr_matrix  # (m, p), of the own ones; to align new ones, of all
-    place: np.ndarray  # int (n,): where in `values` a cell's are
+    values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned
+    place: np.ndarray  # int (n,): a cell's row of `values`
 
     def values_of(self, rows: np.ndarray) -> sparse.csr_matrix:
         return self.values[self.place[rows]]
 
 
 def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings) -> _Encoded:
-    """Reads the values, some cells after the others."""
+    """Read the values block by block and encode them."""
     shared, own_target = model_store.load_shared(model, settings.device)[0], model_store.own_target(model)
     latents, own, held = [], [], []
     for x in blocks:
@@ -219,7 +236,12 @@ def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings
 def _annotate(
     model: Path, cells: pd.DataFrame, encoded: _Encoded, settings: Settings, parents: data_parents.Parents
 ) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-    """Each group of cells by what suits it: the model's own target as in its run, new batches by the shared model."""
+    """Annotate the model's own target as in its run, and all other cells with the shared model.
+
+    Returns
+    -------
+    The table of predictions and the latents, in the file's order, and notes.
+    """
     shared, known = model_store.load_shared(model, settings.device)
     names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
     groups = [np.flatnonzero(own)]
@@ -248,7 +270,7 @@ def _annotate(
 def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> None:
     run = predicted.run
     annotate_obs(adata, predicted.table, predicted.classes, predicted.latent)
-    with ThreadPoolExecutor(1) as aside:  # the disk copies while the workbook, which is mostly computing, is written
+    with ThreadPoolExecutor(1) as aside:  # copying needs the disk, the workbook the processor
         copied = aside.submit(_write_annotated, run, adata, h5ad)
         write_predictions(predicted.table, run)
         hash_of_input = copied.result()
@@ -263,7 +285,7 @@ def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> 
 
 
 def _write_annotated(run: Run, adata: ad.AnnData, h5ad: Path) -> str:
-    """The annotated file, and the input's hash."""
+    """Write the annotated file and return the input's hash."""
     with whole_file(run.annotated_target) as temporary:
         if h5ad.is_dir():
             adata.write_h5ad(temporary, compression="gzip")

@@ -1,4 +1,4 @@
-"""`jind-nb run` as other commands start it, a process for each run.
+"""`jind-nb run` as a process, which the web page starts; a sweep starts `sweep.process`.
 
 python -m jind_nb.commands.run_process PARAMETERS
 """
@@ -10,7 +10,7 @@ import sys
 from ..core.parameters import Parameters, load_parameters
 from ..results.summary import one_line
 from .run import run
-from .terminal import err, exit_status, out, plain
+from .terminal import err, exit_status, plain, print_line
 
 
 def run_in_terminal(parameters: Parameters, *, force: bool = False) -> None:
@@ -21,15 +21,13 @@ def run_in_terminal(parameters: Parameters, *, force: bool = False) -> None:
     try:
         this = run(parameters, err, force=force)
     except KeyboardInterrupt:
-        err.print("Stopped. The same run again goes on after the last finished stage.")
+        err.print("Stopped. The same run again continues after the last finished stage.")
         sys.exit(130)
     pdf = f"\n             {this.report_pdf}" if this.report_pdf.exists() else ""
-    out.print(
+    print_line(
         f"\n[bold]{plain(one_line(this))}[/bold]\n"
         f"report:      {plain(str(this.report_html))}{plain(pdf)}\n"
-        f"predictions: {plain(str(this.predictions_xlsx))}",
-        highlight=False,
-        soft_wrap=True,
+        f"predictions: {plain(str(this.predictions_xlsx))}"
     )
 
 

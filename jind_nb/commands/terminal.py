@@ -1,4 +1,4 @@
-"""What every command says in a terminal, and the exit status it ends with.
+"""How every command prints in a terminal, and the exit status it ends with.
 
 Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 the program failed.
 """
@@ -6,8 +6,9 @@ Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -24,13 +25,41 @@ def plain(text: str) -> str:
     return escape(shown(text))
 
 
+def print_line(text: str, console: Console = out) -> None:
+    """Print text with markup, its lines as long as they are."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def print_warning(text: str) -> None:
+    """Print a warning on standard error."""
+    print_line(f"[bold yellow]Warning:[/bold yellow] {plain(text)}", err)
+
+
 @contextmanager
-def exit_status() -> Iterator[None]:
-    """Turn what went wrong inside into a message and an exit status."""
+def arguments_named(names: Mapping[str, str]) -> Iterator[None]:
+    """Let the messages of InputError name a command's arguments, not the parameters that they stand for.
+
+    Parameters
+    ----------
+    names
+        Pattern of a parameter's name -> what the command calls it.
+    """
     try:
         yield
     except InputError as error:
-        err.print(f"[bold red]Wrong input:[/bold red] {plain(str(error))}", highlight=False, soft_wrap=True)
+        message = str(error)
+        for pattern, argument in names.items():
+            message = re.sub(rf"{pattern}\b", argument, message)
+        raise InputError(message) from None
+
+
+@contextmanager
+def exit_status() -> Iterator[None]:
+    """Turn an exception of the `with` block into a message and an exit status."""
+    try:
+        yield
+    except InputError as error:
+        print_line(f"[bold red]Wrong input:[/bold red] {plain(str(error))}", err)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("Stopped.")
@@ -39,5 +68,5 @@ def exit_status() -> Iterator[None]:
         if os.environ.get("JIND_NB_TRACEBACK"):
             raise
         message = plain(str(error) or type(error).__name__)
-        err.print(f"[bold red]Failed:[/bold red] {message}", highlight=False, soft_wrap=True)
+        print_line(f"[bold red]Failed:[/bold red] {message}", err)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""How long a stage takes, and how much memory."""
 
 from __future__ import annotations
 
@@ -6,45 +6,44 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
 import psutil
 
 
-@dataclass
-class Usage:
-    """Wall seconds and peak memory (bytes, this process and its kernels) of each stage."""
+@contextmanager
+def measured_usage() -> Iterator[dict[str, float]]:
+    """Measure the wall seconds and the peak memory (bytes) of this process and its kernels in a `with` block.
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory: dict[str, int] = field(default_factory=dict)
+    Yields
+    ------
+    A dictionary that holds `seconds` and `peak_memory_bytes` once the block has ended. Memory is sampled five times a
+    second.
+    """
+    usage: dict[str, float] = {"peak_memory_bytes": 0}
+    ended = threading.Event()
 
-    @contextmanager
-    def of(self, stage: str) -> Iterator[None]:
-        """Measures what happens inside: memory is looked at five times a second."""
-        done = threading.Event()
-        self.peak_memory[stage] = 0
+    def watch() -> None:
+        while True:
+            usage["peak_memory_bytes"] = max(usage["peak_memory_bytes"], _memory_of_tree())
+            if ended.wait(0.2):
+                return
 
-        def watch() -> None:
-            while True:
-                self.peak_memory[stage] = max(self.peak_memory[stage], _memory_of_tree())
-                if done.wait(0.2):
-                    return
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = round(time.monotonic() - start, 2)
-            done.set()
-            watcher.join()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    start = time.monotonic()
+    try:
+        yield usage
+    finally:
+        usage["seconds"] = round(time.monotonic() - start, 2)
+        ended.set()
+        watcher.join()
 
 
 def _memory_of_tree() -> int:
+    """Return the resident memory, in bytes, of this process and all it has started."""
     total = 0
-    here = psutil.Process()
-    for process in [here, *here.children(recursive=True)]:
+    this_process = psutil.Process()
+    for process in [this_process, *this_process.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
             total += process.memory_info().rss
     return total

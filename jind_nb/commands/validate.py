@@ -1,4 +1,4 @@
-"""What would happen with a parameter file: the data is read and prepared, nothing is trained or written."""
+"""`jind-nb validate`: what a run would do; the data are read and prepared, nothing is trained or written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ..core.parameters import Parameters
+from ..core.text import listing
 from ..data import cells as data_cells
 from ..data import prepare, roles
 from ..results import data_tables
@@ -19,7 +20,7 @@ ENOUGH_FEATURES = 95  # percent; batches with fewer have a row of their own
 
 @dataclass(frozen=True)
 class Findings:
-    """What `jind-nb validate` and the web page show: tables with their titles, and sentences."""
+    """What `jind-nb validate` and the web page show: tables by title, and sentences."""
 
     tables: dict[str, pd.DataFrame]
     facts: list[str]
@@ -27,13 +28,13 @@ class Findings:
     notes: list[str]
 
 
-def find(parameters: Parameters) -> Findings:
-    """Reads parameters and data as a run would.
+def validate(parameters: Parameters) -> Findings:
+    """Read parameters and data as a run does, and return what is found.
 
     Raises
     ------
     InputError
-        Where a run would.
+        If a run would raise it.
     """
     cells = data_cells.read_cells(parameters)
     plan = roles.make_plan(parameters, cells)
@@ -51,32 +52,29 @@ def find(parameters: Parameters) -> Findings:
     return Findings(tables, facts, plan.warnings, plan.notes)
 
 
-def in_short(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of batches for a terminal: of more than ten, those that say the same but for numbers (and a few missing
-    features) share a row; other tables as they are.
+def shorten(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of batches for a terminal: if it has more than ten rows, equal ones share a row.
 
-    >>> table = pd.DataFrame({"looks like": ["counts"] * 12, "to": range(12)}, index=[f"d{i}" for i in range(12)])
-    >>> in_short(table.rename_axis("batch")).loc["d0, d1, d2 and 9 more"].tolist()
+    Rows are equal if they differ only in numbers, or in a few missing features. Other tables are returned as they are.
+
+    >>> table = pd.DataFrame({"value type": ["counts"] * 12, "to": range(12)}, index=[f"d{i}" for i in range(12)])
+    >>> shorten(table.rename_axis("batch")).loc["d0, d1, d2 and 9 more"].tolist()
     ['counts', '0 – 11']
     """
-    same = [name for name in ("looks like", "evidence", "done", "features") if name in table]
+    same = [name for name in ("value type", "evidence", "normalisation", "features") if name in table]
     if table.index.name != "batch" or len(table) <= MOST_BATCHES or not same:
         return table
     enough = table["%"] >= ENOUGH_FEATURES if "%" in table else pd.Series(True, index=table.index)
     keys = table[same].assign(enough=enough, of=table.index.where(~enough, ""))
     rows = [
-        (_names([str(name) for name in group.index]), *(_in_one(column, group[column]) for column in table))
+        (listing(group.index, 3, quoted=False), *(_joined(column, group[column]) for column in table))
         for _, group in table.groupby([keys[name].to_numpy() for name in keys], sort=False)
     ]
     return pd.DataFrame(rows, columns=["batch", *table]).set_index("batch")
 
 
-def _names(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _in_one(column: str, values: pd.Series) -> str:
-    """What stands for several values: the one they all are, the range of numbers, the number of missing features' batches."""
+def _joined(column: str, values: pd.Series) -> str:
+    """Return one text for several values: the common value, or the range of numbers, or how many batches lack features."""
     distinct = list(dict.fromkeys(map(str, values)))
     if len(distinct) == 1:
         return distinct[0]

@@ -1,4 +1,4 @@
-"""TODO."""
+"""PATH as an address on the network: a DOI or an https address, which of them are accepted, and how they are shown."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 def is_remote(path: str) -> bool:
-    """Whether a PATH names something on the network."""
+    """Return whether a PATH names something on the network."""
     return REMOTE.match(path) is not None
 
 
 def check_address(address: str) -> None:
-    """Sees that an address is one that is fetched.
+    """Check that an address is one that we fetch.
 
     Raises
     ------
     ValueError
-        With what is wrong and how to write it.
+        With what is wrong and how to write the address.
     """
     plain, hash_ = address.partition("#")[::2]
     if hash_ and not CHECKSUM.fullmatch(hash_):
@@ -38,20 +38,20 @@ def check_address(address: str) -> None:
         parts = urlsplit(plain)
         if parts.username or parts.password:
             raise ValueError("holds a user name or password, which would end up in reports; fetch the file by hand")
-        if not _is_safe(plain):
+        if not is_safe(plain):
             raise ValueError(
-                "only https:// (and doi:) is fetched, which nobody on the way can change; fetch the file by hand and give "
+                "is not fetched: only https:// and doi: are safe from changes on the way; fetch the file by hand and give "
                 "its path"
             )
-    name = name_of(address)
+    name = last_name(address)
     if not name.lower().endswith(".h5ad") or len(name) > 200 or re.search(r"[/\\\0-\x1f]", name):
         raise ValueError("must end in the name of an .h5ad file; a zarr folder or archive is fetched by hand")
 
 
-def name_of(path: str) -> str:
-    """The name of a file, also where it is at the end of an address.
+def last_name(path: str) -> str:
+    """Return the name of a file at the end of a path or an address.
 
-    >>> name_of("doi:10.5281/zenodo.14000644/pancreas.h5ad"), name_of("https://x.org/a%20b.h5ad?download=1#sha256=00")
+    >>> last_name("doi:10.5281/zenodo.14000644/pancreas.h5ad"), last_name("https://x.org/a%20b.h5ad?download=1#sha256=00")
     ('pancreas.h5ad', 'a b.h5ad')
     """
     if not is_remote(path):
@@ -60,7 +60,7 @@ def name_of(path: str) -> str:
 
 
 def shown_address(address: str) -> str:
-    """An address for people to read: without what may be secret in it.
+    """Return an address for people to read, without what may be secret in it.
 
     >>> shown_address("https://x.org/cells.h5ad?token=hush")
     'https://x.org/cells.h5ad'
@@ -69,7 +69,8 @@ def shown_address(address: str) -> str:
     return re.sub(r"//[^/@]*@", "//…@", plain)
 
 
-def _is_safe(url: str) -> bool:
+def is_safe(url: str) -> bool:
+    """Return whether nobody on the way can change what comes from an address."""
     parts = urlsplit(url)
     return (parts.scheme == "https" and bool(parts.hostname)) or (
         parts.scheme == "http" and parts.hostname in THIS_MACHINE

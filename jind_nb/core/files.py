@@ -1,4 +1,4 @@
-"""TODO."""
+"""Files and their names: written whole or not at all, JSON, YAML, hashes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ import yaml
 
 from .locks import OURS
 
-FULL = 65_536  # bytes free; torch and h5py do not always say that it was the disk
+FULL = 65_536  # bytes free: below, a failed write is taken for a full disk, which torch and h5py do not always say
 
-LONGEST_NAME = 80  # two fit into a file name
+LONGEST_NAME = 80  # characters; two names fit into a file name
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name to write to, beside `path`; it becomes `path` only if all went well.
+    """Yield a temporary path beside `path` to write to; rename it to `path` only if all went well.
 
     Raises
     ------
     OSError
-        With the file's name, if the disk is full; whatever the library that wrote made of that.
+        With the file's name if the disk is full, whatever error the writing library raised.
     """
-    # A run's kernels do not make its folder: removed meanwhile, it must not come back in part.
+    # The kernels of a run do not make its folder: one that was removed meanwhile must not come back in part.
     path.parent.mkdir(parents=OURS not in os.environ, exist_ok=True)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
     try:
@@ -46,23 +46,23 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether the disk, or the user's share of it, is full."""
+    """Return whether an error means that the disk, or the user's share of it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Strict JSON (no NaN), indented, UTF-8."""
+    """Write strict JSON (no NaN), indented, in UTF-8."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
+    """Return the content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def file_name(batch: str, safe: str = "") -> str:
-    """A batch's name as part of a file name: percent-encoded, so that any name is a safe one; a long one is cut and
-    ends in a hash.
+    """Return a batch's name as part of a file name: percent-encoded; a long name is cut and ends in a hash.
 
     >>> file_name("donor 1/2")
     'donor%201%2F2'
@@ -74,7 +74,7 @@ def file_name(batch: str, safe: str = "") -> str:
 
 
 def file_names(batches: Iterable[str]) -> dict[str, str]:
-    """A name for each batch's file or folder, apart even on a disk that takes `A` and `a` for the same."""
+    """Return a name for each batch's file or folder, different also on a disk that does not tell `A` from `a`."""
     names: dict[str, str] = {}
     for batch in batches:
         taken = {name.casefold() for name in names.values()}
@@ -86,17 +86,27 @@ def file_names(batches: Iterable[str]) -> dict[str, str]:
 
 
 def sha256(file: Path) -> str:
-    """A file's SHA-256, in hexadecimal; a folder's is of the names and hashes of all files in it."""
+    """Return a file's SHA-256 in hexadecimal; a folder's is the hash of the names and hashes of all files in it."""
     if file.is_dir():
         parts = sorted(part for part in file.rglob("*") if part.is_file())
-        told = [f"{part.relative_to(file).as_posix()} {sha256(part)}" for part in parts]
-        return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+        lines = [f"{part.relative_to(file).as_posix()} {sha256(part)}" for part in parts]
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def read_end(file: Path, most: int) -> str:
+    """Return the last `most` bytes of a file as text, an empty text if it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - most))
+            return stream.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 class _Loader(yaml.SafeLoader):
-    """Without aliases of lists and mappings, a few of which can stand for more values than the memory holds."""
+    """Refuse aliases of lists and mappings, a few of which can stand for more values than fit into memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         alias = self.check_event(yaml.AliasEvent)
@@ -107,5 +117,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(text: str) -> Any:
-    """The value that a text of YAML says; only plain values, nothing is executed."""
+    """Return the value of a YAML text; it holds plain values only, and nothing is executed."""
     return yaml.load(text, Loader=_Loader)
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Write a value as YAML, names in their order."""
+    with whole_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -5,3 +5,5 @@ from __future__ import annotations
 UNASSIGNED = "Unassigned"
 
 CONFIDENT, AMBIGUOUS, UNLIKE = REASONS = ("confident", "ambiguous", "unlike reference")
+
+PARENT_ONLY = "parent only"  # the reason where a cell was given its type's parent

@@ -1,4 +1,4 @@
-"""TODO."""
+"""One run at a time in a folder: a lock that the system releases when its last holder dies."""
 
 from __future__ import annotations
 
@@ -23,28 +23,25 @@ log = logging.getLogger(__name__)
 
 LOCK = ".jind-nb.lock"
 
-# Set for the kernels of a run: the folder they may write into although it is locked.
+# Set for the kernels of a run: the locked folder that they may write into.
 OURS = "JIND_NB_RUN"
 
-# Kernels hold their run's lock too and notice a second after its death that it is gone, later if they compute.
+# The kernels of a run hold its lock too. They end about a second after the run was killed, later while they compute.
 SECONDS_FOR_ORPHANS = 60
 
-# Some cluster disks are mounted without; to refuse to run there would help nobody.
+# Errors of a disk without locks, as some clusters have; the run goes on with a warning.
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-
-
-# --- one run at a time -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Hold:
-    """A folder this process alone writes into; `descriptor` is the lock's, for the kernels to inherit."""
+    """A locked folder: its lock file, and that file's open descriptor, which kernels inherit."""
 
     file: Path
     descriptor: int
 
-    def still_there(self) -> bool:
-        """Whether the folder is the one that was locked, and not removed or made anew."""
+    def is_valid(self) -> bool:
+        """Return whether the folder is still the one that was locked: not removed, not made again."""
         with suppress(OSError):
             return os.path.samestat(self.file.stat(), os.fstat(self.descriptor))
         return False
@@ -52,25 +49,27 @@ class Hold:
 
 @contextmanager
 def held(folder: Path) -> Iterator[Hold]:
-    """Makes the folder and keeps other runs out of it; the system ends this when the last process that holds it dies.
-
-    On a network disk this is as good as the disk's own locks: NFS carries them between hosts, some cluster file
-    systems only within one.
+    """Make a folder and lock it for this run.
 
     Raises
     ------
     InputError
         If another run is at work there.
+
+    Notes
+    -----
+    The system releases the lock when the last process that holds it dies. On a network disk the lock is as good as the
+    disk's own: NFS carries locks between hosts, some cluster file systems only within one host.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptors: list[int] = []
     lock = FileLock(folder / LOCK, on_acquired=descriptors.append)
     try:
-        _acquire(lock, folder)
+        _wait_for_orphans(lock, folder)
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
-        log.warning("The disk of %s has no locks: see to it that no other run is started there.", folder)
+        log.warning("The disk of %s has no locks: make sure that no other run is started there.", folder)
     try:
         hold = Hold(folder / LOCK, descriptors[0] if descriptors else os.open(folder / LOCK, os.O_RDWR | os.O_CREAT))
         with suppress(OSError):  # a full disk has no room for it; the lock holds without
@@ -78,13 +77,14 @@ def held(folder: Path) -> Iterator[Hold]:
             os.ftruncate(hold.descriptor, 0)
             os.pwrite(hold.descriptor, json.dumps(who).encode(), 0)
         yield hold
-        if hold.still_there():
+        if hold.is_valid():
             hold.file.unlink()
     finally:
         lock.release()
 
 
-def _acquire(lock: FileLock, folder: Path) -> None:
+def _wait_for_orphans(lock: FileLock, folder: Path) -> None:
+    """Take the lock, which the kernels of a killed run may still hold for some seconds."""
     end = time.monotonic() + SECONDS_FOR_ORPHANS
     while True:
         try:
@@ -120,12 +120,16 @@ def _in_use(folder: Path, who: dict[str, Any]) -> str:
 
 
 def refuse_if_in_use(folder: Path) -> None:
-    """For notebooks run by hand, which take no lock: a kernel in JupyterLab stays open for days after its last cell.
+    """Raise if another run is at work in the folder.
 
     Raises
     ------
     InputError
-        If a run that this process is no part of is at work in the folder.
+        If a run that this process does not belong to is at work in the folder.
+
+    Notes
+    -----
+    Notebooks run by hand call this and take no lock: a kernel in JupyterLab stays open for days after its last cell.
     """
     if os.environ.get(OURS) == str(folder) or not (folder / LOCK).exists():
         return

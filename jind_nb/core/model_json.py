@@ -1,4 +1,4 @@
-"""TODO."""
+"""model.json, the description of a saved model: what it must hold, and that it is as it was written."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from ..errors import InputError
 from .files import read_json, write_json
 
 MODEL_FORMAT = 4
 
+Normalisation = Literal["auto", "counts", "log1p", "as_is"]
+
 
 def read_model_json(folder: Path) -> dict[str, Any]:
-    """The description of a saved model.
+    """Return the description of a saved model.
 
     Raises
     ------
     InputError
-        If the folder holds no model of ours, or one of a newer format.
+        If the folder holds no model of ours, a model of another format, or a damaged or edited one.
     """
     file = folder / "model.json"
     if not folder.is_dir():
@@ -50,73 +53,75 @@ def read_model_json(folder: Path) -> dict[str, Any]:
             "the folder again, and do not edit it."
         )
     try:
-        _Model.model_validate(model)
+        _Model.model_validate_json(file.read_bytes())
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
         raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({what}); copy the folder again.") from None
     return model
 
 
-class _Scale(BaseModel):
-    """What `Plan.preprocessing` must hold."""
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
+class CommonScale:
+    """Hold the scale that all batches are brought to; the names of its fields stand in model.json."""
 
-    model_config = ConfigDict(strict=True)
-
-    layer: str | None
-    gene_col: str | None
-    totals_over: list[str] | None
-    scale: str
+    scale: str  # in words
     values: Literal["log1p", "as they are"]
-    total: float | None = Field(gt=0, allow_inf_nan=False)
-    rescaled: bool
-    normalisation: Literal["auto", "counts", "log1p", "as_is"]
-    kinds: list[str] = Field(min_length=1)
-    mean: float
+    # Of each cell on the linear scale; None: not known.
+    total: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    rescaled: bool  # whether every cell was brought to that total
+    normalisation: Normalisation  # NORMALISATION as given
+    kinds: Annotated[list[str], Field(min_length=1)]  # the batches' value types, sorted
+    mean: float  # median over batches of the mean of all values as they were; so is `sd`
     sd: float
-    unclear: Literal["log1p", "log2", "log10"]
+    unclear: Annotated[str, Field(pattern="^log(1p|2|10)$")]  # what logarithms of an unknown base were taken for
 
     @model_validator(mode="after")
-    def _fits_together(self) -> _Scale:
+    def _fits_together(self) -> Self:
         if self.rescaled and self.total is None:
             raise ValueError("values brought to a total need one")
         return self
 
 
-class _Target(BaseModel):
-    """What of the model's own target must be there to know its cells again."""
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
+class Preprocessing(CommonScale):
+    """Hold all that brings the values of a new file to the scale of a run."""
 
+    layer: str | None  # as LAYER names it; None: X
+    gene_col: str | None  # as GENE_COL names it; None: the index of var
+    totals_over: list[str] | None  # the features that a cell's total is over; None: all of its file
+
+
+class _Strict(BaseModel):
     model_config = ConfigDict(strict=True)
+
+
+class _Target(_Strict):
+    """Check what tells the cells of the model's own target."""
 
     has_adapter: bool
     thresholds: dict[str, float]
     hashes: dict[str, str]
 
 
-class _Training(BaseModel):
-    """What must be known of how the model learned, to build it again."""
-
-    model_config = ConfigDict(strict=True)
+class _Training(_Strict):
+    """Check what is needed to build the model again."""
 
     METHOD: Literal["default", "reference"]
 
 
-class _Alignment(BaseModel):
-    """The way that annotated left-out batches best, and why."""
+class _Alignment(_Strict):
+    """Check how new cells are aligned, and why."""
 
-    model_config = ConfigDict(strict=True)
-
-    way: Literal["shared", "aligned"]  # `alignment.WAYS`
+    way: Literal["shared", "aligned"]  # `model.state.AlignmentMode`
     why: str
 
 
-class _Model(BaseModel):
-    """What model.json must hold to be used."""
-
-    model_config = ConfigDict(strict=True, populate_by_name=True)
+class _Model(_Strict):
+    """Check what model.json must hold to be used."""
 
     classes: list[str] = Field(min_length=2)
     features: list[str] = Field(min_length=1)
-    preprocessing: _Scale
+    preprocessing: Preprocessing
     thresholds: dict[str, float]
     calibration: dict[str, dict[str, Any]]
     source: str
@@ -129,7 +134,7 @@ class _Model(BaseModel):
     parents: dict[str, str] = {}
 
     @model_validator(mode="after")
-    def _fits_together(self) -> _Model:
+    def _fits_together(self) -> Self:
         if self.source not in self.files:
             raise ValueError(f"the source {self.source!r} has no file")
         targets = [self.target.thresholds] if self.target else []
@@ -141,7 +146,7 @@ class _Model(BaseModel):
 
 
 def write_model_json(folder: Path, model: Mapping[str, Any]) -> None:
-    """Writes the description of a saved model with the hash of its own content, `sha256`."""
+    """Write the description of a saved model, with the hash of its own content as `sha256`."""
     write_json(folder / "model.json", {**model, "sha256": _digest(model)})
 
 

@@ -11,33 +11,20 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import InputError
 from .address import is_remote
-from .coerce import (
-    Markers,
-    MaybeBool,
-    MaybeName,
-    MaybeNumber,
-    MaybeParents,
-    MaybeResolution,
-    MaybeText,
-    Name,
-    Names,
-    Whole,
-    Words,
-    _paths,
-    _without_repeats,
-)
+from .coerce import Markers, MaybeBool, MaybeName, MaybeNumber, MaybeText, Name, Names, Parents, Paths, Whole, Words
 from .files import read_yaml
+from .text import listing
 
-# A PATH that starts with this names data inside an installed package instead of a file.
+# A PATH that starts with this names data that come with an installed package.
 BUNDLED = "scanpy:"
 
-# Far more than any parameter file needs, and little enough that no content of it takes long to read.
+# More than any parameter file needs, and so few that reading them never takes long.
 MOST_BYTES = 2**18
 
 DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom")
@@ -54,7 +41,7 @@ PYTHON_NAMES = {
     "EXCLUDE_DATASETS_NAMES": "exclude",
 }
 
-# What takes the place of the others there.
+# Parameters that the Python API does not have, and what to use instead.
 NOT_IN_PYTHON = {
     "PATH": "the AnnData is the input.",
     "OUTPUT_PATH": "results go into the AnnData, and model.save(folder) keeps the model.",
@@ -64,7 +51,7 @@ NOT_IN_PYTHON = {
 
 
 class Parameters(BaseModel):
-    """Everything a run can be told. Frozen: a run's parameters do not change under it.
+    """Hold all parameters of a run; they cannot be changed.
 
     >>> p = Parameters(PATH="a.h5ad", BATCH_COL="batch", LABELS_COL="celltype", TARGET_DATASET_NAME=3,
     ...                OUTPUT_PATH="runs/a", INTER_DATASETS_NAMES="['1', '2']")
@@ -74,7 +61,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    PATH: Annotated[str | list[str], BeforeValidator(_paths)] = Field(
+    PATH: Paths = Field(
         description="The .h5ad file or .zarr folder, the DOI or https address of an .h5ad file, or a list of these whose "
         "genes are matched by name."
     )
@@ -123,8 +110,8 @@ class Parameters(BaseModel):
         None,
         gt=0,
         lt=1,
-        description="Instead of REJECTION: the share of wrong labels among the assigned cells to stay below in a batch "
-        "never seen, say 0.05.",
+        description="Instead of REJECTION: the highest share of wrong labels among the assigned cells of a new batch, say "
+        "0.05.",
     )
     UNLABELED: Words = Field(
         ["-", "?", "NA", "N/A", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled",
@@ -144,18 +131,18 @@ class Parameters(BaseModel):
     )
     ALIGN: MaybeBool = Field(
         None,
-        description="Align the target with the annotated batches; default: where left-out batches were annotated better "
-        "for it (METHOD `reference`: always), and never with PRETRAINED_MODEL_PATH.",
+        description="Align the target with the annotated batches; default: if left-out batches were annotated better with "
+        "alignment (METHOD `reference`: always), but never with PRETRAINED_MODEL_PATH.",
     )
     MARKERS: Markers = Field(
         {}, description='Features to look at for each cell type, a map such as {"T": ["CD3D", "CD3E"], "B": ["MS4A1"]}.'
     )
-    PARENTS: MaybeParents = Field(
+    PARENTS: Parents = Field(
         None,
         description='A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous '
         "cell is then given the parent, where that is confident.",
     )
-    CLUSTER_RESOLUTION: MaybeResolution = Field(
+    CLUSTER_RESOLUTION: MaybeNumber = Field(
         None,
         gt=0,
         le=100,
@@ -166,10 +153,6 @@ class Parameters(BaseModel):
 
     @model_validator(mode="after")
     def _roles_are_disjoint(self) -> Parameters:
-        _check(_without_repeats, "INTER_DATASETS_NAMES", self.INTER_DATASETS_NAMES)
-        _check(_without_repeats, "EXCLUDE_DATASETS_NAMES", self.EXCLUDE_DATASETS_NAMES)
-        if len(self.paths) != len(set(self.paths)):
-            raise ValueError("PATH names the same file more than once; keep one")
         target, source = self.TARGET_DATASET_NAME, self.SOURCE_DATASET_NAME
         if source == target:
             raise ValueError(
@@ -188,40 +171,32 @@ class Parameters(BaseModel):
             both = [name for name in names if name in self.EXCLUDE_DATASETS_NAMES]
             if both:
                 raise ValueError(
-                    f"EXCLUDE_DATASETS_NAMES and {other} both name {', '.join(map(repr, both))}; "
-                    "take it out of one of the two"
+                    f"EXCLUDE_DATASETS_NAMES and {other} both name {listing(both)}; take it out of one of the two"
                 )
         return self
 
     @property
     def paths(self) -> list[str]:
-        """PATH as a list, also where it is a single file."""
+        """Return PATH as a list, also if it is a single file."""
         return [self.PATH] if isinstance(self.PATH, str) else list(self.PATH)
 
     @property
     def intermediates(self) -> list[str]:
-        """INTER_DATASETS_NAMES without the source (the reference's own example lists it there)."""
+        """Return INTER_DATASETS_NAMES without the source (the reference's own example lists it there)."""
         return [name for name in self.INTER_DATASETS_NAMES if name != self.SOURCE_DATASET_NAME]
 
     @property
     def aligns(self) -> bool:
-        """Whether the target is aligned: ALIGN, or its default."""
+        """Return whether the target is aligned: ALIGN, or its default."""
         return self.PRETRAINED_MODEL_PATH is None if self.ALIGN is None else self.ALIGN
 
     def is_unlabeled(self, label: str) -> bool:
-        """Whether a word in LABELS_COL stands for no label; an empty one always does."""
+        """Return whether a word in LABELS_COL means no label; an empty one always does."""
         return not label.strip() or label.strip().casefold() in {word.casefold() for word in self.UNLABELED}
 
 
-def _check(rule, name: str, value: list[str]) -> None:
-    try:
-        rule(value)
-    except ValueError as error:
-        raise ValueError(f"{name} {error}") from None
-
-
 def make_parameters(values: Mapping[str, Any]) -> Parameters:
-    """Parameters from a mapping of names to values.
+    """Return the parameters of a mapping of names to values.
 
     Raises
     ------
@@ -235,7 +210,7 @@ def make_parameters(values: Mapping[str, Any]) -> Parameters:
     try:
         return Parameters(**values)
     except ValidationError as error:
-        raise InputError("\n".join(_told(problem) for problem in error.errors())) from None
+        raise InputError("\n".join(_message(problem) for problem in error.errors())) from None
 
 
 def _with_newer_names(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,15 +224,15 @@ def _with_newer_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(name: object) -> str:
-    called = {python_name(known): known for known in PYTHON_NAMES}.get(str(name).lower())
-    near = (
-        [called] if called else difflib.get_close_matches(str(name).upper(), Parameters.model_fields, n=1, cutoff=0.5)
+    by_python_name = {python_name(known): [known] for known in PYTHON_NAMES}
+    near = by_python_name.get(str(name).lower()) or difflib.get_close_matches(
+        str(name).upper(), Parameters.model_fields, n=1, cutoff=0.5
     )
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(Parameters.model_fields)}."
     return f"There is no parameter {name!s}; {hint}"
 
 
-def _told(problem: Mapping[str, Any]) -> str:
+def _message(problem: Mapping[str, Any]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:
         return f"{message}."
@@ -271,11 +246,8 @@ def _told(problem: Mapping[str, Any]) -> str:
     return f"{name}: found {found}; {message[0].lower()}{message[1:]}."
 
 
-# --- the Python API's names -------------------------------------------------------------------------------------------
-
-
 def python_name(name: str) -> str:
-    """What the Python API calls a parameter.
+    """Return the Python API's name of a parameter.
 
     >>> python_name("BATCH_COL"), python_name("NUM_FEATURES")
     ('batch_key', 'num_features')
@@ -286,19 +258,17 @@ def python_name(name: str) -> str:
 # --- files of parameters ----------------------------------------------------------------------------------------------
 
 
-def _is_bundled(path: str) -> bool:
-    return path.startswith(BUNDLED)
-
-
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same values, relative paths made absolute from `folder`."""
+    """Return the same values, with relative paths made absolute from `folder`."""
 
     def absolute(name: str, path: object) -> object:
-        if not isinstance(path, str) or not path.strip() or _is_bundled(path) or (name == "PATH" and is_remote(path)):
+        if not isinstance(path, str) or not path.strip() or path.startswith(BUNDLED):
+            return path
+        if name == "PATH" and is_remote(path):
             return path
         try:
             found = (folder / Path(path).expanduser()).resolve()
-            found.exists()  # says where a name is too long for the disk
+            found.exists()  # fails for a name that is too long for the disk
             return str(found)
         except (RuntimeError, ValueError, OSError) as error:
             raise InputError(f"{name}: {path!r} cannot be a path: {error}.") from None
@@ -337,7 +307,7 @@ def _read_mapping(file: Path) -> dict[str, Any]:
 
 
 def load_parameters(file: Path | str, overrides: Mapping[str, Any] | None = None) -> Parameters:
-    """Parameters from a YAML or JSON file; `overrides` (the command line's) win.
+    """Return the parameters of a YAML or JSON file; `overrides`, of the command line, replace them.
 
     Relative paths in the file are relative to the file, in the overrides to the working directory. Without an
     OUTPUT_PATH, results go to `runs/<the file's name>` under the working directory.
@@ -365,13 +335,13 @@ def load_parameters(file: Path | str, overrides: Mapping[str, Any] | None = None
 
 
 def from_notebook(namespace: Mapping[str, Any], folder: Path) -> Parameters:
-    """Parameters from a notebook's variables (`globals()`); relative paths are relative to `folder`."""
+    """Return the parameters in a notebook's variables (`globals()`); relative paths are relative to `folder`."""
     values = {name: namespace[name] for name in Parameters.model_fields if name in namespace}
     return make_parameters(_absolute({k: v for k, v in values.items() if v is not None}, folder))
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`NAME=VALUE` from the command line, the value read as YAML.
+    """Return name and value of `NAME=VALUE` from the command line, the value read as YAML.
 
     >>> parse_override("NUM_FEATURES=200")
     ('NUM_FEATURES', 200)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal or a notebook, nothing in a file. What a log should say is logged."""
+"""Progress bars of long work, in a terminal or a notebook; none where the output goes to a file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from ._compat import in_notebook
+
 Thing = TypeVar("Thing")
 
-# Where a notebook's kernel sets it, there is no bar: the executed notebook would keep every state of it.
+# tqdm shows no bar where this variable is set: an executed notebook would keep every state of the bar.
 NO_BARS = "TQDM_DISABLE"
 
 
 def bar(things: Iterable[Thing], what: str, unit: str, total: int | None = None) -> tqdm[Thing]:
-    """The things as they are gone through, shown from the first second on, at most once a second, and gone when done."""
+    """Return an iterator over things with a progress bar: it appears after a second and disappears at the end."""
     # Plain text also in notebooks: widgets need an extension, and stay empty in an executed notebook.
-    looks = {"file": sys.stdout} if _in_notebook() else {"disable": None}  # on the red of errors; only in a terminal
+    looks = {"file": sys.stdout} if in_notebook() else {"disable": None}  # not on the red of errors; only in a terminal
     return tqdm(
         things,
         desc=what,
@@ -32,14 +34,8 @@ def bar(things: Iterable[Thing], what: str, unit: str, total: int | None = None)
     )
 
 
-def _in_notebook() -> bool:
-    """Whether this is a notebook's kernel, not only a program that has imported what kernels are made of."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return getattr(shell, "kernel", None) is not None
-
-
 class OnScreen(logging.Handler):
-    """Log lines above a bar that may be there."""
+    """Print log lines above a progress bar, if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stdout)

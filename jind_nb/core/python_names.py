@@ -1,4 +1,4 @@
-"""TODO."""
+"""The Python API's names of the parameters, in its arguments and in messages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .parameters import NOT_IN_PYTHON, Parameters, python_name
 
 
 def python_names() -> dict[str, str]:
-    """The Python API's name of each parameter that it has -> the parameter."""
+    """Return the parameters of the Python API: its name -> the parameter's name."""
     return {python_name(name): name for name in Parameters.model_fields if name not in NOT_IN_PYTHON}
 
 
 def from_python(options: Mapping[str, Any], known: Iterable[str] | None = None) -> dict[str, Any]:
-    """Values by the parameters' own names, for `make_parameters`, from the Python API's; None stands for the default.
+    """Return the Python API's arguments by the parameters' own names; leave out None, which means the default.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def from_python(options: Mapping[str, Any], known: Iterable[str] | None = None) 
 
 
 def in_python(message: str) -> str:
-    """A message with the parameters called as in Python.
+    """Return a message with the parameters' names replaced by those of the Python API.
 
     >>> in_python("TARGET_DATASET_NAME: there is no batch '9'; see EXCLUDE_DATASETS_NAMES.")
     "target: there is no batch '9'; see exclude."

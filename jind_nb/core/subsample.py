@@ -1,12 +1,12 @@
-"""TODO."""
+"""Subsamples of cells."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def sample(n: int, most: int, seed: int) -> np.ndarray:
-    """Rows int, ascending: all of n, or `most` of them at random."""
+def subsample(n: int, most: int, seed: int) -> np.ndarray:
+    """Return at most `most` of the rows 0 to n - 1, chosen at random: int, ascending."""
     if n <= most:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))

@@ -34,3 +34,12 @@ def plural(n: int, one: str, many: str | None = None) -> str:
     ('1 cell', '1,200 cells', '2 batches')
     """
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
+def percent(share: float) -> str:
+    """Return a share (0 to 1) as a percentage with one decimal.
+
+    >>> percent(0.1234)
+    '12.3 %'
+    """
+    return f"{100 * share:.1f} %"

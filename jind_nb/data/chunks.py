@@ -1,12 +1,12 @@
 """A stored matrix as blocks of rows, each small enough for any memory, read one after the other or by Dask's workers.
 
     with open_file(file) as store:
-        blocks = Blocks.of(store, path, what, rows)       # where the values are; reads none
-    for result in blocks.each(function, per_block):       # function(block, arguments), in the rows' order
+        blocks = Blocks.from_store(store, path, what, rows)     # where the values are; reads none
+    for result in blocks.each(function, arguments):             # function(block, argument), in the rows' order
 
-anndata's lazy elements (`experimental.read_elem_lazy`) could do this for whole files. Our own reader is in their place
-because a damaged file's indices must be checked before scipy follows them out of its memory, because blocks of as many
-stored values take as much memory whether they hold genes or peaks, and because rows of CSC have to be sorted out first.
+Why not anndata's lazy elements (`experimental.read_elem_lazy`)? The indices of a damaged file must be checked before
+scipy follows them out of its memory; blocks must hold equally many stored values, so that peaks take no more memory than
+genes; and the values of a CSC matrix must be sorted by rows first.
 """
 
 from __future__ import annotations
@@ -29,14 +29,12 @@ import h5py
 import numpy as np
 from scipy import sparse
 
-from ..core.files import is_disk_full
 from ..errors import InputError
-from .h5ad import form_of, has_x, open_file, other_matrices, reopened, shape_of
-from .integrity import is_array, is_group, path_of
+from .h5ad import form_of, has_x, open_checked, open_file, other_layers, shape_of
+from .integrity import Store, is_array, is_group, path_of, reading
 
 if TYPE_CHECKING:
     import distributed
-    import zarr
 
 # Stored values of a block: with what normalising takes beside them, about a sixth of a gigabyte.
 VALUES_AT_ONCE = 2**22
@@ -64,7 +62,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class Block:
-    """Some rows of a stored matrix, and where their values are."""
+    """Hold some rows of a stored matrix, and where their values are."""
 
     what: str  # the matrix, in messages
     file: Path
@@ -77,7 +75,7 @@ class Block:
     kept: sparse.csr_matrix | None = None
 
     def matrix(self) -> sparse.csr_matrix:
-        """The rows' values, float32 without stored zeros.
+        """Return the rows' values, float32 without stored zeros.
 
         Raises
         ------
@@ -86,14 +84,14 @@ class Block:
         """
         if self.kept is not None:
             return self.kept
-        with _told_of(self.what):
-            matrix = as_values(self.as_it_is())
+        with reading(self.what):
+            matrix = as_float32(self.stored_matrix())
         if self.keeps:
             self.kept = matrix
         return matrix
 
-    def as_it_is(self) -> sparse.csr_matrix:
-        """The rows' values in the type they are stored in; of a dense matrix, or a sorted one, in float32."""
+    def stored_matrix(self) -> sparse.csr_matrix:
+        """Return the rows' values in the type they are stored in; of a dense matrix, or a sorted one, in float32."""
         if self.form == "sorted":
             return _sorted_rows(self)
         read = {"csr": _csr_rows, "csc": _csc_rows, "dense": _dense_rows}[self.form]
@@ -103,7 +101,7 @@ class Block:
 
 @dataclass
 class Blocks:
-    """Some rows of a stored matrix, block by block."""
+    """Hold some rows of a stored matrix as blocks."""
 
     what: str  # the matrix, in messages
     blocks: list[Block]
@@ -112,15 +110,15 @@ class Blocks:
     keeps: bool = False  # whether values read once are kept
 
     @classmethod
-    def of(cls, store: h5py.File | zarr.Group, path: str, what: str, rows: np.ndarray) -> Blocks:
-        """Where the rows' values are; of a CSC matrix the rows stay in one block until `ready`.
+    def from_store(cls, store: Store, path: str, what: str, rows: np.ndarray) -> Blocks:
+        """Return where the rows' values are; the rows of a CSC matrix stay in one block until `ready`.
 
         Parameters
         ----------
         store
-            From `files.open_file`.
+            From `h5ad.open_file`.
         path, what
-            Of the matrix, from `files.matrix_of`.
+            Of the matrix, from `h5ad.matrix_of`.
         rows
             int (n,), ascending.
 
@@ -130,7 +128,7 @@ class Blocks:
             If the matrix is damaged.
         """
         where = path_of(store)
-        with _told_of(f"{what} of {where}"):
+        with reading(f"{what} of {where}"):
             stored = store[path]
             form, (n_rows, n_columns) = form_of(stored), shape_of(stored)
             rows = rows.astype(np.int64)
@@ -139,7 +137,7 @@ class Blocks:
             if form == "dense":
                 _check_numbers(stored)
                 some = rows[np.linspace(0, len(rows) - 1, min(len(rows), ROWS_TO_ESTIMATE_BY)).astype(int)]
-                n_values = some_rows(store, path, some).nnz * n_rows // max(1, len(some)) if len(some) else 0
+                n_values = read_rows(store, path, some).nnz * n_rows // max(1, len(some)) if len(some) else 0
                 cuts = _cut_dense(stored, rows)
                 spans = [np.empty(0)] * (len(cuts) - 1)
             else:
@@ -157,8 +155,9 @@ class Blocks:
         return cls(f"{what} of {where}", blocks, (n_rows, n_columns), n_values)
 
     def ready(self, folder: Path, *, keep: bool) -> None:
-        """Settles whether values are kept; else a CSC matrix's rows are sorted out into a temporary file in `folder`,
-        12 bytes a value, which is removed with this.
+        """Set whether values are kept in memory; if not, sort a CSC matrix by rows into a temporary file.
+
+        The file is in `folder`, takes 12 bytes a value, and is removed together with these blocks.
 
         Raises
         ------
@@ -175,14 +174,15 @@ class Blocks:
         descriptor, name = tempfile.mkstemp(prefix=".rows-", suffix=".part", dir=folder)
         weakref.finalize(self, _remove, name)
         (block,) = self.blocks
-        with os.fdopen(descriptor, "wb") as written, _told_of(self.what), _open(block.file) as store:
+        with os.fdopen(descriptor, "wb") as written, reading(self.what), _open(block.file) as store:
             self.blocks = _sort_by_rows(store[block.path], block, Path(name), written)
 
     def each(
         self, function: Callable[[Block, Argument], Result], arguments: Iterable[Argument | None]
     ) -> Iterator[Result]:
-        """`function(block, argument)` for each block in order, by the workers of a Dask client if there is one, else by two
-        threads, which are at most two blocks ahead; a block whose argument is None is passed over.
+        """Yield `function(block, argument)` for each block in order; skip a block whose argument is None.
+
+        The workers of a Dask client compute it, if there is one; otherwise two threads, at most two blocks ahead.
 
         Raises
         ------
@@ -192,7 +192,7 @@ class Blocks:
         client = None if self.keeps else current_client()
         work = zip(self.blocks, arguments, strict=True)
         if client is None:
-            yield from _two_ahead(function, work)
+            yield from _two_threads(function, work)
             return
         futures = deque(
             client.submit(function, block, argument, pure=False) for block, argument in work if argument is not None
@@ -201,7 +201,7 @@ class Blocks:
             yield futures.popleft().result()
 
 
-def _two_ahead(
+def _two_threads(
     function: Callable[[Block, Argument], Result], work: Iterable[tuple[Block, Argument | None]]
 ) -> Iterator[Result]:
     with ThreadPoolExecutor(BLOCKS_AT_ONCE) as threads:
@@ -216,14 +216,14 @@ def _two_ahead(
 
 
 def current_client() -> distributed.Client | None:
-    """The Dask client of this process, or one of the scheduler that DASK_SCHEDULER_ADDRESS names; None without either.
+    """Return the Dask client of this process, or one for DASK_SCHEDULER_ADDRESS; None without either.
 
     Raises
     ------
     InputError
         If no scheduler answers there.
     """
-    import dask.config
+    import dask.config  # dask and distributed take half a second, and most runs have no cluster
     from distributed import Client
 
     with suppress(ValueError):
@@ -238,22 +238,8 @@ def current_client() -> distributed.Client | None:
 
 
 @contextmanager
-def _told_of(what: str) -> Iterator[None]:
-    """What goes wrong in reading a matrix, as one message; a full disk stays what it is."""
-
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # damaged files and foreign encodings fail in many ways
-        if isinstance(error, OSError) and is_disk_full(error):
-            raise
-        raise InputError(f"PATH: {what} cannot be read: {error}") from None
-
-
-@contextmanager
 def _open(file: Path) -> Iterator[Any]:
-    store = reopened(file)
+    store = open_checked(file)
     with store if isinstance(store, h5py.File) else nullcontext(store):
         yield store
 
@@ -267,7 +253,7 @@ def _remove(name: str) -> None:
 
 
 def _pointers(stored: Any, n: int) -> np.ndarray:
-    """The matrix's indptr, int64 (n + 1,), seen to fit its values."""
+    """Return the matrix's indptr, int64 (n + 1,), after a check that it fits the values."""
     pointers, data, indices = stored["indptr"][:], stored["data"], stored["indices"]
     for name, dtype in (("indptr", pointers.dtype), ("indices", indices.dtype)):
         if dtype.kind not in "iu":
@@ -287,7 +273,7 @@ def _check_numbers(stored: Any) -> None:
 
 
 def _cut(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Where to cut rows into blocks: as many as span VALUES_AT_ONCE stored values, and at least one.
+    """Return where to cut rows into blocks that span at most VALUES_AT_ONCE stored values, or one row.
 
     Parameters
     ----------
@@ -312,16 +298,16 @@ def _cut_dense(stored: Any, rows: np.ndarray) -> np.ndarray:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def as_values(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """The matrix in float32, without stored zeros."""
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told of as that
+def as_float32(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return the matrix in float32, without stored zeros."""
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is reported as such
         matrix = matrix.astype(np.float32, copy=False)
     matrix.eliminate_zeros()
     return matrix
 
 
 def _entries(stored: Any, first: int, last: int, n_minor: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stored values and their indices: scipy reads and writes wherever an index points to, also outside of its memory."""
+    """Return stored values and their checked indices: scipy reads and writes wherever an index points to."""
     data, indices = stored["data"][first:last], stored["indices"][first:last]
     if len(data) != last - first or len(indices) != last - first:
         raise ValueError("its indices and data are cut short")
@@ -346,7 +332,7 @@ def _dense_rows(stored: Any, block: Block) -> sparse.csr_matrix:
 
 
 def _csc_rows(stored: Any, block: Block) -> sparse.csr_matrix:
-    """Some rows of a CSC matrix, some columns at a time, so that only these rows' values are ever held."""
+    """Return some rows of a CSC matrix, read some columns at a time, so that only these rows' values are held."""
     pieces = list(_columns(stored, block))
     row, data = (np.concatenate([piece[i] for piece in pieces]) for i in (0, 2))
     pointers = np.concatenate([[0], np.cumsum(np.concatenate([piece[1] for piece in pieces]))])
@@ -354,7 +340,7 @@ def _csc_rows(stored: Any, block: Block) -> sparse.csr_matrix:
 
 
 def _columns(stored: Any, block: Block) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Some columns at a time: which of the block's rows each value is of, how many values each column has, the values."""
+    """Yield, some columns at a time: the block's row of each value, the number of values in each column, the values."""
     n_rows, n_columns = shape_of(stored)
     pointers = _pointers(stored, n_columns)
     place = np.full(n_rows, -1, dtype=np.int32)
@@ -369,8 +355,13 @@ def _columns(stored: Any, block: Block) -> Iterator[tuple[np.ndarray, np.ndarray
 
 
 def _sort_by_rows(stored: Any, block: Block, file: Path, written: Any) -> list[Block]:
-    """The rows of a CSC matrix as blocks: counted in a first reading, in a second each value is appended to its block's
-    part of a file, where the columns come in order."""
+    """Write the values of a CSC matrix sorted by rows, and return the rows as blocks of that file.
+
+    Notes
+    -----
+    The matrix is read twice: once to count the values of each row, once to append each value to its block's part of the
+    file, where the columns come in order.
+    """
     counts = np.zeros(len(block.rows), dtype=np.int64)
     for row, _, _ in _columns(stored, block):
         counts += np.bincount(row, minlength=len(counts))
@@ -413,8 +404,8 @@ def _sorted_rows(block: Block) -> sparse.csr_matrix:
 # --- a few rows ------------------------------------------------------------------------------------------------------
 
 
-def some_rows(store: h5py.File | zarr.Group, path: str, rows: np.ndarray) -> sparse.csr_matrix:
-    """A few rows of a stored matrix, float32, without reading the others where the format allows it.
+def read_rows(store: Store, path: str, rows: np.ndarray) -> sparse.csr_matrix:
+    """Return a few rows of a stored matrix, float32, without reading the others if the format allows it.
 
     Parameters
     ----------
@@ -424,14 +415,14 @@ def some_rows(store: h5py.File | zarr.Group, path: str, rows: np.ndarray) -> spa
     Raises
     ------
     ValueError, OSError
-        If the matrix is damaged; h5py and zarr know more exceptions.
+        If the matrix is damaged; h5py and zarr raise others too.
     """
     stored: Any = store[path]
     (n_rows, n_columns), form = shape_of(stored), form_of(stored)
     if len(rows) and rows[-1] >= n_rows:
         raise ValueError(f"it has {n_rows} rows, and obs has more")
     if form == "csc":
-        return as_values(_csc_rows(stored, Block("", Path(), path, form, n_columns, rows, np.empty(0))))
+        return as_float32(_csc_rows(stored, Block("", Path(), path, form, n_columns, rows, np.empty(0))))
     if form == "dense":
         _check_numbers(stored)
         with np.errstate(over="ignore"):
@@ -440,14 +431,14 @@ def some_rows(store: h5py.File | zarr.Group, path: str, rows: np.ndarray) -> spa
     parts = [_entries(stored, int(pointers[row]), int(pointers[row + 1]), n_columns) for row in rows]
     data, indices = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     starts = np.concatenate([[0], np.cumsum(pointers[rows + 1] - pointers[rows])])
-    return as_values(sparse.csr_matrix((data, indices, starts), (len(rows), n_columns)))
+    return as_float32(sparse.csr_matrix((data, indices, starts), (len(rows), n_columns)))
 
 
-# --- cells as they are in the file -----------------------------------------------------------------------------------
+# --- whole cells -----------------------------------------------------------------------------------------------------
 
 
-def cells_as_they_are(file: Path, rows: np.ndarray) -> ad.AnnData:
-    """Some cells with all that the file has of them: X, layers, raw, obs, var, obsm, obsp, varm, varp, uns.
+def read_whole_cells(file: Path, rows: np.ndarray) -> ad.AnnData:
+    """Return some cells, unchanged, with all that the file has: X, layers, raw, obs, var, obsm, obsp, varm, varp, uns.
 
     Parameters
     ----------
@@ -459,18 +450,13 @@ def cells_as_they_are(file: Path, rows: np.ndarray) -> ad.AnnData:
     InputError
         If any part of the file cannot be read.
     """
-    try:
-        with open_file(file) as store, warnings.catch_warnings():
-            # Cells with equal names are kept apart by position; the user is told so by the plan.
-            warnings.filterwarnings("ignore", message=".* names are not unique")
-            return _cells_as_they_are(store, rows)
-    except InputError:
-        raise
-    except Exception as error:  # damage where nothing has looked yet fails inside anndata in many ways
-        raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
+    with open_file(file) as store, reading(file, "read whole"), warnings.catch_warnings():
+        # Cells with equal names are told apart by position; the plan has a note about them.
+        warnings.filterwarnings("ignore", message=".* names are not unique")
+        return _read_whole_cells(store, rows)
 
 
-def _cells_as_they_are(store: Any, rows: np.ndarray) -> ad.AnnData:
+def _read_whole_cells(store: Any, rows: np.ndarray) -> ad.AnnData:
     parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "varm", "varp", "uns") if name in store}
     by_rows = {name: group for name in ("layers", "obsm", "obsp") if is_group(group := store.get(name))}
     small = {
@@ -479,26 +465,26 @@ def _cells_as_they_are(store: Any, rows: np.ndarray) -> ad.AnnData:
     }
     cells = ad.AnnData(**parts, **small)[rows].copy()
     if has_x(store):
-        cells.X = _rows_as_they_are(store, "X", rows)
+        cells.X = _read_stored_rows(store, "X", rows)
     for name, group in by_rows.items():
         for key in (key for key in group if key not in small[name]):
-            values = _rows_as_they_are(store, f"{name}/{key}", rows)
+            values = _read_stored_rows(store, f"{name}/{key}", rows)
             getattr(cells, name)[key] = values[:, rows] if name == "obsp" else values
-    if ".raw" in other_matrices(store):
+    if ".raw" in other_layers(store):
         raw = {name: ad.io.read_elem(store["raw"][name]) for name in ("var", "varm") if name in store["raw"]}
-        cells.raw = ad.AnnData(_rows_as_they_are(store, "raw/X", rows), obs=cells.obs[[]], **raw)
+        cells.raw = ad.AnnData(_read_stored_rows(store, "raw/X", rows), obs=cells.obs[[]], **raw)
     return cells
 
 
 def _is_matrix(stored: Any) -> bool:
-    """Whether some rows can be read without the others: sparse matrices, and arrays of numbers."""
+    """Return whether some rows can be read without the others: sparse matrices, and arrays of numbers."""
     if is_array(stored):
         return stored.ndim > 1 and stored.dtype.kind in "fiubc"
     return stored.attrs.get("encoding-type") in ("csr_matrix", "csc_matrix")
 
 
-def _rows_as_they_are(store: Any, path: str, rows: np.ndarray) -> Any:
-    """Some rows of a matrix, in its own type and form."""
+def _read_stored_rows(store: Any, path: str, rows: np.ndarray) -> Any:
+    """Return some rows of a matrix, in its own type and form."""
     stored = store[path]
     if not _is_matrix(stored):
         return ad.io.read_elem(stored)[rows]
@@ -506,6 +492,6 @@ def _rows_as_they_are(store: Any, path: str, rows: np.ndarray) -> Any:
         cuts = _cut_dense(stored, rows)
         spans = [stored[int(rows[a]) : int(rows[b - 1]) + 1][rows[a:b] - rows[a]] for a, b in pairwise(cuts)]
         return np.concatenate(spans)
-    of_rows = Blocks.of(store, path, path, rows)
-    matrix = sparse.vstack([block.as_it_is() for block in of_rows.blocks], format="csr")
+    of_rows = Blocks.from_store(store, path, path, rows)
+    matrix = sparse.vstack([block.stored_matrix() for block in of_rows.blocks], format="csr")
     return matrix.tocsc() if form_of(stored) == "csc" else matrix

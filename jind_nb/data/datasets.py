@@ -1,8 +1,10 @@
-"""The demo's data: real blood cells that scanpy carries, made into an input file."""
+"""The data of the demo: real blood cells that come with scanpy, written as an input file."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import anndata as ad
 
 from ..core.files import whole_file
 from ..core.parameters import BUNDLED
@@ -11,10 +13,10 @@ from .download import cache_folder
 
 
 def bundled_file(path: str) -> Path:
-    """The h5ad file for a PATH such as `scanpy:pbmc68k_reduced`, written to the user's cache on first use.
+    """Return the h5ad file for a PATH such as `scanpy:pbmc68k_reduced`; write it to the user's cache on first use.
 
-    700 blood cells of 8 wells (told apart by the number after the barcode's dash; `obs["well"]`: "well 1" to "well 8"), 765 genes, log-normalised
-    values from `.raw`, 10 cell types in `obs["bulk_labels"]`.
+    It has 700 blood cells, 765 genes, log-normalised values from `.raw`, 10 cell types in `obs["bulk_labels"]` and 8 wells
+    in `obs["well"]`, "well 1" to "well 8": the number after the dash of the barcode.
 
     Raises
     ------
@@ -23,7 +25,7 @@ def bundled_file(path: str) -> Path:
     """
     name = path.removeprefix(BUNDLED)
     if name != "pbmc68k_reduced":
-        raise InputError(f"PATH: {path} is not known; the bundled set is {BUNDLED}pbmc68k_reduced.")
+        raise InputError(f"PATH: {path} is not known; the bundled data are {BUNDLED}pbmc68k_reduced.")
     file = cache_folder() / f"{name}.h5ad"
     if not file.exists():
         _write_demo(file)
@@ -31,8 +33,7 @@ def bundled_file(path: str) -> Path:
 
 
 def _write_demo(file: Path) -> None:
-    import anndata as ad
-    import scanpy as sc
+    import scanpy as sc  # takes seconds
 
     full = sc.datasets.pbmc68k_reduced()
     adata = ad.AnnData(full.raw.X, obs=full.obs[["bulk_labels"]].copy(), var=full.raw.var[[]].copy())

@@ -1,10 +1,10 @@
-"""PATH as a DOI or an https address: fetched once into the cache, checked, and whole or not there at all.
+"""PATH as a DOI or an https address: the file is fetched once into the cache and checked; it is there whole or not at all.
 
     JIND_NB_CACHE (default: the user's cache folder)/downloads/<hash of the address>/<name>.h5ad
                                                       ... /fetched.json    where from, when, checksums
 
-pooch finds the files of a DOI with their checksums, streams, compares, and gives a file its name once it is right; what
-a broken connection left is kept as `.part` and gone on with, where the server can say that the file is still the same.
+pooch finds the files of a DOI and their checksums, streams a file, compares its checksum, and then gives it its name. What
+a broken connection left is kept as `.part`, and the next try continues there if the server's file is still the same.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import h5py
+import pooch
+import requests
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
+from tqdm import tqdm
 
-from ..core.address import _is_safe, check_address, name_of, shown_address
+from ..core._compat import doi_archive, request_headers
+from ..core.address import check_address, is_safe, last_name, shown_address
 from ..core.files import is_disk_full, write_json
 from ..core.locks import WITHOUT_LOCKS
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    import requests
 
 log = logging.getLogger(__name__)
 
@@ -57,26 +59,26 @@ MEANINGS = {401: "it asks for a login", 403: "it asks for a login", 404: "there 
 
 
 def cache_folder() -> Path:
-    """JIND_NB_CACHE, or the user's cache folder.
+    """Return JIND_NB_CACHE, or the user's cache folder.
 
     Raises
     ------
     InputError
-        If JIND_NB_CACHE is relative: a run's notebooks work in another folder, and would look elsewhere.
+        If JIND_NB_CACHE is relative: the notebooks of a run work in another folder.
     """
     folder = Path(os.environ.get(CACHE) or user_cache_path("jind_nb")).expanduser()
     if not folder.is_absolute():
-        raise InputError(f"{CACHE}: found {str(folder)!r}; it must be a whole path, from / on.")
+        raise InputError(f"{CACHE}: found {str(folder)!r}; it must be an absolute path.")
     return folder
 
 
-def fetched(address: str) -> Path:
-    """The file of an address in the cache; fetched if it is not there.
+def fetch(address: str) -> Path:
+    """Return the file of an address in the cache; fetch it if it is not there.
 
     Raises
     ------
     InputError
-        If it cannot be fetched, is not what its checksum says, or no h5ad file.
+        If it cannot be fetched, has another checksum, or is no h5ad file.
     """
     try:
         check_address(address)
@@ -85,20 +87,20 @@ def fetched(address: str) -> Path:
     plain, hash_ = address.partition("#")[::2]
     wanted = hash_.replace("=", ":", 1).lower() or None
     folder = cache_folder() / "downloads" / hashlib.sha256(plain.encode()).hexdigest()[:24]
-    this = _Download(plain, folder, folder / name_of(address), wanted)
+    this = _Download(plain, folder, folder / last_name(address), wanted)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The cache folder {folder} cannot be made ({error}); name another in {CACHE}.") from None
     if not this.is_there():
-        with _alone(this):
+        with _download_lock(this):
             if not this.is_there():  # another run may have fetched it meanwhile
                 this.fetch()
     return this.file
 
 
 @contextmanager
-def _alone(this: _Download) -> Iterator[None]:
+def _download_lock(this: _Download) -> Iterator[None]:
     lock = FileLock(this.folder / ".lock")
     try:
         lock.acquire(timeout=0.1)
@@ -121,7 +123,7 @@ def _say(line: str) -> None:
 
 @dataclass
 class _Download:
-    """One file: where from, where to, and its checksum (`sha256:0f3c…`) if one is known."""
+    """Hold where one file comes from and goes to, and its checksum (`sha256:0f3c…`) if one is known."""
 
     address: str
     folder: Path
@@ -139,24 +141,22 @@ class _Download:
 
     @property
     def version(self) -> Path:
-        """What the server called the version of the file that `part` is the beginning of."""
+        """Return the file with the server's name for the version that `part` is the beginning of."""
         return self.folder / ".part.etag"
 
     def is_there(self) -> bool:
-        """Whether the file is there as it was fetched, and is the wanted one."""
-        from pooch import file_hash
-
+        """Return whether the file is there, unchanged since it was fetched, and has the wanted checksum."""
         note = self._as_noted()
         if note is None or self.wanted is None:
             return note is not None
         algorithm, _, digest = self.wanted.partition(":")
         if algorithm not in note:
-            note[algorithm] = file_hash(str(self.file), algorithm)
+            note[algorithm] = pooch.file_hash(str(self.file), algorithm)
             self._write_note(note)
         return note[algorithm] == digest
 
     def _as_noted(self) -> dict[str, str] | None:
-        """The checksums of the file as it was fetched; None if it was not, or was changed since."""
+        """Return the file's noted checksums; None if it was not fetched, or was changed since."""
         try:
             note, stat = json.loads(self.note.read_text("utf-8")), self.file.stat()
             return dict(note["hashes"]) if note["signature"] == [stat.st_size, stat.st_mtime_ns] else None
@@ -164,24 +164,12 @@ class _Download:
             return None
 
     def _write_note(self, hashes: dict[str, str]) -> None:
-
-        stat = self.file.stat()
-        when = time.strftime("%Y-%m-%d %H:%M:%S")
-        write_json(
-            self.note,
-            {
-                "address": shown_address(self.address),
-                "fetched": when,
-                "signature": [stat.st_size, stat.st_mtime_ns],
-                "hashes": hashes,
-            },
-        )
+        stat, when = self.file.stat(), time.strftime("%Y-%m-%d %H:%M:%S")
+        note = {"address": shown_address(self.address), "fetched": when, "hashes": hashes}
+        write_json(self.note, note | {"signature": [stat.st_size, stat.st_mtime_ns]})
 
     def fetch(self) -> None:
-        """Fetches the file, and notes its checksums."""
-        import pooch
-        import requests
-
+        """Fetch the file and note its checksums."""
         pooch.get_logger().setLevel(logging.WARNING)
         try:
             url, known = self._resolved()
@@ -210,14 +198,12 @@ class _Download:
             )
 
     def _resolved(self) -> tuple[str, str | None]:
-        """The https address and checksum of the file, for a DOI as the archive tells them."""
+        """Return the https address and checksum of the file; for a DOI, as the archive lists them."""
         if not self.address.lower().startswith("doi:"):
             return self.address, self.wanted
-        from pooch.downloaders import REQUESTS_HEADERS, doi_to_repository
-
         doi, name = self.address[4:].rsplit("/", 1)
         known: dict[str, str] = {}
-        archive = doi_to_repository(doi, timeout=TIMEOUT, headers=REQUESTS_HEADERS)
+        archive = doi_archive(doi, TIMEOUT)
         archive.populate_registry(SimpleNamespace(registry=known))
         name = unquote(name)
         if name not in known:
@@ -231,14 +217,11 @@ class _Download:
 
     def _stream(self, url: str, output_file: str, _: object) -> None:
         """pooch's downloader: to `part`, from where an earlier one stopped; then it is the output."""
-        from pooch import HTTPDownloader
-        from pooch.downloaders import REQUESTS_HEADERS
-
-        if not _is_safe(url):
+        if not is_safe(url):
             raise InputError(
                 f"PATH: {shown_address(self.address)} leads to {shown_address(url)}, which is not https; fetch it by hand."
             )
-        headers = REQUESTS_HEADERS | {"Accept-Encoding": "identity"}
+        headers = request_headers() | {"Accept-Encoding": "identity"}
         if self.version.exists() and self.part.exists() and self.part.stat().st_size:
             headers |= {"Range": f"bytes={self.part.stat().st_size}-", "If-Range": self.version.read_text("utf-8")}
         progress, answers = _Progress(self), []
@@ -247,7 +230,7 @@ class _Download:
             answers.append(answer)
             self._answered(answer)
 
-        downloader = HTTPDownloader(
+        downloader = pooch.HTTPDownloader(
             progressbar=progress, chunk_size=PIECE, timeout=TIMEOUT, headers=headers, hooks={"response": answered}
         )
         try:
@@ -259,17 +242,17 @@ class _Download:
                 self.part.unlink(missing_ok=True)
             raise
         finally:
-            progress.end()
+            progress.close()
             for answer in answers:
                 answer.close()
         self.part.replace(output_file)
         self.version.unlink(missing_ok=True)
 
     def _answered(self, answer: requests.Response) -> None:
-        """Sees, before anything of the answer is kept, that it is the file, that it fits, and where it begins."""
+        """Check, before anything of an answer is kept, that it is the file, fits on the disk, and where it begins."""
         if answer.is_redirect:
             to = answer.headers["location"]
-            if urlsplit(to).scheme and not _is_safe(to):
+            if urlsplit(to).scheme and not is_safe(to):
                 raise InputError(
                     f"PATH: {shown_address(self.address)} leads to {shown_address(to)}, which is not https; fetch it by hand."
                 )
@@ -304,8 +287,6 @@ class _Download:
         _say(f"Fetching {shown_address(self.address)} ({size:,} bytes{kept}) to {self.folder}")
 
     def _check_content(self) -> None:
-        import h5py
-
         if not h5py.is_hdf5(self.part):
             with self.part.open("rb") as part:
                 begins = part.read(60)
@@ -321,7 +302,7 @@ class _Download:
                 raise self._refused(f"what came is not whole ({error})") from None
 
     def forget(self) -> None:
-        """Empties what was kept of an earlier try."""
+        """Remove what was kept of an earlier try."""
         if self.part.exists():
             os.truncate(self.part, 0)
         self.version.unlink(missing_ok=True)
@@ -352,7 +333,7 @@ def _status(answer: requests.Response | None) -> str:
 
 
 class _Progress:
-    """What pooch calls a progress bar: one in a terminal, a line now and then elsewhere."""
+    """Show progress to pooch's liking: a bar in a terminal, a line now and then elsewhere."""
 
     def __init__(self, of: _Download) -> None:
         self.of, self.total, self.done, self.said = of, 0, 0, time.monotonic()
@@ -364,8 +345,6 @@ class _Progress:
             raise self.of._refused("the disk of the cache is all but full", MAKE_ROOM)
         if sys.stderr.isatty():
             if self.bar is None:
-                from tqdm import tqdm
-
                 self.bar = tqdm(total=self.total or None, unit="B", unit_scale=True, desc=self.of.file.name)
             self.bar.update(self.done - self.bar.n)
         elif time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
@@ -374,12 +353,9 @@ class _Progress:
             _say(f"{time.strftime('%H:%M:%S')} {self.of.file.name}: {self.done:,} bytes{share}")
 
     def reset(self) -> None:
-        """pooch asks for this, and for all of it again, at the end."""
+        """Start again: pooch calls this at the end, and then `update` with the whole size."""
         self.done = 0
 
     def close(self) -> None:
-        self.end()
-
-    def end(self) -> None:
         if self.bar is not None:
             self.bar.close()

@@ -6,12 +6,14 @@ Names keep the spelling they have in the file; only their keys are compared.
 from __future__ import annotations
 
 import re
-from collections import Counter
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from anndata.utils import make_index_unique
 
+from ..core.text import listing
 from ..errors import InputError
 
 ENSEMBL = re.compile(r"(ENS[A-Z]*[0-9]{6,})(\.[0-9]+)?(_PAR_Y)?", re.IGNORECASE)
@@ -22,48 +24,48 @@ NUMBERED = re.compile(r"(.+)[.-]([0-9]{1,3})")  # A-1 as anndata, A.1 as R makes
 
 WARN_BELOW, REFUSE_BELOW = 0.8, 0.2
 
-# A model was trained on all its features: with half of them zero it assigns next to nothing (benchmarks/new_file.py).
+# A model was trained on all its features: with half of them zero it assigns very few cells (benchmarks/new_file.py).
 MODEL_REFUSES_BELOW = 0.5
 
 NAMES_SHOWN = 10
 
-# A feature is missing in a batch if, at the rate of the other batches, so many of its cells should have it and none has.
+# A feature is missing in a batch if no cell has it, and so many should have it at the rate of the other batches.
 EXPECTED_CELLS = 10
 
 
-def kind_of(names: pd.Index) -> str:
-    """`peaks`, `Ensembl ids` or `names`: what most of the names are.
+def names_type(names: pd.Index) -> str:
+    """Return what most of the names are: `peaks`, `Ensembl ids` or other `names`.
 
-    >>> kind_of(pd.Index(["ENSG00000139618.2", "ENSG00000141510"])), kind_of(pd.Index(["chr1:10-20", "chrX-5-9"]))
+    >>> names_type(pd.Index(["ENSG00000139618.2", "ENSG00000141510"])), names_type(pd.Index(["chr1:10-20", "chrX-5-9"]))
     ('Ensembl ids', 'peaks')
     """
     some = [str(name).strip() for name in names[:2000]]
-    for kind, pattern in (("Ensembl ids", ENSEMBL), ("peaks", PEAK)):
+    for described, pattern in (("Ensembl ids", ENSEMBL), ("peaks", PEAK)):
         if some and sum(pattern.fullmatch(name) is not None for name in some) > len(some) / 2:
-            return kind
+            return described
     return "names"
 
 
 def keys_of(names: pd.Index) -> pd.Index:
-    """One spelling of each name: Ensembl ids without version, peaks as `1:10-20`, numbered repeats as `A-1`.
+    """Return one spelling of each name: Ensembl ids without version, peaks as `1:10-20`, numbered repeats as `A-1`.
 
     Returns
     -------
-    Texts (len(names),), unique: a key that comes again is numbered.
+    Texts (len(names),), unique: a repeated key is numbered.
 
     >>> list(keys_of(pd.Index(["chr1:10-20", "chrX_5_9", "2-7-8"])))
     ['1:10-20', 'X:5-9', '2:7-8']
     >>> list(keys_of(pd.Index(["TBCE", "TBCE.1", "NKX2-1"])))
     ['TBCE', 'TBCE-1', 'NKX2-1']
     """
-    kind = kind_of(names)
+    written_as = names_type(names)
     stripped = [str(name).strip() for name in names]
-    if kind == "Ensembl ids":
+    if written_as == "Ensembl ids":
         keys = [
             found[1].upper() + (found[3] or "").upper() if (found := ENSEMBL.fullmatch(name)) else name
             for name in stripped
         ]
-    elif kind == "peaks":
+    elif written_as == "peaks":
         keys = [f"{found[1]}:{found[2]}-{found[3]}" if (found := PEAK.fullmatch(name)) else name for name in stripped]
     else:
         known = set(stripped)
@@ -71,32 +73,23 @@ def keys_of(names: pd.Index) -> pd.Index:
             f"{found[1]}-{found[2]}" if (found := NUMBERED.fullmatch(name)) and found[1] in known else name
             for name in stripped
         ]
-    return unique(pd.Index(keys, dtype=object))
+    return unique_names(pd.Index(keys, dtype=object))
 
 
-def unique(names: pd.Index) -> pd.Index:
-    """Repeated names numbered, the first stays as it is: A, A-1, …"""
-    if names.is_unique:
-        return names
-    taken, again = set(names), Counter[str]()
-    numbered = []
-    for name, repeated in zip(names, names.duplicated(), strict=True):
-        new = name
-        while repeated and new in taken:
-            again[name] += 1
-            new = f"{name}-{again[name]}"
-        taken.add(new)
-        numbered.append(new)
-    return pd.Index(numbered, dtype=object)
+def unique_names(names: pd.Index) -> pd.Index:
+    """Return the names with repeated ones numbered as anndata does it: A, A-1, …"""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names such as A-1 that were there before
+        return make_index_unique(names)
 
 
 def match(wanted: pd.Index, names: pd.Index) -> tuple[np.ndarray, bool]:
-    """Where each wanted feature is among the names.
+    """Return the position of each wanted feature among the names.
 
     Returns
     -------
-    Positions int (len(wanted),), -1 where it is missing; whether upper and lower case had to be taken as alike, which
-    is done only where it finds at least a tenth more.
+    Positions int (len(wanted),), -1 where it is missing; and whether upper and lower case were not told apart, which is
+    done only if it finds over a tenth more.
     """
     wanted_keys, keys = keys_of(wanted), keys_of(names)
     exact = keys.get_indexer(wanted_keys)
@@ -115,11 +108,11 @@ def match(wanted: pd.Index, names: pd.Index) -> tuple[np.ndarray, bool]:
     return exact, False
 
 
-Columns = Mapping[str, pd.Index]  # "" is the index of var; text columns by their name
+NameColumns = Mapping[str, pd.Index]  # "" is the index of var; text columns by their name
 
 
-def text_columns(var: pd.DataFrame) -> dict[str, pd.Index]:
-    """The index of `var` (as "") and its text columns that could be names: few repeats, no gaps worth mentioning."""
+def name_columns(var: pd.DataFrame) -> dict[str, pd.Index]:
+    """Return the index of `var` (as "") and its text columns that could be names: few repeats, few gaps."""
     columns = {"": var.index.astype(str)}
     for name in var.columns:
         column = var[name]
@@ -133,15 +126,19 @@ def text_columns(var: pd.DataFrame) -> dict[str, pd.Index]:
     return columns
 
 
-def choose_columns(files: list[Columns], *, given: bool = False) -> list[str]:
-    """For each file the column whose names fit those of the others best; the index unless another fits clearly better.
+def choose_name_columns(files: list[NameColumns], *, given: bool = False) -> list[str]:
+    """Return for each file the column whose names fit the other files best.
 
     Parameters
     ----------
     files
-        `text_columns` of each file, or the one column GENE_COL names.
+        `name_columns` of each file, or the one column that GENE_COL names.
     given
-        Whether the first are a saved model's features, all of which are wanted.
+        Whether the first of `files` is a saved model's features, all of which are wanted.
+
+    Notes
+    -----
+    The first column, the index, is chosen unless another fits clearly better.
     """
     best = [next(iter(columns)) for columns in files]
     best_score = _score(files, best, given=given)
@@ -158,12 +155,12 @@ def choose_columns(files: list[Columns], *, given: bool = False) -> list[str]:
 
 
 def _shared(one: pd.Index, other: pd.Index, *, given: bool) -> float:
-    """Features in common, as a share of the shorter list, or of the given one."""
+    """Return the share of the shorter list, or of the given one, that both have."""
     found = int((match(one, other)[0] >= 0).sum())
     return found / max(1, len(one) if given else min(len(one), len(other)))
 
 
-def _score(files: list[Columns], chosen: list[str], *, given: bool) -> float:
+def _score(files: list[NameColumns], chosen: list[str], *, given: bool) -> float:
     first = files[0][chosen[0]]
     others = zip(files[1:], chosen[1:], strict=True)
     return min((_shared(first, other[name], given=given) for other, name in others), default=1.0)
@@ -173,7 +170,7 @@ def _score(files: list[Columns], chosen: list[str], *, given: bool) -> float:
 
 
 def never_seen(seen: Mapping[str, np.ndarray], cells: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """For each batch, which features it seems not to hold at all although the other batches do.
+    """Return for each batch which features it seems not to have at all, although the other batches have them.
 
     Parameters
     ----------
@@ -193,8 +190,10 @@ def never_seen(seen: Mapping[str, np.ndarray], cells: Mapping[str, int]) -> dict
     }
 
 
-def judge(who: str, wanted: pd.Index, missing: np.ndarray, of: str, refuse_below: float = REFUSE_BELOW) -> str | None:
-    """A warning if under 80 % of the wanted features are there.
+def missing_features_warnings(
+    who: str, wanted: pd.Index, missing: np.ndarray, of: str, refuse_below: float = REFUSE_BELOW
+) -> list[str]:
+    """Return a list with one warning if under 80 % of the wanted features are there, otherwise an empty one.
 
     Parameters
     ----------
@@ -208,25 +207,24 @@ def judge(who: str, wanted: pd.Index, missing: np.ndarray, of: str, refuse_below
     Raises
     ------
     InputError
-        If a smaller share than `refuse_below` is.
+        If the share of the wanted features that are there is below `refuse_below`.
     """
-    share = int((~missing).sum()) / len(wanted) if len(wanted) else 1.0
+    there = int((~missing).sum())
+    share = there / len(wanted) if len(wanted) else 1.0
     if share >= WARN_BELOW:
-        return None
-    lacking = [str(name) for name in wanted[missing]]
-    more = f" and {len(lacking) - NAMES_SHOWN:,} more" if len(lacking) > NAMES_SHOWN else ""
-    told = (
-        f"{who} has only {len(wanted) - len(lacking):,} of {len(wanted):,} features ({100 * share:.3g} %) {of}; missing: "
-        f"{', '.join(lacking[:NAMES_SHOWN])}{more}."
+        return []
+    message = (
+        f"{who} has only {there:,} of {len(wanted):,} features ({100 * share:.3g} %) {of}; missing: "
+        f"{listing(wanted[missing], NAMES_SHOWN, quoted=False)}."
     )
     if share >= refuse_below:
-        return told
-    if kind_of(wanted) == "peaks":
+        return [message]
+    if names_type(wanted) == "peaks":
         raise InputError(
-            f"{told} Peaks are matched by position, not overlapped: re-quantify all batches on one common peak set, for "
+            f"{message} Peaks are matched by position, not overlapped: re-quantify all batches on one common peak set, for "
             "instance the peaks of the annotated batches."
         )
     raise InputError(
-        f"{told} Use the same kind of names (symbols or Ensembl ids) and the same genes in all batches; GENE_COL names "
+        f"{message} Use the same kind of names (symbols or Ensembl ids) and the same genes in all batches; GENE_COL names "
         "another column of var. If one batch was measured on a small panel on purpose, cut the others to that panel."
     )

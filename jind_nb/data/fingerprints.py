@@ -1,4 +1,4 @@
-"""TODO."""
+"""Fingerprints of cells: by its values alone, a cell is known again in another file."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-# Labelled cells of a batch that train. METHOD `default` learns its head from 20,000 cells of all batches together.
-CELLS_HASHED_AT_ONCE = 2_000  # memory only
+CELLS_HASHED_AT_ONCE = 2_000  # bounds the memory; the result does not depend on it
 
 
 def fingerprints(x: sparse.csr_matrix) -> np.ndarray:
-    """A number for each cell that depends on its values alone, by which it is known again in another file: uint64 (n,).
+    """Return a number for each cell that depends on its values alone: uint64 (n,).
 
-    The sum, modulo 2 to the 64, of a hash of each stored value times a hash of its column; not meant against forgery.
+    Notes
+    -----
+    It is the sum, modulo 2 to the 64, of the hash of each stored value times the hash of its column. It does not protect
+    against forgery.
     """
     of_blocks = [_fingerprints(x[i : i + CELLS_HASHED_AT_ONCE]) for i in range(0, x.shape[0], CELLS_HASHED_AT_ONCE)]
     return np.concatenate([np.empty(0, dtype=np.uint64), *of_blocks])

@@ -1,4 +1,4 @@
-"""What the files of PATH hold, h5ad (HDF5) or zarr: their tables, and where their matrices (X, `.raw`, layers) are."""
+"""What the files of PATH hold, h5ad (HDF5) or zarr: their tables, and where their layers (X, `.raw`, layers by name) are."""
 
 from __future__ import annotations
 
@@ -8,49 +8,47 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anndata as ad
 import h5py
 import pandas as pd
+import zarr
 
 from ..core.address import is_remote
 from ..core.parameters import BUNDLED, Parameters
 from ..core.text import as_text
 from ..errors import InputError
 from .datasets import bundled_file
-from .download import fetched
-from .integrity import _check_links, _check_structure, _name, _rehearse, is_array, is_group, path_of
-
-if TYPE_CHECKING:
-    import zarr
+from .download import fetch
+from .integrity import Store, check_links, check_structure, decoded, is_array, is_group, path_of, reading, rehearse
 
 PIECE = 2**25  # bytes
 
-OF_ZARR = ("zarr.json", ".zgroup")  # what makes a folder one, by its format's version
+OF_ZARR = ("zarr.json", ".zgroup")  # the file that marks a zarr folder, in versions 3 and 2 of the format
 
 
 def input_files(parameters: Parameters) -> list[Path]:
-    """The files of PATH; what is bundled with a package or on the network is put into the user's cache first."""
+    """Return the files of PATH; bundled and remote ones are put into the user's cache first."""
     return [local_file(path) for path in parameters.paths]
 
 
 def local_file(path: str) -> Path:
-    """One of PATH as a file on this machine.
+    """Return one of PATH as a file on this machine.
 
     Raises
     ------
     InputError
-        If it is bundled with nothing, or cannot be fetched.
+        If no such data are bundled, or the file cannot be fetched.
     """
     if path.startswith(BUNDLED):
         return bundled_file(path)
-    return fetched(path) if is_remote(path) else Path(path)
+    return fetch(path) if is_remote(path) else Path(path)
 
 
 @contextmanager
-def open_file(file: Path) -> Iterator[h5py.File | zarr.Group]:
-    """The file, checked and open for reading.
+def open_file(file: Path) -> Iterator[Store]:
+    """Open a file for reading after it was checked.
 
     Raises
     ------
@@ -68,22 +66,22 @@ def open_file(file: Path) -> Iterator[h5py.File | zarr.Group]:
     if file.is_dir():
         if not is_zarr(file):
             raise InputError(f"PATH: {file} is a folder and no zarr; give the .h5ad file or .zarr folder in it.")
-        _check_links(file)
+        check_links(file)
     else:
         if file.stat().st_size == 0:
             raise InputError(f"PATH: {file} is empty (0 bytes); copy or download it again.")
-        _rehearse(file)
+        rehearse(file)
     try:
-        store = reopened(file)
+        store = open_checked(file)
     except Exception as error:  # OSError of HDF5; zarr fails in many ways
         if file.is_file() and not h5py.is_hdf5(file):
             raise InputError(f"PATH: {file} is not an h5ad (HDF5) file; write one with adata.write_h5ad().") from None
         raise InputError(f"PATH: {file} cannot be read ({error}); it may be cut short: copy it again.") from None
     with store if isinstance(store, h5py.File) else nullcontext(store):
         try:
-            names = sorted(map(_name, store))
+            names = sorted(map(decoded, store))
             if {"obs", "var"} <= set(names):
-                _check_structure(store, n_bytes(file))
+                check_structure(store, n_bytes(file))
         except InputError:
             raise
         except Exception as error:  # damage anywhere fails inside h5py and zarr in many ways
@@ -97,43 +95,39 @@ def open_file(file: Path) -> Iterator[h5py.File | zarr.Group]:
         yield store
 
 
-def reopened(file: Path) -> h5py.File | zarr.Group:
-    """A file that `open_file` has checked before, open for reading; the caller closes an `h5py.File`."""
+def open_checked(file: Path) -> Store:
+    """Open a file that `open_file` has checked before; the caller closes an `h5py.File`."""
     if not file.is_dir():
         return h5py.File(file, "r")
-    import zarr
-
     return zarr.open_group(file, mode="r")
 
 
 def is_zarr(folder: Path) -> bool:
+    """Return whether a folder is a zarr store."""
     return any((folder / name).is_file() for name in OF_ZARR)
 
 
 def parts(file: Path) -> list[Path]:
-    """A file itself, or all files of a zarr folder, by name."""
+    """Return the file itself, or all files of a zarr folder, by name."""
     return sorted(path for path in file.rglob("*") if path.is_file()) if file.is_dir() else [file]
 
 
 def n_bytes(file: Path) -> int:
-    """The bytes of a file or zarr folder on disk."""
+    """Return the bytes of a file or zarr folder on disk."""
     return sum(part.stat().st_size for part in parts(file))
 
 
-def frame(store: h5py.File | zarr.Group, name: str) -> pd.DataFrame:
-    """One of the file's tables: `obs`, `var` or `raw/var`.
+def frame(store: Store, name: str) -> pd.DataFrame:
+    """Return one of the file's tables: `obs`, `var` or `raw/var`.
 
     Raises
     ------
     InputError
         If it is missing, damaged or no table, names a column twice, or holds text that is not UTF-8.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of formats that are refused, or read all the same
-            frame = ad.io.read_elem(store[name])
-    except Exception as error:  # a damaged or foreign table fails inside anndata in many ways
-        raise InputError(f"PATH: {name} of {path_of(store)} cannot be read: {error}") from None
+    with reading(f"{name} of {path_of(store)}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of formats that are refused, or read all the same
+        frame = ad.io.read_elem(store[name])
     if not isinstance(frame, pd.DataFrame):
         raise InputError(
             f"PATH: {name} of {path_of(store)} is not a table as anndata 0.7 and later write it; "
@@ -149,7 +143,7 @@ def frame(store: h5py.File | zarr.Group, name: str) -> pd.DataFrame:
 
 
 def _check_text(values: pd.Series, what: str) -> None:
-    """h5py reads bytes that are no UTF-8 as half characters, which no file of results could hold."""
+    """Raise InputError for text that is not UTF-8: h5py reads it as half characters, which cannot be written again."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = pd.Series(values.cat.categories)
     if values.dtype != object and not pd.api.types.is_string_dtype(values.dtype):
@@ -165,68 +159,69 @@ def _check_text(values: pd.Series, what: str) -> None:
 
 
 def texts(column: pd.Series) -> pd.Series:
-    """The column as text, missing values as None; numbers as `as_text` writes them."""
+    """Return the column as text, numbers as `as_text` writes them, missing values as None."""
     column = column.astype(object)
     texts = {value: as_text(value) for value in column.dropna().unique()}
     return column.map(texts).astype(object).where(column.notna(), None)
 
 
 def no_column(parameter: str, column: str, obs: pd.DataFrame, where: str) -> InputError:
+    """Return the error for a column that a table does not have."""
     near = difflib.get_close_matches(column, map(str, obs.columns), n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     names = ", ".join(map(str, obs.columns[:30])) or "none"
     return InputError(f"{parameter}: {where} has no column {column!r}; its columns are {names}.{hint}")
 
 
-def matrix_of(store: h5py.File | zarr.Group, layer: str | None) -> tuple[str, str, str]:
-    """The path of a stored matrix in the file, the name of its `var` table, and what to call it in messages.
+def matrix_of(store: Store, layer: str | None) -> tuple[str, str, str]:
+    """Return the path of a layer's matrix in the file, the name of its `var` table, and what messages call it.
 
     Raises
     ------
     InputError
-        If there is none of that name, or it has not a row for each row of obs and a column for each of its var.
+        If there is no such layer, or its shape does not fit the tables.
     """
     layers, where = _layers(store), path_of(store)
     has = [*layers, *([".raw"] if _has(store, "raw") else [])]
     if layer is None and has_x(store):
-        return _fitting(store, "X", "var", "X"), "var", "X"
-    if layer is None:
+        path, table, what = "X", "var", "X"
+    elif layer is None:
         raise InputError(f"PATH: {where} has no X; set LAYER to what it has: {', '.join(has) or 'nothing'}.")
-    if layer in layers:
-        return _fitting(store, f"layers/{layer}", "var", f"layer {layer!r}"), "var", f"layer {layer!r}"
-    if layer == ".raw" and _has(store, "raw"):
-        return _fitting(store, "raw/X", "raw/var", ".raw"), "raw/var", ".raw"
-    raise InputError(f"LAYER: {where} has no layer {layer!r}; it has X{''.join(', ' + name for name in has)}.")
+    elif layer in layers:
+        path, table, what = f"layers/{layer}", "var", f"layer {layer!r}"
+    elif layer == ".raw" and _has(store, "raw"):
+        path, table, what = "raw/X", "raw/var", ".raw"
+    else:
+        raise InputError(f"LAYER: {where} has no layer {layer!r}; it has {', '.join(['X', *has])}.")
+    _check_shape(store, path, table, what)
+    return path, table, what
 
 
-def _has(store: h5py.File | zarr.Group, name: str) -> bool:
-    """Whether a part is there, and is not a stored `None`."""
+def _has(store: Store, name: str) -> bool:
+    """Return whether a part is there and is not a stored `None`."""
     return name in store and store[name].attrs.get("encoding-type") != "null"
 
 
-def has_x(store: h5py.File | zarr.Group) -> bool:
+def has_x(store: Store) -> bool:
+    """Return whether the file has X."""
     return _has(store, "X")
 
 
 def read_whole(file: Path) -> ad.AnnData:
-    """All of a file, as it is.
+    """Return all of a file, unchanged.
 
     Raises
     ------
     InputError
         If any part of it cannot be read.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what nothing here looks at, such as names that are not unique
-            return ad.read_zarr(file) if file.is_dir() else ad.read_h5ad(file)
-    except Exception as error:  # damage anywhere fails inside anndata in many ways
-        raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
+    with reading(file, "read whole"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what nothing here looks at, such as names that are not unique
+        return ad.read_zarr(file) if file.is_dir() else ad.read_h5ad(file)
 
 
 def read_obs_of_whole(file: Path) -> ad.AnnData:
-    """The cells' table of an h5ad file and nothing else of it, once everything in it has been read: matrices piece by
-    piece, and none is held.
+    """Return the cells' table of an h5ad file after everything in the file was read once, piece by piece.
 
     Raises
     ------
@@ -234,18 +229,15 @@ def read_obs_of_whole(file: Path) -> ad.AnnData:
         If any part of it cannot be read.
     """
     with open_file(file) as store:
-        h5: Any = store
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # as in `read_whole`
-                for name in [name for name in h5 if name not in ("X", "layers", "raw")]:
-                    ad.io.read_elem(h5[name])
-                for name in ("X", "raw/X", *(f"layers/{layer}" for layer in _layers(h5))):
-                    if name in h5:
-                        ad.experimental.read_elem_lazy(h5[name])
+        with reading(file, "read whole"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `read_whole`
+            for name in [name for name in store if name not in ("X", "layers", "raw")]:
+                ad.io.read_elem(store[name])
+            for name in ("X", "raw/X", *(f"layers/{layer}" for layer in _layers(store))):
+                if name in store:
+                    ad.experimental.read_elem_lazy(store[name])
+            h5: Any = store  # an h5ad file, not zarr
             h5.visititems(_read_in_pieces)
-        except Exception as error:  # damage anywhere fails inside anndata and h5py in many ways
-            raise InputError(f"PATH: {file} cannot be read whole: {error}") from None
         return ad.AnnData(obs=frame(store, "obs"))
 
 
@@ -260,7 +252,7 @@ def _read_in_pieces(name: str, item: Any) -> None:
 
 
 def copy_with(file: Path, to: Path, adata: ad.AnnData) -> None:
-    """Copies an h5ad file as it is, but for `obs`, and `obsm` as far as `adata` has them."""
+    """Copy an h5ad file; replace `obs` and those parts of `obsm` that `adata` has."""
     shutil.copyfile(file, to)
     with h5py.File(to, "r+") as h5:
         ad.io.write_elem(h5, "obs", adata.obs)
@@ -270,18 +262,16 @@ def copy_with(file: Path, to: Path, adata: ad.AnnData) -> None:
             ad.io.write_elem(h5["obsm"], name, values)
 
 
-def _layers(store: h5py.File | zarr.Group) -> list[str]:
+def _layers(store: Store) -> list[str]:
     layers: Any = store.get("layers")
-    return [_name(name) for name in layers] if is_group(layers) else []
+    return [decoded(name) for name in layers] if is_group(layers) else []
 
 
-def _fitting(store: h5py.File | zarr.Group, path: str, table: str, what: str) -> str:
-    """The path of a matrix, if its declared shape is that of its tables: seen before memory for it is asked for."""
-    try:
+def _check_shape(store: Store, path: str, table: str, what: str) -> None:
+    """Check that a matrix declares the shape of its tables, before memory for it is asked for."""
+    with reading(f"{what} of {path_of(store)}"):
         n_rows, n_columns = shape_of(store[path])
         expected = _length(store["obs"]), _length(store[table])
-    except Exception as error:  # what is no matrix, or no table, fails in many ways
-        raise InputError(f"PATH: {what} of {path_of(store)} cannot be read: {error}") from None
     if expected[0] is not None and n_rows != expected[0]:
         raise InputError(
             f"PATH: {what} of {path_of(store)} cannot be read: it has {n_rows} rows, and obs has {expected[0]}."
@@ -291,18 +281,17 @@ def _fitting(store: h5py.File | zarr.Group, path: str, table: str, what: str) ->
             f"PATH: {what} of {path_of(store)} has {n_columns} columns but {table} has {expected[1]} rows; write the file "
             "again."
         )
-    return path
 
 
 def shape_of(stored: Any) -> tuple[int, int]:
-    """Cells and features that a stored matrix declares."""
+    """Return how many cells and features a stored matrix declares."""
     shape = stored.shape if is_array(stored) else stored.attrs.get("shape", stored.attrs.get("h5sparse_shape"))
     n_rows, n_columns = (int(n) for n in shape)
     return n_rows, n_columns
 
 
 def form_of(stored: Any) -> str:
-    """`dense`, `csr` or `csc`.
+    """Return the form of a stored matrix: `dense`, `csr` or `csc`.
 
     Raises
     ------
@@ -311,20 +300,20 @@ def form_of(stored: Any) -> str:
     """
     if is_array(stored):
         return "dense"
-    said = stored.attrs.get("encoding-type", stored.attrs.get("h5sparse_format"))
+    encoding = stored.attrs.get("encoding-type", stored.attrs.get("h5sparse_format"))
     for form in ("csr", "csc"):
-        if said in (form, f"{form}_matrix"):
+        if encoding in (form, f"{form}_matrix"):
             return form
-    raise ValueError(f"it is {said!r}, and not a matrix")
+    raise ValueError(f"it is {encoding!r}, and not a matrix")
 
 
 def _length(table: Any) -> int | None:
-    """The rows of a stored table; None where it is not stored as anndata 0.7 and later do, for `frame` to say so."""
+    """Return the rows of a stored table; None for the tables of anndata before 0.7, which `frame` refuses."""
     index: Any = table.get(table.attrs.get("_index", "_index")) if is_group(table) else None
     return index.shape[0] if is_array(index) and index.shape else None
 
 
-def other_matrices(store: h5py.File | zarr.Group) -> list[str]:
-    """What LAYER could name in this file: `.raw` and the layers, those called counts first."""
+def other_layers(store: Store) -> list[str]:
+    """Return what LAYER could name in this file: `.raw` and the layers, those called counts first."""
     layers = sorted(_layers(store), key=lambda name: ("count" not in name.lower(), name))
     return [*([".raw"] if _has(store, "raw") else []), *layers]

@@ -1,4 +1,8 @@
-"""TODO."""
+"""Damaged and hostile files: what is checked before anything of a file is trusted.
+
+Some damaged files make the HDF5 library hang or crash, so a file is first read in a child process. A file may not link
+to other files, nor declare more values than it can hold.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,19 @@ import os
 import signal
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import anndata as ad
 import h5py
+import zarr
 
+from ..core.files import is_disk_full
 from ..errors import InputError
 
-if TYPE_CHECKING:
-    import zarr
+Store: TypeAlias = h5py.File | zarr.Group  # an open file
 
 # Deflate shrinks at most a thousandfold: a file that declares more than this was damaged, or made to fill the memory.
 DECLARED_PER_BYTE, SMALL = 2000, 2**28
@@ -30,18 +36,18 @@ SECONDS, BYTES_PER_SECOND = 20, 5e6
 
 SMALL_ENOUGH_TO_READ = 2**20
 
-# The files read so without fault, as their inode, size and time: the kernels of a run need not repeat it, who would double
-# what they seem to hold while they are forked.
+# The files that passed, as inode, size and time: the kernels of a run need not repeat the rehearsal, which would double
+# the memory that they seem to hold while they are forked.
 REHEARSED = "JIND_NB_REHEARSED"
 
 
-def _check_links(folder: Path) -> None:
-    """Sees that every part of a zarr folder is in it.
+def check_links(folder: Path) -> None:
+    """Check that every part of a zarr folder is in it.
 
     Raises
     ------
     InputError
-        If one is a link to somewhere else, which could be any file of the reader's.
+        If a part is a link to somewhere else, which could be any file of the reader's.
     """
     home = folder.resolve()
     for above, folders, names in os.walk(folder):
@@ -54,19 +60,31 @@ def _check_links(folder: Path) -> None:
                 )
 
 
+@contextmanager
+def reading(what: str | Path, how: str = "read") -> Iterator[None]:
+    """Turn what goes wrong while something is read into one InputError; a full disk stays an OSError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # damage and foreign encodings fail inside anndata, h5py and zarr in many ways
+        if is_disk_full(error):
+            raise
+        raise InputError(f"PATH: {what} cannot be {how}: {error}") from None
+
+
 def path_of(store: Any) -> str:
-    """Where an open file is, for messages."""
+    """Return the path of an open file, for messages."""
     return str(store.filename if isinstance(store, h5py.File) else store.store.root)
 
 
-def _rehearse(file: Path) -> None:
-    """Reads the file's structure and tables in a process of its own, once: of some damaged files the HDF5 library never
-    finishes reading, or dies.
+def rehearse(file: Path) -> None:
+    """Read the file's structure and tables once, in a child process.
 
     Raises
     ------
     InputError
-        If it does either.
+        If the HDF5 library does not finish, or crashes, as it does on some damaged files.
     """
     if _signature(file) in os.environ.get(REHEARSED, "").split() or not hasattr(os, "fork"):
         return
@@ -92,11 +110,11 @@ def _rehearse(file: Path) -> None:
         pause = min(0.05, 1.5 * pause)
     if os.WIFSIGNALED(ended[1]):
         raise InputError(f"PATH: {file} cannot be read (the HDF5 library fails on it); it is damaged: copy it again.")
-    is_whole(file)
+    mark_as_undamaged(file)
 
 
-def is_whole(file: Path) -> None:
-    """Notes that a file is undamaged: read so before, or just written by ourselves."""
+def mark_as_undamaged(file: Path) -> None:
+    """Note that a file needs no rehearsal: it passed before, or was just written by ourselves."""
     os.environ[REHEARSED] = f"{os.environ.get(REHEARSED, '')} {_signature(file)}".strip()
 
 
@@ -106,9 +124,9 @@ def _signature(file: Path) -> str:
 
 
 def _read_once(file: Path) -> None:
-    """Everything of a file but large values; errors are left to be found again and told of."""
+    """Read everything of a file except large values; ignore errors, which the parent process finds again."""
 
-    def see(name: str, item: Any) -> None:
+    def read_item(name: str, item: Any) -> None:
         with suppress(Exception):
             dict(item.attrs)
         with suppress(Exception):
@@ -120,27 +138,26 @@ def _read_once(file: Path) -> None:
                     item.id.get_num_chunks()
 
     with h5py.File(file, "r") as h5:
-        _check_structure(h5, file.stat().st_size)
-        h5.visititems(see)
+        check_structure(h5, file.stat().st_size)
+        h5.visititems(read_item)
         for table in ("obs", "var", "raw/var"):
             with suppress(Exception):
                 ad.io.read_elem(h5[table])
 
 
-def _check_structure(store: h5py.File | zarr.Group, n_bytes: int) -> None:
-    """Sees that the file is whole, keeps its values in itself, and is not made to fill the memory.
+def check_structure(store: Store, n_bytes: int) -> None:
+    """Check that a file holds all its values itself, and is not made to fill the memory.
 
     Raises
     ------
     InputError
         If a part is in another file, which could be any file of the reader's, or declares values it cannot hold.
     """
-
     groups, seen = [(store["/"] if isinstance(store, h5py.File) else store, "", 0)], set()
     while groups:
         group, above, depth = groups.pop()
         for key in group:
-            name = f"{above}{_name(key)}"
+            name = f"{above}{decoded(key)}"
             what = f"{name} of {path_of(store)}"
             address: object = name
             if isinstance(group, h5py.Group):
@@ -179,14 +196,15 @@ def _check_dataset(stored: h5py.Dataset | zarr.Array, what: str, n_bytes: int) -
 
 
 def is_array(item: Any) -> bool:
-    """Whether a part of a file is an array, and not a group."""
+    """Return whether a part of a file is an array, not a group."""
     return getattr(item, "shape", None) is not None
 
 
 def is_group(item: Any) -> bool:
-    """Whether a part of a file is a group; one that holds nothing at all is neither that nor an array."""
+    """Return whether a part of a file is a group; a stored null is neither a group nor an array."""
     return hasattr(item, "keys")
 
 
-def _name(stored: str | bytes) -> str:
+def decoded(stored: str | bytes) -> str:
+    """Return the name of a part of a file as text."""
     return stored if isinstance(stored, str) else stored.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""TODO."""
+"""PARENTS, the coarser level of the cell types: each type may have a parent, which an ambiguous cell is then given."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from .plan import Plan
 
-Parents = Mapping[str, str]  # cell type -> parent; a type that is missing is its own
+Parents = Mapping[str, str]  # cell type -> parent; a type that is missing is its own parent
 
-NEARLY_UNANIMOUS = 0.95  # of a type's cells, on its parent
+NEARLY_UNANIMOUS = 0.95  # share of a type's cells that have the same parent
 
 NAMES_SHOWN = 10
 
@@ -25,32 +25,32 @@ NAMES_SHOWN = 10
 # --- what PARENTS says -----------------------------------------------------------------------------------------------
 
 
-def enter(given: Parents | str, cells: pd.DataFrame, plan: Plan) -> None:
-    """Enters into the plan the parent of each cell type, `plan.parents`, and what is odd about them.
+def set_parents(given: Parents | str, cells: pd.DataFrame, plan: Plan) -> None:
+    """Set `plan.parents`, the parent of each cell type, and add warnings and notes about them to the plan.
 
     Parameters
     ----------
     given
         PARENTS: the map itself, or the name of the column that `cells` has as `parent`.
     cells
-        As `data.read_cells` makes it: `cell_type`, and `parent` (None where it is not known) if a column is given.
+        Of `cells.read_cells`: `cell_type`, and `parent` (None where it is not known) if a column is given.
     plan
-        Its `classes`; of a type that is in the data but not among them no parent is asked for.
+        Its `classes` need parents; other types in the data do not.
 
     Raises
     ------
     InputError
-        For a parent that itself has one, for `Unassigned` as a parent, for a name that is almost a cell type's, and for
-        a column in which a type's cells do not agree.
+        For a parent that has a parent itself, for `Unassigned` as a parent, for a misspelt cell type, and for a column in
+        which a type has no parent for most of its cells.
     """
     parents = dict(given) if not isinstance(given, str) else _by_majority(given, cells, plan)
     labels = set(cells["cell_type"].dropna()) | set(plan.classes)
     if not isinstance(given, str):
-        _see_that_types_exist(parents, labels, plan)
+        _check_types_exist(parents, labels, plan)
     for name, parent in parents.items():
         if parent == UNASSIGNED:
             raise InputError(
-                f"PARENTS: {UNASSIGNED} is our word for a rejected cell; name the parent of {name!r} anew."
+                f"PARENTS: {UNASSIGNED} is our word for a rejected cell; give the parent of {name!r} another name."
             )
         if parents.get(parent, parent) != parent:
             raise InputError(
@@ -58,14 +58,14 @@ def enter(given: Parents | str, cells: pd.DataFrame, plan: Plan) -> None:
                 f"level only. Give {name!r} the parent {parents[parent]!r}, or leave {parent!r} without one."
             )
     plan.parents = parents
-    sizes = pd.Series(of_types(plan.classes, parents)).value_counts()
+    sizes = pd.Series(parents_of(plan.classes, parents)).value_counts()
     if not (sizes > 1).any():
         plan.warnings.append("PARENTS: no two cell types have the same parent, so no cell can fall back to one.")
     elif len(sizes) == 1:
         plan.warnings.append(f"PARENTS: all cell types have the same parent, {sizes.index[0]!r}, which says nothing.")
 
 
-def _see_that_types_exist(parents: Parents, labels: set[str], plan: Plan) -> None:
+def _check_types_exist(parents: Parents, labels: set[str], plan: Plan) -> None:
     unknown = [name for name in parents if name not in labels]
     without = [name for name in plan.classes if name not in parents]
     for name in unknown:
@@ -74,34 +74,34 @@ def _see_that_types_exist(parents: Parents, labels: set[str], plan: Plan) -> Non
             hint = f"did you mean {near[0]!r}?" if near else f"the cell types are {listing(plan.classes, NAMES_SHOWN)}."
             raise InputError(f"PARENTS: there is no cell type {name!r}; {hint}")
     if unknown:
-        plan.notes.append(
-            f"PARENTS names {listing(unknown, NAMES_SHOWN)}, which no annotated cell has; that is no matter."
-        )
+        plan.notes.append(f"PARENTS names {listing(unknown, NAMES_SHOWN)}, which no annotated cell has; ignored.")
     if without:
-        plan.notes.append(f"PARENTS does not name {listing(without, NAMES_SHOWN)}: no cell falls back from there.")
+        plan.notes.append(
+            f"PARENTS does not name {listing(without, NAMES_SHOWN)}: their cells never fall back to a parent."
+        )
 
 
 def _by_majority(column: str, cells: pd.DataFrame, plan: Plan) -> dict[str, str]:
-    """The parent that most of a type's annotated cells have in a column."""
+    """Return the parent that most annotated cells of each type have in a column."""
     known = cells[cells["cell_type"].isin(plan.classes) & cells["parent"].notna()]
     found: dict[str, str] = {}
     for name, of_type in known.groupby("cell_type")["parent"]:
         counts = of_type.value_counts().sort_index().sort_values(ascending=False, kind="stable")
         shares = counts / counts.sum()
-        told = ", ".join(f"{parent!r} {100 * share:.0f} %" for parent, share in shares.iloc[:3].items())
+        found_shares = ", ".join(f"{parent!r} {100 * share:.0f} %" for parent, share in shares.iloc[:3].items())
         if shares.iloc[0] <= 0.5:
             raise InputError(
-                f"PARENTS: the column {column!r} is no coarser level of the cell types: cells of {name!r} have {told}. "
+                f"PARENTS: the column {column!r} is no coarser level of the cell types: cells of {name!r} have {found_shares}. "
                 "Name another column, or give a map."
             )
         if shares.iloc[0] < NEARLY_UNANIMOUS:
-            plan.warnings.append(f"PARENTS: cells of {name!r} have {told} in {column!r}; the first is taken.")
+            plan.warnings.append(f"PARENTS: cells of {name!r} have {found_shares} in {column!r}; the first is used.")
         found[str(name)] = str(counts.index[0])
     if not found:
         raise InputError(f"PARENTS: no annotated cell has a value in the column {column!r}.")
     if without := [name for name in plan.classes if name not in found]:
         plan.notes.append(
-            f"PARENTS: {column!r} says nothing of {listing(without, NAMES_SHOWN)}: no cell falls back from there."
+            f"PARENTS: {column!r} has no parent for {listing(without, NAMES_SHOWN)}: their cells never fall back to one."
         )
     return found
 
@@ -109,10 +109,10 @@ def _by_majority(column: str, cells: pd.DataFrame, plan: Plan) -> dict[str, str]
 # --- falling back ----------------------------------------------------------------------------------------------------
 
 
-def of_types(types: Sequence[str], parents: Parents) -> list[str]:
-    """The parent of each type; its own name where none is given.
+def parents_of(types: Sequence[str], parents: Parents) -> list[str]:
+    """Return the parent of each type, its own name if it has none.
 
-    >>> of_types(["B", "CD4 T", "CD8 T"], {"CD4 T": "T", "CD8 T": "T"})
+    >>> parents_of(["B", "CD4 T", "CD8 T"], {"CD4 T": "T", "CD8 T": "T"})
     ['B', 'T', 'T']
     """
     return [parents.get(name, name) for name in types]

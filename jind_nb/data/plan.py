@@ -1,16 +1,16 @@
-"""TODO."""
+"""The plan of a run: which batches are used for training, which is annotated, and what is left out and why."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-# --- the plan --------------------------------------------------------------------------------------------------------
+from ..core.model_json import Preprocessing
 
 
 @dataclass
 class Plan:
-    """Who trains, who is annotated, and what is left out and why. Plain values only: it is saved as JSON."""
+    """Hold what a run does with each batch, and what was found in the data. It is saved as JSON."""
 
     target: str
     source: str | None  # None: to be chosen
@@ -23,10 +23,13 @@ class Plan:
     warnings: list[str] = field(default_factory=list)  # what a reader of the results should know first
     notes: list[str] = field(default_factory=list)
     matrices: list[dict[str, Any]] = field(default_factory=list)  # what X, .raw and the layers look like
-    values: list[dict[str, Any]] = field(default_factory=list)  # what the values of each batch were taken for, and why
+    values: list[dict[str, Any]] = field(default_factory=list)  # value type and normalisation of each batch, and why
     overlap: list[dict[str, Any]] = field(default_factory=list)  # how many features each batch has
     parents: dict[str, str] = field(default_factory=dict)  # cell type -> parent, where PARENTS says so
-    features: dict[str, int] = field(default_factory=dict)  # in_file, kept; missing: filled in for a saved model
-    # All that brings a new file to the scale of this run: layer, gene_col, totals_over (names; None: a file's
-    # features) and what `values.agree` gives.
-    preprocessing: dict[str, Any] = field(default_factory=dict)
+    features: dict[str, int] = field(default_factory=dict)  # in_file, kept; missing: only with a saved model
+    preprocessing: Preprocessing | None = None  # None: not prepared yet
+
+    @property
+    def scale(self) -> str:
+        """Return the common scale in words."""
+        return self.preprocessing.scale if self.preprocessing else ""

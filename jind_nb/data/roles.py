@@ -1,4 +1,4 @@
-"""TODO."""
+"""The roles of the batches: which are used for training, which is annotated, and what is left out and why."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import pandas as pd
 
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters
-from ..core.text import listing
+from ..core.text import listing, plural
 from ..errors import InputError
-from . import parents
+from .parents import set_parents
 from .plan import Plan
 
+# Labelled cells of a batch that are used for training, at most.
 CELLS_PER_BATCH = {"default": 10_000, "reference": 50_000}
 
-FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
+FEWEST_OF_A_TYPE = 100  # of these, for each cell type with so many
 
 
 def _require_batches(named: dict[str, list[str]], known: list[str], where: str) -> None:
@@ -31,17 +32,17 @@ def _require_batches(named: dict[str, list[str]], known: list[str], where: str) 
 
 
 def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
-    """Decides from names and labels alone who takes part; adds the bool column `trains` to `cells`.
+    """Return the plan that follows from names and labels alone; add the bool column `trains` to `cells`.
 
     Raises
     ------
     InputError
-        For an unknown batch, or where fewer than two cell types would be left to train.
+        For an unknown batch, or if fewer than two cell types would be left to train.
     """
     p = parameters
     batches = list(dict.fromkeys(cells["batch"].dropna()))
     where = f"column {p.BATCH_COL!r} of {', '.join(p.paths)}"
-    # A saved model needs no annotated batch: parameters that name some are not wrong, only unused.
+    # A saved model needs no annotated batch: parameters that name some are unused, not wrong.
     named = {"TARGET_DATASET_NAME": [p.TARGET_DATASET_NAME]}
     if p.PRETRAINED_MODEL_PATH is None:
         named |= {
@@ -61,11 +62,11 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
         if p.PARENTS is not None:
             if isinstance(p.PARENTS, str):
                 raise InputError(
-                    f"PARENTS: {p.PARENTS!r} is a column, and a saved model has no annotated cells to read it of; give a "
-                    "map, or leave PARENTS out to use the model's own."
+                    f"PARENTS: {p.PARENTS!r} is a column, and a saved model has no annotated cells to read it from; give "
+                    "a map, or leave PARENTS out to use the model's own."
                 )
             plan.classes = read_model_json(Path(p.PRETRAINED_MODEL_PATH))["classes"]
-            parents.enter(p.PARENTS, cells, plan)
+            set_parents(p.PARENTS, cells, plan)
         return plan
 
     candidates = _candidates(p, batches, plan)
@@ -75,7 +76,7 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
     for name, batch in labelled.items():
         _choose_types(p, name, counts[name], plan)
         if name in plan.cells:
-            batch = _draw(p, name, batch[batch["cell_type"].isin(plan.cells[name])], plan)
+            batch = _subsample_batch(p, name, batch[batch["cell_type"].isin(plan.cells[name])], plan)
             plan.cells[name] = {str(t): int(n) for t, n in batch["cell_type"].value_counts().sort_index().items()}
             cells.loc[batch.index, "trains"] = True
     _check_what_is_left(p, counts, plan)
@@ -84,12 +85,12 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
         {cell_type for of_batch in counts.values() for cell_type in of_batch.index} - set(plan.classes)
     )
     if p.PARENTS is not None:
-        parents.enter(p.PARENTS, cells, plan)
+        set_parents(p.PARENTS, cells, plan)
     return plan
 
 
 def _candidates(p: Parameters, batches: list[str], plan: Plan) -> list[str]:
-    """The batches that may train, in training order: the named ones, or all but the target and the excluded."""
+    """Return the batches that may train, in training order: those named, or all but the target and the excluded."""
     first = [p.SOURCE_DATASET_NAME] if p.SOURCE_DATASET_NAME else []
     if p.INTER_DATASETS_NAMES:
         candidates = first + p.intermediates
@@ -110,34 +111,34 @@ def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
     rejected = int(cells["rejected"].sum())
     if rejected:
         plan.notes.append(
-            f"{rejected} cells of the annotated batches are labelled Unassigned, our word for a rejected cell; they count as "
-            "without a label."
+            f"{rejected} cells of the annotated batches are labelled Unassigned, our word for a rejected cell; they count "
+            "as cells without a label."
         )
     repeated = int(cells["cell"].duplicated().sum())
     if repeated:
-        plan.notes.append(f"{repeated} cell names occur more than once; the cells are kept apart by their position.")
+        plan.notes.append(f"{repeated} cell names occur more than once; the cells are told apart by their position.")
 
 
-def _draw(p: Parameters, name: str, batch: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-    """A batch's cells that train: all, or as many as the METHOD takes, at random; of each type at least 100 or all."""
+def _subsample_batch(p: Parameters, name: str, batch: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Return the cells of a batch that train: all, or as many as METHOD uses at random, at least 100 (or all) of a type."""
     most = CELLS_PER_BATCH[p.METHOD]
     if len(batch) <= most:
         return batch
     types = batch["cell_type"].astype("category").cat.codes.to_numpy()
     fewest = min(FEWEST_OF_A_TYPE, most // len(np.unique(types)))
     order = np.random.default_rng(p.SEED).permutation(len(batch))
-    # Each cell's place among those of its type in that order: the first hundred of each go before all others.
+    # Each cell's place among those of its type in that order: the first hundred of each type come before all others.
     place = pd.Series(types[order]).groupby(types[order]).cumcount().to_numpy()
     chosen = order[np.argsort(place >= fewest, kind="stable")][:most]
     plan.notes.append(
-        f"{name!r} has {len(batch):,} labelled cells; {most:,} chosen at random train, of each cell type at least {fewest} "
-        "or all."
+        f"{name!r} has {len(batch):,} labelled cells; {most:,} of them, chosen at random, are used for training, at least "
+        f"{fewest} of each cell type or all of it."
     )
     return batch.iloc[np.sort(chosen)]
 
 
 def _choose_types(p: Parameters, name: str, counts: pd.Series, plan: Plan) -> None:
-    """Enters a batch with its cell types of enough cells into the plan, or why it is left out."""
+    """Enter into the plan a batch with those cell types that have enough cells, or why it is left out."""
     enough = counts[counts >= p.MIN_CELL_TYPE_POPULATION]
     if counts.empty:
         plan.left_out[name] = f"none of its cells has a label in {p.LABELS_COL!r}"
@@ -157,7 +158,7 @@ def _choose_types(p: Parameters, name: str, counts: pd.Series, plan: Plan) -> No
 
 
 def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan) -> None:
-    """Refuses a plan without a source or with fewer than two cell types, and names the MIN that would work."""
+    """Raise InputError for a plan without a source or with fewer than two cell types, naming the MIN that would work."""
     source = p.SOURCE_DATASET_NAME
     if source and counts[source].empty:
         raise InputError(
@@ -178,7 +179,7 @@ def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan)
     n_types = len({cell_type for of_batch in plan.cells.values() for cell_type in of_batch})
     if n_types < 2 or (source and source not in plan.annotated):
         what = (
-            f"leaves {n_types} cell type{'' if n_types == 1 else 's'} to learn; at least two are needed"
+            f"leaves {plural(n_types, 'cell type')} to learn; at least two are needed"
             if n_types < 2
             else f"leaves SOURCE_DATASET_NAME {source!r} no cell type to learn from"
         )

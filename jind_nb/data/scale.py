@@ -1,13 +1,20 @@
-"""TODO."""
+"""The common scale: which one all batches are brought to, and the values of a batch on it.
+
+scale = common_scale(evidence, "auto")                      # evidence: batch -> recognise(its values)
+values = to_common_scale(matrix, evidence[batch], scale)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from scipy import sparse
 
+from ..core.model_json import CommonScale, Normalisation
+from ..core.text import listing
 from ..errors import InputError
 from .recognise import FORMULAS, LOGARITHMS, NEGATIVE, Evidence, invert
 
@@ -16,193 +23,203 @@ COUNTS_PER_CELL = 10_000.0
 # Totals over a subset of the features differ between batches of one scale, but not by as much as scales do.
 SAME_TOTALS, SAME_SPREAD = 4.0, 3.0
 
-
-# --- one scale for all batches ---------------------------------------------------------------------------------------
-
-RESCALED = "log1p of counts per 10,000"
+Scale = TypeVar("Scale", bound=CommonScale)
 
 
-def agree(evidence: Mapping[str, Evidence], wanted: str) -> dict[str, Any]:
-    """The one scale that the batches are brought to.
+def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation, unclear: str = "log1p") -> CommonScale:
+    """Return the scale that all batches are brought to.
 
     Parameters
     ----------
     evidence
         Of each batch that takes part.
-    wanted
+    normalisation
         NORMALISATION: `auto`, `counts`, `log1p` or `as_is`.
-
-    Returns
-    -------
-    Plain values: `scale` (in words), `values` (`log1p` or `as they are`), `total` (float: what the cells come to on
-    the linear scale; None: not known), `rescaled` (bool: whether every cell was brought to that total), `mean`, `sd`
-    (float, over all values as they were), `normalisation` (as wanted), `kinds` (sorted, as found).
+    unclear
+        The value type that logarithms of an unknown base were taken for.
 
     Raises
     ------
     InputError
-        For negative values where they make no sense, or batches of kinds that cannot be brought together.
+        If values are negative where they must not be, or the batches cannot be brought to one scale.
     """
-    kinds = sorted({found.kind for found in evidence.values()})
-    found: dict[str, Any] = {
-        "normalisation": wanted,
-        "kinds": kinds,
-        "mean": float(np.median([e.mean for e in evidence.values()])),
-        "sd": float(np.median([e.sd for e in evidence.values()])),
-    }
-    as_they_are = {"values": "as they are", "total": None, "rescaled": False} | found
-    if wanted == "as_is":
-        return {"scale": f"as they are: {' and '.join(kinds)}"} | as_they_are
-    if wanted in ("counts", "log1p"):
-        for name, of_batch in evidence.items():
-            if of_batch.kind in NEGATIVE:
-                raise InputError(_negative(name, of_batch, wanted))
-        if wanted == "counts":
-            return {"scale": RESCALED, "values": "log1p", "total": COUNTS_PER_CELL, "rescaled": True} | found
-        return {"scale": "log1p, as they are", "values": "log1p", "total": None, "rescaled": False} | found
-    if all(e.linear or e.logarithm for e in evidence.values()):
-        if all(e.logarithm for e in evidence.values()) and _same_totals(list(evidence.values())):
-            totals = [e.total for e in evidence.values()]
-            total = float(np.median([t for t in totals if t])) if all(totals) else None
-            of = "" if total is None else f" of values that add up to {total:,.6g} in a cell"
-            scale = f"log1p{of}, as in the file"
-            return {"scale": scale, "values": "log1p", "total": total, "rescaled": False} | found
-        return {"scale": RESCALED, "values": "log1p", "total": COUNTS_PER_CELL, "rescaled": True} | found
-    if _same_unknown_scale(list(evidence.values())):
-        return {"scale": f"as they are: {' and '.join(kinds)}"} | as_they_are
-    raise InputError(_cannot_be_compared(evidence))
+    batches = list(evidence.values())
+    value_types = sorted({batch.value_type for batch in batches})
+
+    untouched = CommonScale(
+        scale=f"as they are: {' and '.join(value_types)}",
+        values="as they are",
+        total=None,
+        rescaled=False,
+        normalisation=normalisation,
+        kinds=value_types,
+        mean=float(np.median([batch.mean for batch in batches])),
+        sd=float(np.median([batch.sd for batch in batches])),
+        unclear=unclear,
+    )
+    log1p = replace(untouched, values="log1p", scale="log1p, as they are")
+    per_10_000 = replace(log1p, scale="log1p of counts per 10,000", total=COUNTS_PER_CELL, rescaled=True)
+    if normalisation == "as_is":
+        return untouched
+    if normalisation in ("counts", "log1p"):
+        for name, batch in evidence.items():
+            if batch.value_type in NEGATIVE:
+                raise InputError(_negative_message(name, batch, normalisation))
+        return per_10_000 if normalisation == "counts" else log1p
+    if all(batch.is_logarithm for batch in batches) and _same_totals(batches):
+        totals = [batch.total for batch in batches]
+        total = float(np.median([t for t in totals if t])) if all(totals) else None
+        of = "" if total is None else f" of values that add up to {total:,.6g} in a cell"
+        return replace(log1p, scale=f"log1p{of}, as in the file", total=total)
+    if all(batch.is_linear or batch.is_logarithm for batch in batches):
+        return per_10_000
+    if _same_unknown_scale(batches):
+        return untouched
+    raise InputError(_no_common_scale_message(evidence))
 
 
-def _same_totals(evidence: list[Evidence]) -> bool:
-    if all(e.total is not None for e in evidence):
-        totals = [e.total or 0.0 for e in evidence]
+def _same_totals(batches: list[Evidence]) -> bool:
+    if all(batch.total is not None for batch in batches):
+        totals = [batch.total or 0.0 for batch in batches]
         return max(totals) <= min(totals) * 1.05
-    medians = [e.median_total for e in evidence if e.median_total > 0]
+    medians = [batch.median_total for batch in batches if batch.median_total > 0]
     return not medians or max(medians) <= SAME_TOTALS * min(medians)
 
 
-def _same_unknown_scale(evidence: list[Evidence]) -> bool:
-    """Whether values of no known scale are at least of the same one in all batches."""
-    if not (all(e.kind in NEGATIVE for e in evidence) or all(e.kind == "unknown" or e.logarithm for e in evidence)):
+def _same_unknown_scale(batches: list[Evidence]) -> bool:
+    """Return whether values of no known scale are at least on the same one in all batches."""
+    negative = all(batch.value_type in NEGATIVE for batch in batches)
+    if not negative and not all(batch.value_type == "unknown" or batch.is_logarithm for batch in batches):
         return False
-    sd = [e.sd for e in evidence if e.sd > 0]
-    apart = max(e.mean for e in evidence) - min(e.mean for e in evidence)
-    return bool(sd) and max(sd) <= SAME_SPREAD * min(sd) and apart <= max(sd)
+    sd, means = [batch.sd for batch in batches if batch.sd > 0], [batch.mean for batch in batches]
+    return bool(sd) and max(sd) <= SAME_SPREAD * min(sd) and max(means) - min(means) <= max(sd)
 
 
-def _negative(name: str, found: Evidence, wanted: str) -> str:
-    what = "whole numbers, some negative" if found.kind == "negative counts" else "partly negative"
+def _negative_message(name: str, batch: Evidence, normalisation: str) -> str:
+    what = "whole numbers, some negative" if batch.value_type == "negative counts" else "partly negative"
     return (
-        f"The values of batch {name!r} are {what} (the smallest is {found.smallest:g}); they cannot be {wanted}. "
-        "Point LAYER to the counts, or set NORMALISATION to as_is to take the values as they are."
+        f"The values of batch {name!r} are {what} (the smallest is {batch.smallest:g}); they cannot be {normalisation}. "
+        "Point LAYER to the counts, or set NORMALISATION to as_is to use the values as they are."
     )
 
 
-def _cannot_be_compared(evidence: Mapping[str, Evidence]) -> str:
+def _no_common_scale_message(evidence: Mapping[str, Evidence]) -> str:
     groups: dict[str, list[str]] = {}
-    for name, found in evidence.items():
-        groups.setdefault(found.kind, []).append(name)
-    told = []
-    for kind, names in groups.items():
+    for name, batch in evidence.items():
+        groups.setdefault(batch.value_type, []).append(name)
+    parts = []
+    for value_type, names in groups.items():
         low = min(evidence[name].smallest for name in names)
         high = max(evidence[name].largest for name in names)
-        shown = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        what = {"negative counts": "whole, some negative, values", "counts": "counts"}.get(kind, f"{kind} values")
-        told.append(f"{shown} {'holds' if len(names) == 1 else 'hold'} {what} (from {low:.3g} to {high:.3g})")
+        what = {"negative counts": "whole, some negative, values", "counts": "counts"}.get(
+            value_type, f"{value_type} values"
+        )
+        verb = "holds" if len(names) == 1 else "hold"
+        parts.append(f"{listing(names, 10)} {verb} {what} (from {low:.3g} to {high:.3g})")
     return (
-        f"The values of the batches cannot be brought to one scale: {'; '.join(told)}. Point LAYER to values of one "
-        "kind in all batches (counts, if the file has them); NORMALISATION as_is takes the values as they are."
+        f"The values of the batches cannot be brought to one scale: {'; '.join(parts)}. Point LAYER to values of one "
+        "type in all batches (counts, if the file has them); NORMALISATION as_is uses the values as they are."
     )
 
 
-def fit(name: str, found: Evidence, wanted: str, trained: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The scale of a saved model, as one batch of a new file is brought to it, and what to warn of.
+def scale_for_model(
+    name: str, batch: Evidence, normalisation: Normalisation, trained: Scale
+) -> tuple[Scale, list[str]]:
+    """Return how one batch of a new file is brought to a saved model's scale, and warnings.
 
     Parameters
     ----------
-    wanted
-        NORMALISATION; `auto` also takes the training run's, where the values look like that run's.
+    name, batch
+        The batch, and what its values look like.
+    normalisation
+        NORMALISATION. `auto` stands for the training run's, if the values look like that run's.
     trained
-        What `agree` gave for the training run.
+        The common scale of the training run.
 
     Raises
     ------
     InputError
         If the values cannot be brought to the model's scale.
     """
-    said: list[str] = []
-    if wanted == "auto" and found.kind in trained["kinds"]:
-        wanted = trained["normalisation"]
-    scale = dict(trained) | {"normalisation": wanted}
-    if trained["values"] == "as they are":
-        same_sign = (found.kind in NEGATIVE) == any(kind in NEGATIVE for kind in trained["kinds"])
-        sd = trained["sd"]
-        same_spread = sd / SAME_SPREAD <= found.sd <= sd * SAME_SPREAD and abs(found.mean - trained["mean"]) <= sd
-        if wanted != "as_is" and not (same_sign and same_spread):
-            raise InputError(_not_the_models(name, found, trained))
-        return scale | {"rescaled": False}, said
-    if wanted == "as_is" or (wanted == "log1p" and found.kind not in NEGATIVE):
-        return scale | {"rescaled": False, "values": "as they are"}, said
-    if not (found.linear or found.logarithm):
-        raise InputError(_not_the_models(name, found, trained))
-    if trained["rescaled"] or wanted == "counts":
-        return scale | {"rescaled": True, "total": trained["total"] or COUNTS_PER_CELL}, said
-    alike = found.total is None or trained["total"] is None or abs(found.total - trained["total"]) < 0.05 * found.total
-    if found.logarithm and alike:
-        return scale, said
-    if trained["total"] is None:
-        said.append(
-            f"The model was trained on logarithms whose cells have different totals; {name!r} ({found.kind}) was brought "
-            "to counts per 10,000 over all its features, which may not be quite the same scale."
-        )
-    return scale | {"rescaled": True, "total": trained["total"] or COUNTS_PER_CELL}, said
+    if normalisation == "auto" and batch.value_type in trained.kinds:
+        normalisation = trained.normalisation
+    scale = replace(trained, normalisation=normalisation)
+    if trained.values == "as they are":
+        same_sign = (batch.value_type in NEGATIVE) == any(value_type in NEGATIVE for value_type in trained.kinds)
+        same_spread = trained.sd / SAME_SPREAD <= batch.sd <= trained.sd * SAME_SPREAD
+        same_mean = abs(batch.mean - trained.mean) <= trained.sd
+        if normalisation != "as_is" and not (same_sign and same_spread and same_mean):
+            raise InputError(_not_the_models_message(name, batch, trained))
+        return replace(scale, rescaled=False), []
+    if normalisation == "as_is" or (normalisation == "log1p" and batch.value_type not in NEGATIVE):
+        return replace(scale, rescaled=False, values="as they are"), []
+    if not (batch.is_linear or batch.is_logarithm):
+        raise InputError(_not_the_models_message(name, batch, trained))
+    rescaled = replace(scale, rescaled=True, total=trained.total or COUNTS_PER_CELL)
+    if trained.rescaled or normalisation == "counts":
+        return rescaled, []
+    alike = batch.total is None or trained.total is None or abs(batch.total - trained.total) < 0.05 * batch.total
+    if batch.is_logarithm and alike:
+        return scale, []
+    if trained.total is not None:
+        return rescaled, []
+    return rescaled, [
+        f"The model was trained on logarithms whose cells have different totals; {name!r} ({batch.value_type}) was brought "
+        "to counts per 10,000 over all its features, which may not be quite the same scale."
+    ]
 
 
-def _not_the_models(name: str, found: Evidence, trained: Mapping[str, Any]) -> str:
+def _not_the_models_message(name: str, batch: Evidence, trained: CommonScale) -> str:
     return (
-        f"PRETRAINED_MODEL_PATH: the model was trained on values that are {trained['scale']}, and those of {name!r} are "
-        f"{found.kind} (from {found.smallest:.3g} to {found.largest:.3g}). Point LAYER to values of the same kind."
+        f"PRETRAINED_MODEL_PATH: the model was trained on values that are {trained.scale}, and those of {name!r} are "
+        f"{batch.value_type} (from {batch.smallest:.3g} to {batch.largest:.3g}). Point LAYER to values of the same type."
     )
 
 
-def done(found: Evidence, scale: Mapping[str, Any]) -> str:
-    """What `bring` does to a batch, in words."""
-    if scale["rescaled"]:
-        inverted = f"{FORMULAS[found.kind]}, " if _inverts(found, scale) else ""
-        return f"{inverted}counts per {scale['total']:,.6g}, log1p"
-    if _changes_base(found, scale):
-        return "brought to natural logarithms"
-    return "left as they are"
+def describe_normalisation(batch: Evidence, scale: CommonScale) -> str:
+    """Return in words what `to_common_scale` does to a batch."""
+    if scale.rescaled:
+        inverted = f"{FORMULAS[batch.value_type]}, " if _is_inverted(batch, scale) else ""
+        return f"{inverted}counts per {scale.total:,.6g}, log1p"
+    return "brought to natural logarithms" if _changes_base(batch, scale) else "left as they are"
 
 
-def _inverts(found: Evidence, scale: Mapping[str, Any]) -> bool:
-    return found.logarithm and scale["normalisation"] != "counts"
+def _is_inverted(batch: Evidence, scale: CommonScale) -> bool:
+    return batch.is_logarithm and scale.normalisation != "counts"
 
 
-def _changes_base(found: Evidence, scale: Mapping[str, Any]) -> bool:
-    natural = scale["values"] == "log1p" and scale["normalisation"] == "auto"
-    return natural and found.logarithm and found.kind != "log1p"
+def _changes_base(batch: Evidence, scale: CommonScale) -> bool:
+    natural = scale.values == "log1p" and scale.normalisation == "auto"
+    return natural and batch.is_logarithm and batch.value_type != "log1p"
 
 
-def bring(matrix: sparse.csr_matrix, found: Evidence, scale: Mapping[str, Any]) -> sparse.csr_matrix:
-    """A batch's values on the agreed scale: float32, same shape.
+def to_common_scale(matrix: sparse.csr_matrix, batch: Evidence, scale: CommonScale) -> sparse.csr_matrix:
+    """Return a batch's values on the common scale, float32 of the same shape.
 
-    `rescaled`: log(1 + total x value / (the cell's total + 1e-5)), method.md section 1, the cell's total over the
-    given features; logarithms are inverted first. Else logarithms become natural ones, and all others stay.
+    Notes
+    -----
+    If the scale is `rescaled`: log(1 + total x value / (the cell's total + 1e-5)), docs/method_reference.md section 1,
+    with the cell's total over the given features; logarithms are inverted first. Otherwise logarithms become natural
+    ones, and all other values stay.
     """
-    if scale["rescaled"]:
-        if _inverts(found, scale):
+    if scale.rescaled and scale.total is not None:
+        if _is_inverted(batch, scale):
             matrix = matrix.copy()
-            matrix.data = invert(matrix.data, found.kind)
-        return to_log_counts(matrix, scale["total"])
-    if _changes_base(found, scale):
+            matrix.data = invert(matrix.data, batch.value_type)
+        return to_log_counts(matrix, scale.total)
+    if _changes_base(batch, scale):
         matrix = matrix.copy()
-        matrix.data = (matrix.data * LOGARITHMS[found.kind]).astype(np.float32)
+        matrix.data = (matrix.data * LOGARITHMS[batch.value_type]).astype(np.float32)
     return matrix
 
 
 def to_log_counts(matrix: sparse.csr_matrix, per_cell: float = COUNTS_PER_CELL) -> sparse.csr_matrix:
-    """log(1 + per_cell x value / (the cell's total + 1e-5)), float32."""
+    """Return log(1 + per_cell x value / (the cell's total + 1e-5)), float32.
+
+    Notes
+    -----
+    scanpy's `normalize_total` and `log1p` lack the 1e-5 of the published method.
+    """
     totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
     values = np.repeat(per_cell / (totals + 1e-5), np.diff(matrix.indptr))
     values *= matrix.data

@@ -1,55 +1,61 @@
-"""The features that vary most, and their values: passes over all files' blocks, each brought to the one scale on the way.
+"""The highly variable features and their values: passes over the blocks of all files, each on the common scale.
 
-Only the kept features of the cells that are used are ever held.
+Only the selected features of the cells that are used are ever held in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from scipy import sparse
 
+from ..core.model_json import CommonScale
 from ..core.progress import bar
 from .chunks import Block
-from .layers import Loaded, per_block
+from .layers import InputFile
 from .recognise import Evidence
-from .scale import bring
+from .scale import to_common_scale
+
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What is done with each block of a file."""
+@dataclass
+class NormalisedFiles:
+    """Hold what turns the stored values of all files into values on the common scale."""
 
-    scale: Mapping[str, Any]
-    evidence: list[Evidence]  # one of each kind of values that the file's batches are
-    totals_over: np.ndarray | None  # columns that a cell's total is over, as `with_features`; None: all of the file
-    wanted: tuple[np.ndarray, ...] = ()  # columns of these to keep, in several matrices; -1: a column of zeros
+    files: list[InputFile]
+    scale: CommonScale
+    # For each file, where the features are among its own (-1: nowhere); None: all of its features, in its order.
+    columns: list[np.ndarray | None]
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is done with one block."""
+    """Hold how one block is read; a worker needs nothing else."""
 
-    of: Pass
-    kind: np.ndarray  # int8 (n,): which of the evidence each cell's values are
+    scale: CommonScale
+    evidence: list[Evidence]  # one for each value type of the file's batches
+    columns: np.ndarray | None  # of `NormalisedFiles`, for the block's file
+    value_type: np.ndarray  # int8 (n,): position in `evidence` for each cell
     batch: np.ndarray  # objects (n,), names
-    used: np.ndarray  # bool (n,): cells to keep
+    used: np.ndarray  # bool (n,): cells to read
+    wanted: tuple[np.ndarray, ...]  # positions of the features of each matrix to return; -1: a column of zeros
 
 
 @dataclass
-class Moments:
-    """What is known of each feature, over cells of any number of blocks."""
+class MeanVariance:
+    """Hold mean and variance of each feature over any number of cells."""
 
     cells: int
     mean: np.ndarray  # float64 (n_features,)
     variance: np.ndarray  # float64 (n_features,), of the population
     seen: dict[str, np.ndarray] = field(default_factory=dict)  # batch -> cells with a value that is not zero, int64
 
-    def add(self, more: Moments) -> None:
-        """Takes in other cells (Chan, Golub & LeVeque 1983: sums of squares would lose the digits that matter)."""
+    def add(self, more: MeanVariance) -> None:
+        """Add other cells (Chan, Golub & LeVeque 1983: sums of squares would lose the digits that matter)."""
         n, apart = self.cells + more.cells, more.mean - self.mean
         if more.cells and n:
             spread = self.cells * self.variance + more.cells * more.variance
@@ -60,138 +66,123 @@ class Moments:
         self.cells = n
 
 
-def most_variable(variances: np.ndarray, n: int) -> np.ndarray:
-    """Features of largest variance: indices (min(n, n_features),), largest first, the earlier feature on ties.
+def highly_variable(variances: np.ndarray, n: int) -> np.ndarray:
+    """Return the features of largest variance: indices (min(n, n_features),), largest first, the earlier one on ties.
 
-    In float32, so that it makes no difference in which blocks the cells were read.
+    Notes
+    -----
+    Compared in float32, so that it makes no difference in which blocks the cells were read.
     """
     return np.argsort(-variances.astype(np.float32), kind="stable")[:n]
 
 
-def moments(
-    loaded: list[Loaded], scale: Mapping[str, Any], batches: list[np.ndarray], totals_over: list[np.ndarray | None]
-) -> Moments:
-    """Mean and variance of each feature over all cells, on the one scale.
+def mean_variance(values: NormalisedFiles, batch: np.ndarray) -> MeanVariance:
+    """Return mean and variance of each feature over all cells, on the common scale.
 
     Parameters
     ----------
-    batches
-        For each file, the batch of each cell, objects (n,).
-    totals_over
-        For each file, where the features are among its own (-1: nowhere); None: all of its features, as they come.
+    batch
+        The batch of each cell of all files, objects (n,).
     """
-    whole: Moments | None = None
-    for one, batch, columns in zip(loaded, batches, totals_over, strict=True):
-        for part in _each(one, _moments, Pass(scale, _kinds(one), columns), batch, np.ones(len(batch), dtype=bool)):
-            if whole is None:
-                whole = part
-            else:
-                whole.add(part)
-    assert whole is not None  # a plan has cells
+    parts = _each_block(values, _block_mean_variance, batch, np.ones(len(batch), dtype=bool))
+    whole = next(parts)
+    for part in parts:
+        whole.add(part)
     return whole
 
 
-def kept(
-    loaded: list[Loaded],
-    scale: Mapping[str, Any],
-    used: list[np.ndarray],
-    totals_over: list[np.ndarray | None],
-    wanted: list[tuple[np.ndarray, ...]],
-) -> list[sparse.csr_matrix]:
-    """Some features of the cells that are used, on the one scale: float32, a matrix for each of `wanted`.
+def read_features(values: NormalisedFiles, used: np.ndarray, wanted: tuple[np.ndarray, ...]) -> list[sparse.csr_matrix]:
+    """Return some features of some cells on the common scale: float32, a matrix for each of `wanted`.
 
     Parameters
     ----------
     used
-        For each file, which of its cells, bool (n,).
-    totals_over
-        As for `moments`.
+        Which cells of all files, bool (n,).
     wanted
-        For each file, the columns of each matrix among those that totals are over; -1: a column of zeros.
+        Positions of the features of each matrix; -1: a column of zeros.
     """
-    found: list[list[sparse.csr_matrix]] = [[] for _ in wanted[0]]
-    for part in kept_in_blocks(loaded, scale, used, totals_over, wanted):
-        for parts, matrix in zip(found, part, strict=True):
+    found: list[list[sparse.csr_matrix]] = [[] for _ in wanted]
+    for block in read_features_in_blocks(values, used, wanted):
+        for parts, matrix in zip(found, block, strict=True):
             parts.append(matrix)
-    return [stacked(parts, len(columns)) for parts, columns in zip(found, wanted[0], strict=True)]
+    return [stack_rows(parts, len(columns)) for parts, columns in zip(found, wanted, strict=True)]
 
 
-def kept_in_blocks(
-    loaded: list[Loaded],
-    scale: Mapping[str, Any],
-    used: list[np.ndarray],
-    totals_over: list[np.ndarray | None],
-    wanted: list[tuple[np.ndarray, ...]],
+def read_features_in_blocks(
+    values: NormalisedFiles, used: np.ndarray, wanted: tuple[np.ndarray, ...]
 ) -> Iterator[list[sparse.csr_matrix]]:
-    """`kept`, some rows after the others."""
-    for one, cells, columns, here in zip(loaded, used, totals_over, wanted, strict=True):
-        yield from _each(one, _kept, Pass(scale, _kinds(one), columns, here), cells, cells)
+    """Yield what `read_features` returns, block by block."""
+    return _each_block(values, _block_features, used, used, wanted)
 
 
-def _kinds(one: Loaded) -> list[Evidence]:
-    """`bring` asks nothing of a batch but its kind, so batches of a kind are brought together."""
-    return list({found.kind: found for found in one.evidence.values()}.values())
-
-
-def _each(one: Loaded, function: Any, work: Pass, batch: np.ndarray, used: np.ndarray) -> Iterator[Any]:
-    kinds = [found.kind for found in work.evidence]
-    kind = np.zeros(len(one.cells), dtype=np.int8)
-    for name, rows in one.rows.items():
-        kind[rows] = kinds.index(one.evidence[name].kind)
-    parts = [
-        Part(work, *of_block) if of_block[2].any() else None
-        for of_block in zip(per_block(one, kind), per_block(one, batch), per_block(one, used), strict=True)
-    ]
-    n = sum(part is not None for part in parts)
-    yield from bar(one.blocks.each(function, parts), f"reading {one.file.name}", "block", n)
+def _each_block(
+    values: NormalisedFiles,
+    function: Callable[[Block, Part], Result],
+    batch: np.ndarray,
+    used: np.ndarray,
+    wanted: tuple[np.ndarray, ...] = (),
+) -> Iterator[Result]:
+    ends = np.cumsum([len(file.cells) for file in values.files])
+    for file, columns, end in zip(values.files, values.columns, ends, strict=True):
+        here = slice(end - len(file.cells), end)
+        # Batches of one value type are brought to the common scale in the same way.
+        evidence = {of_batch.value_type: of_batch for of_batch in file.evidence.values()}
+        value_type = np.zeros(len(file.cells), dtype=np.int8)
+        for name, rows in file.rows.items():
+            value_type[rows] = list(evidence).index(file.evidence[name].value_type)
+        parts = [
+            Part(values.scale, list(evidence.values()), columns, kinds, batches, cells, wanted) if cells.any() else None
+            for kinds, batches, cells in zip(*map(file.by_block, (value_type, batch[here], used[here])), strict=True)
+        ]
+        n = sum(part is not None for part in parts)
+        yield from bar(file.blocks.each(function, parts), f"reading {file.path.name}", "block", n)
 
 
 # --- one block -------------------------------------------------------------------------------------------------------
 
 
-def _brought(matrix: sparse.csr_matrix, part: Part) -> sparse.csr_matrix:
-    """The used cells on the one scale."""
-    kind = part.kind
+def _block_on_common_scale(block: Block, part: Part) -> sparse.csr_matrix:
+    matrix, value_type = block.matrix(), part.value_type
     if not part.used.all():
-        matrix, kind = matrix[part.used], kind[part.used]
-    if part.of.totals_over is not None:
-        matrix = with_features(matrix, part.of.totals_over)
+        matrix, value_type = matrix[part.used], value_type[part.used]
+    if part.columns is not None:
+        matrix = select_columns(matrix, part.columns)
         matrix.sort_indices()  # so that a total does not depend on the file's order
-    present = np.unique(kind)
+    present = np.unique(value_type)
     if len(present) == 1:
-        return bring(matrix, part.of.evidence[present[0]], part.of.scale)
-    rows = [np.flatnonzero(kind == k) for k in present]
-    brought = [bring(matrix[of], part.of.evidence[k], part.of.scale) for k, of in zip(present, rows, strict=True)]
-    return sparse.vstack(brought, format="csr")[np.argsort(np.concatenate(rows), kind="stable")]
+        return to_common_scale(matrix, part.evidence[present[0]], part.scale)
+    rows = [np.flatnonzero(value_type == i) for i in present]
+    parts = [to_common_scale(matrix[r], part.evidence[i], part.scale) for i, r in zip(present, rows, strict=True)]
+    return sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(rows), kind="stable")]
 
 
-def _moments(block: Block, part: Part) -> Moments:
-    from sklearn.utils.sparsefuncs import mean_variance_axis
+def _block_mean_variance(block: Block, part: Part) -> MeanVariance:
+    from sklearn.utils.sparsefuncs import mean_variance_axis  # scikit-learn takes half a second and more
 
-    matrix = _brought(block.matrix(), part)
+    matrix = _block_on_common_scale(block, part)
     seen = {}
     for name in dict.fromkeys(part.batch):
         of_batch = matrix if (part.batch == name).all() else matrix[part.batch == name]
         seen[name] = np.bincount(of_batch.indices[of_batch.data != 0], minlength=matrix.shape[1])
     values = sparse.csr_matrix((matrix.data.astype(np.float64), matrix.indices, matrix.indptr), matrix.shape)
     mean, variance = mean_variance_axis(values, axis=0)
-    return Moments(matrix.shape[0], mean, variance, seen)
+    return MeanVariance(matrix.shape[0], mean, variance, seen)
 
 
-def _kept(block: Block, part: Part) -> list[sparse.csr_matrix]:
-    matrix = _brought(block.matrix(), part)
-    return [with_features(matrix, columns) for columns in part.of.wanted]
+def _block_features(block: Block, part: Part) -> list[sparse.csr_matrix]:
+    matrix = _block_on_common_scale(block, part)
+    return [select_columns(matrix, columns) for columns in part.wanted]
 
 
-def with_features(matrix: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:
-    """The columns at the given positions, in that order; those at -1 are zero."""
+def select_columns(matrix: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:
+    """Return the columns at the given positions, in that order; those at -1 are zero."""
     n = matrix.shape[1]
     padded = sparse.csr_matrix((matrix.data, matrix.indices, matrix.indptr), (matrix.shape[0], n + 1))
     return padded[:, np.where(columns < 0, n, columns)]
 
 
-def stacked(parts: list[sparse.csr_matrix], n_columns: int) -> sparse.csr_matrix:
-    """Matrices below each other; empties the list on the way, as two whole copies would double the memory."""
+def stack_rows(parts: list[sparse.csr_matrix], n_columns: int) -> sparse.csr_matrix:
+    """Return the matrices below each other; empty the list meanwhile, since two whole copies would double the memory."""
     lengths = np.concatenate([[0], *(np.diff(part.indptr) for part in parts)])
     indptr = np.cumsum(lengths, dtype=np.int64)
     data = np.concatenate([np.empty(0, dtype=np.float32), *(part.data for part in parts)])

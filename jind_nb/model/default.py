@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from scipy import sparse
 from scipy.sparse import linalg
 from torch import Tensor, nn
 
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from .neighbours import nearest
 from .networks import Annotator, classify, encode
 from .pca import principal_axes
@@ -78,7 +79,8 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         lengths = x.norm(dim=1, keepdim=True).clamp_min(1e-6)
-        return (x * (self.length / lengths)) @ self.weight - self.offset
+        latent: Tensor = (x * (self.length / lengths)) @ self.weight - self.offset
+        return latent
 
 
 def fit_encoder(x: sparse.csr_matrix, batches: dict[str, Cells], settings: Settings) -> Projection:
@@ -109,7 +111,7 @@ def fit_projection(x: sparse.csr_matrix, seed: int) -> Projection:
     Scaling cells to one length takes out how deep they were read. Dividing by the standard deviation lets features of small
     variance speak, the median keeps those of next to none quiet.
     """
-    x = x[sample(x.shape[0], MOST_CELLS, seed)].astype(np.float64)
+    x = x[subsample(x.shape[0], MOST_CELLS, seed)].astype(np.float64)
     lengths = linalg.norm(x, axis=1)
     length = float(lengths[lengths > 0].mean()) if (lengths > 0).any() else 1.0
     x = sparse.diags_array(length / np.maximum(lengths, 1e-6)) @ x
@@ -189,11 +191,11 @@ def _classifier(
         y.append(of_training)
         weights.append(np.full(len(training), unmoved))
     all_latents, all_y, all_weights = np.concatenate(latents), np.concatenate(y), np.concatenate(weights)
-    chosen = sample(len(all_y), MOST_CELLS, settings.seed)
+    chosen = subsample(len(all_y), MOST_CELLS, settings.seed)
     for k in np.unique(all_y):  # a rare type is not lost among many cells
         of_type = np.flatnonzero(all_y == k)
         if np.sum(all_y[chosen] == k) < min(FEWEST_OF_A_TYPE, len(of_type)):
-            chosen = np.union1d(chosen, of_type[sample(len(of_type), FEWEST_OF_A_TYPE, settings.seed)])
+            chosen = np.union1d(chosen, of_type[subsample(len(of_type), FEWEST_OF_A_TYPE, settings.seed)])
     classifier = fit_classifier(all_latents[chosen], all_y[chosen], all_weights[chosen], n_classes)
     return classifier.to(settings.device)
 
@@ -331,7 +333,8 @@ def latent(reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
     """Return the latents float32 (m, d) of some of a batch's cells (bool or index), by its offset if it has one yet."""
     stored, adapter = reference.batches[batch].latent, reference.adapters.get(batch)
     assert stored is not None
-    return stored[rows] + adapter.numpy() if isinstance(adapter, Offset) else stored[rows]
+    of_rows: np.ndarray = stored[rows]
+    return of_rows + adapter.numpy() if isinstance(adapter, Offset) else of_rows
 
 
 # --- 4. the target ---------------------------------------------------------------------------------------------------------------
@@ -360,10 +363,11 @@ def neighbours(latent: np.ndarray, others: np.ndarray, seed: int) -> np.ndarray:
     cells a subsample is asked, and accordingly fewer neighbours, at least five; and of fewer than 256 cells a sixteenth
     (benchmarks/README.md), at least the cell itself.
     """
-    some = sample(len(others), MOST_NEIGHBOURS, seed)
+    some = subsample(len(others), MOST_NEIGHBOURS, seed)
     k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(others))))
     k = min(k, max(1, len(others) // CELLS_A_NEIGHBOUR))
-    return some[nearest(latent, others[some], k)[0]]
+    near: np.ndarray = some[nearest(latent, others[some], k)[0]]
+    return near
 
 
 def with_neighbours(own: np.ndarray, theirs: np.ndarray, near: np.ndarray) -> np.ndarray:
@@ -444,10 +448,18 @@ def empty_annotator(n_features: int, n_classes: int, n_latent: int, has_adapter:
 def describe(n_latent: int, epochs: int | None) -> str:
     """Return the sentences on learning for the methods paragraph."""
     return (
-        f"All cells, the target's included, were scaled to one length and described by {n_latent} principal components (up to "
-        f"{COMPONENTS} of features divided by their standard deviation, and as many of features as they are). Each further "
-        "annotated batch was moved onto the batches before it, cell type by cell type, and "
-        f"{len(VIEWS)} softmax regressions on different numbers of components, learned from all annotated batches, were "
-        f"averaged. Half of a cell's probabilities were the mean over the cell and its {NEIGHBOURS - 1} nearest cells of the "
-        "target."
+        f"All cells, those of the target too, were scaled to the same length and projected onto {n_latent} principal components "
+        f"(up to {COMPONENTS} of features divided by their standard deviation, and as many of unscaled features). Each further "
+        "annotated batch was moved onto the batches before it, cell type by cell type. "
+        f"{len(VIEWS)} softmax regressions on different numbers of components were trained on all annotated batches and "
+        "averaged. A cell's probabilities were the mean of its own and of the average over the cell and its "
+        f"{NEIGHBOURS - 1} nearest cells of the target."
+    )
+
+
+def describe_alignment(stages: Collection[str]) -> str:
+    """Return the sentence on alignment for the methods paragraph."""
+    return (
+        "The target was aligned without its labels: all its cells were moved by one vector towards the annotated cells of the "
+        f"predicted types, {ROUNDS} times."
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..core.labels import AMBIGUOUS
-from ..data.parents import Parents, of_types
+from ..data.parents import Parents, parents_of
 from .predictions import Predictions, capped, class_thresholds
 
 
@@ -28,7 +28,7 @@ def parent_probabilities(
     -------
     The J parents, by name, and float64 (n_cells, J).
     """
-    parent = of_types(classes, parents)
+    parent = parents_of(classes, parents)
     names = sorted(set(parent))
     member = np.zeros((len(classes), len(names)))
     member[np.arange(len(classes)), [names.index(name) for name in parent]] = 1.0
@@ -43,7 +43,7 @@ def parent_thresholds(predictions: Predictions, parents: Parents) -> dict[str, f
         held_out = parent_probabilities(predictions.held_out, predictions.classes, parents)[1]
         thresholds = capped(class_thresholds(held_out, predictions.theta), predictions.threshold_cap)
         return dict(zip(names, thresholds.tolist(), strict=True))
-    parent = np.array(of_types(predictions.classes, parents))
+    parent = np.array(parents_of(predictions.classes, parents))
     return {name: float(predictions.thresholds[parent == name].max()) for name in names}
 
 
@@ -58,7 +58,7 @@ def fall_back(predictions: Predictions, parents: Parents, least: Mapping[str, fl
     ['T']
     """
     names, summed = parent_probabilities(predictions.probabilities, predictions.classes, parents)
-    parent = of_types(predictions.classes, parents)
+    parent = parents_of(predictions.classes, parents)
     best = summed.argmax(axis=1)
     confident = summed.max(axis=1, initial=0.0) >= np.array([least[name] for name in names])[best]
     shared = np.array([parent.count(name) > 1 for name in names])[best]

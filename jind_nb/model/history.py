@@ -1,8 +1,9 @@
-"""TODO."""
+"""How one stage's model did on labelled cells of one batch: the record that training, evaluation and report share."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from .predictions import Predictions
 
 @dataclass(frozen=True)
 class StageResult:
-    """What one stage's model did on labelled cells of one batch. Plain values only: it is saved as JSON.
+    """How one stage's model did on labelled cells of one batch. Plain values only: it is saved as JSON.
 
     `confusion` has a row for each of `truth` and a column for each of `predicted`, whose last is `Unassigned`.
     """
@@ -32,15 +33,19 @@ class StageResult:
         return asdict(self)
 
 
-TRAINED_ON = "training cells"
+class EvaluatedCells(StrEnum):
+    """Which cells of a batch are evaluated."""
 
-HELD_OUT = "held-out cells"
+    TRAINED_ON = "training cells"
+    HELD_OUT = "held-out cells"
+    UNSEEN = "cells never trained on"
 
-UNSEEN = "cells never trained on"
+
+TRAINED_ON, HELD_OUT, UNSEEN = EvaluatedCells
 
 
 def evaluate(truth: np.ndarray, predictions: Predictions) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """All numbers of method.md section 7 for labelled cells.
+    """Return all numbers of docs/method_reference.md section 7 for labelled cells.
 
     Parameters
     ----------
@@ -84,7 +89,7 @@ def evaluate(truth: np.ndarray, predictions: Predictions) -> tuple[dict[str, Any
 
 
 def stage_result(batch: str, stage: str, cells: str, truth: np.ndarray, predictions: Predictions) -> StageResult:
-    """`evaluate`, with the confusion matrix after rejection, as the record of one stage on one batch."""
+    """Evaluate one stage on one batch, with the confusion matrix after rejection."""
     metrics, table = evaluate(truth, predictions)
     rows = sorted(set(truth) | set(predictions.classes))
     columns = [*predictions.classes, UNASSIGNED]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from .fit import learn_intermediates, learn_source
 from .predictions import Predictions
 from .state import AlignmentMode, Annotated, Cells, Reference
@@ -41,7 +41,7 @@ def folds(batches: list[str], most: int, seed: int) -> list[list[str]]:
     """
     if len(batches) < 2:
         return []
-    drawn = [batches[i] for i in sample(len(batches), MOST_LEFT_OUT, seed)]
+    drawn = [batches[i] for i in subsample(len(batches), MOST_LEFT_OUT, seed)]
     return [drawn[i::most] for i in range(min(most, len(drawn)))]
 
 
@@ -54,7 +54,7 @@ def train_without(reference: Reference, group: list[str]) -> Reference:
     settings = reference.settings
     kept = {name: cells for name, cells in reference.batches.items() if name not in group}
     batch = np.repeat(np.arange(len(kept)), [len(cells.y) for cells in kept.values()])
-    chosen = sample(len(batch), CELLS_OF_A_TRAINING, settings.seed)
+    chosen = subsample(len(batch), CELLS_OF_A_TRAINING, settings.seed)
     if len(chosen) < len(batch):
         first = np.searchsorted(batch, np.arange(len(kept)))
         kept = {
@@ -73,7 +73,7 @@ def train_without(reference: Reference, group: list[str]) -> Reference:
 
 def subsample_left_out(cells: Cells, seed: int) -> Cells:
     """Return at most 5,000 of a left-out batch's cells, at random."""
-    return cells.subset(sample(len(cells.y), CELLS_OF_A_BATCH, seed))
+    return cells.subset(subsample(len(cells.y), CELLS_OF_A_BATCH, seed))
 
 
 def left_out_batch(name: str, cells: Cells, model: Reference, annotated: Annotated) -> LeftOut:

@@ -21,7 +21,8 @@ def coordinates(x: sparse.csr_matrix, n: int, seed: int) -> np.ndarray:
     if (variance <= 1e-12 * np.maximum(1, mean**2)).all():
         return np.zeros((x.shape[0], n))
     (axes,) = principal_axes(x, mean, [np.ones(x.shape[1])], n, seed)
-    return x @ axes.T - mean @ axes.T
+    found: np.ndarray = x @ axes.T - mean @ axes.T
+    return found
 
 
 def principal_axes(
@@ -54,7 +55,8 @@ def _covariance(x: sparse.csr_matrix, mean: np.ndarray) -> np.ndarray:
         # Half the work of block.T @ block: only the upper triangle is computed.
         products = blas.dsyrk(1.0, block.T, beta=1.0, c=products, overwrite_c=1)
     upper = np.triu(products) / x.shape[0]
-    return upper + np.triu(upper, 1).T - np.outer(mean, mean)
+    covariance: np.ndarray = upper + np.triu(upper, 1).T - np.outer(mean, mean)
+    return covariance
 
 
 def _by_pca(x: sparse.csr_matrix, n: int, seed: int) -> np.ndarray:

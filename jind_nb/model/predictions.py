@@ -61,7 +61,8 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     with np.errstate(divide="ignore"):
         logits = np.log(probabilities.astype(np.float64)) / temperature
     powers = np.exp(logits - logits.max(axis=1, initial=-np.inf, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(probabilities.dtype)
+    shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return shares.astype(probabilities.dtype)
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,14 @@ class Predictions:
     @property
     def raw(self) -> np.ndarray:
         """The most probable type of each cell, objects (n_cells,); the first of equals."""
-        return np.array(self.classes, dtype=object)[self.probabilities.argmax(axis=1)]
+        raw: np.ndarray = np.array(self.classes, dtype=object)[self.probabilities.argmax(axis=1)]
+        return raw
 
     @property
     def confidence(self) -> np.ndarray:
         """The probability of the most probable type, (n_cells,)."""
-        return self.probabilities.max(axis=1)
+        confidence: np.ndarray = self.probabilities.max(axis=1)
+        return confidence
 
     @property
     def without_evidence(self) -> list[str]:
@@ -134,7 +137,7 @@ class Predictions:
     def rejected(self) -> np.ndarray:
         """Bool (n_cells,): the confidence is strictly below the threshold of its type, or the cell is unlike anything
         annotated."""
-        doubtful = self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
+        doubtful: np.ndarray = self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
         return doubtful if self.unlike is None else doubtful | self.unlike
 
     @property

@@ -19,7 +19,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def save_model(
         "made by": {name: version(name) for name in ("jind-nb", "torch", "numpy", "anndata")},
         "classes": reference.classes,
         "features": reference.features,
-        "preprocessing": plan.preprocessing,
+        "preprocessing": asdict(plan)["preprocessing"],
         "parents": plan.parents,
         "thresholds": _by_class(reference.classes, thresholds),
         "calibration": {mode: calibration.to_json() for mode, calibration in calibrations.items()},

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ..core.subsample import sample
+from ..core.subsample import subsample
 from .neighbours import nearest
 from .networks import Annotator, encode, no_subnormal_numbers
 from .predictions import Predictions, Rule
@@ -27,7 +27,7 @@ def known_latents(reference: Reference) -> KnownLatents:
     training = {name: np.flatnonzero(~cells.held_out) for name, cells in reference.batches.items()}
     batch = np.repeat(np.arange(len(names)), [len(training[name]) for name in names])
     rows = np.concatenate(list(training.values()))
-    chosen = sample(len(rows), MOST_LATENTS, reference.settings.seed)
+    chosen = subsample(len(rows), MOST_LATENTS, reference.settings.seed)
     batch, rows = batch[chosen], rows[chosen]
     of_batches = [(name, cells, rows[batch == i]) for i, (name, cells) in enumerate(reference.batches.items())]
     return KnownLatents(
@@ -75,8 +75,9 @@ def novelty(latent: np.ndarray, known: KnownLatents) -> np.ndarray:
     """
     most = max(FEWEST_OF_A_TYPE, MOST_COMPARED // len(known.classes))
     rows = [np.flatnonzero(known.y == k) for k in np.unique(known.y)]
-    chosen = np.concatenate([of_type[sample(len(of_type), most, 0)] for of_type in rows])
-    return np.maximum(0, 1 - nearest(latent, known.latent[chosen], 5)[1][:, -1])
+    chosen = np.concatenate([of_type[subsample(len(of_type), most, 0)] for of_type in rows])
+    distance: np.ndarray = np.maximum(0, 1 - nearest(latent, known.latent[chosen], 5)[1][:, -1])
+    return distance
 
 
 def predict(

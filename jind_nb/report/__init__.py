@@ -1,7 +1,7 @@
 """The report's pictures, page and PDF.
 
-The three functions that a run calls are imported when they are first used: what they stand on takes two seconds to
-import, and a run starts with other work.
+The three functions that a run calls are imported when they are first used: their imports take three seconds, and a run
+starts with other work.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Rows as an HTML table that a screen reader can read and a script can sort."""
+"""HTML tables that a screen reader can read and report.js can sort."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ NUMBER = Markup(' class="number"')
 WORDS = Markup(' style="text-align: left"')
 
 
-def html(table: pd.DataFrame, caption: str | None = None) -> Markup:
-    """`of_rows` of a data frame, with its index as the first columns. A table of nothing but the column `note` is a list of
-    sentences, one without rows says so.
+def table_html(table: pd.DataFrame, caption: str | None = None) -> Markup:
+    """Return a data frame as an HTML table, with a named index as the first columns.
+
+    A table with only the column `note` becomes a paragraph for each note; one without rows, a sentence.
 
     >>> import pandas as pd
-    >>> print(html(pd.DataFrame({"cells": [1200]}, index=pd.Index(["<b>"], name="cell type"))))
+    >>> print(table_html(pd.DataFrame({"cells": [1200]}, index=pd.Index(["<b>"], name="cell type"))))
     <table class="dataframe">
     <thead><tr><th scope="col" style="text-align: left">cell type</th><th scope="col" class="number">cells</th></tr></thead>
     <tbody>
@@ -40,13 +41,13 @@ def html(table: pd.DataFrame, caption: str | None = None) -> Markup:
     has_names = any(name is not None for name in table.index.names)
     frame = table.reset_index() if has_names else table
     columns = [frame.iloc[:, j] for j in range(frame.shape[1])]
-    return of_rows(list(frame.columns), list(zip(*columns, strict=True)), caption, has_names=has_names)
+    return rows_html(list(frame.columns), list(zip(*columns, strict=True)), caption, has_names=has_names)
 
 
-def of_rows(
+def rows_html(
     heads: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | None = None, *, has_names: bool = True
 ) -> Markup:
-    """The table: names are shown as text, missing values as a dash, numbers to three digits and aligned right.
+    """Return rows as an HTML table: names as text, missing values as a dash, numbers to three digits and aligned right.
 
     Parameters
     ----------
@@ -71,9 +72,9 @@ def of_rows(
 def _cells(values: Sequence[Any], kinds: list[Markup], has_names: bool) -> Iterator[Markup]:
     for j, (value, kind) in enumerate(zip(values, kinds, strict=True)):
         if j == 0 and has_names:
-            yield Markup('<th scope="row"{}>{}</th>').format(kind, text(value))
+            yield Markup('<th scope="row"{}>{}</th>').format(kind, value_text(value))
         else:
-            yield Markup("<td{}>{}</td>").format(kind, text(value))
+            yield Markup("<td{}>{}</td>").format(kind, value_text(value))
 
 
 def _is_missing(value: Any) -> bool:
@@ -81,16 +82,16 @@ def _is_missing(value: Any) -> bool:
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
-    """Numbers, or numbers with gaps; what is true or false is words."""
+    """Return whether all values that are not missing are numbers; True and False count as words."""
     some = [value for value in values if not _is_missing(value)]
     return bool(some) and all(isinstance(value, Real) and not isinstance(value, bool) for value in some)
 
 
-def text(value: Any) -> str:
-    """One value as people read it.
+def value_text(value: Any) -> str:
+    """Return a value as people read it.
 
-    >>> text(1200), text(0.12345), text(None), text(float("nan")), text("B"), text(True)
-    ('1,200', '0.123', '–', '–', 'B', 'yes')
+    >>> value_text(1200), value_text(0.12345), value_text(None), value_text(float("nan")), value_text(True)
+    ('1,200', '0.123', '–', '–', 'yes')
     """
     if _is_missing(value):
         return NONE

@@ -1,4 +1,4 @@
-"""What a run did, as a paragraph for the methods section of a paper, with what it cites."""
+"""The methods section for a paper: what a run did, as one paragraph with its references."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from ..core.labels import UNLIKE
 from ..core.model_json import read_model_json
+from ..core.text import percent, plural
 from ..data.plan import Plan
 from ..data.roles import CELLS_PER_BATCH
-from ..model import default
 from ..model.annotate import METHODS
-from ..model.state import AlignmentMode, TargetStage
-from ..results.summary import percent, why_this_mode
+from ..model.state import AlignmentMode
+from ..results.summary import alignment_reason
 from ..results.target import TargetResult, target_calibration
 from ..runs.folder import Run
 
@@ -37,12 +37,12 @@ SCANPY = "Wolf et al. 2018", "SCANPY: large-scale single-cell gene expression da
 
 CITED = (JIND, JIND_MULTI, TEMPERATURE, SELECTIVE, GROUPED, LEIDEN, GRADIENTS, UMAP, SCANPY)
 
-VERSIONS_TOLD = {"python": "Python", "torch": "PyTorch", "scikit-learn": "scikit-learn", "scanpy": "scanpy", "anndata": "anndata"}  # fmt: skip
+VERSIONS_NAMED = {"python": "Python", "torch": "PyTorch", "scikit-learn": "scikit-learn", "scanpy": "scanpy", "anndata": "anndata"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Methods:
-    """The paragraph and, in its order of citation, what it cites: (authors and year, title and journal, address)."""
+    """The paragraph and its references in order of citation: (authors and year, title and journal, address)."""
 
     paragraph: str
     references: list[tuple[str, str, str]]
@@ -51,12 +51,12 @@ class Methods:
 def methods(
     run: Run, result: TargetResult, plan: Plan, training: Mapping[str, Any], versions: Mapping[str, str]
 ) -> Methods:
-    """What was done in this run, no more.
+    """Describe what was done in this run, no more.
 
     Parameters
     ----------
     versions
-        Of Python and packages, as manifest.json has them.
+        Of Python and packages, as in manifest.json.
     """
     method = read_model_json(run.models)["training"]["METHOD"]
     epochs = None if run.parameters.PRETRAINED_MODEL_PATH else run.parameters.EPOCHS
@@ -67,9 +67,9 @@ def methods(
         METHODS[method].describe(result.latent.shape[1], epochs),
         *_alignment(run, result, training, method),
         *_rejection(run, result, training),
-        *_also(run),
+        *_options(run),
         f"The random seed was {run.parameters.SEED}. Versions: "
-        + ", ".join(f"{words} {versions[name]}" for name, words in VERSIONS_TOLD.items() if name in versions)
+        + ", ".join(f"{words} {versions[name]}" for name, words in VERSIONS_NAMED.items() if name in versions)
         + ".",
     ]
     paragraph = " ".join(sentences)
@@ -80,47 +80,38 @@ def methods(
 def _learned_from(run: Run, plan: Plan, training: Mapping[str, Any]) -> Iterator[str]:
     p, others = run.parameters, training["intermediates"]
     if not plan.cells:
-        batches = f" and {len(others)} further batches" if others else ""
-        yield f"A saved model was used, learned from the source {training['source']}{batches}; nothing was trained."
+        batches = f" and {plural(len(others), 'further batch', 'further batches')}" if others else ""
+        yield f"A saved model was used, trained on the batch {training['source']}{batches}; nothing was trained here."
     else:
         cells = sum(sum(of_batch.values()) for of_batch in plan.cells.values())
-        names = f"{training['source']} (source)" + "".join(f", {name}" for name in others)
-        n = 1 + len(others)
+        names = ", ".join([f"{training['source']} (source)", *others])
         yield (
-            f"Labels of {len(plan.classes)} cell types were learned from {n} annotated batch{'' if n == 1 else 'es'} "
-            f"({names}; {cells:,} labelled cells)."
+            f"{plural(len(plan.classes), 'cell type was', 'cell types were')} learned from "
+            f"{plural(1 + len(others), 'annotated batch', 'annotated batches')} ({names}; {cells:,} labelled cells)."
         )
         yield (
             f"Cell types with fewer than {p.MIN_CELL_TYPE_POPULATION:,} labelled cells in a batch were left out of that "
             f"batch, and at most {CELLS_PER_BATCH[p.METHOD]:,} labelled cells of a batch were used."
         )
     kept = plan.features["kept"]
-    if plan.cells:
-        in_file = plan.features["in_file"]
-        of = f"the {kept:,} of {in_file:,} features with the largest variance over all cells were kept"
-        of = f"all {kept:,} features were used" if kept == in_file else of
+    if not plan.cells:
+        features = f"the model's {kept:,} features were used"
+    elif kept == plan.features["in_file"]:
+        features = f"all {kept:,} features were used"
     else:
-        of = f"the model's {kept:,} features were used"
-    yield f"Values were {plan.preprocessing['scale']}; {of}."
+        in_file = plan.features["in_file"]
+        features = f"the {kept:,} of {in_file:,} features with the largest variance over all cells were used"
+    yield f"Values were {plan.scale}; {features}."
 
 
 def _alignment(run: Run, result: TargetResult, training: Mapping[str, Any], method: str) -> Iterator[str]:
     p = run.parameters
-    asked = p.ALIGN is not None or p.PRETRAINED_MODEL_PATH is not None
-    why = "" if asked or method != "default" else f" {why_this_mode(training)}."
-    if result.mode != AlignmentMode.ALIGNED:
-        yield f"The target was not aligned with the annotated batches.{why}"
-    elif method == "default":
-        yield (
-            "Without its labels, the target was aligned by translating all its cells alike to where annotated cells of the "
-            f"predicted types lie, {default.ROUNDS} times.{why}"
-        )
+    is_given = p.ALIGN is not None or p.PRETRAINED_MODEL_PATH is not None
+    why = "" if is_given or METHODS[method].ALWAYS_ALIGNS else f" {alignment_reason(training)}."
+    if result.mode == AlignmentMode.ALIGNED:
+        yield METHODS[method].describe_alignment(result.stages) + why
     else:
-        trained = ", and the model was then trained on the target cells it was surest of" if TargetStage.SELF_TRAINED in result.stages else ""  # fmt: skip
-        yield (
-            "Without its labels, the target was aligned by training an adapter against a discriminator of target and "
-            f"annotated cells{trained}."
-        )
+        yield f"The target was not aligned with the annotated batches.{why}"
 
 
 def _rejection(run: Run, result: TargetResult, training: Mapping[str, Any]) -> Iterator[str]:
@@ -135,24 +126,24 @@ def _rejection(run: Run, result: TargetResult, training: Mapping[str, Any]) -> I
         )
     if calibration is not None and calibration.threshold is not None:
         yield (
-            f"A cell was left Unassigned if its highest probability was below {calibration.threshold:.3f}, chosen on them so "
-            f"that at most {percent(calibration.target_error or 0)} of the assigned cells of a new batch are wrong (selective "
-            f"classification, {SELECTIVE[0]}, with batches as exchangeable units, {GROUPED[0]})."
+            f"A cell was left Unassigned if its highest probability was below {calibration.threshold:.3f}. This threshold was "
+            f"chosen on them so that at most {percent(calibration.target_error or 0)} of the assigned cells of a new batch are "
+            f"wrong (selective classification, {SELECTIVE[0]}, with batches as exchangeable units, {GROUPED[0]})."
         )
     else:
-        enough = (
+        cap = (
             f", and never required to exceed {calibration.threshold_cap:.2f}"
             if calibration is not None and calibration.threshold_cap is not None and calibration.threshold_cap <= 1
             else ""
         )
         yield (
             "A cell was left Unassigned if its highest probability was below its cell type's threshold, the value that "
-            f"{percent(p.REJECTION)} of held-out annotated cells called this type do not reach{enough}."
+            f"{percent(p.REJECTION)} of held-out annotated cells called this type do not reach{cap}."
         )
     if calibration is not None and calibration.novelty_threshold is not None:
         yield (
-            f"Cells whose cosine distance to the fifth nearest annotated cell exceeded {calibration.novelty_threshold:.3f} (1 % of "
-            f"the {'held-out cells' if one else 'cells of left-out batches'} do) were Unassigned as {UNLIKE!r}."
+            f"A cell was also left Unassigned, as {UNLIKE!r}, if its cosine distance to the fifth nearest annotated cell was "
+            f"above {calibration.novelty_threshold:.3f} (1 % of the {'held-out cells' if one else 'cells of left-out batches'} are)."
         )
     rejected = result.final.rejected & ~result.fell_back
     left = f"{percent(float(rejected.mean()))} of the target's cells were left Unassigned"
@@ -162,16 +153,16 @@ def _rejection(run: Run, result: TargetResult, training: Mapping[str, Any]) -> I
     )
 
 
-def _also(run: Run) -> Iterator[str]:
+def _options(run: Run) -> Iterator[str]:
     p = run.parameters
     if p.PARENTS is not None:
         yield (
-            "Ambiguous cells were given their cell type's parent where the summed probability of its types reached the "
-            "parent's own threshold."
+            "An ambiguous cell was given the most probable parent type if its cell types together reached the parent's own "
+            "threshold of probability."
         )
     if p.CLUSTER_RESOLUTION is not None:
         yield f"The target's cells were clustered by the Leiden algorithm at resolution {p.CLUSTER_RESOLUTION:g} ({LEIDEN[0]}), for comparison only."  # fmt: skip
     yield (
-        f"Features that drive each type were found by integrated gradients ({GRADIENTS[0]}); pictures of cells are UMAP "
-        f"embeddings ({UMAP[0]}). Data were handled with scanpy and anndata ({SCANPY[0]})."
+        f"Features that speak for each type were found by integrated gradients ({GRADIENTS[0]}). Pictures of cells are UMAP "
+        f"embeddings ({UMAP[0]}). Data were processed with scanpy and anndata ({SCANPY[0]})."
     )

@@ -1,4 +1,4 @@
-"""TODO."""
+"""report.pdf: the report's HTML on paper, by WeasyPrint or a Chromium."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def write_pdf(run: Run, html: str) -> str | None:
-    """Writes report.pdf from the report's HTML: by WeasyPrint, which needs pango, else by a Chromium.
+    """Write report.pdf from the report's HTML: by WeasyPrint, which needs pango, else by a Chromium.
 
     Returns
     -------
-    None, or why there is no PDF; a missing PDF is no failure.
+    None, or why there is no PDF, which is no failure.
     """
     html = _without_long_words(html)
     try:
@@ -36,7 +36,7 @@ def write_pdf(run: Run, html: str) -> str | None:
 
 
 def _without_long_words(html: str) -> str:
-    """Words that no line of paper holds, cut: WeasyPrint takes minutes to break a name of thousands of letters."""
+    """Return the HTML with words too long for a line cut: WeasyPrint takes minutes for a name of thousands of letters."""
 
     def cut(word: re.Match[str]) -> str:
         return f"{word[0][:100]}…"
@@ -46,10 +46,10 @@ def _without_long_words(html: str) -> str:
 
 def _by_weasyprint(html: str, path: Path) -> str | None:
     try:
-        import weasyprint
-    except OSError as error:  # pango, a library of the system, is missing
+        import weasyprint  # needs pango, a library of the system
+    except OSError as error:
         return f"WeasyPrint cannot load the system's pango ({str(error).splitlines()[0]})"
-    # Data addresses only: a report makes no request, whatever a name in the data looks like.
+    # Data addresses only: a report makes no request, even where a name in the data looks like an address.
     inline = weasyprint.urls.URLFetcher(allowed_protocols=["data"])
     weasyprint.HTML(string=html, url_fetcher=inline).write_pdf(path, pdf_tags=True)
     return None

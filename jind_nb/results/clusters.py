@@ -1,60 +1,60 @@
 """Leiden clusters of the target, and the majority of each: a second opinion beside the answer for each cell.
 
-Clusters are found in the target's own prepared values, not in the model's codes, so that they know nothing of the model.
+Clusters are found in the target's own prepared values, not in the model's latent space, so they do not depend on the model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..core._compat import import_umap
 from ..core.labels import UNASSIGNED
-from ..core.subsample import sample
-from .embedding import ready_umap
+from ..core.subsample import subsample
+from .embedding import COMPONENTS, NEIGHBOURS
 
 MOST_CELLS = 20_000  # that are clustered; the others join the cluster of their neighbours
 
-COMPONENTS = 50
-
-NEIGHBOURS = 15
+NOT_CLUSTERED = "CLUSTER_RESOLUTION is not set: the cells were not clustered."
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Each cell's cluster, and what most of the cluster's cells are."""
+    """Each cell's cluster, and the most frequent answer in it."""
 
     cluster: np.ndarray  # objects (n,): "0" is the largest
     majority: np.ndarray  # objects (n,): the most frequent answer in the cell's cluster
     share: np.ndarray  # float64 (n,): of the cluster's cells with that answer
 
 
-def of_target(x: sparse.csr_matrix, answers: np.ndarray, resolution: float | None, seed: int) -> Clusters | None:
-    """Clusters of the target's cells and their majorities; None without a resolution.
+def cluster_target(x: sparse.csr_matrix, answers: np.ndarray, resolution: float | None, seed: int) -> Clusters | None:
+    """Cluster the target's cells and find each cluster's majority; None without a resolution.
 
     Parameters
     ----------
     x
         The target's prepared values, float32 (n, p).
     answers
-        What each cell was called, objects (n,); `Unassigned` is an answer like any other, so that a cluster of cells
-        that nothing fits is not named after the few that something does.
+        The answer for each cell, objects (n,). `Unassigned` counts like any other, so that a cluster of unknown cells is
+        not named after the few that resemble a type.
     resolution
         CLUSTER_RESOLUTION.
     """
     if resolution is None:
         return None
     cluster = leiden(x, resolution, seed)
-    majority, share = majorities(cluster, answers)
-    return Clusters(cluster, majority, share)
+    return Clusters(cluster, *majorities(cluster, answers))
 
 
 def leiden(x: sparse.csr_matrix, resolution: float, seed: int) -> np.ndarray:
-    """Leiden clusters (Traag, Waltman & van Eck 2019, doi 10.1038/s41598-019-41695-z) of the graph of 15 nearest
-    neighbours on 50 principal components, as scanpy makes it; at most 20,000 cells are clustered, and each other cell
-    joins the cluster that most of its 15 nearest clustered cells are in.
+    """Find Leiden clusters (Traag, Waltman & van Eck 2019, doi 10.1038/s41598-019-41695-z) of scanpy's graph of 15 nearest
+    neighbours on 50 principal components.
+
+    At most 20,000 cells are clustered. Each other cell joins the cluster of most of its 15 nearest clustered cells.
 
     Parameters
     ----------
@@ -66,42 +66,30 @@ def leiden(x: sparse.csr_matrix, resolution: float, seed: int) -> np.ndarray:
     Objects (n,): numbers as text, the largest cluster first.
     """
     n = x.shape[0]
-    rows = sample(n, MOST_CELLS, seed)
+    rows = subsample(n, MOST_CELLS, seed)
     n_components = min(COMPONENTS, len(rows) - 1, x.shape[1] - 1)
-    if len(rows) < 3 or n_components < 1 or not _varies(x[rows]):
+    all_equal = (x[rows].max(axis=0) != x[rows].min(axis=0)).nnz == 0
+    if len(rows) < 3 or n_components < 1 or all_equal:
         return np.full(n, "0", dtype=object)
-    from sklearn.decomposition import PCA
+    from sklearn.decomposition import PCA  # takes a second to import
     from sklearn.neighbors import KNeighborsClassifier
 
     pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(x[rows])
     points = pca.transform(x)
-    found = _leiden(points[rows], resolution, seed)
+    cluster = _leiden(points[rows], resolution, seed)
     if len(rows) < n:
-        neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(rows))).fit(points[rows], found)
-        others = np.setdiff1d(np.arange(n), rows)
-        found = _joined(n, rows, found, others, neighbours.predict(points[others]))
-    sizes = pd.Series(found).value_counts()
+        neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(rows))).fit(points[rows], cluster)
+        of_rows, cluster = cluster, neighbours.predict(points)
+        cluster[rows] = of_rows
+    sizes = pd.Series(cluster).value_counts()
     order = sorted(sizes.index, key=lambda name: (-sizes[name], int(name)))
-    return np.array([str(order.index(name)) for name in found], dtype=object)
-
-
-def _varies(x: sparse.csr_matrix) -> bool:
-    """Whether there are two cells that differ."""
-    return bool((x.max(axis=0) != x.min(axis=0)).nnz)
-
-
-def _joined(n: int, rows: np.ndarray, of_rows: np.ndarray, others: np.ndarray, of_others: np.ndarray) -> np.ndarray:
-    whole = np.empty(n, dtype=object)
-    whole[rows], whole[others] = of_rows, of_others
-    return whole
+    return pd.Series(cluster).map({name: str(i) for i, name in enumerate(order)}).to_numpy(dtype=object)
 
 
 def _leiden(points: np.ndarray, resolution: float, seed: int) -> np.ndarray:
-    """Clusters of points (n, d), objects (n,)."""
-    import anndata as ad
-
-    ready_umap()  # whose weights of neighbours scanpy takes
-    import scanpy as sc
+    """Find clusters of points (n, d), objects (n,)."""
+    import_umap()  # whose weights of neighbours scanpy takes
+    import scanpy as sc  # takes a second to import
 
     cells = ad.AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(points))]), obsm={"points": points})
     # Neighbours are found exactly, by scikit-learn: pynndescent 0.7.0 fails with scipy 1.17 on larger data.
@@ -113,9 +101,9 @@ def _leiden(points: np.ndarray, resolution: float, seed: int) -> np.ndarray:
 
 
 def majorities(cluster: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The most frequent answer in each cell's cluster, and its share of the cluster's cells.
+    """Return the most frequent answer in each cell's cluster, and its share of the cluster's cells.
 
-    Of equally frequent answers the first by name, a type before `Unassigned`.
+    Of equally frequent answers the first by name is taken, a type before `Unassigned`.
 
     Parameters
     ----------
@@ -136,35 +124,34 @@ def majorities(cluster: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np
     return majority.loc[cluster].to_numpy(dtype=object), share.loc[cluster].to_numpy(dtype=np.float64)
 
 
-def table(clusters: Clusters | None, answers: np.ndarray, labels: np.ndarray | None) -> pd.DataFrame:
-    """One row for each cluster: `cells`, `majority`, `share`, the `second` most frequent answer with its share,
-    `Unassigned` (share) and, where labels are known, `right` (the share of labelled cells whose label is the majority).
+def cluster_table(clusters: Clusters, answers: np.ndarray, labels: np.ndarray | None) -> pd.DataFrame:
+    """Return a row for each cluster: `cells`, `majority`, its share, the `second` most frequent answer with its share, the
+    share of `Unassigned` and, where labels are known, the share of labelled cells whose label is the majority.
 
     Parameters
     ----------
     answers
-        What each cell was called, objects (n,).
+        The answer for each cell, objects (n,).
     labels
         Objects (n,), None where unknown; None without any.
     """
-    if clusters is None:
-        return pd.DataFrame({"note": ["CLUSTER_RESOLUTION is not set: the cells were not clustered."]})
     rows = {}
     for name in sorted(set(clusters.cluster), key=int):
         here = clusters.cluster == name
-        first = int(np.argmax(here))
-        others = pd.Series(answers[here][answers[here] != clusters.majority[first]]).value_counts().sort_index()
-        others = others.sort_values(ascending=False, kind="stable")
+        majority = clusters.majority[here][0]
+        shares = (100 * pd.Series(answers[here]).value_counts(normalize=True)).sort_index()
+        others = shares.drop(majority, errors="ignore").sort_values(ascending=False, kind="stable")
         rows[name] = {
             "cells": int(here.sum()),
-            "majority": clusters.majority[first],
-            "share %": round(100 * clusters.share[first], 1),
+            "majority": majority,
+            "share %": round(100 * clusters.share[here][0], 1),
             "second": others.index[0] if len(others) else None,
-            "second's share %": round(100 * others.iloc[0] / here.sum(), 1) if len(others) else None,
-            "Unassigned %": round(100 * float((answers[here] == UNASSIGNED).mean()), 1),
+            "second's share %": round(others.iloc[0], 1) if len(others) else None,
+            "Unassigned %": round(shares.get(UNASSIGNED, 0.0), 1),
         }
         if labels is not None:
-            known = here & pd.notna(labels)
-            right = float((labels[known] == clusters.majority[first]).mean()) if known.any() else None
-            rows[name]["majority is the label %"] = None if right is None else round(100 * right, 1)
+            known = labels[here & pd.notna(labels)]
+            rows[name]["majority is the label %"] = (
+                round(100 * float((known == majority).mean()), 1) if len(known) else None
+            )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("cluster")

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Tables of the input: its batches, cell types, values and features, and what was noticed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import pandas as pd
 
 from ..data.plan import Plan
 
-# --- what to tell a person -------------------------------------------------------------------------------------------
-
 
 def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-    """Every batch of the input: its role, cells, labelled cells, cells that train, and why it is left out."""
+    """Return a row for each batch of the input: its role, cells, labelled cells, training cells, why it is left out."""
     roles = dict.fromkeys(plan.annotated, "annotated") | {plan.target: "target"}
     if plan.source:
         roles |= {plan.source: "source"} | {name: "intermediate" for name in plan.annotated if name != plan.source}
@@ -32,8 +30,8 @@ def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
 
 def too_rare_table(plan: Plan) -> pd.DataFrame:
-    """One row for each cell type left out of some batch's training: which batches (with its cells there), and whether
-    it is learned from others."""
+    """Return a row for each cell type left out of a batch's training: the batches (with its cells there), and whether it is
+    learned from others."""
     rare = pd.DataFrame(plan.too_rare, columns=["batch", "cell_type", "cells"])
     rows = [
         {
@@ -48,17 +46,17 @@ def too_rare_table(plan: Plan) -> pd.DataFrame:
 
 
 def values_table(plan: Plan) -> pd.DataFrame:
-    """What each batch's values were taken for, the evidence, and what was done with them."""
+    """Return what each batch's values were taken for, the evidence, and what was done with them."""
     return _short_numbers(pd.DataFrame(plan.values).set_index("batch").drop(columns="stored %"))
 
 
 def matrices_table(plan: Plan) -> pd.DataFrame:
-    """What X, `.raw` and every layer look like, a row for each kind of values in it, and which one is used."""
+    """Return a row for X, `.raw` and every layer, for each value type in it, and which one is used."""
     return _short_numbers(pd.DataFrame(plan.matrices).set_index("matrix"))
 
 
 def overlap_table(plan: Plan) -> pd.DataFrame:
-    """How many of the features looked for each batch has; the first few missing ones by name."""
+    """Return how many of the wanted features each batch has, and the first few missing ones by name."""
     return pd.DataFrame(plan.overlap).set_index("batch")
 
 
@@ -69,6 +67,6 @@ def _short_numbers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def notes_table(plan: Plan) -> pd.DataFrame:
-    """What was noticed while reading and preparing, a line each, warnings first."""
+    """Return what was noticed while reading and preparing, a sentence a row, warnings first."""
     lines = [f"Warning: {text}" for text in plan.warnings] + plan.notes
-    return pd.DataFrame({"note": lines or ["nothing unusual"]})
+    return pd.DataFrame({"note": lines or ["Nothing unusual was noticed."]})

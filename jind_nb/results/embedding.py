@@ -1,17 +1,16 @@
-"""Two dimensions for pictures: one UMAP of the cells before any alignment, and one of the latents before and after it."""
+"""Two dimensions for pictures: a UMAP of the prepared cells, and one of the latent space before and after alignment."""
 
 from __future__ import annotations
 
 import warnings
-from contextlib import suppress
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 
-from ..core.subsample import sample
+from ..core._compat import import_umap
+from ..core.subsample import subsample
 from ..model.pca import coordinates
 
 if TYPE_CHECKING:
@@ -27,34 +26,19 @@ COMPONENTS = 50
 
 NEIGHBOURS = 15
 
-# umap takes 500 epochs below 10,000 cells and 200 above, which place them as well and need less than half of the time.
+# umap's own default is 500 epochs below 10,000 cells; 200 look the same and take less than half of the time.
 MANY_CELLS, EPOCHS = 2_000, 200
 
 
-def ready_umap() -> ModuleType:
-    """The module umap, its slow parts compiled once and for all."""
-    with warnings.catch_warnings():
-        # umap imports tqdm.auto, which asks for ipywidgets; its bars are not used here.
-        warnings.filterwarnings("ignore", message="IProgress not found")
-        import umap
-
-    # Compiling these takes six seconds in every new process; numba can keep them on disk instead.
-    umap.umap_.smooth_knn_dist.enable_caching()
-    umap.umap_.compute_membership_strengths.enable_caching()
-    with suppress(AttributeError):  # umap's own, not promised to stay
-        umap.layouts._nb_optimize_layout_euclidean_single_epoch.enable_caching()
-    return umap
-
-
 def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
-    """UMAP of at most 5,000 prepared cells, on their first 50 principal components (fewer than 16 cells: the first
-    two components themselves).
+    """Compute a UMAP of at most 5,000 prepared cells, on their first 50 principal components (of fewer than 16 cells the
+    first two components themselves).
 
     Returns
     -------
     Columns `row` (int, row of `prepared`), `x`, `y` (float).
     """
-    rows = sample(prepared.n_obs, MOST_CELLS, seed)
+    rows = subsample(prepared.n_obs, MOST_CELLS, seed)
     x = prepared.X[rows]
     n_components = min(COMPONENTS, min(x.shape) - 1)
     if n_components < 2:
@@ -64,22 +48,24 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
 
 
 def _umap(components: np.ndarray, seed: int) -> np.ndarray:
-    """UMAP of cells (n, d), float (n, 2); of fewer than 16 their first two numbers.
+    """Compute a UMAP of cells (n, d), float (n, 2); of fewer than 16 cells return their first two coordinates.
 
+    Notes
+    -----
     Neighbours are found exactly, by scikit-learn: pynndescent 0.7.0 fails with scipy 1.17 on larger data.
     """
-    from sklearn.neighbors import NearestNeighbors
+    from sklearn.neighbors import NearestNeighbors  # takes a second to import
 
     n = len(components)
     if n < FEWEST_FOR_UMAP:
         return components[:, :2]
-    umap = ready_umap()
+    umap = import_umap()
     distances, indices = NearestNeighbors(n_neighbors=min(NEIGHBOURS, n - 1)).fit(components).kneighbors()
     # umap counts a cell as its own first neighbour.
     indices = np.column_stack([np.arange(n), indices[:, :-1]])
     distances = np.column_stack([np.zeros(n), distances[:, :-1]])
     with warnings.catch_warnings():
-        # No new cells are ever placed into this picture, so the missing search index does not matter.
+        # No new cells are placed into this picture, so it needs no search index.
         warnings.filterwarnings("ignore", message=".*knn_search_index.*")
         warnings.filterwarnings("ignore", message=".*n_jobs value.*")
         return umap.UMAP(
@@ -92,19 +78,19 @@ def _umap(components: np.ndarray, seed: int) -> np.ndarray:
 
 
 def latent_points(annotated: Annotated, known: KnownLatents, target: str, seed: int) -> pd.DataFrame:
-    """One UMAP of the annotated cells' latents and of the target's before and, where it was aligned, after that: the same
-    axes for both. At most 5,000 points, as many of annotated cells as of the target's.
+    """Compute one UMAP of annotated cells and of the target's in the latent space, before and, where the target was
+    aligned, after alignment: the same axes for both. At most 5,000 points, half of them of annotated cells.
 
     Returns
     -------
     Columns `stage` (the first and the last), `x`, `y`, `batch`, `cell type` (label or prediction), `cell` (int, which of the
-    target's cells; -1 for annotated ones); annotated cells stand once for each stage.
+    target's cells; -1 for annotated ones). Annotated cells have a row for each stage.
     """
-    every = list(annotated.stages)
-    stages = list(dict.fromkeys([every[0], every[-1]]))
+    stages = list(annotated.stages)
+    stages = list(dict.fromkeys([stages[0], stages[-1]]))
     most = MOST_POINTS // (2 * len(stages))
-    chosen = sample(len(known.latent), most, seed)
-    drawn = sample(len(annotated.latent[stages[0]]), most, seed)
+    chosen = subsample(len(known.latent), most, seed)
+    drawn = subsample(len(annotated.latent[stages[0]]), most, seed)
     latents = [known.latent[chosen], *(annotated.latent[stage][drawn] for stage in stages)]
     places = np.split(_umap(np.concatenate(latents), seed), np.cumsum([len(part) for part in latents])[:-1])
 

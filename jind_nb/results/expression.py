@@ -1,17 +1,17 @@
-"""TODO."""
+"""What cells of each type express, as dot plots of annotated cells beside the target's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from ..core.parameters import Parameters
-from ..data.features import kind_of
+from ..data.features import names_type
 from ..data.plan import Plan
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ COLUMNS = 30  # features in one dot plot, which on paper is as wide as a page
 MOST_PLOTS = 6  # of one kind
 
 
-# --- what cells express ----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Dots:
     """One dot plot: groups of cells by features."""
@@ -36,26 +33,26 @@ class Dots:
     mean: pd.DataFrame  # groups x features
     share: pd.DataFrame  # groups x features: of the group's cells, those with a value above zero
     cells: pd.Series  # of each group
-    brightest: tuple[float, float]  # the colour scale's ends, the same for dot plots to compare
+    color_range: tuple[float, float]  # the colour scale's ends, the same for dot plots to compare
     unit: str  # of the values
     what: str  # `features` or `peaks`
 
 
 def means_and_shares(
-    x: sparse.csr_matrix, groups: np.ndarray, order: Sequence[str]
+    x: sparse.csr_matrix, groups: np.ndarray, order: Sequence[Any]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each group the mean values and the share of cells with a value above zero.
+    """Return each group's mean values and its shares of cells with a value above zero.
 
     Parameters
     ----------
     x
         Floats (n, m).
     groups
-        Objects (n,); a cell of none of the groups in `order` does not count.
+        Each cell's group, (n,); a cell of no group in `order` does not count.
 
     Returns
     -------
-    float64 (G, m) twice, NaN for a group without cells, and the number of cells int (G,).
+    Means and shares, float64 (G, m), NaN for a group without cells, and the number of cells, int (G,).
     """
     codes = pd.Categorical(groups, categories=list(order)).codes
     rows = np.flatnonzero(codes >= 0)
@@ -74,15 +71,15 @@ def dot_plots(
     result: TargetResult,
     plan: Plan,
 ) -> Iterator[Dots]:
-    """The same features for annotated cells by label and for the target's by prediction, on the same scales: pairs of
-    dot plots, or single ones where there are no annotated cells.
+    """Yield dot plots of the same features on the same scales: annotated cells by label, then the target's by prediction,
+    or only those where there are no annotated cells.
 
     Parameters
     ----------
     values
         Floats (n_obs, m), rows as in `prepared`, and the names of the m features.
     sections
-        Heading -> features; what is not among the names is left out.
+        Heading -> features; those that are not among the names are left out.
     """
     x, names = values
     column = {name: j for j, name in enumerate(names)}
@@ -94,18 +91,18 @@ def dot_plots(
     x = sparse.csr_matrix(x)[:, [column[name] for name in used]]
     is_target = (prepared.obs["batch"] == plan.target).to_numpy()
     labels = prepared.obs["cell_type"].astype(object).to_numpy()
-    kinds: list[tuple[str, np.ndarray, np.ndarray, list[str]]] = []
+    parts: list[tuple[str, np.ndarray, np.ndarray, list[str]]] = []
     if not is_target.all():
-        kinds.append(("Annotated cells, by label", ~is_target, labels[~is_target], result.final.classes))
-    kinds.append((f"{plan.target}, by prediction", is_target, result.names, result.answers))
-    found = [(title, order, *means_and_shares(x[rows], groups, order)) for title, rows, groups, order in kinds]
-    every = np.concatenate([mean.ravel() for _, _, mean, _, _ in found])
-    ends = (min(0.0, float(np.nanmin(every))), max(float(np.nanmax(every)), 1e-9))
+        parts.append(("Annotated cells, by label", ~is_target, labels[~is_target], result.final.classes))
+    parts.append((f"{plan.target}, by prediction", is_target, result.names, result.answers))
+    computed = [(title, order, *means_and_shares(x[rows], groups, order)) for title, rows, groups, order in parts]
+    all_means = np.concatenate([mean.ravel() for _, _, mean, _, _ in computed])
+    ends = (min(0.0, float(np.nanmin(all_means))), max(float(np.nanmax(all_means)), 1e-9))
     pages = list(_pages(known))
     for i, page in enumerate(pages[:MOST_PLOTS]):
         here = list(dict.fromkeys(name for of_heading in page.values() for name in of_heading))
-        for title, order, mean, share, cells in found:
-            # A type without cells keeps its row, so that two plots can be laid over each other; a parent does not.
+        for title, order, mean, share, cells in computed:
+            # A type without cells keeps its row, so that the rows of both plots match; a parent does not.
             present = [k for k, name in enumerate(order) if cells[k] or name in result.final.classes]
             rows = [order[k] for k in present]
             yield Dots(
@@ -114,14 +111,14 @@ def dot_plots(
                 mean=pd.DataFrame(mean[present], rows, used)[here],
                 share=pd.DataFrame(share[present], rows, used)[here],
                 cells=pd.Series(cells[present], rows),
-                brightest=ends,
-                unit=str(plan.preprocessing["scale"]),
-                what="peaks" if kind_of(pd.Index(used)) == "peaks" else "features",
+                color_range=ends,
+                unit=plan.scale,
+                what="peaks" if names_type(pd.Index(used)) == "peaks" else "features",
             )
 
 
 def _pages(sections: Mapping[str, Sequence[str]]) -> Iterator[dict[str, list[str]]]:
-    """Sections together as far as they fit into one plot; a longer one goes on in the next."""
+    """Yield the sections of each plot: as many as fit; a longer one continues in the next."""
     page: dict[str, list[str]] = {}
     for heading, here in sections.items():
         for start in range(0, len(here), COLUMNS):
@@ -135,12 +132,12 @@ def _pages(sections: Mapping[str, Sequence[str]]) -> Iterator[dict[str, list[str
 
 
 def marker_values(prepared: ad.AnnData) -> tuple[sparse.csr_matrix, list[str]]:
-    """The values of MARKERS that the file has, (n_obs, m), and their names; also of those that no model looks at."""
+    """Return the values of those MARKERS that the file has, (n_obs, m), and their names, also where no model uses them."""
     if "markers" not in prepared.obsm:
         return sparse.csr_matrix((prepared.n_obs, 0), dtype=np.float32), []
     return sparse.csr_matrix(prepared.obsm["markers"]), [str(name) for name in prepared.uns["markers"]]
 
 
 def no_markers(parameters: Parameters) -> str:
-    """Why there is no dot plot of markers."""
-    return "None of MARKERS is in the data." if parameters.MARKERS else "MARKERS is not set: there are none to show."
+    """Return why there is no dot plot of markers."""
+    return "None of MARKERS is in the data." if parameters.MARKERS else "MARKERS is not set."

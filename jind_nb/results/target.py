@@ -1,16 +1,17 @@
-"""TODO."""
+"""The target after the last stage, and what is computed from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from ..core.labels import AMBIGUOUS, CONFIDENT, UNASSIGNED, UNLIKE
+from ..core.labels import AMBIGUOUS, CONFIDENT, PARENT_ONLY, UNASSIGNED, UNLIKE
 from ..data import parents as data_parents
 from ..model import hierarchy
 from ..model.calibration import Calibration
@@ -24,14 +25,15 @@ if TYPE_CHECKING:
     from .clusters import Clusters
 
 # Why a cell was given its type, its parent or nothing.
-PARENT_ONLY = "parent only"
-
 REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE)
 
-# The level of a cell's answer.
-TYPE, PARENT = "cell type", "parent"
 
-LEVELS = (TYPE, PARENT, UNASSIGNED)
+class Level(StrEnum):
+    """What kind of answer a cell got."""
+
+    TYPE = "cell type"
+    PARENT = "parent"
+    UNASSIGNED = UNASSIGNED
 
 
 @dataclass
@@ -54,7 +56,7 @@ class TargetResult:
 
     @cached_property
     def fallback(self) -> np.ndarray:
-        """The parent that a cell falls back to, objects (n_target,): None where it does not."""
+        """The parent that a cell falls back to, objects (n_target,); None where it does not."""
         if not self.parents:
             return np.full(len(self.cells), None, dtype=object)
         return hierarchy.fall_back(self.final, self.parents, self.parent_thresholds)
@@ -71,42 +73,42 @@ class TargetResult:
 
     @property
     def level(self) -> np.ndarray:
-        """What kind of answer that is, objects (n_target,) of LEVELS."""
-        return np.select([self.fell_back, self.final.rejected], [PARENT, UNASSIGNED], TYPE).astype(object)
+        """What kind of answer that is, `Level` as text, objects (n_target,)."""
+        return np.select([self.fell_back, self.final.rejected], [Level.PARENT, UNASSIGNED], Level.TYPE).astype(object)
 
     @property
     def reasons(self) -> np.ndarray:
-        """Why, objects (n_target,) of REASONS."""
+        """Why, objects (n_target,), of REASONS."""
         return np.where(self.fell_back, PARENT_ONLY, self.final.reasons)
 
     @property
     def answers(self) -> list[str]:
-        """Every answer there could be, in the order to show them: types, parents, `Unassigned`."""
-        parents = set(data_parents.of_types(self.final.classes, self.parents))
+        """All possible answers, in the order to show them: types, parents, `Unassigned`."""
+        parents = set(data_parents.parents_of(self.final.classes, self.parents))
         return [*self.final.classes, *sorted(parents - set(self.final.classes)), UNASSIGNED]
 
 
 def with_parents(result: TargetResult, parents: data_parents.Parents) -> TargetResult:
-    """The same, ambiguous cells falling back to their type's parent; as it is where there are no parents."""
+    """Return the result with ambiguous cells falling back to their type's parent; unchanged without parents."""
     if not parents:
         return result
     return replace(result, parents=parents, parent_thresholds=hierarchy.parent_thresholds(result.final, parents))
 
 
 def target_rows(prepared: ad.AnnData, target: str) -> np.ndarray:
-    """The target's rows of the prepared cells, int (n_target,)."""
+    """Return the target's rows of the prepared cells, int (n_target,)."""
     return np.flatnonzero((prepared.obs["batch"] == target).to_numpy())
 
 
-def points_of_target(points: pd.DataFrame, prepared: ad.AnnData, target: str) -> pd.DataFrame:
-    """Of an embedding's points (column `row`) the target's, with the column `cell`: which of the target's cells it is."""
+def target_points(points: pd.DataFrame, prepared: ad.AnnData, target: str) -> pd.DataFrame:
+    """Return the target's points of an embedding (column `row`), with the column `cell`, int: which of its cells it is."""
     rows = target_rows(prepared, target)
     here = points[points["row"].isin(rows)]
     return here.assign(cell=np.searchsorted(rows, here["row"]))
 
 
 def evaluate_target(result: TargetResult, target: str) -> list[StageResult]:
-    """Every stage on the target cells that have a label; empty if none has."""
+    """Return the results of every stage on the target's labelled cells; empty without labels."""
     if result.labels is None:
         return []
     known = pd.notna(result.labels)
@@ -116,9 +118,9 @@ def evaluate_target(result: TargetResult, target: str) -> list[StageResult]:
     ]
 
 
-def checked(result: TargetResult) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of the target's labelled cells, the final confidence and whether the most probable type is right, float and bool
-    (n_labelled,); None without labels."""
+def labelled_confidence(result: TargetResult) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the final confidence of the target's labelled cells and whether their most probable type is right, float and
+    bool (n_labelled,); None without labels."""
     if result.labels is None:
         return None
     known = pd.notna(result.labels)
@@ -126,8 +128,7 @@ def checked(result: TargetResult) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def known_types_metrics(result: TargetResult) -> dict[str, Any] | None:
-    """The last stage's numbers over the cells whose true type an annotated batch has; None without any."""
-
+    """Return the last stage's numbers over the cells whose true type an annotated batch has; None without any."""
     if result.labels is None:
         return None
     could_be_known = np.isin(result.labels.astype(str), result.final.classes) & pd.notna(result.labels)
@@ -137,30 +138,28 @@ def known_types_metrics(result: TargetResult) -> dict[str, Any] | None:
 
 
 def fallback_metrics(result: TargetResult) -> dict[str, Any] | None:
-    """Of the cells that fell back to a parent: `cells`, `labelled` (those whose type is known), `right` (it is the true
-    type's parent; None without labels); None where no parents are given.
+    """Return `count_fallbacks` over all cells that fell back to a parent; None where no parents are given.
 
-    They count as `rejected` in all numbers of types.
+    These cells count as `rejected` in all numbers of types.
     """
-    if not result.parents:
-        return None
-    return _fallback_numbers(result, result.fell_back)
+    return count_fallbacks(result, result.fell_back) if result.parents else None
 
 
-def _fallback_numbers(result: TargetResult, here: np.ndarray) -> dict[str, Any]:
-    """`fallback_metrics` over some of the cells that fell back, bool (n_target,)."""
+def count_fallbacks(result: TargetResult, here: np.ndarray) -> dict[str, Any]:
+    """Count some of the cells that fell back, bool (n_target,): `cells`, `labelled`, and `right` (the parent is that of the
+    true type; None without labels)."""
     if result.labels is None:
         return {"cells": int(here.sum()), "labelled": 0, "right": None}
     known = here & pd.notna(result.labels)
-    truth = np.array(data_parents.of_types(list(result.labels[known]), result.parents), dtype=object)
+    truth = np.array(data_parents.parents_of(list(result.labels[known]), result.parents), dtype=object)
     right = int((truth == result.fallback[known]).sum())
     return {"cells": int(here.sum()), "labelled": int(known.sum()), "right": right}
 
 
 def held_out_accuracy(history: list[StageResult]) -> dict[str, float] | None:
-    """The final annotated model on the cells it never saw: `cells`, `raw_accuracy`, `effective_accuracy`, pooled."""
-    held_out = [s for s in history if s.cells == HELD_OUT]
-    final = {s.batch: s for s in held_out}  # the last stage of each batch
+    """Return how the final model did on held-out cells of all annotated batches together: `cells`, `raw_accuracy`,
+    `effective_accuracy`; None without any."""
+    final = {s.batch: s for s in history if s.cells == HELD_OUT}  # the last stage of each batch
     cells = sum(s.metrics["cells"] for s in final.values())
     if not cells:
         return None
@@ -171,7 +170,7 @@ def held_out_accuracy(history: list[StageResult]) -> dict[str, float] | None:
 
 
 def target_calibration(training: Mapping[str, Any], result: TargetResult) -> Calibration | None:
-    """What left-out batches taught about the way the target was annotated; None if none were left out."""
+    """Return the calibration on left-out batches that were annotated in the target's way; None without any."""
     calibrations = training["calibration"]
     values = calibrations.get(result.mode) or calibrations.get(AlignmentMode.UNALIGNED)
     return Calibration.from_json(values) if values else None

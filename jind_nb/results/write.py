@@ -1,8 +1,11 @@
-"""TODO."""
+"""Write what a run says about the target: for the next stage, and the files that users get."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -12,47 +15,88 @@ from xlsxwriter import Workbook
 
 from ..core.files import whole_file, write_json
 from ..data.cells import read_cells, read_target
+from ..model import hierarchy
 from ..model.calibration import Calibration
 from ..model.history import StageResult
 from ..runs.folder import Run
-from ..runs.stages import begin_stage
+from ..runs.stages import begin_stage, load_plan, save_target
 from .tables import annotate_obs, predictions_table
 from .target import TargetResult, fallback_metrics, known_types_metrics
 
 if TYPE_CHECKING:
     from xlsxwriter.worksheet import Worksheet
 
+    from ..model.state import Annotated
 
 SHEET_ROWS, CELL_CHARACTERS = 1_048_576, 32_767  # the most that a workbook holds
 
 NOT_IN_A_WORKBOOK = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
+def save_annotated(annotated: Annotated, run: Run) -> None:
+    """Write stage 3's result for stage 4: each stage's probabilities, thresholds, latent coordinates and cells unlike the
+    reference, and the thresholds of parents."""
+    arrays = {f"codes {stage}": latent for stage, latent in annotated.latent.items()}
+    for stage, predictions in annotated.stages.items():
+        arrays[f"probabilities {stage}"] = predictions.probabilities
+        arrays[f"thresholds {stage}"] = predictions.thresholds
+        if predictions.unlike is not None:
+            arrays[f"unlike {stage}"] = predictions.unlike
+    last, parents = list(annotated.stages.values())[-1], load_plan(run).parents
+    record = {
+        "stages": list(annotated.stages),
+        "way": annotated.mode,
+        "without evidence": last.without_evidence,
+        "parent thresholds": hierarchy.parent_thresholds(last, parents) if parents else {},
+        "curves": annotated.curves,
+        "notes": annotated.notes,
+    }
+    save_target(run, arrays, record)
+
+
 def write_predictions(table: pd.DataFrame, run: Run) -> None:
-    """Writes the table as parquet, and as xlsx as far as a sheet's rows go; text stays text (no formulas)."""
+    """Write the predictions as parquet, and as xlsx as far as a sheet's rows go."""
     begin_stage(run, "4_evaluate")
     with whole_file(run.predictions_parquet) as temporary:
         table.to_parquet(temporary)
-    with whole_file(run.predictions_xlsx) as temporary, TemporaryDirectory(prefix="jind-nb-") as rows:
-        book = Workbook(str(temporary), {"constant_memory": True, "tmpdir": rows, "use_zip64": True})
-        sheet = book.add_worksheet("predictions")
-        for column, name in enumerate((table.index.name, *table.columns)):
-            _write_text(sheet, 0, column, str(name))
-        whole = table if len(table) < SHEET_ROWS else table.iloc[: SHEET_ROWS - 2]
-        for row, values in enumerate(whole.itertuples(name=None), start=1):
-            for column, value in enumerate(values):
-                if isinstance(value, str):
-                    _write_text(sheet, row, column, value)
-                elif value is not None and value == value:
-                    sheet.write_number(row, column, value)
-        if len(whole) < len(table):
-            more = f"{len(table) - len(whole):,} more rows: see {run.predictions_parquet.name}"
-            _write_text(sheet, len(whole) + 1, 0, more)
-        book.close()
+    write_sheets(run.predictions_xlsx, {"predictions": table}, rest=run.predictions_parquet.name)
+
+
+def write_sheets(path: Path, tables: Mapping[str, pd.DataFrame], rest: str = "") -> None:
+    """Write a workbook with a sheet for each table, named indexes as first columns; text stays text (no formulas).
+
+    Parameters
+    ----------
+    rest
+        The file with all rows, which the last row names where a table has more than a sheet can hold.
+    """
+    options = {"constant_memory": True, "use_zip64": True, "nan_inf_to_errors": True}
+    with (
+        whole_file(path) as temporary,
+        TemporaryDirectory(prefix="jind-nb-") as rows,
+        Workbook(str(temporary), options | {"tmpdir": rows}) as book,
+    ):
+        for name, table in tables.items():
+            _write_sheet(book.add_worksheet(name), table, rest)
+
+
+def _write_sheet(sheet: Worksheet, table: pd.DataFrame, rest: str) -> None:
+    fitting = table if len(table) < SHEET_ROWS else table.iloc[: SHEET_ROWS - 2]
+    columns = fitting.reset_index() if any(table.index.names) else fitting
+    sheet.freeze_panes(1, 1)
+    sheet.set_column(0, columns.shape[1] - 1, 14)
+    for row, values in enumerate(chain([map(str, columns)], columns.itertuples(index=False, name=None))):
+        for column, value in enumerate(values):
+            if isinstance(value, str):
+                _write_text(sheet, row, column, value)
+            elif pd.notna(value):
+                sheet.write_number(row, column, value)
+    if len(fitting) < len(table):
+        _write_text(sheet, len(fitting) + 1, 0, f"{len(table) - len(fitting):,} more rows: see {rest}")
 
 
 def _write_text(sheet: Worksheet, row: int, column: int, text: str) -> None:
-    """A cell of text as it is, but for what a workbook cannot hold: control characters, and more than 32,767 of any."""
+    """Write text as it is, without what a workbook cannot hold: control characters, and more than 32,767 of any."""
     text = NOT_IN_A_WORKBOOK.sub("\ufffd", text)[:CELL_CHARACTERS]
     if text.startswith("<r>"):  # XlsxWriter would take it for text it has formatted before, and not escape it
         sheet.write_rich_string(row, column, text[0], text[1], text[2:])
@@ -61,7 +105,7 @@ def _write_text(sheet: Worksheet, row: int, column: int, text: str) -> None:
 
 
 def write_annotated_target(result: TargetResult, run: Run) -> None:
-    """Writes the target batch as it was, with the annotation of `annotate_obs`."""
+    """Write the target batch as it was, with the annotation of `annotate_obs`."""
     adata = read_target(run.parameters, read_cells(run.parameters))
     annotate_obs(adata, predictions_table(result), result.final.classes, result.latent)
     with whole_file(run.annotated_target) as temporary:
@@ -69,7 +113,7 @@ def write_annotated_target(result: TargetResult, run: Run) -> None:
 
 
 def write_metrics(history: list[StageResult], result: TargetResult, calibration: Calibration | None, run: Run) -> None:
-    """metrics.json: the target in short, what to expect of a new batch, then every stage on every batch."""
+    """Write metrics.json: the target in short, what to expect of a new batch, then every stage on every batch."""
     rejected = result.final.rejected
     target = [stage for stage in history if stage.batch == run.parameters.TARGET_DATASET_NAME]
     write_json(

@@ -1,7 +1,7 @@
-"""Which stages of an earlier run in the same folder are still good: what they depended on, and the files they made.
+"""Which stages of an earlier run in the same folder can be reused: what they depended on, and the files they wrote.
 
 work/stages.json: `{stage: {"key", "files": {path: {"bytes", "sha256"}}, "seconds", "peak_memory_bytes", ...}}`, written
-after each stage. A run that was killed goes on after the last stage in it.
+after each stage. A run that was killed continues after the last stage in it.
 """
 
 from __future__ import annotations
@@ -36,34 +36,36 @@ MATTERS_FROM = {
 
 REPORT = "report"
 
-# Stage 3 enters the target in stage 2's file.
+# Stage 2 writes this file, and stage 3 adds the target to it.
 SHARED_FILE = "trained_models/model.json"
 
 Records = dict[str, dict[str, Any]]
 
 
 def input_signature(run: Run) -> list[tuple[str, int, int]]:
-    """What tells whether an input file was changed while the run was at work."""
-
+    """Return path, size and time of every input file, by which a change while the run is at work is noticed."""
     return [
-        (str(part), s.st_size, s.st_mtime_ns) for file in _inputs(run) for part in parts(file) for s in [part.stat()]
+        (str(part), s.st_size, s.st_mtime_ns)
+        for file in _input_files(run)
+        for part in parts(file)
+        for s in [part.stat()]
     ]
 
 
-def _inputs(run: Run) -> list[Path]:
-
+def _input_files(run: Run) -> list[Path]:
+    """Return the data files and the files of a saved model."""
     model = run.parameters.PRETRAINED_MODEL_PATH
     of_model = sorted(path for path in Path(model).iterdir() if path.is_file()) if model is not None else []
     return [*input_files(run.parameters), *of_model]
 
 
 def input_hashes(run: Run, hash_of: Callable[[Path], str] = sha256) -> dict[Path, str]:
-    """The SHA-256 of every input file; `hash_of` may remember those of files that many runs share."""
-    return {file: hash_of(file) for file in _inputs(run)}
+    """Return the SHA-256 of every input file; `hash_of` may cache those of files that many runs share."""
+    return {file: hash_of(file) for file in _input_files(run)}
 
 
-def keys(run: Run, inputs: Mapping[Path, str]) -> dict[str, str]:
-    """For each stage of the run, in order, a hash of all it depends on: code, input, parameters, the stages before.
+def stage_keys(run: Run, inputs: Mapping[Path, str]) -> dict[str, str]:
+    """Return for each stage of the run, in order, a hash of all it depends on: code, input, parameters, earlier stages.
 
     Parameters
     ----------
@@ -73,34 +75,34 @@ def keys(run: Run, inputs: Mapping[Path, str]) -> dict[str, str]:
     values = run.parameters.model_dump()
     values["PATH"] = [(file.name, hash_) for file, hash_ in inputs.items()]
     values["PRETRAINED_MODEL_PATH"] = run.parameters.PRETRAINED_MODEL_PATH is not None
-    before, found = code_hash(), {}
-    passed: dict[str, Any] = {}
+    key, found = code_hash(), {}
+    matters: dict[str, Any] = {}
     for stage, names in MATTERS_FROM.items():
-        passed |= {name: values[name] for name in names if name in values}
+        matters |= {name: values[name] for name in names if name in values}
         if stage not in (*run.stages, REPORT):
-            continue  # what would matter to a stage left out matters to the next
+            continue  # what matters to a stage that this run does not have matters to the next
         template = shipped("notebooks") / f"{stage}.ipynb"
-        before = json_hash([stage, before, passed, sha256(template) if stage in STAGES else None])
-        found[stage] = before
-        passed = {}
+        found[stage] = key = json_hash([stage, key, matters, sha256(template) if stage in STAGES else None])
+        matters = {}
     return found
 
 
-def settled(run: Run, stage: str) -> dict[str, Any]:
-    """Every parameter that matters to a stage or to one before it, as plain values: files of PATH by name and size, a
-    saved model by its content."""
+def parameters_of_stage(run: Run, stage: str) -> dict[str, Any]:
+    """Return every parameter that matters to a stage or to one before it, as plain values.
 
+    Files of PATH are given by name and size, a saved model by its content.
+    """
     values = run.parameters.model_dump()
     values["PATH"] = [[file.name, n_bytes(file)] for file in input_files(run.parameters)]
     if run.parameters.PRETRAINED_MODEL_PATH is not None:
         values["PRETRAINED_MODEL_PATH"] = read_model_json(Path(run.parameters.PRETRAINED_MODEL_PATH))["sha256"]
-    upto = list(MATTERS_FROM)[: list(MATTERS_FROM).index(stage) + 1]
-    return {name: values[name] for earlier in upto for name in MATTERS_FROM[earlier]}
+    stages = list(MATTERS_FROM)
+    return {name: values[name] for earlier in stages[: stages.index(stage) + 1] for name in MATTERS_FROM[earlier]}
 
 
-def differences(run: Run, stage: str) -> list[str]:
-    """In words, which parameters a stage's files were made with that are others now."""
-    now, then = settled(run, stage), read_json(run.settled(stage))
+def changed_parameters(run: Run, stage: str) -> list[str]:
+    """Return, in words, the parameters that differ from those a stage's files were made with."""
+    now, then = parameters_of_stage(run, stage), read_json(run.stage_parameters_json(stage))
     words = {
         "PATH": "PATH names another file, or the file was changed",
         "PRETRAINED_MODEL_PATH": "PRETRAINED_MODEL_PATH names another model",
@@ -112,21 +114,21 @@ def differences(run: Run, stage: str) -> list[str]:
     ]
 
 
-def is_of(run: Run) -> bool:
-    """Whether the finished run in the folder has these parameters, and files of PATH of the same names and sizes."""
+def has_same_parameters(run: Run) -> bool:
+    """Return whether the finished run in the folder has these parameters, and files of PATH of the same names and sizes."""
     first = STAGES[0]
     try:
-        there = yaml.safe_load(run.parameters_yaml.read_text("utf-8"))
-        if run.settled(first).exists() and differences(run, first):
+        stored = yaml.safe_load(run.parameters_yaml.read_text("utf-8"))
+        if run.stage_parameters_json(first).exists() and changed_parameters(run, first):
             return False
     except (OSError, ValueError, yaml.YAMLError):
         return False
-    # A folder may have been moved.
-    return bool(there | {"OUTPUT_PATH": None} == run.parameters.model_dump() | {"OUTPUT_PATH": None})
+    # OUTPUT_PATH does not count: the folder may have been moved.
+    return bool(stored | {"OUTPUT_PATH": None} == run.parameters.model_dump() | {"OUTPUT_PATH": None})
 
 
 def read_records(run: Run) -> Records | None:
-    """What earlier runs noted; None where none did, or somebody else's file is there."""
+    """Return the records that earlier runs wrote, None if there are none or the file is not a run's."""
     try:
         records = read_json(run.stages_json)
         return {stage: dict(record, files=dict(record["files"])) for stage, record in records.items()}
@@ -134,50 +136,56 @@ def read_records(run: Run) -> Records | None:
         return None
 
 
-def record(run: Run, stage: str, key: str, files: Iterable[Path], **also: Any) -> dict[str, Any]:
-    """What is noted of a finished stage."""
+def stage_record(run: Run, stage: str, key: str, files: Iterable[Path], **also: Any) -> dict[str, Any]:
+    """Return the record of a finished stage."""
     names = sorted(file.relative_to(run.folder).as_posix() for file in files)
-    return {"key": key, "files": {name: _signature(run, stage, name) for name in names}, **also}
+    return {"key": key, "files": {name: _file_signature(run, stage, name) for name in names}, **also}
 
 
-def still_good(run: Run, keys: Mapping[str, str], records: Records) -> list[str]:
-    """The stages, from the first on, whose key is the same and whose files are as they were."""
-    good: list[str] = []
+def reusable_stages(run: Run, keys: Mapping[str, str], records: Records) -> list[str]:
+    """Return the stages, from the first on, whose key is the same and whose files are unchanged."""
+    reusable: list[str] = []
     for stage, key in keys.items():
         of_stage = records.get(stage, {})
-        # A report without its PDF is made again: most likely, what it lacked has been installed.
+        # A report without a PDF is made again: what it needs may have been installed since.
         if of_stage.get("key") != key or of_stage.get("pdf_missing"):
             break
         try:
-            if any(_signature(run, stage, name) != wanted for name, wanted in of_stage["files"].items()):
+            if any(_file_signature(run, stage, name) != wanted for name, wanted in of_stage["files"].items()):
                 break
         except (OSError, ValueError, TypeError):
             break
-        good.append(stage)
-    return good
+        reusable.append(stage)
+    return reusable
 
 
 def is_finished(run: Run, inputs: Mapping[Path, str]) -> bool:
-    """Whether the run is done and unchanged: the same again would repeat nothing, but for a PDF it lacks."""
+    """Return whether the run is finished and unchanged, so that the same run again would repeat nothing.
+
+    A missing PDF does not count.
+    """
     records = read_records(run)
     if records is None or not run.manifest.exists():
         return False
-    found = keys(run, inputs)
-    return still_good(run, found, {stage: of | {"pdf_missing": None} for stage, of in records.items()}) == list(found)
+    keys = stage_keys(run, inputs)
+    records = {stage: record | {"pdf_missing": None} for stage, record in records.items()}
+    return reusable_stages(run, keys, records) == list(keys)
 
 
-def files_of(run: Run, records: Records, stages: Iterable[str]) -> set[Path]:
+def recorded_files(run: Run, records: Records, stages: Iterable[str]) -> set[Path]:
+    """Return the files that these stages wrote."""
     return {run.folder / name for stage in stages for name in records[stage]["files"]}
 
 
-def without_target(run: Run) -> None:
-    """Takes stage 3's entry out of stage 2's file."""
+def remove_target_from_model(run: Run) -> None:
+    """Remove from model.json what stage 3 added, so that it is stage 2's file again."""
     description = read_json(run.folder / SHARED_FILE)
     if description["target"] is not None:
         write_model_json(run.models, description | {"target": None})
 
 
-def _signature(run: Run, stage: str, name: str) -> dict[str, Any]:
+def _file_signature(run: Run, stage: str, name: str) -> dict[str, Any]:
+    """Return what a file of a stage is recognised by; in the file that stage 3 changes, only stage 2's part counts."""
     file = run.folder / name
     if stage == "2_train" and name == SHARED_FILE:
         return {"sha256": json_hash(read_json(file) | {"target": None, "sha256": None})}

@@ -1,12 +1,10 @@
-"""Every file name and format of a run's folder, written whole or not at all.
+"""A run's folder: the path of every file in it.
 
-`Run` is what the notebooks work with: the parameters, the folder, and one property or pair of functions for each
-file. Model files are in `saved_model`, tables and metrics in `results`.
+`runs.stages` reads and writes what one stage leaves for the next, `model.store` the models, `results.write` the tables.
 """
 
 from __future__ import annotations
 
-import logging
 import shlex
 import shutil
 import tempfile
@@ -20,15 +18,13 @@ from ..core.parameters import Parameters
 from ..core.stage_words import STAGES
 from ..errors import InputError
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Run:
     """One run: its parameters and the files of its folder (the table in README.md)."""
 
     parameters: Parameters
-    input_matters: bool = True  # false: the folder is read as it is, also where the input has changed or is gone
+    input_matters: bool = True  # False: read the folder as it is, also where the input was changed or deleted
 
     @property
     def folder(self) -> Path:
@@ -36,10 +32,10 @@ class Run:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The notebooks of this run, in order; with a saved model there is nothing to train."""
+        """The notebooks of this run, in order; a run with a saved model does not train."""
         return STAGES if self.parameters.PRETRAINED_MODEL_PATH is None else tuple(s for s in STAGES if s != "2_train")
 
-    # What users get.
+    # Files for users.
     @property
     def predictions_xlsx(self) -> Path:
         return self.folder / "predicted_label_test_data.xlsx"
@@ -89,14 +85,14 @@ class Run:
 
     @property
     def goes_on(self) -> str:
-        """The command that goes on with this run, from any folder, also where its own was moved."""
+        """The command that continues this run, from any folder, also where its own was moved."""
         return shlex.join(["jind-nb", "run", str(self.parameters_yaml), "--output-path", str(self.folder)])
 
     def history_pdf(self, source: str, n_intermediates: int, target: str) -> Path:
         name = f"train[{file_name(source, safe=' ')}, {n_intermediates}]-test[{file_name(target, safe=' ')}].pdf"
         return self.folder / name
 
-    # What one stage leaves for the next.
+    # Files that one stage leaves for the next.
     @property
     def work(self) -> Path:
         return self.folder / "work"
@@ -107,20 +103,20 @@ class Run:
 
     @property
     def failure_json(self) -> Path:
-        """At what the run failed, if it did, for the page that says so."""
+        """Where and why the run failed, for the page that says so."""
         return self.work / "failure.json"
 
     @property
     def unfinished(self) -> Path:
-        """What an unfinished training has learned; gone when it is finished."""
+        """The checkpoint of an unfinished training; deleted when it has finished."""
         return self.work / "unfinished training.pt"
 
-    def settled(self, stage: str) -> Path:
-        """What a finished stage's files depend on: every parameter that matters to it or to a stage before."""
+    def stage_parameters_json(self, stage: str) -> Path:
+        """The parameters that a finished stage's files were made with; missing while the stage is not finished."""
         return self.work / f"{stage}.json"
 
     def promised(self, training: Mapping[str, Any]) -> list[Path]:
-        """The files every finished run has, whatever its parameters."""
+        """Return the files that every finished run has, whatever its parameters."""
         history = self.history_pdf(
             training["source"], len(training["intermediates"]), self.parameters.TARGET_DATASET_NAME
         )
@@ -130,8 +126,8 @@ class Run:
             *(self.notebook(stage) for stage in self.stages),
         ]  # fmt: skip
 
-    def ours(self) -> list[Path]:
-        """Every file and folder that a run writes, there or not."""
+    def possible_files(self) -> list[Path]:
+        """Return every file and folder that a run may write, whether it exists or not."""
         return [
             self.predictions_xlsx, self.predictions_parquet, self.annotated_target, self.models, self.metrics,
             self.report_html, self.report_pdf, self.parameters_yaml, self.manifest, self.log, self.notebooks, self.work,
@@ -140,7 +136,7 @@ class Run:
 
 
 def check_output(parameters: Parameters, needed: int) -> None:
-    """Sees that the output folder can be written and has room, without leaving a trace.
+    """Check that the output folder can be written and has room; nothing is left there.
 
     Parameters
     ----------
@@ -152,18 +148,16 @@ def check_output(parameters: Parameters, needed: int) -> None:
     InputError
         If it cannot be made or written, or `needed` bytes are not free.
     """
-    previous = Path(parameters.OUTPUT_PATH)
-    existing = next(path for path in (previous, *previous.parents) if path.exists())
+    folder = Path(parameters.OUTPUT_PATH)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise InputError(
-            f"OUTPUT_PATH: {previous} cannot be written: {error.strerror or error} ({existing})."
-        ) from None
+        raise InputError(f"OUTPUT_PATH: {folder} cannot be written: {error.strerror or error} ({existing}).") from None
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise InputError(
-            f"OUTPUT_PATH: {previous} has {free / 1e6:,.0f} MB free; this run needs about {needed / 1e6:,.0f} MB. "
+            f"OUTPUT_PATH: {folder} has {free / 1e6:,.0f} MB free; this run needs about {needed / 1e6:,.0f} MB. "
             "Make room or choose another folder."
         )

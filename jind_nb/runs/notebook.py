@@ -1,4 +1,4 @@
-"""TODO."""
+"""The first call of every notebook: its parameters become a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core._compat import replace_traceback
 from ..core.locks import refuse_if_in_use
 from ..core.logs import log_to
 from ..core.parameters import from_notebook
@@ -15,11 +16,10 @@ from .folder import Run, check_output
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run:
-    """A notebook's first call: `run = open_run(globals())`.
+    """Return the run of a notebook's parameters: `run = open_run(globals())`.
 
-    Reads the parameters from the notebook's variables (relative paths are relative to the repository's root, or to
-    the working directory for an installed package), logs to the screen and to the run's `run.log`, and has the stop
-    button answered by a sentence.
+    Relative paths are relative to the repository's root, or to the working directory for an installed package. From
+    here on the package logs to the screen and to `run.log`, and the stop button shows a sentence and no traceback.
 
     Raises
     ------
@@ -34,12 +34,12 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     run.folder.mkdir(parents=True, exist_ok=True)
     log_to(run.log, OnScreen())
     if (shell := get_ipython()) is not None:
-        shell.set_custom_exc((KeyboardInterrupt,), _tell_of_a_stop)
+        shell.set_custom_exc((KeyboardInterrupt,), _show_stopped)
     return run
 
 
-def _tell_of_a_stop(shell: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None) -> Any:
-    """What the stop button shows in a notebook, in place of a traceback."""
-    told = ["\x1b[0;31mStopped.\x1b[0m Nothing is left half done; run this cell again to go on."]
-    shell._showtraceback(kind, error, told)
-    return told
+def _show_stopped(shell: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None) -> Any:
+    """Show a sentence in place of a traceback; the arguments are those of `set_custom_exc`."""
+    lines = ["\x1b[0;31mStopped.\x1b[0m Nothing is left half done; run this cell again to go on."]
+    replace_traceback(shell, error, lines)
+    return lines

@@ -1,6 +1,6 @@
-"""What one stage leaves in a run's folder for the next: written whole, read only if it was made with the parameters of now.
+"""The files that one stage leaves for the next: written whole, and read only if they were made with the same parameters.
 
-Files that users get are written by `results`, models by `model.store`; `folder.Run` has the path of every file.
+`results.write` writes the files for users, `model.store` the models; `folder.Run` has the path of every file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from ..core import locks
 from ..core.files import read_json, whole_file, write_json
@@ -29,30 +30,32 @@ log = logging.getLogger(__name__)
 
 
 def begin_stage(run: Run, stage: str) -> None:
-    """Declare a stage's earlier files outdated, before its first new file is written.
+    """Mark a stage's earlier files as outdated, before its first new file is written.
 
-    A finished run of other parameters or other input is first moved to `previous/`, when notebooks are run by hand in its
-    folder.
+    When notebooks are run by hand in the folder of a finished run with other parameters or other input, that run is
+    first moved to `previous/`.
 
     Raises
     ------
     InputError
         If a `jind-nb run` is at work in the folder.
     """
-    if run.manifest.exists() and not cache.is_of(run):
+    if run.manifest.exists() and not cache.has_same_parameters(run):
         before = STAGES[: STAGES.index(stage)]
         records = cache.read_records(run) or {}
-        keep = cache.files_of(run, records, [name for name in before if name in records]) | {run.log}
+        keep = cache.recorded_files(run, records, [name for name in before if name in records]) | {run.log}
         with locks.held(run.folder):
             previous.recover(run)
             previous.set_aside(run, keep)
-        log.info("the finished run that was here has other parameters or input and is now in %s", previous.PREVIOUS)
-    run.settled(stage).unlink(missing_ok=True)
+        log.info(
+            "The finished run in this folder had other parameters or input; it was moved to %s.", previous.PREVIOUS
+        )
+    run.stage_parameters_json(stage).unlink(missing_ok=True)
 
 
 def finish_stage(run: Run, stage: str) -> None:
-    """Note with which parameters a stage's files were made; without this note no later stage reads them."""
-    write_json(run.settled(stage), cache.settled(run, stage))
+    """Write the parameters that a stage's files were made with; no later stage reads them without this file."""
+    write_json(run.stage_parameters_json(stage), cache.parameters_of_stage(run, stage))
 
 
 def model_folder(run: Run) -> Path:
@@ -61,11 +64,11 @@ def model_folder(run: Run) -> Path:
     Raises
     ------
     InputError
-        If it is the run's own, and notebook 2 has not made it, or made it with other parameters.
+        If it is the run's own, and notebook 2 has not written it, or wrote it with other parameters.
     """
     if run.parameters.PRETRAINED_MODEL_PATH is not None:
         return Path(run.parameters.PRETRAINED_MODEL_PATH)
-    return _made_by(run, "2_train", run.models / "model.json").parent
+    return _file_of_stage(run, "2_train", run.models / "model.json").parent
 
 
 # --- stage 1 -----------------------------------------------------------------------------------------------------------
@@ -85,23 +88,23 @@ def save_prepared(run: Run, prepared: ad.AnnData, plan: Plan, embedding: pd.Data
 
 def load_plan(run: Run) -> Plan:
     """Read stage 1's plan."""
-    return Plan(**read_json(_made_by(run, "1_preprocess", run.work / "plan.json")))
+    return TypeAdapter(Plan).validate_json(_file_of_stage(run, "1_preprocess", run.work / "plan.json").read_bytes())
 
 
 def load_prepared(run: Run) -> ad.AnnData:
     """Read stage 1's prepared cells."""
-    return ad.read_h5ad(_made_by(run, "1_preprocess", run.work / "prepared.h5ad"))
+    return ad.read_h5ad(_file_of_stage(run, "1_preprocess", run.work / "prepared.h5ad"))
 
 
 def load_prepared_obs(run: Run) -> pd.DataFrame:
-    """Read the table of the prepared cells alone, where their values would only fill the memory."""
-    with h5py.File(_made_by(run, "1_preprocess", run.work / "prepared.h5ad"), "r") as stored:
+    """Read only the table of the prepared cells, without their values."""
+    with h5py.File(_file_of_stage(run, "1_preprocess", run.work / "prepared.h5ad"), "r") as stored:
         return ad.io.read_elem(stored["obs"])
 
 
 def load_embedding(run: Run) -> pd.DataFrame:
     """Read the points of stage 1's picture: columns `row`, `x`, `y`."""
-    return pd.read_parquet(_made_by(run, "1_preprocess", run.work / "embedding.parquet"))
+    return pd.read_parquet(_file_of_stage(run, "1_preprocess", run.work / "embedding.parquet"))
 
 
 # --- stage 2 -----------------------------------------------------------------------------------------------------------
@@ -125,7 +128,7 @@ def load_training(run: Run) -> dict[str, Any]:
             "source": model["source"], "intermediates": others, "candidates": [], "history": [], "curves": [],
             "calibration": model["calibration"],
         }  # fmt: skip
-    return read_json(_made_by(run, "2_train", run.work / "training.json"))
+    return read_json(_file_of_stage(run, "2_train", run.work / "training.json"))
 
 
 # --- stage 3 -----------------------------------------------------------------------------------------------------------
@@ -141,7 +144,7 @@ def save_target(run: Run, arrays: Mapping[str, np.ndarray], record: Mapping[str,
 
 def load_target(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read stage 3's arrays and record."""
-    with np.load(_made_by(run, "3_align", run.work / "target.npz"), allow_pickle=False) as stored:
+    with np.load(_file_of_stage(run, "3_align", run.work / "target.npz"), allow_pickle=False) as stored:
         arrays = dict(stored)
     return arrays, read_json(run.work / "target.json")
 
@@ -154,22 +157,22 @@ def save_latent_points(run: Run, points: pd.DataFrame) -> None:
 
 def load_latent_points(run: Run) -> pd.DataFrame:
     """Read stage 3's picture."""
-    return pd.read_parquet(_made_by(run, "3_align", run.work / "codes.parquet"))
+    return pd.read_parquet(_file_of_stage(run, "3_align", run.work / "codes.parquet"))
 
 
-def _made_by(run: Run, stage: str, path: Path) -> Path:
-    """Return the path of one of a stage's files, if the stage ran to its end with the parameters of now.
+def _file_of_stage(run: Run, stage: str, path: Path) -> Path:
+    """Return the path of one of a stage's files, if the stage has finished with the same parameters.
 
     Raises
     ------
     InputError
         Naming the notebook to run first, or the parameters that differ.
     """
-    if not path.exists() or not run.settled(stage).exists():
+    if not path.exists() or not run.stage_parameters_json(stage).exists():
         raise InputError(f"{path} is missing: run notebooks/{stage}.ipynb first (OUTPUT_PATH {run.folder}).")
-    if run.input_matters and (found := cache.differences(run, stage)):
+    if run.input_matters and (found := cache.changed_parameters(run, stage)):
         raise InputError(
-            f"notebooks/{stage}.ipynb was last run with other parameters than these (OUTPUT_PATH {run.folder}): "
-            f"{'; '.join(found)}. Run it again with the new value, or set the value back here."
+            f"notebooks/{stage}.ipynb was last run with other parameters (OUTPUT_PATH {run.folder}): "
+            f"{'; '.join(found)}. Run it again with the new value, or set the old value here."
         )
     return path

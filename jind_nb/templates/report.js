@@ -1,5 +1,5 @@
 "use strict";
-// Sorts tables and tells about the cell under the pointer. Without it the page reads the same.
+// Sort tables, and show what is known of the cell under the pointer. Without this script the page has the same content.
 (() => {
   document.documentElement.classList.add("js");
 
@@ -42,11 +42,10 @@
   tip.hidden = true;
   document.body.append(tip);
 
-  const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const readOnce = new Map();
-  const points = (id) => {
-    if (!readOnce.has(id)) readOnce.set(id, read(id));
-    return readOnce.get(id);
+  const parsed = new Map();
+  const pointData = (id) => {
+    if (!parsed.has(id)) parsed.set(id, JSON.parse(document.getElementById(id).textContent));
+    return parsed.get(id);
   };
 
   const nearest = ({ x, y }, image, event) => {
@@ -60,12 +59,12 @@
     return found;
   };
 
-  const tell = (image, event) => {
-    const i = nearest(points(image.dataset.where), image, event);
+  const showTip = (image, event) => {
+    const i = nearest(pointData(image.dataset.where), image, event);
     tip.hidden = i < 0;
     if (i < 0) return;
     const lines = [];
-    for (const { name, values, levels } of points(image.dataset.what)) {
+    for (const { name, values, levels } of pointData(image.dataset.what)) {
       const value = levels && values[i] >= 0 ? levels[values[i]] : values[i];
       if (value === null || value === -1) continue;
       const line = document.createElement("div");
@@ -79,8 +78,8 @@
   };
 
   for (const image of document.querySelectorAll("img[data-where]")) {
-    image.addEventListener("pointermove", (event) => tell(image, event));
-    image.addEventListener("pointerdown", (event) => tell(image, event));
+    image.addEventListener("pointermove", (event) => showTip(image, event));
+    image.addEventListener("pointerdown", (event) => showTip(image, event));
     image.addEventListener("pointerleave", () => (tip.hidden = true));
   }
 })();

@@ -190,7 +190,7 @@ BATCHES = [
             parameters={"INTER_DATASETS_NAMES": "a, c"}),
     Mistake("source excluded", ["EXCLUDE_DATASETS_NAMES and SOURCE_DATASET_NAME both name 'a'"],
             parameters={"SOURCE_DATASET_NAME": "a", "EXCLUDE_DATASETS_NAMES": "['a']"}),
-    Mistake("repeated", ["INTER_DATASETS_NAMES names 'a' more than once"], parameters={"INTER_DATASETS_NAMES": "a, b, a"}),
+    Mistake("repeated", ["INTER_DATASETS_NAMES: found 'a, b, a'; names 'a' more than once"], parameters={"INTER_DATASETS_NAMES": "a, b, a"}),
     Mistake("all excluded", ["No annotated batch is left", "EXCLUDE_DATASETS_NAMES"],
             parameters={"EXCLUDE_DATASETS_NAMES": "a, b"}),
     Mistake("no labels", ["No annotated batch is left", "LABELS_COL 'celltype'"], _unlabelled),

@@ -21,6 +21,7 @@ from jind_nb.data import cells as data_cells
 from jind_nb.data import prepare, roles
 from jind_nb.errors import InputError
 from jind_nb.model.predictions import Predictions
+from jind_nb.results.write import write_sheets
 from tests.conftest import run_command
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
@@ -193,7 +194,7 @@ def test_controls_alone_make_a_table_too() -> None:
 def test_a_batchs_name_is_text_in_the_workbook(tmp_path: Path) -> None:
     """A name like =1+1 is a formula to Excel."""
     file = tmp_path / "t.xlsx"
-    compare_table.write_tables(file, {"rows": pd.DataFrame({"target": ["=1+1"], "x": [0.5]})})
+    write_sheets(file, {"rows": pd.DataFrame({"target": ["=1+1"], "x": [0.5]})})
     cell = load_workbook(file)["rows"]["A2"]
     assert (cell.value, cell.data_type) == ("=1+1", "s")
 

@@ -13,7 +13,7 @@ import pytest
 from scipy import sparse
 
 from jind_nb.commands.compare import measure, methods
-from jind_nb.commands.compare.methods import BASELINES, Task
+from jind_nb.commands.compare.methods import BASELINES, BaselineInput
 from jind_nb.data import cells as data_cells
 from jind_nb.data import prepare, roles
 from jind_nb.data.scale import to_log_counts
@@ -23,7 +23,7 @@ from tests.helpers.simulated import simulated
 CHEAP = ["logistic regression", "linear SVM", "random labels", "majority"]
 
 
-def task(n_rare: int = 20) -> tuple[Task, np.ndarray]:
+def task(n_rare: int = 20) -> tuple[BaselineInput, np.ndarray]:
     """Three types in two annotated batches and a target, plain to tell apart; and the target's types."""
     adata = simulated(
         {"a": {"B": 40, "T": 40, "NK": n_rare}, "b": {"B": 30, "T": 30}, "c": {"B": 20, "T": 20, "NK": 9}}
@@ -33,10 +33,10 @@ def task(n_rare: int = 20) -> tuple[Task, np.ndarray]:
     is_target = (adata.obs["batch"] == "c").to_numpy()
     counts = sparse.vstack([adata.X[~is_target], adata.X[is_target]], format="csr")
     batch = adata.obs["batch"].astype(object).to_numpy()[~is_target]
-    return Task(x[~is_target], y[~is_target], batch, x[is_target], "c", types, 0, counts), y[is_target]
+    return BaselineInput(x[~is_target], y[~is_target], batch, x[is_target], "c", types, 0, counts), y[is_target]
 
 
-def run(method: str, of: Task) -> np.ndarray:
+def run(method: str, of: BaselineInput) -> np.ndarray:
     """A baseline's probabilities; skips where its package is missing."""
     if method == "kNN after Harmony" and importlib.util.find_spec("harmonypy") is None:
         skip("harmonypy is not installed")
@@ -133,7 +133,7 @@ def test_scanvi_gets_the_files_counts_back(shared_file: Callable[[str], Path], w
     cells = data_cells.read_cells(parameters)
     plan = roles.make_plan(parameters, cells)
     prepared = prepare.prepare(parameters, cells, plan)
-    counts = measure.counts(parameters, prepared)
+    counts = measure.counts_of_features(parameters, prepared)
     assert counts is not None
     of_target = (prepared.obs["batch"] == "3pv1").to_numpy()
     rows = np.concatenate([prepared.obs["row"][~of_target], prepared.obs["row"][of_target]])
@@ -152,7 +152,7 @@ def test_scanvi_gets_whole_numbers_where_there_are_no_counts(
     parameters = load_parameters(file)
     cells = data_cells.read_cells(parameters)
     prepared = prepare.prepare(parameters, cells, roles.make_plan(parameters, cells))
-    counts = measure.counts(parameters, prepared)
+    counts = measure.counts_of_features(parameters, prepared)
     assert counts is not None
     assert (counts.data == np.rint(counts.data)).all()
     assert counts.data.min() >= 0

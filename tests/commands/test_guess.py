@@ -67,7 +67,7 @@ def test_usual_names_are_found_among_distractors(batch: str, labels: str) -> Non
 def test_cluster_numbers_are_asked_about() -> None:
     """Numbers of clusters pass for cell types until somebody reads the report."""
     obs = table(batch=np.arange(60) % 2, leiden=np.arange(60) % 3)
-    assert guess(obs).why["LABELS_COL"].endswith("are they cell types?")
+    assert guess(obs).why["LABELS_COL"].endswith("check that they are cell types")
 
 
 def test_what_a_column_holds_counts_as_well_as_its_name() -> None:
@@ -333,7 +333,7 @@ def test_ensembl_ids_hint_at_the_column_with_names(tmp_path: Path) -> None:
     adata.var = pd.DataFrame({"feature_name": adata.var_names}, index=[f"ENSG{i:011d}" for i in range(adata.n_vars)])
     adata.write_h5ad(tmp_path / "cells.h5ad")
     file = init.write([str(tmp_path / "cells.h5ad")], tmp_path / "cells.yaml", {}).file
-    assert "feature_name has names that people read" in file.read_text("utf-8")
+    assert "feature_name holds gene names" in file.read_text("utf-8")
 
 
 @pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")

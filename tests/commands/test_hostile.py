@@ -1,4 +1,4 @@
-"""Hostile input, a few hundred cases of benchmarks/fuzz.py, and one run in which every name is meant to do harm."""
+"""Hostile input, a few hundred cases of benchmarks/product/fuzz.py, and one run in which every name is meant to do harm."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read(file: Path) -> None:
     with h5ad.open_file(file) as store:
         h5ad.frame(store, "obs")
         path, _, what = h5ad.matrix_of(store, None)
-        blocks = Blocks.of(store, path, what, np.arange(48))
+        blocks = Blocks.from_store(store, path, what, np.arange(48))
     for block in blocks.blocks:
         block.matrix()
 

@@ -25,6 +25,7 @@ import pytest
 import yaml
 
 from jind_nb.commands import run as commands_run
+from jind_nb.core import locks
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.core.parameters import load_parameters
 from jind_nb.core.resources import shipped
@@ -400,14 +401,14 @@ def test_failed_run_says_so_again_and_is_gone_after_a_good_one(
 ) -> None:
     """Its page must never pass for results, and never outlive them."""
     this = Run(load_parameters(write_parameters(), {"OUTPUT_PATH": str(tmp_path / "run")}))
-    with commands_run.folder.held(this.folder) as hold:
-        work = commands_run.Work.begin(this, hold, force=False)
-        work.tell_failed(RuntimeError("before the first stage"))
+    with locks.held(this.folder) as hold:
+        work = commands_run.ActiveRun.begin(this, hold, force=False)
+        work.write_failure_page(RuntimeError("before the first stage"))
         assert not this.work.exists()  # an earlier run's results may still be here
-        work.make_room()
+        work.clear_folder()
         this.parameters_yaml.write_text(yaml.safe_dump(this.parameters.model_dump()), "utf-8")
-        work.at = "2_train"
-        work.tell_failed(RuntimeError("<b>no</b> memory"))
+        work.current_stage = "2_train"
+        work.write_failure_page(RuntimeError("<b>no</b> memory"))
         assert "&lt;b&gt;no&lt;/b&gt; memory" in this.report_html.read_text("utf-8")
     this.report_html.unlink()
     done = jind_nb("report", this.folder)
@@ -420,10 +421,10 @@ def test_failed_run_says_so_again_and_is_gone_after_a_good_one(
     assert told, "how to go on"
     # Without it the results would go to the folder that the run was moved from.
     assert shlex.split(told[1])[2:] == [str(moved / "parameters.yaml"), "--output-path", str(moved)]
-    with commands_run.folder.held(this.folder) as hold:
-        folder_now = commands_run.Work.begin(this, hold, force=False)
+    with locks.held(this.folder) as hold:
+        folder_now = commands_run.ActiveRun.begin(this, hold, force=False)
         assert folder_now.to_do == [*STAGES, "report"]
-        folder_now.make_room()
+        folder_now.clear_folder()
     assert not this.report_html.exists()
     assert not this.failure_json.exists()
     assert not (this.folder / "previous").exists()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -150,7 +151,7 @@ def by_name(sweep: sweep_sweep.Sweep) -> dict[str, Any]:
     return {task.name: task.parameters for task in sweep.tasks}
 
 
-def models_of(task: sweep_sweep.Task) -> Path:
+def models_of(task: sweep_sweep.SweepTask) -> Path:
     return Path(task.parameters.OUTPUT_PATH) / "trained_models"
 
 
@@ -216,15 +217,31 @@ def test_where_the_trainer_fails_the_next_one_trains(tmp_path: Path) -> None:
     """One failing run must not stop the others, also where they wait for its model."""
     adata = without_labels(simulated({**THREE_BATCHES, "d": {"B": 9, "T": 9}}), "b", "c", "d")
     (tasks,) = every_target(tmp_path, adata, METHOD="reference").groups
-    group = sweep_sweep._Group.of(tasks)
-    assert group.ready() == [tasks[0]]
-    assert group.ready() == []
-    group.ended(tasks[0], well=False)
-    assert group.ready() == [tasks[1]]
+    group = sweep_sweep._ActiveGroup.begin(tasks)
+    assert group.pop_ready() == [tasks[0]]
+    assert group.pop_ready() == []
+    group.note_end(tasks[0], succeeded=False)
+    assert group.pop_ready() == [tasks[1]]
     assert group.parameters(tasks[1]).PRETRAINED_MODEL_PATH is None
-    group.ended(tasks[1], well=True)
-    assert group.ready() == [tasks[2]]
+    group.note_end(tasks[1], succeeded=True)
+    assert group.pop_ready() == [tasks[2]]
     assert Path(str(group.parameters(tasks[2]).PRETRAINED_MODEL_PATH)) == models_of(tasks[1])
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data")
+def test_a_zarr_folders_bytes_count_for_how_many_runs_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder's own size is a few kilobytes: eight runs with 100 GB of input each would be killed for memory."""
+    monkeypatch.setattr("dask.system.CPU_COUNT", 8)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 64_000_000_000)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64_000_000_000))
+    simulated(THREE_BATCHES).write_zarr(tmp_path / "input.zarr")
+    sweep = sweep_sweep.each_target(write(tmp_path / "p.yaml", PATH="input.zarr", OUTPUT_PATH="results"), {}, None)
+    assert sweep_sweep.default_workers(sweep) == 3
+    with (tmp_path / "input.zarr" / "large").open("wb") as chunk:
+        chunk.truncate(100_000_000_000)
+    assert sweep_sweep.default_workers(sweep) == 1
 
 
 # --- what is wrong is told before anything starts ---------------------------------------------------------------------

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jind_nb.commands.app.process import look
-from jind_nb.commands.app.workspace import EXAMPLE, RunOfVisitor, Settings, Workspace, clean_name, one_of
+from jind_nb.commands.app.process import describe_file
+from jind_nb.commands.app.workspace import EXAMPLE, AppSettings, RunOfVisitor, Workspace, clean_name, place_held
 from jind_nb.errors import InputError
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
@@ -34,13 +34,13 @@ VALUES = {
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path) -> AppSettings:
     (tmp_path / "data").mkdir()
-    return Settings(str(tmp_path / "root"), (str(tmp_path / "data"),), most_upload_bytes=1_000_000)
+    return AppSettings(str(tmp_path / "root"), (str(tmp_path / "data"),), most_upload_bytes=1_000_000)
 
 
 @pytest.fixture
-def workspace(settings: Settings) -> Workspace:
+def workspace(settings: AppSettings) -> Workspace:
     return Workspace.new(settings)
 
 
@@ -72,7 +72,7 @@ def test_any_name_of_an_upload_becomes_one_safe_part_of_a_path(name: str, ending
     assert len(cleaned.encode()) < 200
 
 
-def test_a_visitor_is_found_by_the_whole_name_only(settings: Settings, workspace: Workspace) -> None:
+def test_a_visitor_is_found_by_the_whole_name_only(settings: AppSettings, workspace: Workspace) -> None:
     """Lost otherwise: other people's patients, by a guess or a path in the link."""
     assert Workspace.find(settings, workspace.visitor) == workspace
     for name in ("", ".", "..", "places", workspace.visitor[:-1], f"../root/{workspace.visitor}", "x" * 32, "*" * 32):
@@ -81,7 +81,7 @@ def test_a_visitor_is_found_by_the_whole_name_only(settings: Settings, workspace
 
 
 def test_paths_are_ones_own_uploads_or_in_a_data_folder(
-    settings: Settings, workspace: Workspace, tmp_path: Path
+    settings: AppSettings, workspace: Workspace, tmp_path: Path
 ) -> None:
     """Lost otherwise: any file the server's user can read."""
     data, secret = tmp_path / "data", tmp_path / "secret.h5ad"
@@ -93,35 +93,35 @@ def test_paths_are_ones_own_uploads_or_in_a_data_folder(
     other = Workspace.new(settings)
     for this in (workspace, other):
         (this.uploads / "mine.h5ad").touch()
-    assert workspace.allowed(str(workspace.uploads / "mine.h5ad")) == str(workspace.uploads / "mine.h5ad")
-    assert workspace.allowed(str(data / "inner.h5ad")) == str(data / "deep" / "atlas.h5ad")
-    assert workspace.allowed(EXAMPLE) == EXAMPLE
+    assert workspace.resolve_path(str(workspace.uploads / "mine.h5ad")) == str(workspace.uploads / "mine.h5ad")
+    assert workspace.resolve_path(str(data / "inner.h5ad")) == str(data / "deep" / "atlas.h5ad")
+    assert workspace.resolve_path(EXAMPLE) == EXAMPLE
     refused = [
         secret, data / "link.h5ad", data / ".." / "secret.h5ad", data, data / "missing.h5ad", "deep/atlas.h5ad", "/etc/passwd",
         other.uploads / "mine.h5ad", workspace.uploads / ".." / "uploads" / "mine.h5ad", "scanpy:other", "a\0b", "",
     ]  # fmt: skip
     for path in refused:
         with pytest.raises(InputError, match="is no file of yours"):
-            workspace.allowed(str(path))
+            workspace.resolve_path(str(path))
         with pytest.raises(InputError):
-            workspace.start(VALUES | {"PATH": str(path)})
+            workspace.start_run(VALUES | {"PATH": str(path)})
     above = Workspace(replace(settings, data=(str(tmp_path),)), workspace.visitor)  # a data folder around all sessions
     with pytest.raises(InputError, match="is no file of yours"):
-        above.allowed(str(other.uploads / "mine.h5ad"))
-    assert other.uploads / "mine.h5ad" not in above.on_server()
+        above.resolve_path(str(other.uploads / "mine.h5ad"))
+    assert other.uploads / "mine.h5ad" not in above.server_files()
     assert workspace.all_runs() == []
-    assert {path.name for path in workspace.on_server()} == {"atlas.h5ad", "inner.h5ad"}
+    assert {path.name for path in workspace.server_files()} == {"atlas.h5ad", "inner.h5ad"}
 
 
 def test_an_upload_can_be_run_where_the_folder_is_behind_a_link(tmp_path: Path) -> None:
     """Lost otherwise: every upload, on a server whose home folders are links to another disk."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "home").symlink_to(tmp_path / "disk")
-    workspace = Workspace.new(Settings(str(tmp_path / "home" / "root"), most_upload_bytes=1000))
+    workspace = Workspace.new(AppSettings(str(tmp_path / "home" / "root"), most_upload_bytes=1000))
     upload = workspace.end_upload(workspace.begin_upload("cells.h5ad", 10), "cells.h5ad")
-    chosen = workspace.allowed(str(upload))
-    assert workspace.allowed(chosen) == chosen
-    assert workspace.in_words(f"PATH: {chosen} is empty") == "PATH: cells.h5ad is empty"
+    chosen = workspace.resolve_path(str(upload))
+    assert workspace.resolve_path(chosen) == chosen
+    assert workspace.without_folder(f"PATH: {chosen} is empty") == "PATH: cells.h5ad is empty"
 
 
 def test_uploads_keep_within_the_limit_and_replace_nothing(workspace: Workspace) -> None:
@@ -149,19 +149,19 @@ def test_no_more_runs_than_places(tmp_path: Path) -> None:
     inside, go = threading.Event(), threading.Event()
 
     def second() -> None:
-        with one_of(tmp_path / "places", 2):
+        with place_held(tmp_path / "places", 2):
             inside.set()
             go.wait(30)
 
-    with one_of(tmp_path / "places", 2):
+    with place_held(tmp_path / "places", 2):
         thread = threading.Thread(target=second)
         thread.start()
         assert inside.wait(30)
         third = subprocess.Popen(
             [
                 sys.executable, "-c",
-                "import sys; from pathlib import Path; from jind_nb.commands.app.workspace import one_of\n"
-                "with one_of(Path(sys.argv[1]), 2): print('in', flush=True)",
+                "import sys; from pathlib import Path; from jind_nb.commands.app.workspace import place_held\n"
+                "with place_held(Path(sys.argv[1]), 2): print('in', flush=True)",
                 str(tmp_path / "places"),
             ],
             stdout=subprocess.PIPE,
@@ -190,8 +190,8 @@ def test_another_process_of_the_same_number_is_not_taken_for_the_run(workspace: 
 
 def test_a_run_waits_for_a_place_and_can_be_cancelled_meanwhile(workspace: Workspace) -> None:
     """Lost otherwise: a second visitor's run, or the way to take it back."""
-    with one_of(workspace.settings.places, 1):
-        run = workspace.start(VALUES)
+    with place_held(workspace.settings.places, 1):
+        run = workspace.start_run(VALUES)
         assert run.state() == "waiting"
         time.sleep(3)
         assert run.state() == "waiting"
@@ -206,7 +206,7 @@ def test_a_run_waits_for_a_place_and_can_be_cancelled_meanwhile(workspace: Works
 @pytest.mark.slow
 def test_cancel_leaves_nothing_at_work_and_run_again_goes_on(workspace: Workspace) -> None:
     """Lost otherwise: the machine, to kernels nobody knows of; or the stages that were finished."""
-    run = workspace.start(VALUES)
+    run = workspace.start_run(VALUES)
     until(lambda: run.progress()[0] >= 2, 400)
     stages = len(processes_in(run.folder))
     assert stages >= 2  # the run and a kernel
@@ -222,7 +222,7 @@ def test_cancel_leaves_nothing_at_work_and_run_again_goes_on(workspace: Workspac
 
 def test_why_a_run_failed_is_told_in_the_runs_own_words(workspace: Workspace) -> None:
     """Lost otherwise: what to do about it."""
-    run = workspace.start(VALUES | {"BATCH_COL": "wel"})
+    run = workspace.start_run(VALUES | {"BATCH_COL": "wel"})
     until(lambda: run.state() == "failed")
     assert "has no column 'wel'" in run.why_failed()
     assert "Did you mean well?" in run.why_failed()
@@ -237,20 +237,20 @@ def test_a_look_at_a_file_tells_batches_cell_types_and_who_has_labels(tmp_path: 
     adata.obs.loc[adata.obs["batch"] == "c", "celltype"] = "unknown"
     adata.obs["<b>x"] = "</script>"
     adata.write_h5ad(tmp_path / "cells.h5ad")
-    seen = look(str(tmp_path / "cells.h5ad"))
+    seen = describe_file(str(tmp_path / "cells.h5ad"))
     assert (seen["cells"], seen["features"]) == (300, 60)
     assert set(seen["columns"]) == {"batch", "celltype", "leiden", "<b>x"}
     assert seen["columns"]["batch"] == {"a": 110, "b": 110, "c": 80}
     assert seen["labelled"]["batch"]["celltype"] == {"a": 110, "b": 110, "c": 0}
 
 
-def test_settings_reach_a_page_whole(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_reach_a_page_whole(settings: AppSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost otherwise: the limits the server was told."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    assert Settings.from_environment() is None
+    assert AppSettings.from_environment() is None
     told = replace(settings, runs_at_once=3)
     told.to_environment()
-    assert Settings.from_environment() == told
+    assert AppSettings.from_environment() == told
 
 
 def test_without_the_extra_the_command_says_how_to_install_it(

@@ -244,9 +244,18 @@ def test_yes_is_not_a_number(name: str) -> None:
             {"INTER_DATASETS_NAMES": "['1', '2', '3']", "EXCLUDE_DATASETS_NAMES": [2, 3]},
             ["EXCLUDE_DATASETS_NAMES and INTER_DATASETS_NAMES both name '2', '3'", "take it out"],
         ),
-        ({"INTER_DATASETS_NAMES": [1, "1", "2"]}, ["INTER_DATASETS_NAMES names '1' more than once", "keep one"]),
-        ({"EXCLUDE_DATASETS_NAMES": "x, y, x"}, ["EXCLUDE_DATASETS_NAMES names 'x' more than once", "keep one"]),
-        ({"PATH": ["a.h5ad", "a.h5ad"]}, ["PATH names the same file more than once", "keep one"]),
+        (
+            {"INTER_DATASETS_NAMES": [1, "1", "2"]},
+            ["INTER_DATASETS_NAMES: found [1, '1', '2']; names '1' more than once", "keep one"],
+        ),
+        (
+            {"EXCLUDE_DATASETS_NAMES": "x, y, x"},
+            ["EXCLUDE_DATASETS_NAMES: found 'x, y, x'; names 'x' more than once", "keep one"],
+        ),
+        (
+            {"PATH": ["a.h5ad", "a.h5ad"]},
+            ["PATH: found ['a.h5ad', 'a.h5ad']; names 'a.h5ad' more than once", "keep one"],
+        ),
     ],
 )
 def test_roles_that_clash_are_named_with_what_to_do(values: dict[str, object], fragments: list[str]) -> None:
@@ -436,7 +445,7 @@ def test_parents_may_be_a_column() -> None:
         ({"PARENTS": {"CD4 T": True}}, "put the name in quotes"),
         ({"PARENTS": {"CD4 T": "T\0"}}, "a name with a character that no file can"),
         ({"MARKERS": {"T": ["CD3D", "\ud800"]}}, "a name with a character that no file can"),
-        ({"CLUSTER_RESOLUTION": True}, "CLUSTER_RESOLUTION: found True; must be a number, the resolution: 1 is usual"),
+        ({"CLUSTER_RESOLUTION": True}, "CLUSTER_RESOLUTION: found True; must be a number."),
         ({"CLUSTER_RESOLUTION": 0}, "CLUSTER_RESOLUTION: found 0"),
         ({"CLUSTER_RESOLUTION": math.nan}, "CLUSTER_RESOLUTION: found nan"),
     ],

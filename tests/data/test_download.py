@@ -24,7 +24,7 @@ from jind_nb.commands import run as commands_run
 from jind_nb.core import address as core_address
 from jind_nb.core.parameters import Parameters, load_parameters, make_parameters
 from jind_nb.data import download
-from jind_nb.data.download import fetched
+from jind_nb.data.download import fetch
 from jind_nb.errors import InputError
 from jind_nb.runs import cache
 from jind_nb.runs.folder import Run
@@ -186,11 +186,11 @@ DOI = "doi:10.5281/zenodo.14000644/pancreas.h5ad"
 def test_a_file_is_fetched_once(of: str, server: Server, content: bytes, tmp_path: Path) -> None:
     """Gigabytes that come again with every command, or a second time while a run's notebooks read them, are no cache."""
     address = DOI if of == "doi" else f"{server.address}/a%20b.h5ad?download=1"
-    file = fetched(address)
+    file = fetch(address)
     assert file.name == ("pancreas.h5ad" if of == "doi" else "a b.h5ad")
     assert file.read_bytes() == content
     asked = len(server.asked)
-    assert fetched(address) == file
+    assert fetch(address) == file
     assert len(server.asked) == asked
     note = json.loads((file.parent / "fetched.json").read_text())
     assert note["hashes"]["sha256"] == hashlib.sha256(content).hexdigest()
@@ -202,17 +202,15 @@ def test_a_file_is_fetched_once(of: str, server: Server, content: bytes, tmp_pat
 def test_a_checksum_in_the_address_is_checked(server: Server, content: bytes, tmp_path: Path) -> None:
     """Who writes the checksum down means this file and no later one of the same name."""
     right = hashlib.sha256(content).hexdigest()
-    file = fetched(f"{server.address}/x.h5ad#sha256={right}")
+    file = fetch(f"{server.address}/x.h5ad#sha256={right}")
     assert file.read_bytes() == content
-    assert (
-        fetched(f"{server.address}/x.h5ad#md5={hashlib.md5(content).hexdigest()}") == file
-    )  # of the file that is there
+    assert fetch(f"{server.address}/x.h5ad#md5={hashlib.md5(content).hexdigest()}") == file  # of the file that is there
     assert len(server.files_asked) == 1
     for address in (f"{server.address}/y.h5ad#sha256={'0' * 64}", "doi:10.5281/zenodo.14000644/wrong.h5ad"):
         with pytest.raises(
             InputError, match=r"what came has the checksum \w+ and not 0+; nothing of it is kept"
         ) as refused:
-            fetched(address)
+            fetch(address)
         assert str(tmp_path) not in str(refused.value)
     assert {path.name for path in in_cache(tmp_path)} == {"x.h5ad", "fetched.json"}
 
@@ -220,23 +218,23 @@ def test_a_checksum_in_the_address_is_checked(server: Server, content: bytes, tm
 def test_another_checksum_than_that_of_the_cached_file_fetches_again_and_keeps_the_old_one_if_wrong(
     server: Server, content: bytes
 ) -> None:
-    file = fetched(f"{server.address}/x.h5ad")
+    file = fetch(f"{server.address}/x.h5ad")
     with pytest.raises(InputError, match=r"and not 0+;"):
-        fetched(f"{server.address}/x.h5ad#sha256={'0' * 64}")
+        fetch(f"{server.address}/x.h5ad#sha256={'0' * 64}")
     assert file.read_bytes() == content
 
 
 def test_a_cached_file_that_was_changed_is_fetched_again(server: Server, content: bytes) -> None:
     """What somebody did to the file in the cache must not pass for the file of the address."""
-    file = fetched(f"{server.address}/x.h5ad")
+    file = fetch(f"{server.address}/x.h5ad")
     file.write_bytes(content[:1000])
-    assert fetched(f"{server.address}/x.h5ad").read_bytes() == content
+    assert fetch(f"{server.address}/x.h5ad").read_bytes() == content
 
 
 def test_two_at_once_fetch_it_once(server: Server, content: bytes) -> None:
     """A sweep starts many runs on the same data at the same time."""
     files: list[Path] = []
-    threads = [threading.Thread(target=lambda: files.append(fetched(f"{server.address}/slow.h5ad"))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: files.append(fetch(f"{server.address}/slow.h5ad"))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -246,7 +244,7 @@ def test_two_at_once_fetch_it_once(server: Server, content: bytes) -> None:
 
 
 def test_a_safe_redirect_is_followed(server: Server, content: bytes) -> None:
-    assert fetched(f"{server.address}/elsewhere.h5ad").read_bytes() == content
+    assert fetch(f"{server.address}/elsewhere.h5ad").read_bytes() == content
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(
@@ -254,7 +252,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
 ) -> None:
     """Hours of silence in a job's log look like a hanging job."""
     monkeypatch.setattr(download, "SECONDS_BETWEEN_LINES", 0)
-    fetched(f"{server.address}/x.h5ad")
+    fetch(f"{server.address}/x.h5ad")
     lines = capfd.readouterr().err.splitlines()
     shares = [int(share[1]) for line in lines if (share := re.search(r"x\.h5ad: [\d,]+ bytes \((\d+)%\)$", line))]
     assert shares[-1] == 100
@@ -266,7 +264,7 @@ def test_a_terminal_gets_a_bar(
     server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    fetched(f"{server.address}/x.h5ad")
+    fetch(f"{server.address}/x.h5ad")
     assert re.search(r"x\.h5ad: 100%\|█+\|", capfd.readouterr().err)
 
 
@@ -278,9 +276,9 @@ def test_a_broken_connection_leaves_no_file_and_the_next_try_goes_on(
 ) -> None:
     """Half a file that looks whole would be worse than none, and the first half again costs an evening."""
     with pytest.raises(InputError, match=r"no connection, or it broke .* bytes are kept"):
-        fetched(f"{server.address}/cut.h5ad")
+        fetch(f"{server.address}/cut.h5ad")
     assert not in_cache(tmp_path, "*.h5ad")
-    assert fetched(f"{server.address}/cut.h5ad").read_bytes() == content
+    assert fetch(f"{server.address}/cut.h5ad").read_bytes() == content
     assert [range_ for _, range_ in server.files_asked] == [None, f"bytes={len(content) // 2 // 1000 * 1000}-"]
     assert "going on after" in capfd.readouterr().err
     assert {path.name for path in in_cache(tmp_path)} == {"cut.h5ad", "fetched.json"}
@@ -289,7 +287,7 @@ def test_a_broken_connection_leaves_no_file_and_the_next_try_goes_on(
 def test_a_killed_command_leaves_no_file_and_the_next_goes_on(server: Server, content: bytes, tmp_path: Path) -> None:
     """A job's time limit ends it in the middle of a download, without a word to it."""
     address = f"{server.address}/stuck.h5ad"
-    code = f"from jind_nb.data import download; download.PIECE = 1000; download.fetched({address!r})"
+    code = f"from jind_nb.data import download; download.PIECE = 1000; download.fetch({address!r})"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while not in_cache(tmp_path, ".part") and process.poll() is None and time.monotonic() < end:
@@ -298,49 +296,49 @@ def test_a_killed_command_leaves_no_file_and_the_next_goes_on(server: Server, co
     process.wait()
     server.killed.set()
     assert not in_cache(tmp_path, "*.h5ad")
-    assert fetched(address).read_bytes() == content
+    assert fetch(address).read_bytes() == content
     assert (server.files_asked[-1][1] or "").startswith("bytes=")
 
 
 def test_a_file_that_changed_meanwhile_is_not_pieced_together(server: Server, content: bytes) -> None:
     """The first half of one version and the second of another are no file at all."""
     with pytest.raises(InputError, match="broke"):
-        fetched(f"{server.address}/cut.h5ad")
+        fetch(f"{server.address}/cut.h5ad")
     server.etag, server.content = '"2"', content + b"\0" * 8
-    assert fetched(f"{server.address}/cut.h5ad").read_bytes() == server.content
+    assert fetch(f"{server.address}/cut.h5ad").read_bytes() == server.content
 
 
 def test_another_part_than_was_asked_for_is_not_pieced_together(server: Server, content: bytes, tmp_path: Path) -> None:
     address = f"{server.address}/cut-shifted.h5ad"
     for says in ("broke", "another part"):
         with pytest.raises(InputError, match=says):
-            fetched(address)
+            fetch(address)
     assert not in_cache(tmp_path)
-    assert fetched(address).read_bytes() == content
+    assert fetch(address).read_bytes() == content
 
 
 def test_without_a_version_nothing_is_kept(server: Server, content: bytes, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="broke"):
-        fetched(f"{server.address}/cut-plain.h5ad")
+        fetch(f"{server.address}/cut-plain.h5ad")
     assert not in_cache(tmp_path)
-    assert fetched(f"{server.address}/cut-plain.h5ad").read_bytes() == content
+    assert fetch(f"{server.address}/cut-plain.h5ad").read_bytes() == content
     assert [range_ for _, range_ in server.files_asked] == [None, None]
 
 
 def test_half_a_file_of_unsaid_length_is_not_kept(server: Server, content: bytes, tmp_path: Path) -> None:
     """Old servers end an answer by closing the connection, whether all of it was sent or not."""
     with pytest.raises(InputError, match="what came is not whole"):
-        fetched(f"{server.address}/cut-plain-endless.h5ad")
+        fetch(f"{server.address}/cut-plain-endless.h5ad")
     assert not in_cache(tmp_path)
-    assert fetched(f"{server.address}/cut-plain-endless.h5ad").read_bytes() == content
+    assert fetch(f"{server.address}/cut-plain-endless.h5ad").read_bytes() == content
 
 
 def test_a_run_killed_before_the_note_leaves_nothing_that_is_trusted(server: Server, content: bytes) -> None:
     """Only a file whose checksums were noted is one that was fetched whole."""
-    file = fetched(f"{server.address}/x.h5ad")
+    file = fetch(f"{server.address}/x.h5ad")
     (file.parent / "fetched.json").unlink()
     file.write_bytes(content[:-100])
-    assert fetched(f"{server.address}/x.h5ad").read_bytes() == content
+    assert fetch(f"{server.address}/x.h5ad").read_bytes() == content
 
 
 # --- refused clearly -------------------------------------------------------------------------------------------------
@@ -361,7 +359,7 @@ def test_a_run_killed_before_the_note_leaves_nothing_that_is_trusted(server: Ser
 def test_what_is_no_file_is_refused_and_nothing_kept(name: str, says: str, server: Server, tmp_path: Path) -> None:
     """A page to log in saved as data costs an hour of wondering what is wrong with the file."""
     with pytest.raises(InputError, match=says) as refused:
-        fetched(f"{server.address}/{name}?token={SECRET}")
+        fetch(f"{server.address}/{name}?token={SECRET}")
     assert str(refused.value).startswith("PATH: ")
     assert f"{server.address}/{name}" in str(refused.value) or name == "page.h5ad"
     assert SECRET not in str(refused.value)
@@ -370,13 +368,13 @@ def test_what_is_no_file_is_refused_and_nothing_kept(name: str, says: str, serve
 
 def test_a_record_without_the_file_names_what_it_has(server: Server) -> None:
     with pytest.raises(InputError, match=r"has no file 'pancreass.h5ad'; did you mean 'pancreas.h5ad'\?"):
-        fetched("doi:10.5281/zenodo.14000644/pancreass.h5ad")
+        fetch("doi:10.5281/zenodo.14000644/pancreass.h5ad")
 
 
 def test_a_record_that_is_gone_is_told(server: Server) -> None:
     """Zenodo answers of such a record in JSON, without files."""
     with pytest.raises(InputError, match="what the archive says of its files cannot be understood"):
-        fetched("doi:10.5281/zenodo.404/pancreas.h5ad")
+        fetch("doi:10.5281/zenodo.404/pancreas.h5ad")
 
 
 @pytest.mark.parametrize("of", ["https", "doi"])
@@ -388,7 +386,7 @@ def test_offline_says_what_to_do(of: str, server: Server, monkeypatch: pytest.Mo
     with pytest.raises(
         InputError, match=r"could not be fetched: there is no connection.*by hand and give its path"
     ) as refused:
-        fetched(address)
+        fetch(address)
     assert address in str(refused.value)
 
 
@@ -400,7 +398,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(
 
     monkeypatch.setattr(download._Progress, "update", full)
     with pytest.raises(InputError, match=r"the disk of the cache, .* is full"):
-        fetched(f"{server.address}/plain.h5ad")
+        fetch(f"{server.address}/plain.h5ad")
     assert not in_cache(tmp_path)
 
 
@@ -410,14 +408,14 @@ def test_a_cache_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JIND_NB_CACHE", str(tmp_path / "file"))
     with pytest.raises(InputError, match=r"cache folder .* JIND_NB_CACHE"):
-        fetched(f"{server.address}/x.h5ad")
+        fetch(f"{server.address}/x.h5ad")
 
 
 def test_a_relative_cache_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The notebooks of a run work in its folder, and would fetch everything again into it."""
     monkeypatch.setenv("JIND_NB_CACHE", "cache")
     with pytest.raises(InputError, match="JIND_NB_CACHE: found 'cache'"):
-        fetched(f"{server.address}/x.h5ad")
+        fetch(f"{server.address}/x.h5ad")
 
 
 @pytest.mark.parametrize(
@@ -453,14 +451,14 @@ def test_addresses_that_are_not_fetched_are_refused_before_anything_else(address
 def test_any_text_is_an_address_a_path_or_refused(text: str, start: str) -> None:
     """Parameter files come from other people."""
     address = start + text
-    core_address.name_of(address)
+    core_address.last_name(address)
     assert SECRET not in core_address.shown_address(f"https://me:{SECRET}@example.org/{text.replace('@', '')}")
     try:
         core_address.check_address(address)
     except ValueError:
         return
     assert core_address.is_remote(address)
-    assert Path(core_address.name_of(address)).name == core_address.name_of(address)
+    assert Path(core_address.last_name(address)).name == core_address.last_name(address)
 
 
 # --- the whole way ---------------------------------------------------------------------------------------------------

@@ -45,14 +45,14 @@ def test_case_is_ignored_only_where_it_finds_more() -> None:
 
 @given(st.lists(st.sampled_from(["A", "A-1", "A.1", "B", "chr1:1-2", "a", "ENSG00000000001.1"]), max_size=12))
 def test_keys_are_unique_and_every_feature_finds_itself(names: list[str]) -> None:
-    index = features.unique(pd.Index(names, dtype=object))
+    index = features.unique_names(pd.Index(names, dtype=object))
     assert index.is_unique
     assert features.keys_of(index).is_unique
     assert list(features.match(index, index)[0]) == list(range(len(index)))
 
 
 def test_repeated_names_are_numbered_and_none_is_taken_twice() -> None:
-    assert list(features.unique(pd.Index(["A", "A", "A-1", "A"]))) == ["A", "A-2", "A-1", "A-3"]
+    assert list(features.unique_names(pd.Index(["A", "A", "A-1", "A"]))) == ["A", "A-2", "A-1", "A-3"]
 
 
 def test_only_columns_that_could_be_names_are_tried() -> None:
@@ -67,16 +67,16 @@ def test_only_columns_that_could_be_names_are_tried() -> None:
         },
         index=[f"row{i}" for i in range(10)],
     )
-    assert list(features.text_columns(var)) == ["", "gene_ids", "symbol"]
+    assert list(features.name_columns(var)) == ["", "gene_ids", "symbol"]
 
 
 def test_the_index_is_kept_unless_a_column_fits_clearly_better() -> None:
     symbols, ids = pd.Index([f"G{i}" for i in range(20)]), pd.Index([f"ENSG{i:011d}" for i in range(20)])
     both = {"": symbols, "gene_ids": ids}
-    assert features.choose_columns([both, {"": symbols, "gene_ids": ids}]) == ["", ""]
-    assert features.choose_columns([both, {"": ids}]) == ["gene_ids", ""]
-    assert features.choose_columns([{"": ids}, both, both]) == ["", "gene_ids", "gene_ids"]
-    assert features.choose_columns([{"": ids}, {"": symbols}]) == ["", ""]
+    assert features.choose_name_columns([both, {"": symbols, "gene_ids": ids}]) == ["", ""]
+    assert features.choose_name_columns([both, {"": ids}]) == ["gene_ids", ""]
+    assert features.choose_name_columns([{"": ids}, both, both]) == ["", "gene_ids", "gene_ids"]
+    assert features.choose_name_columns([{"": ids}, {"": symbols}]) == ["", ""]
 
 
 def test_a_feature_is_missing_only_where_ten_cells_should_have_it() -> None:
@@ -98,8 +98,8 @@ def test_the_limits_of_overlap(there: int, outcome: str | None) -> None:
         with pytest.raises(
             InputError, match=r"b has only 1 of 10 features \(10 %\) kept; missing: G1, .*G9\..*GENE_COL"
         ):
-            features.judge("b", wanted, missing, "kept")
+            features.missing_features_warnings("b", wanted, missing, "kept")
     else:
-        told = features.judge("b", wanted, missing, "kept")
-        assert (told is not None) == (outcome == "warning")
-        assert told is None or f"only {there} of 10" in told
+        warnings = features.missing_features_warnings("b", wanted, missing, "kept")
+        assert len(warnings) == (outcome == "warning")
+        assert all(f"only {there} of 10" in warning for warning in warnings)

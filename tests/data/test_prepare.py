@@ -434,7 +434,7 @@ def test_large_batches_are_capped_with_a_note_and_by_the_seed(
     assert one.adata.obs["batch"].value_counts().to_dict() == {"a": 20, "b": 20, "c": 80}
     assert list(one.adata.obs["cell"]) != list(other.adata.obs["cell"])
     for name in ("a", "b"):
-        note = f"'{name}' has 110 labelled cells; 20 chosen at random train, of each cell type at least 6 or all."
+        note = f"'{name}' has 110 labelled cells; 20 of them, chosen at random, are used for training, at least 6 of each cell type or all of it."
         assert note in one.plan.notes
 
 
@@ -498,19 +498,19 @@ def test_each_batch_is_normalised_by_what_its_own_values_are(prepare: Callable[.
     for name in "abc":
         counts = adata[adata.obs["batch"] == name].X.toarray()
         np.testing.assert_allclose(plain.of_batch(name), log_counts(counts), rtol=1e-5)
-    assert {row["batch"]: row["looks like"] for row in mixed.plan.values} == {
+    assert {row["batch"]: row["value type"] for row in mixed.plan.values} == {
         "a": "log1p",
         "b": "linear",
         "c": "counts",
     }
-    done = {row["batch"]: row["done"] for row in mixed.plan.values}
+    done = {row["batch"]: row["normalisation"] for row in mixed.plan.values}
     assert done == {
         "a": "exp(x) - 1, counts per 10,000, log1p",
         "b": "counts per 10,000, log1p",
         "c": "counts per 10,000, log1p",
     }
-    assert any("different kinds or cell totals" in note for note in mixed.plan.notes)
-    assert not any("different kinds" in note for note in plain.plan.notes)
+    assert any("different types or cell totals" in note for note in mixed.plan.notes)
+    assert not any("different types" in note for note in plain.plan.notes)
     assert set(data_tables.values_table(mixed.plan).index) == set("abc")
 
 
@@ -575,7 +575,7 @@ def test_z_scores_beside_counts_make_it_go_back_to_the_files_counts_and_say_so(
     assert any(f"{name} (counts) is used instead" in warning for warning in result.plan.warnings)
     table = data_tables.matrices_table(result.plan)
     assert set(table.loc[[name], "used"]) == {"yes"}
-    assert set(table.loc[["X"], "looks like"]) == {"counts", "z-scored"}
+    assert set(table.loc[["X"], "value type"]) == {"counts", "z-scored"}
     assert any(line.startswith("Warning: X of in.h5ad") for line in data_tables.notes_table(result.plan)["note"])
 
 
@@ -623,7 +623,7 @@ def test_one_fraction_in_one_batch_changes_one_value(prepare: Callable[..., Prep
     odd = adata.copy()
     odd.X.data[0] += 0.5
     plain, changed_one = prepare(adata), prepare(odd)
-    assert {row["looks like"] for row in changed_one.plan.values} == {"counts"}
+    assert {row["value type"] for row in changed_one.plan.values} == {"counts"}
     cells = (abs(plain.values - changed_one.values) > 1e-6).any(axis=1)
     assert cells.sum() <= 1
 
@@ -829,7 +829,7 @@ def test_files_that_name_genes_differently_are_matched_by_the_column_that_fits(
     result = prepare(paths)
     same_by_batch(result, prepare(adata))
     assert any("reference.h5ad are named by column 'gene_ids' of var" in note for note in result.plan.notes)
-    assert result.plan.preprocessing["gene_col"] is None  # the target's file
+    assert result.plan.preprocessing.gene_col is None  # the target's file
 
 
 @pytest.mark.parametrize("spell", [str.upper, "{}.3".format], ids=["case", "not a version"])
@@ -979,7 +979,7 @@ def test_the_runs_own_target_has_the_same_values_with_its_saved_model(
     """Else `predict` on the very same cells would give other answers than the run."""
     adata = make(simulated(THREE_BATCHES))
     run = prepare(adata, NUM_FEATURES=30)
-    folder = saved_model(list(run.adata.var_names), json.loads(json.dumps(run.plan.preprocessing)))
+    folder = saved_model(list(run.adata.var_names), json.loads(json.dumps(asdict(run.plan.preprocessing))))
     again = prepare(adata[adata.obs["batch"] == "c"].copy() if alone else adata, PRETRAINED_MODEL_PATH=str(folder))
     np.testing.assert_array_equal(again.values, run.of_batch("c"))
     assert again.plan.features["missing"] == 0
@@ -992,7 +992,7 @@ def test_a_model_of_several_files_counts_a_cells_total_over_the_features_they_sh
 ) -> None:  # fmt: skip
     _, files = two_files
     run = prepare(files, TARGET_DATASET_NAME="query", NUM_FEATURES=20)
-    folder = saved_model(list(run.adata.var_names), json.loads(json.dumps(run.plan.preprocessing)))
+    folder = saved_model(list(run.adata.var_names), json.loads(json.dumps(asdict(run.plan.preprocessing))))
     query = ad.read_h5ad(files[1])
     query.obs["batch"] = "query"
     if shuffled:
@@ -1017,7 +1017,7 @@ def test_the_demos_data_is_the_real_set_scanpy_carries(
     assert len(result.cells) == 700
     assert result.cells["batch"].nunique() == 8
     assert len(result.plan.classes) <= 10
-    assert {row["looks like"] for row in result.plan.values} == {"log1p"}
+    assert {row["value type"] for row in result.plan.values} == {"log1p"}
     assert result.plan.features == {"in_file": 765, "kept": 765}
     assert (result.adata.obs["batch"] == "well 1").sum() == (result.cells["batch"] == "well 1").sum()
     with pytest.raises(InputError, match="pbmc68k_reduced"):
@@ -1036,7 +1036,7 @@ def test_real_blood_cells_of_three_chemistries(
     }
     assert result.plan.dropped == ["HSC", "MK"]
     assert result.plan.features == {"in_file": 1767, "kept": 1767}
-    assert {row["looks like"] for row in result.plan.values} == {"counts"}
+    assert {row["value type"] for row in result.plan.values} == {"counts"}
     labels = pd.Series(data_cells.read_target_labels(result.parameters)).value_counts().to_dict()
     assert labels == {
         "B": 71, "DC": 10, "HSC": 1, "MK": 2, "Mono_CD14": 120, "Mono_CD16": 22, "NK": 20, "T_CD4": 126, "T_CD8": 58,

@@ -1,4 +1,4 @@
-"""What must hold of a run's folder at any moment, also right after a kill. Tests and benchmarks/kills.py ask it."""
+"""What must hold of a run's folder at any moment, also right after a kill. Tests and benchmarks/product/kills.py ask it."""
 
 from __future__ import annotations
 

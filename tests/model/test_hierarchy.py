@@ -80,7 +80,7 @@ def test_falling_back_only_ever_names_what_was_rejected(
     """A parent in place of an answer would take information away."""
     p = Predictions.by(Rule(), CLASSES, cells, held_out, theta)
     names, summed = hierarchy.parent_probabilities(p.probabilities, CLASSES, parents)
-    of = data_parents.of_types(CLASSES, parents)
+    of = data_parents.parents_of(CLASSES, parents)
     for k, parent in enumerate(of):
         assert (summed[:, names.index(parent)] >= cells[:, k]).all()
     np.testing.assert_allclose(summed.sum(axis=1), 1, atol=1e-5)
@@ -112,7 +112,7 @@ def cells(types: dict[str, int], parents: dict[str, list[str | None]] | None = N
 
 def plan_of(given: dict[str, str] | str, frame: pd.DataFrame) -> Plan:
     plan = Plan("t", None, ["a"], [*CLASSES])
-    data_parents.enter(given, frame, plan)
+    data_parents.set_parents(given, frame, plan)
     return plan
 
 
@@ -152,8 +152,8 @@ def test_one_map_serves_several_data_sets() -> None:
 def test_a_type_may_be_the_parent_of_others() -> None:
     """Labels such as T beside CD4 T: the T cells that nobody looked at closer."""
     plan = Plan("t", None, ["a"], ["B", "CD4 T", "T"])
-    data_parents.enter({"CD4 T": "T"}, TYPES, plan)
-    assert data_parents.of_types(plan.classes, plan.parents) == ["B", "T", "T"]
+    data_parents.set_parents({"CD4 T": "T"}, TYPES, plan)
+    assert data_parents.parents_of(plan.classes, plan.parents) == ["B", "T", "T"]
     p = Predictions(plan.classes, np.array([[0.0, 0.5, 0.5]]), np.full(3, 0.8))
     assert hierarchy.fall_back(p, plan.parents, {"B": 0.8, "T": 0.8}).tolist() == ["T"]
 
@@ -173,7 +173,7 @@ def test_a_column_gives_the_parent_of_most_of_a_types_cells() -> None:
     plan = plan_of("coarse", frame)
     assert plan.parents == {"B": "B", "CD4 T": "T", "CD8 T": "T"}
     assert "'CD4 T' have 'T' 75 %, 'NK' 25 % in 'coarse'" in " ".join(plan.warnings)
-    assert "says nothing of 'NK'" in " ".join(plan.notes)
+    assert "has no parent for 'NK'" in " ".join(plan.notes)
 
 
 def test_a_column_that_is_no_coarser_level_is_refused() -> None:

@@ -36,7 +36,7 @@ class Cells(HTMLParser):
 def test_any_name_is_text(names: list[str]) -> None:
     """Names come from other people's files, and a report is opened anywhere."""
     frame = pd.DataFrame({"value": names}, index=pd.Index(names, name="name", dtype=object))
-    found = Cells(report_html.html(frame, names[0]))
+    found = Cells(report_html.table_html(frame, names[0]))
     assert {tag for tag, _ in found.tags} <= {"table", "caption", "thead", "tbody", "tr", "th", "td"}
     assert len(found.cells) == 2 + 2 * len(names)
 
@@ -49,7 +49,7 @@ def test_any_name_is_text(names: list[str]) -> None:
     ],
 )  # fmt: skip
 def test_values_are_said_as_people_read_them(value: object, said: str) -> None:
-    assert report_html.text(value) == said
+    assert report_html.value_text(value) == said
 
 
 def test_numbers_are_aligned_and_words_are_not() -> None:
@@ -58,7 +58,7 @@ def test_numbers_are_aligned_and_words_are_not() -> None:
     frame = pd.DataFrame(
         {"n": [1, None], "word": ["a", None], "yes": [True, False]}, index=pd.Index(["x", "y"], name="t")
     )
-    found = Cells(report_html.html(frame))
+    found = Cells(report_html.table_html(frame))
     kinds = [attributes.get("class") for tag, attributes in found.tags if tag == "td"]
     assert kinds == ["number", None, None] * 2
     left = [attributes.get("style") for tag, attributes in found.tags if tag in ("td", "th")]
@@ -69,10 +69,10 @@ def test_numbers_are_aligned_and_words_are_not() -> None:
 
 
 def test_a_table_of_notes_is_sentences() -> None:
-    html = report_html.html(pd.DataFrame({"note": ["one <b>", "two"]}))
+    html = report_html.table_html(pd.DataFrame({"note": ["one <b>", "two"]}))
     assert html == '<p class="note">one &lt;b&gt;</p>\n<p class="note">two</p>\n'
 
 
 def test_a_table_without_rows_says_so() -> None:
     """Heads over nothing look like something that was lost."""
-    assert report_html.html(pd.DataFrame({"cells": []}), "Left out") == '<p class="note">Left out: none.</p>'
+    assert report_html.table_html(pd.DataFrame({"cells": []}), "Left out") == '<p class="note">Left out: none.</p>'

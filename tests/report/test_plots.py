@@ -240,7 +240,7 @@ def test_unassigned_is_grey_and_apart_from_all_types() -> None:
 
 
 def seen_cells(n: int, stages: tuple[str, ...] = ("before alignment", "after alignment")) -> pd.DataFrame:
-    """An annotated and a target cell of each of n types, as `results.cells_to_see` makes them."""
+    """An annotated and a target cell of each of n types, as `tables.describe_points` makes them."""
     names = type_names(n)
     frame = pd.DataFrame({"x": np.arange(n) * 1.0, "y": np.arange(n) * 1.0, "batch": names, "cell type": names})
     known = frame.assign(cell=-1, confidence=np.nan, reason=None)
@@ -316,7 +316,7 @@ def test_the_place_of_a_point_in_the_picture_is_where_it_is_drawn() -> None:
 def test_what_is_told_of_points_is_plain_and_short() -> None:
     """Ten thousand repeated names would be megabytes of report."""
     cells = pd.DataFrame({"cell": ["a", "b", None, "d"], "batch": ["x", "x", "x", None], "p": [0.5, np.nan, 1.0, 0.0]})
-    assert style._told(cells) == [
+    assert style._hover_columns(cells) == [
         {"name": "cell", "values": ["a", "b", None, "d"]},
         {"name": "batch", "values": [0, 0, 0, -1], "levels": ["x"]},
         {"name": "p", "values": [0.5, None, 1.0, 0.0]},
@@ -325,7 +325,12 @@ def test_what_is_told_of_points_is_plain_and_short() -> None:
 
 def composition_of(n: int) -> pd.DataFrame:
     return pd.DataFrame(
-        {"annotated": np.arange(n, 0, -1) * 10, "rejected": np.arange(n) % 4, "median confidence": 0.8},
+        {
+            "annotated": np.arange(n, 0, -1) * 10,
+            "parent_only": 0,
+            "rejected": np.arange(n) % 4,
+            "median_confidence": 0.8,
+        },
         index=pd.Index(type_names(n), name="cell type"),
     )
 
@@ -342,12 +347,11 @@ def test_composition_has_a_bar_for_each_type(n: int) -> None:
 
 
 def test_composition_shows_cells_with_a_parent_only_apart_from_those_unassigned() -> None:
-    table = composition_of(3)
-    table.insert(1, "parent only", [4, 0, 2])
+    table = composition_of(3).assign(parent_only=[4, 0, 2])
     figure = plots_target.composition_bars(table, TARGET)
     axes = figure.axes[0]
     assert any("parent only" in text.get_text() for text in figure.legends[0].get_texts())
-    columns = ["annotated", "parent only", "rejected"]
+    columns = ["annotated", "parent_only", "rejected"]
     assert sum(bar.get_width() for bar in axes.patches) == table[columns].to_numpy().sum()
     ends = {round(bar.get_x() + bar.get_width()) for bar in axes.patches}
     assert set(table[columns].sum(axis=1)) <= ends
@@ -371,7 +375,7 @@ def test_every_cluster_is_named_in_the_picture_and_has_a_bar_of_its_shares(n: in
     majorities = dict(zip(found.cluster, found.majority, strict=True))
     assert [line.split(" (")[0] for line in words] == [f"{c}: {majorities[c]}" for c in sorted(majorities, key=int)]
     assert {text.get_text() for text in axes.texts} == set(majorities)
-    table = clusters.table(
+    table = clusters.cluster_table(
         clusters.Clusters(found.cluster, *clusters.majorities(found.cluster, answers)), answers, None
     )
     figure = plots_target.cluster_bars(table, TARGET)
@@ -500,32 +504,32 @@ def legend_of(axes: Axes) -> list[str]:
 
 def test_trust_shows_left_out_batches_and_the_target_where_it_has_labels() -> None:
     checked = np.linspace(0.4, 1, 50), np.arange(50) % 3 > 0
-    left, right = plots_target.trust(learned(), TARGET, checked).axes
+    left, right = plots_target.reliability_curves(learned(), TARGET, checked).axes
     assert any("left-out batches, calibrated" in words for words in legend_of(left))
-    assert any("left-out batches, network" in words for words in legend_of(left))
+    assert any("left-out batches, uncalibrated" in words for words in legend_of(left))
     assert all(any(TARGET in words for words in legend_of(axes)) for axes in (left, right))
     assert "AURC" in " ".join(legend_of(right))
-    left, right = plots_target.trust(learned(), TARGET).axes
+    left, right = plots_target.reliability_curves(learned(), TARGET).axes
     assert not any(TARGET in words for axes in (left, right) for words in legend_of(axes))
 
 
 def test_ranges_of_a_few_cells_are_not_drawn_as_if_they_said_something() -> None:
     few = np.array([0.3] * 4 + [0.9] * 20), np.array([False] * 4 + [True] * 20)
-    left, _ = plots_target.trust(None, TARGET, few).axes
+    left, _ = plots_target.reliability_curves(None, TARGET, few).axes
     (line,) = [line for line in left.get_lines() if line.get_marker() == "s"]
     assert line.get_xdata().tolist() == pytest.approx([0.9])
 
 
 def test_with_nothing_to_show_trust_says_so() -> None:
-    words = plots_target.trust(None, TARGET)
+    words = plots_target.reliability_curves(None, TARGET)
     assert isinstance(words, str)
     assert "No annotated batch was left out" in words
     nothing_known = Calibration(1.0, None, None, None, 2, [], {"network": [], "calibrated": []}, [])
-    plots_target.trust(nothing_known, TARGET).canvas.draw()
+    plots_target.reliability_curves(nothing_known, TARGET).canvas.draw()
 
 
 def test_a_single_annotated_batch_is_not_called_left_out() -> None:
-    left, _ = plots_target.trust(replace(learned(), n_annotated=1), TARGET).axes
+    left, _ = plots_target.reliability_curves(replace(learned(), n_annotated=1), TARGET).axes
     assert any("held-out cells" in words for words in legend_of(left))
 
 
@@ -567,14 +571,14 @@ def test_comparison_of_one_target_has_no_legend_and_no_means() -> None:
 
 def test_alignment_shows_the_losses_of_the_one_method_and_the_moves_of_the_other() -> None:
     """And says so where there was none; a stage's points only."""
-    play = [{"stage": "s", "epoch": i, "loss": 0.6, "discriminator_loss": 0.7} for i in (1, 2)]
-    moves = [{"stage": "s", "epoch": i, "moved": 1 / i} for i in (1, 2, 3)]
+    play = [{"stage": "after alignment", "epoch": i, "loss": 0.6, "discriminator_loss": 0.7} for i in (1, 2)]
+    moves = [{"stage": "after alignment", "epoch": i, "moved": 1 / i} for i in (1, 2, 3)]
     other = [{"stage": "self-training", "epoch": 1, "loss": 9.0}]
-    of_play, of_moves = (training.alignment_losses([*points, *other], "s").axes[0] for points in (play, moves))
+    of_play, of_moves = (training.alignment_losses([*points, *other]).axes[0] for points in (play, moves))
     assert (of_play.get_xlabel(), len(of_play.lines)) == ("epoch", 2)
     assert of_moves.get_xlabel() == "round"
     (line,) = of_moves.lines
     np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), [1, 1 / 2, 1 / 3])
-    words = training.alignment_losses(other, "s")
+    words = training.alignment_losses(other)
     assert isinstance(words, str)
     assert "not aligned" in words

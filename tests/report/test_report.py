@@ -154,7 +154,7 @@ def test_what_has_nothing_to_show_is_not_there(seen: Seen) -> None:
     """Headings over `not set` would fill half of most reports."""
     assert "is not set" not in seen.text
     assert "Your markers" not in seen.text
-    assert "The history of all stages" in seen.text
+    assert "All stages" in seen.text
 
 
 def test_page_fits_a_laptops_width(seen: Seen) -> None:
@@ -252,7 +252,7 @@ def test_methods_say_what_this_run_did(demo_run: Path, seen: Seen) -> None:
 def test_methods_claim_no_comparison_that_was_not_made(demo_run: Path) -> None:
     """With a single annotated batch nothing is left out; a paper would say that it was."""
     run = Run(load_parameters(demo_run / "parameters.yaml", {"OUTPUT_PATH": str(demo_run)}), input_matters=False)
-    result, training = load.finished_result(run), load_training(run)
+    result, training = load.load_finished(run), load_training(run)
     training["calibration"] = {way: of | {"n_annotated": 1} for way, of in training["calibration"].items()}
     paragraph = methods(run, result, load_plan(run), training, {}).paragraph
     assert "not aligned with the annotated batches. No annotated batch was left out" in paragraph
@@ -434,7 +434,7 @@ def test_a_moved_run_is_rendered_again_without_its_input(moved_run: Path, jind_n
     assert paper(moved_run / "report.pdf")
     run = Run(load_parameters(moved_run / "parameters.yaml", {"OUTPUT_PATH": str(moved_run)}))
     now = read_json(run.stages_json)
-    assert now["report"]["files"] == cache.record(run, "report", "", [run.report_html, run.report_pdf])["files"]
+    assert now["report"]["files"] == cache.stage_record(run, "report", "", [run.report_html, run.report_pdf])["files"]
     assert {stage: of for stage, of in now.items() if stage != "report"} == {
         stage: of for stage, of in records.items() if stage != "report"
     }
@@ -445,7 +445,9 @@ def test_the_same_run_again_repeats_nothing_after_a_new_report(copied_run: Run, 
     """Else each look at a report would cost the stages again."""
     inputs = cache.input_hashes(copied_run)
     records = read_json(copied_run.stages_json)
-    records["report"]["key"] = cache.keys(copied_run, inputs)["report"]  # as if the run had been made in this folder
+    records["report"]["key"] = cache.stage_keys(copied_run, inputs)[
+        "report"
+    ]  # as if the run had been made in this folder
     write_json(copied_run.stages_json, records)
     assert not cache.is_finished(copied_run, inputs)  # its reports were left behind
     assert jind_nb("report", copied_run.folder).status == 0
@@ -512,7 +514,7 @@ def test_points_are_told_once_and_cannot_end_their_script(tmp_path: Path) -> Non
     """Four pictures of the same cells would else carry four lists of ten thousand names, and a cell's name could run."""
     name = "</script><script>alert(1)</script>"
     about = {"alt": '"><script>', "width": 10, "height": 5, "where": {"x": [1], "y": [2]}, "what": [{"values": [name]}]}
-    told = chapter.Told()
+    told = chapter.PointData()
     pictures = [displays({"image/png": about}, png="iVBORw0KGgo=") for _ in range(2)]
     html = chapter.chapter(notebook_of(tmp_path, *pictures), told)
     assert len(told.content) == 2

@@ -144,7 +144,7 @@ def test_a_type_without_cells_is_left_out_of_the_table() -> None:
     x, y = sparse.csr_matrix(random.random((20, 6), dtype=np.float32)), np.arange(20) % 2
     found = attribution.attributions(nn.Linear(6, 3), x, y, 3)
     assert np.isnan(found[2]).all()
-    table = attribution.drivers(found, (x, y), ["B", "T", "rare"], pd.Index(list("abcdef")), 2)
+    table = attribution.top_features(found, (x, y), ["B", "T", "rare"], pd.Index(list("abcdef")), 2)
     assert set(table["cell type"]) == {"B", "T"}
 
 
@@ -154,10 +154,10 @@ def test_no_cells_at_all_is_said(real: Callable[[str], tuple[ad.AnnData, Plan, n
     target = prepared[prepared.obs["batch"] == plan.target].copy()
     result = result_of(target, plan, model)
     nothing = Predictions(plan.classes, result.final.probabilities, np.full(3, 1.01))
-    explanation = attribution.explain(
+    explanation = attribution.attribute_types(
         model, target, TargetResult({"x": nothing}, result.cells, result.latent, None), plan
     )
-    assert "nothing to explain" in attribution.table(explanation).iloc[0, 0]
+    assert "nothing to explain" in attribution.attribution_table(explanation).iloc[0, 0]
     assert not explanation.sections
 
 
@@ -168,7 +168,7 @@ def test_a_saved_model_is_explained_by_the_targets_own_cells(
     prepared, plan, model = real("pancreas_3studies_small")
     target = prepared[prepared.obs["batch"] == plan.target].copy()
     result = result_of(target, plan, model)
-    explanation = attribution.explain(model, target, result, plan)
+    explanation = attribution.attribute_types(model, target, result, plan)
     assert explanation.sections["beta"][0] == "INS"
     (dots,) = expression.dot_plots((target.X, target.var_names), explanation.sections, target, result, plan)
     assert dots.title.startswith("Lawlor, by prediction")
@@ -176,18 +176,18 @@ def test_a_saved_model_is_explained_by_the_targets_own_cells(
 
 def test_the_table_names_presence_and_absence(real: Callable[[str], tuple[ad.AnnData, Plan, nn.Module]]) -> None:
     prepared, plan, model = real("pbmc_10x_symphony")
-    explanation = attribution.explain(model, prepared, result_of(prepared, plan, model), plan)
-    drivers, x = explanation.drivers, prepared.X.toarray()
+    explanation = attribution.attribute_types(model, prepared, result_of(prepared, plan, model), plan)
+    table, x = explanation.features, prepared.X.toarray()
     labels = prepared.obs["cell_type"].astype(object).to_numpy()
-    for row in drivers.to_dict("records"):
+    for row in table.to_dict("records"):
         values = x[labels == row["cell type"], prepared.var_names.get_loc(row["feature"])]
         assert row["mean"] == pytest.approx(values.mean(), abs=1e-5)
         assert row["cells with it"] == pytest.approx((values > 0).mean())
         assert row["by absence"] == (row["mean"] <= row["mean in others"])
-    assert (drivers.groupby("cell type")["share"].sum() <= 1).all()
+    assert (table.groupby("cell type")["share"].sum() <= 1).all()
     for cell_type, features in explanation.sections.items():
-        assert not drivers[(drivers["cell type"] == cell_type) & drivers["feature"].isin(features)]["by absence"].any()
-    shown = attribution.table(explanation)
+        assert not table[(table["cell type"] == cell_type) & table["feature"].isin(features)]["by absence"].any()
+    shown = attribution.attribution_table(explanation)
     assert list(dict.fromkeys(shown.index)) == plan.classes
 
 
@@ -215,7 +215,7 @@ def test_annotated_cells_and_target_have_the_same_features_and_colours(
     values = expression.marker_values(prepared)
     labels, target = expression.dot_plots(values, MARKERS["pbmc_10x_symphony"][1], prepared, result, plan)
     assert labels.sections == target.sections
-    assert labels.brightest == target.brightest
+    assert labels.color_range == target.color_range
     assert list(labels.mean) == list(target.mean)
     assert list(labels.mean.index) == plan.classes == list(target.mean.index[: len(plan.classes)])
     assert target.cells.sum() == len(result.names)

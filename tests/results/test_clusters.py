@@ -96,8 +96,7 @@ def test_the_table_says_what_a_reader_asks() -> None:
         np.array([2 / 3, 2 / 3, 2 / 3, 1.0]),
     )
     answers = np.array(["B", "B", UNASSIGNED, "T"], dtype=object)
-    table = clusters.table(found, answers, np.array(["B", None, "T", None], dtype=object))
+    table = clusters.cluster_table(found, answers, np.array(["B", None, "T", None], dtype=object))
     assert table.loc["0"].tolist() == [3, "B", 66.7, UNASSIGNED, 33.3, 33.3, 50.0]
     assert table.loc["1", "majority"] == "T"
     assert pd.isna(table.loc["1", "majority is the label %"])
-    assert "CLUSTER_RESOLUTION" in clusters.table(None, answers, None).iloc[0, 0]

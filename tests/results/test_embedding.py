@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from jind_nb.core.subsample import sample
+from jind_nb.core.subsample import subsample
 from jind_nb.model.annotate import annotate
 from jind_nb.model.target import known_latents
 from jind_nb.results import embedding
@@ -30,11 +30,11 @@ def cells(n: int, n_genes: int = 60) -> ad.AnnData:
 
 @pytest.mark.parametrize(("n", "most"), [(0, 5), (5, 5), (6, 5), (1000, 10)])
 def test_a_sample_has_rows_once_and_in_order(n: int, most: int) -> None:
-    rows = sample(n, most, 0)
+    rows = subsample(n, most, 0)
     assert len(rows) == min(n, most)
     assert (np.diff(rows) > 0).all()
     assert set(rows) <= set(range(n))
-    np.testing.assert_array_equal(rows, sample(n, most, 0))
+    np.testing.assert_array_equal(rows, subsample(n, most, 0))
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 15, 16, 20])

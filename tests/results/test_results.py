@@ -113,9 +113,9 @@ def test_a_fallback_counts_as_rejected_in_the_numbers_of_types() -> None:
     (stage,) = target.evaluate_target(with_levels(["B", "CD4 T", "B", "CD8 T"]), "t")
     assert stage.metrics["rejected"] == 2
     assert stage.metrics["effective_accuracy"] == 1.0
-    table = tables.composition(with_levels(), Plan("t", None, [], ["B", "CD4 T", "CD8 T"]))
-    assert table.loc["CD4 T", ["annotated", "parent only", "rejected"]].tolist() == [0, 1, 0]
-    assert table[["annotated", "parent only", "rejected"]].sum().sum() == 4
+    table = tables.composition_table(with_levels(), Plan("t", None, [], ["B", "CD4 T", "CD8 T"]))
+    assert table.loc["CD4 T", ["annotated", "parent_only", "rejected"]].tolist() == [0, 1, 0]
+    assert table[["annotated", "parent_only", "rejected"]].sum().sum() == 4
 
 
 def test_the_annotated_file_has_the_level_and_the_clusters() -> None:
@@ -171,20 +171,20 @@ def test_composition_counts_every_cell_once_and_the_cells_behind_each_type() -> 
     """Else the first page would not add up to the number of cells."""
     result = annotated(["B", "NK", "T"], [[0.9, 0.0, 0.1], [0.5, 0.1, 0.4], [0.1, 0.1, 0.8], [0.2, 0.1, 0.7]])
     plan = Plan("t", "a", ["a", "b"], ["B", "NK", "T"], cells={"a": {"B": 7, "T": 5}, "b": {"B": 4, "NK": 9}})
-    table = tables.composition(result, plan)
+    table = tables.composition_table(result, plan)
     assert list(table.index) == ["T", "B", "NK"]
     assert table["annotated"].to_dict() == {"T": 2, "B": 1, "NK": 0}
     assert table["rejected"].to_dict() == {"T": 0, "B": 1, "NK": 0}
-    assert table["training cells"].to_dict() == {"T": 5, "B": 11, "NK": 9}
-    assert table.loc["T", "median confidence"] == pytest.approx(0.75)
-    assert table.loc["B", "median confidence"] == pytest.approx(0.7)  # rejected cells count, or doubt would be hidden
-    assert pd.isna(table.loc["NK", "median confidence"])
+    assert table["training_cells"].to_dict() == {"T": 5, "B": 11, "NK": 9}
+    assert table.loc["T", "median_confidence"] == pytest.approx(0.75)
+    assert table.loc["B", "median_confidence"] == pytest.approx(0.7)  # rejected cells count, or doubt would be hidden
+    assert pd.isna(table.loc["NK", "median_confidence"])
 
 
 def test_composition_of_a_saved_model_knows_no_training_cells() -> None:
     """A zero there would say that the type was learned from nothing."""
-    table = tables.composition(annotated(["B", "T"], THREE_CELLS), Plan("t", None, [], ["B", "T"]))
-    assert table["training cells"].isna().all()
+    table = tables.composition_table(annotated(["B", "T"], THREE_CELLS), Plan("t", None, [], ["B", "T"]))
+    assert table["training_cells"].isna().all()
 
 
 @pytest.mark.parametrize(("cells", "written"), [(5, 5), (6, 4), (9, 4)])
@@ -297,14 +297,14 @@ def left_out(
             left_out(0.02, 0.1, n_annotated=2, target_error=0.05, threshold=0.7),
             [
                 "at most 5.0 %",
-                "in 1 of 2 it held",
+                "1 of 2 batches met it",
                 "2 annotated batches (2 left out) this is an estimate, no guarantee",
             ],
             ["further batches"],
         ),
         (
             left_out(0.02, 0.04, 0.0, 0.01, n_annotated=5, target_error=0.05, threshold=0.7),
-            ["in 4 of 4 it held", "should hold in about 4 of 5 further batches"],
+            ["4 of 4 batches met it", "about 4 of 5 further batches like these should meet it"],
             ["no guarantee"],
         ),
         (
@@ -317,14 +317,14 @@ def left_out(
             ["held out of the only annotated batch", "usually harder"],
             ["left out of training"],
         ),
-        (left_out(None, n_annotated=2, target_error=None, threshold=None), ["cannot be told"], ["%"]),
+        (left_out(None, n_annotated=2, target_error=None, threshold=None), ["not known"], ["%"]),
     ],
 )
 def test_the_error_to_expect_says_what_it_rests_on(
     calibration: Calibration, says: list[str], not_says: list[str]
 ) -> None:
     """A number without its footing would be believed more than it deserves."""
-    text = summary.expected_error(calibration)
+    text = summary.expected_error_sentence(calibration)
     assert all(part in text for part in says), text
     assert not any(part in text for part in not_says), text
 
@@ -347,15 +347,15 @@ def test_the_table_by_type_has_the_numbers_of_the_labels_and_of_the_model() -> N
     """Two B cells, one of them called T, and a type that the model cannot name: precision and recall are before rejection."""
     probabilities = [[0.9, 0.1], [0.4, 0.6], [0.55, 0.45], [0.2, 0.8]]
     result = annotated(["B", "T"], probabilities, ["B", "B", "NK", "T"])
-    table = tables.per_type(result, plan_of(["B", "T"], a={"B": 40, "T": 10}), target.evaluate_target(result, "t"))
+    table = tables.type_table(result, plan_of(["B", "T"], a={"B": 40, "T": 10}), target.evaluate_target(result, "t"))
     assert list(table) == [
-        "annotated", UNASSIGNED, "threshold", "median confidence", "learned from", "labelled", "precision %", "recall %", "AP",
+        "annotated", UNASSIGNED, "threshold", "median confidence", "learned from cells", "labelled", "precision %", "recall %", "AP",
     ]  # fmt: skip
     assert table.loc["T"].tolist() == [2, 0, 0.6, 0.7, 10, 1, 50.0, 100.0, 1.0]
     assert table.loc["B"].tolist()[:7] == [1, 1, 0.6, pytest.approx(0.725), 40, 2, 50.0]
     assert table.loc["NK", ["labelled", "recall %"]].tolist() == [1, 0.0]
     assert table.loc["NK", ["annotated", "threshold"]].isna().all()
-    plain = tables.per_type(annotated(["B", "T"], probabilities), plan_of(["B", "T"], a={"B": 40, "T": 10}), [])
+    plain = tables.type_table(annotated(["B", "T"], probabilities), plan_of(["B", "T"], a={"B": 40, "T": 10}), [])
     assert "recall %" not in plain
     assert list(plain.index) == ["T", "B"]
 
@@ -373,11 +373,11 @@ def test_what_is_told_of_a_cell_is_its_own_at_each_stage() -> None:
             for row in (known, *({**known, "batch": "t", "cell type": "?", "cell": i} for i in (2, 0)))
         ]
     )
-    seen = tables.cells_to_see(points, result)
+    seen = tables.describe_points(points, result)
     assert seen["cell type"].tolist() == ["T", "T", "T", "T", "T", "B"]
-    told = tables.to_tell(seen)
+    told = tables.hover_table(seen)
     assert told["panel"].tolist() == [0, 0, 0, 1, 1, 1]
-    assert told["cell"].tolist() == [None, "c2", "c0"] * 2
+    assert told["cell"].fillna("").tolist() == ["", "c2", "c0"] * 2
     assert told["prediction"].tolist() == [None, "T", "T", None, "T", "B"]
     assert told["probability"].tolist()[1:3] == [0.6, 0.6]
     assert told["probability"].tolist()[4:] == [0.8, 0.9]

@@ -284,7 +284,7 @@ def run(write_parameters: Callable[..., Path]) -> Run:
 
 def keys_with(run: Run, **values: Any) -> dict[str, str]:
     changed = Run(run.parameters.model_copy(update=values))
-    return cache.keys(changed, cache.input_hashes(changed))
+    return cache.stage_keys(changed, cache.input_hashes(changed))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def finished(run: Run) -> dict[Path, bytes]:
     keys, records = keys_with(run), {}
     for stage, file in made.items():
         write_json(file, {"target": None, "of": stage})
-        records[stage] = cache.record(run, stage, keys[stage], [file], seconds=1.0, peak_memory_bytes=1)
+        records[stage] = cache.stage_record(run, stage, keys[stage], [file], seconds=1.0, peak_memory_bytes=1)
     write_json(run.stages_json, records)
     for file in (run.log, run.manifest, run.parameters_yaml):
         file.write_text("{}")
@@ -345,11 +345,11 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {Path(name): file.read_bytes() for name, file in files_in(folder).items()}
 
 
-def begin(run: Run, *, force: bool = False, **values: Any) -> commands_run.Work:
+def begin(run: Run, *, force: bool = False, **values: Any) -> commands_run.ActiveRun:
     changed = Run(run.parameters.model_copy(update=values))
     with locks.held(changed.folder) as hold:
         previous.recover(changed)
-        return commands_run.Work.begin(changed, hold, force=force)
+        return commands_run.ActiveRun.begin(changed, hold, force=force)
 
 
 @pytest.mark.parametrize("stage", range(5))
@@ -378,7 +378,7 @@ def test_the_target_in_the_models_file_does_not_repeat_training(run: Run) -> Non
     write_json(run.models / "model.json", description | {"target": {"batch": "c"}})
     work = begin(run, ALIGN=False)
     assert work.reused == ["1_preprocess", "2_train"]
-    work.make_room()
+    work.clear_folder()
     assert json.loads((run.models / "model.json").read_text())["target"] is None
 
 
@@ -406,7 +406,7 @@ def test_a_report_without_its_pdf_is_made_again(run: Run) -> None:
     write_json(run.stages_json, records)
     work = begin(run)
     assert work.to_do == ["report"]
-    work.make_room()
+    work.clear_folder()
     assert not run.manifest.exists()
     assert not (run.folder / "previous").exists()
 
@@ -470,23 +470,23 @@ def test_moving_aside_may_be_killed_at_any_step(
             work = begin(run, **changed)
             killed_at(patch, nth)
             try:
-                work.make_room()
+                work.clear_folder()
                 done = True
             except Killed:
                 (run.folder / locks.LOCK).touch()  # as a killed run leaves it
-                previous.refuse_if_not_ours(run)  # or the user could not go on in the folder
+                previous.refuse_foreign_files(run)  # or the user could not go on in the folder
         aside = run.folder / "previous"
         was_moved = contents(aside).items() >= before.items() if aside.exists() else False
         work = begin(run, **changed)
         there = contents(run.folder)
         if was_moved:  # all of it; what is still there is good for the new run
-            kept = {file.relative_to(run.folder) for file in cache.files_of(run, work.records, work.reused)}
+            kept = {file.relative_to(run.folder) for file in cache.recorded_files(run, work.records, work.reused)}
             assert set(there) - {Path("work/stages.json")} == kept, nth
         else:  # all of it is where it was
             assert there == before, nth
             if with_previous:
                 assert (aside / "run.log").read_text() == "even earlier"
-        work.make_room()
+        work.clear_folder()
         assert contents(aside).items() >= before.items(), nth
         assert not run.manifest.exists()
         nth += 1
@@ -496,9 +496,9 @@ def test_moving_aside_may_be_killed_at_any_step(
 def test_an_unfinished_run_does_not_displace_a_finished_one(run: Run) -> None:
     """Started, killed, started with other parameters: the last complete results are still there."""
     before = finished(run)
-    begin(run, SEED=1).make_room()
+    begin(run, SEED=1).clear_folder()
     run.log.write_text("killed here")
-    begin(run, SEED=2).make_room()
+    begin(run, SEED=2).clear_folder()
     assert contents(run.folder / "previous") == before
     assert set(contents(run.folder)) == {Path("work/stages.json")}
 
@@ -508,7 +508,7 @@ def test_notebooks_run_by_hand_are_moved_not_deleted(run: Run) -> None:
     run.folder.mkdir()
     run.log.write_text("by hand")
     run.metrics.write_text("{}")
-    begin(run).make_room()
+    begin(run).clear_folder()
     assert (run.folder / "previous" / "metrics.json").exists()
 
 
@@ -529,7 +529,7 @@ def test_input_among_previous_results_is_refused(run: Run) -> None:
     (run.folder / "previous" / "run.log").touch()
     file = shutil.copy(run.parameters.paths[0], run.folder / "previous" / "annotated_target.h5ad")
     with pytest.raises(InputError, match="change OUTPUT_PATH"):
-        previous.refuse_if_not_ours(Run(run.parameters.model_copy(update={"PATH": str(file)})))
+        previous.refuse_foreign_files(Run(run.parameters.model_copy(update={"PATH": str(file)})))
 
 
 # --- the lock and the disk --------------------------------------------------------------------------------------------
@@ -538,7 +538,7 @@ def test_input_among_previous_results_is_refused(run: Run) -> None:
 def test_lock_is_taken_once_and_leaves_no_trace(tmp_path: Path) -> None:
     """The message must say who, so that a person can decide."""
     with locks.held(tmp_path / "new" / "run") as hold:
-        assert hold.still_there()
+        assert hold.is_valid()
         with pytest.raises(InputError, match=r"another run .* is at work .*process \d+ on"):
             locks.refuse_if_in_use(tmp_path / "new" / "run")
     assert list((tmp_path / "new" / "run").iterdir()) == []
@@ -549,10 +549,10 @@ def test_lock_sees_that_its_folder_was_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with locks.held(folder) as hold:
         shutil.rmtree(folder)
-        assert not hold.still_there()
+        assert not hold.is_valid()
         with locks.held(folder) as other:
-            assert other.still_there()
-            assert not hold.still_there()
+            assert other.is_valid()
+            assert not hold.is_valid()
 
 
 def test_lock_of_the_dead_is_free(tmp_path: Path) -> None:
@@ -574,7 +574,7 @@ def test_disk_without_locks_will_do(
     monkeypatch.setattr(fcntl, "flock", none)
     monkeypatch.setattr(logging.getLogger("jind_nb"), "propagate", True)
     with locks.held(tmp_path) as hold:
-        assert hold.still_there()
+        assert hold.is_valid()
         assert "has no locks" in caplog.text
         locks.refuse_if_in_use(tmp_path)
         os.close(hold.descriptor)
@@ -602,9 +602,9 @@ def test_half_a_notebook_is_not_kept(tmp_path: Path) -> None:
     """Papermill writes in place; on a full disk a notebook ends anywhere."""
     running, notebook = tmp_path / ".2_train.running.ipynb", tmp_path / "2_train.ipynb"
     running.write_text('{"cells": [')
-    kernels._keep_whole(running, notebook)
+    kernels._keep_if_complete(running, notebook)
     assert list(tmp_path.iterdir()) == []
-    kernels._keep_whole(running, notebook)  # nothing there: the folder was removed
+    kernels._keep_if_complete(running, notebook)  # nothing there: the folder was removed
     running.write_text('{"cells": []}')
-    kernels._keep_whole(running, notebook)
+    kernels._keep_if_complete(running, notebook)
     assert list(tmp_path.iterdir()) == [notebook]

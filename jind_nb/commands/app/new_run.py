@@ -1,4 +1,4 @@
-"""The web page's way to a new run: a file, its columns and batches, the check, and the start."""
+"""The web page's form for a new run: a file, its columns and batches, the check, and the start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,20 @@ from ...core.parameters import Parameters, make_parameters
 from ...errors import InputError
 from ...report import html
 from .process import MOST_VALUES
-from .widgets import LABELS, WIDE, button, deleting, description, dropdown, fill, hide, scrolling, show, title, told
+from .widgets import (
+    LABELS,
+    WIDE,
+    button,
+    confirmed_button,
+    description,
+    dropdown,
+    fill,
+    heading,
+    hide,
+    message_box,
+    scrolling,
+    show,
+)
 from .workspace import EXAMPLE, RunOfVisitor, Workspace
 
 NOTHING = ("– choose –", "")
@@ -32,15 +45,15 @@ FEWEST = Parameters.model_fields["MIN_CELL_TYPE_POPULATION"].default
 METHODS = [("default: what we recommend", "default"), ("reference: as published", "reference")]
 
 
-class Choosing:
+class NewRunForm:
     """The widgets of a new run, in `box`.
 
     Parameters
     ----------
     uploads
         Whether there is a server to upload to.
-    beside
-        Starts a coroutine beside the widgets.
+    start_task
+        Starts a coroutine while the widgets stay usable.
     started
         Called with a run that was started.
     """
@@ -50,26 +63,28 @@ class Choosing:
         workspace: Workspace,
         *,
         uploads: bool,
-        beside: Callable[[Coroutine[Any, Any, None]], None],
+        start_task: Callable[[Coroutine[Any, Any, None]], None],
         started: Callable[[RunOfVisitor], None],
     ) -> None:
-        self.workspace, self.uploads, self.beside, self.started = workspace, uploads, beside, started
-        self.content: dict[str, Any] = {}  # of the chosen file, as `in_app.look` gives it
+        self.workspace, self.uploads, self.start_task, self.started = workspace, uploads, start_task, started
+        self.content: dict[str, Any] = {}  # of the chosen file, as `process.describe_file` returns it
         self.path = ""
-        self.filling = False
+        self.ignores_events = False
         self.box = widgets.VBox([self._data(), self._columns(), self._options(), self._check_and_run()])
-        self._forget()
-        self._on_change(lambda: self._choose(self.file.value), self.file)
-        self._on_change(lambda: self._choose(self.typed.value.strip()), self.typed)
+        self._clear_choice()
+        self._on_change(lambda: self._choose_file(self.file.value), self.file)
+        self._on_change(lambda: self._choose_file(self.typed.value.strip()), self.typed)
         self._on_change(self._columns_chosen, self.batch, self.labels)
-        self._on_change(self._changed, self.target, self.source, self.excluded, self.fewest, self.error, self.method)
+        self._on_change(
+            self._discard_check, self.target, self.source, self.excluded, self.fewest, self.error, self.method
+        )
 
     # --- what is on the page
 
     def _data(self) -> widgets.VBox:
         self.upload = widgets.HTML(self._upload_area())
         self.file = dropdown("File", [NOTHING])
-        self.remove = deleting("Delete this upload", self._delete)
+        self.remove = confirmed_button("Delete this upload", self._delete)
         self.typed = widgets.Text(
             description="… or its whole path", continuous_update=False, style=LABELS, layout=WIDE,
             placeholder=f"a file in {', '.join(self.workspace.settings.data)}",
@@ -78,7 +93,7 @@ class Choosing:
         hide(self.upload, hidden=not self.uploads)
         hide(self.typed, hidden=not self.workspace.settings.data)
         return widgets.VBox(
-            [title("1. Data"), self.upload, widgets.HBox([self.file, self.remove]), self.typed, self.problem]
+            [heading("1. Data"), self.upload, widgets.HBox([self.file, self.remove]), self.typed, self.problem]
         )
 
     def _columns(self) -> widgets.VBox:
@@ -89,7 +104,7 @@ class Choosing:
         self.source = dropdown("Start learning from", [AUTOMATIC], "SOURCE_DATASET_NAME")
         self.columns = widgets.VBox(
             [
-                title("2. Batches and cell types"), self.seen, self.batch, self.labels, self.batches, self.target,
+                heading("2. Batches and cell types"), self.seen, self.batch, self.labels, self.batches, self.target,
                 description("TARGET_DATASET_NAME"), self.source, description("SOURCE_DATASET_NAME"),
             ]
         )  # fmt: skip
@@ -124,11 +139,11 @@ class Choosing:
         return self.options
 
     def _check_and_run(self) -> widgets.VBox:
-        self.check = button("Check", self._check, "Reads the data and says what would happen.", "primary")
+        self.check = button("Check", self._check, "Reads the data and says what a run would do.", "primary")
         self.found = widgets.HTML()
-        self.checking = widgets.VBox([title("3. Check"), self.check, self.found])
-        run = button("Run", self._start, "Starts the run; it goes on when this page is closed.", "success")
-        self.starting = widgets.VBox([title("4. Run"), run])
+        self.checking = widgets.VBox([heading("3. Check"), self.check, self.found])
+        run = button("Run", self._start, "Starts the run; it continues when this page is closed.", "success")
+        self.starting = widgets.VBox([heading("4. Run"), run])
         return widgets.VBox([self.checking, self.starting])
 
     def _upload_area(self) -> str:
@@ -145,29 +160,29 @@ class Choosing:
 
     def _on_change(self, work: Callable[[], None], *these: widgets.Widget) -> None:
         for widget in these:
-            widget.observe(lambda _: None if self.filling else work(), "value")
+            widget.observe(lambda _: None if self.ignores_events else work(), "value")
 
     @contextmanager
-    def _filling(self) -> Iterator[None]:
-        """What changes inside was not chosen by anybody."""
-        self.filling = True
+    def _without_events(self) -> Iterator[None]:
+        """Ignore changes of widgets in the `with` block: the program made them, not the visitor."""
+        self.ignores_events = True
         try:
             yield
         finally:
-            self.filling = False
+            self.ignores_events = False
 
     # --- 1. data
 
-    def look(self) -> None:
-        """Lists the files; one that was uploaded since is chosen."""
+    def refresh(self) -> None:
+        """List the files, and choose one that was just uploaded."""
         before = {value for _, value in self.file.options}
         uploaded = self.workspace.uploaded()
         if EXAMPLE in before and {str(file) for file in uploaded} == set(filter(self._is_upload, before)):
             return
         options = [NOTHING, *((f"{file.name} (uploaded)", str(file)) for file in uploaded)]
         options.append(("Example: 700 blood cells of 8 wells", EXAMPLE))
-        options += [(str(file), str(file)) for file in self.workspace.on_server()]
-        with self._filling():
+        options += [(str(file), str(file)) for file in self.workspace.server_files()]
+        with self._without_events():
             fill(self.file, options, self.file.value)
         new = [str(file) for file in uploaded if str(file) not in before]
         if new and EXAMPLE in before:
@@ -176,25 +191,25 @@ class Choosing:
     def _is_upload(self, path: str) -> bool:
         return Path(path).parent == self.workspace.uploads
 
-    def _forget(self) -> None:
+    def _clear_choice(self) -> None:
         self.path, self.content, self.problem.value, self.found.value = "", {}, "", ""
         hide(self.columns, self.options, self.checking, self.starting)
         hide(self.remove, hidden=not self._is_upload(self.file.value))
 
-    def _choose(self, path: str) -> None:
-        self._forget()
+    def _choose_file(self, path: str) -> None:
+        self._clear_choice()
         if not path:
             return
         try:
-            self.path = self.workspace.allowed(path)
+            self.path = self.workspace.resolve_path(path)
         except InputError as error:
-            self.problem.value = told("bad", str(error))
+            self.problem.value = message_box("bad", str(error))
             return
-        self.problem.value = told("quiet", "Looking at the file …")
-        self.beside(self._look_at(self.path))
+        self.problem.value = message_box("quiet", "Looking at the file …")
+        self.start_task(self._read_file(self.path))
 
-    async def _look_at(self, path: str) -> None:
-        content = await self._ask("look", path)
+    async def _read_file(self, path: str) -> None:
+        content = await self._ask_process("describe", path)
         if path != self.path:  # another was chosen meanwhile
             return
         columns = content.get("columns", {})
@@ -204,13 +219,13 @@ class Choosing:
                 f"different values it has {', '.join(columns) or 'none'}."
             )
         if "error" in content:
-            self.problem.value = told("bad", self.workspace.in_words(content["error"]))
+            self.problem.value = message_box("bad", self.workspace.without_folder(content["error"]))
             return
         self.problem.value, self.content = "", content
         self.seen.value = f"<p>{content['cells']:,} cells, {content['features']:,} features.</p>"
         proposed = content["proposed"]
         options = [NOTHING, *((f"{name} ({len(values)} values)", name) for name, values in columns.items())]
-        with self._filling():
+        with self._without_events():
             fill(self.batch, options, proposed["BATCH_COL"] or "")
             fill(self.labels, options, proposed["LABELS_COL"] or "")
             self.fewest.value = proposed["MIN_CELL_TYPE_POPULATION"] or FEWEST
@@ -221,11 +236,11 @@ class Choosing:
         at_work = [run for run in self.workspace.all_runs() if run.at_work()]
         if any(self.path in run.run.parameters.paths for run in at_work):
             words = "A run is at work with this file; cancel it first, or wait until it is done."
-            self.problem.value = told("bad", words)
+            self.problem.value = message_box("bad", words)
         elif self._is_upload(self.file.value):
             Path(self.file.value).unlink(missing_ok=True)
-            self.look()
-            self._forget()
+            self.refresh()
+            self._clear_choice()
             self.upload.value = self._upload_area()
 
     # --- 2. batches and cell types
@@ -235,42 +250,42 @@ class Choosing:
         names = self.content["columns"].get(batch, {})
         types = self.content["columns"].get(labels, {})
         labelled = self.content["labelled"].get(batch, {}).get(labels, {})
-        self.batches.value = self._tables(names, types, labelled)
+        self.batches.value = self._label_tables(names, types, labelled)
         without = [name for name in names if labels and not labelled.get(name)]
         options = [(name, name) for name in names]
-        with self._filling():
+        with self._without_events():
             fill(self.target, [NOTHING, *options], self.target.value or next(iter(without), ""))
             fill(self.source, [AUTOMATIC, *options], self.source.value)
             self.excluded.options = list(names)
-        self._changed()
+        self._discard_check()
 
     @staticmethod
-    def _tables(names: dict[str, int], types: dict[str, int], labelled: dict[str, int]) -> str:
+    def _label_tables(names: dict[str, int], types: dict[str, int], labelled: dict[str, int]) -> str:
         parameters = Parameters.model_construct()
-        # Those to annotate first: of many batches the rest is seen only by scrolling.
+        # Batches to annotate first: later ones are seen only by scrolling.
         order = sorted(names, key=lambda name: bool(labelled.get(name)))
         of_batches = [[name, names[name], labelled.get(name)] for name in order]
-        of_types = [
+        parents_of = [
             [f"{name} (counts as no label)" if parameters.is_unlabeled(name) else name, n] for name, n in types.items()
         ]
         found = [
-            html.of_rows(["batch", "cells", "with a label"], of_batches, "Batches") if of_batches else "",
-            html.of_rows(["cell type", "cells"], of_types, "Cell types") if of_types else "",
+            html.rows_html(["batch", "cells", "with a label"], of_batches, "Batches") if of_batches else "",
+            html.rows_html(["cell type", "cells"], parents_of, "Cell types") if parents_of else "",
         ]
         return f'<div class="beside">{"".join(map(scrolling, found))}</div>'
 
-    def _changed(self) -> None:
-        """What was checked is no longer what is chosen."""
+    def _discard_check(self) -> None:
+        """Remove the result of a check, which is not for the present choice."""
         self.found.value = ""
         hide(self.starting)
 
     def _values(self) -> dict[str, Any]:
-        """The parameters as chosen, but for OUTPUT_PATH.
+        """Return the chosen parameters without OUTPUT_PATH.
 
         Raises
         ------
         InputError
-            If something has to be chosen yet, or cannot be.
+            If a choice is missing or wrong.
         """
         chosen = {
             "PATH": self.path,
@@ -297,34 +312,34 @@ class Choosing:
         try:
             values = self._values()
         except InputError as error:
-            self.found.value = told("bad", str(error))
+            self.found.value = message_box("bad", str(error))
             return
         self.check.disabled = True
-        self.found.value = told("quiet", "Reading the data; a large file takes minutes …")
-        self.beside(self._checked(values))
+        self.found.value = message_box("quiet", "Reading the data; a large file takes minutes …")
+        self.start_task(self._check_in_process(values))
 
-    async def _checked(self, values: dict[str, Any]) -> None:
+    async def _check_in_process(self, values: dict[str, Any]) -> None:
         file = self.workspace.folder / f"check-{secrets.token_hex(4)}.yaml"
         write_json(file, values | {"OUTPUT_PATH": str(self.workspace.runs / "new")})  # JSON is YAML
         try:
-            found = await self._ask("check", str(file))
+            found = await self._ask_process("check", str(file))
         finally:
             file.unlink()
             self.check.disabled = False
         with suppress(InputError):
             if self._values() == values:  # nothing was changed meanwhile
-                self._tell(found)
+                self._show_findings(found)
                 return
-        self._changed()
+        self._discard_check()
 
-    def _tell(self, found: dict[str, Any]) -> None:
+    def _show_findings(self, found: dict[str, Any]) -> None:
         if "error" in found:
-            self.found.value = told("bad", self.workspace.in_words(found["error"]))
+            self.found.value = message_box("bad", self.workspace.without_folder(found["error"]))
             return
         self.found.value = "".join(
             [
-                told("good", "This can be run."),
-                *(told("warn", text) for text in found["warnings"]),
+                message_box("good", "This can be run."),
+                *(message_box("warn", text) for text in found["warnings"]),
                 *(f"<p>{escape(text)}</p>" for text in found["facts"]),
                 *(f'<p class="quiet">Note: {escape(text)}</p>' for text in found["notes"]),
                 *map(scrolling, found["tables"]),
@@ -332,8 +347,8 @@ class Choosing:
         )
         show(self.starting)
 
-    async def _ask(self, *arguments: str) -> dict[str, Any]:
-        """What a process of `in_app` answers."""
+    async def _ask_process(self, *arguments: str) -> dict[str, Any]:
+        """Return the answer of a process of `app.process`."""
         done = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-m", "jind_nb.commands.app.process", *arguments],
@@ -350,9 +365,9 @@ class Choosing:
 
     def _start(self) -> None:
         try:
-            run = self.workspace.start(self._values())
+            run = self.workspace.start_run(self._values())
         except InputError as error:
-            self.found.value = told("bad", str(error))
+            self.found.value = message_box("bad", str(error))
             return
-        self._changed()
+        self._discard_check()
         self.started(run)

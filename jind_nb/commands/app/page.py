@@ -1,11 +1,11 @@
 """The web page, as one notebook shows it: a new run, or one that was started before.
 
-    from jind_nb import app
+    from jind_nb.commands.app import page
 
-    app.page()
+    page.page()
 
-Under `jind-nb app` each visitor's page has its own kernel, which reads no data itself: files are looked at and checked,
-and runs are made, in processes of their own (`in_app`). In JupyterLab the same page chooses among the files under the
+Under `jind-nb app` each visitor's page has its own kernel, which reads no data itself: files are read and checked,
+and runs are done, in processes of their own (`app.process`). In JupyterLab the same page chooses among the files under the
 current folder, and results go to `runs/app` there.
 """
 
@@ -22,12 +22,12 @@ from urllib.parse import parse_qs
 import ipywidgets as widgets
 from IPython.display import HTML, display
 
-from .new_run import Choosing
-from .run_view import Watching
-from .widgets import dropdown, fill, hide, told
-from .workspace import RunOfVisitor, Settings, Workspace
+from .new_run import NewRunForm
+from .run_view import RunView
+from .widgets import dropdown, fill, hide, message_box
+from .workspace import AppSettings, RunOfVisitor, Workspace
 
-SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_REFRESHES = 1.0
 
 NEW = ("New run", "")
 
@@ -41,15 +41,15 @@ STATES = {
 
 
 def page() -> None:
-    """Shows the page, as the visitor's link says."""
-    settings, query = Settings.from_environment(), parse_qs(os.environ.get("QUERY_STRING", ""))
+    """Show the page of the visitor whose link was opened."""
+    settings, query = AppSettings.from_environment(), parse_qs(os.environ.get("QUERY_STRING", ""))
     if settings is None:
         here = Path.cwd()
-        workspace = Workspace(Settings(str(here / "runs" / "app"), (str(here),)), "jupyterlab").made()
+        workspace = Workspace(AppSettings(str(here / "runs" / "app"), (str(here),)), "jupyterlab").with_folders()
         _Page(workspace, served=False).show()
         return
     found = Workspace.find(settings, query.get("session", [""])[-1])
-    assert found is not None, "the server looked before it started this kernel"
+    assert found is not None, "the server checked it before it started this kernel"
     _Page(found, served=True).show(query.get("run", [""])[-1])
 
 
@@ -58,60 +58,62 @@ class _Page:
         self.workspace = workspace
         self.loop = asyncio.get_running_loop()
         self.tasks: set[Any] = set()
-        self.filling = False
+        self.ignores_events = False
         self.broken = widgets.HTML()
         self.which = dropdown("Run", [NEW])
-        self.choosing = Choosing(workspace, uploads=served, beside=self._beside, started=self._open)
-        self.watching = Watching(workspace, served=served, beside=self._beside, changed=self._list_runs)
-        self.box = widgets.VBox([self.which, self.broken, self.choosing.box, self.watching.box])
+        self.new_run = NewRunForm(workspace, uploads=served, start_task=self._start_task, started=self._open)
+        self.run_view = RunView(workspace, served=served, start_task=self._start_task, changed=self._list_runs)
+        self.box = widgets.VBox([self.which, self.broken, self.new_run.box, self.run_view.box])
         self.box.add_class("jind")
-        self.which.observe(lambda _: None if self.filling else self._open(workspace.run(self.which.value)), "value")
+        self.which.observe(
+            lambda _: None if self.ignores_events else self._open(workspace.run(self.which.value)), "value"
+        )
 
     def show(self, run: str = "") -> None:
-        """Displays the page and follows what happens in the visitor's folder."""
+        """Display the page, and keep it up to date with the visitor's folder."""
         templates = files("jind_nb") / "templates"
         style, script = ((templates / name).read_text("utf-8") for name in ("app.css", "upload.js"))
         display(HTML(f"<style>{style}</style><script>{script}</script>"), self.box)
-        self.choosing.look()
+        self.new_run.refresh()
         at_work = next((one for one in self.workspace.all_runs() if one.at_work()), None)
         self._open(self.workspace.run(run) or at_work)
-        self._beside(self._follow())
+        self._start_task(self._keep_up_to_date())
 
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Starts work beside the widgets' answers, which JupyterLab may have in another thread."""
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a coroutine in the kernel's event loop; JupyterLab may call the widgets from another thread."""
 
-        async def told_of() -> None:
+        async def with_errors_shown() -> None:
             try:
                 await work
             except Exception as error:
-                self.broken.value = told("bad", f"{type(error).__name__}: {error}")
+                self.broken.value = message_box("bad", f"{type(error).__name__}: {error}")
 
-        task = asyncio.run_coroutine_threadsafe(told_of(), self.loop)
+        task = asyncio.run_coroutine_threadsafe(with_errors_shown(), self.loop)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _follow(self) -> None:
+    async def _keep_up_to_date(self) -> None:
         while True:
-            (self.choosing if self.watching.run is None else self.watching).look()
-            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            (self.new_run if self.run_view.run is None else self.run_view).refresh()
+            await asyncio.sleep(SECONDS_BETWEEN_REFRESHES)
 
     def _open(self, run: RunOfVisitor | None) -> None:
-        hide(self.choosing.box, hidden=run is not None)
-        self.watching.open(run)
+        hide(self.new_run.box, hidden=run is not None)
+        self.run_view.show(run)
         self._list_runs()
 
     def _list_runs(self) -> None:
-        shown = self.watching.run
-        options = [NEW, *((self._in_a_line(run), run.name) for run in self.workspace.all_runs())]
-        self.filling = True
+        shown = self.run_view.run
+        options = [NEW, *((self._one_line(run), run.name) for run in self.workspace.all_runs())]
+        self.ignores_events = True
         try:
             fill(self.which, options, shown.name if shown else "")
         finally:
-            self.filling = False
-        hide(self.choosing.box, hidden=shown is not None)
+            self.ignores_events = False
+        hide(self.new_run.box, hidden=shown is not None)
 
     @staticmethod
-    def _in_a_line(run: RunOfVisitor) -> str:
+    def _one_line(run: RunOfVisitor) -> str:
         day, time = run.name[:8], run.name[9:15]
         when = f"{day[:4]}-{day[4:6]}-{day[6:]} {time[:2]}:{time[2:4]}"
         return f"{when}, {run.run.parameters.TARGET_DATASET_NAME}: {STATES[run.state()]}"

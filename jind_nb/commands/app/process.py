@@ -1,10 +1,10 @@
-"""The processes of the web page: they read what visitors give, so that neither the page nor the server need to.
+"""The processes of the web page: they read the visitors' files, so that the page and the server do not.
 
-    python -m jind_nb.commands.app.process look PATH                # prints JSON: what is in a file
+    python -m jind_nb.commands.app.process describe PATH            # prints JSON: what is in a file
     python -m jind_nb.commands.app.process check PARAMETERS         # prints JSON: what `jind-nb validate` finds
     python -m jind_nb.commands.app.process run FOLDER PLACES N      # waits for one of N places, then is `jind-nb run`
 
-Wrong input comes back as {"error": message}.
+Wrong input is printed as {"error": message}.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ...data.h5ad import frame, open_file, texts
 from ...errors import InputError
 from ...report import html
 from ..guess import distinct_values, guess
-from ..validate import find
-from .workspace import one_of
+from ..validate import validate
+from .workspace import place_held
 
-# More different values than this are no batches or cell types, and no list to choose from.
+# A column with more distinct values holds neither batches nor cell types.
 MOST_VALUES = 200
 
 MOST_COLUMNS = 60
 
 
-def look(path: str) -> dict[str, Any]:
-    """Cells, features, and the columns of `obs` that could hold batches or cell types.
+def describe_file(path: str) -> dict[str, Any]:
+    """Count cells and features, and the values of the columns of `obs` that could hold batches or cell types.
 
     Returns
     -------
@@ -81,29 +81,27 @@ def look(path: str) -> dict[str, Any]:
 
 
 def check(file: str) -> dict[str, Any]:
-    """What `findings.find` finds, its tables as HTML.
+    """Return what `jind-nb validate` finds, its tables as HTML.
 
     Raises
     ------
     InputError
         As a run would.
     """
-
-    found = find(load_parameters(file))
-    shown = [html.html(table, title) for title, table in found.tables.items()]
+    found = validate(load_parameters(file))
+    shown = [html.table_html(table, title) for title, table in found.tables.items()]
     return {"tables": shown, "facts": found.facts, "warnings": found.warnings, "notes": found.notes}
 
 
 def run(folder: Path, places: Path, n: int) -> None:
-    """`jind-nb run` of a visitor's parameters, once there is a place."""
-
-    # A kernel ignores Ctrl-C and hands that on to what it starts; the page cancels by it.
+    """Do a visitor's run as `jind-nb run` does, once a place is free."""
+    # The kernel that started this process ignores Ctrl-C, and so would this process; the page cancels runs with it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt), one_of(places, n):
+    with contextlib.suppress(KeyboardInterrupt), place_held(places, n):
         (folder / "begun").touch()
 
-        # Only now: a process that waits should not hold the half gigabyte that a run imports.
+        # Imported only now: a waiting process should not hold the half gigabyte that a run needs.
         sys.argv = ["jind-nb run", str(folder / "parameters.yaml")]
         runpy.run_module("jind_nb.commands.run_process", run_name="__main__")
 
@@ -122,4 +120,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "run":
         run(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
     else:
-        _answer({"look": look, "check": check}[sys.argv[1]], sys.argv[2])
+        _answer({"describe": describe_file, "check": check}[sys.argv[1]], sys.argv[2])

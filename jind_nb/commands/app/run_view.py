@@ -1,4 +1,4 @@
-"""The web page's view of one run: stage, time and log while it is at work, then the report and the files to keep."""
+"""The web page's view of one run: stage, time and log while it is at work, then the report and the files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from urllib.parse import quote
 
 import ipywidgets as widgets
 
-from .widgets import LABELS, WIDE, button, deleting, hide, minutes, told
+from .widgets import LABELS, WIDE, button, confirmed_button, hide, message_box, minutes
 from .workspace import RunOfVisitor, Workspace
 
 
-class Watching:
+class RunView:
     """The widgets of a run, in `box`.
 
     Parameters
     ----------
-    beside
-        Starts a coroutine beside the widgets.
+    start_task
+        Starts a coroutine while the widgets stay usable.
     changed
         Called when the run's state has changed, or it was deleted.
     """
@@ -31,36 +31,36 @@ class Watching:
         workspace: Workspace,
         *,
         served: bool,
-        beside: Callable[[Coroutine[Any, Any, None]], None],
+        start_task: Callable[[Coroutine[Any, Any, None]], None],
         changed: Callable[[], None],
     ) -> None:
-        self.workspace, self.served, self.beside, self.changed = workspace, served, beside, changed
+        self.workspace, self.served, self.start_task, self.changed = workspace, served, start_task, changed
         self.run: RunOfVisitor | None = None
-        self.shown = ""  # the state that is shown
-        self.what, self.status, self.log, self.result = (widgets.HTML() for _ in range(4))
+        self.shown = ""  # the state on the page
+        self.description, self.status, self.log, self.result = (widgets.HTML() for _ in range(4))
         self.progress = widgets.IntProgress(0, 0, 5, description="Progress", style=LABELS, layout=WIDE)
         self.cancel = button("Cancel", self._cancel, "Ends the run.")
-        self.again = button("Run again", self._again, "Goes on after the last finished stage.", "success")
-        self.delete = deleting("Delete this run", self._delete)
+        self.again = button("Run again", self._again, "Continues after the last finished stage.", "success")
+        self.delete = confirmed_button("Delete this run", self._delete)
         buttons = widgets.HBox([self.cancel, self.again, self.delete])
-        self.box = widgets.VBox([self.what, self.status, self.progress, self.log, buttons, self.result])
+        self.box = widgets.VBox([self.description, self.status, self.progress, self.log, buttons, self.result])
 
-    def open(self, run: RunOfVisitor | None) -> None:
-        """Shows another run, or none."""
+    def show(self, run: RunOfVisitor | None) -> None:
+        """Show another run, or none."""
         self.run, self.shown = run, ""
         hide(self.box, hidden=run is None)
         self.result.value = self.log.value = ""
         if run is not None:
-            self.what.value = self._what(run)
-            self.look()
+            self.description.value = self._description(run)
+            self.refresh()
 
-    def look(self) -> None:
-        """Shows how far the run is now."""
+    def refresh(self) -> None:
+        """Show the present state of the run."""
         run = self.run
         if run is None:
             return
         if not run.parameters_yaml.exists():  # deleted in another tab
-            self.open(None)
+            self.show(None)
             self.changed()
             return
         state = run.state()
@@ -70,16 +70,20 @@ class Watching:
         stage, n, words = run.progress()
         self.progress.max, self.progress.value = n, max(0, stage - 1)
         self.status.value = {
-            "waiting": lambda: told("quiet", "About to start; while other runs are at work it waits for its turn."),
-            "running": lambda: told(
+            "waiting": lambda: message_box(
+                "quiet", "About to start; while other runs are at work it waits for its turn."
+            ),
+            "running": lambda: message_box(
                 "quiet",
                 f"{f'Stage {stage} of {n}: {words}' if stage else 'Starting'} ({minutes(run.seconds())} so far)",
             ),
-            "failed": lambda: told("bad", self.workspace.in_words(run.why_failed())),
-            "cancelled": lambda: told("warn", "Cancelled. What finished stages made is kept; it can be run again."),
-            "done": lambda: told("good", run.summary()),
+            "failed": lambda: message_box("bad", self.workspace.without_folder(run.why_failed())),
+            "cancelled": lambda: message_box(
+                "warn", "Cancelled. What finished stages made is kept; it can be run again."
+            ),
+            "done": lambda: message_box("good", run.summary()),
         }[state]()
-        log = escape(self.workspace.in_words(run.log()))
+        log = escape(self.workspace.without_folder(run.log()))
         self.log.value = log and f'<div class="log" role="log" aria-label="Log" tabindex="0"><pre>{log}</pre></div>'
         if state != self.shown:
             hide(self.progress, self.cancel, hidden=not at_work)
@@ -89,7 +93,7 @@ class Watching:
             self.shown = state
             self.changed()
 
-    def _what(self, run: RunOfVisitor) -> str:
+    def _description(self, run: RunOfVisitor) -> str:
         p = run.run.parameters
         words = (
             f"{Path(p.paths[0]).name}: annotates {p.TARGET_DATASET_NAME!r} of {p.BATCH_COL}, with the cell types of "
@@ -108,17 +112,17 @@ class Watching:
                 self.cancel.disabled = False
 
         if self.run is not None:
-            self.beside(cancel(self.run))
+            self.start_task(cancel(self.run))
 
     def _again(self) -> None:
         if self.run is not None:
             self.run.start()
-            self.look()
+            self.refresh()
 
     def _delete(self) -> None:
         if self.run is not None:
             self.run.delete()
-            self.look()
+            self.refresh()
 
     def _results(self, of_visitor: RunOfVisitor) -> str:
         run = of_visitor.run

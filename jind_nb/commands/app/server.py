@@ -1,10 +1,10 @@
-"""The server of the web page: Voila, with one notebook, and handlers beside it for uploads and results.
+"""The server of the web page: Voila with one notebook, and handlers for uploads and results.
 
-Who may do what. All pages, uploads, results and kernels' websockets demand the token, or the cookie it was exchanged for; only
-Voila's own scripts and styles do not. Who has the token is a colleague who may use the machine: uploads, trains, and
-reads what lies in the data folders. Another visitor's files need that visitor's link as well. A page's kernel runs the
-notebook and nothing else: Voila hands it the messages of widgets, and none that would execute code; its id is random.
-The kernels all run as the user who started the server: the walls between visitors are these checks, not the system's.
+All pages, uploads, results and kernels' websockets need the token, or the cookie that a browser gets for it; only
+Voila's own scripts and styles do not. A visitor with the token may upload, train, and read the files in the data
+folders. Another visitor's files need that visitor's link as well. A page's kernel runs the notebook and nothing else:
+Voila passes on the messages of widgets, but none that executes code; the kernel's id is random. All kernels run as the
+user who started the server, so only these checks separate the visitors, not the operating system.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from voila.tornado.handler import TornadoVoilaHandler
 from ...core.files import write_json
 from ...core.resources import shipped
 from ...errors import InputError
-from ...report.page import the_script
+from ...report.page import script_and_hash
 from ...runs.folder import Run
-from .workspace import PART, RUN, RunOfVisitor, Settings, Workspace
+from .workspace import PART, RUN, AppSettings, RunOfVisitor, Workspace
 
-SECONDS_BEFORE_CULLED = 1800  # a kernel whose tab vanished or sleeps; one whose tab is closed ends at once
+SECONDS_BEFORE_CULLED = 1800  # for a kernel whose tab is lost or asleep; a closed tab ends its kernel at once
 
 PORTS_TRIED = 20
 
@@ -60,13 +60,13 @@ RESULTS: dict[str, Callable[[Run], Path]] = {
     "run.log": lambda run: run.log,
 }
 
-# A report is made of other people's data: it may show itself and run its own script, as a page of no origin.
+# A report holds other people's data: it may only show itself and run its own script, as a page without origin.
 REPORT_MAY = (
     "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
     "frame-ancestors 'self'; script-src {}"
 )
 
-# Voila's template would fetch a font from elsewhere; nothing of the page does.
+# The page loads nothing from other servers; Voila's template would load a font.
 PAGE_MAY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'; "
@@ -87,8 +87,8 @@ OF_VOILA = {
 PIECE = 2**20  # bytes
 
 
-def _simple(handler: JupyterHandler, title: str, content: str) -> None:
-    """Answers with a page of a few words; `content` is HTML."""
+def _finish_page(handler: JupyterHandler, title: str, content: str) -> None:
+    """Answer with a short page; `content` is HTML."""
     handler.set_header("Content-Type", "text/html; charset=utf-8")
     handler.finish(
         f'<!doctype html><html lang="en"><title>{escape(title)}</title>'
@@ -96,19 +96,19 @@ def _simple(handler: JupyterHandler, title: str, content: str) -> None:
     )
 
 
-def _tell_error(handler: JupyterHandler, status: int) -> None:
+def _finish_error(handler: JupyterHandler, status: int) -> None:
     title = "This link leads to nothing that is here." if status == 404 else "Something went wrong."
-    _simple(
-        handler, title, f'<p>Ask who gave you the link, or <a href="{escape(handler.base_url)}">begin anew</a>.</p>'
+    _finish_page(
+        handler, title, f'<p>Ask who gave you the link, or <a href="{escape(handler.base_url)}">start again</a>.</p>'
     )
 
 
 class Login(LoginFormHandler):
-    """Asks for the token where it is not in the address."""
+    """The page that asks for the token if it is not in the address."""
 
     def _render(self, message: dict[str, str] | None = None) -> None:
         there = url_escape(self.get_argument("next", default=self.base_url))
-        _simple(
+        _finish_page(
             self,
             "Cell-type labels",
             "<p>Open the whole address that you were given, or enter the token: what follows <code>token=</code> in it.</p>"
@@ -119,7 +119,7 @@ class Login(LoginFormHandler):
 
 
 class Identity(PasswordIdentityProvider):
-    """Jupyter's token and cookie, the token compared in constant time."""
+    """Jupyter's token and cookie, with the token compared in constant time."""
 
     def get_token(self, handler: tornado.web.RequestHandler) -> str | None:
         return self._if_right(super().get_token(handler))
@@ -134,9 +134,9 @@ class Identity(PasswordIdentityProvider):
 
 
 class Page(TornadoVoilaHandler):
-    """The page of one visitor; without `session` in its address, of the one this browser was last, or a new one."""
+    """The page of a visitor: the one in the address (`session`), or the browser's last one, or a new one."""
 
-    def initialize(self, settings: Settings, **kwargs: Any) -> None:
+    def initialize(self, settings: AppSettings, **kwargs: Any) -> None:
         super().initialize(**kwargs)
         self.of_app = settings
 
@@ -144,9 +144,9 @@ class Page(TornadoVoilaHandler):
     async def get(self, path: str | None = None) -> None:
         visitor, run = self.get_argument("session", ""), self.get_argument("run", "")
         cookie = f"{self.cookie_name}-session"
-        if not visitor or self.get_argument("token", ""):  # which does not stay in the address
-            known = visitor or (self.get_signed_cookie(cookie) or b"").decode("utf-8", "replace")
-            workspace = Workspace.find(self.of_app, known)
+        if not visitor or self.get_argument("token", ""):  # the token must not stay in the address
+            name = visitor or (self.get_signed_cookie(cookie) or b"").decode("utf-8", "replace")
+            workspace = Workspace.find(self.of_app, name)
             if workspace is None and not visitor:
                 workspace = Workspace.new(self.of_app)
             there = {"session": workspace.visitor if workspace else visitor} | ({"run": run} if run else {})
@@ -163,17 +163,17 @@ class Page(TornadoVoilaHandler):
         await super().get()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        _tell_error(self, status_code)
+        _finish_error(self, status_code)
 
 
 @tornado.web.stream_request_body
 class Upload(JupyterHandler):
-    """POST upload/VISITOR?name=NAME, the file as the body: written to disk as it comes, never held."""
+    """POST upload/VISITOR?name=NAME, the file as the body, which is written to disk piece by piece."""
 
     part: Path | None = None
     refusal = "The upload was refused."
 
-    def initialize(self, settings: Settings) -> None:
+    def initialize(self, settings: AppSettings) -> None:
         self.of_app = settings
         self.received = 0
 
@@ -197,7 +197,7 @@ class Upload(JupyterHandler):
         self.file = self.part.open("r+b")
 
     async def data_received(self, chunk: bytes) -> None:
-        if self.part is not None:  # else: only read to the end, for the browser to hear the answer
+        if self.part is not None:  # otherwise it is only read to its end, so that the browser gets the answer
             await self._on_disk(self.file.write, chunk)
             self.received += len(chunk)
 
@@ -238,9 +238,9 @@ class Upload(JupyterHandler):
 
 
 class Result(JupyterHandler):
-    """GET results/VISITOR/RUN/NAME: a file of a finished run, the report to be shown and the others to be kept."""
+    """GET results/VISITOR/RUN/NAME: a file of a run; the report is shown, all others are downloaded."""
 
-    def initialize(self, settings: Settings) -> None:
+    def initialize(self, settings: AppSettings) -> None:
         self.of_app = settings
 
     @tornado.web.authenticated
@@ -252,7 +252,7 @@ class Result(JupyterHandler):
         self.set_header("Content-Type", "text/html; charset=utf-8" if shown else "application/octet-stream")
         if not shown:
             self.set_header("Content-Disposition", f'attachment; filename="{name}"')
-        self.set_header("Content-Security-Policy", REPORT_MAY.format(the_script()[1]))
+        self.set_header("Content-Security-Policy", REPORT_MAY.format(script_and_hash()[1]))
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Length", file.stat().st_size)
@@ -262,7 +262,7 @@ class Result(JupyterHandler):
                 await self.flush()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        _tell_error(self, status_code)
+        _finish_error(self, status_code)
 
     def _file(self, visitor: str, run: str, name: str) -> Path | None:
         workspace = Workspace.find(self.of_app, visitor)
@@ -278,9 +278,9 @@ class Result(JupyterHandler):
 class Server(Voila):
     """Voila with our page at its root."""
 
-    of_app: Settings
+    of_app: AppSettings
     ports: tuple[int, ...]
-    told: Callable[[str], None]
+    ready: Callable[[str], None]
 
     def init_handlers(self) -> list[Any]:
         [*handlers, (root, _, of_page)] = super().init_handlers()
@@ -295,7 +295,7 @@ class Server(Voila):
             (at(r"/upload/([^/]+)"), Upload, ours),
             (at(r"/results/([^/]+)/([^/]+)/([^/]+)"), Result, ours),
             (at(r"/voila/templates/(lab/static/.*)"), TemplateStaticFileHandler),
-            # Neither files of the notebook's folder, nor of other templates.
+            # Without the files of the notebook's folder and of other templates.
             *(handler for handler in handlers if not re.search("/voila/(files|templates)/|/log(in|out)", handler[0])),
             (at("/"), Page, of_page | ours),
         ]
@@ -312,7 +312,7 @@ class Server(Voila):
                 ) from None
             self.port = port
             break
-        self.told(self.address)
+        self.ready(self.address)
         self.ioloop = tornado.ioloop.IOLoop.current()
         try:
             self.ioloop.start()
@@ -323,7 +323,7 @@ class Server(Voila):
 
     @property
     def address(self) -> str:
-        """Where the page is, with the token."""
+        """The address of the page, with the token."""
         host = socket.gethostname() if self.ip in ("", "0.0.0.0", "::") else self.ip
         host = f"[{host}]" if ":" in host else host
         query = f"?token={self.token}" if self.token else ""
@@ -331,15 +331,15 @@ class Server(Voila):
 
 
 def serve(
-    settings: Settings, *, ip: str, ports: tuple[int, ...], base_url: str, token: bool, told: Callable[[str], None]
+    settings: AppSettings, *, ip: str, ports: tuple[int, ...], base_url: str, token: bool, ready: Callable[[str], None]
 ) -> None:
-    """Serves the page until Ctrl-C or SIGTERM; runs at work go on without it.
+    """Serve the page until Ctrl-C or SIGTERM; runs at work continue.
 
     Parameters
     ----------
     ports
-        Tried one after the other.
-    told
+        The ports to try, one after the other.
+    ready
         Called with the address once it can be opened.
 
     Raises
@@ -347,13 +347,13 @@ def serve(
     InputError
         If the folder cannot be made, or none of the ports is free.
     """
-    before = os.umask(0o077)  # what visitors give and get is the server's user's alone, in runs too
+    before = os.umask(0o077)  # uploads and results, those of runs too, are readable by the server's user only
     try:
-        known = _known(Path(settings.root))
-        for part in Path(settings.root).glob(f"*/uploads/.*{PART}"):  # a server that was killed left them
+        secrets_of_folder = _server_secrets(Path(settings.root))
+        for part in Path(settings.root).glob(f"*/uploads/.*{PART}"):  # of a server that was killed
             part.unlink()
         settings.to_environment()
-        # Of jupyter_server's own ping interval, and of addresses, which give access to whoever reads them.
+        # They log addresses, which give access to everybody who reads them.
         for name in ("tornado.general", "tornado.access"):
             logging.getLogger(name).setLevel(logging.ERROR)
         server = Server(
@@ -364,21 +364,21 @@ def serve(
             ip=ip,
             port=ports[0],
             base_url=base_url,
-            token=known["token"] if token else "",
-            cookie_secret=known["cookie_secret"].encode(),
+            token=secrets_of_folder["token"] if token else "",
+            cookie_secret=secrets_of_folder["cookie_secret"].encode(),
             identity_provider_class=Identity,
             open_browser=False,
-            tornado_settings={"static_path": DEFAULT_STATIC_FILES_PATH},  # Jupyter's own pages of errors ask for it
+            tornado_settings={"static_path": DEFAULT_STATIC_FILES_PATH},  # Jupyter's error pages need it
         )
-        server.of_app, server.ports, server.told = settings, ports, told
+        server.of_app, server.ports, server.ready = settings, ports, ready
         server.initialize([])
         server.start()
     finally:
         os.umask(before)
 
 
-def _known(root: Path) -> dict[str, str]:
-    """The token, and what cookies are signed with: the same for a folder, so that links and cookies outlive a restart."""
+def _server_secrets(root: Path) -> dict[str, str]:
+    """Return the folder's token and cookie secret, which are kept so that links and cookies outlive a restart."""
     file = root / "server.json"
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)

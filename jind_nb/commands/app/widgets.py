@@ -1,4 +1,4 @@
-"""Pieces of the web page: labelled widgets, boxes of text. Names from data are shown as the text they are."""
+"""Parts of the web page: labelled widgets and boxes of text. Names in the data are escaped."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ WIDE = {"width": "720px"}
 
 
 def scrolling(table: str) -> str:
-    """A table (HTML) that scrolls within the page."""
+    """Return a table (HTML) that scrolls within the page."""
     return f'<div class="scrolled">{table}</div>'
 
 
 def minutes(seconds: float) -> str:
-    """
+    """Return a duration in words.
+
     >>> minutes(83.4)
     '1 min 23 s'
     """
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"
 
 
-def told(kind: Literal["quiet", "good", "warn", "bad"], text: str) -> str:
-    """A box of text as HTML; screen readers say a bad one at once."""
+def message_box(kind: Literal["quiet", "good", "warn", "bad"], text: str) -> str:
+    """Return a box of text as HTML; screen readers read out a bad one at once."""
     role = ' role="alert"' if kind == "bad" else ""
     return f'<div class="{kind}"{role}>{escape(text)}</div>'
 
@@ -45,13 +46,13 @@ def show(*these: widgets.Widget) -> None:
 
 
 def dropdown(text: str, options: list[tuple[str, str]], parameter: str = "") -> widgets.Dropdown:
-    """A list to choose from, explained by a parameter's own sentence."""
+    """Return a list to choose from, with a parameter's description as its tooltip."""
     tooltip = Parameters.model_fields[parameter].description if parameter else text
     return widgets.Dropdown(description=text, options=options, style=LABELS, layout=WIDE, tooltip=tooltip)
 
 
 def fill(choice: widgets.Dropdown, options: list[tuple[str, str]], value: str) -> None:
-    """Gives a list its options; the first is chosen where `value` is not, or no longer, among them."""
+    """Set the options of a list, and choose `value`, or the first option if `value` is not among them."""
     choice.options = options
     choice.value = value if value in {name for _, name in options} else options[0][1]
 
@@ -62,8 +63,8 @@ def button(text: str, work: Callable[[], None], tooltip: str, style: str = "") -
     return made
 
 
-def deleting(text: str, work: Callable[[], None]) -> widgets.Button:
-    """A button that does its work at the second click."""
+def confirmed_button(text: str, work: Callable[[], None]) -> widgets.Button:
+    """Return a button that does its work at the second click."""
 
     def clicked() -> None:
         sure = made.description != text
@@ -75,11 +76,11 @@ def deleting(text: str, work: Callable[[], None]) -> widgets.Button:
     return made
 
 
-def title(text: str) -> widgets.HTML:
+def heading(text: str) -> widgets.HTML:
     return widgets.HTML(f"<h2>{escape(text)}</h2>")
 
 
 def description(parameter: str) -> widgets.HTML:
-    """A parameter's sentence and name."""
+    """Return a parameter's description and name."""
     text = re.sub(r"`(.+?)`", r"<code>\1</code>", escape(str(Parameters.model_fields[parameter].description)))
     return widgets.HTML(f'<div class="described">{text} <code>{parameter}</code></div>')

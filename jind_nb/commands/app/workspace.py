@@ -1,12 +1,12 @@
 """The web page's folders: what each visitor uploaded, their runs, and the processes of those runs.
 
-    ROOT/server.json           what the server is known by again after a restart
+    ROOT/server.json           the token and the cookies' secret, which outlive a restart
     ROOT/places/               a run at work holds one of the locks in it
     ROOT/VISITOR/uploads/      files, under cleaned names
     ROOT/VISITOR/runs/RUN/     parameters.yaml, process.json, said.txt, results/
 
-VISITOR is 32 random characters, in the link alone: who does not have it finds nothing. A run is a process of its own,
-in a session of its own: it needs neither the page, nor the kernel that started it, nor the server.
+VISITOR is 32 random characters that only the visitor's link contains. A run is a process in a session of its own: it
+continues without the page, the kernel that started it, and the server.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,10 +30,11 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock, Timeout
 
-from ...core.files import write_json
+from ...core.files import read_end, write_json
 from ...core.parameters import BUNDLED, load_parameters, make_parameters
 from ...errors import InputError
 from ...runs.folder import Run
+from ..run_output import current_stage, failure_message
 
 VISITOR = re.compile(r"[A-Za-z0-9_-]{32}")
 
@@ -48,9 +50,11 @@ MOST_FILES_LISTED = 500
 
 SECONDS_TO_STOP = 15
 
+MOST_SHOWN = 20_000  # bytes of a log
+
 OF_KERNELS = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "MPLBACKEND")
 
-# The kernel of a page finds here what the server was told.
+# The environment variable by which a page's kernel gets the server's settings.
 SETTINGS = "JIND_NB_APP"
 
 STARTED_HERE: list[subprocess.Popen[bytes]] = []
@@ -59,17 +63,17 @@ State = Literal["waiting", "running", "done", "cancelled", "failed"]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What `jind-nb app` was told: the folder of everything, folders with data to choose from, limits."""
+class AppSettings:
+    """The options of `jind-nb app`: the folder of all files, folders with data to choose from, limits."""
 
     root: str
     data: tuple[str, ...] = ()
-    most_upload_bytes: int = 0  # of one visitor's uploads together; 0: nothing can be uploaded
+    most_upload_bytes: int = 0  # of all uploads of a visitor; 0: no uploads
     runs_at_once: int = 1
 
     @classmethod
-    def from_environment(cls) -> Settings | None:
-        """The server's settings; None where the page is opened in JupyterLab, without the server."""
+    def from_environment(cls) -> AppSettings | None:
+        """Return the server's settings, None if the page is opened in JupyterLab, without a server."""
         stored = os.environ.get(SETTINGS)
         if stored is None:
             return None
@@ -83,10 +87,27 @@ class Settings:
     def places(self) -> Path:
         return Path(self.root) / "places"
 
+    def warnings(self, ip: str, *, token: bool) -> list[str]:
+        """Return what is not safe about serving the page at this address."""
+        folder, found = Path(self.root), []
+        if ip not in ("127.0.0.1", "localhost", "::1"):
+            found.append(
+                "other machines can reach the page, and what is sent can be read on the way: put a proxy with https "
+                "before it (docs/web.md)."
+            )
+        if folder.exists() and folder.stat().st_mode & 0o077:
+            found.append(
+                f"others on this machine may list {folder}, and its names are the secret that keeps visitors apart: "
+                f"chmod 700 {shlex.quote(str(folder))}"
+            )
+        if not token:
+            found.append("without a token, everybody who reaches the page can use it.")
+        return found
+
 
 @contextmanager
-def one_of(places: Path, n: int) -> Iterator[None]:
-    """Waits until fewer than n processes hold a place; the system frees a place when its holder dies."""
+def place_held(places: Path, n: int) -> Iterator[None]:
+    """Wait for one of n places and hold it during the `with` block; the system frees it when its holder dies."""
     places.mkdir(parents=True, exist_ok=True)
     while True:
         for number in range(n):
@@ -102,7 +123,7 @@ def one_of(places: Path, n: int) -> Iterator[None]:
 
 
 def clean_name(name: str) -> str:
-    """A name for an uploaded file: letters, digits and a few signs, the ending `.h5ad`.
+    """Return a safe name for an uploaded file: letters, digits and a few signs, ending in `.h5ad`.
 
     >>> clean_name("../my <b>cells</b>.h5ad"), clean_name("Zellen für Üben.H5AD")
     ('my _b_cells_b_.h5ad', 'Zellen für Üben.h5ad')
@@ -110,7 +131,7 @@ def clean_name(name: str) -> str:
     Raises
     ------
     InputError
-        If the name ends otherwise.
+        If the name does not end in .h5ad.
     """
     if not name.lower().endswith(".h5ad"):
         raise InputError(f"{name[-100:]!r} is not an .h5ad file; write one with adata.write_h5ad().")
@@ -124,19 +145,19 @@ def clean_name(name: str) -> str:
 class Workspace:
     """One visitor's folder."""
 
-    settings: Settings
+    settings: AppSettings
     visitor: str
 
     @classmethod
-    def new(cls, settings: Settings) -> Workspace:
-        return cls(settings, secrets.token_urlsafe(24)).made()
+    def new(cls, settings: AppSettings) -> Workspace:
+        return cls(settings, secrets.token_urlsafe(24)).with_folders()
 
     @classmethod
-    def find(cls, settings: Settings, visitor: str) -> Workspace | None:
+    def find(cls, settings: AppSettings, visitor: str) -> Workspace | None:
         this = cls(settings, visitor)
         return this if VISITOR.fullmatch(visitor) and this.folder.is_dir() else None
 
-    def made(self) -> Workspace:
+    def with_folders(self) -> Workspace:
         for folder in (self.folder, self.uploads, self.runs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self
@@ -154,25 +175,25 @@ class Workspace:
     def runs(self) -> Path:
         return self.folder / "runs"
 
-    def in_words(self, message: str) -> str:
-        """A message without the visitor's own folder, which is no news to them."""
+    def without_folder(self, message: str) -> str:
+        """Return a message without the path of the visitor's folder."""
         return message.replace(f"{self.uploads}{os.sep}", "").replace(str(self.folder), "…")
 
     # --- files
 
     def uploaded(self) -> list[Path]:
-        """What was uploaded whole, the newest first."""
+        """Return the complete uploads, the newest first."""
         files = [file for file in self.uploads.glob("*.h5ad") if file.is_file() and not file.is_symlink()]
         return sorted(files, key=lambda file: -file.stat().st_mtime)
 
     def room(self) -> int:
-        """Bytes that may still be uploaded: what the limit leaves, and the disk."""
+        """Return how many bytes the limit and the disk still allow to upload."""
         used = sum(file.stat().st_size for file in self.uploads.iterdir())
         # A run writes about twice its input.
         return max(0, min(self.settings.most_upload_bytes - used, shutil.disk_usage(self.folder).free // 3))
 
     def begin_upload(self, name: str, n_bytes: int) -> Path:
-        """A temporary file of `n_bytes`, to be written over; `end_upload` gives it its name.
+        """Return a temporary file of `n_bytes` for an upload; `end_upload` gives it its name.
 
         Raises
         ------
@@ -187,11 +208,11 @@ class Workspace:
             )
         file = self.uploads / f".{secrets.token_hex(8)}{PART}"
         file.touch(mode=0o600)
-        os.truncate(file, n_bytes)  # counts at once, for uploads side by side; takes no space yet
+        os.truncate(file, n_bytes)  # counts at once for other uploads, but takes no space yet
         return file
 
     def end_upload(self, part: Path, name: str) -> Path:
-        """Gives a whole upload its name, or the next free one: `cells (2).h5ad`."""
+        """Give a complete upload its name, or the next free one: `cells (2).h5ad`."""
         file = self.uploads / clean_name(name)
         stem, number = file.stem, 1
         while file.exists():
@@ -199,8 +220,8 @@ class Workspace:
             file = file.with_name(f"{stem} ({number}).h5ad")
         return part.rename(file)
 
-    def on_server(self) -> list[Path]:
-        """The .h5ad files and .zarr folders under the server's data folders, the first few hundred by name."""
+    def server_files(self) -> list[Path]:
+        """Return the .h5ad files and .zarr folders in the server's data folders, at most some hundreds."""
         found: list[Path] = []
         for folder in map(Path, self.settings.data):
             for above, folders, names in os.walk(folder):
@@ -211,13 +232,13 @@ class Workspace:
                     return found[:MOST_FILES_LISTED]
         return found
 
-    def allowed(self, path: str) -> str:
-        """The PATH for what a visitor chose: their own upload, the example, or what lies in a data folder.
+    def resolve_path(self, path: str) -> str:
+        """Return PATH for a visitor's choice: an own upload, the example, or a file in a data folder.
 
         Raises
         ------
         InputError
-            For any other path, there or not.
+            For any other path, whether it exists or not.
         """
         if path == EXAMPLE:
             return path
@@ -242,23 +263,23 @@ class Workspace:
     # --- runs
 
     def all_runs(self) -> list[RunOfVisitor]:
-        """The newest first."""
+        """Return all runs, the newest first."""
         names = sorted((path.name for path in self.runs.iterdir() if RUN.fullmatch(path.name)), reverse=True)
         return [RunOfVisitor(self, name) for name in names if (self.runs / name / "parameters.yaml").exists()]
 
     def run(self, name: str) -> RunOfVisitor | None:
         return next((run for run in self.all_runs() if run.name == name), None)
 
-    def start(self, values: dict[str, Any]) -> RunOfVisitor:
-        """A new run with these parameters, started.
+    def start_run(self, values: dict[str, Any]) -> RunOfVisitor:
+        """Start a new run with these parameters.
 
         Raises
         ------
         InputError
-            If a parameter is wrong, or PATH is not for this visitor.
+            If a parameter is wrong, or the visitor may not use PATH.
         """
         run = RunOfVisitor(self, f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}")
-        values = values | {"PATH": self.allowed(values["PATH"]), "OUTPUT_PATH": str(run.results)}
+        values = values | {"PATH": self.resolve_path(values["PATH"]), "OUTPUT_PATH": str(run.results)}
         make_parameters(values)
         run.folder.mkdir(mode=0o700)
         # JSON is YAML, and names of any kind come back as they were.
@@ -296,7 +317,7 @@ class RunOfVisitor:
 
     @property
     def begun(self) -> Path:
-        """There once the run has a place and is at work."""
+        """A file that exists once the run has a place and is at work."""
         return self.folder / "begun"
 
     @property
@@ -308,13 +329,13 @@ class RunOfVisitor:
         return self.folder / "process.json"
 
     def start(self) -> None:
-        """Starts the process, or starts it again; goes on after the last finished stage."""
+        """Start the process; a run that was ended before continues after its last finished stage."""
         if self._process() is not None:
             return
         for sign in (self.begun, self._cancelled):
             sign.unlink(missing_ok=True)
         settings = self.workspace.settings
-        # A kernel makes what it starts believe that it writes to a terminal in colours.
+        # These variables of a kernel would make the process write colours.
         environment = {name: value for name, value in os.environ.items() if name not in OF_KERNELS}
         with self._said.open("wb") as said:
             process = subprocess.Popen(
@@ -327,13 +348,13 @@ class RunOfVisitor:
                 start_new_session=True,
             )  # fmt: skip
         STARTED_HERE.append(process)
-        created = psutil.Process(process.pid).create_time()  # by which a later process of this number is told apart
+        created = psutil.Process(process.pid).create_time()  # a later process may get the same number
         write_json(self._process_json, {"pid": process.pid, "created": created})
 
     def _process(self) -> psutil.Process | None:
-        """The process at work, if there is one."""
+        """Return the process at work, None if there is none."""
         for child in STARTED_HERE:
-            child.poll()  # collects it where it has ended
+            child.poll()  # removes it from the system's table if it has ended
         with suppress(OSError, ValueError, KeyError, psutil.Error):
             stored = json.loads(self._process_json.read_text("utf-8"))
             process = psutil.Process(stored["pid"])
@@ -352,7 +373,7 @@ class RunOfVisitor:
         return "cancelled" if self._cancelled.exists() else "failed"
 
     def cancel(self) -> None:
-        """Ends the process and everything it started; what finished stages made is kept."""
+        """End the process and everything it started; the files of finished stages are kept."""
         process = self._process()
         if process is None:
             return
@@ -371,40 +392,32 @@ class RunOfVisitor:
         shutil.rmtree(self.folder)
 
     def progress(self) -> tuple[int, int, str]:
-        """The stage at work (from 1; 0 before the first), how many there are, and what it does in words."""
-        stages = re.findall(r"^\d\d:\d\d:\d\d (\d+)/(\d+) \S+: (.*)$", self._text(self._said), re.M)
-        return (int(stages[-1][0]), int(stages[-1][1]), stages[-1][2]) if stages else (0, 1, "starting")
+        """Return the stage at work (from 1; 0 before the first), the number of stages, and what the stage does."""
+        number, n_stages, stage = current_stage(read_end(self._said, MOST_SHOWN)) or (0, 1, ": starting")
+        return number, n_stages, stage.partition(": ")[2]
 
     def seconds(self) -> float:
-        """For how long it is at work."""
+        """Return how long the run has been at work."""
         return time.time() - self.begun.stat().st_mtime if self.begun.exists() else 0.0
 
-    def log(self, most: int = 20_000) -> str:
-        """The end of the run's log."""
-        return self._text(self.results / "run.log")[-most:]
+    def log(self) -> str:
+        """Return the end of the run's log."""
+        return read_end(self.results / "run.log", MOST_SHOWN)
 
     def why_failed(self) -> str:
-        said = self._text(self._said)
-        told = re.findall(r"^(?:Wrong input|Failed): (.*)", said, re.M | re.S)
-        if told:
-            return str(told[-1]).strip()
-        return "It was ended from outside, most often because memory ran out.\n" + said[-2000:]
+        """Return the run's own message, or the end of its output."""
+        output = read_end(self._said, MOST_SHOWN)
+        ended = "It was ended from outside, most often because memory ran out."
+        return failure_message(output) or f"{ended}\n{output[-2000:]}"
 
     def summary(self) -> str:
-        """What the finished run came to, in one line."""
-        told = self._text(self._said).strip().splitlines()
-        at = next((i for i, line in enumerate(told) if line.startswith("report: ")), 0)
-        return told[at - 1] if at else ""
-
-    @staticmethod
-    def _text(file: Path) -> str:
-        try:
-            return file.read_text("utf-8", errors="replace")
-        except OSError:
-            return ""
+        """Return the result of a finished run in one line: the one above the report's path."""
+        found = re.search(r"^(.*)\nreport: ", read_end(self._said, MOST_SHOWN), re.M)
+        return found[1] if found else ""
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:
+    """Return a process and all that it has started."""
     with suppress(psutil.NoSuchProcess):
         return [process, *process.children(recursive=True)]
     return [process]

@@ -1,8 +1,8 @@
-"""Methods side by side on a target whose labels are known: ours, the usual tools (`baselines`), and controls.
+"""One method measured on a target whose labels are known: ours, the usual tools (`methods`), or a control.
 
     row = measure(parameters, "logistic regression")     # a dictionary, or UnavailableError
 
-Each method but the controls runs in a process of its own, so that seconds and peak memory are its own. It is told the
+Each method but the controls runs in a process of its own, so that seconds and peak memory are its own. It gets the
 parameters and never the target's labels.
 """
 
@@ -35,7 +35,7 @@ from ...model import annotate as model_annotate
 from ...model import history
 from ...model.annotate import calibrate, known_with_rules, settings_of, train
 from ...model.predictions import Predictions
-from .methods import BASELINES, Task, celltypist_python
+from .methods import BASELINES, BaselineInput, celltypist_python
 
 TRUE_LABELS = "true labels"
 
@@ -68,20 +68,20 @@ class UnavailableError(Exception):
 
 
 @dataclass(frozen=True)
-class Used:
-    """What a method took, once the cells were prepared; `peak` is of its whole process, in bytes."""
+class Cost:
+    """The resources a method used after the cells were prepared; `peak`, in bytes, is of its whole process."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak: int = 0
-    way: str = ""  # in which our methods annotated the target (`alignment.WAYS`)
+    way: str = ""  # how our methods aligned the target: an `AlignmentMode`
 
 
 # --- one method ------------------------------------------------------------------------------------------------------
 
 
 def measure(parameters: Parameters, method: str) -> dict[str, Any]:
-    """Runs a method on the target with the seed SEED, and only then looks at the target's labels.
+    """Run a method on the target with the seed SEED, and measure it by the target's labels.
 
     Returns
     -------
@@ -97,25 +97,25 @@ def measure(parameters: Parameters, method: str) -> dict[str, Any]:
     """
     truth = target_labels(parameters)
     if method == TRUE_LABELS:
-        predictions, used = _as_labelled(truth), Used()
+        predictions, cost = _true_predictions(truth), Cost()
     elif method in CONTROLS:
-        predictions, used = annotate(parameters, method)[0], Used()
+        predictions, cost = annotate(parameters, method)[0], Cost()
     else:
-        predictions, used = _in_a_process(parameters, method)
+        predictions, cost = _annotate_in_process(parameters, method)
     known = pd.notna(truth)
     return {
         "method": method,
         "seed": parameters.SEED,
         **scores(truth[known], predictions.subset(known)),
-        "seconds": round(used.seconds, 2),
-        "peak_GB": round(used.peak / 1e9, 3),
-        "cpu_seconds": round(used.cpu_seconds, 2),
-        "way": used.way,
+        "seconds": round(cost.seconds, 2),
+        "peak_GB": round(cost.peak / 1e9, 3),
+        "cpu_seconds": round(cost.cpu_seconds, 2),
+        "way": cost.way,
     }
 
 
 def target_labels(parameters: Parameters) -> np.ndarray:
-    """The target's labels, objects (n_target,), None where unknown.
+    """Return the target's labels, objects (n_target,), None where unknown.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def target_labels(parameters: Parameters) -> np.ndarray:
 
 
 def scores(truth: np.ndarray, predictions: Predictions) -> dict[str, Any]:
-    """The columns of the comparison for all labelled cells of a target, those of types no annotated batch has included.
+    """Return the numbers of the comparison for all labelled cells of a target, including cells of unknown types.
 
     Parameters
     ----------
@@ -141,13 +141,13 @@ def scores(truth: np.ndarray, predictions: Predictions) -> dict[str, Any]:
     """
     found, table = history.evaluate(truth, predictions)
     right, confidence = predictions.raw == truth, predictions.confidence
-    of_enough = [row["f1"] for row in table.values() if row["cells"] >= ENOUGH_CELLS]
+    f1_of_larger_types = [row["f1"] for row in table.values() if row["cells"] >= ENOUGH_CELLS]
     return {
         "cells": found["cells"],
         "unknown_type": found["unknown_type"],
         "raw_accuracy": found["raw_accuracy"],
         "macro_F1": found["macro_F1"],
-        f"macro_F1_{ENOUGH_CELLS}": float(np.mean(of_enough)) if of_enough else None,
+        f"macro_F1_{ENOUGH_CELLS}": float(np.mean(f1_of_larger_types)) if f1_of_larger_types else None,
         "balanced_accuracy": metrics.balanced_accuracy(truth, predictions.raw),
         "effective_accuracy": found["effective_accuracy"],
         "rejection": found["rejection"],
@@ -158,15 +158,15 @@ def scores(truth: np.ndarray, predictions: Predictions) -> dict[str, Any]:
     }
 
 
-def _as_labelled(truth: np.ndarray) -> Predictions:
-    """The control that is always right."""
+def _true_predictions(truth: np.ndarray) -> Predictions:
+    """Return the predictions of the control that is always right."""
     types = sorted(set(truth[pd.notna(truth)]))
     right = truth[:, None] == np.array(types, dtype=object)
     return Predictions(types, right.astype(np.float64), np.zeros(len(types)))
 
 
-def _in_a_process(parameters: Parameters, method: str) -> tuple[Predictions, Used]:
-    """`annotate` in a process of its own."""
+def _annotate_in_process(parameters: Parameters, method: str) -> tuple[Predictions, Cost]:
+    """Call `annotate` in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder:
         job, answer = Path(folder) / "job.json", Path(folder) / "answer.npz"
         job.write_text(json.dumps({"method": method, "parameters": parameters.model_dump()}), "utf-8")
@@ -191,11 +191,11 @@ def _in_a_process(parameters: Parameters, method: str) -> tuple[Predictions, Use
                 stored.get("unlike"),
             )
             seconds, cpu_seconds, peak = float(stored["seconds"]), float(stored["cpu_seconds"]), int(stored["peak"])
-            return predictions, Used(seconds, cpu_seconds, peak, str(stored["way"]))
+            return predictions, Cost(seconds, cpu_seconds, peak, str(stored["way"]))
 
 
-def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Used]:
-    """A method's predictions for the target, and what it took."""
+def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Cost]:
+    """Return a method's predictions for the target, and their cost."""
     name, way = JIND.get(method, (parameters.METHOD, "multi"))
     align = False if way == "not aligned" else parameters.ALIGN
     parameters = parameters.model_copy(update={"METHOD": name, "ALIGN": align})
@@ -204,26 +204,24 @@ def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Used]:
     cells = data_cells.read_cells(parameters)
     plan = data_roles.make_plan(parameters, cells)
     prepared = prepare.prepare(parameters, cells, plan)
-    task = None if method in JIND else task_of(prepared, plan, parameters)
-    if task is not None and method == "scANVI":
-        task = replace(task, counts=counts(parameters, prepared))
+    given = None if method in JIND else baseline_input(prepared, plan, parameters)
+    if given is not None and method == "scANVI":
+        given = replace(given, counts=counts_of_features(parameters, prepared))
     if method == "CellTypist":
-        celltypist_python()  # what is installed only once is no part of the method's seconds
-    began, cpu_before = time.monotonic(), _cpu_seconds()
-    annotated_by = ""
-    if task is None:
-        predictions, annotated_by = jind(
-            *(combined(prepared, plan) if way == "combined" else (prepared, plan)), parameters
-        )
+        celltypist_python()  # its installation, done once, does not count
+    began, cpu_before, alignment_mode = time.monotonic(), _cpu_seconds(), ""
+    if given is None:
+        if way == "combined":
+            prepared, plan = combined(prepared, plan)
+        predictions, alignment_mode = jind(prepared, plan, parameters)
     else:
-        probabilities = BASELINES[method](task)
+        probabilities = BASELINES[method](given)
         predictions = Predictions(plan.classes, probabilities, np.full(len(plan.classes), BASELINE_THRESHOLD))
-    return predictions, Used(time.monotonic() - began, _cpu_seconds() - cpu_before, _peak(), annotated_by)
+    return predictions, Cost(time.monotonic() - began, _cpu_seconds() - cpu_before, _peak(), alignment_mode)
 
 
 def jind(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> tuple[Predictions, str]:
-    """The target by METHOD, and the way in which: all that the notebooks do, without files and pictures."""
-
+    """Return the target's predictions by METHOD, and its alignment mode: the notebooks' sequence without files."""
     settings = settings_of(parameters)
     reference = train(prepared, plan, settings, keep_history=False)
     known = known_with_rules(reference, calibrate(reference))
@@ -233,7 +231,7 @@ def jind(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> tuple[Pred
 
 
 def single_source(parameters: Parameters) -> Parameters:
-    """The same with one annotated batch: the source, or the batch with most cell types (with most cells on ties)."""
+    """Return the parameters with a single annotated batch: the source, or the batch with the most cell types, then cells."""
     plan = data_roles.make_plan(parameters, cells := data_cells.read_cells(parameters))
     source = plan.source or max(
         plan.annotated, key=lambda name: (len(plan.cells[name]), sum(plan.cells[name].values()))
@@ -244,7 +242,7 @@ def single_source(parameters: Parameters) -> Parameters:
 
 
 def combined(prepared: ad.AnnData, plan: Plan) -> tuple[ad.AnnData, Plan]:
-    """The same with all annotated batches as one."""
+    """Return the prepared cells and their plan with all annotated batches as one batch."""
     name = "all annotated batches"
     is_target = (prepared.obs["batch"] == plan.target).to_numpy()
     prepared = prepared.copy()
@@ -252,11 +250,11 @@ def combined(prepared: ad.AnnData, plan: Plan) -> tuple[ad.AnnData, Plan]:
     return prepared, replace(plan, annotated=[name], source=name)
 
 
-def task_of(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> Task:
-    """What a baseline is given."""
+def baseline_input(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> BaselineInput:
+    """Return what a baseline works with."""
     is_target = (prepared.obs["batch"] == plan.target).to_numpy()
     annotated = prepared.obs[~is_target]
-    return Task(
+    return BaselineInput(
         x=sparse.csr_matrix(prepared.X[~is_target]),
         y=annotated["cell_type"].cat.codes.to_numpy().astype(np.int64),
         batch=annotated["batch"].astype(object).to_numpy(),
@@ -267,41 +265,41 @@ def task_of(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> Task:
     )
 
 
-def counts(parameters: Parameters, prepared: ad.AnnData) -> sparse.csr_matrix | None:
-    """Counts of the prepared features, annotated cells first, as scANVI needs them: (n + m, p).
+def counts_of_features(parameters: Parameters, prepared: ad.AnnData) -> sparse.csr_matrix | None:
+    """Return counts of the prepared features for scANVI: annotated cells, then the target's, (n + m, p).
 
-    Those of the file where a batch's values are counts; else the values per 10,000 and cell, rounded to whole numbers.
-    None where the values have no linear scale.
+    They are the file's own where a batch's values are counts; else the values per 10,000 and cell, rounded. None if
+    the values have no linear scale.
     """
     target = parameters.TARGET_DATASET_NAME
     cells = data_cells.read_cells(parameters)
     plan = data_roles.make_plan(parameters, cells)
     as_they_are = parameters.model_copy(update={"NORMALISATION": "as_is", "NUM_FEATURES": 2**62})
     raw = prepare.prepare(as_they_are, cells, plan)[:, prepared.var_names]
-    are_counts = [row["batch"] for row in plan.values if row["looks like"] == "counts"]
+    are_counts = [row["batch"] for row in plan.values if row["value type"] == "counts"]
     if (values := sparse.csr_matrix(prepared.X)).data.min(initial=0) < 0:
         return None
     rounded = values.copy()
     rounded.data = np.rint(np.expm1(rounded.data))
     counted = raw.obs["batch"].isin(are_counts).to_numpy()
     rows = np.arange(len(counted))
-    whole = sparse.vstack([sparse.csr_matrix(raw.X)[counted], rounded[~counted]], format="csr")
+    joined = sparse.vstack([sparse.csr_matrix(raw.X)[counted], rounded[~counted]], format="csr")
     back = np.argsort(np.concatenate([rows[counted], rows[~counted]]))
     is_target = (prepared.obs["batch"] == target).to_numpy()
-    return whole[back][np.concatenate([rows[~is_target], rows[is_target]])]
+    return joined[back][np.concatenate([rows[~is_target], rows[is_target]])]
 
 
 def _cpu_seconds() -> float:
-    """Of this process so far, and of those it started and waited for."""
+    """Return the CPU seconds of this process so far, and of the processes it started and waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _peak() -> int:
-    """The largest memory, in bytes, that this process has held, or one that it started and waited for."""
+    """Return the peak memory, in bytes, of this process, or of one that it started and waited for."""
     kilobytes = [resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]
     status = Path("/proc/self/status")
-    if status.exists():  # Linux, whose ru_maxrss begins with what the process that started this one held
+    if status.exists():  # Linux, whose ru_maxrss starts at the memory of the parent process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         kilobytes.append(int(line.split()[1]))
     else:
@@ -310,17 +308,17 @@ def _peak() -> int:
 
 
 def _main(job: Path, answer: Path) -> None:
-    """The process of one method: reads the job, writes the answer, or the problem a person can do something about."""
-    asked = json.loads(job.read_text("utf-8"))
-    method = asked["method"]
+    """Run one method in this process: read the job, write its predictions, or why it cannot run."""
+    given = json.loads(job.read_text("utf-8"))
+    method = given["method"]
     stored: dict[str, Any]
     try:
-        predictions, used = annotate(make_parameters(asked["parameters"]), method)
+        predictions, cost = annotate(make_parameters(given["parameters"]), method)
         stored = {
             "classes": np.array(predictions.classes),
             "probabilities": predictions.probabilities,
             "thresholds": predictions.thresholds,
-            **asdict(used),
+            **asdict(cost),
         }
         if predictions.unlike is not None:
             stored["unlike"] = predictions.unlike

@@ -1,7 +1,7 @@
-"""What a user would otherwise annotate the target with: usual tools at their usual settings, each one plain function.
+"""The usual tools at their usual settings, one function each, and the controls.
 
-Every function takes a `Task` and gives probabilities (n_target, K). Optional packages (the extra `compare`) are imported
-where they are used.
+Every function takes a `BaselineInput` and returns probabilities (n_target, K). Each imports its own packages, which take
+seconds to import or belong to the extra `compare`: a process runs one method, and should not pay for the others.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ MOST_STEPS = 4_000
 
 MINIBATCH = 128
 
-# The last scikit-learn whose LogisticRegression CellTypist 1.7.1 can train with is older than ours.
+# The last scikit-learn whose LogisticRegression CellTypist 1.7.1 can train is older than ours.
 CELLTYPIST = ("celltypist==1.7.1", "scikit-learn==1.6.1")
 
 UNKNOWN = "unknown to the program"
 
 
 @dataclass(frozen=True)
-class Task:
-    """Annotated cells, a target, and nothing of the target's labels."""
+class BaselineInput:
+    """Annotated cells and a target, without the target's labels."""
 
     x: sparse.csr_matrix  # annotated cells, log1p of counts per 10,000, float32 (n, p)
     y: np.ndarray  # int64 (n,), index into classes
@@ -51,7 +51,7 @@ class Task:
     target_batch: str
     classes: list[str]
     seed: int = 0
-    counts: sparse.csr_matrix | None = None  # annotated cells, then the target's, (n + m, p); only scANVI asks for it
+    counts: sparse.csr_matrix | None = None  # annotated cells, then the target's, (n + m, p); for scANVI only
 
     @property
     def all_batches(self) -> np.ndarray:
@@ -64,99 +64,98 @@ class Task:
         return sparse.vstack([self.x, self.target], format="csr")
 
     def columns(self, probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Probabilities whose columns are some `classes` (indices), as (m, K)."""
+        """Return probabilities of some `classes` (indices) as (m, K), zero for all others."""
         every = np.zeros((len(probabilities), len(self.classes)), dtype=np.float64)
         every[:, np.asarray(classes, dtype=int)] = probabilities
         return every
 
 
-def logistic_regression(task: Task) -> np.ndarray:
-    """scikit-learn's LogisticRegression, as it comes, on features of unit variance."""
+def logistic_regression(given: BaselineInput) -> np.ndarray:
+    """Predict with scikit-learn's LogisticRegression at its defaults, on features of unit variance."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(with_mean=False), LogisticRegression(max_iter=1000))
-    model.fit(task.x.astype(np.float64), task.y)
-    return task.columns(model.predict_proba(task.target.astype(np.float64)), model.classes_)
+    model.fit(given.x.astype(np.float64), given.y)
+    return given.columns(model.predict_proba(given.target.astype(np.float64)), model.classes_)
 
 
-def linear_svm(task: Task) -> np.ndarray:
-    """scikit-learn's LinearSVC on features of unit variance, five-fold calibrated to probabilities (sigmoid a type)."""
+def linear_svm(given: BaselineInput) -> np.ndarray:
+    """Predict with scikit-learn's LinearSVC on features of unit variance, calibrated by five folds (a sigmoid per type)."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC
 
     # Every fold needs a cell of each type: cells of a type with fewer than five are repeated.
-    of_types = [np.flatnonzero(task.y == k) for k in np.unique(task.y)]
-    rows = np.concatenate([np.resize(rows, max(FOLDS, len(rows))) for rows in of_types])
+    parents_of = [np.flatnonzero(given.y == k) for k in np.unique(given.y)]
+    rows = np.concatenate([np.resize(rows, max(FOLDS, len(rows))) for rows in parents_of])
     svm = LinearSVC(max_iter=10_000, random_state=0)
     model = CalibratedClassifierCV(make_pipeline(StandardScaler(with_mean=False), svm), cv=FOLDS)
-    model.fit(task.x[rows].astype(np.float64), task.y[rows])
-    return task.columns(model.predict_proba(task.target.astype(np.float64)), model.classes_)
+    model.fit(given.x[rows].astype(np.float64), given.y[rows])
+    return given.columns(model.predict_proba(given.target.astype(np.float64)), model.classes_)
 
 
-def highly_variable(task: Task) -> np.ndarray:
-    """Scanpy's choice of 2,000 features, or all where there are no more: bool (p,)."""
+def highly_variable(given: BaselineInput) -> np.ndarray:
+    """Return scanpy's 2,000 highly variable features, or all if there are no more: bool (p,)."""
     import anndata as ad
     import scanpy as sc
 
-    if task.x.shape[1] <= HVGS:
-        return np.ones(task.x.shape[1], dtype=bool)
-    table = sc.pp.highly_variable_genes(ad.AnnData(task.all_cells), n_top_genes=HVGS, inplace=False)
+    if given.x.shape[1] <= HVGS:
+        return np.ones(given.x.shape[1], dtype=bool)
+    table = sc.pp.highly_variable_genes(ad.AnnData(given.all_cells), n_top_genes=HVGS, inplace=False)
     return table["highly_variable"].to_numpy()
 
 
-def knn_after_harmony(task: Task) -> np.ndarray:
-    """50 principal components of 2,000 highly variable features over all cells, Harmony over batches, 15 neighbours."""
+def knn_after_harmony(given: BaselineInput) -> np.ndarray:
+    """Predict by 15 neighbours after Harmony over batches, on 50 principal components of 2,000 highly variable features."""
     import anndata as ad
     import harmonypy
     import scanpy as sc
     from sklearn.neighbors import KNeighborsClassifier
 
-    obs = pd.DataFrame({"batch": task.all_batches.astype(str)})
+    obs = pd.DataFrame({"batch": given.all_batches.astype(str)})
     obs.index = obs.index.astype(str)
-    cells = ad.AnnData(task.all_cells[:, highly_variable(task)].toarray(), obs=obs)
+    cells = ad.AnnData(given.all_cells[:, highly_variable(given)].toarray(), obs=obs)
     sc.pp.scale(cells, max_value=10)
     sc.pp.pca(cells, n_comps=min(COMPONENTS, cells.n_vars - 1, cells.n_obs - 1), random_state=0)
     harmony = harmonypy.run_harmony(cells.obsm["X_pca"], cells.obs, "batch", random_state=0, ncores=1, verbose=False)
     corrected = np.asarray(harmony.Z_corr)
-    n = len(task.y)
-    model = KNeighborsClassifier(min(NEIGHBOURS, n), weights="distance").fit(corrected[:n], task.y)
-    return task.columns(model.predict_proba(corrected[n:]), model.classes_)
+    n = len(given.y)
+    model = KNeighborsClassifier(min(NEIGHBOURS, n), weights="distance").fit(corrected[:n], given.y)
+    return given.columns(model.predict_proba(corrected[n:]), model.classes_)
 
 
-def celltypist(task: Task) -> np.ndarray:
-    """CellTypist's own training with its default settings, and its probabilities (a sigmoid a type; not of sum 1).
+def celltypist(given: BaselineInput) -> np.ndarray:
+    """Train CellTypist with its defaults and return its probabilities (a sigmoid per type, so rows need not sum to 1).
 
     It runs in an environment of its own, `celltypist_python`.
     """
     python = celltypist_python()
     with tempfile.TemporaryDirectory() as folder:
-        for name, matrix in (("x", task.x), ("target", task.target)):
+        for name, matrix in (("x", given.x), ("target", given.target)):
             sparse.save_npz(f"{folder}/{name}.npz", matrix)
-        np.save(f"{folder}/y.npy", task.y)
+        np.save(f"{folder}/y.npy", given.y)
         program = Path(__file__).with_name("celltypist_process.py")
-        # No path of ours may reach it: it has other versions of the same packages.
+        # Without our paths: it has other versions of the same packages.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         done = subprocess.run(
             [str(python), str(program), folder], env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise RuntimeError(f"CellTypist: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
-        return task.columns(np.load(f"{folder}/probabilities.npy"), np.load(f"{folder}/classes.npy"))
+        return given.columns(np.load(f"{folder}/probabilities.npy"), np.load(f"{folder}/classes.npy"))
 
 
 def celltypist_python() -> Path:
-    """The Python of an environment in the cache folder that has CellTypist; made if it is not there yet.
+    """Return the Python of an environment with CellTypist in the cache folder, which the first call makes.
 
     Raises
     ------
     ModuleNotFoundError
         If its packages cannot be fetched.
     """
-
     folder = cache_folder() / "-".join([*CELLTYPIST, f"py3.{sys.version_info.minor}"])
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     ready = folder / "ready"
@@ -174,9 +173,10 @@ def celltypist_python() -> Path:
     return python
 
 
-def scanvi(task: Task) -> np.ndarray:
-    """scVI, then scANVI, as in the tutorial of scvi-tools: counts of 2,000 highly variable features, 2 layers, 30 latent
-    dimensions, on the CPU.
+def scanvi(given: BaselineInput) -> np.ndarray:
+    """Train scVI, then scANVI, as in the tutorial of scvi-tools, on the CPU.
+
+    They take counts of 2,000 highly variable features, and have 2 layers and 30 latent dimensions.
 
     scVI trains for its own number of epochs (up to 400), but at most 4,000 minibatches; scANVI for 20 epochs.
     """
@@ -184,14 +184,14 @@ def scanvi(task: Task) -> np.ndarray:
     import scvi
     import torch
 
-    if task.counts is None or (len(task.counts.data) and task.counts.data.min() < 0):
-        raise ValueError("scANVI needs counts, and these values cannot be brought back to any")
-    scvi.settings.seed = task.seed
+    if given.counts is None or (len(given.counts.data) and given.counts.data.min() < 0):
+        raise ValueError("scANVI needs counts, which cannot be computed from these values")
+    scvi.settings.seed = given.seed
     torch.set_flush_denormal(True)  # its decoder's smallest numbers make x86 several times slower
-    names = np.concatenate([task.y.astype(str), np.full(task.target.shape[0], UNKNOWN)])
-    obs = pd.DataFrame({"batch": task.all_batches.astype(str), "type": pd.Categorical(names)})
+    names = np.concatenate([given.y.astype(str), np.full(given.target.shape[0], UNKNOWN)])
+    obs = pd.DataFrame({"batch": given.all_batches.astype(str), "type": pd.Categorical(names)})
     obs.index = obs.index.astype(str)
-    cells = ad.AnnData(task.counts[:, highly_variable(task)], obs=obs)
+    cells = ad.AnnData(given.counts[:, highly_variable(given)], obs=obs)
     n = cells.n_obs
     epochs = min(max(1, min(round(20_000 / n * 400), 400)), max(1, MOST_STEPS * MINIBATCH // n))
     quiet = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
@@ -200,43 +200,45 @@ def scanvi(task: Task) -> np.ndarray:
     unlabelled.train(max_epochs=epochs, **quiet)
     model = scvi.model.SCANVI.from_scvi_model(unlabelled, UNKNOWN, labels_key="type", adata=cells)
     model.train(max_epochs=20, n_samples_per_label=100, **quiet)
-    soft = model.predict(soft=True).iloc[len(task.y) :]
+    soft = model.predict(soft=True).iloc[len(given.y) :]
     soft = soft[[name for name in soft.columns if name != UNKNOWN]]
-    return task.columns(soft.to_numpy(), soft.columns.to_numpy())
+    return given.columns(soft.to_numpy(), soft.columns.to_numpy())
 
 
-def majority(task: Task) -> np.ndarray:
-    """Control: the share of each type among the annotated cells, for every cell."""
-    shares = np.bincount(task.y, minlength=len(task.classes)) / len(task.y)
-    return np.tile(shares, (task.target.shape[0], 1))
+def majority(given: BaselineInput) -> np.ndarray:
+    """Return for every cell the share of each type among the annotated cells (control)."""
+    shares = np.bincount(given.y, minlength=len(given.classes)) / len(given.y)
+    return np.tile(shares, (given.target.shape[0], 1))
 
 
-def pooled_network(task: Task) -> np.ndarray:
-    """The source classifier of METHOD `reference`, trained on all annotated batches at once and not aligned (at least 400
-    steps; three seeds, averaged): what adapters and alignment must be better than."""
+def pooled_network(given: BaselineInput) -> np.ndarray:
+    """Train the source classifier of METHOD `reference` on all annotated batches at once, without alignment.
+
+    At least 400 steps, the mean of three seeds: adapters and alignment must be better than this.
+    """
     import torch
 
-    device, n_classes = torch.device("cpu"), len(task.classes)
-    loss = Loss(class_weights(task.y, n_classes), device)
-    epochs = max(15, -(-400 // -(-len(task.y) // MINIBATCH)))
+    device, n_classes = torch.device("cpu"), len(given.classes)
+    loss = Loss(class_weights(given.y, n_classes), device)
+    epochs = max(15, -(-400 // -(-len(given.y) // MINIBATCH)))
     answers = []
-    for seed in range(3 * task.seed, 3 * task.seed + 3):
+    for seed in range(3 * given.seed, 3 * given.seed + 3):
         set_seeds(seed)
-        model = Annotator(Encoder(task.x.shape[1]), Classifier(n_classes))
+        model = Annotator(Encoder(given.x.shape[1]), Classifier(n_classes))
         optimiser = torch.optim.Adam(model.parameters(), lr=SOURCE_RATE)
         for _ in range(epochs):
-            train_epoch(model, task.x, task.y, optimiser, loss)
-        answers.append(classify(model.classifier, encode(model, task.target, device), device))
+            train_epoch(model, given.x, given.y, optimiser, loss)
+        answers.append(classify(model.classifier, encode(model, given.target, device), device))
     return np.mean(answers, axis=0)
 
 
-def random_labels(task: Task) -> np.ndarray:
-    """Control: a type drawn for each cell by the shares of the types among the annotated cells."""
-    drawn = np.random.default_rng(task.seed).choice(task.y, task.target.shape[0])
-    return np.eye(len(task.classes))[drawn]
+def random_labels(given: BaselineInput) -> np.ndarray:
+    """Draw a type for each cell by the shares of the types among the annotated cells (control)."""
+    drawn = np.random.default_rng(given.seed).choice(given.y, given.target.shape[0])
+    return np.eye(len(given.classes))[drawn]
 
 
-BASELINES: dict[str, Callable[[Task], np.ndarray]] = {
+BASELINES: dict[str, Callable[[BaselineInput], np.ndarray]] = {
     "logistic regression": logistic_regression,
     "linear SVM": linear_svm,
     "kNN after Harmony": knn_after_harmony,

@@ -1,7 +1,7 @@
-"""Tables, files and pictures of compared methods, and `jind-nb compare`: one target, method by method, resumable.
+"""`jind-nb compare`: methods measured on one target, a row each in comparison.csv, then tables, a picture and a page.
 
 comparison = open_comparison(globals())      # in notebooks/compare.ipynb
-rows = comparison.measure_all()              # what is not in comparison.csv yet
+rows = comparison.measure_all()              # measures only rows that are not in comparison.csv
 comparison.write(rows)
 """
 
@@ -22,15 +22,16 @@ from ...core import code_hash
 from ...core.files import whole_file
 from ...core.locks import held
 from ...core.parameters import Parameters, from_notebook
-from ...core.resources import checkout, shipped, templates
+from ...core.resources import checkout, templates
 from ...data.cells import read_cells
 from ...data.roles import make_plan
 from ...errors import InputError
 from ...report.chapter import chapter
 from ...report.plots import compare, style
+from ...results.write import write_sheets
 from ...runs import cache
 from ...runs.folder import Run, check_output
-from ..kernels import KERNEL
+from ..kernels import execute
 from .measure import CONTROLS, COVERAGES, METHODS, SEEDED, UnavailableError, measure, target_labels
 
 log = logging.getLogger(__name__)
@@ -42,29 +43,29 @@ NUMBERS = [
     *AT_COVERAGES, "calibration_error", "seconds", "peak_GB", "cpu_seconds",
 ]  # fmt: skip
 
-KEY = "parameters"  # column with what a row depends on besides method and seed, as a hash
+KEY = "parameters"  # column with a hash of all that a row depends on besides method and seed
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
 def by_target(rows: pd.DataFrame) -> pd.DataFrame:
-    """The median over seeds of every number: one row for each `set` (where there is one), `target` and `method`."""
+    """Return the median over seeds of every number: a row for each `set` (if there are sets), `target` and `method`."""
     keys = [name for name in ("set", "target", "method") if name in rows]
     return rows.groupby(keys, sort=False)[NUMBERS].median().reset_index()
 
 
 def over_targets(rows: pd.DataFrame) -> pd.Series:
-    """The mean of a column of `by_target` rows over targets, and over sets where there are some: each set counts alike."""
+    """Return the mean of each number over the targets of a set, and then over sets (if there are sets)."""
     numbers = rows[NUMBERS].apply(pd.to_numeric)
     return numbers.groupby(rows["set"]).mean().mean() if "set" in rows else numbers.mean()
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a method, best macro-F1 first: `targets`, means, the worst target's macro-F1, and the difference in
-    macro-F1 from the best method on the targets both have: mean, standard deviation, lowest and highest.
+    """Return one row per method, best macro-F1 first.
 
-    The best is the method of highest mean macro-F1 that is no control.
+    Columns are `targets`, means, the worst target's macro-F1, and the difference in macro-F1 from the best method on the
+    targets of both: mean, standard deviation, lowest and highest. Best is the highest mean macro-F1 without controls.
     """
     median = by_target(rows)
     table = pd.DataFrame({name: over_targets(of) for name, of in median.groupby("method", sort=False)}).T
@@ -73,13 +74,19 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     wide = wide_by_target(rows, "macro_F1")
     table.insert(0, "targets", wide.notna().sum())
     table.insert(3, "macro_F1, worst target", wide.min())
-    best = methods[0] if methods else table.index[0]  # controls alone: nothing else to be measured by
-    differences = {name: differs(wide, name, best) for name in table.index}
+    best = methods[0] if methods else table.index[0]  # only controls
+    differences = {name: paired_difference(wide, name, best) for name in table.index}
     return table.join(pd.DataFrame(differences).T).rename_axis("method")
 
 
+def short_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the main columns of the summary, rounded, for a terminal."""
+    columns = ["macro_F1", "raw_accuracy", "accuracy_at_90%", "AURC", "seconds", "difference from best"]
+    return summary(rows)[columns].round(3).rename(columns=lambda name: name.replace("_", " "))
+
+
 def numbers(rows: pd.DataFrame) -> pd.DataFrame:
-    """The summary of one target's rows, a column a method: what notebook and page show."""
+    """Return the summary of one target's rows, a column per method, for the notebook and the page."""
     one_target = ["targets", "macro_F1, worst target", "its sd", "lowest", "highest"]
     table = summary(rows).drop(columns=one_target)
     return table.rename(columns={"difference from best": "macro_F1, difference from best"}).T.rename_axis(
@@ -88,13 +95,13 @@ def numbers(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def wide_by_target(rows: pd.DataFrame, number: str) -> pd.DataFrame:
-    """One number, medians over seeds: a row a target (of a set), a column a method."""
+    """Return one number, medians over seeds: a row per target (of a set), a column per method."""
     median = by_target(rows)
     return median.pivot(index=[name for name in ("set", "target") if name in median], columns="method", values=number)
 
 
-def differs(wide: pd.DataFrame, one: str, other: str) -> dict[str, float]:
-    """The paired difference of two columns over the targets that both have; equal weight a set where there are sets."""
+def paired_difference(wide: pd.DataFrame, one: str, other: str) -> dict[str, float]:
+    """Return the paired difference of two columns over the targets of both; each set has the same weight."""
     difference = (wide[one] - wide[other]).dropna()
     of_sets = difference.groupby("set").mean() if "set" in wide.index.names else difference
     return {
@@ -105,26 +112,12 @@ def differs(wide: pd.DataFrame, one: str, other: str) -> dict[str, float]:
     }
 
 
-def write_tables(file: Path, tables: Mapping[str, pd.DataFrame]) -> None:
-    """A workbook with a sheet for each table; text stays text (no formulas)."""
-    with whole_file(file) as temporary, temporary.open("wb") as stream, pd.ExcelWriter(stream, "openpyxl") as book:
-        for name, table in tables.items():
-            named = table.reset_index() if any(table.index.names) else table
-            named.to_excel(book, sheet_name=name, index=False, freeze_panes=(1, 1))
-            for row in book.sheets[name].iter_rows():
-                for cell in row:
-                    if isinstance(cell.value, str):
-                        cell.data_type = "s"
-            for column in book.sheets[name].columns:
-                book.sheets[name].column_dimensions[column[0].column_letter].width = 14
-
-
 # --- one target ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods and seeds on one target, and their folder OUTPUT_PATH/compare."""
+    """Methods and seeds to measure on one target, and the folder OUTPUT_PATH/compare."""
 
     parameters: Parameters
     methods: list[str]
@@ -152,23 +145,23 @@ class Comparison:
         return self.folder / "compare.ipynb"
 
     def jobs(self) -> list[tuple[str, int]]:
-        """Every method with its seeds, SEED and those after it; once where no seed matters."""
+        """Return every method with its seeds, from SEED on; a method that no seed changes has one."""
         first = self.parameters.SEED
         return [(name, first + i) for name in self.methods for i in range(self.seeds if name in SEEDED else 1)]
 
     def key(self) -> str:
-        """What all rows depend on: input by content, parameters and versions; METHOD and SEED are a row's own."""
+        """Return a hash of all that every row depends on: the input's content, parameters and versions."""
         files = [(file.name, hash_) for file, hash_ in cache.input_hashes(Run(self.parameters)).items()]
         values = self.parameters.model_dump(exclude={"PATH", "OUTPUT_PATH", "METHOD", "SEED"})
         return hashlib.sha256(json.dumps([files, values, code_hash.versions()]).encode()).hexdigest()[:16]
 
     def load(self) -> pd.DataFrame:
-        """The rows that still hold of an earlier comparison.
+        """Return the rows of an earlier comparison with the same input and parameters.
 
         Raises
         ------
         InputError
-            If a file of that name is there that is none of ours.
+            If there is a comparison.csv that no comparison wrote.
         """
         columns = ["target", "method", "seed", *NUMBERS, KEY]
         if not self.file("csv").exists():
@@ -182,9 +175,14 @@ class Comparison:
         return rows[rows[KEY] == self.key()]
 
     def measure_all(self, tell: Callable[[str], None] = log.info) -> pd.DataFrame:
-        """Runs what is not in comparison.csv yet, a row at a time, and tells of each; returns what was asked for.
+        """Measure what is not in comparison.csv yet, one row after the other, and return all rows.
 
-        A method that cannot run here is told, entered in `problems` and left out.
+        A method that cannot run is entered in `problems` and has no row.
+
+        Parameters
+        ----------
+        tell
+            Called with a line about each row.
         """
         rows, jobs, key = self.load(), self.jobs(), self.key()
         for i, (method, seed) in enumerate(jobs):
@@ -205,29 +203,28 @@ class Comparison:
             with whole_file(self.file("csv")) as temporary:
                 rows.to_csv(temporary, index=False)
             tell(f"{what}: macro-F1 {row['macro_F1']:.3f}, {row['seconds']:.0f} s")
-        asked = rows[["method", "seed"]].apply(tuple, axis=1).isin(jobs) if len(rows) else []
-        return rows[asked].reset_index(drop=True)
+        is_chosen = rows[["method", "seed"]].apply(tuple, axis=1).isin(jobs) if len(rows) else []
+        return rows[is_chosen].reset_index(drop=True)
 
     def problems_table(self) -> pd.DataFrame:
-        """Methods left out and why."""
+        """Return the methods that could not run, and why."""
         return pd.DataFrame({"left out": list(self.problems), "why": list(self.problems.values())})
 
     def write(self, rows: pd.DataFrame) -> None:
-        """comparison.xlsx (the summary, every row) and comparison.png."""
-
-        write_tables(self.file("xlsx"), {"summary": summary(rows), "rows": rows})
+        """Write comparison.xlsx (the summary and every row) and comparison.png."""
+        write_sheets(self.file("xlsx"), {"summary": summary(rows), "rows": rows})
         with whole_file(self.file("png")) as temporary:
             temporary.write_bytes(style.png(compare.comparison(by_target(rows), self.parameters.TARGET_DATASET_NAME)))
 
 
 def open_comparison(namespace: Mapping[str, Any]) -> Comparison:
-    """The first call of notebooks/compare.ipynb: reads parameters, METHODS and SEEDS from the notebook's variables."""
+    """Return the comparison of a notebook's variables: its parameters, METHODS and SEEDS."""
     parameters = from_notebook(namespace, checkout() or Path.cwd())
     return Comparison(parameters, list(namespace["METHODS"]), int(namespace["SEEDS"]))
 
 
 def run(comparison: Comparison, tell: Callable[[str], None]) -> pd.DataFrame:
-    """Measures, then runs the notebook, which finds every row done, and makes its page comparison.html.
+    """Measure all rows, run the notebook, which finds them in comparison.csv, and make the page comparison.html.
 
     Returns
     -------
@@ -240,7 +237,6 @@ def run(comparison: Comparison, tell: Callable[[str], None]) -> pd.DataFrame:
     RuntimeError
         If no method could run.
     """
-
     make_plan(comparison.parameters, read_cells(comparison.parameters))
     target_labels(comparison.parameters)
     check_output(comparison.parameters, needed=10_000_000)
@@ -248,36 +244,11 @@ def run(comparison: Comparison, tell: Callable[[str], None]) -> pd.DataFrame:
         rows = comparison.measure_all(tell)
         if rows.empty:
             raise RuntimeError("No method could run: " + "; ".join(comparison.problems.values()))
-        _execute(comparison)
+        methods = [name for name in comparison.methods if name not in comparison.problems]
+        parameters = comparison.parameters.model_dump() | {"METHODS": methods, "SEEDS": comparison.seeds}
+        execute("compare", comparison.notebook, parameters, comparison.folder)
         _write_html(comparison)
     return rows
-
-
-def _execute(comparison: Comparison) -> None:
-    """Runs the notebook with the methods that could run."""
-    import papermill
-    from jupyter_client.manager import KernelManager
-    from papermill.exceptions import PapermillExecutionError
-
-    KernelManager.transport_encryption = "auto"  # type: ignore[assignment]  # as in pipeline
-    methods = [name for name in comparison.methods if name not in comparison.problems]
-    running = comparison.folder / ".compare.running.ipynb"
-    try:
-        papermill.execute_notebook(
-            shipped("notebooks") / "compare.ipynb",
-            running,
-            parameters=comparison.parameters.model_dump() | {"METHODS": methods, "SEEDS": comparison.seeds},
-            kernel_name=KERNEL,
-            progress_bar=False,
-            cwd=str(comparison.folder),
-        )
-    except PapermillExecutionError as error:
-        raise RuntimeError(
-            f"compare failed: {error.ename}: {error.evalue}\nThe notebook with the error: {comparison.notebook}"
-        ) from None
-    finally:
-        if running.exists():
-            running.replace(comparison.notebook)
 
 
 def _write_html(comparison: Comparison) -> None:

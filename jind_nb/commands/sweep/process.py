@@ -1,8 +1,8 @@
-"""The process of one run of a sweep: `jind-nb run` that ends with the worker that started it.
+"""The process of one run of a sweep: `jind-nb run`, which ends when the worker that started it ends.
 
-    python -m jind_nb.commands.sweep.process PARAMETERS        # its standard input is a pipe that the worker keeps open
+    python -m jind_nb.commands.sweep.process PARAMETERS        # standard input: a pipe that the worker keeps open
 
-A worker may be killed at any moment, and then can end nothing itself; the system closes its pipes.
+A worker may be killed at any moment and then cannot end the run; but the system closes its pipe.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import threading
 import time
 from contextlib import suppress
 
+import psutil
+
 from ...core.parameters import load_parameters
 from ..run_process import run_in_terminal
 from ..terminal import exit_status
@@ -22,13 +24,11 @@ SECONDS_TO_END = 5
 
 
 def _end_with(pipe: int) -> None:
-    """Waits until nobody holds the other end of the pipe, then ends this process like Ctrl-C, or by force."""
+    """Wait until the other end of the pipe is closed, then end this process like Ctrl-C, and after that by force."""
     while os.read(pipe, 1024):
         pass
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     time.sleep(SECONDS_TO_END)
-    import psutil
-
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()
@@ -36,9 +36,9 @@ def _end_with(pipe: int) -> None:
 
 
 def _main() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     pipe = os.dup(0)
-    # What this process starts must not read the pipe.
+    # The processes that this one starts must not read the pipe.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""What a sweep asks Slurm for (a small YAML file), and the script of a job array."""
+"""The Slurm settings of a sweep (a small YAML file), and the script of a job array."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from ...core.files import whole_file
 from ...errors import InputError
@@ -41,13 +42,13 @@ Lines = Annotated[list[Line], BeforeValidator(lambda lines: lines or [])]
 
 
 class SlurmSettings(BaseModel):
-    """What one job gets; a job does one run at a time."""
+    """The settings of a Slurm job, which does one run at a time."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     memory: Annotated[Line, AfterValidator(_bytes)] = Field(description="memory of a job, say 8 GB")
     walltime: Annotated[Line, Field(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")] = Field(
-        description="longest time of a job, say 04:00:00; a run that takes longer goes on in another job"
+        description="longest time of a job, say 04:00:00; a run that takes longer continues in another job"
     )
     queue: MaybeLine = Field(None, description="partition")
     account: MaybeLine = Field(None, description="account to charge")
@@ -59,14 +60,14 @@ class SlurmSettings(BaseModel):
 
     @property
     def megabytes(self) -> str:
-        """Memory as sbatch takes it."""
+        """The memory in the form that sbatch reads."""
         from dask.utils import parse_bytes
 
         return f"{math.ceil(parse_bytes(self.memory) / 2**20)}M"
 
 
-def read_slurm(file: Path) -> SlurmSettings:
-    """The settings in a YAML file.
+def read_slurm(file: Path, workers: int | None = None) -> SlurmSettings:
+    """Return the settings in a YAML file, with the number of workers that the user gave.
 
     Raises
     ------
@@ -74,7 +75,7 @@ def read_slurm(file: Path) -> SlurmSettings:
         If it cannot be read, or holds something unknown or wrong.
     """
     try:
-        # Everything as the text it is: YAML takes 12:00:00 for a number of seconds.
+        # All values as text: YAML reads 12:00:00 as a number of seconds.
         values = yaml.load(file.read_text("utf-8"), Loader=yaml.BaseLoader)
     except FileNotFoundError:
         raise InputError(f"--slurm: there is no file {file}.") from None
@@ -84,12 +85,14 @@ def read_slurm(file: Path) -> SlurmSettings:
         raise InputError(f"--slurm: {file} must hold names and values, one `name: value` a line.")
     known = ", ".join(SlurmSettings.model_fields)
     try:
-        return SlurmSettings.model_validate(values)
+        return SlurmSettings.model_validate(values | ({} if workers is None else {"workers": workers}))
     except ValidationError as error:
-        raise InputError("\n".join(f"--slurm: {file}: {_told(problem, known)}" for problem in error.errors())) from None
+        raise InputError(
+            "\n".join(f"--slurm: {file}: {_in_words(problem, known)}" for problem in error.errors())
+        ) from None
 
 
-def _told(problem, known: str) -> str:
+def _in_words(problem: ErrorDetails, known: str) -> str:
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         return f"there is no setting {name}; known are {known}."
@@ -101,28 +104,27 @@ def _told(problem, known: str) -> str:
 
 
 def write_array(file: Path, jobs: Sequence[Sequence[Path]], settings: SlurmSettings, logs: Path) -> None:
-    """An sbatch script that does the runs as one job array.
+    """Write an sbatch script that does the runs as one job array.
 
     Parameters
     ----------
     jobs
-        For each element of the array its parameter files, one run after the other.
+        For each job of the array its parameter files, done one after the other.
     logs
-        Folder of the elements' output; it is there.
+        The folder of the jobs' logs; it exists.
 
     Raises
     ------
     InputError
         If the file cannot be written.
     """
-
     directives = [
         "--job-name=jind-nb",
         f"--array=0-{len(jobs) - 1}%{settings.workers}",
         f"--cpus-per-task={settings.cores}",
         f"--mem={settings.megabytes}",
         f"--time={settings.walltime}",
-        "--output=/dev/null",  # a name with a space in it is nothing for a directive
+        "--output=/dev/null",  # the log's name may have a space, which a directive cannot have
         *([f"--partition={settings.queue}"] if settings.queue else []),
         *([f"--account={settings.account}"] if settings.account else []),
         *settings.job_extra_directives,
@@ -156,5 +158,5 @@ def write_array(file: Path, jobs: Sequence[Sequence[Path]], settings: SlurmSetti
         raise InputError(f"--write-slurm-array: {file} cannot be written: {error.strerror or error}.") from None
 
 
-# What the libraries under numpy, torch and scikit-learn read.
+# The variables by which the libraries under numpy, torch and scikit-learn set their threads.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")

@@ -1,4 +1,4 @@
-"""What came of a sweep: summary.csv for programs, index.html with a link to every report."""
+"""The results of a sweep: summary.csv for programs, index.html with a link to every report."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import pandas as pd
 from ...core.files import read_json, whole_file
 from ...core.parameters import Parameters
 from ...core.resources import templates
+from ...core.text import plural
 from ...runs.folder import Run
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """The files of a sweep beside those of its runs."""
+    """The files of a sweep itself, without those of its runs."""
 
     folder: Path
 
@@ -67,11 +68,11 @@ COLUMNS = [
 def row_of(
     files: SweepFolder, name: str, file: str, parameters: Parameters, status: str, message: str
 ) -> dict[str, Any]:
-    """One row of summary.csv.
+    """Return a run's row of summary.csv.
 
-    `assigned` and `expected_error` are shares of the target's cells and of the assigned ones; the accuracies are there
-    where the target has labels; `seconds` is all stages together, `peak_GB` the largest; `model` is the saved model the
-    target was annotated with, if the run trained none; `report` and `log` are relative to the sweep's folder.
+    `assigned` is a share of the target's cells, `expected_error` a share of the assigned ones. Targets without labels
+    have no accuracies. `seconds` is the sum over all stages, `peak_GB` their maximum. `model` is the saved model that
+    annotated the target, if the run trained none. `report` and `log` are relative to the sweep's folder.
     """
     this, log = Run(parameters), files.log(file)
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
@@ -98,7 +99,7 @@ def _relative(path: Path, files: SweepFolder) -> str:
 
 
 def write_summary(files: SweepFolder, title: str, notes: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """summary.csv and index.html, as far as the sweep has come."""
+    """Write summary.csv and index.html from the rows so far."""
     with whole_file(files.summary_csv) as temporary:
         pd.DataFrame(rows, columns=COLUMNS).to_csv(temporary, index=False)
     with whole_file(files.index_html) as temporary:
@@ -109,29 +110,39 @@ def _page(title: str, notes: Sequence[str], rows: Sequence[dict[str, Any]]) -> s
     environment = templates()
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f} %"
     environment.filters["link"] = quote
-    return (
-        templates()
-        .get_template("sweep.html.j2")
-        .render(
-            title=title,
-            sentence=in_words(rows),
-            notes=notes,
-            rows=rows,
-            failed=[row for row in rows if row["status"] == FAILED],
-            done=DONE,
-            targets=any(row["run"] != row["target"] for row in rows),
-            labelled=any(row["accuracy"] is not None for row in rows),
-            expected=any(row["expected_error"] is not None for row in rows),
-            version=version("jind-nb"),
-        )
+    return environment.get_template("sweep.html.j2").render(
+        title=title,
+        sentence=in_words(rows),
+        notes=notes,
+        rows=rows,
+        failed=[row for row in rows if row["status"] == FAILED],
+        done=DONE,
+        targets=any(row["run"] != row["target"] for row in rows),
+        labelled=any(row["accuracy"] is not None for row in rows),
+        expected=any(row["expected_error"] is not None for row in rows),
+        version=version("jind-nb"),
     )
 
 
+def short_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return the table of all runs for a terminal, numbers as text."""
+    table = pd.DataFrame(rows).set_index("run")
+    formats = {
+        "cells": "{:,.0f}",
+        "assigned": "{:.3f}",
+        "accuracy": "{:.3f}",
+        "macro_F1": "{:.3f}",
+        "seconds": "{:.0f}",
+    }
+    for name, form in formats.items():
+        table[name] = [form.format(value) if pd.notna(value) else "–" for value in table[name]]
+    return table[["status", *formats]].rename(columns={"macro_F1": "macro F1"})
+
+
 def in_words(rows: Sequence[dict[str, Any]]) -> str:
-    """How many runs finished, failed, and are still to do."""
+    """Return in words how many runs finished, failed, and did not finish yet."""
     n_done, n_failed = (sum(row["status"] in which for row in rows) for which in (DONE, (FAILED,)))
-    n = len(rows)
-    said = f"{n_done} of {n} run{'' if n == 1 else 's'} finished"
-    said += f", {n_failed} failed" if n_failed else ""
-    left = n - n_done - n_failed
-    return said + (f", {left} not finished" if left else "")
+    n_left = len(rows) - n_done - n_failed
+    counts = {"failed": n_failed, "not finished": n_left}
+    first = f"{n_done} of {plural(len(rows), 'run')} finished"
+    return ", ".join([first, *(f"{n} {what}" for what, n in counts.items() if n)])

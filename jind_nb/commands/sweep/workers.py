@@ -1,7 +1,7 @@
-"""Where the runs of a sweep are done: the Dask workers, and what one of them does for a run.
+"""Dask's workers, which do the runs of a sweep: how they are started, and what a worker does for a run.
 
-with workers(where, settings, n) as client:
-    future = client.submit(do_run, parameters_yaml, folder, log, threads, key=(client_key, 3))
+with client_of(cluster) as client:
+    future = client.submit(do_run, parameters_yaml, folder, log, threads, key=(TASK, "1"))
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core._compat import ignore_dask_logs, is_task_wanted
 from ...core.locks import SECONDS_FOR_ORPHANS, refuse_if_in_use
+from ...core.progress import NO_BARS
 from ...errors import InputError
 from .process import SECONDS_TO_END
 from .slurm import THREADS, SlurmSettings
@@ -34,15 +36,25 @@ ADDRESS = re.compile(r"^(?:(?:tcp|tls|ucx|ws|wss)://)?[^/\s]+:\d+$")
 
 SECONDS_TO_CONNECT = 15
 
-# Of a Dask task: its workers start processes, and memory and time are those processes'.
+# The first part of a run's Dask key, by which Dask estimates how long a task takes.
 TASK = "jind-nb run"
 
 NOT_DONE = -1000
 
 
+def check_where(where: str, *, needs_slurm: bool, has_slurm: bool) -> None:
+    """Raise InputError if --cluster is none of its values, or if the settings for Slurm are missing."""
+    if where not in (LOCAL, SLURM) and not ADDRESS.match(where):
+        raise InputError(
+            f"--cluster: found {where!r}; it must be {LOCAL}, {SLURM} or an address such as tcp://node17:8786."
+        )
+    if not has_slurm and (where == SLURM or needs_slurm):
+        raise InputError("--slurm is missing: a YAML file with memory and walltime of a job, and queue if needed.")
+
+
 @dataclass(frozen=True)
 class Cluster:
-    """Where: `local`, `slurm` (with its settings) or the address of a Dask scheduler; how many workers."""
+    """Where the runs are done: `local`, `slurm` (with settings) or the address of a Dask scheduler; how many at once."""
 
     where: str
     workers: int
@@ -51,7 +63,7 @@ class Cluster:
 
     @property
     def threads(self) -> int | None:
-        """Threads of a run; None: as the worker's environment says."""
+        """The threads of a run; None leaves them to the worker's environment."""
         from dask.system import CPU_COUNT
 
         if self.where == LOCAL:
@@ -63,16 +75,16 @@ class Cluster:
 
 
 def do_run(parameters: str, folder: str, log: str, threads: int | None) -> int:
-    """One run in a process of its own, on whichever machine a worker is; its words are appended to `log`.
+    """Do one run in a process of its own, on the worker's machine, and append its output to `log`.
 
     Returns
     -------
-    Its exit status; NOT_DONE if the sweep wanted it no more.
+    Its exit status; NOT_DONE if the run was cancelled.
     """
-    wanted = _wanted()
-    _wait_for_an_earlier_attempt(Path(folder))
-    environment = os.environ | {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
-    # A run would wait for workers to read its file's blocks, which all may be busy with runs.
+    is_wanted = is_task_wanted()
+    _wait_for_earlier_attempt(Path(folder))
+    environment = os.environ | {NO_BARS: "1", "PYTHONUNBUFFERED": "1"}
+    # Otherwise a run would wait for workers to read its file, and all of them may be busy with runs.
     environment.pop("DASK_SCHEDULER_ADDRESS", None)
     if threads is not None:
         environment |= dict.fromkeys(THREADS, str(threads))
@@ -88,7 +100,7 @@ def do_run(parameters: str, folder: str, log: str, threads: int | None) -> int:
     assert process.stdin is not None
     try:
         while process.poll() is None:
-            if not wanted():
+            if not is_wanted():
                 return NOT_DONE
             time.sleep(0.2)
         return process.returncode
@@ -99,12 +111,12 @@ def do_run(parameters: str, folder: str, log: str, threads: int | None) -> int:
 
 
 def dask_setup(_: object) -> None:
-    """Dask calls this in a worker on this machine: a terminal's Ctrl-C reaches it too, and is for the sweep to act on."""
+    """Ignore Ctrl-C in a worker on this machine, where a terminal sends it too; Dask calls this. The sweep ends the runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _wait_for_an_earlier_attempt(folder: Path) -> None:
-    """A run whose worker died may take seconds to end, and holds its folder until then."""
+def _wait_for_earlier_attempt(folder: Path) -> None:
+    """Wait until a run whose worker died has ended: its folder is locked until then."""
     end = time.monotonic() + SECONDS_FOR_ORPHANS
     while time.monotonic() < end:
         try:
@@ -113,29 +125,12 @@ def _wait_for_an_earlier_attempt(folder: Path) -> None:
             time.sleep(0.5)
 
 
-def _wanted() -> Any:
-    """A function that says whether the sweep still wants the task that calls this.
-
-    Dask forgets a cancelled task, and one whose client is gone, but cannot stop what it is doing.
-    """
-    from distributed import Status, get_worker
-    from distributed.worker import thread_state
-
-    worker, key = get_worker(), thread_state.key
-
-    def still() -> bool:
-        task = worker.state.tasks.get(key)
-        return worker.status in (Status.running, Status.paused) and task is not None and task.state != "cancelled"
-
-    return still
-
-
 # --- the clusters ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def client_of(cluster: Cluster) -> Iterator[Client]:
-    """A Dask client with workers, or with the promise of some; what was started is gone afterwards.
+    """Yield a Dask client of workers, which may start later; what was started ends with the `with` block.
 
     Raises
     ------
@@ -143,22 +138,17 @@ def client_of(cluster: Cluster) -> Iterator[Client]:
         If the scheduler does not answer, or Slurm or dask-jobqueue is not there.
     """
     import dask
-    from distributed import Client
+    from distributed import Client, LocalCluster  # 0.7 seconds, which the other commands need not wait for
 
-    # What Dask says when a worker or a scheduler ends is no news to the user: what becomes of a run is told.
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith("distributed"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+    ignore_dask_logs()  # the sweep itself says what becomes of a run when a worker ends
     quiet = {
         "logging": {"distributed": "critical"},
-        # Else Dask asks for one job for many runs it thinks short.
+        # Otherwise Dask takes the runs for short and asks for one job for many of them.
         "distributed.scheduler.default-task-durations": {TASK: "1h"},
     }
     with dask.config.set(quiet), ExitStack() as started:
         if cluster.where == LOCAL:
-            from distributed import LocalCluster
-
-            # A worker sees little of what its runs use, so its own limit would mean nothing.
+            # No memory limit: a worker does not see the memory that its runs use.
             address: Any = LocalCluster(
                 n_workers=cluster.workers,
                 threads_per_worker=1,
@@ -181,12 +171,12 @@ def client_of(cluster: Cluster) -> Iterator[Client]:
                 f"--cluster: no Dask scheduler answers at {cluster.where} ({error}); give {LOCAL}, {SLURM} or the "
                 "address that `dask scheduler` printed."
             ) from None
-        started.push(_undisturbed)
+        started.push(ignore_signals)
         yield client
 
 
-def _undisturbed(*_: object) -> None:
-    """From here on, another Ctrl-C does not keep the sweep from ending what it started."""
+def ignore_signals(*_: object) -> None:
+    """Ignore further Ctrl-C, so that the sweep can end what it started."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
 
@@ -198,11 +188,11 @@ def _slurm(cluster: Cluster) -> Any:
     except ModuleNotFoundError:
         raise InputError("--cluster slurm needs pip install 'jind-nb[cluster]'.") from None
     finally:
-        for name, handler in handlers.items():  # its import takes Ctrl-C for a plain end
+        for name, handler in handlers.items():  # its import replaces them
             signal.signal(name, handler)
     if shutil.which("sbatch") is None:
         raise InputError(
-            "--cluster slurm: there is no sbatch on this machine; start the sweep where jobs are submitted."
+            "--cluster slurm: there is no sbatch on this machine; start the sweep on a machine that submits jobs."
         )
     settings = cluster.slurm
     assert settings is not None
@@ -223,6 +213,6 @@ def _slurm(cluster: Cluster) -> Any:
         log_directory=str(cluster.logs),
         scheduler_options={"dashboard_address": ":0"},
     )
-    # As many jobs as runs wait, fewer towards the end; one that ended early is replaced.
+    # As many jobs as runs wait, fewer towards the end; a job that ended early is replaced.
     jobs.adapt(minimum=0, maximum=cluster.workers, target_duration="1s")
     return jobs

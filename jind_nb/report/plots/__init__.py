@@ -1,1 +1,1 @@
-"""Every picture of the notebooks and reports, each beside the text that tells it to readers who cannot see it."""
+"""Every picture of the notebooks and reports, each beside its alt text for readers who cannot see it."""

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Methods side by side."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from matplotlib.figure import Figure
 
 from .style import COLOURS, MARKERS, short, short_names
 
-# --- methods side by side ------------------------------------------------------------------------------------------------
-
 
 def comparison(rows: pd.DataFrame, title: str) -> Figure:
-    """Macro-F1, accuracy at 90 % coverage and AURC of methods, best macro-F1 first: a mark for each target, and where
-    there are several a line at the mean (over sets, where there are some).
+    """Draw macro-F1, accuracy at 90 % coverage and AURC of methods, best macro-F1 first: a mark for each target, and a
+    line at the mean where there are several (each set of targets counts alike).
 
     Parameters
     ----------
     rows
-        A row for each `method` and `target` (of a `set`), as `comparison.by_target` gives them.
+        A row for each `method` and `target` (of a `set`), as `commands.compare.table.by_target` returns them.
     """
     numbers = {
         "macro_F1": "macro-F1",
-        "accuracy_at_90%": "accuracy of the 90 % of cells\nit is surest of",
-        "AURC": "AURC (less is better)",
+        "accuracy_at_90%": "accuracy of the 90 % most\nconfident cells",
+        "AURC": "AURC (lower is better)",
     }
     sets = list(dict.fromkeys(rows["set"])) if "set" in rows else [None]
     group = ["method", "set"] if "set" in rows else ["method"]

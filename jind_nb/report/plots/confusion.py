@@ -1,4 +1,4 @@
-"""TODO."""
+"""Confusion matrices, accuracy by stage, and the PDF of the training history."""
 
 from __future__ import annotations
 
@@ -16,38 +16,34 @@ from matplotlib.figure import Figure
 
 from ...core.files import whole_file
 from ...core.labels import UNASSIGNED
+from ...core.text import percent, plural
 from ...model.history import TRAINED_ON, StageResult
-from .style import COLOURS, MANY, short, short_names
+from ...model.state import TrainingStage
+from .style import COLOURS, MANY, boxes_for_missing_letters, short, short_names, three_digits
 
 SIDE_BY_SIDE = 12  # confusion matrices of at most so many types share a row
 
 
-# --- confusion matrices ---------------------------------------------------------------------------------------------------
-
-STAGE_WORDS = {
-    "initial": "seen by the model before adapting to it",
-    "adapt": "after its adapter was trained",
-    "finetuned": "after joint fine-tuning",
-    "retrain": "after the last joint training",
+STAGE_WORDS: dict[str, str] = {
+    TrainingStage.INITIAL: "seen by the model before adapting to it",
+    TrainingStage.ADAPT: "after its adapter was trained",
+    TrainingStage.FINETUNED: "after joint fine-tuning",
+    TrainingStage.RETRAIN: "after the last joint training",
 }
 
 
 def stage_title(result: StageResult, source: str) -> str:
-    """What a result shows, in words."""
+    """Return what a result shows, in words."""
     words = STAGE_WORDS.get(result.stage, result.stage)
-    if result.batch == source and result.stage == "initial":
+    if result.batch == source and result.stage == TrainingStage.INITIAL:
         words = "its own classifier, first trained"
     return f"{short(result.batch)}: {words}"
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
 @dataclass(frozen=True)
 class _Grid:
-    """Inches of a matrix's cells and points of its letters, by its number of types: two lines in a cell of few types, small
-    letters and numbered columns for many."""
+    """Sizes by the number of types: inches of a matrix's cells and points of its letters. A cell of a small matrix has two
+    lines; a large matrix has small letters and numbered columns."""
 
     width: float
     height: float
@@ -65,8 +61,8 @@ class _Grid:
 
 
 def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
-    """One confusion matrix: counts in cells shaded by their row's share (for few types printed below the count); per type
-    and in all what was rejected and wrong, and the average precision, beside it and outside the colour scale."""
+    """Draw one confusion matrix: counts in cells that are shaded by the share of their row, which is printed below the
+    count where types are few. Beside it, for each type: cells, rejected, wrong, average precision."""
     counts = np.array(result.confusion)
     totals = counts.sum(axis=1, keepdims=True)
     present = totals[:, 0] > 0
@@ -90,7 +86,7 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
             numbers = result.per_class[name]
             text = [
                 f"{numbers['cells']:,}", f"{numbers['rejected']:,}", f"{numbers['misclassified']:,}",
-                _share(numbers["average_precision"]),
+                three_digits(numbers["average_precision"]),
             ][offset]  # fmt: skip
             axes.text(x, row, text, ha="center", va="center", fontsize=grid.size)
     axes.set_xlim(-0.5, n_columns - 0.5 + 4.2 * step)
@@ -109,8 +105,8 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
     m = result.metrics
     axes.set_title(
         f"{title}\n{m['cells']:,} {result.cells}: {m['rejected']:,} rejected, {m['misclassified']:,} misclassified\n"
-        f"accuracy raw {_share(m['raw_accuracy'])}, effective {_share(m['effective_accuracy'])}; "
-        f"mAP {_share(m['mAP'])}",
+        f"accuracy raw {three_digits(m['raw_accuracy'])}, effective {three_digits(m['effective_accuracy'])}; "
+        f"mAP {three_digits(m['mAP'])}",
         fontsize=8,
         loc="left",
         pad=46 if grid.size > 6 else 34,
@@ -118,12 +114,12 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
 
 
 def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) -> Figure | str:
-    """Confusion matrices in reading order, as many beside each other as fit into a width (inches)."""
+    """Draw confusion matrices in reading order, as many side by side as fit into a width (inches)."""
     if not results:
-        return "There are no labels to compare with."
+        return "There are no labels for comparison."
     grid = _Grid.of(max(len(result.predicted) for result in results) - 1)
     n_columns, n_rows = max(len(r.predicted) for r in results), max(len(r.truth) for r in results)
-    # Inches, computed instead of left to a layout engine: that would take most of the time of a long history.
+    # Sizes are computed, in inches: a layout engine would take most of the time of a long history.
     down = max(len(name) for r in results for name in short_names(r.truth))
     across = len(UNASSIGNED) if grid.is_numbered else max(len(n) for r in results for n in short_names(r.predicted))
     letter = 0.072 * min(7, grid.size) / 7
@@ -143,8 +139,26 @@ def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) 
     return figure
 
 
-def of_batch(history: Sequence[StageResult], batch: str, stages: Sequence[str]) -> list[StageResult]:
-    """The results of a batch's stages to look at: held-out cells where there are any, they flatter least."""
+def confusion_alt(result: StageResult) -> str:
+    """Return the alt text of `confusions` of one stage: how many are right, and the most frequent mistakes."""
+    m, counts = result.metrics, np.array(result.confusion)
+    mistakes = [
+        (int(counts[row, column]), truth, predicted)
+        for row, truth in enumerate(result.truth)
+        for column, predicted in enumerate(result.predicted[:-1])
+        if truth != predicted and counts[row, column]
+    ]
+    largest = sorted(mistakes, key=lambda mistake: -mistake[0])[:3]
+    words = "; ".join(f"{n:,} of {truth} called {predicted}" for n, truth, predicted in largest) or "no mistakes"
+    n_right = m["cells"] - m["rejected"] - m["misclassified"]
+    return (
+        f"Confusion matrix of {result.batch}, {STAGE_WORDS.get(result.stage, result.stage)}, {m['cells']:,} {result.cells}: {n_right:,} right, "
+        f"{m['misclassified']:,} wrong, {m['rejected']:,} Unassigned. Most often: {words}."
+    )
+
+
+def batch_results(history: Sequence[StageResult], batch: str, stages: Sequence[str]) -> list[StageResult]:
+    """Return a batch's results at some stages: on held-out cells where there are any, since they flatter least."""
     chosen = []
     for stage in stages:
         here = [r for r in history if r.batch == batch and r.stage == stage]
@@ -153,7 +167,7 @@ def of_batch(history: Sequence[StageResult], batch: str, stages: Sequence[str]) 
 
 
 def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -> Figure:
-    """Raw and effective accuracy of many stages, one line each, in reading order."""
+    """Draw raw and effective accuracy of many stages, one line each, in reading order."""
     figure, axes = plt.subplots(figsize=(8.5, 1.4 + 0.22 * len(results)), layout="constrained")
     y = np.arange(len(results))
     numbers = [result.metrics for result in results]
@@ -173,19 +187,31 @@ def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -
     return figure
 
 
+def accuracy_alt(results: Sequence[StageResult]) -> str:
+    """Return the alt text of `accuracy_by_stage`."""
+    raw = [r.metrics["raw_accuracy"] for r in results if r.metrics["raw_accuracy"] is not None]
+    rejected = [r.metrics["rejection"] for r in results if r.metrics["rejection"] is not None]
+    if not raw:
+        return "Accuracy and rejection by stage."
+    return (
+        f"Raw and effective accuracy and rejection of {plural(len(results), 'stage')}: raw accuracy from {percent(min(raw))} "
+        f"to {percent(max(raw))}, rejected from {percent(min(rejected))} to {percent(max(rejected))}."
+    )
+
+
 def accuracy_pages(results: Sequence[StageResult], source: str, title: str, at_once: int = 40) -> Iterator[Figure]:
-    """`accuracy_by_stage` in pictures of at most so many stages."""
+    """Yield `accuracy_by_stage` in pictures of at most `at_once` stages."""
     for start in range(0, len(results), at_once):
         part = results[start : start + at_once]
         yield accuracy_by_stage(part, source, title if not start else f"{title} (continued)")
 
 
 def write_history(history: Sequence[StageResult], source: str, target: str, path: Path) -> None:
-    """The training history as a PDF: an overview, then a page of confusion matrices for each stage of each batch."""
-    with whole_file(path) as temporary, PdfPages(temporary) as pdf:
+    """Write the training history as a PDF: an overview, then a page of confusion matrices for each stage of each batch."""
+    with whole_file(path) as temporary, PdfPages(temporary) as pdf, boxes_for_missing_letters():
 
         def page(figure: Figure | str) -> None:
-            assert isinstance(figure, Figure)  # words stand for an empty history alone
+            assert isinstance(figure, Figure)  # a sentence replaces only the matrices of an empty history
             pdf.savefig(figure)
             plt.close(figure)
 
@@ -194,14 +220,14 @@ def write_history(history: Sequence[StageResult], source: str, target: str, path
             page(overview)
         if not history:
             figure = plt.figure(figsize=(8.5, 2))
-            figure.text(0.05, 0.5, f"{heading}:\nnothing was trained, and the target has no labels to compare with.")
+            figure.text(0.05, 0.5, f"{heading}:\nnothing was trained, and the target has no labels for comparison.")
             page(figure)
         for pages in _pages(history):
             page(confusions(pages, source, width=14.0))
 
 
 def _pages(history: Sequence[StageResult]) -> list[list[StageResult]]:
-    """Results of the same batch and stage together where two matrices fit side by side, held-out cells first."""
+    """Return results grouped into pages: two of the same batch and stage share one where both matrices fit."""
     pages: list[list[StageResult]] = []
     for result in history:
         fits = len(result.predicted) <= SIDE_BY_SIDE and pages

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Cells in two dimensions, coloured by what is known of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from ...core.labels import UNASSIGNED
-from .style import COLOURS, GREY, REASON_STYLES, _style, short
+from ...core.text import listing
+from .style import COLOURS, GREY, REASON_STYLES, group_style, short
 
 
 def scatter(
@@ -25,7 +26,7 @@ def scatter(
     order: Sequence[str] | None = None,
     words: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Cells in two dimensions, coloured by a group; `Unassigned` grey and behind the others.
+    """Draw cells in two dimensions, coloured by group; `Unassigned` is grey and behind the others.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ def scatter(
     order
         The groups in the legend's order; default: by name.
     words
-        What the legend says of groups that are numbers, as text.
+        The legend's text for groups that are numbers.
     """
     figure, axes = plt.subplots(figsize=(6.6 + 2.2 * (len(set(group)) // 26), 4.6), layout="constrained")
     groups = np.asarray(group, dtype=object)
@@ -47,10 +48,12 @@ def scatter(
     shown = [name for name in names if name != UNASSIGNED]
     for name in names:
         at = groups == name
-        style = {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else _style(shown.index(name))
+        style = (
+            {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else group_style(shown.index(name))
+        )
         label = f"{short(words[name] if words else name)} ({at.sum():,})"
         if words or (len(shown) > len(COLOURS) and name != UNASSIGNED):
-            # Shapes alone are hard to tell apart: the group's number stands in its middle and in the legend.
+            # Shapes alone are hard to tell apart: the group's number is drawn in its middle and in the legend.
             number = name if words else shown.index(name) + 1
             label = f"{number}: {label}"
             middle = _middle(points["x"][at].to_numpy(), points["y"][at].to_numpy())
@@ -67,22 +70,22 @@ def scatter(
 
 
 def _middle(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """The point of a group nearest its middle, which may itself lie where no cell is."""
+    """Return the point of a group nearest to its median, where there may be no cell."""
     nearest = np.argmin((x - np.median(x)) ** 2 + (y - np.median(y)) ** 2)
     return float(x[nearest]), float(y[nearest])
 
 
 def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
-    """The cells before and after alignment on the same axes, the annotated ones pale behind the target's; one panel where
-    the target was not aligned.
+    """Draw the cells before and after alignment on the same axes, or one panel where the target was not aligned.
+    Annotated cells are pale and behind the target's.
 
     Parameters
     ----------
     points
-        As `results.cells_to_see` makes them.
+        As `tables.describe_points` returns them.
     by
-        What colours tell: the column `batch`, `cell type`, `confidence` or `reason`. More batches than there are colours
-        are the target and the annotated ones together.
+        The column that gives the colours: `batch`, `cell type`, `confidence` or `reason`. If there are more batches than
+        colours, all annotated batches share one.
     """
     n_batches = points["batch"].nunique()
     if by == "batch" and n_batches > len(COLOURS):
@@ -91,7 +94,7 @@ def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
         )
     stages = list(dict.fromkeys(points["stage"]))
     panel = 3.35
-    names = _names_to_see(points, by, target)
+    names = _legend_names(points, by, target)
     columns = max(1, min(6, int(7 / (0.4 + 0.055 * max([len(short(name)) for name in names], default=0)))))
     legend = 0.3 + 0.145 * -(-len(names) // columns) if names else 0.6
     width, height = max(7.1, 0.1 + (panel + 0.15) * len(stages)), 0.3 + panel + 0.25 + legend
@@ -105,7 +108,7 @@ def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
         _draw_cells(axes, points[points["stage"] == stage], by, names, target)
         what = stage if len(stages) > 1 else "not aligned"
         axes.set_title(f"{short(target)}, {what}: by {by}", fontsize=9)
-        axes.set_xlabel("UMAP of the codes, dimension 1 (no unit)", fontsize=7)
+        axes.set_xlabel("UMAP of the latent space, dimension 1 (no unit)", fontsize=7)
         axes.set(xticks=[], yticks=[])
     grid[0].set_ylabel("dimension 2 (no unit)", fontsize=7)
     if by == "confidence":
@@ -123,8 +126,25 @@ def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
     return figure
 
 
-def _names_to_see(points: pd.DataFrame, by: str, target: str) -> list[str]:
-    """The groups of a picture in the order of its legend: the target's batch last, `Unassigned` last."""
+def before_after_alt(points: pd.DataFrame, by: str, target: str) -> str:
+    """Return the alt text of `before_after`, for the last stage."""
+    last = points[points["stage"] == points["stage"].iloc[-1]]
+    of_target = last["cell"] >= 0
+    several = points["stage"].nunique() > 1
+    text = (
+        f"{'Two pictures' if several else 'Picture'} of {int(of_target.sum()):,} cells of {target} among "
+        f"{int((~of_target).sum()):,} annotated cells{', before and after alignment' if several else ''}. Each cell is a "
+        f"point, coloured by {by}"
+    )
+    if by == "confidence":
+        confidence = last["confidence"][of_target]
+        return f"{text}: half of the target's cells have at least {confidence.median():.2f}."
+    groups = last[by][of_target if by != "batch" else slice(None)].value_counts()
+    return f"{text}: {listing((f'{name} {n:,}' for name, n in groups.items()), 5, quoted=False)}."
+
+
+def _legend_names(points: pd.DataFrame, by: str, target: str) -> list[str]:
+    """Return the groups in the order of the legend: the target's batch or `Unassigned` last."""
     if by == "confidence":
         return []
     if by == "reason":
@@ -135,7 +155,7 @@ def _names_to_see(points: pd.DataFrame, by: str, target: str) -> list[str]:
 
 
 def _draw_cells(axes: Axes, here: pd.DataFrame, by: str, names: list[str], target: str) -> None:
-    """The points of one panel, and the number of each group in its middle where there are many."""
+    """Draw the points of one panel, and each group's number in its middle where there are many groups."""
     of_target = (here["batch"] == target).to_numpy()
     x, y = here["x"].to_numpy(), here["y"].to_numpy()
     small = float(np.clip(5_000 / max(1, len(here)), 2, 9))
@@ -164,7 +184,7 @@ def _draw_cells(axes: Axes, here: pd.DataFrame, by: str, names: list[str], targe
 
 
 def _numbered(names: list[str], i: int) -> str:
-    """A group in the legend: with its number where there are many, since shapes alone are hard to tell apart."""
+    """Return a group's name in the legend, with its number where there are many groups."""
     return f"{i + 1}: {short(names[i])}" if _is_numbered(names) and names[i] != UNASSIGNED else short(names[i])
 
 
@@ -175,4 +195,4 @@ def _is_numbered(names: list[str]) -> bool:
 def _style_of(by: str, names: list[str], i: int) -> dict[str, Any]:
     if names[i] == UNASSIGNED:
         return {"color": "#777777", "marker": "x", "linewidths": 0.8}
-    return REASON_STYLES[names[i]] if by == "reason" else _style(i)
+    return REASON_STYLES[names[i]] if by == "reason" else group_style(i)

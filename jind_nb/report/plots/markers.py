@@ -1,4 +1,4 @@
-"""TODO."""
+"""Dot plots of what cells express."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from ...core.text import plural
 from ...results.expression import Dots
 from .style import short, short_names
 
 
 def dot_plot(dots: Dots) -> Figure:
-    """Groups of cells (rows) by features (columns): a dot's size is the share of the group's cells with a value above
-    zero, its colour their mean value, all cells counted.
+    """Draw groups of cells (rows) by features (columns). A dot's size is the share of the group's cells with a value
+    above zero, its colour the mean value of all the group's cells.
 
-    Not scanpy's `DotPlot`: its title lies on the headings, a group without cells stops it, and with 60 groups its legend
+    Notes
+    -----
+    scanpy's `DotPlot` draws its title over the headings, fails on a group without cells, and with 60 groups its legend
     falls apart.
     """
     n_rows, n_columns = len(dots.mean), sum(map(len, dots.sections.values()))
     names = [f"{name} ({n:,})" for name, n in zip(short_names(list(dots.mean.index)), dots.cells, strict=True)]
     headings = short_names(list(dots.sections), 22)
-    # Inches, computed: the picture is as wide as its columns need, up to a page.
+    # Sizes in inches: the picture is as wide as its columns need, up to a page.
     left = 0.5 + 0.066 * max(map(len, names))
     top = 0.45 + 0.062 * max(map(len, headings))
     columns = [short(name, 22) for here in dots.sections.values() for name in here]
@@ -41,7 +44,7 @@ def dot_plot(dots: Dots) -> Figure:
     order = [name for here in dots.sections.values() for name in here]
     mean, share = dots.mean[order].to_numpy(), dots.share[order].to_numpy()
     row, column = np.nonzero(np.nan_to_num(share) > 0)
-    shades = Normalize(*dots.brightest)
+    shades = Normalize(*dots.color_range)
     drawn = axes.scatter(
         column, row, s=_dot_size(share[row, column]), c=mean[row, column], cmap="Blues", norm=shades,
         edgecolors="#444444", linewidths=0.4, antialiased=False,  # smooth edges of 1,800 dots double the file
@@ -70,13 +73,22 @@ def dot_plot(dots: Dots) -> Figure:
     return figure
 
 
+def dot_plot_alt(dots: Dots) -> str:
+    """Return the alt text of `dot_plot`."""
+    n_features = sum(map(len, dots.sections.values()))
+    return (
+        f"Dot plot of {dots.title}: share of cells with each of {plural(n_features, dots.what[:-1])}, and its mean value, "
+        f"for {plural(len(dots.mean), 'group')} of cells."
+    )
+
+
 def _dot_size(share: np.ndarray) -> np.ndarray:
-    """Areas (points squared) that grow with the share of cells."""
+    """Return areas (points squared) that grow with the share of cells."""
     return 4 + 86 * np.asarray(share)
 
 
 def _dot_legend(figure: Figure, drawn: Any, dots: Dots, corner: tuple[float, float]) -> None:
-    """Sizes and colours, below each other from the upper left corner (of the figure, 0 to 1) on."""
+    """Draw what sizes and colours mean, one below the other, from an upper left corner (0 to 1 of the figure)."""
     width, height = figure.get_size_inches()
     x, y = corner
     shares = np.array([0.05, 0.25, 0.5, 0.75, 1.0])

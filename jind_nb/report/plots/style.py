@@ -1,24 +1,26 @@
-"""Every picture of the notebooks and reports. Functions return a figure; `show` puts it into a notebook.
+"""What all pictures share: colours, marker shapes, short names, and how a figure becomes a PNG in a notebook.
 
-Colours are Okabe and Ito's eight, which colour-blind readers can tell apart; where there are more groups than
-colours, marker shapes repeat them, so that colour and shape together name up to 64 groups.
+Colours are Okabe and Ito's eight, which colour-blind readers can tell apart. Where there are more groups than colours,
+each marker shape repeats them: colour and shape together tell up to 64 groups apart.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ...core.labels import AMBIGUOUS, CONFIDENT, UNLIKE
+from ...core.labels import AMBIGUOUS, CONFIDENT, PARENT_ONLY, UNLIKE
 from .. import html
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D00", "#000000"]
@@ -29,33 +31,38 @@ GREY = "#BBBBBB"
 
 REASON_STYLES: dict[str, dict[str, Any]] = {
     CONFIDENT: {"color": "#0072B2", "marker": "o", "linewidths": 0},
-    "parent only": {"color": "#56B4E9", "marker": "s", "linewidths": 0},
+    PARENT_ONLY: {"color": "#56B4E9", "marker": "s", "linewidths": 0},
     AMBIGUOUS: {"color": "#E69F00", "marker": "^", "linewidths": 0},
     UNLIKE: {"color": "#D55E00", "marker": "D", "linewidths": 0},
 }
 
-MOST_TOLD = 10_000  # points of which the report can tell
+MOST_HOVER = 10_000  # points with text under the pointer
 
-DOTS, PIXELS = 150, 100  # of an inch: in the file, and on a screen
+DOTS, PIXELS = 150, 100  # per inch: in the file, and on a screen
 
 MANY = 24  # cell types from which on names are small, numbered, or in two columns
 
-# Cell and batch names may hold any character; one the font lacks is drawn as a box, which is no reason to warn.
-warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+
+@contextmanager
+def boxes_for_missing_letters() -> Iterator[None]:
+    """Draw a letter that the font lacks as a box, without a warning: cell and batch names may hold any letter."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def show(figure: Figure | str | None, alt: str = "", cells: pd.DataFrame | None = None) -> None:
-    """Displays a figure once, as a PNG with a text for readers who cannot see it, or words where there is no picture;
-    nothing if there is neither.
+    """Display a figure in a notebook as a PNG with its alt text, or a sentence in its place; nothing for None.
 
     Parameters
     ----------
+    alt
+        What the picture shows, for readers who cannot see it.
     cells
-        What the report tells about the point under the pointer: a row for each, with `panel` (int, which of the figure's
-        axes), `x`, `y` (in its data) and columns to tell by their names; none of more than 10,000 rows.
+        What the report shows about the point under the pointer: a row for each point, with `panel` (int, which of the
+        figure's axes), `x`, `y` (in data coordinates) and the columns to show by their names. Left out if it has more
+        than 10,000 rows.
     """
-    from IPython.display import HTML, display
-
     if figure is None:
         return
     if isinstance(figure, str):
@@ -63,20 +70,21 @@ def show(figure: Figure | str | None, alt: str = "", cells: pd.DataFrame | None 
         return
     width, height = pixels(figure)
     about: dict[str, Any] = {"alt": alt, "width": width, "height": height}
-    if cells is not None and len(cells) <= MOST_TOLD:
-        about |= {"where": _places(figure, cells), "what": _told(cells.drop(columns=["panel", "x", "y"]))}
+    if cells is not None and len(cells) <= MOST_HOVER:
+        about |= {"where": _places(figure, cells), "what": _hover_columns(cells.drop(columns=["panel", "x", "y"]))}
     display({"image/png": png(figure), "text/plain": alt}, raw=True, metadata={"image/png": about})
 
 
 def pixels(figure: Figure) -> tuple[int, int]:
-    """Width and height on a screen."""
+    """Return a figure's width and height on a screen."""
     width, height = figure.get_size_inches()
     return round(PIXELS * width), round(PIXELS * height)
 
 
 def _places(figure: Figure, cells: pd.DataFrame) -> dict[str, list[int]]:
-    """Where the points are in the picture, in ten thousandths of its width and height from the upper left corner."""
-    figure.draw_without_rendering()  # puts the axes where they will be
+    """Return each point's place, in ten thousandths of the picture's width and height from its upper left corner."""
+    with boxes_for_missing_letters():
+        figure.draw_without_rendering()  # puts the axes where they will be
     places = np.empty((len(cells), 2))
     for panel, rows in cells.reset_index(drop=True).groupby("panel"):
         axes = figure.axes[panel]
@@ -85,29 +93,28 @@ def _places(figure: Figure, cells: pd.DataFrame) -> dict[str, list[int]]:
     return {"x": x, "y": y}
 
 
-def _told(cells: pd.DataFrame) -> list[dict[str, Any]]:
-    """Columns as plain values: words that repeat as their number among `levels`, -1 or None where there is none."""
-    told: list[dict[str, Any]] = []
+def _hover_columns(cells: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return columns as plain values; repeated words as numbers into `levels`, -1 or None for a missing value."""
+    columns: list[dict[str, Any]] = []
     for name, column in cells.items():
         if column.dtype == object and column.nunique() <= len(column) / 2:
             codes, levels = pd.factorize(column)
-            told.append({"name": name, "values": codes.tolist(), "levels": [str(level) for level in levels]})
+            columns.append({"name": name, "values": codes.tolist(), "levels": [str(level) for level in levels]})
         else:
-            told.append({"name": name, "values": [None if pd.isna(value) else value for value in column.tolist()]})
-    return told
+            columns.append({"name": name, "values": [None if pd.isna(value) else value for value in column.tolist()]})
+    return columns
 
 
 def show_table(table: pd.DataFrame, caption: str | None = None) -> None:
-    """Displays a table with its index as the first column; names are shown as text, missing values as a dash."""
-    from IPython.display import HTML, display
-
-    display(HTML(html.html(table, caption)))
+    """Display a table in a notebook, its index as the first column."""
+    display(HTML(html.table_html(table, caption)))
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG data of 256 colours, sharp on paper and a third as large; the figure is closed."""
+    """Return a figure as PNG data of 256 colours, a third as large as with all colours; the figure is closed."""
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DOTS)
+    with boxes_for_missing_letters():
+        figure.savefig(drawn, format="png", dpi=DOTS)
     plt.close(figure)
     return _few_colours(Image.open(drawn), 256)
 
@@ -119,32 +126,38 @@ def _few_colours(image: Image.Image, n: int) -> bytes:
 
 
 def at_most(data: bytes, n_bytes: float) -> bytes:
-    """A PNG with fewer pixels, down to a quarter each way, where it is larger than so many bytes."""
+    """Return a PNG with so few pixels that it has at most `n_bytes`, but no less than a quarter of them each way."""
     if len(data) <= n_bytes:
         return data
-    whole = Image.open(io.BytesIO(data)).convert("RGB")
+    image = Image.open(io.BytesIO(data)).convert("RGB")
     for share in (0.8, 0.65, 0.5, 0.35, 0.25):
-        size = round(whole.width * share), round(whole.height * share)
-        smaller = _few_colours(whole.resize(size, Image.Resampling.LANCZOS), 64)
+        size = round(image.width * share), round(image.height * share)
+        smaller = _few_colours(image.resize(size, Image.Resampling.LANCZOS), 64)
         if len(smaller) <= n_bytes:
             break
     return smaller
 
 
 def short(name: str, most: int = 28) -> str:
-    """A name cut in the middle to fit a label; `$` escaped, since matplotlib would read it as mathematics."""
+    """Return a name, cut in the middle to fit a label; `$` is escaped, since matplotlib would read it as mathematics."""
     if len(name) > most:
         name = f"{name[: most // 2]}…{name[len(name) - (most - most // 2 - 1) :]}"
     return name.replace("$", r"\$")
 
 
 def short_names(names: Sequence[str], most: int = 28) -> list[str]:
-    """`short` for names that stand side by side: whole where cutting would make two of them alike."""
+    """Return `short` of names that stand side by side; uncut where cutting would make two of them alike."""
     cut = [short(name, most) for name in names]
     return cut if len(set(cut)) == len(set(names)) else [short(name, 200) for name in names]
 
 
-def _style(position: int) -> dict[str, Any]:
+def three_digits(value: float | None) -> str:
+    """Return a share or score with three decimals, a dash for None."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def group_style(position: int) -> dict[str, Any]:
+    """Return matplotlib's colour, marker and line width for the group of a position (0 to 63)."""
     return {
         "color": COLOURS[position % len(COLOURS)],
         "marker": MARKERS[(position // len(COLOURS)) % len(MARKERS)],

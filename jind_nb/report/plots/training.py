@@ -1,4 +1,4 @@
-"""TODO."""
+"""What is trained on, and how training and alignment went."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from ...core.labels import UNASSIGNED
 from ...model.state import TargetStage
 from .style import COLOURS, GREY, MANY, short, short_names
 
-# --- stage 1 -------------------------------------------------------------------------------------------------------------
-
 
 def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target: int) -> Figure | str:
-    """How many cells train, cell type by batch, as a table with shaded cells; the target's number in the title."""
+    """Draw the number of training cells, cell type by batch, as a shaded table; the target's number is in the title."""
     if not cells:
-        return f"A saved model annotates {short(target)}, {n_target:,} cells; no batch is trained on."
+        return f"A saved model annotates {target}, {n_target:,} cells; there is no training."
     table = pd.DataFrame(cells).fillna(0).astype(int).sort_index()
     has_numbers = table.shape[1] <= 12
     width, height = (0.5 if has_numbers else 0.17), (0.24 if len(table) <= MANY else 0.15)
@@ -44,14 +42,14 @@ def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target
     axes.set_xticks(range(table.shape[1]), short_names(list(table.columns)), rotation=90, fontsize=7)
     axes.set_yticks(range(table.shape[0]), short_names(list(table.index)), fontsize=size)
     axes.set(xlabel="annotated batch", ylabel="cell type")
-    figure.suptitle(f"Labelled cells to learn from; to annotate: {short(target)}, {n_target:,} cells", fontsize=10)
+    figure.suptitle(f"Labelled training cells; to annotate: {short(target)}, {n_target:,} cells", fontsize=10)
     return figure
 
 
 def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figure | str:
-    """The kept features' variances by rank, with the names of the ten largest."""
+    """Draw the kept features' variances by rank, with the names of the ten largest."""
     if variances.isna().all():
-        return f"The saved model's own {features['kept']:,} features are used."
+        return f"The {features['kept']:,} features of the saved model are used."
     ranked = variances.sort_values(ascending=False, kind="stable")
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
     axes.plot(np.arange(1, len(ranked) + 1), ranked, color=COLOURS[0])
@@ -65,13 +63,10 @@ def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figu
     return figure
 
 
-# --- stages 2 and 3 ------------------------------------------------------------------------------------------------------
-
-
 def curves(
     points: Sequence[Mapping[str, Any]], quantity: str, title: str, unit: str, every: str = "epoch"
 ) -> Figure | None:
-    """A quantity over epochs, one line for each batch and stage that has it; None if none has."""
+    """Draw a quantity over epochs, one line for each batch that has it; None if none has."""
     frame = pd.DataFrame([point for point in points if point.get(quantity) is not None])
     if frame.empty:
         return None
@@ -96,18 +91,25 @@ def stage_curves(points: Sequence[Mapping[str, Any]], stage: str, title: str) ->
 
 
 def alignment_losses(points: Sequence[Mapping[str, Any]]) -> Figure | str | None:
-    """How alignment went: how far the target still moved at each round, or in METHOD `reference` both players' losses
-    over epochs, with the band in which neither wins."""
+    """Draw how alignment went: how far each round moved the target, or in METHOD `reference` the losses of adapter and
+    discriminator over epochs, with the band in which neither wins."""
     frame = pd.DataFrame([point for point in points if point["stage"] == TargetStage.ALIGNED])
     if frame.empty:
         return "The target was not aligned in this run."
     if "moved" in frame:
-        return curves(points, "moved", "How far the target was still moved", "distance of latents", "round")
+        return curves(points, "moved", "How far each round moved the target", "distance in the latent space", "round")
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
     axes.axhspan(0.5, 0.78, color=GREY, alpha=0.3, label="neither side wins")
-    axes.plot(frame["epoch"], frame["loss"], "o-", color=COLOURS[0], ms=4, label="adapter: make the target look alike")
     axes.plot(
-        frame["epoch"], frame["discriminator_loss"], "s--", color=COLOURS[3], ms=4, label="discriminator: tell apart"
+        frame["epoch"], frame["loss"], "o-", color=COLOURS[0], ms=4, label="adapter (makes target cells look annotated)"
+    )
+    axes.plot(
+        frame["epoch"],
+        frame["discriminator_loss"],
+        "s--",
+        color=COLOURS[3],
+        ms=4,
+        label="discriminator (tells them apart)",
     )
     axes.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", ylim=(0, None))
     axes.set_title("Aligning the target with the annotated batches", fontsize=10)
@@ -117,7 +119,7 @@ def alignment_losses(points: Sequence[Mapping[str, Any]]) -> Figure | str | None
 
 
 def rejection_by_stage(stages: Mapping[str, Any], title: str) -> Figure:
-    """The target's cells kept and rejected, one bar for each stage."""
+    """Draw the target's cells kept and rejected, one bar for each stage."""
     figure, axes = plt.subplots(figsize=(6.6, 1.1 + 0.45 * len(stages)), layout="constrained")
     names = list(stages)[::-1]
     rejected = np.array([stages[name].rejected.sum() for name in names])
@@ -125,7 +127,7 @@ def rejection_by_stage(stages: Mapping[str, Any], title: str) -> Figure:
     axes.barh(names, kept, color=COLOURS[0], label="annotated")
     axes.barh(names, rejected, left=kept, color=GREY, hatch="///", edgecolor="white", label=UNASSIGNED)
     for i, (a, b) in enumerate(zip(kept, rejected, strict=True)):
-        axes.text(a + b, i, f" {b:,} of {a + b:,} Unassigned", va="center", fontsize=8)
+        axes.text(a + b, i, f" {b:,} of {a + b:,} {UNASSIGNED}", va="center", fontsize=8)
     axes.set_xlim(0, (kept + rejected).max() * 1.35)
     axes.set_xlabel("cells")
     axes.set_title(title, fontsize=10)

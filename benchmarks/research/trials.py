@@ -1,17 +1,14 @@
-"""What was tried for METHOD `default`, each trial on the same targets as benchmarks/accuracy.py.
+"""Compare what was tried for METHOD `default`, each trial on the same targets as benchmarks/product/accuracy.py.
 
-    .venv/bin/python benchmarks/trials.py                     # the table of what results/trials.csv holds
-    .venv/bin/python benchmarks/trials.py --run [TRIAL ...]   # runs what is missing there (or only some trials) first
+    python -m benchmarks.research.trials                     # prints the table of results/trials.csv
+    python -m benchmarks.research.trials --run [TRIAL ...]   # measures what is missing there first, or only some trials
 
-Designs were chosen on the five design sets; the four check sets were run once per candidate. All annotated cells train:
-nothing is held out here. The target's labels are read to count, and for nothing else.
+Designs were chosen on the five design sets; each candidate was measured once on the four check sets. All annotated cells are
+used for training, none is held out. The target's labels serve to count what is right, and for nothing else.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -19,13 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import CHECK, DESIGN, targets
-from learned import RESULTS, labels_of_target, parameters_of
 from scipy import sparse
 from scipy.stats import rankdata
 from sklearn.decomposition import PCA
@@ -33,17 +26,30 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
-from jind_nb import metrics
-from jind_nb.commands.compare.measure import task_of
-from jind_nb.commands.compare.methods import Task, knn_after_harmony, pooled_network
-from jind_nb.data import cells as data_cells
-from jind_nb.data import prepare
-from jind_nb.data import roles as data_roles
-from jind_nb.model import history, projection
-from jind_nb.model.predictions import Predictions
+from benchmarks.common import (
+    CHECK,
+    DESIGN,
+    RESULTS,
+    SETS,
+    TARGETS_OF_A_SET,
+    append_rows,
+    labels_of_target,
+    measured_already,
+    parameters_of,
+    parser_of,
+    read_prepared,
+    read_rows,
+    scores,
+    targets,
+)
+from jind_nb.commands.compare.measure import baseline_input
+from jind_nb.commands.compare.methods import BaselineInput, knn_after_harmony, pooled_network
+from jind_nb.model import default
+from jind_nb.model.neighbours import nearest
 
 OUTPUT = RESULTS / "trials.csv"
 VIEWS = ((True, 10), (True, 20), (True, 50), (False, 20), (False, 50))  # features softened, components
+NUMBERS = ["macro_F1", "AURC", "accuracy_at_90%"]
 ATAC = ("scatac_granja_bmmc_2donors", "scatac_hematopoiesis_3batches")
 
 
@@ -51,7 +57,7 @@ ATAC = ("scatac_granja_bmmc_2donors", "scatac_hematopoiesis_3batches")
 class Problem:
     """A target, and annotated batches to annotate it with."""
 
-    task: Task
+    task: BaselineInput
     name: str  # of the set
 
     @property
@@ -160,7 +166,7 @@ def network(p: Problem, z: np.ndarray) -> np.ndarray:
     """JIND's own encoder and head on a view, 400 steps or 15 epochs, three seeds averaged."""
     z = (z / z.std()).astype(np.float32)
     halves = sparse.csr_matrix(z[: p.n]), sparse.csr_matrix(z[p.n :])
-    task = Task(halves[0], p.task.y, p.task.batch, halves[1], p.task.target_batch, p.task.classes)
+    task = BaselineInput(halves[0], p.task.y, p.task.batch, halves[1], p.task.target_batch, p.task.classes)
     return pooled_network(task)
 
 
@@ -179,8 +185,8 @@ def adapted(p: Problem, z: np.ndarray, *, by_type: bool = False) -> np.ndarray:
     for i, name in enumerate(names):
         own = np.flatnonzero(p.task.batch == name)
         before = np.flatnonzero(np.isin(p.task.batch, names if by_type else names[:i]))
-        here, there = (projection.type_means(z[rows], p.known[rows]) for rows in (own, before))
-        z[own] += type_by_type(here, there)[p.task.y[own]] if by_type else projection.translation(here, there)
+        here, there = (default.type_means(z[rows], p.known[rows]) for rows in (own, before))
+        z[own] += type_by_type(here, there)[p.task.y[own]] if by_type else default.offset_between(here, there)
     return z
 
 
@@ -190,17 +196,17 @@ Means = tuple[np.ndarray, np.ndarray]
 def type_by_type(own: Means, others: Means) -> np.ndarray:
     """A translation for each type, (K, size)."""
     (means, cells), (there, cells_there) = own, others
-    return np.where(cells_there > 0, cells / (cells + projection.SHRINKAGE), 0)[:, None] * (there - means)
+    return np.where(cells_there > 0, cells / (cells + default.SHRINKAGE), 0)[:, None] * (there - means)
 
 
 def moved(p: Problem, z: np.ndarray, *, by_type: bool = False) -> np.ndarray:
     """The target predicted and moved in turns, as one or type by type."""
     head, codes = softmax_regression(p, z), z[p.n :].astype(np.float64)
-    there = projection.type_means(z[: p.n], p.known)
+    there = default.type_means(z[: p.n], p.known)
     shares = head(codes)
-    for _ in range(projection.ROUNDS):
-        own = projection.type_means(codes, shares)
-        b = shares @ type_by_type(own, there) if by_type else projection.translation(own, there)
+    for _ in range(default.ROUNDS):
+        own = default.type_means(codes, shares)
+        b = shares @ type_by_type(own, there) if by_type else default.offset_between(own, there)
         shares = head(codes + b)
     return shares
 
@@ -237,7 +243,12 @@ def by_neighbours(p: Problem, k: int | None, share: float) -> np.ndarray:
     """The five views' answers, mixed once with those of the nearest target cells by cosine of the whole code: k of them,
     or as many as METHOD `default` asks."""
     answers, codes = over_views(p, plain), p.target_codes
-    near = projection.neighbours(codes, codes, 0) if k is None else projection.nearest(codes, codes, k)[0]
+    near = default.neighbours(codes, codes, 0) if k is None else nearest(codes, codes, k)[0]
+    return mixed(answers, near, share)
+
+
+def mixed(answers: np.ndarray, near: np.ndarray, share: float) -> np.ndarray:
+    """Return each cell's answer, a share of it the mean over the cells at the positions `near`."""
     return share * answers[near].mean(axis=1) + (1 - share) * answers
 
 
@@ -313,61 +324,39 @@ OF_PEAKS: dict[str, Callable[[Problem], np.ndarray]] = {
 
 
 def problem(name: str, target: str, roles: dict[str, Any]) -> tuple[Problem, np.ndarray]:
+    """Return a target with its annotated batches, and its labels."""
     parameters = parameters_of(name, target, **roles)
-    cells = data_cells.read_cells(parameters)
-    plan = data_roles.make_plan(parameters, cells)
-    return Problem(task_of(prepare.prepare(parameters, cells, plan), plan, parameters), name), labels_of_target(
-        parameters
-    )
-
-
-def row(p: Problem, truth: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    predictions = Predictions(p.task.classes, probabilities, np.zeros(len(p.task.classes)))
-    found = history.evaluate(truth, predictions)[0]
-    right = predictions.raw == truth
-    return {
-        "macro_F1": found["macro_F1"],
-        "AURC": found["AURC"],
-        "accuracy_at_90%": metrics.accuracy_at_coverage(predictions.confidence, right, 0.9),
-    }
+    return Problem(baseline_input(*read_prepared(parameters), parameters), name), labels_of_target(parameters)
 
 
 def run(wanted: list[str]) -> None:
-    """Appends what is missing, target by target."""
+    """Append what is missing, target by target."""
     torch.set_num_threads(1)
-    done = set()
-    if OUTPUT.exists():
-        done = set(pd.read_csv(OUTPUT, dtype={"target": str})[["trial", "set", "target"]].itertuples(False, None))
-    for name in (*DESIGN, *CHECK):
-        for target, roles in targets(name)[:3]:
+    already = measured_already(OUTPUT, ["trial", "set", "target"])
+    for name in SETS:
+        for target, roles in targets(name)[:TARGETS_OF_A_SET]:
             trials = TRIALS | (OF_PEAKS if name in ATAC else {})
-            to_do = [t for t in trials if (t, name, target) not in done and (not wanted or t in wanted)]
+            to_do = [t for t in trials if (t, name, target) not in already and (not wanted or t in wanted)]
             if not to_do:
                 continue
             p, truth = problem(name, target, roles)
             for trial in to_do:
                 began = time.process_time()
                 probabilities = trials[trial](p)
-                line = {"trial": trial, "set": name, "target": target} | row(p, truth, probabilities)
-                append(line | {"cpu_seconds": time.process_time() - began})
+                seconds = time.process_time() - began
+                found = scores(truth, p.task.classes, probabilities)
+                numbers = {number: found[number] for number in NUMBERS}
+                row = {"trial": trial, "set": name, "target": target} | numbers | {"cpu_seconds": seconds}
+                append_rows(OUTPUT, [row])
             print(f"{name}, {target}: {len(to_do)} trials", flush=True)
 
 
-def append(line: dict[str, Any]) -> None:
-    new = not OUTPUT.exists()
-    with OUTPUT.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, list(line))
-        if new:
-            writer.writeheader()
-        writer.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()})
-
-
 def report() -> None:
-    """Means over sets (each the mean over its targets)."""
-    rows = pd.read_csv(OUTPUT, dtype={"target": str})
-    of_sets = rows.groupby(["trial", "set"], sort=False)[["macro_F1", "AURC", "accuracy_at_90%"]].mean()
+    """Print means over sets, each of them the mean over its targets."""
+    rows = read_rows(OUTPUT)
+    of_sets = rows.groupby(["trial", "set"], sort=False)[NUMBERS].mean()
     for trials, sets in (
-        (TRIALS, {"all": (*DESIGN, *CHECK), "design": DESIGN, "check": CHECK}),
+        (TRIALS, {"all": SETS, "design": DESIGN, "check": CHECK}),
         (OF_PEAKS, {"ATAC": ATAC}),
     ):
         table = pd.DataFrame({"targets": rows["trial"].value_counts()}, index=list(trials))
@@ -382,9 +371,9 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--run", nargs="*", metavar="TRIAL", help="run what is missing in the results first")
-    asked = arguments.parse_args()
-    if asked.run is not None:
-        run(asked.run)
+    parser = parser_of(__doc__)
+    parser.add_argument("--run", nargs="*", metavar="TRIAL", help="measure what is missing in the results first")
+    options = parser.parse_args()
+    if options.run is not None:
+        run(options.run)
     report()

@@ -1,7 +1,10 @@
-"""Where known markers come among the features that drive a cell type: `python benchmarks/explained.py`.
+"""Rank known markers among the features that drive a cell type.
 
-Integrated gradients from the mean annotated cell (what the report does) and from the empty cell, beside the plain
-difference of means. Writes results/explained.csv.
+    python -m benchmarks.research.explained          # prints the table of results/explained.csv
+    python -m benchmarks.research.explained --run    # measures it anew
+
+Integrated gradients from the mean annotated cell, as in the report, and from the empty cell, beside the plain difference of
+means.
 """
 
 from __future__ import annotations
@@ -10,14 +13,13 @@ import time
 
 import numpy as np
 import pandas as pd
-from learned import RESULTS, learn, parameters_of
 from scipy import sparse
 
-from jind_nb.data import cells as data_cells
-from jind_nb.data import prepare, roles
+from benchmarks.common import RESULTS, parameters_of, run_or_report, train
 from jind_nb.results import attribution
 
-# One batch of each set is the target, which explains nothing; markers from the literature, as far as a set has them.
+OUTPUT = RESULTS / "explained.csv"
+# A target of each set, and the markers from the literature that the set has.
 SETS = {
     "pbmc_10x_symphony": (
         "3pv1",
@@ -44,21 +46,18 @@ DONORS = 8  # of the 40 of OneK1K
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Of each feature in its row, 1 for the largest."""
+    """Return the rank of each feature in its row, 1 for the largest."""
     return (-values).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable") + 1
 
 
 def table_of(name: str) -> pd.DataFrame:
-    """One row for each marker: its rank among the features of its type by each way to rank them."""
+    """Return one row for each marker: its ranks among the features of its type."""
     target, markers = SETS[name]
     also = {"EXCLUDE_DATASETS_NAMES": [f"SAMP{i}" for i in range(DONORS + 1, 41)]} if "onek1k" in name else {}
-    parameters = parameters_of(name, target, **also)
-    learned = learn(parameters)
-    cells = data_cells.read_cells(parameters)
-    plan = roles.make_plan(parameters, cells)
-    prepared = prepare.prepare(parameters, cells, plan)
+    trained = train(parameters_of(name, target, **also))
+    prepared, plan = trained.prepared, trained.plan
     x, y = sparse.csr_matrix(prepared.X), prepared.obs["cell_type"].cat.codes.to_numpy()
-    model, n = learned.reference.model, len(plan.classes)
+    model, n = trained.reference.model, len(plan.classes)
     start = time.monotonic()
     from_mean = attribution.attributions(model, x, y, n)
     seconds = time.monotonic() - start
@@ -86,9 +85,12 @@ def table_of(name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main() -> None:
-    table = pd.concat([table_of(name) for name in SETS], ignore_index=True)
-    table.to_csv(RESULTS / "explained.csv", index=False)
+def run() -> None:
+    pd.concat([table_of(name) for name in SETS], ignore_index=True).to_csv(OUTPUT, index=False)
+
+
+def report() -> None:
+    table = pd.read_csv(OUTPUT)
     print(table.to_string())
     ways = [column for column in table if column.startswith(("from", "difference"))]
     print(pd.DataFrame({"median rank": table[ways].median(), "among the first ten": (table[ways] <= 10).sum()}))
@@ -96,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_or_report(__doc__, run, report)

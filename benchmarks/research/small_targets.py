@@ -1,29 +1,26 @@
-"""How many neighbours the cells of a small target should ask.
+"""Measure how many neighbours should be averaged in a small target.
 
-    .venv/bin/python benchmarks/small_targets.py          # the table of what results/small_targets.csv holds
-    .venv/bin/python benchmarks/small_targets.py --run    # computes it anew
+    python -m benchmarks.research.small_targets          # prints the table of results/small_targets.csv
+    python -m benchmarks.research.small_targets --run    # measures it anew
 
-Targets of a few cells are drawn at random from the targets of benchmarks/accuracy.py, and annotated as in
-benchmarks/trials.py. The rule was chosen on the design sets; the check sets were run once.
+Targets of a few cells are drawn at random from those of benchmarks/product/accuracy.py, and annotated as in
+benchmarks/research/trials.py. The rule was chosen on the design sets; the check sets were measured once.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import CHECK, DESIGN, targets
-from learned import RESULTS, command
-from trials import Problem, over_views, plain, problem
 
+from benchmarks.common import CHECK, DESIGN, RESULTS, SETS, TARGETS_OF_A_SET, read_rows, run_or_report, targets
+from benchmarks.research.trials import Problem, mixed, over_views, plain, problem
 from jind_nb import metrics
-from jind_nb.model import projection
+from jind_nb.model import default
+from jind_nb.model.neighbours import nearest
 
 OUTPUT = RESULTS / "small_targets.csv"
 SIZES = (5, 10, 20, 31, 64, 128, 256, 512)  # cells
@@ -35,8 +32,8 @@ ASKED = {"itself alone": 0, "n / 32": 1 / 32, "n / 16 (used)": 1 / 16, "n / 8": 
 def run() -> None:
     torch.set_num_threads(1)
     random, lines = np.random.default_rng(0), []
-    for name in (*DESIGN, *CHECK):
-        for target, roles in targets(name)[:3]:
+    for name in SETS:
+        for target, roles in targets(name)[:TARGETS_OF_A_SET]:
             whole, truth = problem(name, target, roles)
             for size in SIZES:
                 if size > len(truth):
@@ -51,24 +48,24 @@ def run() -> None:
 
 
 def each_rule(p: Problem, truth: np.ndarray) -> list[dict[str, Any]]:
-    """Numbers of the target's cells whose type an annotated batch has, for each rule."""
+    """Return, for each rule, numbers of the target's cells whose type an annotated batch has."""
     answers, rows = over_views(p, plain), []
     types = np.array(p.task.classes, dtype=object)
     known = np.isin(truth, types)
     if not known.any():
         return []
     for words, share in ASKED.items():
-        k = max(1, min(projection.NEIGHBOURS, int(share * len(truth))))
-        near = projection.nearest(p.target_codes, p.target_codes, k)[0]
-        mixed = projection.with_neighbours(answers, answers, near)[known]
-        right, confidence = types[mixed.argmax(axis=1)] == truth[known], mixed.max(axis=1)
+        k = max(1, min(default.NEIGHBOURS, int(share * len(truth))))
+        near = nearest(p.target_codes, p.target_codes, k)[0]
+        probabilities = mixed(answers, near, default.NEIGHBOURS_SHARE)[known]
+        right, confidence = types[probabilities.argmax(axis=1)] == truth[known], probabilities.max(axis=1)
         aurc = metrics.area_under_risk_coverage(confidence, right)
         rows.append({"asked": words, "right": right.mean(), "confidence": confidence.mean(), "AURC": aurc})
     return rows
 
 
 def report() -> None:
-    rows = pd.read_csv(OUTPUT)
+    rows = read_rows(OUTPUT)
     for words, sets in {"design": DESIGN, "check": CHECK}.items():
         of_sets = (
             rows[rows["set"].isin(sets)].groupby(["cells", "asked", "set"])[["right", "confidence", "AURC"]].mean()
@@ -79,4 +76,4 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    command(__doc__, run, report)
+    run_or_report(__doc__, run, report)

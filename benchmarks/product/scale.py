@@ -1,27 +1,23 @@
-"""Time and memory of whole runs on large simulated data of exact shapes.
+"""Measure the time and memory of whole runs on large simulated data of exact shapes.
 
-    .venv/bin/python benchmarks/scale.py                              # the table of what results/scale.csv holds
-    .venv/bin/python benchmarks/scale.py --run pancreas bmmc_atac     # writes the data, runs, measures, appends rows
-    .venv/bin/python benchmarks/scale.py --run all --data /scratch    # everything; 25 GB of disk
+    python -m benchmarks.product.scale                              # prints the table of results/scale.csv
+    python -m benchmarks.product.scale --run pancreas bmmc_atac     # writes the data, runs, measures, appends rows
+    python -m benchmarks.product.scale --run all --data /scratch    # everything; 25 GB of disk
 
 Counts are negative binomial: a mean for each feature and cell type, shifted by batch, times the cell's depth. A row is a whole
 `jind-nb run` (or `predict`) in a process of its own, notebooks and reports included: wall and CPU seconds, and the peak
 memory (resident set) of the whole process tree, looked at ten times a second; how long a headless Chromium takes to open
-the report. `second run` repeats a run in another folder
-right after, with caches warm.
+the report. `second run` (with `--again`) repeats a run in another folder right after, with warm caches.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
 import datetime
 import json
 import os
 import resource
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -36,7 +32,9 @@ import psutil
 import yaml
 from scipy import sparse
 
-OUTPUT = Path(__file__).parent / "results" / "scale.csv"
+from benchmarks.common import RESULTS, append_rows, jind_nb, parser_of
+
+OUTPUT = RESULTS / "scale.csv"
 BLOCK = 40_000_000  # values drawn at once
 DISPERSION = 2.0
 DEPTH_SPREAD, BATCH_SPREAD, TYPE_SPREAD = 0.35, 0.2, 1.0  # of the logarithms
@@ -61,7 +59,7 @@ class Shape:
 
 
 def evenly(n_cells: int, n_batches: int) -> tuple[int, ...]:
-    """Batch sizes from half to one and a half of the mean, and of the right sum."""
+    """Return batch sizes from half to one and a half of the mean, with the right sum."""
     weights = np.linspace(0.5, 1.5, n_batches)
     sizes = (weights / weights.sum() * n_cells).astype(int)
     sizes[-1] += n_cells - sizes.sum()
@@ -82,28 +80,28 @@ SHAPES = {
 
 
 def means(shape: Shape, random: np.random.Generator) -> np.ndarray:
-    """The mean count of each feature in each type, float32 (n_types, n_features), such that the share stored is right."""
+    """Return the mean count of each feature in each type, float32 (n_types, n_features), for the share of values stored."""
     logs = random.normal(0, 1.5, shape.n_features)
-    of_types = np.tile(logs, (shape.n_types, 1))
+    parents_of = np.tile(logs, (shape.n_types, 1))
     for k in range(shape.n_types):
         some = random.choice(shape.n_features, max(20, int(OF_TYPES * shape.n_features)), replace=False)
-        of_types[k, some] += random.normal(0, TYPE_SPREAD, len(some))
+        parents_of[k, some] += random.normal(0, TYPE_SPREAD, len(some))
     depths = np.exp(random.normal(0, DEPTH_SPREAD, 20))[:, None, None]
     low, high = -30.0, 10.0
     for _ in range(40):
         middle = (low + high) / 2
-        mean = depths * np.exp(of_types[:, :2000] + middle)
+        mean = depths * np.exp(parents_of[:, :2000] + middle)
         low, high = (low, middle) if 1 - np.mean(zeros(mean)) > shape.stored else (middle, high)
-    return np.exp(of_types + low).astype(np.float32)
+    return np.exp(parents_of + low).astype(np.float32)
 
 
 def zeros(mean: np.ndarray) -> np.ndarray:
-    """The probability of zero of a negative binomial of this mean."""
+    """Return the probability of zero of a negative binomial of this mean."""
     return np.exp(-DISPERSION * np.log(1 + mean / np.float32(DISPERSION)))
 
 
 def counts(mean: np.ndarray, random: np.random.Generator) -> sparse.csr_matrix:
-    """Negative binomial counts of these means, by inverting the distribution function: float32, the shape of `mean`."""
+    """Return negative binomial counts of these means, float32 in the shape of `mean`, by inverting the distribution function."""
     shape, u, cumulated = mean.shape, random.random(mean.shape, dtype=np.float32), zeros(mean)
     rows, columns = np.nonzero(u > cumulated)
     u, mean, cumulated = u[rows, columns].astype(np.float64), mean[rows, columns], cumulated[rows, columns]
@@ -118,9 +116,9 @@ def counts(mean: np.ndarray, random: np.random.Generator) -> sparse.csr_matrix:
 
 
 def write(shape: Shape, path: Path, seed: int = 0) -> None:
-    """Writes an h5ad of the shape, uncompressed as anndata does, block by block: nothing large is ever held."""
+    """Write an h5ad of the shape, uncompressed as anndata does, block by block, so that nothing large is in memory."""
     random = np.random.default_rng(seed)
-    of_types = means(shape, random)
+    parents_of = means(shape, random)
     shares = random.dirichlet(np.full(shape.n_types, 2.0), len(shape.batches))
     cell_types = [random.choice(shape.n_types, size, p=p) for size, p in zip(shape.batches, shares, strict=True)]
     obs = pd.DataFrame(
@@ -154,7 +152,7 @@ def write(shape: Shape, path: Path, seed: int = 0) -> None:
             for start in range(0, len(types), step):
                 some = types[start : start + step]
                 depths = np.exp(random.normal(0, DEPTH_SPREAD, len(some))).astype(np.float32)
-                drawn = counts(of_types[some] * shift * depths[:, None], random)
+                drawn = counts(parents_of[some] * shift * depths[:, None], random)
                 for stored, values in ((data, drawn.data), (indices, drawn.indices)):
                     stored.resize((len(stored) + len(values),))
                     stored[-len(values) :] = values
@@ -167,7 +165,7 @@ def write(shape: Shape, path: Path, seed: int = 0) -> None:
 
 
 def parameters_of(shape: Shape, data: Path, output: Path) -> dict[str, Any]:
-    """METHOD `default` with everything as it comes; the last batch is the target, the first the source."""
+    """Return the parameters of METHOD `default`, the last batch as target and the first as source."""
     return {
         "PATH": str(data),
         "BATCH_COL": "batch",
@@ -179,11 +177,11 @@ def parameters_of(shape: Shape, data: Path, output: Path) -> dict[str, Any]:
 
 
 def measured(command: list[str]) -> dict[str, float]:
-    """Runs a command; wall and CPU seconds and the peak memory of its process tree."""
+    """Run a command; return wall and CPU seconds and the peak memory of its process tree."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began, peak = time.monotonic(), 0
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
         tree = psutil.Process(process.pid)
         while process.poll() is None:
             try:
@@ -194,8 +192,8 @@ def measured(command: list[str]) -> dict[str, float]:
         process.wait()
         seconds = time.monotonic() - began
         if process.returncode:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(command)} failed:\n{said.read().decode(errors='replace')[-3000:]}")
+            output.seek(0)
+            raise SystemExit(f"{' '.join(command)} failed:\n{output.read().decode(errors='replace')[-3000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "peak_GB": round(peak / 1e9, 2)}
@@ -209,7 +207,7 @@ def memory_of(process: psutil.Process) -> int:
 
 
 def one_shape(name: str, folder: Path, *, again: bool) -> None:
-    """Writes the data if they are not there, runs, predicts the same file with the model, and appends the rows."""
+    """Write the data unless they are there, run, predict the same file with the model, and append the rows."""
     shape, data = SHAPES[name], folder / f"{name}.h5ad"
     if not data.exists():
         began = time.monotonic()
@@ -230,19 +228,20 @@ def one_shape(name: str, folder: Path, *, again: bool) -> None:
         shutil.rmtree(output, ignore_errors=True)
         parameters = folder / f"{name}.yaml"
         parameters.write_text(yaml.safe_dump(parameters_of(shape, data, output)))
-        row = common | {"what": what, **measured([sys.executable, "-m", "jind_nb.cli", "run", str(parameters)])}
+        row = common | {"what": what, **measured(jind_nb("run", parameters))}
         manifest = json.loads((output / "manifest.json").read_text())
         row |= {f"{stage} s": seconds for stage, seconds in manifest["seconds"].items()}
         row |= {f"{stage} GB": round(size / 1e9, 2) for stage, size in manifest["peak_memory_bytes"].items()}
         row["report_MB"] = round((output / "report.html").stat().st_size / 1e6, 2)
         append(row | {"raw_accuracy": accuracy(output)} | opened(output / "report.html"))
-    command = ["predict", str(output / "trained_models"), str(data), "--output-path", str(folder / f"{name}-predicted")]
-    shutil.rmtree(folder / f"{name}-predicted", ignore_errors=True)
-    append(common | {"what": "predict", **measured([sys.executable, "-m", "jind_nb.cli", *command])})
+    predicted = folder / f"{name}-predicted"
+    shutil.rmtree(predicted, ignore_errors=True)
+    command = jind_nb("predict", output / "trained_models", data, "--output-path", predicted)
+    append(common | {"what": "predict", **measured(command)})
 
 
 def opened(report: Path) -> dict[str, float]:
-    """Seconds until a browser has loaded and laid out the report, and the elements that it holds; none without Chromium."""
+    """Return the seconds until a browser shows the report, and its elements; nothing without Chromium."""
     from playwright.sync_api import sync_playwright
 
     if (chromium := shutil.which("chromium")) is None:
@@ -259,7 +258,7 @@ def opened(report: Path) -> dict[str, float]:
 
 
 def accuracy(output: Path) -> float:
-    """Of the target's raw predictions, by its own labels."""
+    """Return the share of right raw predictions, by the target's own labels."""
     table = pd.read_parquet(output / "predictions.parquet", columns=["raw_predictions", "labels"])
     return round(float((table["raw_predictions"] == table["labels"]).mean()), 4)
 
@@ -273,34 +272,29 @@ COLUMNS = (
 
 
 def append(row: dict[str, Any]) -> None:
-    """One more row, whole, in the results."""
-    new = not OUTPUT.exists()
-    with OUTPUT.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    """Append a row to the results and print its first numbers."""
+    append_rows(OUTPUT, [row], COLUMNS)
     print(", ".join(f"{name} {row[name]}" for name in COLUMNS[1:12] if name in row), flush=True)
 
 
 def report() -> None:
-    """Prints the last row of each shape, and cells per second."""
+    """Print the last row of each shape, and cells per second."""
     rows = pd.read_csv(OUTPUT).groupby(["shape", "what"], sort=False).tail(1).drop(columns=["date", "threads"])
     rows["cells/s"] = (rows["cells"] / rows["seconds"]).round(0)
     print(rows.set_index(["shape", "what"]).T.to_string())
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--run", nargs="+", metavar="SHAPE", help=f"{', '.join(SHAPES)}, or all")
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "jind-nb-scale", help="folder")
     parser.add_argument("--again", action="store_true", help="run twice")
     parser.add_argument("--keep", action="store_true", help="leave the data there")
-    asked = parser.parse_args()
-    for name in list(SHAPES) if asked.run == ["all"] else asked.run or []:
-        asked.data.mkdir(parents=True, exist_ok=True)
-        one_shape(name, asked.data, again=asked.again)
-        if not asked.keep:
-            for left in asked.data.glob(f"{name}*"):
+    options = parser.parse_args()
+    for name in list(SHAPES) if options.run == ["all"] else options.run or []:
+        options.data.mkdir(parents=True, exist_ok=True)
+        one_shape(name, options.data, again=options.again)
+        if not options.keep:
+            for left in options.data.glob(f"{name}*"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
     report()

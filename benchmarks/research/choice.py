@@ -1,31 +1,41 @@
-"""By which criterion left-out batches should say whether the target is aligned (METHOD `default`).
+"""Measure by which criterion left-out batches should decide whether the target is aligned (METHOD `default`).
 
-    .venv/bin/python benchmarks/choice.py          # the table of what results/choice.csv holds
-    .venv/bin/python benchmarks/choice.py --run    # computes it anew
+    python -m benchmarks.research.choice          # prints the table of results/choice.csv
+    python -m benchmarks.research.choice --run    # measures it anew
 
-The targets of benchmarks/accuracy.py, three seeds. Each is annotated both ways, and so are the annotated batches left out
-for it. A criterion sees left-out batches alone; how right the target is for it is read from its labels afterwards.
+The targets of benchmarks/product/accuracy.py, three seeds. Each is annotated in both alignment modes, and so are the
+annotated batches that are left out for it. A criterion sees left-out batches alone. The target's labels are read afterwards.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import CHECK, DESIGN, targets
-from learned import RESULTS, command, labels_of_target, learn, parameters_of
 from sklearn.metrics import f1_score
 
+from benchmarks.common import (
+    ALIGNED,
+    CHECK,
+    DESIGN,
+    MODES,
+    NOT_ALIGNED,
+    RESULTS,
+    SETS,
+    TARGETS_OF_A_SET,
+    BothModes,
+    LeftOut,
+    labels_of_target,
+    measure,
+    parameters_of,
+    read_rows,
+    run_or_report,
+    targets,
+)
 from jind_nb import metrics
-from jind_nb.commands.compare import measure
-from jind_nb.model import alignment, leave_one_out
-from jind_nb.model.calibration import of_all_ways
 
 OUTPUT = RESULTS / "choice.csv"
 SEEDS = 3
@@ -34,25 +44,23 @@ OF_LEFT_OUT = ["right", "left-out AURC", "left-out macro-F1", "log loss"]
 
 
 def one_target(name: str, target: str, roles: dict[str, Any], seed: int) -> list[dict[str, Any]]:
-    """A row for each way: what left-out batches say of it, means over them, and how right the target is."""
-    learned = learn(parameters_of(name, target, SEED=seed, **roles))
-    evidence = leave_one_out.leave_batches_out(learned.reference)
-    n_annotated = len(learned.plan.annotated)
-    lessons = of_all_ways(evidence, learned.settings, n_annotated)
-    learned.known.rules = {way: lesson.rule for way, lesson in lessons.items()}
-    annotated, truth, rows = learned.annotate(), labels_of_target(learned.parameters), []
-    for way, stage in ((alignment.SHARED, alignment.BEFORE), (alignment.ADAPTED, alignment.ALIGNED)):
-        found = measure.scores(truth, annotated.stages[stage])
-        said = pd.DataFrame([of_batch(batch, way) for batch in evidence if batch.could_be_known.any()])
-        row = {"set": name, "target": target, "seed": seed, "way": way, "annotated": n_annotated}
-        row |= {"assigned": lessons[way].mean("assigned")} | said.mean().to_dict()
-        rows.append(row | {number: found[number] for number in OF_TARGET})
+    """Return a row for each mode: means over the left-out batches, and numbers of the target."""
+    parameters = parameters_of(name, target, SEED=seed, **roles)
+    annotated = BothModes(parameters)
+    truth, rows = labels_of_target(parameters), []
+    for mode in MODES:
+        calibrated = annotated.calibrate(mode)
+        of_target = measure.scores(truth, annotated.predict(mode, calibrated))
+        of_left_out = [of_batch(batch, mode) for batch in annotated.left_out if batch.could_be_known.any()]
+        row = {"set": name, "target": target, "seed": seed, "way": mode, "annotated": len(annotated.plan.annotated)}
+        row |= {"assigned": calibrated.mean("assigned")} | pd.DataFrame(of_left_out).mean().to_dict()
+        rows.append(row | {number: of_target[number] for number in OF_TARGET})
     return rows
 
 
-def of_batch(batch: leave_one_out.LeftOut, way: str) -> dict[str, float]:
-    """The cells of a left-out batch whose type could be known."""
-    probabilities, y = batch.probabilities[way][batch.could_be_known], batch.y[batch.could_be_known]
+def of_batch(batch: LeftOut, mode: str) -> dict[str, float]:
+    """Return numbers of the cells of a left-out batch whose type its model was trained on."""
+    probabilities, y = batch.probabilities[mode][batch.could_be_known], batch.y[batch.could_be_known]
     called = probabilities.argmax(axis=1)
     f1 = f1_score(y, called, average="macro", labels=np.unique(y), zero_division=0)
     of_truth = np.maximum(1e-6, probabilities[np.arange(len(y)), y])
@@ -60,9 +68,8 @@ def of_batch(batch: leave_one_out.LeftOut, way: str) -> dict[str, float]:
     return dict(zip(OF_LEFT_OUT, (float((called == y).mean()), aurc, f1, float(-np.log(of_truth).mean())), strict=True))
 
 
-Criterion = Callable[
-    [pd.Series, pd.Series], bool
-]  # what left-out batches say of aligning, and of not: whether to align
+# From the numbers of the left-out batches, aligned and not aligned, to whether the target is aligned.
+Criterion = Callable[[pd.Series, pd.Series], bool]
 CRITERIA: dict[str, Criterion] = {
     "never": lambda aligned, not_aligned: False,
     "always": lambda aligned, not_aligned: True,
@@ -84,8 +91,8 @@ CRITERIA: dict[str, Criterion] = {
 def run() -> None:
     torch.set_num_threads(1)
     rows = []
-    for name in (*DESIGN, *CHECK):
-        for target, roles in targets(name)[:3]:
+    for name in SETS:
+        for target, roles in targets(name)[:TARGETS_OF_A_SET]:
             for seed in range(SEEDS):
                 rows += one_target(name, target, roles, seed)
             print(f"{name}, {target}", flush=True)
@@ -93,15 +100,17 @@ def run() -> None:
 
 
 def report() -> None:
-    """Medians over seeds, then means over targets, then over sets. A single annotated batch leaves none to leave out: no
-    criterion aligns then."""
-    rows = pd.read_csv(OUTPUT, dtype={"target": str})
+    """Print medians over seeds, then means over targets, then over sets.
+
+    With a single annotated batch nothing can be left out, and no criterion aligns.
+    """
+    rows = read_rows(OUTPUT)
     table = {}
     for words, criterion in CRITERIA.items():
         chosen = []
         for _, both in rows.groupby(["set", "target", "seed"], sort=False):
             of = both.set_index("way")
-            aligned, not_aligned = of.loc[alignment.ADAPTED], of.loc[alignment.SHARED]
+            aligned, not_aligned = of.loc[ALIGNED], of.loc[NOT_ALIGNED]
             aligns = criterion(aligned, not_aligned) and (aligned["annotated"] > 1 or words == "always")
             chosen.append((aligned if aligns else not_aligned).to_dict() | {"aligned": float(aligns)})
         of_targets = pd.DataFrame(chosen).groupby(["set", "target"])[[*OF_TARGET, "aligned"]].median()
@@ -115,4 +124,4 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    command(__doc__, run, report)
+    run_or_report(__doc__, run, report)
