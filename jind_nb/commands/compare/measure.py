@@ -67,7 +67,7 @@ class UnavailableError(Exception):
     """A method cannot run here; the message says why."""
 
 
-# What a method used after the cells were prepared; `peak_GB` is of its whole process, `way` how ours aligned the target.
+# What a method used after the cells were prepared: `peak_GB` is of its whole process, `way` is ours' `AlignmentMode`.
 Cost = dict[str, Any]
 
 NO_COST = {"seconds": 0.0, "peak_GB": 0.0, "cpu_seconds": 0.0, "way": ""}
@@ -197,8 +197,7 @@ def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Cost]:
 
 
 def jind(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> tuple[Predictions, str]:
-    """The target by METHOD, and the way in which: all that the notebooks do, without files and pictures."""
-
+    """Return the target's predictions by METHOD, and its alignment mode: the notebooks' sequence without files."""
     settings = settings_of(parameters)
     reference = train(prepared, plan, settings, keep_history=False)
     known = known_with_rules(reference, calibrate(reference))
