@@ -58,7 +58,7 @@ def align(values: dict[str, Any]) -> None:
     annotated, _ = store.annotate_with_model(model, x, settings, recall_own=False)
     begin_stage(run, "3_align")
     store.save_target(run.models, annotated, plan.target, x, model)
-    load.save_annotated(annotated, run)
+    write.save_annotated(annotated, run)
 
 
 def evaluate(values: dict[str, Any]) -> None:
