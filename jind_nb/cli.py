@@ -434,8 +434,8 @@ def web_page(
     for missing in (path for path in data or [] if not path.is_dir()):
         raise InputError(f"--data: there is no folder {missing}.")
     settings = AppSettings(
-        root=str(folder.absolute()),
-        data=tuple(str(path.resolve()) for path in data or []),
+        root=folder.absolute(),
+        data=tuple(path.resolve() for path in data or []),
         most_upload_bytes=int(max_upload_gb * 1e9),
         runs_at_once=runs_at_once,
     )
