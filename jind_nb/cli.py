@@ -442,17 +442,13 @@ def web_page(
     for warning in settings.warnings(ip, token=token):
         print_warning(warning)
 
-    def print_address(address: str) -> None:
-        print_line(f"The web page: {plain(address)}\nStop with Ctrl-C; runs continue.")
-
-    ports = tuple(range(8866, 8866 + PORTS_TRIED)) if port is None else (port,)
+    ports = range(8866, 8866 + PORTS_TRIED) if port is None else (port,)
     serve(
         settings,
         ip=ip,
         ports=ports,
         base_url=f"/{base_url.strip('/')}/".replace("//", "/"),
         token=token,
-        ready=print_address,
     )
 
 

@@ -190,7 +190,7 @@ def test_another_process_of_the_same_number_is_not_taken_for_the_run(workspace: 
 
 def test_a_run_waits_for_a_place_and_can_be_cancelled_meanwhile(workspace: Workspace) -> None:
     """Lost otherwise: a second visitor's run, or the way to take it back."""
-    with place_held(workspace.settings.places, 1):
+    with place_held(workspace.settings.root / "places", 1):
         run = workspace.start_run(VALUES)
         assert run.state() == "waiting"
         time.sleep(3)

@@ -51,12 +51,8 @@ class NewRunForm:
         self.upload = widgets.HTML(html.upload(workspace))
         self.file = ours.dropdown("File", [NOTHING])
         self.remove = ours.confirmed_button("Delete this upload", self._delete)
-        self.typed = ours.labelled(
-            widgets.Text,
-            "… or its whole path",
-            continuous_update=False,
-            placeholder=f"a file in {listing(workspace.settings.data, quoted=False)}",
-        )
+        where = f"a file in {listing(workspace.settings.data, quoted=False)}"
+        self.typed = ours.labelled(widgets.Text, "… or its whole path", continuous_update=False, placeholder=where)
         self.problem, self.seen, self.batches, self.found = (widgets.HTML() for _ in range(4))
         self.fields = _fields()
         self.check = ours.button("Check", self._check, "Reads the data and says what a run would do.", "primary")
@@ -73,22 +69,20 @@ class NewRunForm:
         hide(self.upload, hidden=not self.workspace.settings.served)
         hide(self.typed, hidden=not self.workspace.settings.data)
         file = widgets.HBox([self.file, self.remove])
-        data = widgets.VBox([ours.heading("1. Data"), self.upload, file, self.typed, self.problem])
+        data = [ours.heading("1. Data"), self.upload, file, self.typed, self.problem]
         batch, labels, *others = self.fields
+        columns = [self.seen, self.fields[batch], self.fields[labels], self.batches]
         described = [part for name in others for part in (self.fields[name], ours.description(name))]
-        title = ours.heading("2. Batches and cell types")
-        self.columns = widgets.VBox(
-            [title, self.seen, self.fields[batch], self.fields[labels], self.batches, *described[:4]]
-        )
         more = widgets.ToggleButton(description="More options", layout={"width": "200px"})
         of_more = widgets.VBox(described[4:])
         hide(of_more)
         more.observe(lambda change: hide(of_more, hidden=not change.new), "value")
-        self.options = widgets.VBox([more, of_more])
-        self.checking = widgets.VBox([ours.heading("3. Check"), self.check, self.found])
+        check = [ours.heading("3. Check"), self.check, self.found]
         run = ours.button("Run", self._start, "Starts the run; it continues when this page is closed.", "success")
         self.starting = widgets.VBox([ours.heading("4. Run"), run])
-        self.box = widgets.VBox([data, self.columns, self.options, self.checking, self.starting])
+        title = ours.heading("2. Batches and cell types")
+        self.choices = widgets.VBox([title, *columns, *described[:4], more, of_more, *check, self.starting])
+        self.box = widgets.VBox([*data, self.choices])
 
     # --- 1. data
 
@@ -114,7 +108,7 @@ class NewRunForm:
 
     def _clear_choice(self) -> None:
         self.path, self.content, self.problem.value, self.found.value = "", {}, "", ""
-        hide(self.columns, self.options, self.checking, self.starting)
+        hide(self.choices, self.starting)
         hide(self.remove, hidden=not self._is_upload())
 
     def _choose_file(self, path: str) -> None:
@@ -140,10 +134,10 @@ class NewRunForm:
             ours.fill(self.fields[name], options, proposed[name] or "")
         self.fields["MIN_CELL_TYPE_POPULATION"].value = proposed["MIN_CELL_TYPE_POPULATION"] or FEWEST
         self._columns_chosen()
-        hide(self.columns, self.options, self.checking, hidden=False)
+        hide(self.choices, hidden=False)
 
     def _delete(self) -> None:
-        at_work = [run for run in self.workspace.all_runs() if run.at_work()]
+        at_work = [run for run in self.workspace.all_runs() if run.process()]
         if any(self.path in run.run.parameters.paths for run in at_work):
             words = "A run is at work with this file; cancel it first, or wait until it is done."
             self.problem.value = html.box("bad", words)
@@ -259,11 +253,8 @@ def _label_tables(names: dict[str, int], types: dict[str, int], labelled: dict[s
     order = sorted(names, key=lambda name: bool(labelled.get(name)))
     of_batches = [[name, names[name], labelled.get(name)] for name in order]
     of_types = [[f"{name} (counts as no label)" if is_unlabeled(name) else name, n] for name, n in types.items()]
-    tables = [
-        (["batch", "cells", "with a label"], of_batches, "Batches"),
-        (["cell type", "cells"], of_types, "Cell types"),
-    ]
-    return html.tables([rows_html(*table) for table in tables if table[1]])
+    batches = rows_html(["batch", "cells", "with a label"], of_batches, "Batches") if names else ""
+    return html.tables([batches, rows_html(["cell type", "cells"], of_types, "Cell types") if types else ""])
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -32,13 +32,7 @@ SECONDS_BETWEEN_REFRESHES = 1.0
 
 NEW = ("New run", "")
 
-STATES = {
-    "waiting": "waiting for a free place",
-    "running": "at work",
-    "done": "done",
-    "cancelled": "cancelled",
-    "failed": "failed",
-}
+STATES = {"waiting": "waiting for a free place", "running": "at work"}  # the others are called as they are
 
 
 def page() -> None:
@@ -58,7 +52,7 @@ class _Page:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.loop = asyncio.get_running_loop()
-        self.tasks: set[Any] = set()
+        self.tasks: list[Future[None]] = []  # without it they could end unfinished, as garbage
         self.broken = widgets.HTML()
         self.which = dropdown("Run", [NEW])
         self.new_run = NewRunForm(workspace, start_task=self._start_task, started=self._open)
@@ -69,11 +63,9 @@ class _Page:
 
     def show(self, run: str = "") -> None:
         """Display the page, and keep it up to date with the visitor's folder."""
-        templates = files("jind_nb") / "templates"
-        style, script = ((templates / name).read_text("utf-8") for name in ("app.css", "upload.js"))
-        display(HTML(f"<style>{style}</style><script>{script}</script>"), self.box)
+        display(HTML(html.assets()), self.box)
         self.new_run.refresh()
-        at_work = next((one for one in self.workspace.all_runs() if one.at_work()), None)
+        at_work = next((one for one in self.workspace.all_runs() if one.process()), None)
         self._open(self.workspace.run(run) or at_work)
         self._start_task(self._keep_up_to_date())
 
@@ -86,9 +78,7 @@ class _Page:
             except Exception as error:
                 self.broken.value = html.box("bad", f"{type(error).__name__}: {error}")
 
-        task = asyncio.run_coroutine_threadsafe(with_errors_shown(), self.loop)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks.append(asyncio.run_coroutine_threadsafe(with_errors_shown(), self.loop))
 
     async def _keep_up_to_date(self) -> None:
         while True:
@@ -100,12 +90,11 @@ class _Page:
         self._list_runs()
 
     def _list_runs(self) -> None:
+        options = [NEW]
+        for run in self.workspace.all_runs():
+            when, state = datetime.strptime(run.name[:15], "%Y%m%d-%H%M%S"), run.state()
+            target = run.run.parameters.TARGET_DATASET_NAME
+            options.append((f"{when:%Y-%m-%d %H:%M}, {target}: {STATES.get(state, state)}", run.name))
         shown = self.run_view.run
-        options = [NEW, *((self._one_line(run), run.name) for run in self.workspace.all_runs())]
         fill(self.which, options, shown.name if shown else "")
         hide(self.new_run.box, hidden=shown is not None)
-
-    @staticmethod
-    def _one_line(run: RunOfVisitor) -> str:
-        when = datetime.strptime(run.name[:15], "%Y%m%d-%H%M%S")
-        return f"{when:%Y-%m-%d %H:%M}, {run.run.parameters.TARGET_DATASET_NAME}: {STATES[run.state()]}"

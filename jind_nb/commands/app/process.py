@@ -2,7 +2,7 @@
 
     python -m jind_nb.commands.app.process describe                 # what is in a file
     python -m jind_nb.commands.app.process check                    # what `jind-nb validate` finds
-    python -m jind_nb.commands.app.process run FOLDER PLACES N      # waits for one of N places, then is `jind-nb run`
+    python -m jind_nb.commands.app.process run FOLDER N             # waits for one of N places, then is `jind-nb run`
 
 The first two read JSON, the file's path or the parameters, and print JSON; of wrong input, {"error": message}.
 """
@@ -27,7 +27,7 @@ from ...errors import InputError
 from ...report import html
 from ..guess import distinct_values, guess
 from ..validate import validate
-from .workspace import place_held
+from .workspace import PLACES, place_held
 
 # A column with more distinct values holds neither batches nor cell types.
 MOST_VALUES = 200
@@ -56,22 +56,15 @@ def describe_file(path: str) -> dict[str, Any]:
             f"obs needs a column with the batch of each cell and one with cell types; of columns with at most {MOST_VALUES} "
             f"different values it has {', '.join(fit) or 'none'}."
         )
-    columns = {str(name): texts(obs[name]).astype("category") for name in fit}
+    table = pd.DataFrame({str(name): texts(obs[name]) for name in fit}).astype("category")
     is_unlabeled = Parameters.model_construct().is_unlabeled
-    with_label = pd.DataFrame(
-        {
-            name: column.notna() & ~column.isin([value for value in column.cat.categories if is_unlabeled(value)])
-            for name, column in columns.items()
-        }
-    )
+    with_label = table.apply(lambda column: column.isin([v for v in column.cat.categories if not is_unlabeled(v)]))
     return {
         "cells": len(obs),
         "features": n_features,
         "proposed": guess(obs).values,
-        "columns": {name: column.value_counts().to_dict() for name, column in columns.items()},
-        "labelled": {
-            name: with_label.groupby(column, observed=True).sum().to_dict() for name, column in columns.items()
-        },
+        "columns": {name: table[name].value_counts().to_dict() for name in table},
+        "labelled": {name: with_label.groupby(table[name], observed=True).sum().to_dict() for name in table},
     }
 
 
@@ -87,12 +80,12 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
     return vars(found) | {"tables": [html.table_html(table, title) for title, table in found.tables.items()]}
 
 
-def run(folder: Path, places: Path, n: int) -> None:
+def run(folder: Path, n_places: int) -> None:
     """Do a visitor's run as `jind-nb run` does, once a place is free."""
     # The kernel that started this process ignores Ctrl-C, and so would this process; the page cancels runs with it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt), place_held(places, n):
+    with contextlib.suppress(KeyboardInterrupt), place_held(folder.parents[2] / PLACES, n_places):
         (folder / "begun").touch()
 
         # Imported only now: a waiting process should not hold the half gigabyte that a run needs.
@@ -111,7 +104,10 @@ def _answer(work: Callable[[Any], dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "run":
-        run(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
-    else:
-        _answer({"describe": describe_file, "check": check}[sys.argv[1]])
+    match sys.argv[1:]:
+        case ["describe"]:
+            _answer(describe_file)
+        case ["check"]:
+            _answer(check)
+        case ["run", folder, n_places]:
+            run(Path(folder), int(n_places))

@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from ...core.files import read_json, write_json
 from ...core.resources import shipped
 from ...errors import InputError
 from ...report.page import script_and_hash
+from ..terminal import plain, print_line
 from .widgets import html
 from .workspace import PART, AppSettings, Workspace
 
@@ -58,22 +59,24 @@ PAGE_MAY = (
     "frame-ancestors 'self'"
 )
 
-OF_VOILA = {
-    "VoilaConfiguration": {
-        "allow_template_override": "NO",
-        "allow_theme_override": "NO",
-        "extension_allowlist": ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"],
-        "file_allowlist": [],
-    },
-    "MappingKernelManager": {"cull_idle_timeout": SECONDS_BEFORE_CULLED, "cull_interval": 30},
-    "KernelManager": {"transport_encryption": "auto"},
-}
+WIDGETS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]
+
+OF_VOILA = Config()
+OF_VOILA.VoilaConfiguration.allow_template_override = "NO"
+OF_VOILA.VoilaConfiguration.allow_theme_override = "NO"
+OF_VOILA.VoilaConfiguration.extension_allowlist = WIDGETS
+OF_VOILA.VoilaConfiguration.file_allowlist = []
+OF_VOILA.MappingKernelManager.cull_idle_timeout = SECONDS_BEFORE_CULLED
+OF_VOILA.MappingKernelManager.cull_interval = 30
+OF_VOILA.KernelManager.transport_encryption = "auto"
 
 PIECE = 2**20  # bytes
 
 
-def _find_workspace(handler: JupyterHandler, visitor: str) -> Workspace | None:
-    return Workspace.find(handler.settings["app"], visitor)
+def _workspace(handler: JupyterHandler, visitor: str) -> Workspace:
+    if workspace := Workspace.find(handler.settings["app"], visitor):
+        return workspace
+    raise tornado.web.HTTPError(404)
 
 
 def _write_error(handler: JupyterHandler, status_code: int, **_: Any) -> None:
@@ -111,16 +114,15 @@ class Page(TornadoVoilaHandler):
     @tornado.web.authenticated
     async def get(self, path: str | None = None) -> None:
         visitor, run = self.get_argument("session", ""), self.get_argument("run", "")
-        cookie = f"{self.cookie_name}-session"
+        settings, cookie = self.settings["app"], f"{self.cookie_name}-session"
         if not visitor or self.get_argument("token", ""):  # the token must not stay in the address
             if not visitor:
                 last = (self.get_signed_cookie(cookie) or b"").decode("utf-8", "replace")
-                visitor = (_find_workspace(self, last) or Workspace.new(self.settings["app"])).visitor
+                visitor = (Workspace.find(settings, last) or Workspace.new(settings)).visitor
             there = {"session": visitor} | ({"run": run} if run else {})
             self.redirect(f"{self.base_url}?{urlencode(there)}")
             return
-        if _find_workspace(self, visitor) is None:
-            raise tornado.web.HTTPError(404, "This link leads to no session.")
+        _workspace(self, visitor)  # or 404
         secure = self.request.protocol == "https"
         self.set_signed_cookie(cookie, visitor, httponly=True, samesite="Lax", secure=secure, path=self.base_url)
         self.xsrf_token  # noqa: B018  (sets the cookie that the upload sends back)
@@ -141,9 +143,7 @@ class Upload(JupyterHandler):
         await super().prepare()
         if self._finished or self.request.method != "POST":
             return
-        self.workspace = _find_workspace(self, self.path_args[0])
-        if self.workspace is None:
-            raise tornado.web.HTTPError(404)
+        self.workspace = _workspace(self, self.path_args[0])
         length = self.request.headers.get("Content-Length", "")
         if not length.isdigit():
             raise tornado.web.HTTPError(411)
@@ -163,7 +163,6 @@ class Upload(JupyterHandler):
 
     @tornado.web.authenticated
     async def post(self, visitor: str) -> None:
-        assert self.workspace is not None
         await self._on_disk(self.file.close)
         if self.part is None:
             raise tornado.web.HTTPError(507)
@@ -200,8 +199,7 @@ class Result(JupyterHandler):
 
     @tornado.web.authenticated
     async def get(self, visitor: str, run: str, name: str) -> None:
-        workspace = _find_workspace(self, visitor)
-        of_visitor = workspace.run(run) if workspace else None
+        of_visitor = _workspace(self, visitor).run(run)
         file = of_visitor.files().get(name) if of_visitor else None
         if file is None:
             raise tornado.web.HTTPError(404)
@@ -222,8 +220,7 @@ class Result(JupyterHandler):
 class Server(Voila):
     """Voila with our page at its root."""
 
-    ports: tuple[int, ...]
-    ready: Callable[[str], None]
+    ports: Sequence[int]
 
     def init_handlers(self) -> list[Any]:
         [*handlers, (root, _, of_page)] = super().init_handlers()
@@ -253,7 +250,11 @@ class Server(Voila):
                 ) from None
             self.port = port
             break
-        self.ready(self.address)
+        host = socket.gethostname() if self.ip in ("", "0.0.0.0", "::") else self.ip
+        host = f"[{host}]" if ":" in host else host
+        query = f"?token={self.token}" if self.token else ""
+        address = f"http://{host}:{self.port}{self.base_url}{query}"
+        print_line(f"The web page: {plain(address)}\nStop with Ctrl-C; runs continue.")
         self.ioloop = tornado.ioloop.IOLoop.current()
         try:
             with suppress(KeyboardInterrupt):
@@ -261,26 +262,14 @@ class Server(Voila):
         finally:
             self.stop()
 
-    @property
-    def address(self) -> str:
-        """The address of the page, with the token."""
-        host = socket.gethostname() if self.ip in ("", "0.0.0.0", "::") else self.ip
-        host = f"[{host}]" if ":" in host else host
-        query = f"?token={self.token}" if self.token else ""
-        return f"http://{host}:{self.port}{self.base_url}{query}"
 
-
-def serve(
-    settings: AppSettings, *, ip: str, ports: tuple[int, ...], base_url: str, token: bool, ready: Callable[[str], None]
-) -> None:
-    """Serve the page until Ctrl-C or SIGTERM; runs at work continue.
+def serve(settings: AppSettings, *, ip: str, ports: Sequence[int], base_url: str, token: bool) -> None:
+    """Serve the page until Ctrl-C or SIGTERM; runs at work continue. Its address is printed once it can be opened.
 
     Parameters
     ----------
     ports
         The ports to try, one after the other.
-    ready
-        Called with the address once it can be opened.
 
     Raises
     ------
@@ -297,23 +286,19 @@ def serve(
         for name in ("tornado.general", "tornado.access"):
             logging.getLogger(name).setLevel(logging.ERROR)
         server = Server(
-            config=Config(OF_VOILA),
+            config=OF_VOILA,
             config_file_paths=[],
             log_level=logging.ERROR,
             notebook_path=str(shipped("notebooks") / "app.ipynb"),
             ip=ip,
-            port=ports[0],
             base_url=base_url,
             token=secrets_of_folder["token"] if token else "",
             cookie_secret=secrets_of_folder["cookie_secret"].encode(),
             identity_provider_class=Identity,
-            open_browser=False,
-            tornado_settings={
-                "static_path": DEFAULT_STATIC_FILES_PATH,
-                "app": settings,
-            },  # Jupyter's error pages need it
+            # Jupyter's error pages need the static files.
+            tornado_settings={"static_path": DEFAULT_STATIC_FILES_PATH, "app": settings},
         )
-        server.ports, server.ready = ports, ready
+        server.ports = ports
         server.initialize([])
         server.start()
     finally:

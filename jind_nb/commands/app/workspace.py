@@ -3,7 +3,8 @@
     ROOT/server.json           the token and the cookies' secret, which outlive a restart
     ROOT/places/               a run at work holds one of the locks in it
     ROOT/VISITOR/uploads/      files, under cleaned names
-    ROOT/VISITOR/runs/RUN/     parameters.yaml, process.json, said.txt, results/
+    ROOT/VISITOR/runs/RUN/     parameters.yaml, process.json, said.txt, results/, and empty files: begun (the run has a
+                               place), cancelled
 
 VISITOR is 32 random characters that only the visitor's link contains. A run is a process in a session of its own: it
 continues without the page, the kernel that started it, and the server.
@@ -42,6 +43,8 @@ VISITOR = re.compile(r"[A-Za-z0-9_-]{32}")
 RUN = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 
 EXAMPLE = f"{BUNDLED}pbmc68k_reduced"
+
+PLACES = "places"
 
 PART = ".part"  # of an upload under way
 
@@ -82,26 +85,18 @@ class AppSettings:
     def to_environment(self) -> None:
         os.environ[SETTINGS] = TypeAdapter(AppSettings).dump_json(self).decode()
 
-    @property
-    def places(self) -> Path:
-        return self.root / "places"
-
     def warnings(self, ip: str, *, token: bool) -> list[str]:
         """Return what is not safe about serving the page at this address."""
-        found = []
-        if ip not in ("127.0.0.1", "localhost", "::1"):
-            found.append(
-                "other machines can reach the page, and what is sent can be read on the way: put a proxy with https "
-                "before it (docs/web.md)."
-            )
-        if self.root.exists() and self.root.stat().st_mode & 0o077:
-            found.append(
-                f"others on this machine may list {self.root}, and its names are the secret that keeps visitors apart: "
-                f"chmod 700 {shlex.quote(str(self.root))}"
-            )
-        if not token:
-            found.append("without a token, everybody who reaches the page can use it.")
-        return found
+        is_local = ip in ("127.0.0.1", "localhost", "::1")
+        may_list = self.root.exists() and self.root.stat().st_mode & 0o077
+        warnings = {
+            "other machines can reach the page, and what is sent can be read on the way: put a proxy with https before it "
+            "(docs/web.md).": not is_local,
+            f"others on this machine may list {self.root}, and its names are the secret that keeps visitors apart: "
+            f"chmod 700 {shlex.quote(str(self.root))}": may_list,
+            "without a token, everybody who reaches the page can use it.": not token,
+        }
+        return [warning for warning, holds in warnings.items() if holds]
 
 
 @contextmanager
@@ -243,13 +238,11 @@ class Workspace:
         raise InputError(f"{path!r} is no file of yours{where}")
 
     def _in_data(self, path: Path) -> bool:
-        try:
-            there = path.resolve(strict=True)
-        except (OSError, ValueError, RuntimeError):
-            return False
-        if self.settings.root.resolve() in there.parents:  # which may lie in a data folder itself
-            return False
-        return any(folder.resolve() in there.parents for folder in self.settings.data)
+        with suppress(OSError, ValueError, RuntimeError):
+            above = path.resolve(strict=True).parents
+            if self.settings.root.resolve() not in above:  # which may lie in a data folder itself
+                return any(folder.resolve() in above for folder in self.settings.data)
+        return False
 
     # --- runs
 
@@ -302,16 +295,6 @@ class RunOfVisitor:
     def run(self) -> Run:
         return Run(load_parameters(self.parameters_yaml))
 
-    @property
-    def begun(self) -> Path:
-        """A file that exists once the run has a place and is at work."""
-        return self.folder / "begun"
-
-    @property
-    def cancelled(self) -> Path:
-        """A file that exists once the run was cancelled."""
-        return self.folder / "cancelled"
-
     def files(self) -> dict[str, Path]:
         """Return the files that the visitor may fetch by their names, those that exist."""
         run = self.run
@@ -323,16 +306,16 @@ class RunOfVisitor:
 
     def start(self) -> None:
         """Start the process; a run that was ended before continues after its last finished stage."""
-        if self._process() is not None:
+        if self.process() is not None:
             return
-        for sign in (self.begun, self.cancelled):
-            sign.unlink(missing_ok=True)
+        for sign in ("begun", "cancelled"):
+            (self.folder / sign).unlink(missing_ok=True)
         settings = self.workspace.settings
         # These variables of a kernel would make the process write colours.
         environment = {name: value for name, value in os.environ.items() if name not in OF_KERNELS}
         with (self.folder / "said.txt").open("wb") as output:
             process = psutil.Popen(
-                [sys.executable, "-m", "jind_nb.commands.app.process", "run", self.folder, settings.places, str(settings.runs_at_once)],
+                [sys.executable, "-m", "jind_nb.commands.app.process", "run", self.folder, str(settings.runs_at_once)],
                 cwd=self.folder,
                 env=environment | {"NO_COLOR": "1", "COLUMNS": "200"},
                 stdin=subprocess.DEVNULL,
@@ -344,7 +327,7 @@ class RunOfVisitor:
         # A later process may get the same number.
         write_json(self.folder / "process.json", {"pid": process.pid, "created": process.create_time()})
 
-    def _process(self) -> psutil.Process | None:
+    def process(self) -> psutil.Process | None:
         """Return the process at work, None if there is none."""
         for child in STARTED_HERE:
             child.poll()  # removes it from the system's table if it has ended
@@ -355,22 +338,19 @@ class RunOfVisitor:
                 return process
         return None
 
-    def at_work(self) -> bool:
-        return self._process() is not None
-
     def state(self) -> State:
-        if self._process() is not None:
-            return "running" if self.begun.exists() else "waiting"
+        if self.process() is not None:
+            return "running" if (self.folder / "begun").exists() else "waiting"
         if (self.results / "manifest.json").exists():
             return "done"
-        return "cancelled" if self.cancelled.exists() else "failed"
+        return "cancelled" if (self.folder / "cancelled").exists() else "failed"
 
     def cancel(self) -> None:
         """End the process and everything it started; the files of finished stages are kept."""
-        process = self._process()
+        process = self.process()
         if process is None:
             return
-        self.cancelled.touch()
+        (self.folder / "cancelled").touch()
         family = _family(process)
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGINT)
@@ -392,7 +372,8 @@ class RunOfVisitor:
 
     def seconds(self) -> float:
         """Return how long the run has been at work."""
-        return time.time() - self.begun.stat().st_mtime if self.begun.exists() else 0.0
+        begun = self.folder / "begun"
+        return time.time() - begun.stat().st_mtime if begun.exists() else 0.0
 
     def log(self) -> str:
         """Return the end of the run's log."""
