@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class NewRunForm:
     """
 
     def __init__(self, workspace: Workspace, *, start_task: StartTask, started: Callable[[RunOfVisitor], None]) -> None:
-        self.workspace, self.start_task, self.started = workspace, start_task, started
+        self.workspace, self.started = workspace, started
         self.content: dict[str, Any] = {}  # of the chosen file, as `process.describe_file` returns it
         self.path = ""
         self.uploaded: list[Path] | None = None  # as listed on the page
@@ -55,18 +55,18 @@ class NewRunForm:
         self.typed = ours.labelled(widgets.Text, "… or its whole path", continuous_update=False, placeholder=where)
         self.problem, self.seen, self.batches, self.found = (widgets.HTML() for _ in range(4))
         self.fields = _fields()
-        self.check = ours.button("Check", self._check, "Reads the data and says what a run would do.", "primary")
+        reads = "Reads the data and says what a run would do."
+        self.check = ours.button("Check", lambda: start_task(self._check()), reads, "primary")
         self._arrange()
         self._clear_choice()
-        ours.on_change(lambda: self._choose_file(self.file.value), self.file)
-        ours.on_change(lambda: self._choose_file(self.typed.value.strip()), self.typed)
+        ours.on_change(lambda: start_task(self._choose_file(self.file.value)), self.file)
+        ours.on_change(lambda: start_task(self._choose_file(self.typed.value.strip())), self.typed)
         batch, labels, *others = self.fields.values()
         ours.on_change(self._columns_chosen, batch, labels)
         ours.on_change(self._discard_check, *others)
 
     def _arrange(self) -> None:
         """Put the widgets into boxes, in the order in which they are filled in."""
-        hide(self.upload, hidden=not self.workspace.settings.served)
         hide(self.typed, hidden=not self.workspace.settings.data)
         file = widgets.HBox([self.file, self.remove])
         data = [ours.heading("1. Data"), self.upload, file, self.typed, self.problem]
@@ -111,21 +111,20 @@ class NewRunForm:
         hide(self.choices, self.starting)
         hide(self.remove, hidden=not self._is_upload())
 
-    def _choose_file(self, path: str) -> None:
+    async def _choose_file(self, path: str) -> None:
         self._clear_choice()
-        if path:
-            with _errors_in(self.problem):
-                self.path = self.workspace.resolve_path(path)
-                self.problem.value = html.box("quiet", "Looking at the file …")
-                self.start_task(self._read_file(self.path))
+        if not path:
+            return
+        with _errors_in(self.problem):
+            self.path = resolved = self.workspace.resolve_path(path)
+            self.problem.value = html.box("quiet", "Looking at the file …")
+            content = await self._ask_process("describe", resolved)
+            if self.path == resolved:  # otherwise another was chosen meanwhile
+                self._show_content(content)
 
-    async def _read_file(self, path: str) -> None:
-        content = await self._ask_process("describe", path)
-        if path != self.path:  # another was chosen meanwhile
-            return
+    def _show_content(self, content: dict[str, Any]) -> None:
         if "error" in content:
-            self.problem.value = html.box("bad", content["error"])
-            return
+            raise InputError(content["error"])
         self.problem.value, self.content = "", content
         self.seen.value = f"<p>{content['cells']:,} cells, {content['features']:,} features.</p>"
         proposed = content["proposed"]
@@ -137,8 +136,7 @@ class NewRunForm:
         hide(self.choices, hidden=False)
 
     def _delete(self) -> None:
-        at_work = [run for run in self.workspace.all_runs() if run.process()]
-        if any(self.path in run.run.parameters.paths for run in at_work):
+        if any(run.process() and self.path in run.run.parameters.paths for run in self.workspace.all_runs()):
             words = "A run is at work with this file; cancel it first, or wait until it is done."
             self.problem.value = html.box("bad", words)
         elif self._is_upload():
@@ -185,38 +183,30 @@ class NewRunForm:
 
     # --- 3. check
 
-    def _check(self) -> None:
+    async def _check(self) -> None:
         with _errors_in(self.found):
             values = self._values()
             self.found.value = html.box("quiet", "Reading the data; a large file takes minutes …")
             self.check.disabled = True
-            self.start_task(self._check_in_process(values))
-
-    async def _check_in_process(self, values: dict[str, Any]) -> None:
-        try:
-            found = await self._ask_process("check", values | {"OUTPUT_PATH": str(self.workspace.runs / "new")})
-        finally:
-            self.check.disabled = False
-        self._discard_check()
-        with suppress(InputError):
+            try:
+                found = await self._ask_process("check", values | {"OUTPUT_PATH": str(self.workspace.runs / "new")})
+            finally:
+                self.check.disabled = False
+            self._discard_check()
             if self._values() == values:  # nothing was changed meanwhile
                 self.found.value = html.findings(found)
                 hide(self.starting, hidden="error" in found)
 
     async def _ask_process(self, work: str, argument: object) -> dict[str, Any]:
-        """Return the answer of a process of `app.process`."""
+        """Return the answer of a process of `app.process`; of wrong input, its `error`."""
+        command, text = [sys.executable, "-m", "jind_nb.commands.app.process", work], json.dumps(argument)
         done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "jind_nb.commands.app.process", work],
-            input=json.dumps(argument).encode(),
-            cwd=self.workspace.folder,
-            capture_output=True,
-            start_new_session=True,
+            subprocess.run, command, input=text, errors="replace", cwd=self.workspace.folder, capture_output=True
         )
         try:
             answer = dict(json.loads(done.stdout))
         except ValueError:
-            answer = {"error": f"Reading it failed. {done.stderr.decode(errors='replace')[-1000:]}"}
+            answer = {"error": f"Reading it failed. {done.stderr[-1000:]}"}
         if "error" in answer:
             answer["error"] = self.workspace.without_folder(answer["error"])
         return answer

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ class _Page:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.loop = asyncio.get_running_loop()
-        self.tasks: list[Future[None]] = []  # without it they could end unfinished, as garbage
+        self.tasks: list[Any] = []  # without it they could end unfinished, as garbage
         self.broken = widgets.HTML()
         self.which = dropdown("Run", [NEW])
         self.new_run = NewRunForm(workspace, start_task=self._start_task, started=self._open)

@@ -240,16 +240,14 @@ class Server(Voila):
 
     def listen(self) -> None:
         for port in self.ports:
+            self.port = port
             try:
                 self.app.listen(port, self.ip)
+                break
             except OSError as error:
-                if error.errno == errno.EADDRINUSE and port != self.ports[-1]:
-                    continue
-                raise InputError(
-                    f"--ip {self.ip} --port {port}: {error.strerror or error}; choose another one."
-                ) from None
-            self.port = port
-            break
+                if error.errno != errno.EADDRINUSE or port == self.ports[-1]:
+                    reason = error.strerror or error
+                    raise InputError(f"--ip {self.ip} --port {port}: {reason}; choose another one.") from None
         host = socket.gethostname() if self.ip in ("", "0.0.0.0", "::") else self.ip
         host = f"[{host}]" if ":" in host else host
         query = f"?token={self.token}" if self.token else ""
@@ -282,9 +280,8 @@ def serve(settings: AppSettings, *, ip: str, ports: Sequence[int], base_url: str
         for part in settings.root.glob(f"*/uploads/.*{PART}"):  # of a server that was killed
             part.unlink()
         settings.to_environment()
-        # They log addresses, which give access to everybody who reads them.
-        for name in ("tornado.general", "tornado.access"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        # It logs addresses, which give access to everybody who reads them.
+        logging.getLogger("tornado").setLevel(logging.ERROR)
         server = Server(
             config=OF_VOILA,
             config_file_paths=[],
@@ -315,6 +312,4 @@ def _server_secrets(root: Path) -> dict[str, str]:
         known = read_json(file)
         return {name: str(known[name]) for name in ("token", "cookie_secret")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"--folder {root}: {file} cannot be read or written ({error}); choose another folder."
-        ) from None
+        raise InputError(f"--folder: {file} cannot be read or written ({error}); choose another folder.") from None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Coroutine
-from html import escape
 from typing import Any
 
 import ipywidgets as widgets
@@ -77,5 +75,4 @@ def heading(text: str) -> widgets.HTML:
 
 def description(parameter: str) -> widgets.HTML:
     """Return a parameter's description and name."""
-    text = re.sub(r"`(.+?)`", r"<code>\1</code>", escape(str(Parameters.model_fields[parameter].description)))
-    return widgets.HTML(f'<div class="described">{text} <code>{parameter}</code></div>')
+    return widgets.HTML(html.parameter(parameter, Parameters.model_fields[parameter].description))

@@ -351,11 +351,14 @@ class RunOfVisitor:
         if process is None:
             return
         (self.folder / "cancelled").touch()
-        family = _family(process)
-        with suppress(psutil.NoSuchProcess):
+        family = {process}
+        with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            family.update(process.children(recursive=True))
             process.send_signal(signal.SIGINT)
-        psutil.wait_procs([process], timeout=SECONDS_TO_STOP)
-        for left in {*family, *_family(process)}:
+            process.wait(SECONDS_TO_STOP)
+        with suppress(psutil.NoSuchProcess):
+            family.update(process.children(recursive=True))  # those it started meanwhile
+        for left in family:
             with suppress(psutil.NoSuchProcess):
                 left.kill()
         psutil.wait_procs(family, timeout=SECONDS_TO_STOP)
@@ -391,10 +394,3 @@ class RunOfVisitor:
 
     def _output(self) -> str:
         return read_end(self.folder / "said.txt", MOST_SHOWN)
-
-
-def _family(process: psutil.Process) -> list[psutil.Process]:
-    """Return a process and all that it has started."""
-    with suppress(psutil.NoSuchProcess):
-        return [process, *process.children(recursive=True)]
-    return [process]
