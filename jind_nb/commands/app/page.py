@@ -40,7 +40,7 @@ def page() -> None:
     if settings is None:
         here = Path.cwd()
         settings = AppSettings(here / "runs" / "app", (here,), served=False)
-        _Page(Workspace(settings, "jupyterlab").with_folders()).show()
+        _Page(Workspace.new(settings, "jupyterlab")).show()
         return
     found = Workspace.find(settings, query.get("session", [""])[-1])
     assert found is not None, "the server checked it before it started this kernel"

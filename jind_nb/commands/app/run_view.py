@@ -23,15 +23,15 @@ class RunView:
     """
 
     def __init__(self, *, start_task: StartTask, changed: Callable[[], None]) -> None:
-        self.start_task, self.changed = start_task, changed
+        self.changed = changed
         self.run: RunOfVisitor | None = None
         self.shown = ""  # the state on the page
         self.description, self.status, self.log, self.result = (widgets.HTML() for _ in range(4))
         self.progress = labelled(widgets.IntProgress, "Progress")
-        self.cancel = button("Cancel", lambda: self._do(RunOfVisitor.cancel), "Ends the run.")
+        self.cancel = button("Cancel", lambda: start_task(self._do(RunOfVisitor.cancel)), "Ends the run.")
         continues = "Continues after the last finished stage."
-        self.again = button("Run again", lambda: self._do(RunOfVisitor.start), continues, "success")
-        self.delete = confirmed_button("Delete this run", lambda: self._do(RunOfVisitor.delete))
+        self.again = button("Run again", lambda: start_task(self._do(RunOfVisitor.start)), continues, "success")
+        self.delete = confirmed_button("Delete this run", lambda: start_task(self._do(RunOfVisitor.delete)))
         buttons = widgets.HBox([self.cancel, self.again, self.delete])
         self.box = widgets.VBox([self.description, self.status, self.progress, self.log, buttons, self.result])
 
@@ -68,14 +68,12 @@ class RunView:
             self.shown = state
             self.changed()
 
-    def _do(self, work: Callable[[RunOfVisitor], None]) -> None:
-        async def in_thread(run: RunOfVisitor) -> None:
+    async def _do(self, work: Callable[[RunOfVisitor], None]) -> None:
+        """Call a method of the run in a thread: to end processes takes seconds."""
+        if self.run is not None:
             self.cancel.disabled = True
             try:
-                await asyncio.to_thread(work, run)
+                await asyncio.to_thread(work, self.run)
             finally:
                 self.cancel.disabled = False
             self.refresh()
-
-        if self.run is not None:
-            self.start_task(in_thread(self.run))

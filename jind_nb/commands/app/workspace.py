@@ -87,11 +87,10 @@ class AppSettings:
 
     def warnings(self, ip: str, *, token: bool) -> list[str]:
         """Return what is not safe about serving the page at this address."""
-        is_local = ip in ("127.0.0.1", "localhost", "::1")
         may_list = self.root.exists() and self.root.stat().st_mode & 0o077
         warnings = {
             "other machines can reach the page, and what is sent can be read on the way: put a proxy with https before it "
-            "(docs/web.md).": not is_local,
+            "(docs/web.md).": ip not in ("127.0.0.1", "localhost", "::1"),
             f"others on this machine may list {self.root}, and its names are the secret that keeps visitors apart: "
             f"chmod 700 {shlex.quote(str(self.root))}": may_list,
             "without a token, everybody who reaches the page can use it.": not token,
@@ -137,18 +136,17 @@ class Workspace:
     visitor: str
 
     @classmethod
-    def new(cls, settings: AppSettings) -> Workspace:
-        return cls(settings, secrets.token_urlsafe(24)).with_folders()
+    def new(cls, settings: AppSettings, visitor: str = "") -> Workspace:
+        """Make the folders of a visitor, with a random name if none is given."""
+        this = cls(settings, visitor or secrets.token_urlsafe(24))
+        for folder in (this.folder, this.uploads, this.runs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return this
 
     @classmethod
     def find(cls, settings: AppSettings, visitor: str) -> Workspace | None:
         this = cls(settings, visitor)
         return this if VISITOR.fullmatch(visitor) and this.folder.is_dir() else None
-
-    def with_folders(self) -> Workspace:
-        for folder in (self.folder, self.uploads, self.runs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self
 
     @property
     def folder(self) -> Path:
