@@ -11,9 +11,8 @@ from ..core.model_json import read_model_json
 from ..core.text import percent, plural
 from ..data.plan import Plan
 from ..data.roles import CELLS_PER_BATCH
-from ..model import default
 from ..model.annotate import METHODS
-from ..model.state import AlignmentMode, TargetStage
+from ..model.state import AlignmentMode
 from ..results.summary import alignment_reason
 from ..results.target import TargetResult, target_calibration
 from ..runs.folder import Run
@@ -108,20 +107,11 @@ def _learned_from(run: Run, plan: Plan, training: Mapping[str, Any]) -> Iterator
 def _alignment(run: Run, result: TargetResult, training: Mapping[str, Any], method: str) -> Iterator[str]:
     p = run.parameters
     is_given = p.ALIGN is not None or p.PRETRAINED_MODEL_PATH is not None
-    why = "" if is_given or method != "default" else f" {alignment_reason(training)}."
-    if result.mode != AlignmentMode.ALIGNED:
-        yield f"The target was not aligned with the annotated batches.{why}"
-    elif method == "default":
-        yield (
-            "The target was aligned without its labels: all its cells were translated by one vector towards the annotated "
-            f"cells of the predicted types, {default.ROUNDS} times.{why}"
-        )
+    why = "" if is_given or METHODS[method].ALWAYS_ALIGNS else f" {alignment_reason(training)}."
+    if result.mode == AlignmentMode.ALIGNED:
+        yield METHODS[method].describe_alignment(result.stages) + why
     else:
-        trained = TargetStage.SELF_TRAINED in result.stages
-        yield (
-            "The target was aligned without its labels: an adapter was trained against a discriminator of target and "
-            f"annotated cells{'; then the model was trained on its most confident target cells' if trained else ''}."
-        )
+        yield f"The target was not aligned with the annotated batches.{why}"
 
 
 def _rejection(run: Run, result: TargetResult, training: Mapping[str, Any]) -> Iterator[str]:

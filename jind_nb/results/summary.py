@@ -12,6 +12,7 @@ from ..core.address import last_name
 from ..core.labels import UNASSIGNED, UNLIKE
 from ..core.text import listing, percent, plural
 from ..data.plan import Plan
+from ..model.annotate import METHODS
 from ..model.calibration import Calibration, best_mode
 from ..model.history import StageResult
 from ..model.predictions import NO_EVIDENCE
@@ -178,8 +179,8 @@ def _alignment(training: Mapping[str, Any], result: TargetResult, run: Run) -> s
     state = "aligned" if result.mode == AlignmentMode.ALIGNED else "not aligned"
     if run.parameters.ALIGN is not None or run.parameters.PRETRAINED_MODEL_PATH is not None:
         return f"{state}: ALIGN is {str(run.parameters.aligns).lower()}"
-    if run.parameters.METHOD == "reference":
-        return f"{state}, as always in METHOD reference"
+    if METHODS[run.parameters.METHOD].ALWAYS_ALIGNS:
+        return f"{state}, as always in METHOD {run.parameters.METHOD}"
     return f"{state}. {alignment_reason(training)}"
 
 
