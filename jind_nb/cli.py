@@ -8,17 +8,14 @@ from __future__ import annotations
 import shlex
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from .commands.terminal import arguments_named, err, exit_status, out, plain, print_line, print_warning
+from .commands.terminal import arguments_named, err, exit_status, out, plain, print_line, print_table, stopped_with
 from .core.parameters import Parameters, load_parameters, parse_override
 from .core.text import plural
 from .errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,11 +98,7 @@ def init(
 
     with arguments_named({"^PATH": "H5AD"}):
         written = write(data, output, dict(parse_override(text) for text in s or []), force=force)
-    title, proposed = f"Written to {plain(str(written.file))}", written.proposed_table()
-    if len(proposed):
-        _print_table(title, proposed)
-    else:
-        print_line(title)
+    print_table(f"Written to {plain(str(written.file))}", written.proposed_table())
     for name in written.missing:
         print_line(f"[bold yellow]To fill in:[/bold yellow] {name}: {plain(why_missing(name, written.guess))}")
     print_line(f"Check it, then: jind-nb validate {plain(shlex.quote(str(written.file)))}")
@@ -154,18 +147,15 @@ def validate(file: File, s: Overrides = None, output_path: OutputPath = None) ->
 
     found = find(parameters)
     for title, table in found.tables.items():
-        _print_table(title, shorten(table))
-    for fact in found.facts:
-        out.print(plain(fact), highlight=False)
-    for warning in found.warnings:
-        out.print(f"[bold yellow]Warning:[/bold yellow] {plain(warning)}", highlight=False)
-    for note in found.notes:
-        out.print(f"Note: {plain(note)}", highlight=False)
+        print_table(title, shorten(table))
+    labels = (("", found.facts), ("[bold yellow]Warning:[/bold yellow] ", found.warnings), ("Note: ", found.notes))
+    for label, sentences in labels:
+        for sentence in sentences:
+            out.print(f"{label}{plain(sentence)}", highlight=False)
     print_line(f"Results would be written to {plain(parameters.OUTPUT_PATH)}")
     given = [part for text in s or [] for part in ("-s", text)]
     given += [] if output_path is None else ["--output-path", str(output_path)]
-    command = shlex.join(["jind-nb", "run", str(file), *given])
-    print_line(f"It can run: {plain(command)}")
+    print_line(f"It can run: {plain(shlex.join(['jind-nb', 'run', str(file), *given]))}")
 
 
 @app.command()
@@ -243,12 +233,9 @@ def compare(
 
     chosen = list(METHODS) if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
     this = Comparison(parameters, chosen, seeds)
-    try:
+    with stopped_with("The same comparison again continues with what is not measured yet."):
         rows = run(this, lambda line: print_line(plain(line), err))
-    except KeyboardInterrupt:  # typer would end without a message
-        print_line("Stopped. The same comparison again continues with what is not measured yet.", err)
-        raise typer.Exit(130) from None
-    _print_table(plain(parameters.TARGET_DATASET_NAME), short_table(rows))
+    print_table(plain(parameters.TARGET_DATASET_NAME), short_table(rows))
     print_line(f"report: {plain(str(this.file('html')))}")
 
 
@@ -258,15 +245,13 @@ def sweep(
     each_target: Annotated[
         bool,
         typer.Option(
-            "--each-target",
-            help="With one parameter file: one run for each batch of its input as the target.",
+            "--each-target", help="With one parameter file: one run for each batch of its input as the target."
         ),
     ] = False,
     cluster: Annotated[
         str,
         typer.Option(
-            metavar="WHERE",
-            help="local, slurm (needs --slurm), or the address of a Dask scheduler, tcp://…:8786.",
+            metavar="WHERE", help="local, slurm (needs --slurm), or the address of a Dask scheduler, tcp://…:8786."
         ),
     ] = "local",
     workers: Annotated[
@@ -329,43 +314,34 @@ def sweep(
     check_where(cluster, needs_slurm=write_slurm_array is not None, has_slurm=slurm is not None)
     settings = None if slurm is None else read_slurm(slurm, workers)
     values = dict(parse_override(text) for text in s or [])
-    this = (
-        sweeps.each_target(files[0], values, output_path)
-        if each_target
-        else sweeps.of_files(files, values, output_path)
-    )
+    if each_target:
+        this = sweeps.each_target(files[0], values, output_path)
+    else:
+        this = sweeps.of_files(files, values, output_path)
     sweeps.check(this)
     for note in this.notes:
         print_line(f"Note: {plain(note)}", err)
     if write_slurm_array is not None:
         assert settings is not None
         n = sweeps.write_job_array(this, settings, write_slurm_array.absolute())
-        print_line(
-            f"{plural(n, 'run')}: sbatch {plain(str(write_slurm_array))}"
-            if n
-            else "All runs are finished; no script was written."
-        )
+        submit = f"{plural(n, 'run')}: sbatch {plain(str(write_slurm_array))}"
+        print_line(submit if n else "All runs are finished; no script was written.")
         return
-    try:
+    with stopped_with("The same sweep again continues with the runs that are not finished."):
         rows = sweeps.run(this, sweeps.make_cluster(this, cluster, workers, settings), err)
-    except KeyboardInterrupt:  # typer would end without a message
-        print_line("Stopped. The same sweep again continues with the runs that are not finished.", err)
-        raise typer.Exit(130) from None
-    _print_table(in_words(rows), short_table(rows))
+    print_table(in_words(rows), short_table(rows))
     print_line(f"summary: {plain(str(this.files.summary_csv))}")
     print_line(f"reports: {plain(str(this.files.index_html))}")
-    for row in rows:
-        if row["status"] not in DONE:
-            log = this.files.folder / (row["log"] or "")
-            print_line(plain(f"{row['run']}: {row['status']}: {row['message']} (log: {log})"), err)
-    if any(row["status"] not in DONE for row in rows):
+    not_done = [row for row in rows if row["status"] not in DONE]
+    for row in not_done:
+        log = this.files.folder / (row["log"] or "")
+        print_line(plain(f"{row['run']}: {row['status']}: {row['message']} (log: {log})"), err)
+    if not_done:
         raise typer.Exit(1)
 
 
 @app.command()
-def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a finished run.")],
-) -> None:
+def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a finished run.")]) -> None:
     """Render report.html and report.pdf of a finished run again; no notebook is run.
 
     The folder may have been moved or copied from another machine; the input is not needed.
@@ -431,8 +407,8 @@ def web_page(
     from .commands.app.server import PORTS_TRIED, serve
     from .commands.app.workspace import AppSettings
 
-    for missing in (path for path in data or [] if not path.is_dir()):
-        raise InputError(f"--data: there is no folder {missing}.")
+    if missing := [path for path in data or [] if not path.is_dir()]:
+        raise InputError(f"--data: there is no folder {missing[0]}.")
     settings = AppSettings(
         root=folder.absolute(),
         data=tuple(path.resolve() for path in data or []),
@@ -440,7 +416,7 @@ def web_page(
         runs_at_once=runs_at_once,
     )
     for warning in settings.warnings(ip, token=token):
-        print_warning(warning)
+        print_line(f"[bold yellow]Warning:[/bold yellow] {plain(warning)}", err)
 
     ports = range(8866, 8866 + PORTS_TRIED) if port is None else (port,)
     serve(
@@ -450,17 +426,6 @@ def web_page(
         base_url=f"/{base_url.strip('/')}/".replace("//", "/"),
         token=token,
     )
-
-
-def _print_table(title: str, frame: pd.DataFrame) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for name in (frame.index.name, *frame.columns):
-        table.add_column(str(name), overflow="fold")
-    for row in frame.itertuples(name=None):
-        table.add_row(*(plain(str(value)) for value in row))
-    out.print(table)
 
 
 def main() -> None:

@@ -158,5 +158,6 @@ def test_an_installed_wheel_carries_notebooks_parameters_and_templates(tmp_path:
     templates = (
         "report.html.j2", "failed.html.j2", "comparison.html.j2", "sweep.html.j2", "style.css.j2", "paper.css.j2",
         "report.js", "MODEL_CARD.md.j2", "app.css", "upload.js",
+        "parameters.yaml.j2", "array.sbatch.j2",
     )  # fmt: skip
-    assert {f"jind_nb/templates/{name}" for name in templates} <= names
+    assert {*(f"jind_nb/templates/{name}" for name in templates), "jind_nb/commands/column_words.yaml"} <= names

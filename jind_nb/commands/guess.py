@@ -19,36 +19,12 @@ from ..core.parameters import Parameters
 from ..core.text import listing
 from ..data.h5ad import frame, open_file, texts
 
-# Words in the names of such columns, the likeliest first; without separators, so that `cell_type` equals `CellType`.
-BATCH_WORDS = (
-    "batch", "batches", "donor", "individual", "indiv", "patient", "subject", "participant", "sample", "origident",
-    "library", "dataset", "study", "well", "plate", "channel", "lane", "mouse", "animal", "replicate", "run",
-    "experiment", "project", "site", "technology", "tech", "protocol", "platform", "chemistry", "assay",
-)  # fmt: skip
+REQUIRED = ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME")
 
-LABEL_WORDS = (
-    "celltype", "celltypes", "celllabel", "celllabels", "labels", "label", "annotation", "annotations",
-    "cellontologyclass", "cellidentity", "cellclass", "majorityvoting", "subclass", "class", "identity", "clusters",
-    "cluster", "leiden", "louvain",
-)  # fmt: skip
+PROPOSED = (*REQUIRED, "SOURCE_DATASET_NAME", "MIN_CELL_TYPE_POPULATION")
 
-CLUSTER_WORDS = ("clusters", "cluster", "leiden", "louvain")
-
-# Columns with few values that hold neither batches nor cell types; they are never guessed by content.
-OTHER_WORDS = {
-    "sex", "gender", "phase", "age", "stage", "disease", "diagnosis", "condition", "treatment", "stim", "stimulation",
-    "status", "tissue", "organ", "organism", "species", "genotype", "strain", "ethnicity", "race", "doublet", "doublets",
-    "outlier", "qc", "term", "color", "colors", "score", "confidence", "prob", "probability",
-}  # fmt: skip
-
-TRAILING_WORDS = {"id", "ids", "name", "names", "key", "col", "column"}
-
-# Labels that often are not cell types, besides those of UNLABELED.
-DOUBTFUL_LABELS = {
-    "doublet", "doublets", "multiplet", "multiplets", "low quality", "lowquality", "low_quality", "debris", "dead",
-    "undefined", "undetermined", "ambiguous", "n.a.", "nd", "n.d.", "other", "others", "unclear", "unclassified",
-    "contamination", "to remove", "remove",
-}  # fmt: skip
+# Words by which columns and labels are recognised.
+WORDS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("column_words.yaml").read_text("utf-8"))
 
 MOST_BATCHES, MOST_TYPES, MOST_NUMBERS = 2_000, 1_000, 200
 
@@ -99,16 +75,12 @@ def read_obs(files: Sequence[Path]) -> pd.DataFrame:
     tables = []
     for file in files:
         with open_file(file) as store:
-            tables.append(frame(store, "obs"))
-    if len(tables) == 1:
-        return tables[0]
-    named = [
-        table.astype({name: object for name in table if isinstance(table[name].dtype, pd.CategoricalDtype)}).assign(
-            **{EACH_FILE: file.stem}
-        )
-        for file, table in zip(files, tables, strict=True)
-    ]
-    return pd.concat(named, ignore_index=True)
+            table = frame(store, "obs")
+        if len(files) == 1:
+            return table
+        categories = table.select_dtypes("category").columns
+        tables.append(table.astype(dict.fromkeys(categories, object)).assign(**{EACH_FILE: file.stem}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def guess(obs: pd.DataFrame, given: Mapping[str, Any] | None = None, *, several_files: bool = False) -> Guess:
@@ -125,9 +97,7 @@ def guess(obs: pd.DataFrame, given: Mapping[str, Any] | None = None, *, several_
     """
     known = dict(given or {})
     columns = guess_columns(obs.drop(columns=EACH_FILE) if several_files else obs)
-    values: dict[str, Any] = dict.fromkeys(
-        ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "MIN_CELL_TYPE_POPULATION")
-    )
+    values: dict[str, Any] = dict.fromkeys(PROPOSED)
     why: dict[str, str] = {}
     _guess_columns(values, why, columns, several_files)
     values |= known
@@ -171,25 +141,16 @@ def guess_columns(obs: pd.DataFrame) -> Columns:
     >>> columns.batch, columns.labels
     (['Donor_ID'], ['CellType'])
     """
-    of_batch = {name: place for name in obs if (place := _place(name, BATCH_WORDS)) is not None}
-    of_labels = {
-        name: place
-        for name in obs
-        if (place := _place(name, LABEL_WORDS)) is not None
-        and not (of_batch.keys() & {name})
-        and not OTHER_WORDS & set(_words(name))
-    }
-    batch = [name for name in sorted(of_batch, key=of_batch.__getitem__) if _may_be_batch(obs[name])]
-    labels = [name for name in sorted(of_labels, key=of_labels.__getitem__) if _may_be_labels(obs[name])]
+    could_be_labels = [name for name in obs if not set(WORDS["other"]) & set(_words(name))]
+    of_batch = _by_name(obs, WORDS["batch"])
+    of_labels = _by_name(obs[[name for name in could_be_labels if name not in of_batch]], WORDS["labels"])
+    batch = [name for name in of_batch if _may_be_batch(obs[name])]
+    labels = [name for name in of_labels if _may_be_labels(obs[name])]
     if batch:
         # A column whose types are each in only one batch is of no use, so it comes last.
         labels.sort(key=lambda name: _each_in_one_batch(obs[name], obs[batch[0]]))
     by_content: set[str] = set()
-    rest = [
-        name
-        for name in obs
-        if name not in {*of_batch, *of_labels} and not OTHER_WORDS & set(_words(name)) and not _is_number(obs[name])
-    ]
+    rest = [name for name in could_be_labels if name not in {*of_batch, *of_labels} and not _is_number(obs[name])]
     for found, may_be in ((batch, _may_be_batch), (labels, _may_be_labels)):
         could = [name for name in rest if may_be(obs[name])]
         if not found and len(could) == 1:  # of several, the user must choose
@@ -204,10 +165,16 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", str(name))]
 
 
+def _by_name(obs: pd.DataFrame, known: Sequence[str]) -> list[str]:
+    """Return the columns whose names fit, the best first."""
+    places = {name: place for name in obs if (place := _place(name, known)) is not None}
+    return sorted(places, key=places.__getitem__)
+
+
 def _place(name: str, known: Sequence[str]) -> tuple[bool, int, int] | None:
     """Return a sort key for how well a column's name fits, None if it does not: whole names first, then by `known`."""
     words = _words(name)
-    while len(words) > 1 and words[-1] in TRAILING_WORDS:
+    while len(words) > 1 and words[-1] in WORDS["trailing"]:
         words.pop()
     parts = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
     places = [place for place, word in enumerate(known) if word in parts]
@@ -259,7 +226,7 @@ def _guess_columns(values: dict[str, Any], why: dict[str, str], columns: Columns
         why[name] = "by the column's name"
         if found[0] in columns.by_content:
             why[name] = "the only column whose values look like it"
-        elif name == "LABELS_COL" and set(CLUSTER_WORDS) & set(_words(found[0])):
+        elif name == "LABELS_COL" and set(WORDS["clusters"]) & set(_words(found[0])):
             why[name] = "by the column's name; it may hold clusters: check that they are cell types"
     if not columns.batch and several_files:
         values["BATCH_COL"] = EACH_FILE
@@ -287,7 +254,7 @@ def _types(
     types = texts(obs[column])
     cells = types.value_counts()
     unlabeled = {str(word): int(n) for word, n in cells.items() if parameters.is_unlabeled(str(word))}
-    doubtful = {str(word): int(n) for word, n in cells.items() if str(word).casefold() in DOUBTFUL_LABELS}
+    doubtful = {str(word): int(n) for word, n in cells.items() if str(word).casefold() in WORDS["doubtful labels"]}
     return types.mask(types.isin(list(unlabeled)), None), unlabeled, doubtful
 
 
@@ -344,9 +311,8 @@ def _possible_targets(table: pd.DataFrame) -> list[tuple[str, str]]:
             "jind-nb run with -s TARGET_DATASET_NAME and --output-path"
         )
     known = "every batch has labels: choose the one to annotate; this small one is good for a first try"
-    return [(name, one) for name in bare.index] + [
-        (name, known) for name in [*labelled.index[large], *labelled.index[~large][::-1]]
-    ]
+    by_size = [*labelled.index[large], *labelled.index[~large][::-1]]
+    return [*((name, one) for name in bare.index), *((name, known) for name in by_size)]
 
 
 def _learned(counts: pd.DataFrame, without: set[Any]) -> pd.DataFrame:
@@ -369,28 +335,23 @@ def _population(annotated: pd.DataFrame, source: pd.DataFrame) -> int:
 
 
 def _lost_in_words(annotated: pd.DataFrame, least: int) -> str:
-    kept = annotated.where(annotated >= least, 0)
-    share = 1 - kept.to_numpy().sum() / annotated.to_numpy().sum()
-    dropped = [str(name) for name, total in kept.sum().items() if total == 0 and annotated[name].sum() > 0]
     default = Parameters.model_fields["MIN_CELL_TYPE_POPULATION"].default
-    at_default = 1 - annotated.where(annotated >= default, 0).to_numpy().sum() / annotated.to_numpy().sum()
-    lower = (
-        f"the default, {default}, would leave out {at_default:.0%} of the labelled cells; " if least < default else ""
-    )
-    shown = listing(map(one_line, dropped), 10, quoted=False)
-    types = f", and all cells of {shown}" if dropped else ""
-    return f"{lower}{least} leaves out {f'{share:.1%}' if share else 'none'}{types}"
+    kept, at_default = (annotated.where(annotated >= n, 0).sum() for n in (least, default))
+    cells = annotated.sum()
+    share, share_at_default = (1 - of_type.sum() / cells.sum() for of_type in (kept, at_default))
+    lower = f"the default, {default}, would leave out {share_at_default:.0%} of the labelled cells; "
+    dropped = listing(map(one_line, map(str, cells.index[(kept == 0) & (cells > 0)])), 10, quoted=False)
+    types = f", and all cells of {dropped}" if dropped else ""
+    return f"{lower if least < default else ''}{least} leaves out {f'{share:.1%}' if share else 'none'}{types}"
 
 
 def _parents(obs: pd.DataFrame, types: pd.Series | None, values: Mapping[str, Any]) -> list[str]:
     """Return columns of coarser types: they have fewer values, and (nearly) all cells of a type have the same value."""
-    found: list[str] = []
     if types is None:
-        return found
-    n_types = types.nunique()
+        return []
+    found, taken = [], (values["BATCH_COL"], values["LABELS_COL"], EACH_FILE)
     for name in obs:
-        taken = name in (values["BATCH_COL"], values["LABELS_COL"], EACH_FILE)
-        if taken or _is_number(obs[name]) or not 2 <= len(distinct_values(obs[name])) < n_types:
+        if name in taken or _is_number(obs[name]) or not 2 <= len(distinct_values(obs[name])) < types.nunique():
             continue
         counts = pd.crosstab(types, texts(obs[name]))
         if counts.shape[1] >= 2 and (counts.max(axis=1) >= OF_ONE_PARENT * counts.sum(axis=1)).all():

@@ -10,18 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic_core import PydanticUndefined
 
 from ..core.address import is_remote
-from ..core.files import whole_file
+from ..core.files import write_text
 from ..core.parameters import BUNDLED, Parameters, make_parameters
+from ..core.resources import text_templates
 from ..data.h5ad import frame, local_file, open_file
 from ..errors import InputError
-from .guess import Guess, guess, one_line, read_obs
-
-PROPOSED = ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "MIN_CELL_TYPE_POPULATION")
-
-REQUIRED = ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME")
+from .guess import PROPOSED, REQUIRED, Guess, guess, one_line, read_obs
 
 MOST_BATCHES_SHOWN = 60
 
@@ -81,8 +77,7 @@ def write(paths: Sequence[str], output: Path | None, given: Mapping[str, Any], *
     values = {"PATH": in_file[0] if len(in_file) == 1 else in_file} | found.values | given
     text = _text(output, values, found, given, _gene_column(files[0]))
     try:
-        with whole_file(output) as temporary:
-            temporary.write_text(text, "utf-8")
+        write_text(output, text)
     except OSError as error:
         raise InputError(f"--output: {output} cannot be written: {error}.") from None
     return WrittenFile(output, found, [name for name in REQUIRED if values[name] is None])
@@ -100,13 +95,7 @@ def _for_file(path: str, output: Path) -> str:
 def _check_given(given: Mapping[str, Any], paths: list[str]) -> dict[str, Any]:
     if "PATH" in given:
         raise InputError("-s PATH: this command takes the data as arguments; leave PATH out.")
-    placeholders = {
-        "PATH": paths,
-        "OUTPUT_PATH": "runs",
-        "BATCH_COL": "\0",
-        "LABELS_COL": "\0",
-        "TARGET_DATASET_NAME": "\0",
-    }
+    placeholders = {"PATH": paths, "OUTPUT_PATH": "runs", **dict.fromkeys(REQUIRED, "\0")}
     checked = make_parameters(placeholders | dict(given)).model_dump()
     return {name: checked[name] for name in Parameters.model_fields if name in given}
 
@@ -124,62 +113,33 @@ def _gene_column(file: Path) -> str | None:
 # --- the text --------------------------------------------------------------------------------------------------------
 
 
-def _text(
-    output: Path, values: Mapping[str, Any], found: Guess, given: Mapping[str, Any], gene_column: str | None
-) -> str:
-    name = one_line(output.name)
-    parts = [
-        "# Parameters of jind-nb: one `NAME: value` on each line. Text after # is a comment. Relative paths are relative to\n"
-        "# this file. `jind-nb init` proposed these values from the data. Check them, and then type\n"
-        f"#     jind-nb validate {name}     (checks the input and says what a run would do; trains nothing)\n"
-        f"#     jind-nb run {name}\n"
-    ]
-    for parameter in ("PATH", *PROPOSED):
-        comments = [str(Parameters.model_fields[parameter].description), *_remarks(parameter, values, found, given)]
-        table = _batch_table(found) if parameter == "TARGET_DATASET_NAME" else ""
-        default = Parameters.model_fields[parameter].default
-        hidden = "#" if parameter not in (*REQUIRED, "PATH") and values[parameter] in (None, default) else ""
-        shown = default if values[parameter] is None and default is not PydanticUndefined else values[parameter]
-        parts.append("".join(map(_comment, comments)) + table + _line(f"{hidden}{parameter}", shown))
-    parts.append("# All other parameters have a default, shown here. To change one, remove the # before its name.\n")
-    for parameter, field in Parameters.model_fields.items():
-        if parameter in ("PATH", *PROPOSED):
-            continue
-        hint = _hint(parameter, found, gene_column)
-        default = field.get_default() if parameter != "OUTPUT_PATH" else f"runs/{output.stem}"
-        line = _line(parameter, given[parameter]) if parameter in given else _line(f"#{parameter}", default)
-        parts.append(_comment(str(field.description)) + hint + line)
-    return "\n".join(parts)
-
-
-def _line(name: str, value: object) -> str:
-    return f"{name}: {one_line(value)}".rstrip() + "\n"
+def _text(output: Path, values: Mapping[str, Any], found: Guess, given: Mapping[str, Any], gene: str | None) -> str:
+    fields = Parameters.model_fields
+    defaults = {name: None if field.is_required() else field.get_default() for name, field in fields.items()}
+    names = [one_line(name) for name in found.batches.index]
+    rows = found.batches.map("{:,}".format).itertuples(index=False, name=None)
+    environment = text_templates()
+    environment.filters |= {"yaml": one_line, "comment": _comment}
+    return environment.get_template("parameters.yaml.j2").render(
+        file=output.name,
+        fields=fields,
+        proposed=("PATH", *PROPOSED),
+        required=("PATH", *REQUIRED),
+        values=values,
+        given=given,
+        defaults=defaults | {"OUTPUT_PATH": f"runs/{output.stem}"},
+        found=found,
+        why_missing=why_missing,
+        batches=[(name, *row) for name, row in zip(names, rows, strict=True)][:MOST_BATCHES_SHOWN],
+        n_more_batches=len(found.batches) - MOST_BATCHES_SHOWN,
+        gene_column=gene,
+    )
 
 
 def _comment(sentence: str) -> str:
-    filled = textwrap.fill(
+    return textwrap.fill(
         sentence, WIDTH, initial_indent="# ", subsequent_indent="#   ", break_long_words=False, break_on_hyphens=False
     )
-    return f"{filled}\n"
-
-
-def _remarks(parameter: str, values: Mapping[str, Any], found: Guess, given: Mapping[str, Any]) -> list[str]:
-    """Return why a value is proposed, and what other values are possible."""
-    others = {"BATCH_COL": found.columns.batch, "LABELS_COL": found.columns.labels}.get(parameter, [])
-    others = [one_line(name) for name in others if name != values[parameter]]
-    remarks = []
-    if parameter in given:
-        remarks.append("Given.")
-    elif parameter in found.why:
-        remarks.append(f"Proposed: {found.why[parameter]}.")
-    elif parameter in REQUIRED:
-        remarks.append(f"TO FILL IN: {why_missing(parameter, found)}")
-    if others:
-        remarks.append(f"It could also be: {', '.join(others)}.")
-    if parameter == "LABELS_COL" and found.unlabeled:
-        seen = ", ".join(f"{one_line(word)} ({n:,} cells)" for word, n in found.unlabeled.items())
-        remarks.append(f"These values count as no label (UNLABELED): {seen}.")
-    return remarks
 
 
 def why_missing(parameter: str, found: Guess) -> str:
@@ -194,32 +154,3 @@ def why_missing(parameter: str, found: Guess) -> str:
             "jind-nb init new.h5ad annotated.h5ad."
         )
     return "the batch to annotate is proposed once BATCH_COL and LABELS_COL are known: give them with -s, and --force."
-
-
-def _batch_table(found: Guess) -> str:
-    if found.batches.empty:
-        return ""
-    shown = found.batches.head(MOST_BATCHES_SHOWN)
-    names = [one_line(name) for name in shown.index]
-    width = min(40, max(map(len, [*names, "batch"])))
-    rows = [f"# {'batch':{width}} {'cells':>10} {'labelled':>10} {'cell types':>11}\n"]
-    rows += [
-        f"# {name:{width}} {cells:>10,} {labelled:>10,} {types:>11,}\n"
-        for name, (cells, labelled, types) in zip(names, shown.itertuples(index=False, name=None), strict=True)
-    ]
-    left = len(found.batches) - len(shown)
-    return "".join(rows) + (f"# and {left:,} smaller ones\n" if left else "")
-
-
-def _hint(parameter: str, found: Guess, gene_column: str | None) -> str:
-    """Return a comment on what the data suggest instead of the default."""
-    if parameter == "GENE_COL" and gene_column:
-        return _comment(f"The index holds Ensembl ids; {gene_column} holds gene names.")
-    if parameter == "PARENTS" and found.parents:
-        return _comment(
-            f"These columns hold coarser types, and could be given: {', '.join(map(one_line, found.parents))}."
-        )
-    if parameter == "UNLABELED" and found.doubtful:
-        seen = ", ".join(f"{one_line(word)} ({n:,} cells)" for word, n in found.doubtful.items())
-        return _comment(f"These labels may not be cell types; if so, add them: {seen}.")
-    return ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import locks
 from ..core._compat import kernel_manager, kill_kernel
-from ..core.files import is_disk_full
+from ..core.files import disk_full, is_disk_full
 from ..core.progress import NO_BARS
 from ..core.resources import shipped
 from ..errors import InputError
@@ -36,10 +36,6 @@ IMPORTED_AHEAD = {
 
 class StageError(RuntimeError):
     """A run failed for a reason that is not the user's input; the message names the notebook that was kept, if any."""
-
-
-class DiskFullError(StageError):
-    """A notebook found the disk full; the message is the file."""
 
 
 @contextmanager
@@ -117,6 +113,8 @@ def execute(
     ------
     InputError
         If the notebook raised one.
+    OSError
+        With a file's name if the disk is full.
     StageError
         If it failed otherwise, or its kernel was killed.
     """
@@ -140,13 +138,13 @@ def execute(
         if error.ename == InputError.__name__:
             raise InputError(error.evalue) from None
         if full := re.fullmatch(r"\[Errno (?:28|122)\] .*: '(.+)'", error.evalue):
-            raise DiskFullError(full[1]) from None
+            raise disk_full(full[1]) from None
         raise StageError(
             f"{template} failed: {error.ename}: {error.evalue}\nThe notebook with the error: {executed}"
         ) from None
     except OSError as error:
         if is_disk_full(error) and error.filename is None:
-            raise DiskFullError(str(executed)) from None
+            raise disk_full(executed) from None
         raise
     except DeadKernelError:
         raise StageError(

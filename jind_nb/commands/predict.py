@@ -36,12 +36,11 @@ from ..runs import previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import model_folder
 
-PARAMETERS_OF_FILE = (
-    "LAYER",
-    "GENE_COL",
-    "NORMALISATION",
-    "USE_GPU",
-)  # parameters that may differ from the model's run
+# Parameters that may differ from the model's run.
+PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "NORMALISATION", "USE_GPU")
+
+# Parameters that are the model's own.
+PARAMETERS_OF_MODEL = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
 
 
 @dataclass
@@ -112,10 +111,8 @@ def predict(
     adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad)
     with locks.held(run.folder):
         previous.recover(run)
-        if run.manifest.exists():
-            previous.set_aside(run, keep=set())
-        else:
-            previous.discard(run, keep=set())
+        replace = previous.set_aside if run.manifest.exists() else previous.discard
+        replace(run, keep=set())
         log_to(run.log)
         _write(predicted, adata, model, h5ad)
     return predicted
@@ -162,22 +159,14 @@ def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parame
             f"-s {wrong[0]}: a saved model takes {', '.join(PARAMETERS_OF_FILE)}; all else is the model's own."
         )
     training = read_model_json(model)["training"]
-    names = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
-    if lacking := [name for name in names if name not in training]:
+    if lacking := [name for name in PARAMETERS_OF_MODEL if name not in training]:
         raise InputError(
             f"PRETRAINED_MODEL_PATH: model.json in {model} does not say {', '.join(lacking)}; copy the folder again."
         )
-    return make_parameters(
-        {name: training[name] for name in names}
-        | {
-            "PATH": str(h5ad.absolute()),
-            "BATCH_COL": "(none)",
-            "LABELS_COL": "(none)",
-            "TARGET_DATASET_NAME": h5ad.stem,
-            "PRETRAINED_MODEL_PATH": str(model.absolute()),
-        }
-        | dict(values)
-    )
+    of_model = {name: training[name] for name in PARAMETERS_OF_MODEL}
+    paths = {"PATH": str(h5ad.absolute()), "PRETRAINED_MODEL_PATH": str(model.absolute())}
+    names = {"BATCH_COL": "(none)", "LABELS_COL": "(none)", "TARGET_DATASET_NAME": h5ad.stem}
+    return make_parameters(of_model | paths | names | dict(values))
 
 
 def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
@@ -244,27 +233,25 @@ def _annotate(
     """
     shared, known = model_store.load_shared(model, settings.device)
     names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
-    groups = [np.flatnonzero(own)]
-    groups += (
-        [np.flatnonzero(~own & (batch == b)) for b in pd.unique(batch)] if settings.align else [np.flatnonzero(~own)]
-    )
+    batches = [batch == name for name in pd.unique(batch)] if settings.align else [np.ones_like(own)]
     tables, order, latent, notes = [], [], np.empty_like(encoded.latent), []
-    for i, rows in enumerate(groups):
+    for is_in_group in (own, *(~own & in_batch for in_batch in batches)):
+        rows = np.flatnonzero(is_in_group)
         if not len(rows):
             continue
         annotated = annotate_latent(shared, encoded.latent[rows], known, settings)
-        if i == 0:
+        if is_in_group is own:
             model_store.recall(annotated, encoded.values_of(rows), model, known, settings)
+            notes += annotated.notes
         elif settings.align:
             align(annotated, encoded.values_of(rows), known, settings)
-        notes += annotated.notes if i == 0 or settings.align else []
+            notes += annotated.notes
         latent[rows] = annotated.final_latent
         result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None)
-        table = predictions_table(with_parents(result, parents))
-        tables.append(table)
+        tables.append(predictions_table(with_parents(result, parents)))
         order.append(rows)
-    whole = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]
-    return whole, latent, notes
+    table = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]
+    return table, latent, notes
 
 
 def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> None:
@@ -274,14 +261,12 @@ def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> 
         copied = aside.submit(_write_annotated, run, adata, h5ad)
         write_predictions(predicted.table, run)
         hash_of_input = copied.result()
-    write_json(
-        run.manifest,
-        {
-            "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
-            "input": [{"path": str(h5ad), "sha256": hash_of_input}],
-            "notes": [*predicted.warnings, *predicted.notes],
-        },
-    )
+    manifest = {
+        "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
+        "input": [{"path": str(h5ad), "sha256": hash_of_input}],
+        "notes": [*predicted.warnings, *predicted.notes],
+    }
+    write_json(run.manifest, manifest)
 
 
 def _write_annotated(run: Run, adata: ad.AnnData, h5ad: Path) -> str:

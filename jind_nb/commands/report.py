@@ -59,12 +59,9 @@ def _render(this: Run) -> str | None:
     manifest, records = read_json(this.manifest), cache.read_records(this)
     pdf_missing = report.write_pdf(this, report.write_html(this, manifest))
     if records is not None and cache.REPORT in records:
-        earlier = records[cache.REPORT]
-        measured = {name: earlier[name] for name in ("seconds", "peak_memory_bytes")}
+        key = records[cache.REPORT]["key"]
         files = [file for file in (this.report_html, this.report_pdf) if file.exists()]
-        records[cache.REPORT] = cache.stage_record(
-            this, cache.REPORT, earlier["key"], files, **measured, pdf_missing=pdf_missing
-        )
+        records[cache.REPORT] |= cache.stage_record(this, cache.REPORT, key, files, pdf_missing=pdf_missing)
         write_json(this.stages_json, records)
     write_json(this.manifest, manifest | {"report_pdf": pdf_missing or "written"})
     return pdf_missing

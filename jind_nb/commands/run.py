@@ -29,7 +29,7 @@ from ..errors import InputError
 from ..runs import cache, previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import load_training
-from .kernels import DiskFullError, StageError, execute, kernels_ahead
+from .kernels import StageError, execute, kernels_ahead
 from .progress import stage_progress
 from .usage import measured_usage
 
@@ -202,7 +202,7 @@ class ActiveRun:
 
     @contextmanager
     def recorded_stage(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Record a stage at the end of a `with` block: its files, seconds, memory, and the entries of what is yielded.
+        """Record a stage at the end of a `with` block: its files, seconds, memory, and what is added to the yielded record.
 
         Raises
         ------
@@ -210,20 +210,16 @@ class ActiveRun:
             If the folder or the input is not what it was when the run began.
         """
         self.current_stage, before = stage, previous.snapshot(self.run)
-        further: dict[str, Any] = {}
-        with measured_usage() as usage:
-            yield further
+        with measured_usage() as record:
+            yield record
         if not self.hold.is_valid():
             raise StageError(self._removed())
         if cache.input_signature(self.run) != self.input_signature:
             raise StageError(f"The input was changed while {stage} was at work with it; run again.")
         not_of_stages = {self.run.log, self.run.parameters_yaml, self.run.manifest, self.run.stages_json}
-        written = [
-            file
-            for file, version in previous.snapshot(self.run).items()
-            if before.get(file) != version and file not in not_of_stages and not file.name.startswith(".")
-        ]
-        self.records[stage] = cache.stage_record(self.run, stage, self.keys[stage], written, **usage, **further)
+        changed = dict(previous.snapshot(self.run).items() - before.items())
+        written = [file for file in changed if file not in not_of_stages and not file.name.startswith(".")]
+        self.records[stage] = cache.stage_record(self.run, stage, self.keys[stage], written, **record)
         write_json(self.run.stages_json, self.records)
 
     def write_failure_page(self, cause: Exception) -> None:
@@ -252,11 +248,10 @@ class ActiveRun:
         gone = [str(file) for file in cache.recorded_files(self.run, self.records, self.records) if not file.exists()]
         if gone:
             return StageError(f"Removed while the run was at work: {', '.join(sorted(gone))}. Run again.")
-        if is_disk_full(error) or isinstance(error, DiskFullError):
-            file = error.filename if isinstance(error, OSError) else str(error)
+        if isinstance(error, OSError) and is_disk_full(error):
             return StageError(
-                f"The disk is full: {file or f'a file in {self.run.folder}'} could not be written. Make room and run "
-                "again; it continues after the last finished stage."
+                f"The disk is full: {error.filename or f'a file in {self.run.folder}'} could not be written. Make room and "
+                "run again; it continues after the last finished stage."
             )
         return error
 
@@ -267,19 +262,10 @@ class ActiveRun:
 def _provenance(active: ActiveRun) -> dict[str, Any]:
     """Return the versions, the seed and the input files, for manifest.json and the report."""
     parameters = active.run.parameters
-    addresses = {
-        file: shown_address(path)
-        for path, file in zip(parameters.paths, input_files(parameters), strict=True)
-        if is_remote(path)
-    }
-    return {
-        "versions": code_hash.versions(),
-        "seed": parameters.SEED,
-        "input": [
-            {"path": str(file), "sha256": hash_} | ({"fetched from": addresses[file]} if file in addresses else {})
-            for file, hash_ in active.inputs.items()
-        ],
-    }
+    addresses = zip(input_files(parameters), parameters.paths, strict=True)
+    fetched = {file: {"fetched from": shown_address(path)} for file, path in addresses if is_remote(path)}
+    files = [{"path": str(file), "sha256": hash_, **fetched.get(file, {})} for file, hash_ in active.inputs.items()]
+    return {"versions": code_hash.versions(), "seed": parameters.SEED, "input": files}
 
 
 def _manifest(active: ActiveRun) -> dict[str, Any]:

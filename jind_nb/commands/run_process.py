@@ -10,7 +10,7 @@ import sys
 from ..core.parameters import Parameters, load_parameters
 from ..results.summary import one_line
 from .run import run
-from .terminal import err, exit_status, plain, print_line
+from .terminal import err, exit_status, plain, print_line, stopped_with
 
 
 def run_in_terminal(parameters: Parameters, *, force: bool = False) -> None:
@@ -18,11 +18,8 @@ def run_in_terminal(parameters: Parameters, *, force: bool = False) -> None:
 
     Ctrl-C ends the process with status 130 and a sentence on how to go on.
     """
-    try:
+    with stopped_with("The same run again continues after the last finished stage."):
         this = run(parameters, err, force=force)
-    except KeyboardInterrupt:
-        err.print("Stopped. The same run again continues after the last finished stage.")
-        sys.exit(130)
     pdf = f"\n             {this.report_pdf}" if this.report_pdf.exists() else ""
     print_line(
         f"\n[bold]{plain(one_line(this))}[/bold]\n"

@@ -10,11 +10,16 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from ..errors import InputError, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 out = Console()
 err = Console(stderr=True)
@@ -30,9 +35,16 @@ def print_line(text: str, console: Console = out) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def print_warning(text: str) -> None:
-    """Print a warning on standard error."""
-    print_line(f"[bold yellow]Warning:[/bold yellow] {plain(text)}", err)
+def print_table(title: str, frame: pd.DataFrame) -> None:
+    """Print a table under its title, of an empty one only the title."""
+    if frame.empty:
+        return print_line(title)
+    table = Table(title=title, title_justify="left")
+    for name in (frame.index.name, *frame.columns):
+        table.add_column(str(name), overflow="fold")
+    for row in frame.itertuples(name=None):
+        table.add_row(*(plain(str(value)) for value in row))
+    out.print(table)
 
 
 @contextmanager
@@ -51,6 +63,16 @@ def arguments_named(names: Mapping[str, str]) -> Iterator[None]:
         for pattern, argument in names.items():
             message = re.sub(rf"{pattern}\b", argument, message)
         raise InputError(message) from None
+
+
+@contextmanager
+def stopped_with(sentence: str) -> Iterator[None]:
+    """End the program with status 130 and a sentence on how to go on if Ctrl-C stops the `with` block."""
+    try:
+        yield
+    except KeyboardInterrupt:  # typer would end without a message
+        print_line(f"Stopped. {sentence}", err)
+        sys.exit(130)
 
 
 @contextmanager

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psutil
 
 
 @contextmanager
-def measured_usage() -> Iterator[dict[str, float]]:
+def measured_usage() -> Iterator[dict[str, Any]]:
     """Measure the wall seconds and the peak memory (bytes) of this process and its kernels in a `with` block.
 
     Yields
@@ -19,7 +20,7 @@ def measured_usage() -> Iterator[dict[str, float]]:
     A dictionary that holds `seconds` and `peak_memory_bytes` once the block has ended. Memory is sampled five times a
     second.
     """
-    usage: dict[str, float] = {"peak_memory_bytes": 0}
+    usage: dict[str, Any] = {"peak_memory_bytes": 0}
     ended = threading.Event()
 
     def watch() -> None:

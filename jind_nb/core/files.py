@@ -39,10 +39,38 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except Exception as error:
         if is_disk_full(error) or (path.parent.exists() and shutil.disk_usage(path.parent).free < FULL):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise disk_full(path) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+class InFolder:
+    """A file or folder of known name in the `folder` of an object; each object has it as a path.
+
+    >>> class Results:
+    ...     folder = Path("runs/first")
+    ...     table = InFolder("table.csv")
+    >>> Results().table.as_posix()
+    'runs/first/table.csv'
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, owner: Any, _: type) -> Path:
+        return Path(owner.folder, self.name)
+
+
+def disk_full(file: Path | str) -> OSError:
+    """Return the error that says that a file could not be written because the disk is full."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -52,8 +80,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON (no NaN), indented, in UTF-8."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def read_json(path: Path) -> Any:
@@ -123,5 +150,4 @@ def read_yaml(text: str) -> Any:
 
 def write_yaml(path: Path, value: Any) -> None:
     """Write a value as YAML, names in their order."""
-    with whole_file(path) as temporary:
-        temporary.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))

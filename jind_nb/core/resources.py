@@ -27,3 +27,8 @@ def shipped(folder: str) -> Path:
 def templates() -> Environment:
     """Return the environment of all HTML templates, which escapes what is put into them."""
     return Environment(loader=PackageLoader("jind_nb"), autoescape=True)
+
+
+def text_templates() -> Environment:
+    """Return the environment of templates of plain text: nothing is escaped, and a line with only a tag leaves none."""
+    return templates().overlay(autoescape=False, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)

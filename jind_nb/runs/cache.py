@@ -44,12 +44,8 @@ Records = dict[str, dict[str, Any]]
 
 def input_signature(run: Run) -> list[tuple[str, int, int]]:
     """Return path, size and time of every input file, by which a change while the run is at work is noticed."""
-    return [
-        (str(part), s.st_size, s.st_mtime_ns)
-        for file in _input_files(run)
-        for part in parts(file)
-        for s in [part.stat()]
-    ]
+    status = {str(part): part.stat() for file in _input_files(run) for part in parts(file)}
+    return [(name, s.st_size, s.st_mtime_ns) for name, s in status.items()]
 
 
 def _input_files(run: Run) -> list[Path]:
@@ -164,12 +160,9 @@ def is_finished(run: Run, inputs: Mapping[Path, str]) -> bool:
 
     A missing PDF does not count.
     """
-    records = read_records(run)
-    if records is None or not run.manifest.exists():
-        return False
+    records = {stage: record | {"pdf_missing": None} for stage, record in (read_records(run) or {}).items()}
     keys = stage_keys(run, inputs)
-    records = {stage: record | {"pdf_missing": None} for stage, record in records.items()}
-    return reusable_stages(run, keys, records) == list(keys)
+    return run.manifest.exists() and reusable_stages(run, keys, records) == list(keys)
 
 
 def recorded_files(run: Run, records: Records, stages: Iterable[str]) -> set[Path]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.files import file_name
+from ..core.files import InFolder, file_name
 from ..core.parameters import Parameters
 from ..core.stage_words import STAGES
 from ..errors import InputError
@@ -36,94 +36,48 @@ class Run:
         return STAGES if self.parameters.PRETRAINED_MODEL_PATH is None else tuple(s for s in STAGES if s != "2_train")
 
     # Files for users.
-    @property
-    def predictions_xlsx(self) -> Path:
-        return self.folder / "predicted_label_test_data.xlsx"
+    predictions_xlsx = InFolder("predicted_label_test_data.xlsx")
+    predictions_parquet = InFolder("predictions.parquet")
+    annotated_target = InFolder("annotated_target.h5ad")
+    models = InFolder("trained_models")
+    metrics = InFolder("metrics.json")
+    report_html = InFolder("report.html")
+    report_pdf = InFolder("report.pdf")
+    parameters_yaml = InFolder("parameters.yaml")
+    manifest = InFolder("manifest.json")
+    log = InFolder("run.log")
+    notebooks = InFolder("notebooks")
 
-    @property
-    def predictions_parquet(self) -> Path:
-        return self.folder / "predictions.parquet"
+    # Files that one stage leaves for the next.
+    work = InFolder("work")
+    stages_json = InFolder("work/stages.json")
+    failure_json = InFolder("work/failure.json")  # where and why the run failed, for the page that says so
+    unfinished = InFolder("work/unfinished training.pt")  # the checkpoint of a training, deleted when it has finished
 
-    @property
-    def annotated_target(self) -> Path:
-        return self.folder / "annotated_target.h5ad"
-
-    @property
-    def models(self) -> Path:
-        return self.folder / "trained_models"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.json"
-
-    @property
-    def report_html(self) -> Path:
-        return self.folder / "report.html"
-
-    @property
-    def report_pdf(self) -> Path:
-        return self.folder / "report.pdf"
-
-    @property
-    def parameters_yaml(self) -> Path:
-        return self.folder / "parameters.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / "manifest.json"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "run.log"
-
-    @property
-    def notebooks(self) -> Path:
-        return self.folder / "notebooks"
+    def stage_parameters_json(self, stage: str) -> Path:
+        """Return the file with the parameters of a finished stage; it is missing while the stage is not finished."""
+        return self.work / f"{stage}.json"
 
     def notebook(self, stage: str) -> Path:
         return self.notebooks / f"{stage}.ipynb"
+
+    def history_pdf(self, source: str, n_intermediates: int, target: str) -> Path:
+        name = f"train[{file_name(source, safe=' ')}, {n_intermediates}]-test[{file_name(target, safe=' ')}].pdf"
+        return self.folder / name
 
     @property
     def goes_on(self) -> str:
         """The command that continues this run, from any folder, also where its own was moved."""
         return shlex.join(["jind-nb", "run", str(self.parameters_yaml), "--output-path", str(self.folder)])
 
-    def history_pdf(self, source: str, n_intermediates: int, target: str) -> Path:
-        name = f"train[{file_name(source, safe=' ')}, {n_intermediates}]-test[{file_name(target, safe=' ')}].pdf"
-        return self.folder / name
-
-    # Files that one stage leaves for the next.
-    @property
-    def work(self) -> Path:
-        return self.folder / "work"
-
-    @property
-    def stages_json(self) -> Path:
-        return self.work / "stages.json"
-
-    @property
-    def failure_json(self) -> Path:
-        """Where and why the run failed, for the page that says so."""
-        return self.work / "failure.json"
-
-    @property
-    def unfinished(self) -> Path:
-        """The checkpoint of an unfinished training; deleted when it has finished."""
-        return self.work / "unfinished training.pt"
-
-    def stage_parameters_json(self, stage: str) -> Path:
-        """The parameters that a finished stage's files were made with; missing while the stage is not finished."""
-        return self.work / f"{stage}.json"
-
     def promised(self, training: Mapping[str, Any]) -> list[Path]:
         """Return the files that every finished run has, whatever its parameters."""
-        history = self.history_pdf(
-            training["source"], len(training["intermediates"]), self.parameters.TARGET_DATASET_NAME
-        )
+        target, n_intermediates = self.parameters.TARGET_DATASET_NAME, len(training["intermediates"])
         return [
-            self.predictions_xlsx, self.predictions_parquet, self.annotated_target, self.models / "model.json",
-            self.models / "target.pth", self.models / "MODEL_CARD.md", history, self.metrics, self.report_html, self.parameters_yaml, self.log,
-            *(self.notebook(stage) for stage in self.stages),
+            self.predictions_xlsx, self.predictions_parquet, self.annotated_target, self.metrics, self.report_html,
+            self.parameters_yaml, self.log, self.history_pdf(training["source"], n_intermediates, target),
+            *(self.models / name for name in ("model.json", "target.pth", "MODEL_CARD.md")),
+            *map(self.notebook, self.stages),
         ]  # fmt: skip
 
     def possible_files(self) -> list[Path]:

@@ -78,10 +78,13 @@ def set_aside(run: Run, keep: set[Path]) -> None:
     for file in reversed(_manifest_last(_files_of(run), run)):
         moved = moving / file.relative_to(run.folder)
         moved.parent.mkdir(parents=True, exist_ok=True)
-        if file in keep:
-            _link_or_copy(file, moved)
-        else:
+        if file not in keep:
             file.rename(moved)
+            continue
+        try:
+            moved.hardlink_to(file)
+        except OSError:  # some disks have no hard links
+            shutil.copy2(file, moved)
     _remove_empty(run)
     (moving / run.log.name).touch()  # `refuse_foreign_files` recognises `previous/` by it
     if previous.exists():
@@ -113,13 +116,6 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _manifest_last(files: list[Path], run: Run) -> list[Path]:
     return sorted(files, key=lambda file: file.name == run.manifest.name)
-
-
-def _link_or_copy(file: Path, other: Path) -> None:
-    try:
-        other.hardlink_to(file)
-    except OSError:  # some disks have no hard links
-        shutil.copy2(file, other)
 
 
 def _remove_empty(run: Run) -> None:

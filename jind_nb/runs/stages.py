@@ -47,9 +47,7 @@ def begin_stage(run: Run, stage: str) -> None:
         with locks.held(run.folder):
             previous.recover(run)
             previous.set_aside(run, keep)
-        log.info(
-            "The finished run in this folder had other parameters or input; it was moved to %s.", previous.PREVIOUS
-        )
+        log.info("The finished run here had other parameters or input; it was moved to %s.", previous.PREVIOUS)
     run.stage_parameters_json(stage).unlink(missing_ok=True)
 
 
@@ -124,10 +122,8 @@ def load_training(run: Run) -> dict[str, Any]:
         given = model_folder(run)
         model = read_model_json(given if given.exists() else run.models)
         others = [batch for batch in model["files"] if batch != model["source"]]
-        return {
-            "source": model["source"], "intermediates": others, "candidates": [], "history": [], "curves": [],
-            "calibration": model["calibration"],
-        }  # fmt: skip
+        known = {"source": model["source"], "intermediates": others, "calibration": model["calibration"]}
+        return known | {name: [] for name in ("candidates", "history", "curves")}
     return read_json(_file_of_stage(run, "2_train", run.work / "training.json"))
 
 

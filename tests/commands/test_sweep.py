@@ -445,7 +445,7 @@ def stopped(folder: Path, *arguments: object, **environment: str) -> None:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "Stopped. The same sweep again goes on" in err
+    assert "Stopped. The same sweep again continues" in err
     assert "Traceback" not in out + err
     until_dead(of_sweep(folder))
 

@@ -8,14 +8,14 @@ parameters and never the target's labels.
 
 from __future__ import annotations
 
-import json
 import os
+import pickle
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import pandas as pd
 from scipy import sparse
 
 from ... import metrics
-from ...core.parameters import Parameters, make_parameters
+from ...core.parameters import Parameters
 from ...data import cells as data_cells
 from ...data import prepare
 from ...data import roles as data_roles
@@ -67,14 +67,10 @@ class UnavailableError(Exception):
     """A method cannot run here; the message says why."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """The resources a method used after the cells were prepared; `peak`, in bytes, is of its whole process."""
+# What a method used after the cells were prepared: `peak_GB` is of its whole process, `way` is ours' `AlignmentMode`.
+Cost = dict[str, Any]
 
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    peak: int = 0
-    way: str = ""  # how our methods aligned the target: an `AlignmentMode`
+NO_COST = {"seconds": 0.0, "peak_GB": 0.0, "cpu_seconds": 0.0, "way": ""}
 
 
 # --- one method ------------------------------------------------------------------------------------------------------
@@ -97,21 +93,13 @@ def measure(parameters: Parameters, method: str) -> dict[str, Any]:
     """
     truth = target_labels(parameters)
     if method == TRUE_LABELS:
-        predictions, cost = _true_predictions(truth), Cost()
+        predictions, cost = _true_predictions(truth), NO_COST
     elif method in CONTROLS:
-        predictions, cost = annotate(parameters, method)[0], Cost()
+        predictions, cost = annotate(parameters, method)[0], NO_COST
     else:
         predictions, cost = _annotate_in_process(parameters, method)
     known = pd.notna(truth)
-    return {
-        "method": method,
-        "seed": parameters.SEED,
-        **scores(truth[known], predictions.subset(known)),
-        "seconds": round(cost.seconds, 2),
-        "peak_GB": round(cost.peak / 1e9, 3),
-        "cpu_seconds": round(cost.cpu_seconds, 2),
-        "way": cost.way,
-    }
+    return {"method": method, "seed": parameters.SEED, **scores(truth[known], predictions.subset(known)), **cost}
 
 
 def target_labels(parameters: Parameters) -> np.ndarray:
@@ -143,16 +131,10 @@ def scores(truth: np.ndarray, predictions: Predictions) -> dict[str, Any]:
     right, confidence = predictions.raw == truth, predictions.confidence
     f1_of_larger_types = [row["f1"] for row in table.values() if row["cells"] >= ENOUGH_CELLS]
     return {
-        "cells": found["cells"],
-        "unknown_type": found["unknown_type"],
-        "raw_accuracy": found["raw_accuracy"],
-        "macro_F1": found["macro_F1"],
+        **{name: found[name] for name in ("cells", "unknown_type", "raw_accuracy", "macro_F1")},
         f"macro_F1_{ENOUGH_CELLS}": float(np.mean(f1_of_larger_types)) if f1_of_larger_types else None,
         "balanced_accuracy": metrics.balanced_accuracy(truth, predictions.raw),
-        "effective_accuracy": found["effective_accuracy"],
-        "rejection": found["rejection"],
-        "mAP": found["mAP"],
-        "AURC": found["AURC"],
+        **{name: found[name] for name in ("effective_accuracy", "rejection", "mAP", "AURC")},
         **{f"accuracy_at_{share:.0%}": metrics.accuracy_at_coverage(confidence, right, share) for share in COVERAGES},
         "calibration_error": found["calibration_error"],
     }
@@ -168,30 +150,19 @@ def _true_predictions(truth: np.ndarray) -> Predictions:
 def _annotate_in_process(parameters: Parameters, method: str) -> tuple[Predictions, Cost]:
     """Call `annotate` in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder:
-        job, answer = Path(folder) / "job.json", Path(folder) / "answer.npz"
-        job.write_text(json.dumps({"method": method, "parameters": parameters.model_dump()}), "utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", "jind_nb.commands.compare.measure", str(job), str(answer)],
-            env=os.environ | {"TQDM_DISABLE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        job, answer = Path(folder) / "job", Path(folder) / "answer"
+        job.write_bytes(pickle.dumps((parameters, method)))
+        command = [sys.executable, "-m", "jind_nb.commands.compare.measure", str(job), str(answer)]
+        environment = os.environ | {"TQDM_DISABLE": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if not answer.exists():
             how = f"was killed (signal {-done.returncode})" if done.returncode < 0 else "failed"
             last = (done.stderr.strip() or how).splitlines()[-1]
             raise UnavailableError(f"{method} {how}: {last}")
-        with np.load(answer, allow_pickle=False) as stored:
-            if "problem" in stored:
-                raise UnavailableError(str(stored["problem"]))
-            predictions = Predictions(
-                [str(name) for name in stored["classes"]],
-                stored["probabilities"],
-                stored["thresholds"],
-                stored.get("unlike"),
-            )
-            seconds, cpu_seconds, peak = float(stored["seconds"]), float(stored["cpu_seconds"]), int(stored["peak"])
-            return predictions, Cost(seconds, cpu_seconds, peak, str(stored["way"]))
+        problem, answered = pickle.loads(answer.read_bytes())
+    if problem:
+        raise UnavailableError(problem)
+    return answered
 
 
 def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Cost]:
@@ -217,7 +188,12 @@ def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Cost]:
     else:
         probabilities = BASELINES[method](given)
         predictions = Predictions(plan.classes, probabilities, np.full(len(plan.classes), BASELINE_THRESHOLD))
-    return predictions, Cost(time.monotonic() - began, _cpu_seconds() - cpu_before, _peak(), alignment_mode)
+    return predictions, {
+        "seconds": round(time.monotonic() - began, 2),
+        "peak_GB": round(_peak() / 1e9, 3),
+        "cpu_seconds": round(_cpu_seconds() - cpu_before, 2),
+        "way": str(alignment_mode),
+    }
 
 
 def jind(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> tuple[Predictions, str]:
@@ -271,7 +247,6 @@ def counts_of_features(parameters: Parameters, prepared: ad.AnnData) -> sparse.c
     They are the file's own where a batch's values are counts; else the values per 10,000 and cell, rounded. None if
     the values have no linear scale.
     """
-    target = parameters.TARGET_DATASET_NAME
     cells = data_cells.read_cells(parameters)
     plan = data_roles.make_plan(parameters, cells)
     as_they_are = parameters.model_copy(update={"NORMALISATION": "as_is", "NUM_FEATURES": 2**62})
@@ -282,11 +257,9 @@ def counts_of_features(parameters: Parameters, prepared: ad.AnnData) -> sparse.c
     rounded = values.copy()
     rounded.data = np.rint(np.expm1(rounded.data))
     counted = raw.obs["batch"].isin(are_counts).to_numpy()
-    rows = np.arange(len(counted))
-    joined = sparse.vstack([sparse.csr_matrix(raw.X)[counted], rounded[~counted]], format="csr")
-    back = np.argsort(np.concatenate([rows[counted], rows[~counted]]))
-    is_target = (prepared.obs["batch"] == target).to_numpy()
-    return joined[back][np.concatenate([rows[~is_target], rows[is_target]])]
+    joined = sparse.csr_matrix(raw.X).multiply(counted[:, None]) + rounded.multiply(~counted[:, None])
+    is_target = (prepared.obs["batch"] == plan.target).to_numpy()
+    return joined.tocsr()[np.argsort(is_target, kind="stable")]
 
 
 def _cpu_seconds() -> float:
@@ -309,25 +282,15 @@ def _peak() -> int:
 
 def _main(job: Path, answer: Path) -> None:
     """Run one method in this process: read the job, write its predictions, or why it cannot run."""
-    given = json.loads(job.read_text("utf-8"))
-    method = given["method"]
-    stored: dict[str, Any]
+    parameters, method = pickle.loads(job.read_bytes())
+    problem, answered = "", None
     try:
-        predictions, cost = annotate(make_parameters(given["parameters"]), method)
-        stored = {
-            "classes": np.array(predictions.classes),
-            "probabilities": predictions.probabilities,
-            "thresholds": predictions.thresholds,
-            **asdict(cost),
-        }
-        if predictions.unlike is not None:
-            stored["unlike"] = predictions.unlike
+        answered = annotate(parameters, method)
     except ModuleNotFoundError as error:
-        stored = {"problem": f"{method} needs pip install 'jind-nb[compare]' ({error})"}
+        problem = f"{method} needs pip install 'jind-nb[compare]' ({error})"
     except (InputError, ValueError) as error:
-        stored = {"problem": f"{method}: {error}"}
-    with answer.open("wb") as file:
-        np.savez(file, allow_pickle=False, **stored)
+        problem = f"{method}: {error}"
+    answer.write_bytes(pickle.dumps((problem, answered)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The usual tools at their usual settings, one function each, and the controls.
 
-Every function takes a `BaselineInput` and returns probabilities (n_target, K). Each imports its own packages, which take
+Every function takes a `BaselineInput` and returns probabilities (n_target, K). Each imports those packages that take
 seconds to import or belong to the extra `compare`: a process runs one method, and should not pay for the others.
 """
 
@@ -15,10 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
+import torch
 from filelock import FileLock
 from scipy import sparse
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from ...data.download import cache_folder
 from ...model.loop import Loss, class_weights, set_seeds, train_epoch
@@ -72,10 +80,6 @@ class BaselineInput:
 
 def logistic_regression(given: BaselineInput) -> np.ndarray:
     """Predict with scikit-learn's LogisticRegression at its defaults, on features of unit variance."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     model = make_pipeline(StandardScaler(with_mean=False), LogisticRegression(max_iter=1000))
     model.fit(given.x.astype(np.float64), given.y)
     return given.columns(model.predict_proba(given.target.astype(np.float64)), model.classes_)
@@ -83,14 +87,9 @@ def logistic_regression(given: BaselineInput) -> np.ndarray:
 
 def linear_svm(given: BaselineInput) -> np.ndarray:
     """Predict with scikit-learn's LinearSVC on features of unit variance, calibrated by five folds (a sigmoid per type)."""
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import LinearSVC
-
     # Every fold needs a cell of each type: cells of a type with fewer than five are repeated.
-    parents_of = [np.flatnonzero(given.y == k) for k in np.unique(given.y)]
-    rows = np.concatenate([np.resize(rows, max(FOLDS, len(rows))) for rows in parents_of])
+    rows_of_types = [np.flatnonzero(given.y == k) for k in np.unique(given.y)]
+    rows = np.concatenate([np.resize(rows, max(FOLDS, len(rows))) for rows in rows_of_types])
     svm = LinearSVC(max_iter=10_000, random_state=0)
     model = CalibratedClassifierCV(make_pipeline(StandardScaler(with_mean=False), svm), cv=FOLDS)
     model.fit(given.x[rows].astype(np.float64), given.y[rows])
@@ -99,7 +98,6 @@ def linear_svm(given: BaselineInput) -> np.ndarray:
 
 def highly_variable(given: BaselineInput) -> np.ndarray:
     """Return scanpy's 2,000 highly variable features, or all if there are no more: bool (p,)."""
-    import anndata as ad
     import scanpy as sc
 
     if given.x.shape[1] <= HVGS:
@@ -110,13 +108,10 @@ def highly_variable(given: BaselineInput) -> np.ndarray:
 
 def knn_after_harmony(given: BaselineInput) -> np.ndarray:
     """Predict by 15 neighbours after Harmony over batches, on 50 principal components of 2,000 highly variable features."""
-    import anndata as ad
     import harmonypy
     import scanpy as sc
-    from sklearn.neighbors import KNeighborsClassifier
 
-    obs = pd.DataFrame({"batch": given.all_batches.astype(str)})
-    obs.index = obs.index.astype(str)
+    obs = pd.DataFrame({"batch": given.all_batches.astype(str)}).rename(index=str)
     cells = ad.AnnData(given.all_cells[:, highly_variable(given)].toarray(), obs=obs)
     sc.pp.scale(cells, max_value=10)
     sc.pp.pca(cells, n_comps=min(COMPONENTS, cells.n_vars - 1, cells.n_obs - 1), random_state=0)
@@ -140,9 +135,8 @@ def celltypist(given: BaselineInput) -> np.ndarray:
         program = Path(__file__).with_name("celltypist_process.py")
         # Without our paths: it has other versions of the same packages.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        done = subprocess.run(
-            [str(python), str(program), folder], env=environment, capture_output=True, text=True, check=False
-        )
+        command = [str(python), str(program), folder]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"CellTypist: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
         return given.columns(np.load(f"{folder}/probabilities.npy"), np.load(f"{folder}/classes.npy"))
@@ -180,9 +174,7 @@ def scanvi(given: BaselineInput) -> np.ndarray:
 
     scVI trains for its own number of epochs (up to 400), but at most 4,000 minibatches; scANVI for 20 epochs.
     """
-    import anndata as ad
     import scvi
-    import torch
 
     if given.counts is None or (len(given.counts.data) and given.counts.data.min() < 0):
         raise ValueError("scANVI needs counts, which cannot be computed from these values")
@@ -190,8 +182,7 @@ def scanvi(given: BaselineInput) -> np.ndarray:
     torch.set_flush_denormal(True)  # its decoder's smallest numbers make x86 several times slower
     names = np.concatenate([given.y.astype(str), np.full(given.target.shape[0], UNKNOWN)])
     obs = pd.DataFrame({"batch": given.all_batches.astype(str), "type": pd.Categorical(names)})
-    obs.index = obs.index.astype(str)
-    cells = ad.AnnData(given.counts[:, highly_variable(given)], obs=obs)
+    cells = ad.AnnData(given.counts[:, highly_variable(given)], obs=obs.rename(index=str))
     n = cells.n_obs
     epochs = min(max(1, min(round(20_000 / n * 400), 400)), max(1, MOST_STEPS * MINIBATCH // n))
     quiet = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
@@ -216,8 +207,6 @@ def pooled_network(given: BaselineInput) -> np.ndarray:
 
     At least 400 steps, the mean of three seeds: adapters and alignment must be better than this.
     """
-    import torch
-
     device, n_classes = torch.device("cpu"), len(given.classes)
     loss = Loss(class_weights(given.y, n_classes), device)
     epochs = max(15, -(-400 // -(-len(given.y) // MINIBATCH)))

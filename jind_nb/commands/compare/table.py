@@ -19,7 +19,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ...core import code_hash
-from ...core.files import whole_file
+from ...core.files import InFolder, whole_file, write_text
 from ...core.locks import held
 from ...core.parameters import Parameters, from_notebook
 from ...core.resources import checkout, templates
@@ -88,10 +88,8 @@ def short_table(rows: pd.DataFrame) -> pd.DataFrame:
 def numbers(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the summary of one target's rows, a column per method, for the notebook and the page."""
     one_target = ["targets", "macro_F1, worst target", "its sd", "lowest", "highest"]
-    table = summary(rows).drop(columns=one_target)
-    return table.rename(columns={"difference from best": "macro_F1, difference from best"}).T.rename_axis(
-        "number", columns=None
-    )
+    table = summary(rows).drop(columns=one_target).T.rename_axis("number", columns=None)
+    return table.rename(index={"difference from best": "macro_F1, difference from best"})
 
 
 def wide_by_target(rows: pd.DataFrame, number: str) -> pd.DataFrame:
@@ -104,12 +102,8 @@ def paired_difference(wide: pd.DataFrame, one: str, other: str) -> dict[str, flo
     """Return the paired difference of two columns over the targets of both; each set has the same weight."""
     difference = (wide[one] - wide[other]).dropna()
     of_sets = difference.groupby("set").mean() if "set" in wide.index.names else difference
-    return {
-        "difference from best": float(of_sets.mean()),
-        "its sd": float(difference.std()) if len(difference) > 1 else float("nan"),
-        "lowest": float(difference.min()),
-        "highest": float(difference.max()),
-    }
+    values = (of_sets.mean(), difference.std(), difference.min(), difference.max())  # the sd of one target is NaN
+    return dict(zip(("difference from best", "its sd", "lowest", "highest"), map(float, values), strict=True))
 
 
 # --- one target ------------------------------------------------------------------------------------------------------
@@ -140,9 +134,7 @@ class Comparison:
     def file(self, ending: str) -> Path:
         return self.folder / f"comparison.{ending}"
 
-    @property
-    def notebook(self) -> Path:
-        return self.folder / "compare.ipynb"
+    notebook = InFolder("compare.ipynb")
 
     def jobs(self) -> list[tuple[str, int]]:
         """Return every method with its seeds, from SEED on; a method that no seed changes has one."""
@@ -247,19 +239,8 @@ def run(comparison: Comparison, tell: Callable[[str], None]) -> pd.DataFrame:
         methods = [name for name in comparison.methods if name not in comparison.problems]
         parameters = comparison.parameters.model_dump() | {"METHODS": methods, "SEEDS": comparison.seeds}
         execute("compare", comparison.notebook, parameters, comparison.folder)
-        _write_html(comparison)
+        html = templates().get_template("comparison.html.j2")
+        content = Markup(chapter(comparison.notebook))
+        target = comparison.parameters.TARGET_DATASET_NAME
+        write_text(comparison.file("html"), html.render(target=target, content=content, problems=comparison.problems))
     return rows
-
-
-def _write_html(comparison: Comparison) -> None:
-    html = (
-        templates()
-        .get_template("comparison.html.j2")
-        .render(
-            target=comparison.parameters.TARGET_DATASET_NAME,
-            content=Markup(chapter(comparison.notebook)),
-            problems=comparison.problems,
-        )
-    )
-    with whole_file(comparison.file("html")) as temporary:
-        temporary.write_text(html, encoding="utf-8")

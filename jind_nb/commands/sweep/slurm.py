@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
+from dask.utils import parse_bytes
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from ...core.files import whole_file
+from ...core.files import write_text
+from ...core.resources import text_templates
 from ...errors import InputError
 
 
 def _bytes(text: str) -> str:
-    from dask.utils import parse_bytes
-
     try:
         parse_bytes(text)
     except ValueError:
@@ -61,8 +61,6 @@ class SlurmSettings(BaseModel):
     @property
     def megabytes(self) -> str:
         """The memory in the form that sbatch reads."""
-        from dask.utils import parse_bytes
-
         return f"{math.ceil(parse_bytes(self.memory) / 2**20)}M"
 
 
@@ -83,19 +81,16 @@ def read_slurm(file: Path, workers: int | None = None) -> SlurmSettings:
         raise InputError(f"--slurm: {file} cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"--slurm: {file} must hold names and values, one `name: value` a line.")
-    known = ", ".join(SlurmSettings.model_fields)
     try:
         return SlurmSettings.model_validate(values | ({} if workers is None else {"workers": workers}))
     except ValidationError as error:
-        raise InputError(
-            "\n".join(f"--slurm: {file}: {_in_words(problem, known)}" for problem in error.errors())
-        ) from None
+        raise InputError("\n".join(f"--slurm: {file}: {_in_words(wrong)}" for wrong in error.errors())) from None
 
 
-def _in_words(problem: ErrorDetails, known: str) -> str:
+def _in_words(problem: ErrorDetails) -> str:
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"there is no setting {name}; known are {known}."
+        return f"there is no setting {name}; known are {', '.join(SlurmSettings.model_fields)}."
     if problem["type"] == "missing":
         return f"{name} is missing: {SlurmSettings.model_fields[name].description}."
     if problem["type"] == "string_pattern_mismatch":
@@ -118,42 +113,11 @@ def write_array(file: Path, jobs: Sequence[Sequence[Path]], settings: SlurmSetti
     InputError
         If the file cannot be written.
     """
-    directives = [
-        "--job-name=jind-nb",
-        f"--array=0-{len(jobs) - 1}%{settings.workers}",
-        f"--cpus-per-task={settings.cores}",
-        f"--mem={settings.megabytes}",
-        f"--time={settings.walltime}",
-        "--output=/dev/null",  # the log's name may have a space, which a directive cannot have
-        *([f"--partition={settings.queue}"] if settings.queue else []),
-        *([f"--account={settings.account}"] if settings.account else []),
-        *settings.job_extra_directives,
-    ]
-    cases = [
-        f"  {i}) runs=({' '.join(shlex.quote(str(parameters)) for parameters in of_job)}) ;;"
-        for i, of_job in enumerate(jobs)
-    ]
-    lines = [
-        "#!/bin/bash",
-        "# Written by jind-nb sweep --write-slurm-array. Submit it with sbatch; afterwards the same sweep command without",
-        "# --write-slurm-array finds the finished runs and writes the summary.",
-        *(f"#SBATCH {directive}" for directive in directives),
-        f"exec > {shlex.quote(str(logs))}/slurm-${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}.log 2>&1",
-        *settings.job_script_prologue,
-        *(f"export {name}={settings.cores}" for name in THREADS),
-        "export TQDM_DISABLE=1",
-        'case "$SLURM_ARRAY_TASK_ID" in',
-        *cases,
-        "esac",
-        "status=0",
-        'for parameters in "${runs[@]}"; do',
-        f'  {shlex.quote(sys.executable)} -m jind_nb.cli run "$parameters" || status=$?',
-        "done",
-        "exit $status",
-    ]
+    names = {"python": shlex.quote(sys.executable), "logs": shlex.quote(str(logs)), "threads": THREADS}
+    commands = [shlex.join(map(str, of_job)) for of_job in jobs]
+    text = text_templates().get_template("array.sbatch.j2").render(settings=settings, jobs=commands, **names)
     try:
-        with whole_file(file) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(file, text)
     except OSError as error:
         raise InputError(f"--write-slurm-array: {file} cannot be written: {error.strerror or error}.") from None
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from ...core.files import read_json, whole_file
+from ...core.files import InFolder, read_json, whole_file, write_text
 from ...core.parameters import Parameters
 from ...core.resources import templates
 from ...core.text import plural
@@ -25,26 +25,11 @@ class SweepFolder:
 
     folder: Path
 
-    @property
-    def summary_csv(self) -> Path:
-        return self.folder / "summary.csv"
-
-    @property
-    def index_html(self) -> Path:
-        return self.folder / "index.html"
-
-    @property
-    def parameters(self) -> Path:
-        return self.folder / "parameters"
-
-    @property
-    def logs(self) -> Path:
-        return self.folder / "logs"
-
-    @property
-    def targets(self) -> Path:
-        """The runs of `--each-target`, a folder each."""
-        return self.folder / "targets"
+    summary_csv = InFolder("summary.csv")
+    index_html = InFolder("index.html")
+    parameters = InFolder("parameters")
+    logs = InFolder("logs")
+    targets = InFolder("targets")  # the runs of `--each-target`, a folder each
 
     def parameters_yaml(self, name: str) -> Path:
         return self.parameters / f"{name}.yaml"
@@ -102,8 +87,7 @@ def write_summary(files: SweepFolder, title: str, notes: Sequence[str], rows: Se
     """Write summary.csv and index.html from the rows so far."""
     with whole_file(files.summary_csv) as temporary:
         pd.DataFrame(rows, columns=COLUMNS).to_csv(temporary, index=False)
-    with whole_file(files.index_html) as temporary:
-        temporary.write_text(_page(title, notes, rows), encoding="utf-8")
+    write_text(files.index_html, _page(title, notes, rows))
 
 
 def _page(title: str, notes: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
@@ -111,29 +95,15 @@ def _page(title: str, notes: Sequence[str], rows: Sequence[dict[str, Any]]) -> s
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f} %"
     environment.filters["link"] = quote
     return environment.get_template("sweep.html.j2").render(
-        title=title,
-        sentence=in_words(rows),
-        notes=notes,
-        rows=rows,
-        failed=[row for row in rows if row["status"] == FAILED],
-        done=DONE,
-        targets=any(row["run"] != row["target"] for row in rows),
-        labelled=any(row["accuracy"] is not None for row in rows),
-        expected=any(row["expected_error"] is not None for row in rows),
-        version=version("jind-nb"),
+        title=title, sentence=in_words(rows), notes=notes, rows=rows, done=DONE, version=version("jind-nb")
     )
 
 
 def short_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Return the table of all runs for a terminal, numbers as text."""
     table = pd.DataFrame(rows).set_index("run")
-    formats = {
-        "cells": "{:,.0f}",
-        "assigned": "{:.3f}",
-        "accuracy": "{:.3f}",
-        "macro_F1": "{:.3f}",
-        "seconds": "{:.0f}",
-    }
+    shares = dict.fromkeys(("assigned", "accuracy", "macro_F1"), "{:.3f}")
+    formats = {"cells": "{:,.0f}", **shares, "seconds": "{:.0f}"}
     for name, form in formats.items():
         table[name] = [form.format(value) if pd.notna(value) else "–" for value in table[name]]
     return table[["status", *formats]].rename(columns={"macro_F1": "macro F1"})

@@ -15,8 +15,8 @@ import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,20 +35,9 @@ from ...runs import cache
 from ...runs.folder import Run
 from .. import run as commands_run
 from ..run_output import current_stage, failure_message
+from . import summary, workers
 from .progress import SweepProgress
 from .slurm import SlurmSettings, write_array
-from .summary import (
-    FAILED,
-    FINISHED,
-    FINISHED_BEFORE,
-    NOT_FINISHED,
-    RUNNING,
-    WAITING,
-    SweepFolder,
-    row_of,
-    write_summary,
-)
-from .workers import LOCAL, NOT_DONE, SLURM, TASK, Cluster, client_of, do_run, ignore_signals
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -78,15 +67,11 @@ class SweepTask:
 
     def with_model_of(self, trainer: SweepTask) -> Parameters:
         """Return its parameters with the model that another run trained; it is aligned as it would have been."""
-        p = self.parameters
-        return p.model_copy(
-            update={
-                "PRETRAINED_MODEL_PATH": str(Run(trainer.parameters).models),
-                "ALIGN": p.aligns,
-                # A column name is for the annotated cells; the model contains what it says.
-                "PARENTS": None if isinstance(p.PARENTS, str) else p.PARENTS,
-            }
-        )
+        own = self.parameters
+        # A column name is for the annotated cells; the model contains what it says.
+        parents = None if isinstance(own.PARENTS, str) else own.PARENTS
+        model = str(Run(trainer.parameters).models)
+        return own.model_copy(update={"PRETRAINED_MODEL_PATH": model, "ALIGN": own.aligns, "PARENTS": parents})
 
 
 @dataclass(frozen=True)
@@ -95,7 +80,7 @@ class Sweep:
 
     title: str
     groups: list[list[SweepTask]]
-    files: SweepFolder
+    files: summary.SweepFolder
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -121,7 +106,7 @@ def of_files(files: Sequence[Path], values: Mapping[str, Any], folder: Path | No
             loaded[file] = load_parameters(file, values)
         except InputError as error:
             wrong.append(f"{file}: {error}")
-    own = SweepFolder((folder or Path("runs") / "sweep").absolute())
+    own = summary.SweepFolder((folder or Path("runs") / "sweep").absolute())
     taken: dict[Path, str] = {own.folder.resolve(): "the sweep itself (--output-path)"}
     for file, parameters in loaded.items():
         output = Path(parameters.OUTPUT_PATH).resolve()
@@ -161,7 +146,7 @@ def each_target(file: Path, values: Mapping[str, Any], folder: Path | None) -> S
         notes.append(f"{annotated[0]!r} is the only annotated batch, so it is not a target.")
     if not targets:
         raise InputError(f"BATCH_COL: no batch of column {base.BATCH_COL!r} can be a target.")
-    own = SweepFolder((folder or Path(base.OUTPUT_PATH) / "sweep").absolute())
+    own = summary.SweepFolder((folder or Path(base.OUTPUT_PATH) / "sweep").absolute())
     tasks = []
     for batch, name in file_names(targets).items():
         file_name = re.sub(r"^\.", "%2E", name)  # not hidden, and no .. out of the folder
@@ -196,15 +181,8 @@ def _as_target(base: Parameters, batch: str, batches: list[str], output: Path) -
     excluded = base.EXCLUDE_DATASETS_NAMES
     if base.INTER_DATASETS_NAMES and not intermediates:  # an empty list would mean all
         excluded = [*excluded, *(name for name in batches if name not in (batch, source))]
-    return base.model_copy(
-        update={
-            "TARGET_DATASET_NAME": batch,
-            "SOURCE_DATASET_NAME": source,
-            "INTER_DATASETS_NAMES": intermediates,
-            "EXCLUDE_DATASETS_NAMES": excluded,
-            "OUTPUT_PATH": str(output),
-        }
-    )
+    roles = {"TARGET_DATASET_NAME": batch, "SOURCE_DATASET_NAME": source, "INTER_DATASETS_NAMES": intermediates}
+    return base.model_copy(update=roles | {"EXCLUDE_DATASETS_NAMES": excluded, "OUTPUT_PATH": str(output)})
 
 
 def check(sweep: Sweep) -> None:
@@ -289,19 +267,19 @@ class _Rows:
     by_task: dict[str, dict[str, Any]]
 
     def set(self, task: SweepTask, parameters: Parameters, status: str, message: str = "") -> None:
-        self.by_task[task.name] = row_of(self.sweep.files, task.name, task.file, parameters, status, message)
+        self.by_task[task.name] = summary.row_of(self.sweep.files, task.name, task.file, parameters, status, message)
 
     def write(self) -> None:
-        write_summary(self.sweep.files, self.sweep.title, self.sweep.notes, list(self.by_task.values()))
+        summary.write_summary(self.sweep.files, self.sweep.title, self.sweep.notes, list(self.by_task.values()))
 
 
-def make_cluster(sweep: Sweep, where: str, workers: int | None, slurm: SlurmSettings | None) -> Cluster:
-    """Return where and how many at once the runs are done; `workers` is None where the user gave no number."""
-    if where == LOCAL:
-        n_workers = min(workers or default_workers(sweep), len(sweep.tasks))
+def make_cluster(sweep: Sweep, where: str, n_given: int | None, slurm: SlurmSettings | None) -> workers.Cluster:
+    """Return where and how many at once the runs are done; `n_given` is None where the user gave no number."""
+    if where == workers.LOCAL:
+        n_workers = min(n_given or default_workers(sweep), len(sweep.tasks))
     else:
         n_workers = slurm.workers if slurm else 1
-    return Cluster(where, n_workers, slurm if where == SLURM else None, sweep.files.logs)
+    return workers.Cluster(where, n_workers, slurm if where == workers.SLURM else None, sweep.files.logs)
 
 
 def default_workers(sweep: Sweep) -> int:
@@ -316,7 +294,7 @@ def default_workers(sweep: Sweep) -> int:
     return max(1, min(len(sweep.tasks), CPU_COUNT, by_memory))
 
 
-def run(sweep: Sweep, cluster: Cluster, console: Console) -> list[dict[str, Any]]:
+def run(sweep: Sweep, cluster: workers.Cluster, console: Console) -> list[dict[str, Any]]:
     """Do the runs that are not finished, show their progress, and keep summary.csv and index.html up to date.
 
     Returns
@@ -330,21 +308,27 @@ def run(sweep: Sweep, cluster: Cluster, console: Console) -> list[dict[str, Any]
     KeyboardInterrupt
         On Ctrl-C or SIGTERM, after everything that was started has ended.
     """
-    with locks.held(sweep.files.folder), _stoppable(), SweepProgress(console, len(sweep.tasks)) as progress:
+    with (
+        locks.held(sweep.files.folder),
+        workers.restored_signals(),
+        SweepProgress(console, len(sweep.tasks)) as progress,
+    ):
+        # SIGTERM ends the sweep like Ctrl-C, so that no run stays at work on other machines.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         rows = _Rows(sweep, {task.name: {} for task in sweep.tasks})
         for task in sweep.tasks:
-            rows.set(task, task.parameters, WAITING)
+            rows.set(task, task.parameters, summary.WAITING)
         groups = [_ActiveGroup.begin(tasks) for tasks in sweep.groups]
         to_do = [(group, task) for group in groups for task in _tasks_to_run(group, rows, progress)]
         rows.write()
         if to_do or any(group.not_started for group in groups):
             try:
-                with client_of(cluster) as client:
+                with workers.client_of(cluster) as client:
                     _Loop(client, cluster, rows, progress).run(to_do)
             finally:
                 for task in sweep.tasks:
-                    if rows.by_task[task.name]["status"] in (WAITING, RUNNING):
-                        rows.set(task, task.parameters, NOT_FINISHED)
+                    if rows.by_task[task.name]["status"] in (summary.WAITING, summary.RUNNING):
+                        rows.set(task, task.parameters, summary.NOT_FINISHED)
                 rows.write()
     return list(rows.by_task.values())
 
@@ -355,8 +339,8 @@ def _tasks_to_run(group: _ActiveGroup, rows: _Rows, progress: SweepProgress) -> 
     for task in group.pop_ready():
         parameters = group.parameters(task)
         if _is_finished(parameters):
-            rows.set(task, parameters, FINISHED_BEFORE)
-            progress.show_end(task.name, FINISHED_BEFORE)
+            rows.set(task, parameters, summary.FINISHED_BEFORE)
+            progress.show_end(task.name, summary.FINISHED_BEFORE)
             group.note_end(task, succeeded=True)
         else:
             found.append(task)
@@ -377,12 +361,9 @@ def write_job_array(sweep: Sweep, settings: SlurmSettings, file: Path) -> int:
     """
     jobs: list[list[Path]] = []
     for group in map(_ActiveGroup.begin, sweep.groups):
-        first = [group.trainer, *(task for task in group.tasks if task is not group.trainer)]
-        to_do = [
-            task
-            for task in first
-            if not (group.trained or task is group.trainer) or not _is_finished(group.parameters(task))
-        ]
+        trainers = [] if group.trained else [group.trainer]
+        others = [task for task in group.tasks if task is not group.trainer]
+        to_do = trainers + [task for task in others if not group.trained or not _is_finished(group.parameters(task))]
         jobs += [[_write_parameters(sweep.files, task, group.parameters(task)) for task in to_do]] if to_do else []
     if jobs:
         sweep.files.logs.mkdir(parents=True, exist_ok=True)
@@ -390,26 +371,10 @@ def write_job_array(sweep: Sweep, settings: SlurmSettings, file: Path) -> int:
     return sum(map(len, jobs))
 
 
-def _write_parameters(files: SweepFolder, task: SweepTask, parameters: Parameters) -> Path:
+def _write_parameters(files: summary.SweepFolder, task: SweepTask, parameters: Parameters) -> Path:
     written = files.parameters_yaml(task.file)
     write_yaml(written, parameters.model_dump())
     return written
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM end the sweep like Ctrl-C, so that no run stays at work on other machines."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 @dataclass
@@ -417,7 +382,7 @@ class _Loop:
     """Submit the runs to Dask and follow them until all have ended."""
 
     client: Client
-    cluster: Cluster
+    cluster: workers.Cluster
     rows: _Rows
     progress: SweepProgress
     under_way: dict[Any, tuple[_ActiveGroup, SweepTask, Parameters]] = field(default_factory=dict)
@@ -447,15 +412,9 @@ class _Loop:
         written, log = _write_parameters(files, task, parameters), files.log(task.file)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
-        future = self.client.submit(
-            do_run,
-            str(written),
-            parameters.OUTPUT_PATH,
-            str(log),
-            self.cluster.threads,
-            key=(TASK, uuid.uuid4().hex),  # Dask estimates by the first part
-            pure=False,
-        )
+        arguments = (str(written), parameters.OUTPUT_PATH, str(log), self.cluster.threads)
+        key = (workers.TASK, uuid.uuid4().hex)  # Dask estimates by the first part
+        future = self.client.submit(workers.do_run, *arguments, key=key, pure=False)
         self.under_way[future] = group, task, parameters
 
     def _check_future(self, future: Future) -> None:
@@ -463,18 +422,18 @@ class _Loop:
         log = self.rows.sweep.files.log(task.file)
         if not future.done():
             if stage := current_stage(read_end(log, 20_000)):
-                if self.rows.by_task[task.name]["status"] != RUNNING:
-                    self.rows.set(task, parameters, RUNNING)
+                if self.rows.by_task[task.name]["status"] != summary.RUNNING:
+                    self.rows.set(task, parameters, summary.RUNNING)
                     self.rows.write()
                 self.progress.show_stage(task.name, stage)
             return
         del self.under_way[future]
-        if future.status == "finished" and future.result() == NOT_DONE and self.stopped[task.name] < MAX_STOPS:
+        if future.status == "finished" and future.result() == workers.NOT_DONE and self.stopped[task.name] < MAX_STOPS:
             self.stopped[task.name] += 1
             self._submit(group, task)
             return
         message = _failure(future, log)
-        status = FAILED if message else FINISHED
+        status = summary.FAILED if message else summary.FINISHED
         self.rows.set(task, parameters, status, message)
         self.progress.show_end(task.name, status, message)
         group.note_end(task, succeeded=not message)
@@ -485,21 +444,12 @@ class _Loop:
     def _stop(self) -> None:
         """End every run, wherever it is, and wait until their folders are not locked any more."""
         self.progress.print("Stopping …")
-        ignore_signals()
+        workers.ignore_signals()
         with suppress(OSError):
             self.client.cancel(list(self.under_way), force=True)
         end = time.monotonic() + SECONDS_TO_STOP
         for _, _, parameters in self.under_way.values():
-            while time.monotonic() < end and _in_use(Path(parameters.OUTPUT_PATH)):
-                time.sleep(0.2)
-
-
-def _in_use(folder: Path) -> bool:
-    try:
-        locks.refuse_if_in_use(folder)
-    except InputError:
-        return True
-    return False
+            workers.wait_until_free(Path(parameters.OUTPUT_PATH), end - time.monotonic())
 
 
 def _failure(future: Future, log: Path) -> str:
@@ -514,7 +464,7 @@ def _failure(future: Future, log: Path) -> str:
     status = future.result()
     if status == 0:
         return ""
-    if status == NOT_DONE:
+    if status == workers.NOT_DONE:
         return "Its worker was stopped several times, most often because its time was up."
     if status < 0:
         return f"The run was killed (signal {-status}), most often because memory ran out."

@@ -41,6 +41,8 @@ TASK = "jind-nb run"
 
 NOT_DONE = -1000
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def check_where(where: str, *, needs_slurm: bool, has_slurm: bool) -> None:
     """Raise InputError if --cluster is none of its values, or if the settings for Slurm are missing."""
@@ -82,7 +84,8 @@ def do_run(parameters: str, folder: str, log: str, threads: int | None) -> int:
     Its exit status; NOT_DONE if the run was cancelled.
     """
     is_wanted = is_task_wanted()
-    _wait_for_earlier_attempt(Path(folder))
+    # A run whose worker died may still hold the folder for some seconds.
+    wait_until_free(Path(folder), SECONDS_FOR_ORPHANS)
     environment = os.environ | {NO_BARS: "1", "PYTHONUNBUFFERED": "1"}
     # Otherwise a run would wait for workers to read its file, and all of them may be busy with runs.
     environment.pop("DASK_SCHEDULER_ADDRESS", None)
@@ -115,14 +118,14 @@ def dask_setup(_: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _wait_for_earlier_attempt(folder: Path) -> None:
-    """Wait until a run whose worker died has ended: its folder is locked until then."""
-    end = time.monotonic() + SECONDS_FOR_ORPHANS
+def wait_until_free(folder: Path, seconds: float) -> None:
+    """Wait until no run is at work in a folder, but no longer than some seconds."""
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             return refuse_if_in_use(folder)
         except InputError:
-            time.sleep(0.5)
+            time.sleep(0.2)
 
 
 # --- the clusters ----------------------------------------------------------------------------------------------------
@@ -152,7 +155,6 @@ def client_of(cluster: Cluster) -> Iterator[Client]:
             address: Any = LocalCluster(
                 n_workers=cluster.workers,
                 threads_per_worker=1,
-                processes=True,
                 memory_limit=0,
                 dashboard_address=None,
                 silence_logs=logging.CRITICAL,
@@ -177,19 +179,27 @@ def client_of(cluster: Cluster) -> Iterator[Client]:
 
 def ignore_signals(*_: object) -> None:
     """Ignore further Ctrl-C, so that the sweep can end what it started."""
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in STOP_SIGNALS:
         signal.signal(name, signal.SIG_IGN)
 
 
-def _slurm(cluster: Cluster) -> Any:
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+@contextmanager
+def restored_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM do after a `with` block what they did before it."""
+    handlers = {name: signal.getsignal(name) for name in STOP_SIGNALS}
     try:
-        from dask_jobqueue import SLURMCluster
+        yield
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
+
+
+def _slurm(cluster: Cluster) -> Any:
+    try:
+        with restored_signals():  # this import replaces them
+            from dask_jobqueue import SLURMCluster
     except ModuleNotFoundError:
         raise InputError("--cluster slurm needs pip install 'jind-nb[cluster]'.") from None
-    finally:
-        for name, handler in handlers.items():  # its import replaces them
-            signal.signal(name, handler)
     if shutil.which("sbatch") is None:
         raise InputError(
             "--cluster slurm: there is no sbatch on this machine; start the sweep on a machine that submits jobs."
@@ -197,18 +207,12 @@ def _slurm(cluster: Cluster) -> Any:
     settings = cluster.slurm
     assert settings is not None
     jobs = SLURMCluster(
-        queue=settings.queue,
-        account=settings.account,
-        walltime=settings.walltime,
+        **settings.model_dump(exclude={"cores", "workers"}),
         cores=1,
         processes=1,
-        memory=settings.memory,
         job_cpu=settings.cores,
         job_mem=settings.megabytes,
         job_name="jind-nb",
-        interface=settings.interface,
-        job_extra_directives=list(settings.job_extra_directives),
-        job_script_prologue=list(settings.job_script_prologue),
         worker_extra_args=["--memory-limit", "0", "--no-dashboard"],
         log_directory=str(cluster.logs),
         scheduler_options={"dashboard_address": ":0"},
