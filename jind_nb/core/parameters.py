@@ -110,8 +110,8 @@ class Parameters(BaseModel):
         None,
         gt=0,
         lt=1,
-        description="Instead of REJECTION: the highest share of wrong labels among the assigned cells of a new batch, say "
-        "0.05.",
+        description="Instead of REJECTION: the highest share of wrong labels among the assigned cells of a batch that is "
+        "new to the model, say 0.05.",
     )
     UNLABELED: Words = Field(
         ["-", "?", "NA", "N/A", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled",
