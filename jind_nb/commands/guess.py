@@ -260,7 +260,7 @@ def _guess_columns(values: dict[str, Any], why: dict[str, str], columns: Columns
         if found[0] in columns.by_content:
             why[name] = "the only column whose values look like it"
         elif name == "LABELS_COL" and set(CLUSTER_WORDS) & set(_words(found[0])):
-            why[name] = "by the column's name; it may hold clusters: are they cell types?"
+            why[name] = "by the column's name; it may hold clusters: check that they are cell types"
     if not columns.batch and several_files:
         values["BATCH_COL"] = EACH_FILE
         why["BATCH_COL"] = "no column has batches, so each file is a batch, named like the file"

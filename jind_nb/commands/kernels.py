@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 KERNEL = "python3"
 
 IMPORTED_AHEAD = {
-    "1_preprocess": "jind_nb.data.prepare, jind_nb.report.plots",
-    "2_train": "jind_nb.model.store, jind_nb.report.plots",
-    "3_align": "jind_nb.model.store, jind_nb.results.load, jind_nb.report.plots",
-    "4_evaluate": "jind_nb.model.store, jind_nb.results.load, jind_nb.report.plots, captum.attr",
+    "1_preprocess": "jind_nb.data.prepare, jind_nb.report.plots.confusion, jind_nb.report.plots.target",
+    "2_train": "jind_nb.model.store, jind_nb.report.plots.confusion, jind_nb.report.plots.target",
+    "3_align": "jind_nb.model.store, jind_nb.results.load, jind_nb.report.plots.confusion, jind_nb.report.plots.target",
+    "4_evaluate": "jind_nb.model.store, jind_nb.results.load, jind_nb.report.plots.confusion, jind_nb.report.plots.target, captum.attr",
 }
 
 

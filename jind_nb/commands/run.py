@@ -143,7 +143,7 @@ def _run_stages(active: ActiveRun, console: Console) -> None:
 
 def _import_for_the_report() -> None:
     """Import what the reports need, which takes some seconds, while the last notebook runs in its kernel."""
-    for name in ("jind_nb.report.page", "jind_nb.report.plots", "nbconvert"):
+    for name in ("jind_nb.report.page", "jind_nb.report.plots.target", "nbconvert"):
         with suppress(Exception):  # the report's own import will raise it again
             importlib.import_module(name)
 

@@ -66,7 +66,7 @@ def test_usual_names_are_found_among_distractors(batch: str, labels: str) -> Non
 def test_cluster_numbers_are_asked_about() -> None:
     """Numbers of clusters pass for cell types until somebody reads the report."""
     obs = table(batch=np.arange(60) % 2, leiden=np.arange(60) % 3)
-    assert guess(obs).why["LABELS_COL"].endswith("are they cell types?")
+    assert guess(obs).why["LABELS_COL"].endswith("check that they are cell types")
 
 
 def test_what_a_column_holds_counts_as_well_as_its_name() -> None:

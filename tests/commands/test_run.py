@@ -402,12 +402,12 @@ def test_failed_run_says_so_again_and_is_gone_after_a_good_one(
     this = Run(load_parameters(write_parameters(), {"OUTPUT_PATH": str(tmp_path / "run")}))
     with locks.held(this.folder) as hold:
         work = commands_run.ActiveRun.begin(this, hold, force=False)
-        work.tell_failed(RuntimeError("before the first stage"))
+        work.write_failure_page(RuntimeError("before the first stage"))
         assert not this.work.exists()  # an earlier run's results may still be here
         work.clear_folder()
         this.parameters_yaml.write_text(yaml.safe_dump(this.parameters.model_dump()), "utf-8")
         work.current_stage = "2_train"
-        work.tell_failed(RuntimeError("<b>no</b> memory"))
+        work.write_failure_page(RuntimeError("<b>no</b> memory"))
         assert "&lt;b&gt;no&lt;/b&gt; memory" in this.report_html.read_text("utf-8")
     this.report_html.unlink()
     done = jind_nb("report", this.folder)

@@ -506,7 +506,7 @@ def test_trust_shows_left_out_batches_and_the_target_where_it_has_labels() -> No
     checked = np.linspace(0.4, 1, 50), np.arange(50) % 3 > 0
     left, right = plots_target.reliability_curves(learned(), TARGET, checked).axes
     assert any("left-out batches, calibrated" in words for words in legend_of(left))
-    assert any("left-out batches, network" in words for words in legend_of(left))
+    assert any("left-out batches, uncalibrated" in words for words in legend_of(left))
     assert all(any(TARGET in words for words in legend_of(axes)) for axes in (left, right))
     assert "AURC" in " ".join(legend_of(right))
     left, right = plots_target.reliability_curves(learned(), TARGET).axes
@@ -571,14 +571,14 @@ def test_comparison_of_one_target_has_no_legend_and_no_means() -> None:
 
 def test_alignment_shows_the_losses_of_the_one_method_and_the_moves_of_the_other() -> None:
     """And says so where there was none; a stage's points only."""
-    play = [{"stage": "s", "epoch": i, "loss": 0.6, "discriminator_loss": 0.7} for i in (1, 2)]
-    moves = [{"stage": "s", "epoch": i, "moved": 1 / i} for i in (1, 2, 3)]
+    play = [{"stage": "after alignment", "epoch": i, "loss": 0.6, "discriminator_loss": 0.7} for i in (1, 2)]
+    moves = [{"stage": "after alignment", "epoch": i, "moved": 1 / i} for i in (1, 2, 3)]
     other = [{"stage": "self-training", "epoch": 1, "loss": 9.0}]
-    of_play, of_moves = (training.alignment_losses([*points, *other], "s").axes[0] for points in (play, moves))
+    of_play, of_moves = (training.alignment_losses([*points, *other]).axes[0] for points in (play, moves))
     assert (of_play.get_xlabel(), len(of_play.lines)) == ("epoch", 2)
     assert of_moves.get_xlabel() == "round"
     (line,) = of_moves.lines
     np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), [1, 1 / 2, 1 / 3])
-    words = training.alignment_losses(other, "s")
+    words = training.alignment_losses(other)
     assert isinstance(words, str)
     assert "not aligned" in words
