@@ -341,7 +341,7 @@ def test_the_temporary_model_goes_with_its_object() -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"batch_key": "bach"}, r"batch_key: obs of the AnnData has no column 'bach'.*Did you mean batch\?"),
+        ({"batch_key": "bach"}, r"batch_key: obs of the AnnData has no column 'bach'.*Did you mean 'batch'\?"),
         ({"labels_key": "cell_type"}, r"labels_key: obs of the AnnData has no column 'cell_type'"),
         ({"target": "d"}, r"target: there is no batch 'd' in column 'batch' of the AnnData; it has '"),
         ({"target": None}, r"target is missing"),

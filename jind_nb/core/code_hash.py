@@ -13,19 +13,9 @@ from .resources import PACKAGE
 
 # What manifest.json tells the versions of; another version of one, and nothing is reused.
 PACKAGES = (
-    "jind-nb",
-    "anndata",
-    "captum",
-    "igraph",
-    "numpy",
-    "pandas",
-    "papermill",
-    "scanpy",
-    "scikit-learn",
-    "scipy",
-    "torch",
+    "jind-nb", "anndata", "captum", "igraph", "numpy", "pandas", "papermill", "scanpy", "scikit-learn", "scipy", "torch",
     "umap-learn",
-)
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -17,15 +17,14 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anndata as ad
-import h5py
 import numpy as np
 from scipy import sparse
 
@@ -95,7 +94,7 @@ class Block:
         if self.form == "sorted":
             return _sorted_rows(self)
         read = {"csr": _csr_rows, "csc": _csc_rows, "dense": _dense_rows}[self.form]
-        with _open(self.file) as store:
+        with open_checked(self.file) as store:
             return read(store[self.path], self)
 
 
@@ -172,9 +171,9 @@ class Blocks:
         if keep or not any(block.form == "csc" for block in self.blocks):
             return
         descriptor, name = tempfile.mkstemp(prefix=".rows-", suffix=".part", dir=folder)
-        weakref.finalize(self, _remove, name)
+        weakref.finalize(self, Path(name).unlink, missing_ok=True)
         (block,) = self.blocks
-        with os.fdopen(descriptor, "wb") as written, reading(self.what), _open(block.file) as store:
+        with os.fdopen(descriptor, "wb") as written, reading(self.what), open_checked(block.file) as store:
             self.blocks = _sort_by_rows(store[block.path], block, Path(name), written)
 
     def each(
@@ -190,29 +189,17 @@ class Blocks:
             If the matrix is damaged.
         """
         client = None if self.keeps else current_client()
-        work = zip(self.blocks, arguments, strict=True)
-        if client is None:
-            yield from _two_threads(function, work)
-            return
-        futures = deque(
-            client.submit(function, block, argument, pure=False) for block, argument in work if argument is not None
-        )
-        while futures:
-            yield futures.popleft().result()
-
-
-def _two_threads(
-    function: Callable[[Block, Argument], Result], work: Iterable[tuple[Block, Argument | None]]
-) -> Iterator[Result]:
-    with ThreadPoolExecutor(BLOCKS_AT_ONCE) as threads:
-        ahead = deque[Future[Result]]()
-        for block, argument in work:
-            if argument is not None:
-                ahead.append(threads.submit(function, block, argument))
-            if len(ahead) > BLOCKS_AT_ONCE:
+        ahead = deque[Any]()  # futures
+        with ThreadPoolExecutor(BLOCKS_AT_ONCE) as threads:
+            for block, argument in zip(self.blocks, arguments, strict=True):
+                if argument is not None and client is not None:
+                    ahead.append(client.submit(function, block, argument, pure=False))
+                elif argument is not None:
+                    ahead.append(threads.submit(function, block, argument))
+                if client is None and len(ahead) > BLOCKS_AT_ONCE:
+                    yield ahead.popleft().result()
+            while ahead:
                 yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
 
 
 def current_client() -> distributed.Client | None:
@@ -235,18 +222,6 @@ def current_client() -> distributed.Client | None:
         return Client(address, timeout=PATIENCE, set_as_default=True)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(f"DASK_SCHEDULER_ADDRESS: no Dask scheduler answers at {address} ({error}).") from None
-
-
-@contextmanager
-def _open(file: Path) -> Iterator[Any]:
-    store = open_checked(file)
-    with store if isinstance(store, h5py.File) else nullcontext(store):
-        yield store
-
-
-def _remove(name: str) -> None:
-    with suppress(OSError):
-        Path(name).unlink()
 
 
 # --- where the values are --------------------------------------------------------------------------------------------
@@ -428,10 +403,10 @@ def read_rows(store: Store, path: str, rows: np.ndarray) -> sparse.csr_matrix:
         with np.errstate(over="ignore"):
             return sparse.csr_matrix(np.stack([stored[int(row)] for row in rows]).astype(np.float32))
     pointers = _pointers(stored, n_rows)
-    parts = [_entries(stored, int(pointers[row]), int(pointers[row + 1]), n_columns) for row in rows]
-    data, indices = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    starts = np.concatenate([[0], np.cumsum(pointers[rows + 1] - pointers[rows])])
-    return as_float32(sparse.csr_matrix((data, indices, starts), (len(rows), n_columns)))
+    each = [
+        Block("", Path(), path, form, n_columns, rows[i : i + 1], pointers[row : row + 2]) for i, row in enumerate(rows)
+    ]
+    return as_float32(sparse.vstack([_csr_rows(stored, block) for block in each], format="csr"))
 
 
 # --- whole cells -----------------------------------------------------------------------------------------------------
@@ -450,30 +425,27 @@ def read_whole_cells(file: Path, rows: np.ndarray) -> ad.AnnData:
     InputError
         If any part of the file cannot be read.
     """
+    store: Any
     with open_file(file) as store, reading(file, "read whole"), warnings.catch_warnings():
         # Cells with equal names are told apart by position; the plan has a note about them.
         warnings.filterwarnings("ignore", message=".* names are not unique")
-        return _read_whole_cells(store, rows)
-
-
-def _read_whole_cells(store: Any, rows: np.ndarray) -> ad.AnnData:
-    parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "varm", "varp", "uns") if name in store}
-    by_rows = {name: group for name in ("layers", "obsm", "obsp") if is_group(group := store.get(name))}
-    small = {
-        name: {key: ad.io.read_elem(group[key]) for key in group if not _is_matrix(group[key])}
-        for name, group in by_rows.items()
-    }
-    cells = ad.AnnData(**parts, **small)[rows].copy()
-    if has_x(store):
-        cells.X = _read_stored_rows(store, "X", rows)
-    for name, group in by_rows.items():
-        for key in (key for key in group if key not in small[name]):
-            values = _read_stored_rows(store, f"{name}/{key}", rows)
-            getattr(cells, name)[key] = values[:, rows] if name == "obsp" else values
-    if ".raw" in other_layers(store):
-        raw = {name: ad.io.read_elem(store["raw"][name]) for name in ("var", "varm") if name in store["raw"]}
-        cells.raw = ad.AnnData(_read_stored_rows(store, "raw/X", rows), obs=cells.obs[[]], **raw)
-    return cells
+        parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "varm", "varp", "uns") if name in store}
+        by_rows = {name: group for name in ("layers", "obsm", "obsp") if is_group(group := store.get(name))}
+        small = {
+            name: {key: ad.io.read_elem(group[key]) for key in group if not _is_matrix(group[key])}
+            for name, group in by_rows.items()
+        }
+        cells = ad.AnnData(**parts, **small)[rows].copy()
+        if has_x(store):
+            cells.X = _read_stored_rows(store, "X", rows)
+        for name, group in by_rows.items():
+            for key in (key for key in group if key not in small[name]):
+                values = _read_stored_rows(store, f"{name}/{key}", rows)
+                getattr(cells, name)[key] = values[:, rows] if name == "obsp" else values
+        if ".raw" in other_layers(store):
+            raw = {name: ad.io.read_elem(store["raw"][name]) for name in ("var", "varm") if name in store["raw"]}
+            cells.raw = ad.AnnData(_read_stored_rows(store, "raw/X", rows), obs=cells.obs[[]], **raw)
+        return cells
 
 
 def _is_matrix(stored: Any) -> bool:

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from ..core._compat import doi_archive, request_headers
 from ..core.address import check_address, is_safe, last_name, shown_address
 from ..core.files import is_disk_full, write_json
-from ..core.locks import WITHOUT_LOCKS
+from ..core.locks import locks_may_be_missing
 from ..errors import InputError
 
 log = logging.getLogger(__name__)
@@ -103,13 +103,11 @@ def fetch(address: str) -> Path:
 def _download_lock(this: _Download) -> Iterator[None]:
     lock = FileLock(this.folder / ".lock")
     try:
-        lock.acquire(timeout=0.1)
+        with locks_may_be_missing():
+            lock.acquire(timeout=0.1)
     except Timeout:
         _say(f"Another run is fetching {shown_address(this.address)}; waiting for it.")
         lock.acquire()
-    except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
-            raise
     try:
         yield
     finally:

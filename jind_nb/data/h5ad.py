@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import zarr
 
 from ..core.address import is_remote
 from ..core.parameters import BUNDLED, Parameters
-from ..core.text import as_text
+from ..core.text import as_text, did_you_mean
 from ..errors import InputError
 from .datasets import bundled_file
 from .download import fetch
@@ -61,8 +60,7 @@ def open_file(file: Path) -> Iterator[Store]:
         raise InputError(f"PATH: {file} cannot be a file: {error}.") from None
     if not there:
         names = [other.name for kind in ("*.h5ad", "*.zarr") for other in file.parent.glob(kind)]
-        near = difflib.get_close_matches(file.name, names, n=1)
-        raise InputError(f"PATH: there is no file {file}." + (f" Did you mean {near[0]}?" if near else ""))
+        raise InputError(f"PATH: there is no file {file}.{did_you_mean(file.name, names)}")
     if file.is_dir():
         if not is_zarr(file):
             raise InputError(f"PATH: {file} is a folder and no zarr; give the .h5ad file or .zarr folder in it.")
@@ -72,12 +70,12 @@ def open_file(file: Path) -> Iterator[Store]:
             raise InputError(f"PATH: {file} is empty (0 bytes); copy or download it again.")
         rehearse(file)
     try:
-        store = open_checked(file)
+        opened = open_checked(file)
     except Exception as error:  # OSError of HDF5; zarr fails in many ways
         if file.is_file() and not h5py.is_hdf5(file):
             raise InputError(f"PATH: {file} is not an h5ad (HDF5) file; write one with adata.write_h5ad().") from None
         raise InputError(f"PATH: {file} cannot be read ({error}); it may be cut short: copy it again.") from None
-    with store if isinstance(store, h5py.File) else nullcontext(store):
+    with opened as store:
         try:
             names = sorted(map(decoded, store))
             if {"obs", "var"} <= set(names):
@@ -95,11 +93,9 @@ def open_file(file: Path) -> Iterator[Store]:
         yield store
 
 
-def open_checked(file: Path) -> Store:
-    """Open a file that `open_file` has checked before; the caller closes an `h5py.File`."""
-    if not file.is_dir():
-        return h5py.File(file, "r")
-    return zarr.open_group(file, mode="r")
+def open_checked(file: Path) -> AbstractContextManager[Store]:
+    """Return a file that `open_file` has checked before, to be opened and closed by `with`."""
+    return nullcontext(zarr.open_group(file, mode="r")) if file.is_dir() else h5py.File(file, "r")
 
 
 def is_zarr(folder: Path) -> bool:
@@ -167,10 +163,9 @@ def texts(column: pd.Series) -> pd.Series:
 
 def no_column(parameter: str, column: str, obs: pd.DataFrame, where: str) -> InputError:
     """Return the error for a column that a table does not have."""
-    near = difflib.get_close_matches(column, map(str, obs.columns), n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    names = ", ".join(map(str, obs.columns[:30])) or "none"
-    return InputError(f"{parameter}: {where} has no column {column!r}; its columns are {names}.{hint}")
+    columns = list(map(str, obs.columns))
+    has = f"its columns are {', '.join(columns[:30]) or 'none'}.{did_you_mean(column, columns)}"
+    return InputError(f"{parameter}: {where} has no column {column!r}; {has}")
 
 
 def matrix_of(store: Store, layer: str | None) -> tuple[str, str, str]:
@@ -181,20 +176,25 @@ def matrix_of(store: Store, layer: str | None) -> tuple[str, str, str]:
     InputError
         If there is no such layer, or its shape does not fit the tables.
     """
-    layers, where = _layers(store), path_of(store)
-    has = [*layers, *([".raw"] if _has(store, "raw") else [])]
-    if layer is None and has_x(store):
-        path, table, what = "X", "var", "X"
-    elif layer is None:
+    has, where = other_layers(store), path_of(store)
+    if layer is None and not has_x(store):
         raise InputError(f"PATH: {where} has no X; set LAYER to what it has: {', '.join(has) or 'nothing'}.")
-    elif layer in layers:
-        path, table, what = f"layers/{layer}", "var", f"layer {layer!r}"
-    elif layer == ".raw" and _has(store, "raw"):
-        path, table, what = "raw/X", "raw/var", ".raw"
-    else:
+    if layer is not None and layer not in has:
         raise InputError(f"LAYER: {where} has no layer {layer!r}; it has {', '.join(['X', *has])}.")
+    path, table, what = f"layers/{layer}", "var", layer_name(layer)
+    if what in ("X", ".raw"):
+        path, table = ("X", "var") if what == "X" else ("raw/X", "raw/var")
     _check_shape(store, path, table, what)
     return path, table, what
+
+
+def layer_name(layer: str | None) -> str:
+    """Return what messages call a layer.
+
+    >>> layer_name(None), layer_name(".raw"), layer_name("counts")
+    ('X', '.raw', "layer 'counts'")
+    """
+    return "X" if layer is None else layer if layer == ".raw" else f"layer {layer!r}"
 
 
 def _has(store: Store, name: str) -> bool:
@@ -272,21 +272,17 @@ def _check_shape(store: Store, path: str, table: str, what: str) -> None:
     with reading(f"{what} of {path_of(store)}"):
         n_rows, n_columns = shape_of(store[path])
         expected = _length(store["obs"]), _length(store[table])
-    if expected[0] is not None and n_rows != expected[0]:
-        raise InputError(
-            f"PATH: {what} of {path_of(store)} cannot be read: it has {n_rows} rows, and obs has {expected[0]}."
-        )
-    if expected[1] is not None and n_columns != expected[1]:
-        raise InputError(
-            f"PATH: {what} of {path_of(store)} has {n_columns} columns but {table} has {expected[1]} rows; write the file "
-            "again."
-        )
+        # None: a table of anndata before 0.7, which `frame` refuses.
+        if expected[0] not in (None, n_rows):
+            raise ValueError(f"it has {n_rows} rows, and obs has {expected[0]}.")
+        if expected[1] not in (None, n_columns):
+            raise ValueError(f"it has {n_columns} columns but {table} has {expected[1]} rows; write the file again.")
 
 
 def shape_of(stored: Any) -> tuple[int, int]:
     """Return how many cells and features a stored matrix declares."""
     shape = stored.shape if is_array(stored) else stored.attrs.get("shape", stored.attrs.get("h5sparse_shape"))
-    n_rows, n_columns = (int(n) for n in shape)
+    n_rows, n_columns = map(int, shape)
     return n_rows, n_columns
 
 
@@ -300,15 +296,14 @@ def form_of(stored: Any) -> str:
     """
     if is_array(stored):
         return "dense"
-    encoding = stored.attrs.get("encoding-type", stored.attrs.get("h5sparse_format"))
-    for form in ("csr", "csc"):
-        if encoding in (form, f"{form}_matrix"):
-            return form
+    encoding = str(stored.attrs.get("encoding-type", stored.attrs.get("h5sparse_format")))
+    if (form := encoding.removesuffix("_matrix")) in ("csr", "csc"):
+        return form
     raise ValueError(f"it is {encoding!r}, and not a matrix")
 
 
 def _length(table: Any) -> int | None:
-    """Return the rows of a stored table; None for the tables of anndata before 0.7, which `frame` refuses."""
+    """Return the rows of a stored table; None for the tables of anndata before 0.7."""
     index: Any = table.get(table.attrs.get("_index", "_index")) if is_group(table) else None
     return index.shape[0] if is_array(index) and index.shape else None
 

@@ -20,7 +20,7 @@ from ..core.text import listing
 from ..errors import InputError
 from .chunks import KEPT_VALUES, Block, Blocks, read_rows
 from .features import NameColumns, name_columns, unique_names
-from .h5ad import frame, has_x, input_files, matrix_of, no_column, open_file, other_layers, texts
+from .h5ad import frame, has_x, input_files, layer_name, matrix_of, no_column, open_file, other_layers, texts
 from .integrity import Store, path_of
 from .recognise import CELLS_COMPARED, Evidence, cell_statistics, evenly_spaced, recognise, recognise_blocks
 from .scale import common_scale, scale_for_model
@@ -75,15 +75,6 @@ class ChosenLayers:
     scale: CommonScale
     table: list[dict[str, Any]]  # what every layer of every file looks like
     warnings: list[str]
-
-
-def layer_name(layer: str | None) -> str:
-    """Return what messages call a layer.
-
-    >>> layer_name(None), layer_name(".raw"), layer_name("counts")
-    ('X', '.raw', "layer 'counts'")
-    """
-    return "X" if layer is None else layer if layer == ".raw" else f"layer {layer!r}"
 
 
 def choose_layers(parameters: Parameters, cells: pd.DataFrame, trained: Preprocessing | None) -> ChosenLayers:

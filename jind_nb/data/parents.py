@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ..core.labels import UNASSIGNED
-from ..core.text import listing
+from ..core.text import listing, nearest
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -69,9 +68,9 @@ def _check_types_exist(parents: Parents, labels: set[str], plan: Plan) -> None:
     unknown = [name for name in parents if name not in labels]
     without = [name for name in plan.classes if name not in parents]
     for name in unknown:
-        near = difflib.get_close_matches(name, without, n=1, cutoff=0.85)
+        near = nearest(name, without, cutoff=0.85)
         if near or len(unknown) == len(parents):
-            hint = f"did you mean {near[0]!r}?" if near else f"the cell types are {listing(plan.classes, NAMES_SHOWN)}."
+            hint = f"did you mean {near!r}?" if near else f"the cell types are {listing(plan.classes, NAMES_SHOWN)}."
             raise InputError(f"PARENTS: there is no cell type {name!r}; {hint}")
     if unknown:
         plan.notes.append(f"PARENTS names {listing(unknown, NAMES_SHOWN)}, which no annotated cell has; ignored.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters
-from ..core.text import listing, plural
+from ..core.text import did_you_mean, listing, plural
 from ..errors import InputError
 from .parents import set_parents
 from .plan import Plan
@@ -25,10 +24,8 @@ def _require_batches(named: dict[str, list[str]], known: list[str], where: str) 
     for parameter, names in named.items():
         for name in names:
             if name not in known:
-                alike = [other for other in known if other.casefold() == name.casefold()]
-                near = alike or difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise InputError(f"{parameter}: there is no batch {name!r} in {where}; it has {listing(known)}.{hint}")
+                has = f"it has {listing(known)}.{did_you_mean(name, known)}"
+                raise InputError(f"{parameter}: there is no batch {name!r} in {where}; {has}")
 
 
 def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:

@@ -144,7 +144,7 @@ def _overwrite_column(file: Path) -> None:
 
 
 FILES = [
-    Mistake("missing", ["PATH", "there is no file", "Did you mean input.h5ad?"], parameters={"PATH": "inputs.h5ad"}),
+    Mistake("missing", ["PATH", "there is no file", "Did you mean 'input.h5ad'?"], parameters={"PATH": "inputs.h5ad"}),
     Mistake("missing, nothing near", ["PATH: there is no file", "/q.h5ad"], parameters={"PATH": "q.h5ad"}),
     Mistake("one of two missing", ["there is no file", "b.h5ad"], parameters={"PATH": ["input.h5ad", "b.h5ad"]}),
     Mistake("a folder", ["PATH", "input.h5ad is a folder"], damage=_replace_by_folder),
@@ -167,7 +167,7 @@ FILES = [
     ),
 ]  # fmt: skip
 COLUMNS = [
-    Mistake("BATCH_COL", ["BATCH_COL", "'Batch'", "Did you mean batch?"], parameters={"BATCH_COL": "Batch"}),
+    Mistake("BATCH_COL", ["BATCH_COL", "'Batch'", "Did you mean 'batch'?"], parameters={"BATCH_COL": "Batch"}),
     Mistake("LABELS_COL", ["LABELS_COL", "'cell_type'", "celltype?"], parameters={"LABELS_COL": "cell_type"}),
     Mistake("far from any", ["no column 'zzz'", "its columns are batch, celltype"], parameters={"BATCH_COL": "zzz"}),
     Mistake("GENE_COL", ["GENE_COL", "'symbol'", "none"], parameters={"GENE_COL": "symbol"}, commands=VALIDATE),

@@ -320,7 +320,7 @@ def test_damaged_zarr_is_one_message(damage: str, folder: Path, jind_nb: Callabl
 
 
 def test_a_misspelt_zarr_is_answered_with_its_name(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no file .*Did you mean in\.zarr\?"):
+    with pytest.raises(InputError, match=r"there is no file .*Did you mean 'in\.zarr'\?"):
         prepare(folder.with_name("inn.zarr"))
 
 
