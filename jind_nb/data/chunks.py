@@ -69,7 +69,7 @@ class Block:
     form: str  # csr, csc, dense; sorted: entries of the temporary file `file`
     n_columns: int
     rows: np.ndarray  # int64, ascending: rows of the stored matrix
-    span: np.ndarray  # csr: indptr of the rows from the first to the last; sorted: first and last entry
+    span: np.ndarray  # csr: indptr of the rows from the first to the last; sorted: first and last entry; others: unused
     keeps: bool = False
     kept: sparse.csr_matrix | None = None
 
@@ -126,32 +126,29 @@ class Blocks:
         InputError
             If the matrix is damaged.
         """
-        where = path_of(store)
-        with reading(f"{what} of {where}"):
+        what = f"{what} of {path_of(store)}"
+        with reading(what):
             stored = store[path]
             form, (n_rows, n_columns) = form_of(stored), shape_of(stored)
             rows = rows.astype(np.int64)
             if len(rows) and rows[-1] >= n_rows:
                 raise ValueError(f"it has {n_rows} rows, and obs has more")
+            pointers = np.empty(0)
             if form == "dense":
                 _check_numbers(stored)
                 some = rows[np.linspace(0, len(rows) - 1, min(len(rows), ROWS_TO_ESTIMATE_BY)).astype(int)]
                 n_values = read_rows(store, path, some).nnz * n_rows // max(1, len(some)) if len(some) else 0
                 cuts = _cut_dense(stored, rows)
-                spans = [np.empty(0)] * (len(cuts) - 1)
             else:
                 pointers = _pointers(stored, n_rows if form == "csr" else n_columns)
                 n_values = int(pointers[-1])
                 cuts = _cut(pointers[rows], pointers[rows + 1]) if form == "csr" else np.array([0, len(rows)])
-                spans = [np.empty(0)] * len(cuts)
-                if form == "csr":
-                    spans = [pointers[rows[a] : rows[b - 1] + 2] for a, b in pairwise(cuts)]
-        blocks = [
-            Block(f"{what} of {where}", Path(where), path, form, n_columns, rows[a:b], span)
-            for (a, b), span in zip(pairwise(cuts), spans, strict=False)
-            if b > a
-        ]
-        return cls(f"{what} of {where}", blocks, (n_rows, n_columns), n_values)
+            blocks = [
+                Block(what, Path(path_of(store)), path, form, n_columns, rows[a:b], pointers[rows[a] : rows[b - 1] + 2])
+                for a, b in pairwise(cuts)
+                if b > a
+            ]
+        return cls(what, blocks, (n_rows, n_columns), n_values)
 
     def ready(self, folder: Path, *, keep: bool) -> None:
         """Set whether values are kept in memory; if not, sort a CSC matrix by rows into a temporary file.
@@ -367,7 +364,7 @@ def _sort_by_rows(stored: Any, block: Block, file: Path, written: Any) -> list[B
 
 
 def _sorted_rows(block: Block) -> sparse.csr_matrix:
-    first, last = (int(n) for n in block.span)
+    first, last = map(int, block.span)
     entries = np.fromfile(block.file, ENTRY, last - first, offset=first * ENTRY.itemsize)
     pointers = np.concatenate([[0], np.cumsum(np.bincount(entries["column"], minlength=block.n_columns))])
     shape = (len(block.rows), block.n_columns)

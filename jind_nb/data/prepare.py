@@ -137,12 +137,9 @@ def _marker_columns(p: Parameters, names: pd.Index, first: InputFile, in_first: 
         by_column = features.match(wanted, column)[0]
         elsewhere = np.where(by_column < 0, -1, names.get_indexer(in_first[by_column]))
         found = np.where(found < 0, elsewhere, found)
-    missing = list(wanted[found < 0])
-    if missing:
-        plan.notes.append(
-            f"MARKERS: {len(missing):,} of {len(wanted):,} features are not in the data and are not shown: "
-            f"{listing(missing)}."
-        )
+    if missing := list(wanted[found < 0]):
+        not_shown = f"{len(missing):,} of {len(wanted):,} features are not in the data and are not shown"
+        plan.notes.append(f"MARKERS: {not_shown}: {listing(missing)}.")
     return {str(name): int(column) for name, column in zip(wanted, found, strict=True) if column >= 0}
 
 
@@ -166,32 +163,25 @@ def _describe_values(chosen: ChosenLayers, plan: Plan) -> None:
     ]
     value_types = {row["value type"] for row in plan.values}
     if chosen.scale.rescaled and (len(value_types) > 1 or not value_types <= {"counts", "linear"}):
-        plan.notes.append(
-            f"Batches hold values of different types or cell totals; all were brought to {chosen.scale.scale}."
-        )
+        different = "Batches hold values of different types or cell totals"
+        plan.notes.append(f"{different}; all were brought to {chosen.scale.scale}.")
 
 
 def _feature_names(
     files: list[InputFile], model: list[str] | None, plan: Plan
 ) -> tuple[list[pd.Index], list[str | None]]:
     """Return for each file its features' names, made unique, and the column of `var` they are from (None: its index)."""
-    columns = [file.name_columns for file in files]
-    if model is not None:
-        chosen = features.choose_name_columns([{"": pd.Index(model)}, *columns], given=True)[1:]
-    else:
-        chosen = features.choose_name_columns(columns)
+    given = [] if model is None else [{"": pd.Index(model)}]
+    columns = [*given, *(file.name_columns for file in files)]
+    chosen = features.choose_name_columns(columns, given=model is not None)[len(given) :]
     names = []
     for file, column in zip(files, chosen, strict=True):
         index = file.name_columns[column]
         if column and len(file.name_columns) > 1:
-            plan.notes.append(
-                f"The features of {file.path.name} are named by column {column!r} of var, which fits best."
-            )
-        repeated = int(index.duplicated().sum())
-        if repeated:
-            plan.notes.append(
-                f"{repeated} feature names of {file.path.name} occur more than once; made unique (A, A-1, …)."
-            )
+            plan.notes.append(f"The features of {file.path.name} are named by column {column!r} of var (the best fit).")
+        if repeated := int(index.duplicated().sum()):
+            names_of = f"{repeated} feature names of {file.path.name}"
+            plan.notes.append(f"{names_of} occur more than once; made unique (A, A-1, …).")
         names.append(features.unique_names(index))
     return names, [column or None for column in chosen]
 
@@ -211,16 +201,14 @@ def _totals_over(
             plan.notes.append(f"The features of {file.path.name} were matched without regard to upper and lower case.")
         common = common[found >= 0]
     if not len(common):
-        begin = "; ".join(f"{list(index[:3])}" for index in names)
-        if all(features.names_type(index) == "peaks" for index in names):
-            raise InputError(
-                "PATH: the files have no peak in common. Peaks are matched by position, not overlapped: re-quantify all "
-                f"batches on one common peak set. The files begin {begin}."
-            )
-        raise InputError(
-            f"PATH: the files have no feature name in common (they begin {begin}). Use the same kind of "
-            "names in all, or name the column of var that has them in GENE_COL."
+        kind, advice = (
+            "feature name",
+            "Use the same kind of names in all, or name the column of var that has them in GENE_COL.",
         )
+        if all(features.names_type(index) == "peaks" for index in names):
+            kind, advice = "peak", features.PEAKS_ADVICE
+        begin = "; ".join(f"{list(index[:3])}" for index in names)
+        raise InputError(f"PATH: the files have no {kind} in common (they begin {begin}). {advice}")
     fewest = min(len(index) for index in names)
     plan.notes.append(f"{len(common):,} features are common to all files (the smallest has {fewest:,}).")
     if trained is None:
@@ -302,7 +290,6 @@ def _model_features(
         f"PRETRAINED_MODEL_PATH: {plan.target!r}", wanted, missing, "of the model", features.MODEL_REFUSES_BELOW
     )
     if missing.any():
-        plan.notes.append(
-            f"{int(missing.sum()):,} of the model's {len(wanted):,} features are not in the file; taken as zero."
-        )
+        share = f"{int(missing.sum()):,} of the model's {len(wanted):,} features"
+        plan.notes.append(f"{share} are not in the file; taken as zero.")
     return features.match(wanted, names)[0], pd.DataFrame({"variance": np.full(len(wanted), np.nan)}, index=wanted)

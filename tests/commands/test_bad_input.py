@@ -168,7 +168,7 @@ FILES = [
 ]  # fmt: skip
 COLUMNS = [
     Mistake("BATCH_COL", ["BATCH_COL", "'Batch'", "Did you mean 'batch'?"], parameters={"BATCH_COL": "Batch"}),
-    Mistake("LABELS_COL", ["LABELS_COL", "'cell_type'", "celltype?"], parameters={"LABELS_COL": "cell_type"}),
+    Mistake("LABELS_COL", ["LABELS_COL", "'cell_type'", "'celltype'?"], parameters={"LABELS_COL": "cell_type"}),
     Mistake("far from any", ["no column 'zzz'", "its columns are batch, celltype"], parameters={"BATCH_COL": "zzz"}),
     Mistake("GENE_COL", ["GENE_COL", "'symbol'", "none"], parameters={"GENE_COL": "symbol"}, commands=VALIDATE),
     Mistake("LAYER", ["LAYER", "'counts'", "it has X"], parameters={"LAYER": "counts"}, commands=VALIDATE),
@@ -204,11 +204,11 @@ BATCHES = [
             _cells({"a": {"B": 9, "T": 9}, "c": {"B": 1}})),
 ]  # fmt: skip
 VALUES = [
-    Mistake("NaN, dense", ["1 NaN or infinite values", "feature 'gene007'"], _with_value(np.nan, dense=True)),
-    Mistake("NaN, sparse", ["1 NaN or infinite values", "in cell 'cell"], _with_value(np.nan)),
-    Mistake("infinite", ["1 NaN or infinite values", "LAYER"], _with_value(np.inf)),
-    Mistake("negative infinite", ["1 NaN or infinite values"], _with_value(-np.inf, dense=True)),
-    Mistake("NaN in an annotated batch", ["1 NaN or infinite values"], _with_value(np.nan, batch="a")),
+    Mistake("NaN, dense", ["NaN or infinite values in 1 cell", "feature 'gene007'"], _with_value(np.nan, dense=True)),
+    Mistake("NaN, sparse", ["NaN or infinite values in 1 cell", "in cell 'cell"], _with_value(np.nan)),
+    Mistake("infinite", ["NaN or infinite values in 1 cell", "LAYER"], _with_value(np.inf)),
+    Mistake("negative infinite", ["NaN or infinite values in 1 cell"], _with_value(-np.inf, dense=True)),
+    Mistake("NaN in an annotated batch", ["NaN or infinite values in 1 cell"], _with_value(np.nan, batch="a")),
     Mistake("negative counts", ["'c' holds whole, some negative, values (from -2", "LAYER"], _with_value(-2)),
     Mistake("centred target alone", ["'c' holds centred values", "brought to one scale", "LAYER"], _centred("c")),
     Mistake("centred as counts", ["partly negative", "cannot be counts"], _centred("c"),
