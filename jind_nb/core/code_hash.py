@@ -1,7 +1,5 @@
 """A hash of our own code and the versions it stands on: results of other code are never reused."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """Files and their names: written whole or not at all, JSON, YAML, hashes."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

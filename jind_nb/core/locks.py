@@ -1,7 +1,5 @@
 """One run at a time in a folder: a lock that the system releases when its last holder dies."""
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

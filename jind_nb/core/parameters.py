@@ -125,23 +125,22 @@ class Parameters(BaseModel):
     def _roles_are_disjoint(self) -> Parameters:
         target, source = self.TARGET_DATASET_NAME, self.SOURCE_DATASET_NAME
         if source == target:
-            raise ValueError(
-                f"SOURCE_DATASET_NAME and TARGET_DATASET_NAME are both {target!r}; the target cannot train itself: "
-                "name another source, or leave it out to have one chosen"
-            )
+            equal = f"SOURCE_DATASET_NAME and TARGET_DATASET_NAME are both {target!r}; the target cannot train itself"
+            raise ValueError(f"{equal}: name another source, or leave it out to have one chosen")
         if target in self.INTER_DATASETS_NAMES:
             raise ValueError(
                 f"TARGET_DATASET_NAME {target!r} is also in INTER_DATASETS_NAMES; take it out of one of them"
             )
-        for other, names in {
-            "TARGET_DATASET_NAME": [target],
-            "SOURCE_DATASET_NAME": [source] if source else [],
-            "INTER_DATASETS_NAMES": self.INTER_DATASETS_NAMES,
-        }.items():
-            both = [name for name in names if name in self.EXCLUDE_DATASETS_NAMES]
+        for other in ("TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "INTER_DATASETS_NAMES"):
+            both = [name for name in self.batches_in(other) if name in self.EXCLUDE_DATASETS_NAMES]
             if both:
                 raise ValueError(f"EXCLUDE_DATASETS_NAMES and {other} both name {listing(both)}; take it out of one")
         return self
+
+    def batches_in(self, parameter: str) -> list[str]:
+        """Return the batches that a parameter names, also if it is one name or none."""
+        value = getattr(self, parameter)
+        return [value] if isinstance(value, str) else list(value or ())
 
     @property
     def paths(self) -> list[str]:
@@ -233,9 +232,12 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the same values, with relative paths made absolute from `folder`."""
 
     def absolute(name: str, path: object) -> object:
-        if not isinstance(path, str) or not path.strip() or path.startswith(BUNDLED):
-            return path
-        if name == "PATH" and is_remote(path):
+        if (
+            not isinstance(path, str)
+            or not path.strip()
+            or path.startswith(BUNDLED)
+            or (name == "PATH" and is_remote(path))
+        ):
             return path
         try:
             found = (folder / Path(path).expanduser()).resolve()
@@ -244,19 +246,16 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         except (RuntimeError, ValueError, OSError) as error:
             raise InputError(f"{name}: {path!r} cannot be a path: {error}.") from None
 
-    return {
-        name: ([absolute(name, path) for path in value] if isinstance(value, list) else absolute(name, value))
-        if name in ("PATH", "OUTPUT_PATH", "PRETRAINED_MODEL_PATH")
-        else value
-        for name, value in values.items()
-    }
+    made = {name: values[name] for name in ("PATH", "OUTPUT_PATH", "PRETRAINED_MODEL_PATH") if name in values}
+    for name, value in made.items():
+        made[name] = [absolute(name, path) for path in value] if isinstance(value, list) else absolute(name, value)
+    return values | made
 
 
 def _read_mapping(file: Path) -> dict[str, Any]:
     if file.suffix.lower() in DATA_SUFFIXES:
-        raise InputError(
-            f"{file} holds data, not parameters; jind-nb init {shlex.quote(str(file))} writes a parameter file for them."
-        )
+        command = f"jind-nb init {shlex.quote(str(file))}"
+        raise InputError(f"{file} holds data, not parameters; {command} writes a parameter file for them.")
     try:
         with file.open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)

@@ -1,7 +1,5 @@
 """The Python API's names of the parameters, in its arguments and in messages."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any

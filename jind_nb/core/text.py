@@ -1,7 +1,5 @@
 """Names and lists as people read them."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

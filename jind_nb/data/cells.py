@@ -1,7 +1,5 @@
 """The table of cells: the batch and the label of each, and the target's own labels and values as they are in the file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,20 +73,13 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
         any_labels |= has_labels
         if not has_labels and len(files) == 1 and parameters.PRETRAINED_MODEL_PATH is None:
             raise no_column("LABELS_COL", parameters.LABELS_COL, obs, f"obs of {file}")
-        tables.append(
-            pd.DataFrame(
-                {
-                    "file": number,
-                    "row": np.arange(len(obs)),
-                    "cell": obs.index.astype(str).to_numpy(),
-                    "batch": batch.to_numpy(),
-                    "cell_type": _labels(obs, parameters.LABELS_COL, parameters).to_numpy(),
-                    "rejected": _where(_texts(obs, parameters.LABELS_COL), _is_rejected).to_numpy(),
-                }
-            )
-        )
+        table = pd.DataFrame({"file": number, "row": np.arange(len(obs)), "cell": obs.index.astype(str)})
+        table["batch"] = batch.to_numpy()
+        table["cell_type"] = _labels(obs, parameters.LABELS_COL, parameters).to_numpy()
+        table["rejected"] = _where(_texts(obs, parameters.LABELS_COL), _is_rejected).to_numpy()
+        tables.append(table)
         if parents is not None:
-            tables[-1]["parent"] = _labels(obs, parents, parameters).to_numpy()
+            table["parent"] = _labels(obs, parents, parameters).to_numpy()
             if parents not in obs and len(files) == 1:
                 raise no_column("PARENTS", parents, obs, f"obs of {file}")
     if not any_labels and parameters.PRETRAINED_MODEL_PATH is None:

@@ -1,7 +1,5 @@
 """The data of the demo: real blood cells that come with scanpy, written as an input file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import anndata as ad

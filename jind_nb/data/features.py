@@ -3,8 +3,6 @@
 Names keep the spelling they have in the file; only their keys are compared.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What the files of PATH hold, h5ad (HDF5) or zarr: their tables, and where their layers (X, `.raw`, layers by name) are."""
 
-from __future__ import annotations
-
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -76,20 +74,14 @@ def open_file(file: Path) -> Iterator[Store]:
             raise InputError(f"PATH: {file} is not an h5ad (HDF5) file; write one with adata.write_h5ad().") from None
         raise InputError(f"PATH: {file} cannot be read ({error}); it may be cut short: copy it again.") from None
     with opened as store:
-        try:
+        with reading(file, "read (it is damaged: copy it again)"):
             names = sorted(map(decoded, store))
             if {"obs", "var"} <= set(names):
                 check_structure(store, n_bytes(file))
-        except InputError:
-            raise
-        except Exception as error:  # damage anywhere fails inside h5py and zarr in many ways
-            raise InputError(f"PATH: {file} cannot be read ({error}); it is damaged: copy it again.") from None
         if not {"obs", "var"} <= set(names):
-            kind, write = ("zarr", "write_zarr") if file.is_dir() else ("HDF5", "write_h5ad")
-            raise InputError(
-                f"PATH: {file} is {kind} but not {'anndata' if file.is_dir() else 'h5ad'}: it has "
-                f"{', '.join(names) or 'nothing'}, and not obs and var; write it with adata.{write}()."
-            )
+            kind, form = ("zarr but not anndata", "zarr") if file.is_dir() else ("HDF5 but not h5ad", "h5ad")
+            has = f"it has {', '.join(names) or 'nothing'}, and not obs and var"
+            raise InputError(f"PATH: {file} is {kind}: {has}; write it with adata.write_{form}().")
         yield store
 
 
@@ -121,20 +113,20 @@ def frame(store: Store, name: str) -> pd.DataFrame:
     InputError
         If it is missing, damaged or no table, names a column twice, or holds text that is not UTF-8.
     """
-    with reading(f"{name} of {path_of(store)}"), warnings.catch_warnings():
+    what = f"{name} of {path_of(store)}"
+    with reading(what), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of formats that are refused, or read all the same
         frame = ad.io.read_elem(store[name])
     if not isinstance(frame, pd.DataFrame):
         raise InputError(
-            f"PATH: {name} of {path_of(store)} is not a table as anndata 0.7 and later write it; "
-            "open the file with scanpy and write it again."
+            f"PATH: {what} is no table of anndata 0.7 or later; open the file with scanpy and write it again."
         )
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
-        raise InputError(f"PATH: {name} of {path_of(store)} has two columns {twice!r}; rename one and write it again.")
-    for column, values in {"its index": frame.index, **{repr(c): frame[c] for c in frame}}.items():
-        _check_text(pd.Series(values), f"{column} in {name} of {path_of(store)}")
-    _check_text(pd.Series(frame.columns, dtype=object), f"a column's name in {name} of {path_of(store)}")
+        raise InputError(f"PATH: {what} has two columns {twice!r}; rename one and write it again.")
+    names = {"its index": frame.index, "a column's name": pd.Series(frame.columns, dtype=object)}
+    for column, values in (names | {repr(c): frame[c] for c in frame}).items():
+        _check_text(pd.Series(values), f"{column} in {what}")
     return frame
 
 
@@ -149,9 +141,8 @@ def _check_text(values: pd.Series, what: str) -> None:
             if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
                 raise InputError(f"PATH: {what} holds {value[:100]!r}, which is not UTF-8 text; write it as UTF-8.")
         elif not pd.api.types.is_scalar(value):
-            raise InputError(
-                f"PATH: {what} holds {type(value).__name__} values, not text or numbers; convert or drop it."
-            )
+            kind = type(value).__name__
+            raise InputError(f"PATH: {what} holds {kind} values, not text or numbers; convert or drop it.")
 
 
 def texts(column: pd.Series) -> pd.Series:

@@ -4,8 +4,6 @@ Some damaged files make the HDF5 library hang or crash, so a file is first read 
 to other files, nor declare more values than it can hold.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import math
 import os

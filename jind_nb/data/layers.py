@@ -1,7 +1,5 @@
 """Which layer (X, `.raw`, a layer by name) each file is read from, and the common scale of all batches."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

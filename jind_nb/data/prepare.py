@@ -7,8 +7,6 @@
 Only `read_target_labels`, which evaluation calls, ever reads the target's labels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ The type is told by what the values must be like: counts are whole numbers, and 
 the normalised values of every cell add up to the same total.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ scale = common_scale(evidence, "auto")                      # evidence: batch ->
 values = to_common_scale(matrix, evidence[batch], scale)
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
