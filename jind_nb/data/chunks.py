@@ -317,8 +317,7 @@ def _columns(stored: Any, block: Block) -> Iterator[tuple[np.ndarray, np.ndarray
     pointers = _pointers(stored, n_columns)
     place = np.full(n_rows, -1, dtype=np.int32)
     place[block.rows] = np.arange(len(block.rows))
-    cuts = _cut(pointers[:-1], pointers[1:])
-    for a, b in pairwise(cuts):
+    for a, b in pairwise(_cut(pointers[:-1], pointers[1:])):
         data, indices = _entries(stored, int(pointers[a]), int(pointers[b]), n_rows)
         row = place[indices]
         here = np.flatnonzero(row >= 0)

@@ -87,7 +87,6 @@ def rehearse(file: Path) -> None:
     """
     if _signature(file) in os.environ.get(REHEARSED, "").split() or not hasattr(os, "fork"):
         return
-    stat = file.stat()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does not touch
         child = os.fork()
@@ -97,7 +96,7 @@ def rehearse(file: Path) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where a dying library complains
             _read_once(file)
         os._exit(0)
-    end, pause = time.monotonic() + SECONDS + stat.st_size / BYTES_PER_SECOND, 0.001
+    end, pause = time.monotonic() + SECONDS + file.stat().st_size / BYTES_PER_SECOND, 0.001
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > end:
             os.kill(child, signal.SIGKILL)

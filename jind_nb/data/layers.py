@@ -233,11 +233,9 @@ def _common_scale(
     evidence = {name: batch for file in files for name, batch in file.evidence.items()}
     if trained is None:
         return common_scale(evidence, p.NORMALISATION, unclear)
-    scales = []
-    for name, batch in evidence.items():
-        scale, of_batch = scale_for_model(name, batch, p.NORMALISATION, trained)
-        scales.append(scale)
-        warnings += of_batch
+    found = [scale_for_model(name, batch, p.NORMALISATION, trained) for name, batch in evidence.items()]
+    scales = [scale for scale, _ in found]
+    warnings += [warning for _, of_batch in found for warning in of_batch]
     chosen = next((scale for scale in scales if scale.rescaled), scales[0])
     if any(scale.normalisation != chosen.normalisation for scale in scales):
         return replace(chosen, normalisation="auto")  # batches of different value types: each is normalised by its own
@@ -249,17 +247,13 @@ def _resolve_unclear_logarithms(
 ) -> str:
     """Give logarithms of an unknown base the base of the other batches, or of the model; return the value type."""
     logarithms = [(file, name, b) for file in files for name, b in file.evidence.items() if b.is_logarithm]
-    clear = {batch.value_type for _, _, batch in logarithms if batch.clear}
+    clear = {batch.value_type for *_, batch in logarithms if batch.clear}
     unclear = [(file, name, batch) for file, name, batch in logarithms if not batch.clear]
     value_type = trained.unclear if trained is not None else clear.pop() if len(clear) == 1 else "log1p"
     if value_type != "log1p":
         for file, name, batch in unclear:
-            file.evidence[name] = replace(
-                batch,
-                value_type=value_type,
-                because=f"{batch.because}; read like the other batches",
-                median_total=batch.medians[value_type],
-            )
+            because, median = f"{batch.because}; read like the other batches", batch.medians[value_type]
+            file.evidence[name] = replace(batch, value_type=value_type, because=because, median_total=median)
     if unclear and p.NORMALISATION == "auto":
         warnings.append(
             f"The values of {listing((name for _, name, _ in unclear), 10)} look like logarithms, but nothing tells their "

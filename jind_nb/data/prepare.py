@@ -233,16 +233,10 @@ def _compare_files(p: Parameters, chosen: ChosenLayers, names: list[pd.Index], p
 
 
 def _enter_overlap(plan: Plan, batch: str, wanted: pd.Index, missing: np.ndarray, of: str) -> None:
-    plan.overlap.append(
-        {
-            "batch": batch,
-            "features": of,
-            "there": int((~missing).sum()),
-            "of": len(wanted),
-            "%": round(100 * float((~missing).mean()), 1) if len(wanted) else 100.0,
-            "missing": listing(wanted[missing], features.NAMES_SHOWN, quoted=False),
-        }
-    )
+    there, share = int((~missing).sum()), round(100 * float((~missing).mean()), 1) if len(wanted) else 100.0
+    names = listing(wanted[missing], features.NAMES_SHOWN, quoted=False)
+    row = {"batch": batch, "features": of, "there": there, "of": len(wanted), "%": share, "missing": names}
+    plan.overlap.append(row)
 
 
 def _highly_variable_features(
@@ -284,9 +278,8 @@ def _model_features(
             f"{list(wanted[:3])}, the file {list(in_files[0][:3])}). GENE_COL can name another column of var."
             + (" Peaks must be re-quantified on the model's." if features.names_type(wanted) == "peaks" else "")
         )
-    plan.warnings += features.missing_features_warnings(
-        f"PRETRAINED_MODEL_PATH: {plan.target!r}", wanted, missing, "of the model", features.MODEL_REFUSES_BELOW
-    )
+    who, least = f"PRETRAINED_MODEL_PATH: {plan.target!r}", features.MODEL_REFUSES_BELOW
+    plan.warnings += features.missing_features_warnings(who, wanted, missing, "of the model", least)
     if missing.any():
         share = f"{int(missing.sum()):,} of the model's {len(wanted):,} features"
         plan.notes.append(f"{share} are not in the file; taken as zero.")

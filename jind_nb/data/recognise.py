@@ -274,8 +274,6 @@ def _share_of_whole_steps(matrix: sparse.csr_matrix, value_type: str) -> float:
     """Return which share of the inverted values are whole multiples of their cell's smallest, which then is one count."""
     full = np.diff(matrix.indptr) > 0
     linear = invert(matrix.data, value_type)
-    if not full.any():
-        return 0.0
     smallest = np.minimum.reduceat(linear, matrix.indptr[:-1][full])
     multiple = linear / np.repeat(smallest, np.diff(matrix.indptr)[full])
     multiple = multiple[(multiple > 1.5) & (multiple < 20)]

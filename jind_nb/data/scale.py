@@ -157,10 +157,9 @@ def scale_for_model(
         return scale, []
     if trained.total is not None:
         return rescaled, []
-    return rescaled, [
-        f"The model was trained on logarithms whose cells have different totals; {name!r} ({batch.value_type}) was brought "
-        "to counts per 10,000 over all its features, which may not be quite the same scale."
-    ]
+    brought = f"{name!r} ({batch.value_type}) was brought to counts per 10,000 over all its features"
+    may_differ = "The model was trained on logarithms whose cells have different totals"
+    return rescaled, [f"{may_differ}; {brought}, which may not be quite the same scale."]
 
 
 def _not_the_models(name: str, batch: Evidence, trained: CommonScale) -> InputError:

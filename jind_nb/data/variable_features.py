@@ -162,7 +162,7 @@ def _block_mean_variance(block: Block, part: Part) -> MeanVariance:
     matrix = _block_on_common_scale(block, part)
     seen = {}
     for name in dict.fromkeys(part.batch):
-        of_batch = matrix if (part.batch == name).all() else matrix[part.batch == name]
+        of_batch = matrix[part.batch == name]
         seen[name] = np.bincount(of_batch.indices[of_batch.data != 0], minlength=matrix.shape[1])
     values = sparse.csr_matrix((matrix.data.astype(np.float64), matrix.indices, matrix.indptr), matrix.shape)
     mean, variance = mean_variance_axis(values, axis=0)
