@@ -29,7 +29,7 @@ import numpy as np
 from scipy import sparse
 
 from ..errors import InputError
-from .h5ad import form_of, has_x, open_checked, open_file, other_layers, shape_of
+from .h5ad import form_of, has_part, open_checked, open_file, other_layers, shape_of
 from .integrity import Store, is_array, is_group, path_of, reading
 
 if TYPE_CHECKING:
@@ -381,7 +381,7 @@ def read_rows(store: Store, path: str, rows: np.ndarray) -> sparse.csr_matrix:
     Parameters
     ----------
     rows
-        int (n,), ascending.
+        int (n,), ascending, of rows that there are.
 
     Raises
     ------
@@ -390,8 +390,6 @@ def read_rows(store: Store, path: str, rows: np.ndarray) -> sparse.csr_matrix:
     """
     stored: Any = store[path]
     (n_rows, n_columns), form = shape_of(stored), form_of(stored)
-    if len(rows) and rows[-1] >= n_rows:
-        raise ValueError(f"it has {n_rows} rows, and obs has more")
     if form == "csc":
         return as_float32(_csc_rows(stored, Block("", Path(), path, form, n_columns, rows, np.empty(0))))
     if form == "dense":
@@ -432,7 +430,7 @@ def read_whole_cells(file: Path, rows: np.ndarray) -> ad.AnnData:
             for name, group in by_rows.items()
         }
         cells = ad.AnnData(**parts, **small)[rows].copy()
-        if has_x(store):
+        if has_part(store, "X"):
             cells.X = _read_stored_rows(store, "X", rows)
         for name, group in by_rows.items():
             for key in (key for key in group if key not in small[name]):

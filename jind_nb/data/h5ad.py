@@ -168,7 +168,7 @@ def matrix_of(store: Store, layer: str | None) -> tuple[str, str, str]:
         If there is no such layer, or its shape does not fit the tables.
     """
     has, where = other_layers(store), path_of(store)
-    if layer is None and not has_x(store):
+    if layer is None and not has_part(store, "X"):
         raise InputError(f"PATH: {where} has no X; set LAYER to what it has: {', '.join(has) or 'nothing'}.")
     if layer is not None and layer not in has:
         raise InputError(f"LAYER: {where} has no layer {layer!r}; it has {', '.join(['X', *has])}.")
@@ -188,14 +188,9 @@ def layer_name(layer: str | None) -> str:
     return "X" if layer is None else layer if layer == ".raw" else f"layer {layer!r}"
 
 
-def _has(store: Store, name: str) -> bool:
+def has_part(store: Store, name: str) -> bool:
     """Return whether a part is there and is not a stored `None`."""
     return name in store and store[name].attrs.get("encoding-type") != "null"
-
-
-def has_x(store: Store) -> bool:
-    """Return whether the file has X."""
-    return _has(store, "X")
 
 
 def read_whole(file: Path) -> ad.AnnData:
@@ -302,4 +297,4 @@ def _length(table: Any) -> int | None:
 def other_layers(store: Store) -> list[str]:
     """Return what LAYER could name in this file: `.raw` and the layers, those called counts first."""
     layers = sorted(_layers(store), key=lambda name: ("count" not in name.lower(), name))
-    return [*([".raw"] if _has(store, "raw") else []), *layers]
+    return [*([".raw"] if has_part(store, "raw") else []), *layers]

@@ -18,7 +18,7 @@ from ..core.text import listing, plural
 from ..errors import InputError
 from .chunks import KEPT_VALUES, Block, Blocks, read_rows
 from .features import NameColumns, name_columns, unique_names
-from .h5ad import frame, has_x, input_files, layer_name, matrix_of, no_column, open_file, other_layers, texts
+from .h5ad import frame, has_part, input_files, layer_name, matrix_of, no_column, open_file, other_layers, texts
 from .integrity import Store, path_of
 from .recognise import CELLS_COMPARED, Evidence, cell_statistics, evenly_spaced, recognise, recognise_blocks
 from .scale import by_value_type, common_scale, scale_for_model
@@ -213,7 +213,7 @@ def _recognise_other_layers(file: InputFile, cells: pd.DataFrame, number: int) -
     positions = np.sort(np.concatenate(list(some.values())))
     found: OtherLayers = {}
     with open_file(file.path) as store:
-        others: list[str | None] = [*([None] if has_x(store) else []), *other_layers(store)]
+        others: list[str | None] = [*([None] if has_part(store, "X") else []), *other_layers(store)]
         for layer in [layer for layer in others if layer != file.layer][:MOST_LAYERS]:
             with suppress(Exception):  # nobody asked for this layer: what cannot be read is not offered
                 matrix = read_rows(store, matrix_of(store, layer)[0], stored_rows[positions])

@@ -50,10 +50,8 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
         plan.source = None
         if p.PARENTS is not None:
             if isinstance(p.PARENTS, str):
-                raise InputError(
-                    f"PARENTS: {p.PARENTS!r} is a column, and a saved model has no annotated cells to read it from; give "
-                    "a map, or leave PARENTS out to use the model's own."
-                )
+                column = f"{p.PARENTS!r} is a column, and a saved model has no annotated cells to read it from"
+                raise InputError(f"PARENTS: {column}; give a map, or leave PARENTS out to use the model's own.")
             plan.classes = read_model_json(Path(p.PRETRAINED_MODEL_PATH))["classes"]
             set_parents(p.PARENTS, cells, plan)
         return plan
@@ -148,10 +146,8 @@ def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan)
         )
     largest = pd.DataFrame(counts).max(axis=1).sort_values(ascending=False)
     if len(largest) < 2:
-        raise InputError(
-            f"LABELS_COL {p.LABELS_COL!r}: the annotated batches have one cell type only ({largest.index[0]!r}); "
-            "at least two are needed to tell cells apart."
-        )
+        one = f"the annotated batches have one cell type only ({largest.index[0]!r}); at least two are needed"
+        raise InputError(f"LABELS_COL {p.LABELS_COL!r}: {one} to tell cells apart.")
     would_work = int(min(largest.iloc[1], counts[source].max() if source else np.inf))
     n_types = len(set().union(*plan.cells.values()))
     if n_types < 2 or (source and source not in plan.annotated):
