@@ -4,13 +4,11 @@ The names are those of the JIND-Multi program, upper case, in YAML, JSON, the no
 `jind-nb run -s NAME=VALUE` alike.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -122,7 +120,7 @@ class Parameters(BaseModel):
     each cell."""
 
     @model_validator(mode="after")
-    def _roles_are_disjoint(self) -> Parameters:
+    def _roles_are_disjoint(self) -> Self:
         target, source = self.TARGET_DATASET_NAME, self.SOURCE_DATASET_NAME
         if source == target:
             equal = f"SOURCE_DATASET_NAME and TARGET_DATASET_NAME are both {target!r}; the target cannot train itself"

@@ -1,18 +1,13 @@
 """PARENTS, the coarser level of the cell types: each type may have a parent, which an ambiguous cell is then given."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ..core.labels import UNASSIGNED
 from ..core.text import listing, nearest
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    from .plan import Plan
+from .plan import Plan
 
 Parents = Mapping[str, str]  # cell type -> parent; a type that is missing is its own parent
 
