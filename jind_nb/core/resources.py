@@ -1,7 +1,5 @@
 """What the package brings along: templates, notebooks, parameter files; and the checkout it may have been installed from."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.resources import files
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The plan of a run: which batches are used for training, which is annotated, and what is left out and why."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

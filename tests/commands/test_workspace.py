@@ -225,7 +225,7 @@ def test_why_a_run_failed_is_told_in_the_runs_own_words(workspace: Workspace) ->
     run = workspace.start_run(VALUES | {"BATCH_COL": "wel"})
     until(lambda: run.state() == "failed")
     assert "has no column 'wel'" in run.why_failed()
-    assert "Did you mean well?" in run.why_failed()
+    assert "Did you mean 'well'?" in run.why_failed()
 
 
 def test_a_look_at_a_file_tells_batches_cell_types_and_who_has_labels(tmp_path: Path) -> None:
