@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from ..core.address import last_name
 from ..core.files import read_json, whole_file
 from ..core.resources import templates
 from ..results.load import load_finished
-from ..results.summary import summarise
+from ..results.summary import alignment_reason, expected_error_sentence, summarise
 from ..results.tables import composition_table, type_table
-from ..results.target import evaluate_target
+from ..results.target import evaluate_target, fallback_metrics, known_types_metrics
 from ..runs.folder import Run
 from ..runs.previous import PREVIOUS
 from ..runs.stages import load_plan, load_training
@@ -59,9 +61,19 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     html = _render(
         "report.html.j2",
         target=plan.target,
-        summary=summarise(result, plan, training, run),
+        run=run,
+        result=result,
+        plan=plan,
+        training=training,
+        summary=summarise(result, plan, training),
+        known_types=known_types_metrics(result),
+        fallback=fallback_metrics(result),
+        data=", ".join(map(last_name, run.parameters.paths)),
+        alignment_reason=alignment_reason,
+        expected_error_sentence=expected_error_sentence,
+        quantile=np.quantile,
         most_doubts=MOST_DOUBTS,
-        composition_picture=Markup(figure_html(style.png(figure), about)),
+        composition_picture=figure_html(style.png(figure), about),
         table=_table(type_table(result, plan, on_target), "Each cell type in the target"),
         labelled=bool(on_target),
         chapters=[_part(run.notebook(stage), points) for stage in (EVIDENCE, *before)],
