@@ -17,7 +17,6 @@ from typing import Any
 
 import nbformat
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 
 from ..core.address import last_name
@@ -74,15 +73,15 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         quantile=np.quantile,
         most_doubts=MOST_DOUBTS,
         composition_picture=figure_html(style.png(figure), about),
-        table=_table(type_table(result, plan, on_target), "Each cell type in the target"),
+        table=scrolling_html(
+            report_html.table_html(type_table(result, plan, on_target), "Each cell type in the target")
+        ),
         labelled=bool(on_target),
         chapters=[_part(run.notebook(stage), points) for stage in (EVIDENCE, *before)],
         methods=methods(run, result, plan, training, facts["versions"]),
         inputs=facts["input"],
-        parameters=_table(_parameters(run), "Every parameter as it was used"),
-        versions=_table(
-            _by_name(facts["versions"], "package", "version"), "Python and the packages that made this run"
-        ),
+        parameters=_by_name(_parameters(run), ["parameter", "value"], "Every parameter as it was used"),
+        versions=_by_name(facts["versions"], ["package", "version"], "Python and the packages that made this run"),
         point_data=points.content,
     )
     return _write(html, run)
@@ -94,8 +93,8 @@ def _write(html: str, run: Run) -> str:
     return html
 
 
-def _table(table: pd.DataFrame, caption: str) -> Markup:
-    return scrolling_html(report_html.table_html(table, caption))
+def _by_name(values: Mapping[str, str], heads: list[str], caption: str) -> Markup:
+    return scrolling_html(report_html.rows_html(heads, list(values.items()), caption))
 
 
 def _most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
@@ -160,15 +159,12 @@ def script_and_hash() -> tuple[str, str]:
 
 
 def _render(template: str, **values: Any) -> str:
-    script, name = script_and_hash()
-    return (
-        templates()
-        .get_template(template)
-        .render(script=Markup(script), allowed_script=Markup(name), version=version("jind-nb"), **values)
-    )
+    script, name = map(Markup, script_and_hash())
+    constants = {"script": script, "allowed_script": name, "version": version("jind-nb")}
+    return templates().get_template(template).render(constants, **values)
 
 
-def _parameters(run: Run) -> pd.DataFrame:
+def _parameters(run: Run) -> dict[str, str]:
     def words(value: Any) -> str:
         if isinstance(value, Mapping):
             value = "; ".join(f"{k}: {v if isinstance(v, str) else ', '.join(v)}" for k, v in value.items())
@@ -176,8 +172,4 @@ def _parameters(run: Run) -> pd.DataFrame:
             value = ", ".join(map(str, value))
         return report_html.value_text(value) or report_html.NONE
 
-    return _by_name({name: words(value) for name, value in run.parameters.model_dump().items()}, "parameter", "value")
-
-
-def _by_name(values: Mapping[str, str], name: str, value: str) -> pd.DataFrame:
-    return pd.DataFrame({value: pd.Series(values, dtype=object)}).rename_axis(name)
+    return {name: words(value) for name, value in run.parameters.model_dump().items()}
