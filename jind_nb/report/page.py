@@ -37,8 +37,6 @@ from .plots.target import composition_alt, composition_bars
 
 PICTURES = 2_800_000  # bytes of all of them; with the data about points, the page stays below 5 MB
 
-MOST_DOUBTS = 7  # on the first page
-
 EVIDENCE = "4_evaluate"
 
 
@@ -51,15 +49,14 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         `versions` and `input` as in manifest.json.
     """
     result, plan, training = load_finished(run), load_plan(run), load_training(run)
-    on_target, composition = evaluate_target(result, plan.target), composition_table(result, plan)
+    types, composition = type_table(result, plan, evaluate_target(result, plan.target)), composition_table(result, plan)
     figure = composition_bars(composition, plan.target)
-    width, height = style.pixels(figure)
-    about = {"alt": composition_alt(composition, plan.target), "width": width, "height": height}
+    about = {"alt": composition_alt(composition, plan.target), **style.pixels(figure)}
     points = PointData(most_bytes=_most_bytes([run.notebook(stage) for stage in run.stages]))
     before = [stage for stage in run.stages if stage != EVIDENCE]
     html = _render(
         "report.html.j2",
-        target=plan.target,
+        facts=facts,
         run=run,
         result=result,
         plan=plan,
@@ -71,15 +68,10 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         alignment_reason=alignment_reason,
         expected_error_sentence=expected_error_sentence,
         quantile=np.quantile,
-        most_doubts=MOST_DOUBTS,
         composition_picture=figure_html(style.png(figure), about),
-        table=scrolling_html(
-            report_html.table_html(type_table(result, plan, on_target), "Each cell type in the target")
-        ),
-        labelled=bool(on_target),
+        table=scrolling_html(report_html.table_html(types, "Each cell type in the target")),
         chapters=[_part(run.notebook(stage), points) for stage in (EVIDENCE, *before)],
         methods=methods(run, result, plan, training, facts["versions"]),
-        inputs=facts["input"],
         parameters=_by_name(_parameters(run), ["parameter", "value"], "Every parameter as it was used"),
         versions=_by_name(facts["versions"], ["package", "version"], "Python and the packages that made this run"),
         point_data=points.content,
@@ -138,14 +130,10 @@ def write_failed_html(run: Run) -> str:
     notebook, earlier = run.notebook(failure["stage"]), run.folder / PREVIOUS / run.report_html.name
     html = _render(
         "failed.html.j2",
-        target=run.parameters.TARGET_DATASET_NAME,
+        run=run,
         failure=failure,
-        stages=failure["stages"],
         notebook=notebook.relative_to(run.folder) if notebook.exists() else None,
-        log=run.log.name,
         earlier=earlier.relative_to(run.folder) if earlier.exists() else None,
-        folder=run.folder,
-        goes_on=run.goes_on,
     )
     run.report_pdf.unlink(missing_ok=True)
     return _write(html, run)

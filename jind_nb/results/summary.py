@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..core.labels import UNASSIGNED, UNLIKE
+from ..core.resources import templates
 from ..core.text import listing, percent, plural
 from ..data.plan import Plan
 from ..model.calibration import Calibration, best_mode
@@ -131,37 +132,8 @@ def alignment_reason(training: Mapping[str, Any]) -> str:
 
 def expected_error_sentence(calibration: Calibration) -> str:
     """Return the errors to expect among the assigned cells of a new batch, and what this rests on."""
-    target_error, mean = calibration.target_error, calibration.mean("error_among_assigned")
-    n, n_annotated = calibration.n_left_out, calibration.n_annotated
-    if target_error is not None and calibration.threshold is not None and calibration.threshold > 1:
-        return (
-            f"no confidence keeps them below {percent(target_error)} on the left-out batches, so every cell is "
-            "Unassigned; set a higher TARGET_ERROR, or use REJECTION"
-        )
-    if mean is None:
-        return "not known: no cell of a left-out batch was assigned"
-    lowest, highest = calibration.range("error_among_assigned") or (mean, mean)
-    if n_annotated == 1:
-        text = f"{percent(mean)} on cells held out of the only annotated batch; a new batch is usually harder"
-    else:
-        text = (
-            f"about {percent(mean)} of the assigned cells ({percent(lowest)} to {percent(highest)} in "
-            f"{plural(n, 'annotated batch', 'annotated batches')} that {'was' if n == 1 else 'were'} left out of training "
-            "in turn and annotated like the target), if its cell types are among the annotated ones"
-        )
-    if target_error is not None:
-        errors = [row["error_among_assigned"] or 0.0 for row in calibration.batches if row["cells"]]
-        text += (
-            f". TARGET_ERROR asks for at most {percent(target_error)}; {sum(e <= target_error for e in errors)} of {n} "
-            "batches met it with a threshold from the others: "
-        )
-        text += (
-            f"about {n} of {n + 1} further batches like these should meet it, or more"
-            if calibration.is_guarantee
-            else f"with {plural(n_annotated, 'annotated batch', 'annotated batches')} ({n} left out) this is an estimate, "
-            "no guarantee"
-        )
-    return text
+    text = templates().get_template("expected_error.txt.j2").render(calibration=calibration)
+    return text.replace("\n", " ")
 
 
 def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[str]:

@@ -71,17 +71,16 @@ def show(figure: Figure | str | None, alt: str = "", cells: pd.DataFrame | None 
     if isinstance(figure, str):
         display(HTML(f'<p class="nothing">{escape(figure)}</p>'))
         return
-    width, height = pixels(figure)
-    about: dict[str, Any] = {"alt": alt, "width": width, "height": height}
+    about: dict[str, Any] = {"alt": alt, **pixels(figure)}
     if cells is not None and len(cells) <= MOST_HOVER:
         about |= {"where": _places(figure, cells), "what": _hover_columns(cells.drop(columns=["panel", "x", "y"]))}
     display({"image/png": png(figure), "text/plain": alt}, raw=True, metadata={"image/png": about})
 
 
-def pixels(figure: Figure) -> tuple[int, int]:
-    """Return a figure's width and height on a screen."""
+def pixels(figure: Figure) -> dict[str, int]:
+    """Return a figure's `width` and `height` on a screen."""
     width, height = figure.get_size_inches()
-    return round(PIXELS * width), round(PIXELS * height)
+    return {"width": round(PIXELS * width), "height": round(PIXELS * height)}
 
 
 def _places(figure: Figure, cells: pd.DataFrame) -> dict[str, list[int]]:
@@ -166,7 +165,7 @@ def legend_below(figure: Figure, *handles_and_labels: Any, ncols: int = 1) -> No
 
 def legend_beside(axes: Axes, ncols: int = 1, markerscale: float = 1.0) -> None:
     """Draw the legend of axes on their right."""
-    place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
     axes.legend(fontsize=7, frameon=False, ncols=ncols, markerscale=markerscale, **place)
 
 
