@@ -8,6 +8,8 @@ TORCH := torch==2.13.0
 # Where it comes from, if not from the package index you use: https://download.pytorch.org/whl/cpu has it without CUDA.
 TORCH_INDEX ?=
 READY := $(VENV)/.ready
+# One worker a core, up to four: groups of tests are in tests/conftest.py.
+ON_BOTH_CORES := -n auto --maxprocesses=4 --dist loadgroup --no-loadscope-reorder --durations=20
 
 .PHONY: demo test quick lint types lock clean
 
@@ -15,10 +17,10 @@ demo: $(READY)
 	@$(BIN)/jind-nb run parameters/demo.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest --durations=20
+	$(BIN)/python -m pytest $(ON_BOTH_CORES)
 
 quick: $(READY)
-	$(BIN)/python -m pytest --durations=20 -m "not slow"
+	$(BIN)/python -m pytest $(ON_BOTH_CORES) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What tests share: small files made on the spot, the shared data, one demo run, and the command line in-process."""
+"""What tests share: the shared data, one demo run, and the command line in-process. Helpers are in `tests/helpers`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import hypothesis
-import numpy as np
-import pandas as pd
 import pytest
-from scipy import sparse
+from filelock import FileLock
 
-from jind_nb.core.model_json import MODEL_FORMAT
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and so would all that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -113,61 +110,6 @@ def run_command(*arguments: object, cwd: Path, **environment: str) -> subprocess
     )
 
 
-def simulated(cells: dict[str, dict[str, int]], n_genes: int = 60, seed: int = 0, *, shift: float = 0.3) -> ad.AnnData:
-    """Counts of cells whose type is plain to see: each type has its own genes, each batch a small shift.
-
-    Parameters
-    ----------
-    cells
-        batch -> cell type -> number of cells. Rows are shuffled, so that batches interleave.
-    """
-    random = np.random.default_rng(seed)
-    types = sorted({name for of_batch in cells.values() for name in of_batch})
-    means = np.full((len(types), n_genes), 0.5)
-    for i in range(len(types)):
-        means[i, i :: len(types)] = 6.0
-    rows, batch, celltype = [], [], []
-    for name, of_batch in cells.items():
-        factor = np.exp(random.normal(0, shift, n_genes))
-        for cell_type, n in of_batch.items():
-            rows.append(random.poisson(means[types.index(cell_type)] * factor, (n, n_genes)))
-            batch += [name] * n
-            celltype += [cell_type] * n
-    order = random.permutation(len(batch))
-    obs = pd.DataFrame({"batch": batch, "celltype": celltype}).iloc[order]
-    obs.index = [f"cell{i}" for i in range(len(obs))]
-    var = pd.DataFrame(index=[f"gene{i:03d}" for i in range(n_genes)])
-    return ad.AnnData(sparse.csr_matrix(np.vstack(rows)[order].astype(np.float32)), obs=obs, var=var)
-
-
-# What a saved model's model.json holds at the least, for `artifacts.write_model_json`.
-MODEL: dict[str, Any] = {
-    "format": MODEL_FORMAT,
-    "classes": ["B", "T"],
-    "features": ["gene000", "gene001"],
-    "preprocessing": {
-        "scale": "log1p of counts per 10,000", "values": "log1p", "total": 1e4, "rescaled": True, "mean": 1.0, "sd": 2.0,
-        "normalisation": "auto", "kinds": ["counts"], "unclear": "log1p", "layer": None, "gene_col": None,
-        "totals_over": None,
-    },
-    "source": "a",
-    "files": {"a": "a.pt"},
-    "thresholds": {"B": 0.5, "T": 0.5},
-    "calibration": {},
-    "target": None,
-    "training": {"METHOD": "default"},
-    "alignment": {"way": "shared", "why": "No annotated batch was left out"},
-    "code size": 4,
-    "hashes": {},
-}  # fmt: skip
-
-THREE_BATCHES = {
-    "a": {"B": 40, "T": 40, "NK": 30},
-    "b": {"B": 40, "T": 40, "NK": 30},
-    "c": {"B": 30, "T": 30, "NK": 20},
-}
-
-
 @pytest.fixture
 def write_parameters(tmp_path: Path) -> Callable[..., Path]:
     """Writes an h5ad and a parameter file that annotates its batch `c`; keywords add or replace parameters.
@@ -194,14 +136,56 @@ def write_parameters(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+# --- on both cores -----------------------------------------------------------------------------------------------------
+
+# Files of slow tests, the slowest first, so that small ones fill up the other core at the end. Tests of a file share its costly
+# fixtures and so stay on one worker, but for those that use a fixture named here: they are a group of their own.
+SLOWEST = (
+    "slurm", "test_sweep", "test_run", "test_faults", "test_why", "test_jupyterlab", "test_app", "test_workspace",
+    "test_notebooks", "test_chunks", "test_predict", "test_compare", "test_compare_methods", "test_hostile", "test_report",
+)  # fmt: skip
+OWN_GROUP = ("slurm",)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests for pytest-xdist (`--dist loadgroup`) and begin with the slowest groups."""
+    group_of = {}
+    for item in items:
+        own = [name for name in OWN_GROUP if name in getattr(item, "fixturenames", ())]
+        group = own[0] if own else item.path.stem
+        group_of[item] = group
+        item.add_marker(pytest.mark.xdist_group(group))
+    place = {group: i for i, group in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(group_of[item], len(place)))
+
+
+def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """A folder for all workers of the session: the first one to ask fills it, the others wait for it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = factory.mktemp(name)
+        make(folder)
+        return folder
+    folder = factory.getbasetemp().parent / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / ".made").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a worker left that failed at it
+            folder.mkdir()
+            make(folder)
+            (folder / ".made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one whole run of the demo with two epochs: many tests look at it, none changes it."""
-    folder = tmp_path_factory.mktemp("demo")
-    done = run_command(
-        "run", ROOT / "parameters" / "demo.yaml", "-s", "EPOCHS=2", "--output-path", folder / "run", cwd=folder
-    )
-    assert done.returncode == 0, done.stderr
-    (folder / "stdout.txt").write_text(done.stdout)
-    (folder / "stderr.txt").write_text(done.stderr)
-    return folder / "run"
+
+    def make(folder: Path) -> None:
+        done = run_command(
+            "run", ROOT / "parameters" / "demo.yaml", "-s", "EPOCHS=2", "--output-path", folder / "run", cwd=folder
+        )
+        assert done.returncode == 0, done.stderr
+        (folder / "stdout.txt").write_text(done.stdout)
+        (folder / "stderr.txt").write_text(done.stderr)
+
+    return made_once("demo", tmp_path_factory, make) / "run"

@@ -23,7 +23,8 @@ from jind_nb.core.parameters import NOT_IN_PYTHON, Parameters
 from jind_nb.core.python_names import in_python, python_names
 from jind_nb.data.datasets import bundled_file
 from jind_nb.errors import InputError
-from tests.conftest import THREE_BATCHES, run_command, simulated
+from tests.conftest import run_command
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 KEYS = ["jind_prediction", "jind_raw_prediction", "jind_confidence", "jind_reason"]
 ASKED: dict[str, Any] = {

@@ -19,7 +19,8 @@ from jupyter_client.manager import run_kernel
 from jind_nb.commands.compare.measure import METHODS
 from jind_nb.core.parameters import Parameters, load_parameters
 from jind_nb.core.stage_words import STAGES
-from tests.conftest import ROOT, THREE_BATCHES, simulated
+from tests.conftest import ROOT
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 NOTEBOOKS = ROOT / "notebooks"
 TEMPLATES = [NOTEBOOKS / f"{stage}.ipynb" for stage in STAGES]

@@ -26,7 +26,7 @@ import psutil
 import yaml
 
 from benchmarks.common import RESULTS, ROOT, jind_nb, parser_of
-from tests.conftest import THREE_BATCHES, simulated
+from tests.helpers.simulated import THREE_BATCHES, simulated
 from tests.helpers.whole import Digest, differences, digest, place_of, problems
 
 OUTPUT = RESULTS / "kills.csv"

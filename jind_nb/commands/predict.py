@@ -76,7 +76,7 @@ def predict(
     """Annotate every cell of a file; write the predictions (xlsx, parquet), the annotated file and a manifest.
 
     Cells that the model annotated in its own run are recognised and annotated as there, with target.pth; all others
-    with the shared encoder and head.
+    with the shared encoder and classifier.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def _annotate(
 
     Returns
     -------
-    The table of predictions and the codes, in the file's order, and notes.
+    The table of predictions and the latents, in the file's order, and notes.
     """
     shared, known = model_store.load_shared(model, settings.device)
     names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own

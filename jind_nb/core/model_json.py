@@ -112,7 +112,7 @@ class _Training(_Strict):
 class _Alignment(_Strict):
     """Check how new cells are aligned, and why."""
 
-    way: Literal["shared", "aligned"]  # `alignment.WAYS`
+    way: Literal["shared", "aligned"]  # `model.state.AlignmentMode`
     why: str
 
 

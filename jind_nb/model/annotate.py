@@ -79,8 +79,7 @@ def train(
     keep_history
         Whether to evaluate every stage on every batch.
     """
-    reference = start(prepared, plan, settings, checkpoint_file)
-    reference.keeps_history = keep_history
+    reference = start(prepared, plan, settings, checkpoint_file, keep_history=keep_history)
     learn_intermediates(reference)
     return reference
 

@@ -256,35 +256,23 @@ def calibrate_modes(left_out: list[LeftOut], settings: Settings, n_annotated: in
 def best_mode(calibrations: Mapping[str, Calibration]) -> tuple[str, str]:
     """Return the mode that annotates left-out batches best, and why: that with more right cells, the mean over batches.
 
-    On ties it is the mode that assigns more of their cells: of batches that are all right either way, alignment takes away what
-    makes them look unlike the reference. Without alignment where only one mode was tried, and where a single annotated batch
-    leaves none to leave out.
+    On ties it is the mode that assigns more of their cells: if all cells of the batches are right in both modes, alignment still
+    takes away what makes them look unlike the reference. It is without alignment if only one mode was tried, and if there is a
+    single annotated batch and so none to leave out.
     """
-    if (
-        not {AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED} <= set(calibrations)
-        or calibrations[AlignmentMode.UNALIGNED].n_annotated == 1
-    ):
+    unaligned, aligned = (calibrations.get(mode) for mode in AlignmentMode)
+    if unaligned is None or aligned is None or unaligned.n_annotated == 1:
         return AlignmentMode.UNALIGNED, "No annotated batch was left out to see whether alignment helps"
-    without, after = (
-        calibrations[AlignmentMode.UNALIGNED].mean("raw_accuracy"),
-        calibrations[AlignmentMode.ALIGNED].mean("raw_accuracy"),
-    )
-    if without is None or after is None:
-        return (
-            AlignmentMode.UNALIGNED,
-            "No cell of a left-out batch was of a type its model knew, so alignment was not tried",
-        )
-    numbers = (
-        f"({100 * after:.2f} % of their cells right with it, {100 * without:.2f} % without, the mean over batches)"
-    )
-    assigned = {mode: calibrations[mode].mean("assigned") or 0.0 for mode in AlignmentMode}
-    if after > without:
+    before, after = unaligned.mean("raw_accuracy"), aligned.mean("raw_accuracy")
+    if before is None or after is None:
+        why = "No cell of a left-out batch was of a type its model knew, so alignment was not tried"
+        return AlignmentMode.UNALIGNED, why
+    numbers = f"({100 * after:.2f} % of their cells right with it, {100 * before:.2f} % without, the mean over batches)"
+    if after > before:
         return AlignmentMode.ALIGNED, f"Left-out annotated batches are annotated better after alignment {numbers}"
-    if after == without and assigned[AlignmentMode.ALIGNED] > assigned[AlignmentMode.UNALIGNED]:
-        return (
-            AlignmentMode.ALIGNED,
-            f"Left-out annotated batches are annotated as well, and more of their cells assigned, after alignment {numbers}",
-        )
+    if after == before and (aligned.mean("assigned") or 0.0) > (unaligned.mean("assigned") or 0.0):
+        why = f"After alignment, left-out annotated batches are as often right and more of their cells are assigned {numbers}"
+        return AlignmentMode.ALIGNED, why
     return AlignmentMode.UNALIGNED, f"Left-out annotated batches are annotated no better after alignment {numbers}"
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -447,10 +448,18 @@ def empty_annotator(n_features: int, n_classes: int, n_latent: int, has_adapter:
 def describe(n_latent: int, epochs: int | None) -> str:
     """Return the sentences on learning for the methods paragraph."""
     return (
-        f"All cells, the target's included, were scaled to one length and described by {n_latent} principal components (up to "
-        f"{COMPONENTS} of features divided by their standard deviation, and as many of features as they are). Each further "
-        "annotated batch was moved onto the batches before it, cell type by cell type, and "
-        f"{len(VIEWS)} softmax regressions on different numbers of components, learned from all annotated batches, were "
-        f"averaged. Half of a cell's probabilities were the mean over the cell and its {NEIGHBOURS - 1} nearest cells of the "
-        "target."
+        f"All cells, those of the target too, were scaled to the same length and projected onto {n_latent} principal components "
+        f"(up to {COMPONENTS} of features divided by their standard deviation, and as many of unscaled features). Each further "
+        "annotated batch was moved onto the batches before it, cell type by cell type. "
+        f"{len(VIEWS)} softmax regressions on different numbers of components were trained on all annotated batches and "
+        "averaged. A cell's probabilities were the mean of its own and of the average over the cell and its "
+        f"{NEIGHBOURS - 1} nearest cells of the target."
+    )
+
+
+def describe_alignment(stages: Collection[str]) -> str:
+    """Return the sentence on alignment for the methods paragraph."""
+    return (
+        "The target was aligned without its labels: all its cells were moved by one vector towards the annotated cells of the "
+        f"predicted types, {ROUNDS} times."
     )

@@ -29,7 +29,14 @@ from .state import Cells, Reference, Settings, TrainingStage
 log = logging.getLogger(__name__)
 
 
-def start(prepared: ad.AnnData, plan: Plan, settings: Settings, checkpoint_file: Path | None = None) -> Reference:
+def start(
+    prepared: ad.AnnData,
+    plan: Plan,
+    settings: Settings,
+    checkpoint_file: Path | None = None,
+    *,
+    keep_history: bool = True,
+) -> Reference:
     """Train the source classifier on the source named in the plan, or on each candidate to choose one.
 
     Parameters
@@ -38,6 +45,8 @@ def start(prepared: ad.AnnData, plan: Plan, settings: Settings, checkpoint_file:
         From `data.prepare` and `data.roles`.
     checkpoint_file
         Where a METHOD that takes long keeps what it has learned, and goes on from if it was interrupted.
+    keep_history
+        Whether to evaluate every stage on every batch.
 
     Returns
     -------
@@ -69,6 +78,7 @@ def start(prepared: ad.AnnData, plan: Plan, settings: Settings, checkpoint_file:
         source, candidates = choose_source(batches, target, plan.classes, settings, encoder)
     reference = learn_source(batches, source, plan.classes, settings, encoder)
     reference.features, reference.candidates, reference.checkpoint = list(prepared.var_names), candidates, kept
+    reference.keeps_history = keep_history
     evaluate_batch(reference, source, TrainingStage.INITIAL)
     checkpoint.keep(reference)
     return reference

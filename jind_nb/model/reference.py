@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -424,11 +425,22 @@ def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, 
 
 
 def describe(n_latent: int, epochs: int | None) -> str:
-    """Return the sentence on learning for the methods paragraph; `epochs` None for a saved model."""
+    """Return the sentences on learning for the methods paragraph; `epochs` None for a saved model."""
     if epochs is None:
-        return f"Its neural network describes a cell by a latent of {n_latent} numbers."
+        return f"Its neural network has a latent space of {n_latent} dimensions."
     return (
-        f"A neural network (encoder to a latent of {n_latent} numbers and classifier) was trained on the source for {epochs} "
-        "epochs; each further annotated batch got an adapter, after which encoder and classifier were trained on all "
-        "annotated batches together."
+        f"A neural network (encoder into a latent space of {n_latent} dimensions, and classifier) was trained on the source for "
+        f"{epochs} epochs. An adapter was trained for each further annotated batch, after which encoder and classifier were "
+        "trained on all annotated batches together."
+    )
+
+
+def describe_alignment(stages: Collection[str]) -> str:
+    """Return the sentence on alignment for the methods paragraph."""
+    trained = (
+        "; then the model was trained on its most confident target cells" if TargetStage.SELF_TRAINED in stages else ""
+    )
+    return (
+        "The target was aligned without its labels: an adapter was trained against a discriminator of target and annotated "
+        f"cells{trained}."
     )

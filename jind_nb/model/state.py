@@ -6,6 +6,7 @@ annotated batches), `target` (annotating a batch) and `annotate` (the whole sequ
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -191,48 +192,40 @@ class Method(Protocol):
         self, x: sparse.csr_matrix, batches: dict[str, Cells], settings: Settings
     ) -> torch.nn.Module | None:
         """Return the encoder that all batches share, if it is computed without labels; stores the batches' latents."""
-        ...
 
     def fit_source(
         self, cells: Cells, n_classes: int, settings: Settings, encoder: torch.nn.Module | None
     ) -> tuple[Annotator, list[dict[str, Any]]]:
         """Return the source's annotator, and for each epoch `epoch`, `loss`, `held_out_accuracy`."""
-        ...
 
     def fit_adapter(self, reference: Reference, batch: str) -> torch.nn.Module:
         """Return a batch's adapter, encoder and classifier as they are."""
-        ...
 
     def fit_jointly(self, reference: Reference, stage: TrainingStage, batch: str) -> list[str]:
         """Train what batches share on all batches learned so far; return the intermediates to evaluate anew."""
-        ...
 
     def latent(self, reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
         """Return the latents float32 (m, d) of some of a batch's cells."""
-        ...
 
     def predict_proba(self, model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:
         """Return probabilities float32 (n, K) of the cells of one batch without labels."""
-        ...
 
     def predict_held_out(self, model: Annotator, known: KnownLatents, settings: Settings) -> np.ndarray:
         """Return probabilities float32 (m, K) of the held-out cells, as a batch's are given."""
-        ...
 
     def latent_for_novelty(
         self, model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings
     ) -> np.ndarray:
         """Return the latents (n, d) by which a batch's cells are compared with annotated ones."""
-        ...
 
     def align(self, annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:
         """Give a batch without labels an adapter of its own, and annotate it anew."""
-        ...
 
     def empty_annotator(self, n_features: int, n_classes: int, n_latent: int, has_adapter: bool) -> Annotator:
         """Return an annotator to load weights into."""
-        ...
 
     def describe(self, n_latent: int, epochs: int | None) -> str:
         """Return the sentence on learning for the methods paragraph; `epochs` None for a saved model."""
-        ...
+
+    def describe_alignment(self, stages: Collection[str]) -> str:
+        """Return the sentence on alignment for the methods paragraph; `stages` are the target's."""

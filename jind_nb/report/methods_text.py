@@ -11,7 +11,6 @@ from ..core.model_json import read_model_json
 from ..core.resources import templates
 from ..data.plan import Plan
 from ..data.roles import CELLS_PER_BATCH
-from ..model import default
 from ..model.annotate import METHODS
 from ..results.summary import alignment_reason
 from ..results.target import TargetResult, target_calibration
@@ -42,7 +41,7 @@ def methods(
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,
         "calibration": target_calibration(training, result), "alignment_reason": alignment_reason,
         "learning": METHODS[method].describe(result.latent.shape[1], epochs),
-        "most_cells": CELLS_PER_BATCH[run.parameters.METHOD], "rounds": default.ROUNDS,
+        "most_cells": CELLS_PER_BATCH[run.parameters.METHOD], "steps": METHODS[method],
     }  # fmt: skip
     module: Any = templates().get_template("methods.txt.j2").make_module(values)
     paragraph = re.sub(r"\s*\n\s*", " ", str(module)).strip()

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from ..core.address import last_name
 from ..core.files import read_json, whole_file
 from ..core.resources import templates
+from ..model.annotate import METHODS
 from ..results.load import load_finished
 from ..results.summary import alignment_reason, expected_error_sentence, summarise
 from ..results.tables import composition_table, type_table
@@ -66,6 +67,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         fallback=fallback_metrics(result),
         data=", ".join(map(last_name, run.parameters.paths)),
         alignment_reason=alignment_reason,
+        always_aligns=METHODS[run.parameters.METHOD].ALWAYS_ALIGNS,
         expected_error_sentence=expected_error_sentence,
         quantile=np.quantile,
         composition_picture=figure_html(style.png(figure), about),

@@ -24,7 +24,8 @@ import pytest
 from tornado.websocket import websocket_connect
 
 from tests.commands.test_workspace import processes_in, until
-from tests.conftest import CHROMIUM_ARGUMENTS, ROOT, THREE_BATCHES, simulated
+from tests.conftest import CHROMIUM_ARGUMENTS, ROOT
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 pytestmark = pytest.mark.slow
 

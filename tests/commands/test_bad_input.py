@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from jind_nb.core.model_json import MODEL_FORMAT, write_model_json
-from tests.conftest import MODEL, ROOT, THREE_BATCHES, Answer, simulated
+from tests.conftest import ROOT, Answer
+from tests.helpers.simulated import MODEL, THREE_BATCHES, simulated
 
 JindNb = Callable[..., Answer]
 BOTH = ("validate", "run")

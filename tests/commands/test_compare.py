@@ -22,7 +22,8 @@ from jind_nb.data import prepare, roles
 from jind_nb.errors import InputError
 from jind_nb.model.predictions import Predictions
 from jind_nb.results.write import write_sheets
-from tests.conftest import THREE_BATCHES, run_command, simulated
+from tests.conftest import run_command
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 QUICK = "logistic regression,true labels,majority,random labels"
 

@@ -17,7 +17,8 @@ from jind_nb.commands.compare.methods import BASELINES, BaselineInput
 from jind_nb.data import cells as data_cells
 from jind_nb.data import prepare, roles
 from jind_nb.data.scale import to_log_counts
-from tests.conftest import simulated, skip
+from tests.conftest import skip
+from tests.helpers.simulated import simulated
 
 CHEAP = ["logistic regression", "linear SVM", "random labels", "majority"]
 

@@ -19,7 +19,8 @@ from jind_nb.commands import init
 from jind_nb.commands.guess import EACH_FILE, guess, guess_columns, one_line, read_obs
 from jind_nb.core.files import read_yaml
 from jind_nb.core.parameters import Parameters, load_parameters
-from tests.conftest import THREE_BATCHES, Answer, simulated
+from tests.conftest import Answer
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 SETS = (
     "cellbench_6batches", "pancreas_3studies_small", "pancreas_baron_human_mouse_6donors", "pancreas_wang_xin_baron",

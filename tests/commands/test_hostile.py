@@ -25,8 +25,9 @@ from jind_nb.core.parameters import load_parameters
 from jind_nb.data import h5ad, integrity
 from jind_nb.data.chunks import Blocks
 from jind_nb.errors import InputError
-from tests.conftest import CHROMIUM_ARGUMENTS, run_command, simulated
+from tests.conftest import CHROMIUM_ARGUMENTS, run_command
 from tests.helpers.mutations import KINDS, LAUGHS, MERGES, Worker, cases, good_h5ad
+from tests.helpers.simulated import simulated
 
 CASES = 220
 

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from jind_nb.core.labels import UNASSIGNED
-from jind_nb.model import alignment, training
-from tests.conftest import THREE_BATCHES, Answer, run_command, simulated
+from jind_nb.model import fit, loop, reference
+from tests.conftest import Answer, run_command
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 Command = Callable[..., Answer]
 
@@ -43,8 +44,9 @@ def nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     def trains(*_: object) -> None:
         raise AssertionError("something was trained")
 
-    monkeypatch.setattr(training, "train_epoch", trains)
-    monkeypatch.setattr(alignment, "train_epoch", trains)
+    monkeypatch.setattr(loop, "train_epoch", trains)
+    monkeypatch.setattr(reference, "train_epoch", trains)
+    monkeypatch.setattr(fit, "learn_source", trains)
     monkeypatch.setattr(torch.optim.Optimizer, "step", trains, raising=False)
 
 

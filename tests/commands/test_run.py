@@ -32,7 +32,8 @@ from jind_nb.core.resources import shipped
 from jind_nb.core.stage_words import STAGES
 from jind_nb.data.datasets import bundled_file
 from jind_nb.runs.folder import Run
-from tests.conftest import THREE_BATCHES, Answer, run_command, simulated
+from tests.conftest import Answer, run_command
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 pytestmark = pytest.mark.slow
 

@@ -38,8 +38,9 @@ from jind_nb.commands.sweep.summary import (
 from jind_nb.core.files import read_json, write_json
 from jind_nb.core.stage_words import STAGES
 from jind_nb.errors import InputError
-from tests.conftest import ROOT, THREE_BATCHES, Answer, run_command, simulated, skip
+from tests.conftest import ROOT, Answer, run_command, skip
 from tests.helpers import slurm as slurms
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 COMMON = {"PATH": "input.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "MIN_CELL_TYPE_POPULATION": 5}
 SLURM_YAML = "memory: 1 GB\nwalltime: 12:00:00\ncores: 1\nworkers: 2\n"

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from jind_nb.commands.app.process import describe_file
 from jind_nb.commands.app.workspace import EXAMPLE, AppSettings, RunOfVisitor, Workspace, clean_name, place_held
 from jind_nb.errors import InputError
-from tests.conftest import THREE_BATCHES, simulated
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 VALUES = {
     "PATH": EXAMPLE,

@@ -28,7 +28,8 @@ from jind_nb.data.download import fetch
 from jind_nb.errors import InputError
 from jind_nb.runs import cache
 from jind_nb.runs.folder import Run
-from tests.conftest import ROOT, THREE_BATCHES, Answer, run_command, simulated
+from tests.conftest import ROOT, Answer, run_command
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 SECRET = "hush"
 

@@ -28,7 +28,7 @@ from jind_nb.data import roles as data_roles
 from jind_nb.data.scale import to_log_counts
 from jind_nb.errors import InputError
 from jind_nb.results import data_tables
-from tests.conftest import MODEL, THREE_BATCHES, simulated
+from tests.helpers.simulated import MODEL, THREE_BATCHES, simulated
 
 NUMBERED = {"1": {"B": 20, "T": 20}, "2": {"B": 20, "T": 20}, "3": {"B": 15, "T": 15}}
 

@@ -530,10 +530,9 @@ def make_model(folder: Path) -> None:
     from jind_nb.core.parameters import make_parameters
     from jind_nb.data import cells as data_cells
     from jind_nb.data import prepare, roles
-    from jind_nb.model import alignment, store, training
-    from jind_nb.model.calibration import of_all_ways
-    from jind_nb.model.leave_one_out import leave_batches_out
-    from jind_nb.runs.folder import Run
+    from jind_nb.model import store
+    from jind_nb.model.annotate import calibrate, settings_of, train
+    from jind_nb.model.target import annotate_before_alignment, known_latents
 
     good_h5ad(folder / "input.h5ad")
     values = GOOD | {"PATH": str(folder / "input.h5ad"), "OUTPUT_PATH": str(folder), "EPOCHS": 1, "USE_GPU": False}
@@ -541,16 +540,13 @@ def make_model(folder: Path) -> None:
     cells = data_cells.read_cells(parameters)
     plan = roles.make_plan(parameters, cells)
     prepared = prepare.prepare(parameters, cells, plan)
-    settings = training.Settings.of(parameters)
-    reference = training.start(prepared, plan, settings)
-    training.learn_intermediates(reference)
-    run = Run(parameters)
-    run.folder.mkdir(exist_ok=True)
-    calibrations = of_all_ways(leave_batches_out(reference), settings, len(reference.batches))
-    store.save_reference(reference, calibrations, plan, run)
+    settings = settings_of(parameters)
+    reference = train(prepared, plan, settings)
+    models = folder / "trained_models"
+    store.save_model(models, reference, calibrate(reference), plan, parameters)
     x = prepared[(prepared.obs["batch"] == "c").to_numpy()].X
-    annotated = alignment.annotate(reference.model, x, alignment.known_codes(reference), settings)
-    store.save_target(annotated, "c", x, run)
+    annotated = annotate_before_alignment(reference.model, x, known_latents(reference), settings)
+    store.save_target(models, annotated, "c", x, models)
 
 
 class Command:

@@ -9,19 +9,31 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from jind_nb.model.alignment import ADAPTED, SHARED
 
 from jind_nb.metrics import calibration_error
-from jind_nb.model.calibration import best_way, calibrate, lowest_threshold, most_novel, safe_threshold, temperature
+from jind_nb.model.calibration import (
+    best_mode,
+    calibrate,
+    lowest_threshold,
+    novelty_threshold,
+    safe_threshold,
+    temperature,
+)
 from jind_nb.model.leave_one_out import LeftOut
 from jind_nb.model.predictions import NONE_PASSES, tempered
+from jind_nb.model.state import AlignmentMode
 
 quick = hypothesis_settings(deadline=None, max_examples=100)
 CLASSES = ["B", "NK", "T"]
 
 
 def batch(
-    name: str, n: int = 3000, seed: int = 0, true_temperature: float = 1.0, unknown: float = 0.0, way: str = SHARED
+    name: str,
+    n: int = 3000,
+    seed: int = 0,
+    true_temperature: float = 1.0,
+    unknown: float = 0.0,
+    mode: str = AlignmentMode.UNALIGNED,
 ) -> LeftOut:
     """A left-out batch whose probabilities are right as often as they say once divided by a temperature."""
     random = np.random.default_rng(seed)
@@ -33,15 +45,15 @@ def batch(
     known = random.random(n) >= unknown
     y[~known] = (honest.argmax(axis=1)[~known] + 1) % 3
     novelty = np.where(known, random.random(n), 2.0)
-    return LeftOut(name, CLASSES, y, known, {way: network}, {way: network}, novelty)
+    return LeftOut(name, CLASSES, y, known, {mode: network}, {mode: network}, novelty)
 
 
 @pytest.mark.parametrize("truth", [0.5, 1.0, 3.0])
 def test_the_temperature_that_makes_probabilities_honest_is_found(truth: float) -> None:
     """Else a confidence of 0.8 would not mean right in four of five."""
     left_out = [batch("a", seed=1, true_temperature=truth), batch("b", seed=2, true_temperature=truth)]
-    assert temperature(left_out, SHARED) == pytest.approx(truth, rel=0.1)
-    learned = calibrate(left_out, SHARED, 0.05, None, 2)
+    assert temperature(left_out, AlignmentMode.UNALIGNED) == pytest.approx(truth, rel=0.1)
+    learned = calibrate(left_out, AlignmentMode.UNALIGNED, 0.05, None, 2)
     for row in learned.batches:
         assert row["calibration_error"] < 0.03
         if truth != 1.0:
@@ -50,23 +62,23 @@ def test_the_temperature_that_makes_probabilities_honest_is_found(truth: float) 
 
 def test_cells_of_types_the_model_could_not_know_do_not_cool_it() -> None:
     left_out = [batch("a", seed=1, unknown=0.3)]
-    assert temperature(left_out, SHARED) == pytest.approx(1.0, rel=0.1)
-    assert most_novel(left_out) < 1.0
+    assert temperature(left_out, AlignmentMode.UNALIGNED) == pytest.approx(1.0, rel=0.1)
+    assert novelty_threshold(left_out) < 1.0
 
 
 def test_a_batch_counts_alike_however_many_cells_it_has() -> None:
     large, small = batch("a", 20_000, 1, true_temperature=3.0), batch("b", 500, 2)
-    assert 1.2 < temperature([large, small], SHARED) < 2.5
+    assert 1.2 < temperature([large, small], AlignmentMode.UNALIGNED) < 2.5
     novel = replace(small, novelty=small.novelty + 1)
-    assert most_novel([large, novel]) > 1.9
+    assert novelty_threshold([large, novel]) > 1.9
 
 
 def test_without_cells_of_known_types_nothing_is_learned_and_nothing_assigned() -> None:
     """Left-out batches may hold only types of their own."""
     alien = batch("a", 50, unknown=1.1)
-    assert temperature([alien], SHARED) == 1.0
-    assert most_novel([alien]) is None
-    learned = calibrate([alien], SHARED, 0.05, 0.05, 2)
+    assert temperature([alien], AlignmentMode.UNALIGNED) == 1.0
+    assert novelty_threshold([alien]) is None
+    learned = calibrate([alien], AlignmentMode.UNALIGNED, 0.05, 0.05, 2)
     assert learned.threshold == NONE_PASSES
     assert learned.batches[0]["cells"] == 0
     assert learned.mean("error_among_assigned") is None
@@ -140,27 +152,29 @@ def test_target_error_holds_in_as_many_new_batches_as_promised() -> None:
 def test_what_is_told_of_a_left_out_batch_rests_on_the_others() -> None:
     """Else calibration would look better than it is."""
     honest, boastful = batch("a", seed=1), batch("b", seed=2, true_temperature=3.0)
-    learned = calibrate([honest, boastful], SHARED, 0.05, None, 2)
-    told = {row["batch"]: row for row in learned.batches}
-    right = boastful.probabilities[SHARED].argmax(axis=1) == boastful.y
-    by_other = tempered(boastful.probabilities[SHARED], temperature([honest], SHARED)).max(axis=1)
-    assert told["b"]["calibration_error"] == pytest.approx(calibration_error(by_other, right))
+    learned = calibrate([honest, boastful], AlignmentMode.UNALIGNED, 0.05, None, 2)
+    error = {row["batch"]: row for row in learned.batches}
+    right = boastful.probabilities[AlignmentMode.UNALIGNED].argmax(axis=1) == boastful.y
+    by_other = tempered(
+        boastful.probabilities[AlignmentMode.UNALIGNED], temperature([honest], AlignmentMode.UNALIGNED)
+    ).max(axis=1)
+    assert error["b"]["calibration_error"] == pytest.approx(calibration_error(by_other, right))
 
 
-def test_a_way_few_batches_were_annotated_in_is_judged_by_those_alone() -> None:
-    left_out = [batch("a", seed=1), batch("b", seed=2, way=ADAPTED)]
-    assert [row["batch"] for row in calibrate(left_out, ADAPTED, 0.05, None, 2).batches] == ["b"]
+def test_a_mode_few_batches_were_annotated_in_is_judged_by_those_alone() -> None:
+    left_out = [batch("a", seed=1), batch("b", seed=2, mode=AlignmentMode.ALIGNED)]
+    assert [row["batch"] for row in calibrate(left_out, AlignmentMode.ALIGNED, 0.05, None, 2).batches] == ["b"]
 
 
 @pytest.mark.parametrize(("names", "guarantee"), [("a", False), ("abc", False), ("abcd", True)])
 def test_fewer_than_four_left_out_batches_promise_nothing(names: str, guarantee: bool) -> None:
     left_out = [batch(name, 200, seed) for seed, name in enumerate(names)]
-    assert calibrate(left_out, SHARED, 0.05, 0.1, len(names)).is_guarantee is guarantee
+    assert calibrate(left_out, AlignmentMode.UNALIGNED, 0.05, 0.1, len(names)).is_guarantee is guarantee
 
 
 def test_a_batch_of_types_all_its_own_is_no_evidence_for_a_promise() -> None:
     left_out = [batch(name, 200, seed) for seed, name in enumerate("abc")] + [batch("d", 50, unknown=1.1)]
-    learned = calibrate(left_out, SHARED, 0.05, 0.1, 4)
+    learned = calibrate(left_out, AlignmentMode.UNALIGNED, 0.05, 0.1, 4)
     assert (learned.n_left_out, learned.is_guarantee) == (3, False)
 
 
@@ -176,50 +190,56 @@ def both_ways(name: str, shared: np.ndarray, adapted: np.ndarray) -> LeftOut:
         right = confidence > 0
         return np.stack([np.where(right, own, rest), np.where(right, rest, own), rest], axis=1)
 
-    ways = {SHARED: probabilities(shared), ADAPTED: probabilities(adapted)}
+    modes = {AlignmentMode.UNALIGNED: probabilities(shared), AlignmentMode.ALIGNED: probabilities(adapted)}
     n = len(shared)
-    return LeftOut(name, CLASSES, np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool), ways, ways, np.zeros(n))
+    return LeftOut(name, CLASSES, np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool), modes, modes, np.zeros(n))
 
 
 GOOD, BAD = np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.9, -0.8, 0.7, -0.6])
 
 
 @pytest.mark.parametrize(
-    ("batches", "way"),
+    ("batches", "mode"),
     [
-        ([(BAD, GOOD), (BAD, GOOD)], ADAPTED),
-        ([(GOOD, BAD), (GOOD, BAD)], SHARED),
-        # ties, also of nothing but right cells: the simpler way
-        ([(GOOD, GOOD), (GOOD, GOOD)], SHARED),
-        ([(BAD, BAD), (BAD, BAD)], SHARED),
-        ([(GOOD, BAD), (BAD, GOOD)], SHARED),
+        ([(BAD, GOOD), (BAD, GOOD)], AlignmentMode.ALIGNED),
+        ([(GOOD, BAD), (GOOD, BAD)], AlignmentMode.UNALIGNED),
+        # ties, also of nothing but right cells: the simpler mode
+        ([(GOOD, GOOD), (GOOD, GOOD)], AlignmentMode.UNALIGNED),
+        ([(BAD, BAD), (BAD, BAD)], AlignmentMode.UNALIGNED),
+        ([(GOOD, BAD), (BAD, GOOD)], AlignmentMode.UNALIGNED),
         # batches count alike, however many cells they have
-        ([(np.tile(GOOD, 50), np.tile(BAD, 50)), (BAD, GOOD), (BAD, GOOD)], ADAPTED),
+        ([(np.tile(GOOD, 50), np.tile(BAD, 50)), (BAD, GOOD), (BAD, GOOD)], AlignmentMode.ALIGNED),
     ],
 )
 def test_the_target_is_aligned_only_where_left_out_batches_are_annotated_better_for_it(
-    batches: list[tuple[np.ndarray, np.ndarray]], way: str
+    batches: list[tuple[np.ndarray, np.ndarray]], mode: str
 ) -> None:
     left_out = [both_ways(str(i), *of_batch) for i, of_batch in enumerate(batches)]
-    calibrations = {name: calibrate(left_out, name, 0.05, None, len(batches)) for name in (SHARED, ADAPTED)}
-    found, why = best_way(calibrations)
-    assert found == way
-    assert ("are annotated better" in why) is (way == ADAPTED)
+    calibrations = {
+        name: calibrate(left_out, name, 0.05, None, len(batches))
+        for name in (AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED)
+    }
+    found, why = best_mode(calibrations)
+    assert found == mode
+    assert ("are annotated better" in why) is (mode == AlignmentMode.ALIGNED)
     assert "of their cells right with it" in why
 
 
-def test_without_a_left_out_batch_or_a_second_way_nothing_is_aligned() -> None:
+def test_without_a_left_out_batch_or_a_second_mode_nothing_is_aligned() -> None:
     """A single annotated batch has held-out cells of its own only, which say nothing of a new batch."""
     better = [both_ways("a", BAD, GOOD)]
-    single = {name: calibrate(better, name, 0.05, None, 1) for name in (SHARED, ADAPTED)}
-    for calibrations in ({}, {SHARED: single[SHARED]}, single):
-        assert best_way(calibrations)[0] == SHARED
-        assert "No annotated batch was left out" in best_way(calibrations)[1]
+    single = {name: calibrate(better, name, 0.05, None, 1) for name in (AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED)}
+    for calibrations in ({}, {AlignmentMode.UNALIGNED: single[AlignmentMode.UNALIGNED]}, single):
+        assert best_mode(calibrations)[0] == AlignmentMode.UNALIGNED
+        assert "No annotated batch was left out" in best_mode(calibrations)[1]
 
 
 def test_batches_of_types_of_their_own_say_nothing_of_alignment() -> None:
     """Nothing to compare: no alignment, and no number in the reason."""
     alien = replace(both_ways("a", BAD, GOOD), could_be_known=np.zeros(4, dtype=bool))
-    calibrations = {name: calibrate([alien, alien], name, 0.05, None, 2) for name in (SHARED, ADAPTED)}
-    way, why = best_way(calibrations)
-    assert (way, "%" in why) == (SHARED, False)
+    calibrations = {
+        name: calibrate([alien, alien], name, 0.05, None, 2)
+        for name in (AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED)
+    }
+    mode, why = best_mode(calibrations)
+    assert (mode, "%" in why) == (AlignmentMode.UNALIGNED, False)

@@ -56,15 +56,15 @@ def test_parents_thresholds_come_from_the_held_out_cells_sums() -> None:
     """Else a threshold for a type would be asked of a sum, which is nearly always above it."""
     held_out = np.array([[0.0, p, 0.98 - p, 0.02] for p in np.linspace(0.4, 0.6, 40)])
     p = Predictions.by(Rule(), CLASSES, held_out[:1], held_out, 0.05)
-    assert hierarchy.thresholds(p, T)["T"] == pytest.approx(0.98)
+    assert hierarchy.parent_thresholds(p, T)["T"] == pytest.approx(0.98)
     assert p.thresholds[1] < 0.6
 
 
 def test_target_error_s_threshold_is_the_parents_too() -> None:
     p = Predictions.by(Rule(threshold=0.93), CLASSES, np.eye(4), np.eye(4), 0.05)
-    assert hierarchy.thresholds(p, T) == {"B": 0.93, "NK": 0.93, "T": 0.93}
+    assert hierarchy.parent_thresholds(p, T) == {"B": 0.93, "NK": 0.93, "T": 0.93}
     none = Predictions.by(Rule(threshold=NONE_PASSES), CLASSES, np.full((9, 4), 0.25), np.eye(4), 0.05)
-    assert pd.isna(hierarchy.fall_back(none, T, hierarchy.thresholds(none, T))).all()
+    assert pd.isna(hierarchy.fall_back(none, T, hierarchy.parent_thresholds(none, T))).all()
 
 
 shares = arrays(np.float32, st.tuples(st.integers(0, 30), st.just(4)), elements=st.floats(0, 1, width=32)).map(
@@ -79,12 +79,12 @@ def test_falling_back_only_ever_names_what_was_rejected(
 ) -> None:
     """A parent in place of an answer would take information away."""
     p = Predictions.by(Rule(), CLASSES, cells, held_out, theta)
-    names, summed = hierarchy.probabilities(p.probabilities, CLASSES, parents)
+    names, summed = hierarchy.parent_probabilities(p.probabilities, CLASSES, parents)
     of = data_parents.parents_of(CLASSES, parents)
     for k, parent in enumerate(of):
         assert (summed[:, names.index(parent)] >= cells[:, k]).all()
     np.testing.assert_allclose(summed.sum(axis=1), 1, atol=1e-5)
-    least = hierarchy.thresholds(p, parents)
+    least = hierarchy.parent_thresholds(p, parents)
     given_ = hierarchy.fall_back(p, parents, least)
     fell = pd.notna(given_)
     assert p.rejected[fell].all()
@@ -97,7 +97,7 @@ def test_falling_back_only_ever_names_what_was_rejected(
 def test_without_shared_parents_no_cell_falls_back(cells: np.ndarray) -> None:
     p = Predictions(CLASSES, cells, np.full(4, 0.9))
     own = {name: f"parent of {name}" for name in CLASSES}
-    assert pd.isna(hierarchy.fall_back(p, own, hierarchy.thresholds(p, own))).all()
+    assert pd.isna(hierarchy.fall_back(p, own, hierarchy.parent_thresholds(p, own))).all()
 
 
 # --- what PARENTS says -----------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_a_map_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_", "told"),
+    ("given_", "words"),
     [
         ({"CD4 T": "T", "CD8 T": "T", "T": "lymphoid", "NK": "lymphoid"}, ["one level only", "'lymphoid'"]),
         ({"B": "NK", "NK": "lymphoid"}, ["'NK' is the parent of 'B' and has a parent itself, 'lymphoid'"]),
@@ -136,10 +136,10 @@ def test_a_map_is_taken_as_it_is() -> None:
     ],
     ids=["a chain", "a type that is a parent", "almost a type", "other types", "our own word"],
 )
-def test_a_map_that_cannot_be_meant_is_refused(given_: dict[str, str], told: list[str]) -> None:
+def test_a_map_that_cannot_be_meant_is_refused(given_: dict[str, str], words: list[str]) -> None:
     with pytest.raises(InputError, match="PARENTS") as error:
         plan_of(given_, TYPES)
-    assert all(words in str(error.value) for words in told), str(error.value)
+    assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_one_map_serves_several_data_sets() -> None:

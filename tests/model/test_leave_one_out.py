@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jind_nb.model.alignment import ADAPTED, SHARED
-from jind_nb.model.training import Reference
 
-from jind_nb.model import leave_one_out
-from jind_nb.model.calibration import of_all_ways
-from jind_nb.model.leave_one_out import FOLDS, MOST_LEFT_OUT, LeftOut, folds, leave_batches_out
-from tests.model.test_reference import METHODS, equal, every_weight, learn, prepare_simulated
+from jind_nb.model import annotate, default, leave_one_out
+from jind_nb.model import reference as method_reference
+from jind_nb.model.annotate import leave_batches_out
+from jind_nb.model.calibration import calibrate_modes
+from jind_nb.model.leave_one_out import MOST_LEFT_OUT, LeftOut, folds
+from jind_nb.model.state import AlignmentMode, Reference
+from tests.helpers.learn import METHODS, equal, every_weight, learn, prepare_simulated
 
 TYPES = {"B": 30, "T": 30}
 by_each = pytest.mark.parametrize("method", METHODS)
@@ -28,7 +29,9 @@ def reference_of(folder: Path, batches: dict[str, dict[str, int]], **parameters:
     return learn(*prepare_simulated(folder, data, **values))
 
 
-@given(st.integers(0, 60), st.sampled_from([FOLDS, MOST_LEFT_OUT]), st.integers(0, 5))
+@given(
+    st.integers(0, 60), st.sampled_from([method_reference.MOST_TRAININGS, default.MOST_TRAININGS]), st.integers(0, 5)
+)
 def test_nine_batches_are_left_out_once_in_at_most_so_many_trainings(n: int, most: int, seed: int) -> None:
     """Else calibration would cost as much as there are batches."""
     names = [str(i) for i in range(n)]
@@ -46,8 +49,9 @@ def test_default_leaves_batches_out_one_at_a_time_and_reference_trains_three_tim
     tmp_path: Path, method: str, trainings: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[list[str]] = []
-    monkeypatch.setattr(leave_one_out, "learn_without", lambda reference, group: groups.append(group) or reference)
-    monkeypatch.setattr(leave_one_out, "_annotate", lambda model, known, name, cells: LeftOut(name, [], *[None] * 5))
+    monkeypatch.setattr(annotate, "train_without", lambda reference, group: groups.append(group) or reference)
+    monkeypatch.setattr(annotate, "annotate", lambda *_: None)
+    monkeypatch.setattr(annotate, "left_out_batch", lambda name, *_: LeftOut(name, [], *[None] * 5))
     reference = reference_of(tmp_path, dict.fromkeys(("a", "b", "d", "e", "f"), TYPES), METHOD=method)
     done = leave_batches_out(reference)
     assert len(groups) == trainings
@@ -60,23 +64,23 @@ def test_no_model_annotates_a_batch_it_was_trained_on(
 ) -> None:
     """What is said about a new batch would flatter otherwise."""
     trained: list[set[str]] = []
-    learn_without = leave_one_out.learn_without
+    train_without = leave_one_out.train_without
 
     def watched(reference: Reference, group: list[str]) -> Reference:
-        model = learn_without(reference, group)
+        model = train_without(reference, group)
         trained.append(set(model.batches))
         return model
 
-    monkeypatch.setattr(leave_one_out, "learn_without", watched)
+    monkeypatch.setattr(annotate, "train_without", watched)
     reference = reference_of(tmp_path, dict.fromkeys(("a", "b", "d", "e"), TYPES), METHOD=method)
     done = leave_batches_out(reference)
     assert [one.batch for one in done] == list(reference.batches)
-    groups = folds(list(reference.batches), FOLDS if method == "reference" else MOST_LEFT_OUT, 0)
+    groups = folds(list(reference.batches), 3 if method == "reference" else MOST_LEFT_OUT, 0)
     assert trained == [{"a", "b", "d", "e"} - set(group) for group in groups]
     for one in done:
         assert len(one.y) == 60
-        assert one.probabilities[SHARED].shape == (60, 2)
-        np.testing.assert_allclose(one.probabilities[SHARED].sum(axis=1), 1, rtol=1e-5)
+        assert one.probabilities[AlignmentMode.UNALIGNED].shape == (60, 2)
+        np.testing.assert_allclose(one.probabilities[AlignmentMode.UNALIGNED].sum(axis=1), 1, rtol=1e-5)
 
 
 @by_each
@@ -96,8 +100,8 @@ def test_the_same_seed_gives_the_same_evidence(tmp_path: Path, method: str) -> N
     reference = reference_of(tmp_path, {"a": TYPES, "b": TYPES}, METHOD=method)
     once, again = leave_batches_out(reference), leave_batches_out(reference)
     for one, other in zip(once, again, strict=True):
-        for way in (SHARED, ADAPTED):
-            np.testing.assert_array_equal(one.probabilities[way], other.probabilities[way])
+        for mode in (AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED):
+            np.testing.assert_array_equal(one.probabilities[mode], other.probabilities[mode])
 
 
 @by_each
@@ -107,8 +111,8 @@ def test_a_left_out_batch_s_labels_are_not_read(tmp_path: Path, method: str) -> 
     (one,) = (found for found in leave_batches_out(reference) if found.batch == "b")
     reference.batches["b"].y[:] = reference.batches["b"].y[::-1].copy()
     (other,) = (found for found in leave_batches_out(reference) if found.batch == "b")
-    for way in (SHARED, ADAPTED):
-        np.testing.assert_array_equal(one.probabilities[way], other.probabilities[way])
+    for mode in (AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED):
+        np.testing.assert_array_equal(one.probabilities[mode], other.probabilities[mode])
 
 
 @by_each
@@ -126,14 +130,14 @@ def test_a_single_batch_s_held_out_cells_stand_in(tmp_path: Path, method: str) -
     reference = reference_of(tmp_path, {"a": TYPES}, METHOD=method)
     (one,) = leave_batches_out(reference)
     assert len(one.y) == reference.batches["a"].held_out.sum() > 0
-    assert set(one.probabilities) == {SHARED, ADAPTED}
+    assert set(one.probabilities) == {AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED}
 
 
 def test_large_batches_are_cut_to_the_cells_that_may_be_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leave_one_out, "CELLS_OF_A_FOLD", 70)
+    monkeypatch.setattr(leave_one_out, "CELLS_OF_A_TRAINING", 70)
     monkeypatch.setattr(leave_one_out, "CELLS_OF_A_BATCH", 25)
     reference = reference_of(tmp_path, dict.fromkeys(("a", "b", "d"), TYPES), ALIGN=False)
-    model = leave_one_out.learn_without(reference, ["d"])
+    model = leave_one_out.train_without(reference, ["d"])
     assert sum(len(cells.y) for cells in model.batches.values()) == 70
     for name, cells in model.batches.items():
         whole = reference.batches[name]
@@ -149,22 +153,22 @@ def test_every_left_out_batch_is_annotated_both_ways(tmp_path: Path, target_erro
     batches = dict.fromkeys(("a", "b", "d", "e"), TYPES)
     reference = reference_of(tmp_path, batches, TARGET_ERROR=target_error, METHOD=method)
     done = leave_batches_out(reference)
-    assert [set(one.probabilities) for one in done] == [{SHARED, ADAPTED}] * 4
-    assert [set(one.held_out) for one in done] == [{SHARED, ADAPTED}] * 4
+    assert [set(one.probabilities) for one in done] == [{AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED}] * 4
+    assert [set(one.held_out) for one in done] == [{AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED}] * 4
 
 
 def test_without_alignment_left_out_batches_are_not_aligned_either(tmp_path: Path) -> None:
     reference = reference_of(tmp_path, {"a": TYPES, "b": TYPES}, ALIGN=False)
-    assert all(set(one.probabilities) == {SHARED} for one in leave_batches_out(reference))
+    assert all(set(one.probabilities) == {AlignmentMode.UNALIGNED} for one in leave_batches_out(reference))
 
 
 def test_a_tiny_batch_that_loses_all_its_cells_to_the_cut_does_not_stop_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leave_one_out, "CELLS_OF_A_FOLD", 20)
+    monkeypatch.setattr(leave_one_out, "CELLS_OF_A_TRAINING", 20)
     batches = {name: {"B": 300, "T": 300} for name in ("a", "b")} | {"d": {"B": 3, "T": 3}}
     reference = reference_of(tmp_path, batches, ALIGN=False)
-    model = leave_one_out.learn_without(reference, ["b"])
+    model = leave_one_out.train_without(reference, ["b"])
     assert all((~cells.held_out).any() for cells in model.batches.values())
 
 
@@ -173,5 +177,5 @@ def test_a_single_batch_without_held_out_cells_teaches_nothing_and_stops_nothing
     reference = reference_of(tmp_path, {"a": {"B": 4, "T": 4}}, ALIGN=False, METHOD=method)
     (one,) = leave_batches_out(reference)
     assert len(one.y) == len(one.novelty) == 0
-    learned = of_all_ways([one], reference.settings, 1)[SHARED]
-    assert (learned.temperature, learned.most_novel) == (1.0, None)
+    learned = calibrate_modes([one], reference.settings, 1)[AlignmentMode.UNALIGNED]
+    assert (learned.temperature, learned.novelty_threshold) == (1.0, None)

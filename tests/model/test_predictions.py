@@ -62,7 +62,7 @@ def test_thresholds_are_those_worked_out_by_hand(top: list[float], theta: float,
 def test_a_threshold_without_evidence_is_not_taken_for_one_that_the_cap_made() -> None:
     """A report would else warn of too few held-out cells where there were thousands, all confident."""
     sure = np.vstack([of_one_type([0.99] * 20, 0, 2), of_one_type([0.95], 1, 2)])
-    predictions = Predictions.by(Rule(enough=NO_EVIDENCE), ["many", "one"], sure, sure, 0.05)
+    predictions = Predictions.by(Rule(threshold_cap=NO_EVIDENCE), ["many", "one"], sure, sure, 0.05)
     assert predictions.thresholds == pytest.approx([NO_EVIDENCE, NO_EVIDENCE])
     assert predictions.without_evidence == ["one"]
     assert Predictions.by(Rule(threshold=0.9), ["many", "one"], sure, sure, 0.05).without_evidence == []
@@ -139,8 +139,8 @@ def test_some_of_the_cells_are_predicted_as_they_are_among_all(
 ) -> None:
     predictions = Predictions(list("ABCDE")[: table.shape[1]], table, class_thresholds(table, theta))
     chosen = data.draw(hnp.arrays(bool, len(table)))
-    assert predictions.of(chosen).names.tolist() == predictions.names[chosen].tolist()
-    assert predictions.of(np.flatnonzero(chosen)).names.tolist() == predictions.names[chosen].tolist()
+    assert predictions.subset(chosen).names.tolist() == predictions.names[chosen].tolist()
+    assert predictions.subset(np.flatnonzero(chosen)).names.tolist() == predictions.names[chosen].tolist()
 
 
 @quick
@@ -199,10 +199,10 @@ def test_target_error_s_threshold_holds_for_every_type() -> None:
 
 def test_a_cell_unlike_the_reference_is_rejected_however_confident_and_says_so() -> None:
     novelty = np.array([0.1, 0.3, 0.1, 0.3])
-    judged = Predictions.by(Rule(1.0, 0.65, most_novel=0.2), ["B", "T"], HELD_OUT, HELD_OUT, 0.05, novelty)
+    judged = Predictions.by(Rule(1.0, 0.65, novelty_threshold=0.2), ["B", "T"], HELD_OUT, HELD_OUT, 0.05, novelty)
     assert judged.reasons.tolist() == ["ambiguous", "unlike reference", "confident", "unlike reference"]
     assert judged.names.tolist() == [UNASSIGNED, UNASSIGNED, "B", UNASSIGNED]
-    assert judged.of(np.array([2, 3])).reasons.tolist() == ["confident", "unlike reference"]
+    assert judged.subset(np.array([2, 3])).reasons.tolist() == ["confident", "unlike reference"]
 
 
 @quick

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from jind_nb.model.training import Settings
 from scipy import sparse
 from torch import nn
 
@@ -23,12 +22,14 @@ from jind_nb.data.cells import read_cells
 from jind_nb.data.plan import Plan
 from jind_nb.data.prepare import prepare
 from jind_nb.data.roles import make_plan
-from jind_nb.model.networks import Annotator, Encoder, Head
+from jind_nb.model.annotate import settings_of
+from jind_nb.model.networks import Annotator
 from jind_nb.model.predictions import Predictions
+from jind_nb.model.reference import Classifier, Encoder
 from jind_nb.report.plots import markers as plots_markers
 from jind_nb.results import attribution, expression
 from jind_nb.results.target import TargetResult, with_parents
-from tests.model.test_reference import METHODS, learn
+from tests.helpers.learn import METHODS, learn
 
 # Markers from the literature, as far as the sets hold them; how many features may come before them.
 MARKERS = {
@@ -46,12 +47,12 @@ FIRST = {"reference": 10, "default": 15}
 
 
 def learned(prepared: ad.AnnData) -> nn.Module:
-    """An encoder and a head after sixty steps over all annotated cells: enough for these sets, and quick."""
+    """An encoder and a classifier after sixty steps over all annotated cells: enough for these sets, and quick."""
     annotated = prepared[prepared.obs["cell_type"].notna()]
     x = torch.from_numpy(annotated.X.toarray())
     y = torch.from_numpy(annotated.obs["cell_type"].cat.codes.to_numpy().astype(np.int64))
     torch.manual_seed(0)
-    model = Annotator(Encoder(x.shape[1]), Head(len(annotated.obs["cell_type"].cat.categories)))
+    model = Annotator(Encoder(x.shape[1]), Classifier(len(annotated.obs["cell_type"].cat.categories)))
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     weights = 1 / torch.bincount(y).float()
     for _ in range(60):
@@ -76,7 +77,7 @@ def real(shared_file: Callable[[str], Path]) -> Callable[[str], tuple[ad.AnnData
         plan = make_plan(p, cells)
         prepared = prepare(p, cells, plan)
         if method == "default":
-            return prepared, plan, learn(prepared, plan, Settings.of(p)).model
+            return prepared, plan, learn(prepared, plan, settings_of(p)).model
         return prepared, plan, learned(prepared)
 
     return make
@@ -154,7 +155,7 @@ def test_no_cells_at_all_is_said(real: Callable[[str], tuple[ad.AnnData, Plan, n
     result = result_of(target, plan, model)
     nothing = Predictions(plan.classes, result.final.probabilities, np.full(3, 1.01))
     explanation = attribution.attribute_types(
-        model, target, TargetResult({"x": nothing}, result.cells, result.codes, None), plan
+        model, target, TargetResult({"x": nothing}, result.cells, result.latent, None), plan
     )
     assert "nothing to explain" in attribution.attribution_table(explanation).iloc[0, 0]
     assert not explanation.sections

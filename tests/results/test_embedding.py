@@ -10,15 +10,15 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-from jind_nb.model.alignment import known_codes
-from scipy import sparse
 
 from jind_nb.core.subsample import subsample
+from jind_nb.model.annotate import annotate
+from jind_nb.model.target import known_latents
 from jind_nb.results import embedding
-from jind_nb.results.embedding import code_points, umap_of
-from tests.conftest import ROOT, THREE_BATCHES, simulated
-from tests.model.test_reference import learn, prepare_simulated
-from tests.model.test_target import whole
+from jind_nb.results.embedding import latent_points, umap_of
+from tests.conftest import ROOT
+from tests.helpers.learn import learn, prepare_simulated, target_cells
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 
 def cells(n: int, n_genes: int = 60) -> ad.AnnData:
@@ -78,16 +78,15 @@ def test_ten_thousand_cells_are_drawn_as_five_thousand() -> None:
 
 
 @pytest.mark.parametrize(("method", "of_a"), [("default", 99), ("reference", 88)])  # 110 less 11 or 22 held out
-def test_code_points_have_every_cell_of_every_stage_on_the_same_axes(
+def test_latent_points_have_every_cell_of_every_stage_on_the_same_axes(
     tmp_path: Path, method: str, of_a: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {"SOURCE_DATASET_NAME": "a", "EPOCHS": 2, "METHOD": method, "ALIGN": True}
     prepared, plan, settings = prepare_simulated(tmp_path, THREE_BATCHES, **values)
     reference = learn(prepared, plan, settings)
-    known = known_codes(reference)
-    x = prepared[(prepared.obs["batch"] == "c").to_numpy()].X
-    annotated = whole(reference.model, sparse.csr_matrix(x), known, settings)
-    points = code_points(annotated, known, "c", 0)
+    known = known_latents(reference)
+    annotated = annotate(reference.model, target_cells(prepared, plan), known, settings)
+    points = latent_points(annotated, known, "c", 0)
     assert list(points.columns) == ["stage", "x", "y", "batch", "cell type", "cell"]
     every = list(annotated.stages)
     shown = list(dict.fromkeys([every[0], every[-1]]))
@@ -104,7 +103,7 @@ def test_code_points_have_every_cell_of_every_stage_on_the_same_axes(
         first = others[["x", "y"]].to_numpy() if first is None else first
         np.testing.assert_array_equal(others[["x", "y"]].to_numpy(), first)
     monkeypatch.setattr(embedding, "MOST_POINTS", 40)
-    assert len(code_points(annotated, known, "c", 0)) == 40
+    assert len(latent_points(annotated, known, "c", 0)) == 40
 
 
 @pytest.mark.parametrize("first", ["", "import numba; "])

@@ -20,7 +20,7 @@ from jind_nb.results import summary, tables, target, write
 from jind_nb.results.clusters import Clusters
 from jind_nb.results.target import TargetResult
 from jind_nb.runs.folder import Run
-from tests.conftest import simulated
+from tests.helpers.simulated import simulated
 
 
 @pytest.fixture

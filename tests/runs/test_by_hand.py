@@ -14,12 +14,11 @@ from jind_nb.core.parameters import make_parameters
 from jind_nb.data import cells as data_cells
 from jind_nb.data import prepare, roles
 from jind_nb.errors import InputError
-from jind_nb.model import alignment, calibration, store, training
-from jind_nb.model.leave_one_out import leave_batches_out
+from jind_nb.model import annotate, store
 from jind_nb.results import load, tables, target, write
 from jind_nb.runs.folder import Run
-from jind_nb.runs.stages import load_plan, load_prepared, model_folder, save_prepared, save_training
-from tests.conftest import THREE_BATCHES, simulated
+from jind_nb.runs.stages import begin_stage, load_plan, load_prepared, model_folder, save_prepared, save_training
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 
 @pytest.fixture
@@ -44,21 +43,21 @@ def preprocess(values: dict[str, Any]) -> None:
 def train(values: dict[str, Any]) -> None:
     run = Run(make_parameters(values))
     plan, prepared = load_plan(run), load_prepared(run)
-    reference = training.start(prepared, plan, training.Settings.of(run.parameters))
-    training.learn_intermediates(reference)
-    calibrations = calibration.of_all_ways(leave_batches_out(reference), reference.settings, len(reference.batches))
-    store.save_reference(reference, calibrations, plan, run)
-    save_training(run, reference.story() | {"calibration": {}})
+    reference = annotate.train(prepared, plan, annotate.settings_of(run.parameters))
+    calibrations = annotate.calibrate(reference)
+    begin_stage(run, "2_train")
+    store.save_model(run.models, reference, calibrations, plan, run.parameters)
+    save_training(run, reference.record() | {"calibration": {}})
 
 
 def align(values: dict[str, Any]) -> None:
     run = Run(make_parameters(values))
-    plan, prepared, settings = load_plan(run), load_prepared(run), training.Settings.of(run.parameters)
-    shared, known = store.load_shared(model_folder(run), settings.device)
+    plan, prepared, settings = load_plan(run), load_prepared(run), annotate.settings_of(run.parameters)
+    model = model_folder(run)
     x = prepared[target.target_rows(prepared, plan.target)].X
-    annotated = alignment.annotate(shared, x, known, settings)
-    alignment.align(annotated, x, known, settings)
-    store.save_target(annotated, plan.target, x, run)
+    annotated, _ = store.annotate_with_model(model, x, settings, recall_own=False)
+    begin_stage(run, "3_align")
+    store.save_target(run.models, annotated, plan.target, x, model)
     load.save_annotated(annotated, run)
 
 

@@ -31,7 +31,8 @@ from jind_nb.core.stage_words import STAGES
 from jind_nb.errors import InputError
 from jind_nb.runs import cache, previous
 from jind_nb.runs.folder import Run
-from tests.conftest import THREE_BATCHES, Answer, run_command, simulated, skip
+from tests.conftest import Answer, run_command, skip
+from tests.helpers.simulated import THREE_BATCHES, simulated
 from tests.helpers.whole import differences, digest, files_in, place_of, problems
 
 ALL = [*STAGES, "report"]

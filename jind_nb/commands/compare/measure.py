@@ -74,7 +74,7 @@ class Cost:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak: int = 0
-    way: str = ""  # how our methods aligned the target (`alignment.WAYS`)
+    way: str = ""  # how our methods aligned the target: an `AlignmentMode`
 
 
 # --- one method ------------------------------------------------------------------------------------------------------
@@ -221,8 +221,7 @@ def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Cost]:
 
 
 def jind(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> tuple[Predictions, str]:
-    """The target by METHOD, and the way in which: all that the notebooks do, without files and pictures."""
-
+    """Return the target's predictions by METHOD, and its alignment mode: the notebooks' sequence without files."""
     settings = settings_of(parameters)
     reference = train(prepared, plan, settings, keep_history=False)
     known = known_with_rules(reference, calibrate(reference))
