@@ -372,7 +372,9 @@ def test_values_that_are_not_finite_are_told_of_with_their_cell() -> None:
     """They come from a division by zero upstream, which the user can only find with the cell's name."""
     adata = cells()
     adata.X.data[5] = np.nan
-    with pytest.raises(InputError, match=r"X of the AnnData has NaN or infinite values in 1 cell, the first in cell 'cell"):
+    with pytest.raises(
+        InputError, match=r"X of the AnnData has NaN or infinite values in 1 cell, the first in cell 'cell"
+    ):
         jn.annotate(adata, **ASKED)
 
 

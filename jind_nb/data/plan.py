@@ -28,6 +28,11 @@ class Plan:
     preprocessing: Preprocessing | None = None  # None: not prepared yet
 
     @property
+    def n_labelled(self) -> int:
+        """Return the number of labelled cells that train."""
+        return sum(sum(counts.values()) for counts in self.cells.values())
+
+    @property
     def scale(self) -> str:
         """Return the common scale in words."""
         return self.preprocessing.scale if self.preprocessing else ""

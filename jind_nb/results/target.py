@@ -148,12 +148,12 @@ def fallback_metrics(result: TargetResult) -> dict[str, Any] | None:
 def count_fallbacks(result: TargetResult, here: np.ndarray) -> dict[str, Any]:
     """Count some of the cells that fell back, bool (n_target,): `cells`, `labelled`, and `right` (the parent is that of the
     true type; None without labels)."""
-    if result.labels is None:
-        return {"cells": int(here.sum()), "labelled": 0, "right": None}
-    known = here & pd.notna(result.labels)
-    truth = np.array(data_parents.parents_of(list(result.labels[known]), result.parents), dtype=object)
-    right = int((truth == result.fallback[known]).sum())
-    return {"cells": int(here.sum()), "labelled": int(known.sum()), "right": right}
+    numbers: dict[str, Any] = {"cells": int(here.sum()), "labelled": 0, "right": None}
+    if result.labels is not None:
+        known = here & pd.notna(result.labels)
+        truth = np.array(data_parents.parents_of(list(result.labels[known]), result.parents), dtype=object)
+        numbers |= {"labelled": int(known.sum()), "right": int((truth == result.fallback[known]).sum())}
+    return numbers
 
 
 def held_out_accuracy(history: list[StageResult]) -> dict[str, float] | None:

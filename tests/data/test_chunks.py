@@ -224,7 +224,9 @@ def test_nan_in_the_last_block_is_named(how: str, form: str, in_blocks: Callable
     values[-1, 50] = np.inf
     adata.X = FORMS[form](sparse.csr_matrix(values))
     in_blocks(700)
-    with pytest.raises(InputError, match=r"X of .*in\..* has NaN or infinite values in 1 cell, .* cell 'cell299', feature 'gene041'"):
+    with pytest.raises(
+        InputError, match=r"X of .*in\..* has NaN or infinite values in 1 cell, .* cell 'cell299', feature 'gene041'"
+    ):
         prepare(write(adata, tmp_path / "in", how))
 
 
