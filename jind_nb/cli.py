@@ -3,8 +3,6 @@
 Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 the program failed.
 """
 
-from __future__ import annotations
-
 import shlex
 from importlib.metadata import version
 from pathlib import Path

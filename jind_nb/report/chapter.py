@@ -1,7 +1,5 @@
 """Chapters of a report: an executed notebook's prose, tables and pictures as HTML, without its code."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

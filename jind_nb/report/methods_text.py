@@ -1,7 +1,5 @@
 """The methods section for a paper: what a run did, as one paragraph with its references (templates/methods.txt.j2)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

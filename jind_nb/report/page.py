@@ -1,8 +1,6 @@
 """report.html: the answer on one page, the evidence from the executed notebooks without their code, and methods for a paper;
 of a failed run, a page that says so."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import math

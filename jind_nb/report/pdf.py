@@ -1,7 +1,5 @@
 """report.pdf: the report's HTML on paper, by WeasyPrint or a Chromium."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -3,8 +3,6 @@
 Clusters are found in the target's own prepared values, not in the model's latent space, so they do not depend on the model.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import anndata as ad

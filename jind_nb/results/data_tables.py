@@ -1,7 +1,5 @@
 """Tables of the input: its batches, cell types, values and features, and what was noticed."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from ..data.plan import Plan

@@ -1,7 +1,5 @@
 """Read what stage 3 left in a run's folder about the target."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

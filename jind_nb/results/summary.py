@@ -1,7 +1,5 @@
 """A run's result in sentences and a few numbers: the first page of the report."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The web page's form for a new run: a file, its columns and batches, the check, and the start."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import subprocess

@@ -9,8 +9,6 @@ and runs are done, in processes of their own (`app.process`). In JupyterLab the 
 current folder, and results go to `runs/app` there.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 from collections.abc import Coroutine

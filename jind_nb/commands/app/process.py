@@ -7,8 +7,6 @@
 The first two read JSON, the file's path or the parameters, and print JSON; of wrong input, {"error": message}.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import runpy

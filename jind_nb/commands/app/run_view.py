@@ -1,7 +1,5 @@
 """The web page's view of one run: stage, time and log while it is at work, then the report and the files."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 

@@ -7,8 +7,6 @@ Voila passes on the messages of widgets, but none that executes code; the kernel
 user who started the server, so only these checks separate the visitors, not the operating system.
 """
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import logging

@@ -1,7 +1,5 @@
 """Parts of the web page: labelled widgets, and HTML in which names of the data are escaped."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Coroutine
 from typing import Any
 

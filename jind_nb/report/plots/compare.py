@@ -1,7 +1,5 @@
 """Methods side by side."""
 
-from __future__ import annotations
-
 import textwrap
 
 import matplotlib.pyplot as plt

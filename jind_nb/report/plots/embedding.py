@@ -1,7 +1,5 @@
 """Cells in two dimensions, coloured by what is known of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

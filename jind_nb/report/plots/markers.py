@@ -1,7 +1,5 @@
 """Dot plots of what cells express."""
 
-from __future__ import annotations
-
 import textwrap
 from typing import Any
 

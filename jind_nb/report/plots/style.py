@@ -4,8 +4,6 @@ Colours are Okabe and Ito's eight, which colour-blind readers can tell apart. Wh
 each marker shape repeats them: colour and shape together tell up to 64 groups apart.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """What the target consists of, how far its confidence can be trusted, and its clusters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """What is trained on, and how training and alignment went."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
