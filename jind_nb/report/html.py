@@ -1,18 +1,14 @@
 """HTML tables that a screen reader can read and report.js can sort."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
 from ..core.resources import templates
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NONE = "–"
 

@@ -1,11 +1,10 @@
 """What cells of each type express, as dot plots of annotated cells beside the target's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -13,11 +12,7 @@ from scipy import sparse
 from ..core.parameters import Parameters
 from ..data.features import names_type
 from ..data.plan import Plan
-
-if TYPE_CHECKING:
-    import anndata as ad
-
-    from .target import TargetResult
+from .target import TargetResult
 
 COLUMNS = 30  # features in one dot plot, which on paper is as wide as a page
 

@@ -1,10 +1,8 @@
 """Tables of the target: predictions, cell types, reasons, points of pictures, left-out batches."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 
@@ -15,10 +13,6 @@ from ..model.calibration import Calibration
 from ..model.history import StageResult
 from ..model.state import AlignmentMode
 from .target import REASONS, Level, TargetResult, count_fallbacks
-
-if TYPE_CHECKING:
-    import anndata as ad
-
 
 # The columns of the predictions table before the probabilities; those of options only where an option is set.
 CLUSTER_COLUMNS = "cluster", "cluster_majority", "cluster_share"

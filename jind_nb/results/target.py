@@ -1,13 +1,12 @@
 """The target after the last stage, and what is computed from it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 
@@ -18,11 +17,7 @@ from ..model.calibration import Calibration
 from ..model.history import HELD_OUT, UNSEEN, StageResult, evaluate, stage_result
 from ..model.predictions import Predictions
 from ..model.state import AlignmentMode
-
-if TYPE_CHECKING:
-    import anndata as ad
-
-    from .clusters import Clusters
+from .clusters import Clusters
 
 # Why a cell was given its type, its parent or nothing.
 REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE)

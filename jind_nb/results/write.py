@@ -1,32 +1,27 @@
 """Write what a run says about the target: for the next stage, and the files that users get."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from xlsxwriter import Workbook
+from xlsxwriter.worksheet import Worksheet
 
 from ..core.files import whole_file, write_json
 from ..data.cells import read_cells, read_target
 from ..model import hierarchy
 from ..model.calibration import Calibration
 from ..model.history import StageResult
+from ..model.state import Annotated
 from ..runs.folder import Run
 from ..runs.stages import begin_stage, load_plan, save_target
 from .tables import annotate_obs, predictions_table
 from .target import TargetResult, fallback_metrics, known_types_metrics
-
-if TYPE_CHECKING:
-    from xlsxwriter.worksheet import Worksheet
-
-    from ..model.state import Annotated
 
 SHEET_ROWS, CELL_CHARACTERS = 1_048_576, 32_767  # the most that a workbook holds
 
