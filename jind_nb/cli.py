@@ -3,8 +3,6 @@
 Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 the program failed.
 """
 
-from __future__ import annotations
-
 import shlex
 from importlib.metadata import version
 from pathlib import Path
@@ -410,22 +408,21 @@ def web_page(
     if missing := [path for path in data or [] if not path.is_dir()]:
         raise InputError(f"--data: there is no folder {missing[0]}.")
     settings = AppSettings(
-        root=str(folder.absolute()),
-        data=tuple(str(path.resolve()) for path in data or []),
+        root=folder.absolute(),
+        data=tuple(path.resolve() for path in data or []),
         most_upload_bytes=int(max_upload_gb * 1e9),
         runs_at_once=runs_at_once,
     )
     for warning in settings.warnings(ip, token=token):
         print_line(f"[bold yellow]Warning:[/bold yellow] {plain(warning)}", err)
 
-    ports = tuple(range(8866, 8866 + PORTS_TRIED)) if port is None else (port,)
+    ports = range(8866, 8866 + PORTS_TRIED) if port is None else (port,)
     serve(
         settings,
         ip=ip,
         ports=ports,
         base_url=f"/{base_url.strip('/')}/".replace("//", "/"),
         token=token,
-        ready=lambda address: print_line(f"The web page: {plain(address)}\nStop with Ctrl-C; runs continue."),
     )
 
 

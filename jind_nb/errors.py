@@ -1,7 +1,5 @@
 """The one exception that means: the user's input is wrong, and here is what to do."""
 
-from __future__ import annotations
-
 import re
 
 # What moves a terminal's cursor, colours it or cannot be written to it; names in the data may hold anything.

@@ -1,7 +1,5 @@
 """How right predictions are: pure formulas (docs/method_reference.md section 7)."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -342,7 +342,7 @@ def test_the_temporary_model_goes_with_its_object() -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"batch_key": "bach"}, r"batch_key: obs of the AnnData has no column 'bach'.*Did you mean batch\?"),
+        ({"batch_key": "bach"}, r"batch_key: obs of the AnnData has no column 'bach'.*Did you mean 'batch'\?"),
         ({"labels_key": "cell_type"}, r"labels_key: obs of the AnnData has no column 'cell_type'"),
         ({"target": "d"}, r"target: there is no batch 'd' in column 'batch' of the AnnData; it has '"),
         ({"target": None}, r"target is missing"),
@@ -372,7 +372,9 @@ def test_values_that_are_not_finite_are_told_of_with_their_cell() -> None:
     """They come from a division by zero upstream, which the user can only find with the cell's name."""
     adata = cells()
     adata.X.data[5] = np.nan
-    with pytest.raises(InputError, match=r"X of the AnnData has 1 NaN or infinite values, the first in cell 'cell"):
+    with pytest.raises(
+        InputError, match=r"X of the AnnData has NaN or infinite values in 1 cell, the first in cell 'cell"
+    ):
         jn.annotate(adata, **ASKED)
 
 

@@ -1,7 +1,5 @@
 """Guess parameters from the table of cells, for `jind-nb init` and the web page, where people correct them."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """`jind-nb init`: a commented parameter file, proposed from the data."""
 
-from __future__ import annotations
-
 import os
 import textwrap
 from collections.abc import Mapping, Sequence

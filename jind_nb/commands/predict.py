@@ -1,7 +1,5 @@
 """`jind-nb predict`: annotate a new file with a saved model; only alignment trains anything."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a run shows while it is at work: a live bar in a terminal, a line for each stage elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

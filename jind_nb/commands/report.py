@@ -1,7 +1,5 @@
 """`jind-nb report`: the reports of a run, rendered again from its folder alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from .. import report

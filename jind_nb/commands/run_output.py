@@ -1,7 +1,5 @@
 """What the output of a run's process says to the program that started it: the stage it is at, and why it failed."""
 
-from __future__ import annotations
-
 import re
 
 

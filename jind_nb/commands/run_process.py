@@ -3,8 +3,6 @@
 python -m jind_nb.commands.run_process PARAMETERS
 """
 
-from __future__ import annotations
-
 import sys
 
 from ..core.parameters import Parameters, load_parameters

@@ -1,7 +1,5 @@
 """How long a stage takes, and how much memory."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`jind-nb validate`: what a run would do; the data are read and prepared, nothing is trained or written."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import pandas as pd

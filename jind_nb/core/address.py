@@ -1,7 +1,5 @@
 """PATH as an address on the network: a DOI or an https address, which of them are accepted, and how they are shown."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -39,10 +37,8 @@ def check_address(address: str) -> None:
         if parts.username or parts.password:
             raise ValueError("holds a user name or password, which would end up in reports; fetch the file by hand")
         if not is_safe(plain):
-            raise ValueError(
-                "is not fetched: only https:// and doi: are safe from changes on the way; fetch the file by hand and give "
-                "its path"
-            )
+            safe = "only https:// and doi: are safe from changes on the way"
+            raise ValueError(f"is not fetched: {safe}; fetch the file by hand and give its path")
     name = last_name(address)
     if not name.lower().endswith(".h5ad") or len(name) > 200 or re.search(r"[/\\\0-\x1f]", name):
         raise ValueError("must end in the name of an .h5ad file; a zarr folder or archive is fetched by hand")
@@ -72,6 +68,6 @@ def shown_address(address: str) -> str:
 def is_safe(url: str) -> bool:
     """Return whether nobody on the way can change what comes from an address."""
     parts = urlsplit(url)
-    return (parts.scheme == "https" and bool(parts.hostname)) or (
+    return bool(parts.scheme == "https" and parts.hostname) or (
         parts.scheme == "http" and parts.hostname in THIS_MACHINE
     )

@@ -1,7 +1,5 @@
 """A hash of our own code and the versions it stands on: results of other code are never reused."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys
@@ -13,19 +11,9 @@ from .resources import PACKAGE
 
 # What manifest.json tells the versions of; another version of one, and nothing is reused.
 PACKAGES = (
-    "jind-nb",
-    "anndata",
-    "captum",
-    "igraph",
-    "numpy",
-    "pandas",
-    "papermill",
-    "scanpy",
-    "scikit-learn",
-    "scipy",
-    "torch",
+    "jind-nb", "anndata", "captum", "igraph", "numpy", "pandas", "papermill", "scanpy", "scikit-learn", "scipy", "torch",
     "umap-learn",
-)
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

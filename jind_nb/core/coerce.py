@@ -1,7 +1,5 @@
 """The types of the parameters: what a value may be written as in YAML, JSON, a notebook or `-s NAME=VALUE`."""
 
-from __future__ import annotations
-
 import ast
 import re
 from datetime import date
@@ -48,8 +46,7 @@ def _names(value: object) -> object:
 
 
 def _without_repeats(names: list[str]) -> list[str]:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"names {listing(repeated)} more than once; keep one")
     return names
 
@@ -58,7 +55,7 @@ def _paths(value: object) -> object:
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path.strip() for path in paths):
         raise ValueError(
-            "must be the path of an .h5ad file or .zarr folder, its DOI or https address, or a list of these"
+            "must be the path of an .h5ad file or .zarr folder, a DOI or https address, or a list of these"
         )
     for path in filter(is_remote, paths):
         check_address(path)

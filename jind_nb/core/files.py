@@ -1,14 +1,12 @@
 """Files and their names: written whole or not at all, JSON, YAML, hashes."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -124,12 +122,10 @@ def sha256(file: Path) -> str:
 
 def read_end(file: Path, most: int) -> str:
     """Return the last `most` bytes of a file as text, an empty text if it cannot be read."""
-    try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - most))
-            return stream.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
+    with suppress(OSError), file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - most))
+        return stream.read().decode("utf-8", "replace")
+    return ""
 
 
 class _Loader(yaml.SafeLoader):

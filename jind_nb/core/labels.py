@@ -1,7 +1,5 @@
 """The words that every table, picture and file uses for a rejected cell and for why a cell was kept or rejected."""
 
-from __future__ import annotations
-
 UNASSIGNED = "Unassigned"
 
 CONFIDENT, AMBIGUOUS, UNLIKE = REASONS = ("confident", "ambiguous", "unlike reference")

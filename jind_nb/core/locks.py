@@ -1,7 +1,5 @@
 """One run at a time in a folder: a lock that the system releases when its last holder dies."""
 
-from __future__ import annotations
-
 import errno
 import json
 import logging
@@ -29,9 +27,6 @@ OURS = "JIND_NB_RUN"
 # The kernels of a run hold its lock too. They end about a second after the run was killed, later while they compute.
 SECONDS_FOR_ORPHANS = 60
 
-# Errors of a disk without locks, as some clusters have; the run goes on with a warning.
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-
 
 @dataclass(frozen=True)
 class Hold:
@@ -45,6 +40,18 @@ class Hold:
         with suppress(OSError):
             return os.path.samestat(self.file.stat(), os.fstat(self.descriptor))
         return False
+
+
+@contextmanager
+def locks_may_be_missing(warning: str | None = None) -> Iterator[None]:
+    """Let a lock be taken without effect, and log a warning, on a disk that has no locks, as some clusters have."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+        if warning:
+            log.warning(warning)
 
 
 @contextmanager
@@ -64,12 +71,8 @@ def held(folder: Path) -> Iterator[Hold]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptors: list[int] = []
     lock = FileLock(folder / LOCK, on_acquired=descriptors.append)
-    try:
+    with locks_may_be_missing(f"The disk of {folder} has no locks: make sure that no other run is started there."):
         _wait_for_orphans(lock, folder)
-    except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
-            raise
-        log.warning("The disk of %s has no locks: make sure that no other run is started there.", folder)
     try:
         hold = Hold(folder / LOCK, descriptors[0] if descriptors else os.open(folder / LOCK, os.O_RDWR | os.O_CREAT))
         with suppress(OSError):  # a full disk has no room for it; the lock holds without
@@ -94,28 +97,26 @@ def _wait_for_orphans(lock: FileLock, folder: Path) -> None:
             who = _holder(folder)
             orphans = who.get("host") == socket.gethostname() and not _alive(who["pid"])
             if not orphans or time.monotonic() > end:
-                raise InputError(_in_use(folder, who)) from None
+                raise _in_use(folder) from None
 
 
 def _alive(pid: int) -> bool:
-    try:
+    with suppress(psutil.NoSuchProcess):
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    return False
 
 
 def _holder(folder: Path) -> dict[str, Any]:
-    try:
+    with suppress(OSError, ValueError, TypeError):
         return dict(json.loads((folder / LOCK).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
+    return {}
 
 
-def _in_use(folder: Path, who: dict[str, Any]) -> str:
+def _in_use(folder: Path) -> InputError:
+    who = _holder(folder)
     by = f" (process {who['pid']} on {who['host']}, since {who['since']})" if who else ""
-    return (
-        f"OUTPUT_PATH: another run of jind-nb is at work in {folder}{by}; wait until it is done, stop it, or choose "
-        "another folder."
+    return InputError(
+        f"OUTPUT_PATH: another run of jind-nb is at work in {folder}{by}; wait for its end, stop it, or choose another."
     )
 
 
@@ -135,10 +136,8 @@ def refuse_if_in_use(folder: Path) -> None:
         return
     lock = FileLock(folder / LOCK, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=0)
+        with locks_may_be_missing():
+            lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(_in_use(folder, _holder(folder))) from None
-    except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
-            raise
+        raise _in_use(folder) from None
     lock.release()

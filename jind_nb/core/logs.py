@@ -1,7 +1,5 @@
 """Where the package's log lines go."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

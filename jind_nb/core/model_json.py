@@ -1,7 +1,5 @@
 """model.json, the description of a saved model: what it must hold, and that it is as it was written."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -28,14 +26,11 @@ def read_model_json(folder: Path) -> dict[str, Any]:
         If the folder holds no model of ours, a model of another format, or a damaged or edited one.
     """
     file = folder / "model.json"
-    if not folder.is_dir():
-        raise InputError(f"PRETRAINED_MODEL_PATH: there is no folder {folder}; give a run's trained_models folder.")
     if not file.exists():
-        hint = " (a model of the JIND-Multi program lacks its gene list and cannot be used)"
-        raise InputError(
-            f"PRETRAINED_MODEL_PATH: {folder} has no model.json{hint if any(folder.glob('*.pt')) else ''}; "
-            "give a run's trained_models folder."
-        )
+        wrong = f"{folder} has no model.json" if folder.is_dir() else f"there is no folder {folder}"
+        if any(folder.glob("*.pt")):
+            wrong += " (a model of the JIND-Multi program lacks its gene list and cannot be used)"
+        raise InputError(f"PRETRAINED_MODEL_PATH: {wrong}; give a run's trained_models folder.")
     try:
         model = read_json(file)
         made_by_format = model["format"]
@@ -43,17 +38,13 @@ def read_model_json(folder: Path) -> dict[str, Any]:
         raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({error}); copy the folder again.") from None
     if made_by_format != MODEL_FORMAT:
         newer = isinstance(made_by_format, int) and made_by_format > MODEL_FORMAT
-        raise InputError(
-            f"PRETRAINED_MODEL_PATH: {file} has format {made_by_format!r}, this program reads format {MODEL_FORMAT}; "
-            + ("update jind-nb." if newer else "train the model again.")
-        )
+        advice = f"this program reads format {MODEL_FORMAT}; {'update jind-nb' if newer else 'train the model again'}"
+        raise InputError(f"PRETRAINED_MODEL_PATH: {file} has format {made_by_format!r}, {advice}.")
     if model.get("sha256") != _digest(model):
-        raise InputError(
-            f"PRETRAINED_MODEL_PATH: {file} is not as it was written (its content does not match its own hash); copy "
-            "the folder again, and do not edit it."
-        )
+        what = "is not as it was written (its content does not match its own hash)"
+        raise InputError(f"PRETRAINED_MODEL_PATH: {file} {what}; copy the folder again, and do not edit it.")
     try:
-        _Model.model_validate_json(file.read_bytes())
+        _Model.model_validate_json(file.read_bytes(), strict=True)
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
         raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({what}); copy the folder again.") from None
@@ -91,11 +82,7 @@ class Preprocessing(CommonScale):
     totals_over: list[str] | None  # the features that a cell's total is over; None: all of its file
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Target(_Strict):
+class _Target(BaseModel):
     """Check what tells the cells of the model's own target."""
 
     has_adapter: bool
@@ -103,20 +90,20 @@ class _Target(_Strict):
     hashes: dict[str, str]
 
 
-class _Training(_Strict):
+class _Training(BaseModel):
     """Check what is needed to build the model again."""
 
     METHOD: Literal["default", "reference"]
 
 
-class _Alignment(_Strict):
+class _Alignment(BaseModel):
     """Check how new cells are aligned, and why."""
 
     way: Literal["shared", "aligned"]  # `model.state.AlignmentMode`
     why: str
 
 
-class _Model(_Strict):
+class _Model(BaseModel):
     """Check what model.json must hold to be used."""
 
     classes: list[str] = Field(min_length=2)

@@ -4,14 +4,11 @@ The names are those of the JIND-Multi program, upper case, in YAML, JSON, the no
 `jind-nb run -s NAME=VALUE` alike.
 """
 
-from __future__ import annotations
-
-import difflib
 import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,7 +16,7 @@ from ..errors import InputError
 from .address import is_remote
 from .coerce import Markers, MaybeBool, MaybeName, MaybeNumber, MaybeText, Name, Names, Parents, Paths, Whole, Words
 from .files import read_yaml
-from .text import listing
+from .text import listing, nearest
 
 # A PATH that starts with this names data that come with an installed package.
 BUNDLED = "scanpy:"
@@ -59,121 +56,89 @@ class Parameters(BaseModel):
     ('3', ['1', '2'], 5000)
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    PATH: Paths = Field(
-        description="The .h5ad file or .zarr folder, the DOI or https address of an .h5ad file, or a list of these whose "
-        "genes are matched by name."
-    )
-    BATCH_COL: str = Field(
-        min_length=1,
-        description="Column of `obs` with the batch of each cell; in a list of files, a file without it is one batch "
-        "named like the file.",
-    )
-    LABELS_COL: str = Field(min_length=1, description="Column of `obs` with the cell types of the annotated batches.")
-    TARGET_DATASET_NAME: Name = Field(description="The batch to annotate; its labels, if any, only serve evaluation.")
-    SOURCE_DATASET_NAME: MaybeName = Field(
-        None, description="The annotated batch training starts from; chosen automatically if absent."
-    )
-    OUTPUT_PATH: str = Field(min_length=1, description="Folder of the results; default runs/<parameter file's name>.")
-    PRETRAINED_MODEL_PATH: MaybeText = Field(
-        None, description="A run's `trained_models` folder: annotate with it and train nothing."
-    )
-    INTER_DATASETS_NAMES: Names = Field(
-        [], description="Intermediate batches, in training order; empty: every annotated batch not excluded."
-    )
-    EXCLUDE_DATASETS_NAMES: Names = Field([], description="Batches that take no part in anything.")
-    NUM_FEATURES: Whole = Field(
-        5000, ge=1, description="How many features (genes, peaks) of largest variance are kept."
-    )
-    MIN_CELL_TYPE_POPULATION: Whole = Field(
-        100, ge=1, description="A cell type with fewer labelled cells in a batch is left out of that batch's training."
-    )
-    USE_GPU: bool = Field(True, description="Use a GPU if there is one.")
-    METHOD: Literal["default", "reference"] = Field(
-        "default", description="`reference` is the published method with its constants; `default` is what we recommend."
-    )
-    SEED: Whole = Field(0, ge=0, le=2**32 - 1, description="Fixes every random choice.")
-    EPOCHS: Whole = Field(
-        15,
-        ge=1,
-        le=1000,
-        description="METHOD `reference`: epochs of each training stage, and at most of alignment.",
-    )
-    REJECTION: float = Field(
-        0.05,
-        ge=0,
-        lt=1,
-        description="theta: the share of a type's held-out cells that its confidence threshold would reject.",
-    )
-    TARGET_ERROR: MaybeNumber = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="Instead of REJECTION: the highest share of wrong labels among the assigned cells of a new batch, say "
-        "0.05.",
-    )
-    UNLABELED: Words = Field(
-        ["-", "?", "NA", "N/A", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled",
-         "unannotated", "not annotated", "not assigned"],
-        description="Words in LABELS_COL that mean: no label (upper and lower case alike).",
-    )  # fmt: skip
-    GENE_COL: MaybeText = Field(
-        None, description="Column of `var` with the feature names; default: the index of `var`."
-    )
-    LAYER: MaybeText = Field(
-        None, description="Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`."
-    )
-    NORMALISATION: Literal["auto", "counts", "log1p", "as_is"] = Field(
-        "auto",
-        description="What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, "
-        "`log1p` values, or to be left alone (`as_is`).",
-    )
-    ALIGN: MaybeBool = Field(
-        None,
-        description="Align the target with the annotated batches; default: if left-out batches were annotated better with "
-        "alignment (METHOD `reference`: always), but never with PRETRAINED_MODEL_PATH.",
-    )
-    MARKERS: Markers = Field(
-        {}, description='Features to look at for each cell type, a map such as {"T": ["CD3D", "CD3E"], "B": ["MS4A1"]}.'
-    )
-    PARENTS: Parents = Field(
-        None,
-        description='A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous '
-        "cell is then given the parent, where that is confident.",
-    )
-    CLUSTER_RESOLUTION: MaybeNumber = Field(
-        None,
-        gt=0,
-        le=100,
-        allow_inf_nan=False,
-        description="Leiden clusters of the target at this resolution (1 is usual), and the majority of each, beside "
-        "the answer for each cell.",
-    )
+    PATH: Paths
+    """The .h5ad file or .zarr folder, the DOI or https address of an .h5ad file, or a list of these whose genes are
+    matched by name."""
+    BATCH_COL: str = Field(min_length=1)
+    """Column of `obs` with the batch of each cell; in a list of files, a file without it is one batch named like the
+    file."""
+    LABELS_COL: str = Field(min_length=1)
+    """Column of `obs` with the cell types of the annotated batches."""
+    TARGET_DATASET_NAME: Name
+    """The batch to annotate; its labels, if any, only serve evaluation."""
+    SOURCE_DATASET_NAME: MaybeName = None
+    """The annotated batch training starts from; chosen automatically if absent."""
+    OUTPUT_PATH: str = Field(min_length=1)
+    """Folder of the results; default runs/<parameter file's name>."""
+    PRETRAINED_MODEL_PATH: MaybeText = None
+    """A run's `trained_models` folder: annotate with it and train nothing."""
+    INTER_DATASETS_NAMES: Names = []
+    """Intermediate batches, in training order; empty: every annotated batch not excluded."""
+    EXCLUDE_DATASETS_NAMES: Names = []
+    """Batches that take no part in anything."""
+    NUM_FEATURES: Whole = Field(5000, ge=1)
+    """How many features (genes, peaks) of largest variance are kept."""
+    MIN_CELL_TYPE_POPULATION: Whole = Field(100, ge=1)
+    """A cell type with fewer labelled cells in a batch is left out of that batch's training."""
+    USE_GPU: bool = True
+    """Use a GPU if there is one."""
+    METHOD: Literal["default", "reference"] = "default"
+    """`reference` is the published method with its constants; `default` is what we recommend."""
+    SEED: Whole = Field(0, ge=0, le=2**32 - 1)
+    """Fixes every random choice."""
+    EPOCHS: Whole = Field(15, ge=1, le=1000)
+    """METHOD `reference`: epochs of each training stage, and at most of alignment."""
+    REJECTION: float = Field(0.05, ge=0, lt=1)
+    """theta: the share of a type's held-out cells that its confidence threshold would reject."""
+    TARGET_ERROR: MaybeNumber = Field(None, gt=0, lt=1)
+    """Instead of REJECTION: the highest share of wrong labels among the assigned cells of a batch that is new to the
+    model, say 0.05."""
+    UNLABELED: Words = [
+        "-", "?", "NA", "N/A", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled", "unannotated",
+        "not annotated", "not assigned",
+    ]  # fmt: skip
+    """Words in LABELS_COL that mean: no label (upper and lower case alike)."""
+    GENE_COL: MaybeText = None
+    """Column of `var` with the feature names; default: the index of `var`."""
+    LAYER: MaybeText = None
+    """Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`."""
+    NORMALISATION: Literal["auto", "counts", "log1p", "as_is"] = "auto"
+    """What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, `log1p` values, or to
+    be left alone (`as_is`)."""
+    ALIGN: MaybeBool = None
+    """Align the target with the annotated batches; default: if left-out batches were annotated better with alignment
+    (METHOD `reference`: always), but never with PRETRAINED_MODEL_PATH."""
+    MARKERS: Markers = {}
+    """Features to look at for each cell type, a map such as {"T": ["CD3D", "CD3E"], "B": ["MS4A1"]}."""
+    PARENTS: Parents = None
+    """A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous cell is
+    then given the parent, where that is confident."""
+    CLUSTER_RESOLUTION: MaybeNumber = Field(None, gt=0, le=100, allow_inf_nan=False)
+    """Leiden clusters of the target at this resolution (1 is usual), and the majority of each, beside the answer for
+    each cell."""
 
     @model_validator(mode="after")
-    def _roles_are_disjoint(self) -> Parameters:
+    def _roles_are_disjoint(self) -> Self:
         target, source = self.TARGET_DATASET_NAME, self.SOURCE_DATASET_NAME
         if source == target:
-            raise ValueError(
-                f"SOURCE_DATASET_NAME and TARGET_DATASET_NAME are both {target!r}; the target cannot train itself: "
-                "name another source, or leave it out to have one chosen"
-            )
+            equal = f"SOURCE_DATASET_NAME and TARGET_DATASET_NAME are both {target!r}; the target cannot train itself"
+            raise ValueError(f"{equal}: name another source, or leave it out to have one chosen")
         if target in self.INTER_DATASETS_NAMES:
             raise ValueError(
-                f"TARGET_DATASET_NAME {target!r} is also in INTER_DATASETS_NAMES; take it out of one of the two"
+                f"TARGET_DATASET_NAME {target!r} is also in INTER_DATASETS_NAMES; take it out of one of them"
             )
-        for other, names in {
-            "TARGET_DATASET_NAME": [target],
-            "SOURCE_DATASET_NAME": [source] if source else [],
-            "INTER_DATASETS_NAMES": self.INTER_DATASETS_NAMES,
-        }.items():
-            both = [name for name in names if name in self.EXCLUDE_DATASETS_NAMES]
+        for other in ("TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "INTER_DATASETS_NAMES"):
+            both = [name for name in self.batches_in(other) if name in self.EXCLUDE_DATASETS_NAMES]
             if both:
-                raise ValueError(
-                    f"EXCLUDE_DATASETS_NAMES and {other} both name {listing(both)}; take it out of one of the two"
-                )
+                raise ValueError(f"EXCLUDE_DATASETS_NAMES and {other} both name {listing(both)}; take it out of one")
         return self
+
+    def batches_in(self, parameter: str) -> list[str]:
+        """Return the batches that a parameter names, also if it is one name or none."""
+        value = getattr(self, parameter)
+        return [value] if isinstance(value, str) else list(value or ())
 
     @property
     def paths(self) -> list[str]:
@@ -193,6 +158,10 @@ class Parameters(BaseModel):
     def is_unlabeled(self, label: str) -> bool:
         """Return whether a word in LABELS_COL means no label; an empty one always does."""
         return not label.strip() or label.strip().casefold() in {word.casefold() for word in self.UNLABELED}
+
+
+for _field in Parameters.model_fields.values():  # their docstrings, as one line each
+    _field.description = " ".join(str(_field.description).split())
 
 
 def make_parameters(values: Mapping[str, Any]) -> Parameters:
@@ -216,20 +185,19 @@ def make_parameters(values: Mapping[str, Any]) -> Parameters:
 def _with_newer_names(values: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(values)
     for older, newer in OLDER_NAMES.items():
+        if older in values and newer in values:
+            raise InputError(f"{older} is the older name of {newer}, and both are given; keep {newer}.")
         if older in values:
-            if newer in values:
-                raise InputError(f"{older} is the older name of {newer}, and both are given; keep {newer}.")
             values[newer] = values.pop(older)
     return values
 
 
 def _unknown(name: object) -> str:
-    by_python_name = {python_name(known): [known] for known in PYTHON_NAMES}
-    near = by_python_name.get(str(name).lower()) or difflib.get_close_matches(
-        str(name).upper(), Parameters.model_fields, n=1, cutoff=0.5
+    by_python_name = {python_name(known): known for known in PYTHON_NAMES}
+    near = by_python_name.get(str(name).lower()) or nearest(str(name).upper(), Parameters.model_fields, cutoff=0.5)
+    return f"There is no parameter {name!s}; " + (
+        f"did you mean {near}?" if near else f"known are {', '.join(Parameters.model_fields)}."
     )
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(Parameters.model_fields)}."
-    return f"There is no parameter {name!s}; {hint}"
 
 
 def _message(problem: Mapping[str, Any]) -> str:
@@ -262,9 +230,12 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the same values, with relative paths made absolute from `folder`."""
 
     def absolute(name: str, path: object) -> object:
-        if not isinstance(path, str) or not path.strip() or path.startswith(BUNDLED):
-            return path
-        if name == "PATH" and is_remote(path):
+        if (
+            not isinstance(path, str)
+            or not path.strip()
+            or path.startswith(BUNDLED)
+            or (name == "PATH" and is_remote(path))
+        ):
             return path
         try:
             found = (folder / Path(path).expanduser()).resolve()
@@ -273,19 +244,16 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         except (RuntimeError, ValueError, OSError) as error:
             raise InputError(f"{name}: {path!r} cannot be a path: {error}.") from None
 
-    return {
-        name: ([absolute(name, path) for path in value] if isinstance(value, list) else absolute(name, value))
-        if name in ("PATH", "OUTPUT_PATH", "PRETRAINED_MODEL_PATH")
-        else value
-        for name, value in values.items()
-    }
+    made = {name: values[name] for name in ("PATH", "OUTPUT_PATH", "PRETRAINED_MODEL_PATH") if name in values}
+    for name, value in made.items():
+        made[name] = [absolute(name, path) for path in value] if isinstance(value, list) else absolute(name, value)
+    return values | made
 
 
 def _read_mapping(file: Path) -> dict[str, Any]:
     if file.suffix.lower() in DATA_SUFFIXES:
-        raise InputError(
-            f"{file} holds data, not parameters; jind-nb init {shlex.quote(str(file))} writes a parameter file for them."
-        )
+        command = f"jind-nb init {shlex.quote(str(file))}"
+        raise InputError(f"{file} holds data, not parameters; {command} writes a parameter file for them.")
     try:
         with file.open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
@@ -322,13 +290,12 @@ def load_parameters(file: Path | str, overrides: Mapping[str, Any] | None = None
     in_file = _absolute(_with_newer_names(_read_mapping(file)), file.parent)
     values |= {name: value for name, value in in_file.items() if value is not None}
     values |= _absolute(_with_newer_names(overrides or {}), Path.cwd())
-    required = [
-        name for name, field in Parameters.model_fields.items() if field.is_required() and name != "OUTPUT_PATH"
-    ]
     try:
         return make_parameters(values)
     except InputError as error:
-        missing = [name for name in required if name not in values]
+        missing = [
+            name for name, field in Parameters.model_fields.items() if field.is_required() and name not in values
+        ]
         if not missing or set(values) - set(Parameters.model_fields):
             raise
         raise InputError(f"{error}\nFill in {', '.join(missing)} in {file}, or give -s NAME=VALUE.") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -20,18 +20,11 @@ NO_BARS = "TQDM_DISABLE"
 def bar(things: Iterable[Thing], what: str, unit: str, total: int | None = None) -> tqdm[Thing]:
     """Return an iterator over things with a progress bar: it appears after a second and disappears at the end."""
     # Plain text also in notebooks: widgets need an extension, and stay empty in an executed notebook.
-    looks = {"file": sys.stdout} if in_notebook() else {"disable": None}  # not on the red of errors; only in a terminal
-    return tqdm(
-        things,
-        desc=what,
-        unit=f" {unit}s",
-        total=total,
-        delay=1,
-        mininterval=1,
-        leave=False,
-        ascii=" ▏▎▍▌▋▊▉█",
-        **looks,
-    )
+    looks: dict[str, Any] = (
+        {"file": sys.stdout} if in_notebook() else {"disable": None}
+    )  # not on the red of errors; only in a terminal
+    looks |= {"delay": 1, "mininterval": 1, "leave": False, "ascii": " ▏▎▍▌▋▊▉█"}
+    return tqdm(things, desc=what, unit=f" {unit}s", total=total, **looks)
 
 
 class OnScreen(logging.Handler):

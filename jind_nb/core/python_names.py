@@ -1,14 +1,12 @@
 """The Python API's names of the parameters, in its arguments and in messages."""
 
-from __future__ import annotations
-
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import InputError
 from .parameters import NOT_IN_PYTHON, Parameters, python_name
+from .text import nearest
 
 
 def python_names() -> dict[str, str]:
@@ -33,8 +31,8 @@ def from_python(options: Mapping[str, Any], known: Iterable[str] | None = None) 
     elsewhere = {python_name(name): instead for name, instead in NOT_IN_PYTHON.items()}
     for given in options:
         if given not in names:
-            near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
+            near = nearest(given.lower(), names, cutoff=0.5)
+            hint = f"did you mean {near}?" if near else f"known are {', '.join(names)}."
             raise InputError(f"There is no parameter {given} here: {elsewhere.get(given.lower(), hint)}")
     plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in options.items()}
     return {names[name]: value for name, value in plain.items() if value is not None}

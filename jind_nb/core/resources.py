@@ -1,12 +1,12 @@
 """What the package brings along: templates, notebooks, parameter files; and the checkout it may have been installed from."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
+
+from .text import listing, percent, plural
 
 PACKAGE = Path(str(files("jind_nb")))
 
@@ -25,8 +25,10 @@ def shipped(folder: str) -> Path:
 
 @cache
 def templates() -> Environment:
-    """Return the environment of all HTML templates, which escapes what is put into them."""
-    return Environment(loader=PackageLoader("jind_nb"), autoescape=True)
+    """Return the environment of all templates, which escapes what is put into them and knows how to write numbers and lists."""
+    environment = Environment(loader=PackageLoader("jind_nb"), autoescape=True)
+    environment.globals |= {"listing": listing, "percent": percent, "plural": plural}
+    return environment
 
 
 def text_templates() -> Environment:

@@ -1,7 +1,5 @@
 """The stages of a run, in order, and what each does in words."""
 
-from __future__ import annotations
-
 STAGES = ("1_preprocess", "2_train", "3_align", "4_evaluate")
 
 STAGE_WORDS = {

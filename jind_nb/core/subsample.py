@@ -1,7 +1,5 @@
 """Subsamples of cells."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,6 @@
 """Names and lists as people read them."""
 
-from __future__ import annotations
-
+import difflib
 from collections.abc import Iterable
 
 
@@ -25,6 +24,22 @@ def listing(names: Iterable[object], most: int = 20, *, quoted: bool = True) -> 
     names = list(names)
     shown = ", ".join(map(repr if quoted else str, names[:most]))
     return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that is most like a (misspelt) one, None if none is.
+
+    >>> nearest("celtype", ["batch", "celltype"])
+    'celltype'
+    """
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint to put behind a message about a name that is not known, empty if no known one is like it."""
+    known = list(known)
+    near = next((other for other in known if other.casefold() == name.casefold()), None) or nearest(name, known)
+    return f" Did you mean {near!r}?" if near else ""
 
 
 def plural(n: int, one: str, many: str | None = None) -> str:

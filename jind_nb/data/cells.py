@@ -1,7 +1,5 @@
 """The table of cells: the batch and the label of each, and the target's own labels and values as they are in the file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,19 +22,19 @@ def _is_rejected(label: str) -> bool:
     return label.strip().casefold() == REJECTED
 
 
+def _texts(obs: pd.DataFrame, column: str) -> pd.Series:
+    return texts(obs.get(column, pd.Series(None, index=obs.index, dtype=object)))
+
+
 def _where(labels: pd.Series, rule: Callable[[str], bool]) -> pd.Series:
     """Return for which cells a rule about their label holds."""
     return labels.isin([label for label in labels.dropna().unique() if rule(label)])
 
 
-def _labels(column: pd.Series, parameters: Parameters) -> pd.Series:
-    """Return the labels of a column as text, None for a cell without one."""
-    labels = texts(column)
+def _labels(obs: pd.DataFrame, column: str, parameters: Parameters) -> pd.Series:
+    """Return the labels of a column as text, None for a cell without one and if there is no such column."""
+    labels = _texts(obs, column)
     return labels.mask(_where(labels, lambda label: parameters.is_unlabeled(label) or _is_rejected(label)), None)
-
-
-def _no_labels(obs: pd.DataFrame) -> pd.Series:
-    return pd.Series(None, index=obs.index, dtype=object)
 
 
 def _batches(obs: pd.DataFrame, file: Path, parameters: Parameters) -> pd.Series:
@@ -75,21 +73,13 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
         any_labels |= has_labels
         if not has_labels and len(files) == 1 and parameters.PRETRAINED_MODEL_PATH is None:
             raise no_column("LABELS_COL", parameters.LABELS_COL, obs, f"obs of {file}")
-        labels = obs.get(parameters.LABELS_COL, _no_labels(obs))
-        tables.append(
-            pd.DataFrame(
-                {
-                    "file": number,
-                    "row": np.arange(len(obs)),
-                    "cell": obs.index.astype(str).to_numpy(),
-                    "batch": batch.to_numpy(),
-                    "cell_type": _labels(labels, parameters).to_numpy(),
-                    "rejected": _where(texts(labels), _is_rejected).to_numpy(),
-                }
-            )
-        )
+        table = pd.DataFrame({"file": number, "row": np.arange(len(obs)), "cell": obs.index.astype(str)})
+        table["batch"] = batch.to_numpy()
+        table["cell_type"] = _labels(obs, parameters.LABELS_COL, parameters).to_numpy()
+        table["rejected"] = _where(_texts(obs, parameters.LABELS_COL), _is_rejected).to_numpy()
+        tables.append(table)
         if parents is not None:
-            tables[-1]["parent"] = _labels(obs.get(parents, _no_labels(obs)), parameters).to_numpy()
+            table["parent"] = _labels(obs, parents, parameters).to_numpy()
             if parents not in obs and len(files) == 1:
                 raise no_column("PARENTS", parents, obs, f"obs of {file}")
     if not any_labels and parameters.PRETRAINED_MODEL_PATH is None:
@@ -99,10 +89,9 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
         n = plural(len(cells), "cell")
         raise InputError(f"PATH: {listing(files, quoted=False)} holds {n}; at least two are needed.")
     of_target = cells["batch"] == parameters.TARGET_DATASET_NAME
-    cells["cell_type"] = cells["cell_type"].astype(object).mask(of_target, None)
     cells["rejected"] &= ~of_target
-    if parents is not None:
-        cells["parent"] = cells["parent"].astype(object).mask(of_target, None)
+    for column in ("cell_type", "parent") if parents is not None else ("cell_type",):
+        cells[column] = cells[column].astype(object).mask(of_target, None)
     return cells
 
 
@@ -118,7 +107,7 @@ def read_target_labels(parameters: Parameters) -> np.ndarray | None:
         with open_file(file) as store:
             obs = frame(store, "obs")
         is_target = (_batches(obs, file, parameters) == parameters.TARGET_DATASET_NAME).to_numpy()
-        labels.append(_labels(obs.get(parameters.LABELS_COL, _no_labels(obs)), parameters).to_numpy()[is_target])
+        labels.append(_labels(obs, parameters.LABELS_COL, parameters).to_numpy()[is_target])
     known = np.concatenate(labels)
     return known if pd.notna(known).any() else None
 

@@ -17,20 +17,19 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anndata as ad
-import h5py
 import numpy as np
 from scipy import sparse
 
 from ..errors import InputError
-from .h5ad import form_of, has_x, open_checked, open_file, other_layers, shape_of
+from .h5ad import form_of, has_part, open_checked, open_file, other_layers, shape_of
 from .integrity import Store, is_array, is_group, path_of, reading
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class Block:
     form: str  # csr, csc, dense; sorted: entries of the temporary file `file`
     n_columns: int
     rows: np.ndarray  # int64, ascending: rows of the stored matrix
-    span: np.ndarray  # csr: indptr of the rows from the first to the last; sorted: first and last entry
+    span: np.ndarray  # csr: indptr of the rows from the first to the last; sorted: first and last entry; others: unused
     keeps: bool = False
     kept: sparse.csr_matrix | None = None
 
@@ -95,7 +94,7 @@ class Block:
         if self.form == "sorted":
             return _sorted_rows(self)
         read = {"csr": _csr_rows, "csc": _csc_rows, "dense": _dense_rows}[self.form]
-        with _open(self.file) as store:
+        with open_checked(self.file) as store:
             return read(store[self.path], self)
 
 
@@ -127,32 +126,29 @@ class Blocks:
         InputError
             If the matrix is damaged.
         """
-        where = path_of(store)
-        with reading(f"{what} of {where}"):
+        what = f"{what} of {path_of(store)}"
+        with reading(what):
             stored = store[path]
             form, (n_rows, n_columns) = form_of(stored), shape_of(stored)
             rows = rows.astype(np.int64)
             if len(rows) and rows[-1] >= n_rows:
                 raise ValueError(f"it has {n_rows} rows, and obs has more")
+            pointers = np.empty(0)
             if form == "dense":
                 _check_numbers(stored)
                 some = rows[np.linspace(0, len(rows) - 1, min(len(rows), ROWS_TO_ESTIMATE_BY)).astype(int)]
                 n_values = read_rows(store, path, some).nnz * n_rows // max(1, len(some)) if len(some) else 0
                 cuts = _cut_dense(stored, rows)
-                spans = [np.empty(0)] * (len(cuts) - 1)
             else:
                 pointers = _pointers(stored, n_rows if form == "csr" else n_columns)
                 n_values = int(pointers[-1])
                 cuts = _cut(pointers[rows], pointers[rows + 1]) if form == "csr" else np.array([0, len(rows)])
-                spans = [np.empty(0)] * len(cuts)
-                if form == "csr":
-                    spans = [pointers[rows[a] : rows[b - 1] + 2] for a, b in pairwise(cuts)]
-        blocks = [
-            Block(f"{what} of {where}", Path(where), path, form, n_columns, rows[a:b], span)
-            for (a, b), span in zip(pairwise(cuts), spans, strict=False)
-            if b > a
-        ]
-        return cls(f"{what} of {where}", blocks, (n_rows, n_columns), n_values)
+            blocks = [
+                Block(what, Path(path_of(store)), path, form, n_columns, rows[a:b], pointers[rows[a] : rows[b - 1] + 2])
+                for a, b in pairwise(cuts)
+                if b > a
+            ]
+        return cls(what, blocks, (n_rows, n_columns), n_values)
 
     def ready(self, folder: Path, *, keep: bool) -> None:
         """Set whether values are kept in memory; if not, sort a CSC matrix by rows into a temporary file.
@@ -172,9 +168,9 @@ class Blocks:
         if keep or not any(block.form == "csc" for block in self.blocks):
             return
         descriptor, name = tempfile.mkstemp(prefix=".rows-", suffix=".part", dir=folder)
-        weakref.finalize(self, _remove, name)
+        weakref.finalize(self, Path(name).unlink, missing_ok=True)
         (block,) = self.blocks
-        with os.fdopen(descriptor, "wb") as written, reading(self.what), _open(block.file) as store:
+        with os.fdopen(descriptor, "wb") as written, reading(self.what), open_checked(block.file) as store:
             self.blocks = _sort_by_rows(store[block.path], block, Path(name), written)
 
     def each(
@@ -190,29 +186,17 @@ class Blocks:
             If the matrix is damaged.
         """
         client = None if self.keeps else current_client()
-        work = zip(self.blocks, arguments, strict=True)
-        if client is None:
-            yield from _two_threads(function, work)
-            return
-        futures = deque(
-            client.submit(function, block, argument, pure=False) for block, argument in work if argument is not None
-        )
-        while futures:
-            yield futures.popleft().result()
-
-
-def _two_threads(
-    function: Callable[[Block, Argument], Result], work: Iterable[tuple[Block, Argument | None]]
-) -> Iterator[Result]:
-    with ThreadPoolExecutor(BLOCKS_AT_ONCE) as threads:
-        ahead = deque[Future[Result]]()
-        for block, argument in work:
-            if argument is not None:
-                ahead.append(threads.submit(function, block, argument))
-            if len(ahead) > BLOCKS_AT_ONCE:
+        ahead = deque[Any]()  # futures
+        with ThreadPoolExecutor(BLOCKS_AT_ONCE) as threads:
+            for block, argument in zip(self.blocks, arguments, strict=True):
+                if argument is not None and client is not None:
+                    ahead.append(client.submit(function, block, argument, pure=False))
+                elif argument is not None:
+                    ahead.append(threads.submit(function, block, argument))
+                if client is None and len(ahead) > BLOCKS_AT_ONCE:
+                    yield ahead.popleft().result()
+            while ahead:
                 yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
 
 
 def current_client() -> distributed.Client | None:
@@ -235,18 +219,6 @@ def current_client() -> distributed.Client | None:
         return Client(address, timeout=PATIENCE, set_as_default=True)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(f"DASK_SCHEDULER_ADDRESS: no Dask scheduler answers at {address} ({error}).") from None
-
-
-@contextmanager
-def _open(file: Path) -> Iterator[Any]:
-    store = open_checked(file)
-    with store if isinstance(store, h5py.File) else nullcontext(store):
-        yield store
-
-
-def _remove(name: str) -> None:
-    with suppress(OSError):
-        Path(name).unlink()
 
 
 # --- where the values are --------------------------------------------------------------------------------------------
@@ -345,8 +317,7 @@ def _columns(stored: Any, block: Block) -> Iterator[tuple[np.ndarray, np.ndarray
     pointers = _pointers(stored, n_columns)
     place = np.full(n_rows, -1, dtype=np.int32)
     place[block.rows] = np.arange(len(block.rows))
-    cuts = _cut(pointers[:-1], pointers[1:])
-    for a, b in pairwise(cuts):
+    for a, b in pairwise(_cut(pointers[:-1], pointers[1:])):
         data, indices = _entries(stored, int(pointers[a]), int(pointers[b]), n_rows)
         row = place[indices]
         here = np.flatnonzero(row >= 0)
@@ -392,7 +363,7 @@ def _sort_by_rows(stored: Any, block: Block, file: Path, written: Any) -> list[B
 
 
 def _sorted_rows(block: Block) -> sparse.csr_matrix:
-    first, last = (int(n) for n in block.span)
+    first, last = map(int, block.span)
     entries = np.fromfile(block.file, ENTRY, last - first, offset=first * ENTRY.itemsize)
     pointers = np.concatenate([[0], np.cumsum(np.bincount(entries["column"], minlength=block.n_columns))])
     shape = (len(block.rows), block.n_columns)
@@ -410,7 +381,7 @@ def read_rows(store: Store, path: str, rows: np.ndarray) -> sparse.csr_matrix:
     Parameters
     ----------
     rows
-        int (n,), ascending.
+        int (n,), ascending, of rows that there are.
 
     Raises
     ------
@@ -419,8 +390,6 @@ def read_rows(store: Store, path: str, rows: np.ndarray) -> sparse.csr_matrix:
     """
     stored: Any = store[path]
     (n_rows, n_columns), form = shape_of(stored), form_of(stored)
-    if len(rows) and rows[-1] >= n_rows:
-        raise ValueError(f"it has {n_rows} rows, and obs has more")
     if form == "csc":
         return as_float32(_csc_rows(stored, Block("", Path(), path, form, n_columns, rows, np.empty(0))))
     if form == "dense":
@@ -428,10 +397,10 @@ def read_rows(store: Store, path: str, rows: np.ndarray) -> sparse.csr_matrix:
         with np.errstate(over="ignore"):
             return sparse.csr_matrix(np.stack([stored[int(row)] for row in rows]).astype(np.float32))
     pointers = _pointers(stored, n_rows)
-    parts = [_entries(stored, int(pointers[row]), int(pointers[row + 1]), n_columns) for row in rows]
-    data, indices = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    starts = np.concatenate([[0], np.cumsum(pointers[rows + 1] - pointers[rows])])
-    return as_float32(sparse.csr_matrix((data, indices, starts), (len(rows), n_columns)))
+    each = [
+        Block("", Path(), path, form, n_columns, rows[i : i + 1], pointers[row : row + 2]) for i, row in enumerate(rows)
+    ]
+    return as_float32(sparse.vstack([_csr_rows(stored, block) for block in each], format="csr"))
 
 
 # --- whole cells -----------------------------------------------------------------------------------------------------
@@ -450,30 +419,27 @@ def read_whole_cells(file: Path, rows: np.ndarray) -> ad.AnnData:
     InputError
         If any part of the file cannot be read.
     """
+    store: Any
     with open_file(file) as store, reading(file, "read whole"), warnings.catch_warnings():
         # Cells with equal names are told apart by position; the plan has a note about them.
         warnings.filterwarnings("ignore", message=".* names are not unique")
-        return _read_whole_cells(store, rows)
-
-
-def _read_whole_cells(store: Any, rows: np.ndarray) -> ad.AnnData:
-    parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "varm", "varp", "uns") if name in store}
-    by_rows = {name: group for name in ("layers", "obsm", "obsp") if is_group(group := store.get(name))}
-    small = {
-        name: {key: ad.io.read_elem(group[key]) for key in group if not _is_matrix(group[key])}
-        for name, group in by_rows.items()
-    }
-    cells = ad.AnnData(**parts, **small)[rows].copy()
-    if has_x(store):
-        cells.X = _read_stored_rows(store, "X", rows)
-    for name, group in by_rows.items():
-        for key in (key for key in group if key not in small[name]):
-            values = _read_stored_rows(store, f"{name}/{key}", rows)
-            getattr(cells, name)[key] = values[:, rows] if name == "obsp" else values
-    if ".raw" in other_layers(store):
-        raw = {name: ad.io.read_elem(store["raw"][name]) for name in ("var", "varm") if name in store["raw"]}
-        cells.raw = ad.AnnData(_read_stored_rows(store, "raw/X", rows), obs=cells.obs[[]], **raw)
-    return cells
+        parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "varm", "varp", "uns") if name in store}
+        by_rows = {name: group for name in ("layers", "obsm", "obsp") if is_group(group := store.get(name))}
+        small = {
+            name: {key: ad.io.read_elem(group[key]) for key in group if not _is_matrix(group[key])}
+            for name, group in by_rows.items()
+        }
+        cells = ad.AnnData(**parts, **small)[rows].copy()
+        if has_part(store, "X"):
+            cells.X = _read_stored_rows(store, "X", rows)
+        for name, group in by_rows.items():
+            for key in (key for key in group if key not in small[name]):
+                values = _read_stored_rows(store, f"{name}/{key}", rows)
+                getattr(cells, name)[key] = values[:, rows] if name == "obsp" else values
+        if ".raw" in other_layers(store):
+            raw = {name: ad.io.read_elem(store["raw"][name]) for name in ("var", "varm") if name in store["raw"]}
+            cells.raw = ad.AnnData(_read_stored_rows(store, "raw/X", rows), obs=cells.obs[[]], **raw)
+        return cells
 
 
 def _is_matrix(stored: Any) -> bool:

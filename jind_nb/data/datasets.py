@@ -1,7 +1,5 @@
 """The data of the demo: real blood cells that come with scanpy, written as an input file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import anndata as ad
@@ -27,12 +25,8 @@ def bundled_file(path: str) -> Path:
     if name != "pbmc68k_reduced":
         raise InputError(f"PATH: {path} is not known; the bundled data are {BUNDLED}pbmc68k_reduced.")
     file = cache_folder() / f"{name}.h5ad"
-    if not file.exists():
-        _write_demo(file)
-    return file
-
-
-def _write_demo(file: Path) -> None:
+    if file.exists():
+        return file
     import scanpy as sc  # takes seconds
 
     full = sc.datasets.pbmc68k_reduced()
@@ -40,3 +34,4 @@ def _write_demo(file: Path) -> None:
     adata.obs["well"] = "well " + adata.obs_names.str.rsplit("-", n=1).str[-1]
     with whole_file(file) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
+    return file

@@ -19,12 +19,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin
 
 import h5py
 import pooch
@@ -36,7 +35,8 @@ from tqdm import tqdm
 from ..core._compat import doi_archive, request_headers
 from ..core.address import check_address, is_safe, last_name, shown_address
 from ..core.files import is_disk_full, write_json
-from ..core.locks import WITHOUT_LOCKS
+from ..core.locks import locks_may_be_missing
+from ..core.text import listing
 from ..errors import InputError
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ SECONDS_BETWEEN_LINES = 10
 TIMEOUT = 30  # seconds without an answer
 
 TRY = "Try again with the internet at hand, or fetch the file by hand and give its path."
+
+BROWSER = "fetch the file in a browser and give its path."
 
 MAKE_ROOM = f"Make room, or name a folder on a larger disk in {CACHE}."
 
@@ -84,14 +86,11 @@ def fetch(address: str) -> Path:
         check_address(address)
     except ValueError as error:
         raise InputError(f"PATH: found {shown_address(address)!r}; it {error}.") from None
-    plain, hash_ = address.partition("#")[::2]
-    wanted = hash_.replace("=", ":", 1).lower() or None
-    folder = cache_folder() / "downloads" / hashlib.sha256(plain.encode()).hexdigest()[:24]
-    this = _Download(plain, folder, folder / last_name(address), wanted)
+    this = _Download(address)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        this.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"The cache folder {folder} cannot be made ({error}); name another in {CACHE}.") from None
+        raise InputError(f"The cache folder {this.folder} cannot be made ({error}); name another in {CACHE}.") from None
     if not this.is_there():
         with _download_lock(this):
             if not this.is_there():  # another run may have fetched it meanwhile
@@ -103,13 +102,11 @@ def fetch(address: str) -> Path:
 def _download_lock(this: _Download) -> Iterator[None]:
     lock = FileLock(this.folder / ".lock")
     try:
-        lock.acquire(timeout=0.1)
+        with locks_may_be_missing():
+            lock.acquire(timeout=0.1)
     except Timeout:
-        _say(f"Another run is fetching {shown_address(this.address)}; waiting for it.")
+        _say(f"Another run is fetching {this.shown}; waiting for it.")
         lock.acquire()
-    except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
-            raise
     try:
         yield
     finally:
@@ -121,28 +118,18 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-@dataclass
 class _Download:
     """Hold where one file comes from and goes to, and its checksum (`sha256:0f3c…`) if one is known."""
 
-    address: str
-    folder: Path
-    file: Path
-    wanted: str | None
-    sized: bool = True  # whether the server said how long the answer is
-
-    @property
-    def note(self) -> Path:
-        return self.folder / "fetched.json"
-
-    @property
-    def part(self) -> Path:
-        return self.folder / ".part"
-
-    @property
-    def version(self) -> Path:
-        """Return the file with the server's name for the version that `part` is the beginning of."""
-        return self.folder / ".part.etag"
+    def __init__(self, address: str) -> None:
+        self.address, _, checksum = address.partition("#")
+        self.shown = shown_address(address)
+        self.wanted = checksum.replace("=", ":", 1).lower() or None
+        self.folder = cache_folder() / "downloads" / hashlib.sha256(self.address.encode()).hexdigest()[:24]
+        self.file, self.note = self.folder / last_name(address), self.folder / "fetched.json"
+        # What is kept of an earlier try, and the server's name for the version that it is the beginning of.
+        self.part, self.version = self.folder / ".part", self.folder / ".part.etag"
+        self.sized = True  # whether the server said how long the answer is
 
     def is_there(self) -> bool:
         """Return whether the file is there, unchanged since it was fetched, and has the wanted checksum."""
@@ -165,7 +152,7 @@ class _Download:
 
     def _write_note(self, hashes: dict[str, str]) -> None:
         stat, when = self.file.stat(), time.strftime("%Y-%m-%d %H:%M:%S")
-        note = {"address": shown_address(self.address), "fetched": when, "hashes": hashes}
+        note = {"address": self.shown, "fetched": when, "hashes": hashes}
         write_json(self.note, note | {"signature": [stat.st_size, stat.st_mtime_ns]})
 
     def fetch(self) -> None:
@@ -180,12 +167,16 @@ class _Download:
             raise
         except requests.exceptions.HTTPError as error:
             raise self._refused(f"the server answers {_status(error.response)}") from None
-        except (requests.exceptions.RequestException, OSError) as error:
+        except OSError as error:  # those of requests too
             if is_disk_full(error):
                 raise self._refused(f"the disk of the cache, {self.folder}, is full", MAKE_ROOM) from None
             raise self._refused(self._broken(error)) from None
         except ValueError as error:  # pooch's word for a wrong checksum, and for a DOI it cannot use
-            raise self._refused(_in_words(error)) from None
+            wrong = re.search(r"expected (?:\w+:)?(\w+) but got (\w+)", str(error))
+            what = (
+                f"what came has the checksum {wrong[2]} and not {wrong[1]}; nothing of it is kept" if wrong else error
+            )
+            raise self._refused(str(what).rstrip(".")) from None
         except (KeyError, IndexError, TypeError):
             raise self._refused("what the archive says of its files cannot be understood") from None
         hashes = dict([known.split(":", 1)] if known else []) | {"sha256": pooch.file_hash(str(self.file))}
@@ -193,9 +184,7 @@ class _Download:
         checked = f"its {known.split(':')[0]} is right" if known else f"its sha256 is {hashes['sha256']}"
         _say(f"Fetched {self.file.name}: {checked}.")
         if known is None:
-            _say(
-                f"To have that checked wherever it is fetched: PATH: {shown_address(self.address)}#sha256={hashes['sha256']}"
-            )
+            _say(f"To have that checked wherever it is fetched: PATH: {self.shown}#sha256={hashes['sha256']}")
 
     def _resolved(self) -> tuple[str, str | None]:
         """Return the https address and checksum of the file; for a DOI, as the archive lists them."""
@@ -208,65 +197,50 @@ class _Download:
         name = unquote(name)
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1) or sorted(known)[:20]
-            raise InputError(f"PATH: doi:{doi} has no file {name!r}; did you mean {', '.join(map(repr, near))}?")
+            raise InputError(f"PATH: doi:{doi} has no file {name!r}; did you mean {listing(near)}?")
         if self.wanted and self.wanted.split(":")[0] == known[name].split(":")[0] and self.wanted != known[name]:
-            raise InputError(
-                f"PATH: {shown_address(self.address)} should be {self.wanted}, but the archive says {known[name]}."
-            )
+            raise InputError(f"PATH: {self.shown} should be {self.wanted}, but the archive says {known[name]}.")
         return archive.download_url(name), self.wanted or known[name]
 
     def _stream(self, url: str, output_file: str, _: object) -> None:
         """pooch's downloader: to `part`, from where an earlier one stopped; then it is the output."""
-        if not is_safe(url):
-            raise InputError(
-                f"PATH: {shown_address(self.address)} leads to {shown_address(url)}, which is not https; fetch it by hand."
-            )
+        self._check_safe(url)
         headers = request_headers() | {"Accept-Encoding": "identity"}
         if self.version.exists() and self.part.exists() and self.part.stat().st_size:
             headers |= {"Range": f"bytes={self.part.stat().st_size}-", "If-Range": self.version.read_text("utf-8")}
-        progress, answers = _Progress(self), []
+        with closing(_Progress(self)) as progress, ExitStack() as answers:
 
-        def answered(answer: requests.Response, **_: Any) -> None:
-            answers.append(answer)
-            self._answered(answer)
+            def answered(answer: requests.Response, **_: Any) -> None:
+                self._answered(answers.enter_context(answer))
 
-        downloader = pooch.HTTPDownloader(
-            progressbar=progress, chunk_size=PIECE, timeout=TIMEOUT, headers=headers, hooks={"response": answered}
-        )
-        try:
-            with self.part.open("ab") as part:
-                downloader(url, part, None)
-            self._check_content()
-        except BaseException:
-            if not self.version.exists():
-                self.part.unlink(missing_ok=True)
-            raise
-        finally:
-            progress.close()
-            for answer in answers:
-                answer.close()
+            how = {"chunk_size": PIECE, "timeout": TIMEOUT, "headers": headers, "hooks": {"response": answered}}
+            try:
+                with self.part.open("ab") as part:
+                    pooch.HTTPDownloader(progress, **how)(url, part, None)
+                self._check_content()
+            except BaseException:
+                if not self.version.exists():
+                    self.part.unlink(missing_ok=True)
+                raise
         self.part.replace(output_file)
         self.version.unlink(missing_ok=True)
+
+    def _check_safe(self, url: str) -> None:
+        if not is_safe(url):
+            raise InputError(f"PATH: {self.shown} leads to {shown_address(url)}, which is not https; fetch it by hand.")
 
     def _answered(self, answer: requests.Response) -> None:
         """Check, before anything of an answer is kept, that it is the file, fits on the disk, and where it begins."""
         if answer.is_redirect:
-            to = answer.headers["location"]
-            if urlsplit(to).scheme and not is_safe(to):
-                raise InputError(
-                    f"PATH: {shown_address(self.address)} leads to {shown_address(to)}, which is not https; fetch it by hand."
-                )
-            return
+            return self._check_safe(urljoin(answer.url, answer.headers["location"]))
         if answer.status_code == 416:  # what is kept is longer than the file
             self.forget()
         if not answer.ok:
             return
-        kind = answer.headers.get("content-type", "").split(";")[0]
-        if kind == "text/html":
+        if answer.headers.get("content-type", "").startswith("text/html"):
             self.forget()
             raise InputError(
-                f"PATH: {shown_address(self.address)} is a web page and not an .h5ad file; perhaps one to log in, or about the "
-                "file: fetch it in a browser and give its path."
+                f"PATH: {self.shown} is a web page and not an .h5ad file; perhaps one to log in, or about the file: {BROWSER}"
             )
         if answer.status_code == 206:
             begins = answer.headers.get("content-range", "").startswith(f"bytes {self.part.stat().st_size}-")
@@ -276,15 +250,14 @@ class _Download:
         else:  # from its beginning
             self.forget()
             self.part.touch()
-            etag = answer.headers.get("etag", "")
-            if etag.startswith('"'):
+            if (etag := answer.headers.get("etag", "")).startswith('"'):
                 self.version.write_text(etag, "utf-8")
         self.sized = "content-length" in answer.headers
         size, free = int(answer.headers.get("content-length", 0)), shutil.disk_usage(self.folder).free
         if size + LEFT_FREE > free:
             raise self._refused(f"it has {size:,} bytes more, and the disk of the cache {free:,} free", MAKE_ROOM)
         kept = f", going on after {self.part.stat().st_size:,}" if answer.status_code == 206 else ""
-        _say(f"Fetching {shown_address(self.address)} ({size:,} bytes{kept}) to {self.folder}")
+        _say(f"Fetching {self.shown} ({size:,} bytes{kept}) to {self.folder}")
 
     def _check_content(self) -> None:
         if not h5py.is_hdf5(self.part):
@@ -292,8 +265,7 @@ class _Download:
                 begins = part.read(60)
             self.forget()
             raise InputError(
-                f"PATH: what {shown_address(self.address)} gives is not an h5ad (HDF5) file: it begins with {begins!r}. Fetch the "
-                "file in a browser and give its path."
+                f"PATH: what {self.shown} gives is not an h5ad (HDF5) file: it begins with {begins!r}; {BROWSER}"
             )
         if not self.sized:  # a connection that broke looks like one that ended
             try:
@@ -315,19 +287,10 @@ class _Download:
         return f"there is no connection, or it broke ({words}){again}"
 
     def _refused(self, reason: str, advice: str = TRY) -> InputError:
-        return InputError(f"PATH: {shown_address(self.address)} could not be fetched: {reason}. {advice}")
+        return InputError(f"PATH: {self.shown} could not be fetched: {reason}. {advice}")
 
 
-def _in_words(error: ValueError) -> str:
-    checksums = re.search(r"expected (?:\w+:)?(\w+) but got (\w+)", str(error))
-    if checksums is None:
-        return str(error).rstrip(".")
-    return f"what came has the checksum {checksums[2]} and not {checksums[1]}; nothing of it is kept"
-
-
-def _status(answer: requests.Response | None) -> str:
-    if answer is None:
-        return "nothing"
+def _status(answer: Any) -> str:
     meaning = MEANINGS.get(answer.status_code, "it fails" if answer.status_code >= 500 else "it refuses")
     return f"{answer.status_code} {answer.reason} ({meaning})"
 

@@ -3,8 +3,6 @@
 Names keep the spelling they have in the file; only their keys are compared.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Mapping
@@ -26,6 +24,16 @@ WARN_BELOW, REFUSE_BELOW = 0.8, 0.2
 
 # A model was trained on all its features: with half of them zero it assigns very few cells (benchmarks/new_file.py).
 MODEL_REFUSES_BELOW = 0.5
+
+PEAKS_ADVICE = (
+    "Peaks are matched by position, not overlapped: re-quantify all batches on one common peak set, for instance the peaks "
+    "of the annotated batches."
+)
+
+GENES_ADVICE = (
+    "Use the same kind of names (symbols or Ensembl ids) and the same genes in all batches; GENE_COL names another column "
+    "of var. If one batch was measured on a small panel on purpose, cut the others to that panel."
+)
 
 NAMES_SHOWN = 10
 
@@ -58,21 +66,14 @@ def keys_of(names: pd.Index) -> pd.Index:
     >>> list(keys_of(pd.Index(["TBCE", "TBCE.1", "NKX2-1"])))
     ['TBCE', 'TBCE-1', 'NKX2-1']
     """
-    written_as = names_type(names)
     stripped = [str(name).strip() for name in names]
-    if written_as == "Ensembl ids":
-        keys = [
-            found[1].upper() + (found[3] or "").upper() if (found := ENSEMBL.fullmatch(name)) else name
-            for name in stripped
-        ]
-    elif written_as == "peaks":
-        keys = [f"{found[1]}:{found[2]}-{found[3]}" if (found := PEAK.fullmatch(name)) else name for name in stripped]
-    else:
-        known = set(stripped)
-        keys = [
-            f"{found[1]}-{found[2]}" if (found := NUMBERED.fullmatch(name)) and found[1] in known else name
-            for name in stripped
-        ]
+    known = set(stripped)
+    pattern, respelt = {
+        "Ensembl ids": (ENSEMBL, lambda found: (found[1] + (found[3] or "")).upper()),
+        "peaks": (PEAK, lambda found: f"{found[1]}:{found[2]}-{found[3]}"),
+        "names": (NUMBERED, lambda found: f"{found[1]}-{found[2]}" if found[1] in known else found[0]),
+    }[names_type(names)]
+    keys = [respelt(found) if (found := pattern.fullmatch(name)) else name for name in stripped]
     return unique_names(pd.Index(keys, dtype=object))
 
 
@@ -102,10 +103,8 @@ def match(wanted: pd.Index, names: pd.Index) -> tuple[np.ndarray, bool]:
     found = np.where(found < 0, -1, loose[found])
     found = np.where(folded_wanted.duplicated(), -1, found)
     merged = np.where(exact >= 0, exact, np.where(np.isin(found, exact), -1, found))
-    n_exact, n_loose = int((exact >= 0).sum()), int((merged >= 0).sum())
-    if n_loose > 1.1 * n_exact:
-        return merged, True
-    return exact, False
+    loose_is_better = bool((merged >= 0).sum() > 1.1 * (exact >= 0).sum())
+    return (merged if loose_is_better else exact), loose_is_better
 
 
 NameColumns = Mapping[str, pd.Index]  # "" is the index of var; text columns by their name
@@ -219,12 +218,4 @@ def missing_features_warnings(
     )
     if share >= refuse_below:
         return [message]
-    if names_type(wanted) == "peaks":
-        raise InputError(
-            f"{message} Peaks are matched by position, not overlapped: re-quantify all batches on one common peak set, for "
-            "instance the peaks of the annotated batches."
-        )
-    raise InputError(
-        f"{message} Use the same kind of names (symbols or Ensembl ids) and the same genes in all batches; GENE_COL names "
-        "another column of var. If one batch was measured on a small panel on purpose, cut the others to that panel."
-    )
+    raise InputError(f"{message} {PEAKS_ADVICE if names_type(wanted) == 'peaks' else GENES_ADVICE}")

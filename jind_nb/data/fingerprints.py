@@ -1,7 +1,5 @@
 """Fingerprints of cells: by its values alone, a cell is known again in another file."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy import sparse

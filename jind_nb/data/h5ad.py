@@ -1,12 +1,9 @@
 """What the files of PATH hold, h5ad (HDF5) or zarr: their tables, and where their layers (X, `.raw`, layers by name) are."""
 
-from __future__ import annotations
-
-import difflib
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import zarr
 
 from ..core.address import is_remote
 from ..core.parameters import BUNDLED, Parameters
-from ..core.text import as_text
+from ..core.text import as_text, did_you_mean
 from ..errors import InputError
 from .datasets import bundled_file
 from .download import fetch
@@ -61,8 +58,7 @@ def open_file(file: Path) -> Iterator[Store]:
         raise InputError(f"PATH: {file} cannot be a file: {error}.") from None
     if not there:
         names = [other.name for kind in ("*.h5ad", "*.zarr") for other in file.parent.glob(kind)]
-        near = difflib.get_close_matches(file.name, names, n=1)
-        raise InputError(f"PATH: there is no file {file}." + (f" Did you mean {near[0]}?" if near else ""))
+        raise InputError(f"PATH: there is no file {file}.{did_you_mean(file.name, names)}")
     if file.is_dir():
         if not is_zarr(file):
             raise InputError(f"PATH: {file} is a folder and no zarr; give the .h5ad file or .zarr folder in it.")
@@ -72,34 +68,26 @@ def open_file(file: Path) -> Iterator[Store]:
             raise InputError(f"PATH: {file} is empty (0 bytes); copy or download it again.")
         rehearse(file)
     try:
-        store = open_checked(file)
+        opened = open_checked(file)
     except Exception as error:  # OSError of HDF5; zarr fails in many ways
         if file.is_file() and not h5py.is_hdf5(file):
             raise InputError(f"PATH: {file} is not an h5ad (HDF5) file; write one with adata.write_h5ad().") from None
         raise InputError(f"PATH: {file} cannot be read ({error}); it may be cut short: copy it again.") from None
-    with store if isinstance(store, h5py.File) else nullcontext(store):
-        try:
+    with opened as store:
+        with reading(file, "read (it is damaged: copy it again)"):
             names = sorted(map(decoded, store))
             if {"obs", "var"} <= set(names):
                 check_structure(store, n_bytes(file))
-        except InputError:
-            raise
-        except Exception as error:  # damage anywhere fails inside h5py and zarr in many ways
-            raise InputError(f"PATH: {file} cannot be read ({error}); it is damaged: copy it again.") from None
         if not {"obs", "var"} <= set(names):
-            kind, write = ("zarr", "write_zarr") if file.is_dir() else ("HDF5", "write_h5ad")
-            raise InputError(
-                f"PATH: {file} is {kind} but not {'anndata' if file.is_dir() else 'h5ad'}: it has "
-                f"{', '.join(names) or 'nothing'}, and not obs and var; write it with adata.{write}()."
-            )
+            kind, form = ("zarr but not anndata", "zarr") if file.is_dir() else ("HDF5 but not h5ad", "h5ad")
+            has = f"it has {', '.join(names) or 'nothing'}, and not obs and var"
+            raise InputError(f"PATH: {file} is {kind}: {has}; write it with adata.write_{form}().")
         yield store
 
 
-def open_checked(file: Path) -> Store:
-    """Open a file that `open_file` has checked before; the caller closes an `h5py.File`."""
-    if not file.is_dir():
-        return h5py.File(file, "r")
-    return zarr.open_group(file, mode="r")
+def open_checked(file: Path) -> AbstractContextManager[Store]:
+    """Return a file that `open_file` has checked before, to be opened and closed by `with`."""
+    return nullcontext(zarr.open_group(file, mode="r")) if file.is_dir() else h5py.File(file, "r")
 
 
 def is_zarr(folder: Path) -> bool:
@@ -125,20 +113,20 @@ def frame(store: Store, name: str) -> pd.DataFrame:
     InputError
         If it is missing, damaged or no table, names a column twice, or holds text that is not UTF-8.
     """
-    with reading(f"{name} of {path_of(store)}"), warnings.catch_warnings():
+    what = f"{name} of {path_of(store)}"
+    with reading(what), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of formats that are refused, or read all the same
         frame = ad.io.read_elem(store[name])
     if not isinstance(frame, pd.DataFrame):
         raise InputError(
-            f"PATH: {name} of {path_of(store)} is not a table as anndata 0.7 and later write it; "
-            "open the file with scanpy and write it again."
+            f"PATH: {what} is no table of anndata 0.7 or later; open the file with scanpy and write it again."
         )
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
-        raise InputError(f"PATH: {name} of {path_of(store)} has two columns {twice!r}; rename one and write it again.")
-    for column, values in {"its index": frame.index, **{repr(c): frame[c] for c in frame}}.items():
-        _check_text(pd.Series(values), f"{column} in {name} of {path_of(store)}")
-    _check_text(pd.Series(frame.columns, dtype=object), f"a column's name in {name} of {path_of(store)}")
+        raise InputError(f"PATH: {what} has two columns {twice!r}; rename one and write it again.")
+    names = {"its index": frame.index, "a column's name": pd.Series(frame.columns, dtype=object)}
+    for column, values in (names | {repr(c): frame[c] for c in frame}).items():
+        _check_text(pd.Series(values), f"{column} in {what}")
     return frame
 
 
@@ -153,9 +141,8 @@ def _check_text(values: pd.Series, what: str) -> None:
             if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
                 raise InputError(f"PATH: {what} holds {value[:100]!r}, which is not UTF-8 text; write it as UTF-8.")
         elif not pd.api.types.is_scalar(value):
-            raise InputError(
-                f"PATH: {what} holds {type(value).__name__} values, not text or numbers; convert or drop it."
-            )
+            kind = type(value).__name__
+            raise InputError(f"PATH: {what} holds {kind} values, not text or numbers; convert or drop it.")
 
 
 def texts(column: pd.Series) -> pd.Series:
@@ -167,10 +154,9 @@ def texts(column: pd.Series) -> pd.Series:
 
 def no_column(parameter: str, column: str, obs: pd.DataFrame, where: str) -> InputError:
     """Return the error for a column that a table does not have."""
-    near = difflib.get_close_matches(column, map(str, obs.columns), n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    names = ", ".join(map(str, obs.columns[:30])) or "none"
-    return InputError(f"{parameter}: {where} has no column {column!r}; its columns are {names}.{hint}")
+    columns = list(map(str, obs.columns))
+    has = f"its columns are {', '.join(columns[:30]) or 'none'}.{did_you_mean(column, columns)}"
+    return InputError(f"{parameter}: {where} has no column {column!r}; {has}")
 
 
 def matrix_of(store: Store, layer: str | None) -> tuple[str, str, str]:
@@ -181,30 +167,30 @@ def matrix_of(store: Store, layer: str | None) -> tuple[str, str, str]:
     InputError
         If there is no such layer, or its shape does not fit the tables.
     """
-    layers, where = _layers(store), path_of(store)
-    has = [*layers, *([".raw"] if _has(store, "raw") else [])]
-    if layer is None and has_x(store):
-        path, table, what = "X", "var", "X"
-    elif layer is None:
+    has, where = other_layers(store), path_of(store)
+    if layer is None and not has_part(store, "X"):
         raise InputError(f"PATH: {where} has no X; set LAYER to what it has: {', '.join(has) or 'nothing'}.")
-    elif layer in layers:
-        path, table, what = f"layers/{layer}", "var", f"layer {layer!r}"
-    elif layer == ".raw" and _has(store, "raw"):
-        path, table, what = "raw/X", "raw/var", ".raw"
-    else:
+    if layer is not None and layer not in has:
         raise InputError(f"LAYER: {where} has no layer {layer!r}; it has {', '.join(['X', *has])}.")
+    path, table, what = f"layers/{layer}", "var", layer_name(layer)
+    if what in ("X", ".raw"):
+        path, table = ("X", "var") if what == "X" else ("raw/X", "raw/var")
     _check_shape(store, path, table, what)
     return path, table, what
 
 
-def _has(store: Store, name: str) -> bool:
+def layer_name(layer: str | None) -> str:
+    """Return what messages call a layer.
+
+    >>> layer_name(None), layer_name(".raw"), layer_name("counts")
+    ('X', '.raw', "layer 'counts'")
+    """
+    return "X" if layer is None else layer if layer == ".raw" else f"layer {layer!r}"
+
+
+def has_part(store: Store, name: str) -> bool:
     """Return whether a part is there and is not a stored `None`."""
     return name in store and store[name].attrs.get("encoding-type") != "null"
-
-
-def has_x(store: Store) -> bool:
-    """Return whether the file has X."""
-    return _has(store, "X")
 
 
 def read_whole(file: Path) -> ad.AnnData:
@@ -272,21 +258,17 @@ def _check_shape(store: Store, path: str, table: str, what: str) -> None:
     with reading(f"{what} of {path_of(store)}"):
         n_rows, n_columns = shape_of(store[path])
         expected = _length(store["obs"]), _length(store[table])
-    if expected[0] is not None and n_rows != expected[0]:
-        raise InputError(
-            f"PATH: {what} of {path_of(store)} cannot be read: it has {n_rows} rows, and obs has {expected[0]}."
-        )
-    if expected[1] is not None and n_columns != expected[1]:
-        raise InputError(
-            f"PATH: {what} of {path_of(store)} has {n_columns} columns but {table} has {expected[1]} rows; write the file "
-            "again."
-        )
+        # None: a table of anndata before 0.7, which `frame` refuses.
+        if expected[0] not in (None, n_rows):
+            raise ValueError(f"it has {n_rows} rows, and obs has {expected[0]}.")
+        if expected[1] not in (None, n_columns):
+            raise ValueError(f"it has {n_columns} columns but {table} has {expected[1]} rows; write the file again.")
 
 
 def shape_of(stored: Any) -> tuple[int, int]:
     """Return how many cells and features a stored matrix declares."""
     shape = stored.shape if is_array(stored) else stored.attrs.get("shape", stored.attrs.get("h5sparse_shape"))
-    n_rows, n_columns = (int(n) for n in shape)
+    n_rows, n_columns = map(int, shape)
     return n_rows, n_columns
 
 
@@ -300,15 +282,14 @@ def form_of(stored: Any) -> str:
     """
     if is_array(stored):
         return "dense"
-    encoding = stored.attrs.get("encoding-type", stored.attrs.get("h5sparse_format"))
-    for form in ("csr", "csc"):
-        if encoding in (form, f"{form}_matrix"):
-            return form
+    encoding = str(stored.attrs.get("encoding-type", stored.attrs.get("h5sparse_format")))
+    if (form := encoding.removesuffix("_matrix")) in ("csr", "csc"):
+        return form
     raise ValueError(f"it is {encoding!r}, and not a matrix")
 
 
 def _length(table: Any) -> int | None:
-    """Return the rows of a stored table; None for the tables of anndata before 0.7, which `frame` refuses."""
+    """Return the rows of a stored table; None for the tables of anndata before 0.7."""
     index: Any = table.get(table.attrs.get("_index", "_index")) if is_group(table) else None
     return index.shape[0] if is_array(index) and index.shape else None
 
@@ -316,4 +297,4 @@ def _length(table: Any) -> int | None:
 def other_layers(store: Store) -> list[str]:
     """Return what LAYER could name in this file: `.raw` and the layers, those called counts first."""
     layers = sorted(_layers(store), key=lambda name: ("count" not in name.lower(), name))
-    return [*([".raw"] if _has(store, "raw") else []), *layers]
+    return [*([".raw"] if has_part(store, "raw") else []), *layers]

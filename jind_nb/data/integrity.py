@@ -4,8 +4,6 @@ Some damaged files make the HDF5 library hang or crash, so a file is first read 
 to other files, nor declare more values than it can hold.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import math
 import os
@@ -28,6 +26,10 @@ Store: TypeAlias = h5py.File | zarr.Group  # an open file
 
 # Deflate shrinks at most a thousandfold: a file that declares more than this was damaged, or made to fill the memory.
 DECLARED_PER_BYTE, SMALL = 2000, 2**28
+
+WRITE_ALL = "write the file again with everything in it."
+
+DAMAGED = "it is damaged: copy or write it again."
 
 MOST_NESTED = 100
 
@@ -54,10 +56,7 @@ def check_links(folder: Path) -> None:
         for name in (*folders, *names):
             path = Path(above) / name
             if path.is_symlink() and home not in path.resolve().parents:
-                raise InputError(
-                    f"PATH: {path} is a link to another place; links out of a file are not followed: write the file "
-                    "again with everything in it."
-                )
+                raise InputError(f"PATH: {path} is a link to another place, which is not followed: {WRITE_ALL}")
 
 
 @contextmanager
@@ -88,7 +87,6 @@ def rehearse(file: Path) -> None:
     """
     if _signature(file) in os.environ.get(REHEARSED, "").split() or not hasattr(os, "fork"):
         return
-    stat = file.stat()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does not touch
         child = os.fork()
@@ -98,18 +96,16 @@ def rehearse(file: Path) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where a dying library complains
             _read_once(file)
         os._exit(0)
-    end, pause = time.monotonic() + SECONDS + stat.st_size / BYTES_PER_SECOND, 0.001
+    end, pause = time.monotonic() + SECONDS + file.stat().st_size / BYTES_PER_SECOND, 0.001
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > end:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            raise InputError(
-                f"PATH: {file} cannot be read (the HDF5 library does not finish); it is damaged: copy it again."
-            )
+            raise InputError(f"PATH: {file} cannot be read (the HDF5 library does not finish); {DAMAGED}")
         time.sleep(pause)
         pause = min(0.05, 1.5 * pause)
     if os.WIFSIGNALED(ended[1]):
-        raise InputError(f"PATH: {file} cannot be read (the HDF5 library fails on it); it is damaged: copy it again.")
+        raise InputError(f"PATH: {file} cannot be read (the HDF5 library fails on it); {DAMAGED}")
     mark_as_undamaged(file)
 
 
@@ -131,9 +127,9 @@ def _read_once(file: Path) -> None:
             dict(item.attrs)
         with suppress(Exception):
             if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual and item.shape is not None:
-                small = math.prod(item.shape) * item.dtype.itemsize <= SMALL_ENOUGH_TO_READ
-                if small or math.prod(item.shape) * item.dtype.itemsize <= file.stat().st_size * DECLARED_PER_BYTE:
-                    item[() if small else slice(0, 1)]
+                declared = math.prod(item.shape) * item.dtype.itemsize
+                if declared <= max(SMALL_ENOUGH_TO_READ, file.stat().st_size * DECLARED_PER_BYTE):
+                    item[() if declared <= SMALL_ENOUGH_TO_READ else slice(0, 1)]
                 if item.chunks:
                     item.id.get_num_chunks()
 
@@ -163,10 +159,7 @@ def check_structure(store: Store, n_bytes: int) -> None:
             if isinstance(group, h5py.Group):
                 link = group.id.links.get_info(key if isinstance(key, bytes) else key.encode()).type
                 if link == h5py.h5l.TYPE_EXTERNAL:
-                    raise InputError(
-                        f"PATH: {what} is a link to another file; links out of a file are not followed: write the file "
-                        "again with everything in it."
-                    )
+                    raise InputError(f"PATH: {what} is a link to another file, which is not followed: {WRITE_ALL}")
                 if link != h5py.h5l.TYPE_HARD:  # a second name within this file
                     continue
                 address = h5py.h5o.get_info(group[key].id).addr
@@ -175,24 +168,19 @@ def check_structure(store: Store, n_bytes: int) -> None:
                 _check_dataset(item, what, n_bytes)
             elif is_group(item) and address not in seen:
                 if depth == MOST_NESTED:
-                    raise InputError(
-                        f"PATH: {above[:50]}… of {path_of(store)} is nested more than {depth} deep; write it flatter."
-                    )
+                    where = f"{above[:50]}… of {path_of(store)}"
+                    raise InputError(f"PATH: {where} is nested more than {depth} deep; write it flatter.")
                 groups.append((item, f"{name}/", depth + 1))
             seen.add(address)
 
 
 def _check_dataset(stored: h5py.Dataset | zarr.Array, what: str, n_bytes: int) -> None:
     if isinstance(stored, h5py.Dataset) and (stored.external or stored.is_virtual):
-        raise InputError(
-            f"PATH: {what} is kept in another file, which is not read: write the file again with everything in it."
-        )
+        raise InputError(f"PATH: {what} is kept in another file, which is not read: {WRITE_ALL}")
     declared = math.prod(stored.shape) * stored.dtype.itemsize
     if declared > max(SMALL, DECLARED_PER_BYTE * n_bytes):
-        raise InputError(
-            f"PATH: {what} declares {' x '.join(map(str, stored.shape))} values, which a file of {n_bytes:,} bytes cannot "
-            "hold; it is damaged: copy or write it again."
-        )
+        shape = " x ".join(map(str, stored.shape))
+        raise InputError(f"PATH: {what} declares {shape} values, which {n_bytes:,} bytes cannot hold; {DAMAGED}")
 
 
 def is_array(item: Any) -> bool:

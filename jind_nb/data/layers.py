@@ -1,13 +1,11 @@
 """Which layer (X, `.raw`, a layer by name) each file is read from, and the common scale of all batches."""
 
-from __future__ import annotations
-
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,14 +14,14 @@ from scipy import sparse
 from ..core.model_json import CommonScale, Preprocessing
 from ..core.parameters import Parameters
 from ..core.progress import bar
-from ..core.text import listing
+from ..core.text import listing, plural
 from ..errors import InputError
 from .chunks import KEPT_VALUES, Block, Blocks, read_rows
 from .features import NameColumns, name_columns, unique_names
-from .h5ad import frame, has_x, input_files, matrix_of, no_column, open_file, other_layers, texts
+from .h5ad import frame, has_part, input_files, layer_name, matrix_of, no_column, open_file, other_layers, texts
 from .integrity import Store, path_of
 from .recognise import CELLS_COMPARED, Evidence, cell_statistics, evenly_spaced, recognise, recognise_blocks
-from .scale import common_scale, scale_for_model
+from .scale import by_value_type, common_scale, scale_for_model
 
 # Cells of each batch looked at in the layers that are not used.
 CELLS_OF_OTHER_LAYERS = 200
@@ -55,15 +53,6 @@ class InputFile:
         return {batch.value_type for batch in self.evidence.values()}
 
 
-class BlockSummary(NamedTuple):
-    """Hold what the first reading of a block tells."""
-
-    statistics: np.ndarray  # `cell_statistics` of all cells
-    not_finite: int  # how many values are NaN or infinite
-    first: tuple[int, int] | None  # cell and feature of the first of these
-    compared: sparse.csr_matrix  # the values of the cells that are compared with each other
-
-
 OtherLayers = dict[str | None, dict[str, Evidence]]  # layer -> batch -> what its values look like
 
 
@@ -75,15 +64,6 @@ class ChosenLayers:
     scale: CommonScale
     table: list[dict[str, Any]]  # what every layer of every file looks like
     warnings: list[str]
-
-
-def layer_name(layer: str | None) -> str:
-    """Return what messages call a layer.
-
-    >>> layer_name(None), layer_name(".raw"), layer_name("counts")
-    ('X', '.raw', "layer 'counts'")
-    """
-    return "X" if layer is None else layer if layer == ".raw" else f"layer {layer!r}"
 
 
 def choose_layers(parameters: Parameters, cells: pd.DataFrame, trained: Preprocessing | None) -> ChosenLayers:
@@ -108,13 +88,13 @@ def choose_layers(parameters: Parameters, cells: pd.DataFrame, trained: Preproce
     """
     numbers, warnings = list(dict.fromkeys(cells["file"])), list[str]()
     files = [_input_file(parameters, cells, n, _layer_to_try(parameters, n, trained)) for n in numbers]
-    _recognise_files(parameters, files, [])
+    _recognise_files(parameters, files)
     others = [_recognise_other_layers(file, cells, n) for file, n in zip(files, numbers, strict=True)]
     all_layers = [{file.layer: file.evidence} | other for file, other in zip(files, others, strict=True)]
     try:
         scale = _common_scale(parameters, files, trained, warnings)
     except InputError as reason:
-        files = _use_other_layers(parameters, cells, files, others, reason, warnings)
+        warnings += _use_other_layers(parameters, cells, files, others)
         try:
             scale = _common_scale(parameters, files, trained, warnings)
         except InputError:
@@ -158,8 +138,6 @@ def _input_file(parameters: Parameters, cells: pd.DataFrame, number: int, layer:
         if not len(features):
             raise InputError(f"PATH: {what} of {path} has no features (genes or peaks).")
         blocks = Blocks.from_store(store, in_store, what, here["row"].to_numpy())
-    if blocks.shape[1] != len(features):
-        raise InputError(f"PATH: {what} of {path} has {blocks.shape[1]} columns but var has {len(features)} rows.")
     in_other_files = set(cells.loc[cells["file"] != number, "batch"])
     batch = here["batch"].to_numpy()
     rows = {
@@ -178,13 +156,13 @@ def _read_name_columns(store: Store, table: str, gene_col: str | None) -> NameCo
     return {gene_col: pd.Index(texts(var[gene_col]).fillna("").astype(str))}
 
 
-def _recognise_files(parameters: Parameters, files: list[InputFile], earlier: list[InputFile]) -> None:
+def _recognise_files(parameters: Parameters, files: list[InputFile], earlier: Sequence[InputFile] = ()) -> None:
     """Read the values of some files for the first time and recognise each batch.
 
     Values are kept in memory from then on, if all files together have few; `earlier` were read before.
     """
-    n_kept = sum(file.blocks.n_values for file in earlier if file.blocks.keeps)
-    keep = sum(file.blocks.n_values for file in files) + n_kept <= KEPT_VALUES
+    in_memory = [*files, *(file for file in earlier if file.blocks.keeps)]
+    keep = sum(file.blocks.n_values for file in in_memory) <= KEPT_VALUES
     folder = Path(parameters.OUTPUT_PATH)
     for file in files:
         file.blocks.ready(folder if folder.is_dir() else Path(tempfile.gettempdir()), keep=keep)
@@ -199,9 +177,9 @@ def _recognise_batches(file: InputFile) -> None:
     is_compared[np.concatenate(list(compared.values()))] = True
     summaries = file.blocks.each(_block_summary, file.by_block(is_compared))
     found = list(bar(summaries, f"reading {file.path.name}", "block", len(file.blocks.blocks)))
-    _check_finite(found, file)
-    statistics = np.concatenate([summary.statistics for summary in found])
-    matrix = sparse.vstack([summary.compared for summary in found], format="csr")
+    statistics = np.concatenate([of_block for of_block, _ in found])
+    _check_finite(statistics, file)
+    matrix = sparse.vstack([values for _, values in found], format="csr")
     del found
     place = np.cumsum(is_compared) - 1
     file.evidence = {
@@ -209,26 +187,22 @@ def _recognise_batches(file: InputFile) -> None:
     }
 
 
-def _block_summary(block: Block, is_compared: np.ndarray) -> BlockSummary:
+def _block_summary(block: Block, is_compared: np.ndarray) -> tuple[np.ndarray, sparse.csr_matrix]:
+    """Return the statistics of all cells, and the values of the cells that are compared with each other."""
     matrix = block.matrix()
-    statistics, n, first = cell_statistics(matrix), 0, None
-    if not np.isfinite(statistics["total"]).all():
-        where = np.flatnonzero(~np.isfinite(matrix.data))
-        row = int(np.searchsorted(matrix.indptr, where[0], side="right") - 1)
-        n, first = len(where), (row, int(matrix.indices[where[0]]))
-    return BlockSummary(statistics, n, first, matrix[is_compared])
+    return cell_statistics(matrix), matrix[is_compared]
 
 
-def _check_finite(summaries: list[BlockSummary], file: InputFile) -> None:
-    begins = np.cumsum([0, *(len(summary.statistics) for summary in summaries)])
-    for begin, summary in zip(begins[:-1], summaries, strict=True):
-        if summary.first is not None:
-            cell, feature = summary.first
-            names = unique_names(next(iter(file.name_columns.values())))
+def _check_finite(statistics: np.ndarray, file: InputFile) -> None:
+    wrong = [~np.isfinite(totals) for totals in file.by_block(statistics["total"])]
+    for block, cells, is_wrong in zip(file.blocks.blocks, file.by_block(file.cells), wrong, strict=True):
+        if is_wrong.any():
+            first = block.matrix()[np.argmax(is_wrong)]
+            feature = first.indices[np.argmin(np.isfinite(first.data))]
+            name = unique_names(next(iter(file.name_columns.values())))[feature]
             raise InputError(
-                f"{file.blocks.what} has {sum(other.not_finite for other in summaries)} NaN or infinite values, the first "
-                f"in cell {file.cells[begin + cell]!r}, feature {names[feature]!r}. Replace them, or point LAYER to values "
-                "without them."
+                f"{file.blocks.what} has NaN or infinite values in {plural(sum(map(np.sum, wrong)), 'cell')}, the first in "
+                f"cell {cells[np.argmax(is_wrong)]!r}, feature {name!r}. Replace them, or point LAYER to others."
             )
 
 
@@ -239,14 +213,13 @@ def _recognise_other_layers(file: InputFile, cells: pd.DataFrame, number: int) -
     positions = np.sort(np.concatenate(list(some.values())))
     found: OtherLayers = {}
     with open_file(file.path) as store:
-        others: list[str | None] = [*([None] if has_x(store) else []), *other_layers(store)]
+        others: list[str | None] = [*([None] if has_part(store, "X") else []), *other_layers(store)]
         for layer in [layer for layer in others if layer != file.layer][:MOST_LAYERS]:
             with suppress(Exception):  # nobody asked for this layer: what cannot be read is not offered
                 matrix = read_rows(store, matrix_of(store, layer)[0], stored_rows[positions])
+                places = {name: np.searchsorted(positions, rows) for name, rows in some.items()}
                 if np.isfinite(matrix.data).all():
-                    found[layer] = {
-                        name: recognise(matrix[np.searchsorted(positions, rows)]) for name, rows in some.items()
-                    }
+                    found[layer] = {name: recognise(matrix[rows]) for name, rows in places.items()}
     return found
 
 
@@ -260,11 +233,9 @@ def _common_scale(
     evidence = {name: batch for file in files for name, batch in file.evidence.items()}
     if trained is None:
         return common_scale(evidence, p.NORMALISATION, unclear)
-    scales = []
-    for name, batch in evidence.items():
-        scale, of_batch = scale_for_model(name, batch, p.NORMALISATION, trained)
-        scales.append(scale)
-        warnings += of_batch
+    found = [scale_for_model(name, batch, p.NORMALISATION, trained) for name, batch in evidence.items()]
+    scales = [scale for scale, _ in found]
+    warnings += [warning for _, of_batch in found for warning in of_batch]
     chosen = next((scale for scale in scales if scale.rescaled), scales[0])
     if any(scale.normalisation != chosen.normalisation for scale in scales):
         return replace(chosen, normalisation="auto")  # batches of different value types: each is normalised by its own
@@ -276,17 +247,13 @@ def _resolve_unclear_logarithms(
 ) -> str:
     """Give logarithms of an unknown base the base of the other batches, or of the model; return the value type."""
     logarithms = [(file, name, b) for file in files for name, b in file.evidence.items() if b.is_logarithm]
-    clear = {batch.value_type for _, _, batch in logarithms if batch.clear}
+    clear = {batch.value_type for *_, batch in logarithms if batch.clear}
     unclear = [(file, name, batch) for file, name, batch in logarithms if not batch.clear]
     value_type = trained.unclear if trained is not None else clear.pop() if len(clear) == 1 else "log1p"
     if value_type != "log1p":
         for file, name, batch in unclear:
-            file.evidence[name] = replace(
-                batch,
-                value_type=value_type,
-                because=f"{batch.because}; read like the other batches",
-                median_total=batch.medians[value_type],
-            )
+            because, median = f"{batch.because}; read like the other batches", batch.medians[value_type]
+            file.evidence[name] = replace(batch, value_type=value_type, because=because, median_total=median)
     if unclear and p.NORMALISATION == "auto":
         warnings.append(
             f"The values of {listing((name for _, name, _ in unclear), 10)} look like logarithms, but nothing tells their "
@@ -311,49 +278,34 @@ def _best_layer(others: OtherLayers) -> str | None:
 
 
 def _use_other_layers(
-    p: Parameters,
-    cells: pd.DataFrame,
-    files: list[InputFile],
-    others: list[OtherLayers],
-    reason: InputError,
-    warnings: list[str],
-) -> list[InputFile]:
-    """Return the files, read from `.raw` or another layer where X cannot be brought to one scale.
+    p: Parameters, cells: pd.DataFrame, files: list[InputFile], others: list[OtherLayers]
+) -> list[str]:
+    """Put into `files` what `.raw` or another layer holds where X cannot be brought to one scale; return warnings.
 
-    Raises
-    ------
-    InputError
-        `reason`, if a file has no such layer or the user chose LAYER or NORMALISATION.
+    Nothing is replaced if a file has no such layer, or the user chose LAYER or NORMALISATION.
     """
-    if p.LAYER is not None or p.NORMALISATION != "auto":
-        raise reason
-    chosen: list[InputFile] = []
-    for number, file, other in zip(dict.fromkeys(cells["file"]), files, others, strict=True):
-        if _can_be_normalised(file.evidence):
-            chosen.append(file)
-            continue
-        layer = _best_layer(other)
-        if layer is None:
-            raise reason
-        instead = _input_file(p, cells, number, layer)
-        _recognise_files(p, [instead], [*chosen, *files[len(chosen) + 1 :]])
-        chosen.append(instead)
+    layers = {i: _best_layer(others[i]) for i, file in enumerate(files) if not _can_be_normalised(file.evidence)}
+    if None in layers.values() or p.LAYER is not None or p.NORMALISATION != "auto":
+        return []
+    numbers, warnings = list(dict.fromkeys(cells["file"])), list[str]()
+    for i, layer in layers.items():
+        file = files[i]
+        files[i] = _input_file(p, cells, numbers[i], layer)
+        _recognise_files(p, [files[i]], files[:i] + files[i + 1 :])
         warnings.append(
             f"{layer_name(file.layer)} of {file.path.name} is {', '.join(sorted(file.value_types))}, which cannot be "
-            f"brought to one scale; {layer_name(layer)} ({', '.join(sorted(instead.value_types))}) is used instead. Set "
+            f"brought to one scale; {layer_name(layer)} ({', '.join(sorted(files[i].value_types))}) is used instead. Set "
             "LAYER to choose another."
         )
-    return chosen
+    return warnings
 
 
 def _unknown_scale_warning(files: list[InputFile], others: list[OtherLayers]) -> str:
     value_types = sorted(set().union(*(file.value_types for file in files)))
     better = [layer for other in others if (layer := _best_layer(other)) is not None]
-    advice = (
-        f"{layer_name(better[0])} holds values of a known scale; set LAYER: {better[0]} to use them."
-        if better and len(better) == len(others)
-        else "Counts are better, if there are any: add them as a layer and name it in LAYER."
-    )
+    advice = "Counts are better, if there are any: add them as a layer and name it in LAYER."
+    if len(better) == len(others):
+        advice = f"{layer_name(better[0])} holds values of a known scale; set LAYER: {better[0]} to use them."
     return (
         f"The values are {' and '.join(value_types)} in every batch, a scale that we cannot normalise. They are used as "
         f"they are, which is right only if all batches were prepared together. {advice}"
@@ -364,9 +316,6 @@ def _layer_rows(
     file: InputFile, layer: str | None, evidence: Mapping[str, Evidence], *, several: bool
 ) -> list[dict[str, Any]]:
     """Return a row of the table for each value type that a layer holds."""
-    by_type: dict[str, dict[str, Evidence]] = {}
-    for name, batch in evidence.items():
-        by_type.setdefault(batch.value_type, {})[name] = batch
     return [
         {
             "matrix": f"{layer_name(layer)} of {file.path.name}" if several else layer_name(layer),
@@ -377,5 +326,5 @@ def _layer_rows(
             "to": max(batch.largest for batch in batches.values()),
             "median cell total": float(np.median([batch.median_total for batch in batches.values()])),
         }
-        for value_type, batches in by_type.items()
+        for value_type, batches in by_value_type(evidence).items()
     ]

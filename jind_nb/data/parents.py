@@ -1,19 +1,13 @@
 """PARENTS, the coarser level of the cell types: each type may have a parent, which an ambiguous cell is then given."""
 
-from __future__ import annotations
-
-import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ..core.labels import UNASSIGNED
-from ..core.text import listing
+from ..core.text import listing, nearest
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    from .plan import Plan
+from .plan import Plan
 
 Parents = Mapping[str, str]  # cell type -> parent; a type that is missing is its own parent
 
@@ -43,15 +37,13 @@ def set_parents(given: Parents | str, cells: pd.DataFrame, plan: Plan) -> None:
         For a parent that has a parent itself, for `Unassigned` as a parent, for a misspelt cell type, and for a column in
         which a type has no parent for most of its cells.
     """
-    parents = dict(given) if not isinstance(given, str) else _by_majority(given, cells, plan)
-    labels = set(cells["cell_type"].dropna()) | set(plan.classes)
+    parents = _by_majority(given, cells, plan) if isinstance(given, str) else dict(given)
     if not isinstance(given, str):
-        _check_types_exist(parents, labels, plan)
+        _check_types_exist(parents, set(cells["cell_type"].dropna()) | set(plan.classes), plan)
     for name, parent in parents.items():
         if parent == UNASSIGNED:
-            raise InputError(
-                f"PARENTS: {UNASSIGNED} is our word for a rejected cell; give the parent of {name!r} another name."
-            )
+            reserved = f"{UNASSIGNED} is our word for a rejected cell"
+            raise InputError(f"PARENTS: {reserved}; give the parent of {name!r} another name.")
         if parents.get(parent, parent) != parent:
             raise InputError(
                 f"PARENTS: {parent!r} is the parent of {name!r} and has a parent itself, {parents[parent]!r}; there is one "
@@ -69,16 +61,15 @@ def _check_types_exist(parents: Parents, labels: set[str], plan: Plan) -> None:
     unknown = [name for name in parents if name not in labels]
     without = [name for name in plan.classes if name not in parents]
     for name in unknown:
-        near = difflib.get_close_matches(name, without, n=1, cutoff=0.85)
+        near = nearest(name, without, cutoff=0.85)
         if near or len(unknown) == len(parents):
-            hint = f"did you mean {near[0]!r}?" if near else f"the cell types are {listing(plan.classes, NAMES_SHOWN)}."
+            hint = f"did you mean {near!r}?" if near else f"the cell types are {listing(plan.classes, NAMES_SHOWN)}."
             raise InputError(f"PARENTS: there is no cell type {name!r}; {hint}")
     if unknown:
         plan.notes.append(f"PARENTS names {listing(unknown, NAMES_SHOWN)}, which no annotated cell has; ignored.")
     if without:
-        plan.notes.append(
-            f"PARENTS does not name {listing(without, NAMES_SHOWN)}: their cells never fall back to a parent."
-        )
+        types = listing(without, NAMES_SHOWN)
+        plan.notes.append(f"PARENTS does not name {types}: their cells never fall back to a parent.")
 
 
 def _by_majority(column: str, cells: pd.DataFrame, plan: Plan) -> dict[str, str]:
@@ -100,9 +91,8 @@ def _by_majority(column: str, cells: pd.DataFrame, plan: Plan) -> dict[str, str]
     if not found:
         raise InputError(f"PARENTS: no annotated cell has a value in the column {column!r}.")
     if without := [name for name in plan.classes if name not in found]:
-        plan.notes.append(
-            f"PARENTS: {column!r} has no parent for {listing(without, NAMES_SHOWN)}: their cells never fall back to one."
-        )
+        types = listing(without, NAMES_SHOWN)
+        plan.notes.append(f"PARENTS: {column!r} has no parent for {types}: their cells never fall back to one.")
     return found
 
 

@@ -1,7 +1,5 @@
 """The plan of a run: which batches are used for training, which is annotated, and what is left out and why."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +26,11 @@ class Plan:
     parents: dict[str, str] = field(default_factory=dict)  # cell type -> parent, where PARENTS says so
     features: dict[str, int] = field(default_factory=dict)  # in_file, kept; missing: only with a saved model
     preprocessing: Preprocessing | None = None  # None: not prepared yet
+
+    @property
+    def n_labelled(self) -> int:
+        """Return the number of labelled cells that train."""
+        return sum(sum(counts.values()) for counts in self.cells.values())
 
     @property
     def scale(self) -> str:

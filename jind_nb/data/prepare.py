@@ -7,8 +7,6 @@
 Only `read_target_labels`, which evaluation calls, ever reads the target's labels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -137,12 +135,9 @@ def _marker_columns(p: Parameters, names: pd.Index, first: InputFile, in_first: 
         by_column = features.match(wanted, column)[0]
         elsewhere = np.where(by_column < 0, -1, names.get_indexer(in_first[by_column]))
         found = np.where(found < 0, elsewhere, found)
-    missing = list(wanted[found < 0])
-    if missing:
-        plan.notes.append(
-            f"MARKERS: {len(missing):,} of {len(wanted):,} features are not in the data and are not shown: "
-            f"{listing(missing)}."
-        )
+    if missing := list(wanted[found < 0]):
+        not_shown = f"{len(missing):,} of {len(wanted):,} features are not in the data and are not shown"
+        plan.notes.append(f"MARKERS: {not_shown}: {listing(missing)}.")
     return {str(name): int(column) for name, column in zip(wanted, found, strict=True) if column >= 0}
 
 
@@ -166,32 +161,25 @@ def _describe_values(chosen: ChosenLayers, plan: Plan) -> None:
     ]
     value_types = {row["value type"] for row in plan.values}
     if chosen.scale.rescaled and (len(value_types) > 1 or not value_types <= {"counts", "linear"}):
-        plan.notes.append(
-            f"Batches hold values of different types or cell totals; all were brought to {chosen.scale.scale}."
-        )
+        different = "Batches hold values of different types or cell totals"
+        plan.notes.append(f"{different}; all were brought to {chosen.scale.scale}.")
 
 
 def _feature_names(
     files: list[InputFile], model: list[str] | None, plan: Plan
 ) -> tuple[list[pd.Index], list[str | None]]:
     """Return for each file its features' names, made unique, and the column of `var` they are from (None: its index)."""
-    columns = [file.name_columns for file in files]
-    if model is not None:
-        chosen = features.choose_name_columns([{"": pd.Index(model)}, *columns], given=True)[1:]
-    else:
-        chosen = features.choose_name_columns(columns)
+    given = [] if model is None else [{"": pd.Index(model)}]
+    columns = [*given, *(file.name_columns for file in files)]
+    chosen = features.choose_name_columns(columns, given=model is not None)[len(given) :]
     names = []
     for file, column in zip(files, chosen, strict=True):
         index = file.name_columns[column]
         if column and len(file.name_columns) > 1:
-            plan.notes.append(
-                f"The features of {file.path.name} are named by column {column!r} of var, which fits best."
-            )
-        repeated = int(index.duplicated().sum())
-        if repeated:
-            plan.notes.append(
-                f"{repeated} feature names of {file.path.name} occur more than once; made unique (A, A-1, …)."
-            )
+            plan.notes.append(f"The features of {file.path.name} are named by column {column!r} of var (the best fit).")
+        if repeated := int(index.duplicated().sum()):
+            names_of = f"{repeated} feature names of {file.path.name}"
+            plan.notes.append(f"{names_of} occur more than once; made unique (A, A-1, …).")
         names.append(features.unique_names(index))
     return names, [column or None for column in chosen]
 
@@ -211,16 +199,14 @@ def _totals_over(
             plan.notes.append(f"The features of {file.path.name} were matched without regard to upper and lower case.")
         common = common[found >= 0]
     if not len(common):
-        begin = "; ".join(f"{list(index[:3])}" for index in names)
-        if all(features.names_type(index) == "peaks" for index in names):
-            raise InputError(
-                "PATH: the files have no peak in common. Peaks are matched by position, not overlapped: re-quantify all "
-                f"batches on one common peak set. The files begin {begin}."
-            )
-        raise InputError(
-            f"PATH: the files have no feature name in common (they begin {begin}). Use the same kind of "
-            "names in all, or name the column of var that has them in GENE_COL."
+        kind, advice = (
+            "feature name",
+            "Use the same kind of names in all, or name the column of var that has them in GENE_COL.",
         )
+        if all(features.names_type(index) == "peaks" for index in names):
+            kind, advice = "peak", features.PEAKS_ADVICE
+        begin = "; ".join(f"{list(index[:3])}" for index in names)
+        raise InputError(f"PATH: the files have no {kind} in common (they begin {begin}). {advice}")
     fewest = min(len(index) for index in names)
     plan.notes.append(f"{len(common):,} features are common to all files (the smallest has {fewest:,}).")
     if trained is None:
@@ -247,16 +233,10 @@ def _compare_files(p: Parameters, chosen: ChosenLayers, names: list[pd.Index], p
 
 
 def _enter_overlap(plan: Plan, batch: str, wanted: pd.Index, missing: np.ndarray, of: str) -> None:
-    plan.overlap.append(
-        {
-            "batch": batch,
-            "features": of,
-            "there": int((~missing).sum()),
-            "of": len(wanted),
-            "%": round(100 * float((~missing).mean()), 1) if len(wanted) else 100.0,
-            "missing": listing(wanted[missing], features.NAMES_SHOWN, quoted=False),
-        }
-    )
+    there, share = int((~missing).sum()), round(100 * float((~missing).mean()), 1) if len(wanted) else 100.0
+    names = listing(wanted[missing], features.NAMES_SHOWN, quoted=False)
+    row = {"batch": batch, "features": of, "there": there, "of": len(wanted), "%": share, "missing": names}
+    plan.overlap.append(row)
 
 
 def _highly_variable_features(
@@ -298,11 +278,9 @@ def _model_features(
             f"{list(wanted[:3])}, the file {list(in_files[0][:3])}). GENE_COL can name another column of var."
             + (" Peaks must be re-quantified on the model's." if features.names_type(wanted) == "peaks" else "")
         )
-    plan.warnings += features.missing_features_warnings(
-        f"PRETRAINED_MODEL_PATH: {plan.target!r}", wanted, missing, "of the model", features.MODEL_REFUSES_BELOW
-    )
+    who, least = f"PRETRAINED_MODEL_PATH: {plan.target!r}", features.MODEL_REFUSES_BELOW
+    plan.warnings += features.missing_features_warnings(who, wanted, missing, "of the model", least)
     if missing.any():
-        plan.notes.append(
-            f"{int(missing.sum()):,} of the model's {len(wanted):,} features are not in the file; taken as zero."
-        )
+        share = f"{int(missing.sum()):,} of the model's {len(wanted):,} features"
+        plan.notes.append(f"{share} are not in the file; taken as zero.")
     return features.match(wanted, names)[0], pd.DataFrame({"variance": np.full(len(wanted), np.nan)}, index=wanted)

@@ -4,8 +4,6 @@ The type is told by what the values must be like: counts are whole numbers, and 
 the normalised values of every cell add up to the same total.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,11 +30,8 @@ EQUAL_TOTALS, NEARLY_EQUAL_TOTALS = 0.002, 0.03
 
 ENOUGH_CELLS = 20  # for nearly equal totals to be no chance
 
-LOGARITHMS = {
-    "log1p": 1.0,
-    "log2": float(np.log(2)),
-    "log10": float(np.log(10)),
-}  # value type -> natural log of its base
+# Value type -> natural logarithm of its base.
+LOGARITHMS = {"log1p": 1.0, "log2": float(np.log(2)), "log10": float(np.log(10))}
 
 FORMULAS = {"linear": "x", "log1p": "exp(x) - 1", "log2": "2^x - 1", "log10": "10^x - 1"}
 
@@ -197,19 +192,22 @@ def _value_type(
 
 def _rounded_logarithm(compared: sparse.csr_matrix) -> tuple[str, str, float | None, bool] | None:
     """Recognise logarithms that were rounded to one decimal: inverted, their cells still have nearly equal totals."""
-    totals = {value_type: _common_total(compared, value_type) for value_type in FORMULAS}
-    steadiest = min(totals, key=lambda value_type: totals[value_type][1])
-    total, variation = totals[steadiest]
+    steadiest, total, variation = _steadiest(compared)
     if steadiest not in LOGARITHMS or variation > NEARLY_EQUAL_TOTALS or compared.shape[0] < ENOUGH_CELLS:
         return None
     return steadiest, f"{FORMULAS[steadiest]} adds up to about {total:,.6g} in every cell", total, True
 
 
-def _small_fractions(compared: sparse.csr_matrix, largest: float) -> tuple[str, str, float | None, bool]:
-    """Tell logarithms of different base and linear scales of small values apart, by inverting each."""
+def _steadiest(compared: sparse.csr_matrix) -> tuple[str, float, float]:
+    """Return the value type by which the cells' totals differ least, their mean, and their coefficient of variation."""
     totals = {value_type: _common_total(compared, value_type) for value_type in FORMULAS}
     steadiest = min(totals, key=lambda value_type: totals[value_type][1])
-    total, variation = totals[steadiest]
+    return steadiest, *totals[steadiest]
+
+
+def _small_fractions(compared: sparse.csr_matrix, largest: float) -> tuple[str, str, float | None, bool]:
+    """Tell logarithms of different base and linear scales of small values apart, by inverting each."""
+    steadiest, total, variation = _steadiest(compared)
     equal = f"{FORMULAS[steadiest]} adds up to {total:,.6g} in every cell"
     if variation < EQUAL_TOTALS:
         return steadiest, equal, total, True
@@ -225,10 +223,11 @@ def _small_fractions(compared: sparse.csr_matrix, largest: float) -> tuple[str, 
     sd = sd[sd > 0]
     if largest < 1.5 or (stored > 0.99 and compared.shape[1] > 50) or (len(sd) and np.mean(abs(sd - 1) < 0.1) > 0.5):
         return "unknown", f"fractions up to {largest:.3g} that fit no scale we know", None, False
-    if totals["log2"][0] > LARGEST_TOTAL:
+    if _common_total(compared, "log2")[0] > LARGEST_TOTAL:
         return "unknown", f"fractions up to {largest:.3g}; as logarithms a cell would come to too much", None, False
-    if totals["log1p"][0] > LARGEST_TOTAL:
-        reason = f"as natural logarithms a cell would come to {totals['log1p'][0]:.2g}"
+    natural = _common_total(compared, "log1p")[0]
+    if natural > LARGEST_TOTAL:
+        reason = f"as natural logarithms a cell would come to {natural:.2g}"
         return "log2", f"fractions up to {largest:.3g}; {reason}", None, True
     return "log1p", f"fractions up to {largest:.3g}, like logarithms; nothing tells their base", None, False
 
@@ -275,8 +274,6 @@ def _share_of_whole_steps(matrix: sparse.csr_matrix, value_type: str) -> float:
     """Return which share of the inverted values are whole multiples of their cell's smallest, which then is one count."""
     full = np.diff(matrix.indptr) > 0
     linear = invert(matrix.data, value_type)
-    if not full.any():
-        return 0.0
     smallest = np.minimum.reduceat(linear, matrix.indptr[:-1][full])
     multiple = linear / np.repeat(smallest, np.diff(matrix.indptr)[full])
     multiple = multiple[(multiple > 1.5) & (multiple < 20)]

@@ -1,8 +1,5 @@
 """The roles of the batches: which are used for training, which is annotated, and what is left out and why."""
 
-from __future__ import annotations
-
-import difflib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +7,7 @@ import pandas as pd
 
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters
-from ..core.text import listing, plural
+from ..core.text import did_you_mean, listing, plural
 from ..errors import InputError
 from .parents import set_parents
 from .plan import Plan
@@ -21,14 +18,15 @@ CELLS_PER_BATCH = {"default": 10_000, "reference": 50_000}
 FEWEST_OF_A_TYPE = 100  # of these, for each cell type with so many
 
 
-def _require_batches(named: dict[str, list[str]], known: list[str], where: str) -> None:
-    for parameter, names in named.items():
-        for name in names:
+def _check_names(p: Parameters, known: list[str]) -> None:
+    """Check that there are the batches that parameters name; with a saved model, which needs no other, the target."""
+    others = ("SOURCE_DATASET_NAME", "INTER_DATASETS_NAMES", "EXCLUDE_DATASETS_NAMES")
+    where = f"column {p.BATCH_COL!r} of {', '.join(p.paths)}"
+    for parameter in ("TARGET_DATASET_NAME", *(others if p.PRETRAINED_MODEL_PATH is None else ())):
+        for name in p.batches_in(parameter):
             if name not in known:
-                alike = [other for other in known if other.casefold() == name.casefold()]
-                near = alike or difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise InputError(f"{parameter}: there is no batch {name!r} in {where}; it has {listing(known)}.{hint}")
+                has = f"it has {listing(known)}.{did_you_mean(name, known)}"
+                raise InputError(f"{parameter}: there is no batch {name!r} in {where}; {has}")
 
 
 def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
@@ -41,16 +39,7 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
     """
     p = parameters
     batches = list(dict.fromkeys(cells["batch"].dropna()))
-    where = f"column {p.BATCH_COL!r} of {', '.join(p.paths)}"
-    # A saved model needs no annotated batch: parameters that name some are unused, not wrong.
-    named = {"TARGET_DATASET_NAME": [p.TARGET_DATASET_NAME]}
-    if p.PRETRAINED_MODEL_PATH is None:
-        named |= {
-            "SOURCE_DATASET_NAME": [p.SOURCE_DATASET_NAME] if p.SOURCE_DATASET_NAME else [],
-            "INTER_DATASETS_NAMES": p.INTER_DATASETS_NAMES,
-            "EXCLUDE_DATASETS_NAMES": p.EXCLUDE_DATASETS_NAMES,
-        }
-    _require_batches(named, batches, where)
+    _check_names(p, batches)
     plan = Plan(target=p.TARGET_DATASET_NAME, source=p.SOURCE_DATASET_NAME, annotated=[], classes=[])
     n_target = int((cells["batch"] == plan.target).sum())
     if n_target < 2:
@@ -61,10 +50,8 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
         plan.source = None
         if p.PARENTS is not None:
             if isinstance(p.PARENTS, str):
-                raise InputError(
-                    f"PARENTS: {p.PARENTS!r} is a column, and a saved model has no annotated cells to read it from; give "
-                    "a map, or leave PARENTS out to use the model's own."
-                )
+                column = f"{p.PARENTS!r} is a column, and a saved model has no annotated cells to read it from"
+                raise InputError(f"PARENTS: {column}; give a map, or leave PARENTS out to use the model's own.")
             plan.classes = read_model_json(Path(p.PRETRAINED_MODEL_PATH))["classes"]
             set_parents(p.PARENTS, cells, plan)
         return plan
@@ -80,10 +67,8 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
             plan.cells[name] = {str(t): int(n) for t, n in batch["cell_type"].value_counts().sort_index().items()}
             cells.loc[batch.index, "trains"] = True
     _check_what_is_left(p, counts, plan)
-    plan.classes = sorted({cell_type for of_batch in plan.cells.values() for cell_type in of_batch})
-    plan.dropped = sorted(
-        {cell_type for of_batch in counts.values() for cell_type in of_batch.index} - set(plan.classes)
-    )
+    plan.classes = sorted(set().union(*plan.cells.values()))
+    plan.dropped = sorted(set().union(*(of_batch.index for of_batch in counts.values())) - set(plan.classes))
     if p.PARENTS is not None:
         set_parents(p.PARENTS, cells, plan)
     return plan
@@ -91,7 +76,7 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
 
 def _candidates(p: Parameters, batches: list[str], plan: Plan) -> list[str]:
     """Return the batches that may train, in training order: those named, or all but the target and the excluded."""
-    first = [p.SOURCE_DATASET_NAME] if p.SOURCE_DATASET_NAME else []
+    first = p.batches_in("SOURCE_DATASET_NAME")
     if p.INTER_DATASETS_NAMES:
         candidates = first + p.intermediates
         unnamed = [name for name in batches if name not in (*candidates, plan.target, *p.EXCLUDE_DATASETS_NAMES)]
@@ -105,17 +90,12 @@ def _candidates(p: Parameters, batches: list[str], plan: Plan) -> list[str]:
 def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
     if p.SOURCE_DATASET_NAME in p.INTER_DATASETS_NAMES:
         plan.notes.append(f"INTER_DATASETS_NAMES lists the source {p.SOURCE_DATASET_NAME!r} too; it stays the source.")
-    without = int(cells["batch"].isna().sum())
-    if without:
+    if without := int(cells["batch"].isna().sum()):
         plan.notes.append(f"{without} cells have no value in {p.BATCH_COL!r} and take no part.")
-    rejected = int(cells["rejected"].sum())
-    if rejected:
-        plan.notes.append(
-            f"{rejected} cells of the annotated batches are labelled Unassigned, our word for a rejected cell; they count "
-            "as cells without a label."
-        )
-    repeated = int(cells["cell"].duplicated().sum())
-    if repeated:
+    if rejected := int(cells["rejected"].sum()):
+        labelled = f"{rejected} cells of the annotated batches are labelled Unassigned, our word for a rejected cell"
+        plan.notes.append(f"{labelled}; they count as cells without a label.")
+    if repeated := int(cells["cell"].duplicated().sum()):
         plan.notes.append(f"{repeated} cell names occur more than once; the cells are told apart by their position.")
 
 
@@ -143,15 +123,11 @@ def _choose_types(p: Parameters, name: str, counts: pd.Series, plan: Plan) -> No
     if counts.empty:
         plan.left_out[name] = f"none of its cells has a label in {p.LABELS_COL!r}"
         return
-    plan.too_rare += [
-        {"batch": name, "cell_type": cell_type, "cells": int(n)}
-        for cell_type, n in counts.drop(enough.index).items()
-    ]  # fmt: skip
+    too_rare = counts.drop(enough.index).items()
+    plan.too_rare += [{"batch": name, "cell_type": cell_type, "cells": int(n)} for cell_type, n in too_rare]
     if enough.empty:
-        plan.left_out[name] = (
-            f"none of its cell types has MIN_CELL_TYPE_POPULATION {p.MIN_CELL_TYPE_POPULATION} cells "
-            f"(its largest has {counts.max()})"
-        )
+        least = f"MIN_CELL_TYPE_POPULATION {p.MIN_CELL_TYPE_POPULATION} cells"
+        plan.left_out[name] = f"none of its cell types has {least} (its largest has {counts.max()})"
         return
     plan.annotated.append(name)
     plan.cells[name] = {str(cell_type): int(n) for cell_type, n in enough.items()}
@@ -161,9 +137,8 @@ def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan)
     """Raise InputError for a plan without a source or with fewer than two cell types, naming the MIN that would work."""
     source = p.SOURCE_DATASET_NAME
     if source and counts[source].empty:
-        raise InputError(
-            f"SOURCE_DATASET_NAME: no cell of {source!r} has a label in {p.LABELS_COL!r}; name an annotated batch."
-        )
+        no_label = f"no cell of {source!r} has a label in {p.LABELS_COL!r}"
+        raise InputError(f"SOURCE_DATASET_NAME: {no_label}; name an annotated batch.")
     if all(of_batch.empty for of_batch in counts.values()):
         raise InputError(
             f"No annotated batch is left to learn from: apart from the target {plan.target!r}, no cell has a label in "
@@ -171,18 +146,13 @@ def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan)
         )
     largest = pd.DataFrame(counts).max(axis=1).sort_values(ascending=False)
     if len(largest) < 2:
-        raise InputError(
-            f"LABELS_COL {p.LABELS_COL!r}: the annotated batches have one cell type only ({largest.index[0]!r}); "
-            "at least two are needed to tell cells apart."
-        )
+        one = f"the annotated batches have one cell type only ({largest.index[0]!r}); at least two are needed"
+        raise InputError(f"LABELS_COL {p.LABELS_COL!r}: {one} to tell cells apart.")
     would_work = int(min(largest.iloc[1], counts[source].max() if source else np.inf))
-    n_types = len({cell_type for of_batch in plan.cells.values() for cell_type in of_batch})
+    n_types = len(set().union(*plan.cells.values()))
     if n_types < 2 or (source and source not in plan.annotated):
-        what = (
-            f"leaves {plural(n_types, 'cell type')} to learn; at least two are needed"
-            if n_types < 2
-            else f"leaves SOURCE_DATASET_NAME {source!r} no cell type to learn from"
-        )
-        raise InputError(
-            f"MIN_CELL_TYPE_POPULATION {p.MIN_CELL_TYPE_POPULATION} {what}. {would_work} or less would work."
-        )
+        what = f"SOURCE_DATASET_NAME {source!r} no cell type to learn from"
+        if n_types < 2:
+            what = f"{plural(n_types, 'cell type')} to learn; at least two are needed"
+        least = f"MIN_CELL_TYPE_POPULATION {p.MIN_CELL_TYPE_POPULATION}"
+        raise InputError(f"{least} leaves {what}. {would_work} or less would work.")

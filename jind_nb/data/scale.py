@@ -4,8 +4,6 @@ scale = common_scale(evidence, "auto")                      # evidence: batch ->
 values = to_common_scale(matrix, evidence[batch], scale)
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -64,7 +62,11 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
     if normalisation in ("counts", "log1p"):
         for name, batch in evidence.items():
             if batch.value_type in NEGATIVE:
-                raise InputError(_negative_message(name, batch, normalisation))
+                what = "whole numbers, some negative" if batch.value_type == "negative counts" else "partly negative"
+                raise InputError(
+                    f"The values of batch {name!r} are {what} (the smallest is {batch.smallest:g}); they cannot be "
+                    f"{normalisation}. Point LAYER to the counts, or set NORMALISATION to as_is to use them as they are."
+                )
         return per_10_000 if normalisation == "counts" else log1p
     if all(batch.is_logarithm for batch in batches) and _same_totals(batches):
         totals = [batch.total for batch in batches]
@@ -75,7 +77,7 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
         return per_10_000
     if _same_unknown_scale(batches):
         return untouched
-    raise InputError(_no_common_scale_message(evidence))
+    raise _no_common_scale(evidence)
 
 
 def _same_totals(batches: list[Evidence]) -> bool:
@@ -95,28 +97,20 @@ def _same_unknown_scale(batches: list[Evidence]) -> bool:
     return bool(sd) and max(sd) <= SAME_SPREAD * min(sd) and max(means) - min(means) <= max(sd)
 
 
-def _negative_message(name: str, batch: Evidence, normalisation: str) -> str:
-    what = "whole numbers, some negative" if batch.value_type == "negative counts" else "partly negative"
-    return (
-        f"The values of batch {name!r} are {what} (the smallest is {batch.smallest:g}); they cannot be {normalisation}. "
-        "Point LAYER to the counts, or set NORMALISATION to as_is to use the values as they are."
-    )
+def by_value_type(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, Evidence]]:
+    """Return the batches of each value type, types and batches in the order of `evidence`."""
+    types = dict.fromkeys(batch.value_type for batch in evidence.values())
+    return {kind: {name: batch for name, batch in evidence.items() if batch.value_type == kind} for kind in types}
 
 
-def _no_common_scale_message(evidence: Mapping[str, Evidence]) -> str:
-    groups: dict[str, list[str]] = {}
-    for name, batch in evidence.items():
-        groups.setdefault(batch.value_type, []).append(name)
+def _no_common_scale(evidence: Mapping[str, Evidence]) -> InputError:
+    words = {"negative counts": "whole, some negative, values", "counts": "counts"}
     parts = []
-    for value_type, names in groups.items():
-        low = min(evidence[name].smallest for name in names)
-        high = max(evidence[name].largest for name in names)
-        what = {"negative counts": "whole, some negative, values", "counts": "counts"}.get(
-            value_type, f"{value_type} values"
-        )
-        verb = "holds" if len(names) == 1 else "hold"
-        parts.append(f"{listing(names, 10)} {verb} {what} (from {low:.3g} to {high:.3g})")
-    return (
+    for value_type, batches in by_value_type(evidence).items():
+        low, high = min(b.smallest for b in batches.values()), max(b.largest for b in batches.values())
+        holds = f"{'holds' if len(batches) == 1 else 'hold'} {words.get(value_type, f'{value_type} values')}"
+        parts.append(f"{listing(batches, 10)} {holds} (from {low:.3g} to {high:.3g})")
+    return InputError(
         f"The values of the batches cannot be brought to one scale: {'; '.join(parts)}. Point LAYER to values of one "
         "type in all batches (counts, if the file has them); NORMALISATION as_is uses the values as they are."
     )
@@ -149,12 +143,12 @@ def scale_for_model(
         same_spread = trained.sd / SAME_SPREAD <= batch.sd <= trained.sd * SAME_SPREAD
         same_mean = abs(batch.mean - trained.mean) <= trained.sd
         if normalisation != "as_is" and not (same_sign and same_spread and same_mean):
-            raise InputError(_not_the_models_message(name, batch, trained))
+            raise _not_the_models(name, batch, trained)
         return replace(scale, rescaled=False), []
     if normalisation == "as_is" or (normalisation == "log1p" and batch.value_type not in NEGATIVE):
         return replace(scale, rescaled=False, values="as they are"), []
     if not (batch.is_linear or batch.is_logarithm):
-        raise InputError(_not_the_models_message(name, batch, trained))
+        raise _not_the_models(name, batch, trained)
     rescaled = replace(scale, rescaled=True, total=trained.total or COUNTS_PER_CELL)
     if trained.rescaled or normalisation == "counts":
         return rescaled, []
@@ -163,14 +157,13 @@ def scale_for_model(
         return scale, []
     if trained.total is not None:
         return rescaled, []
-    return rescaled, [
-        f"The model was trained on logarithms whose cells have different totals; {name!r} ({batch.value_type}) was brought "
-        "to counts per 10,000 over all its features, which may not be quite the same scale."
-    ]
+    brought = f"{name!r} ({batch.value_type}) was brought to counts per 10,000 over all its features"
+    may_differ = "The model was trained on logarithms whose cells have different totals"
+    return rescaled, [f"{may_differ}; {brought}, which may not be quite the same scale."]
 
 
-def _not_the_models_message(name: str, batch: Evidence, trained: CommonScale) -> str:
-    return (
+def _not_the_models(name: str, batch: Evidence, trained: CommonScale) -> InputError:
+    return InputError(
         f"PRETRAINED_MODEL_PATH: the model was trained on values that are {trained.scale}, and those of {name!r} are "
         f"{batch.value_type} (from {batch.smallest:.3g} to {batch.largest:.3g}). Point LAYER to values of the same type."
     )
@@ -189,8 +182,7 @@ def _is_inverted(batch: Evidence, scale: CommonScale) -> bool:
 
 
 def _changes_base(batch: Evidence, scale: CommonScale) -> bool:
-    natural = scale.values == "log1p" and scale.normalisation == "auto"
-    return natural and batch.is_logarithm and batch.value_type != "log1p"
+    return scale.values == "log1p" and scale.normalisation == "auto" and batch.value_type in ("log2", "log10")
 
 
 def to_common_scale(matrix: sparse.csr_matrix, batch: Evidence, scale: CommonScale) -> sparse.csr_matrix:

@@ -3,11 +3,9 @@
 Only the selected features of the cells that are used are ever held in memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -54,7 +52,7 @@ class MeanVariance:
     variance: np.ndarray  # float64 (n_features,), of the population
     seen: dict[str, np.ndarray] = field(default_factory=dict)  # batch -> cells with a value that is not zero, int64
 
-    def add(self, more: MeanVariance) -> None:
+    def add(self, more: Self) -> None:
         """Add other cells (Chan, Golub & LeVeque 1983: sums of squares would lose the digits that matter)."""
         n, apart = self.cells + more.cells, more.mean - self.mean
         if more.cells and n:
@@ -162,7 +160,7 @@ def _block_mean_variance(block: Block, part: Part) -> MeanVariance:
     matrix = _block_on_common_scale(block, part)
     seen = {}
     for name in dict.fromkeys(part.batch):
-        of_batch = matrix if (part.batch == name).all() else matrix[part.batch == name]
+        of_batch = matrix[part.batch == name]
         seen[name] = np.bincount(of_batch.indices[of_batch.data != 0], minlength=matrix.shape[1])
     values = sparse.csr_matrix((matrix.data.astype(np.float64), matrix.indices, matrix.indptr), matrix.shape)
     mean, variance = mean_variance_axis(values, axis=0)

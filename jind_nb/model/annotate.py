@@ -7,8 +7,6 @@ known = known_with_rules(reference, calibrations)     # what annotating a target
 annotated = annotate(reference.model, x, known, settings)
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Only a METHOD that takes long keeps something (`Method.KEEPS_CHECKPOINTS`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -4,8 +4,6 @@ reference = start(prepared, plan, settings)     # the source, named or chosen, a
 learn_intermediates(reference)                  # each batch's adapter, and what all batches share
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 One level: every type has one parent, itself where none is given. A parent's probability is the sum of its types'.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

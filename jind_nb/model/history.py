@@ -1,7 +1,5 @@
 """How one stage's model did on labelled cells of one batch: the record that training, evaluation and report share."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any

@@ -4,8 +4,6 @@ A batch left out whole tells what held-out cells of known batches cannot: how fa
 errors to expect, in a NEW batch. `annotate.leave_batches_out` annotates them; `calibration` draws the conclusions.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

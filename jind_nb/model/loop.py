@@ -1,7 +1,5 @@
 """One pass of gradient descent over minibatches, and what it needs: weights of types, cells to hold out, rates."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The one search for the nearest cells: exact, by cosine of their latents."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """Principal components of sparse cells, by whichever way costs less."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

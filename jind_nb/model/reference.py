@@ -13,8 +13,6 @@ References: Goyal et al. 2022 (JIND), doi 10.1093/bioinformatics/btac140; Sancho
 10.1016/j.csbj.2025.06.043.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Collection

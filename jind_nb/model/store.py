@@ -12,8 +12,6 @@ Hashes tell a damaged or changed file. They do not tell who made a model: whoeve
 read is data all the same; nothing in it is ever executed.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Annotating a batch without labels, whatever the METHOD: before alignment, and after each stage of alignment."""
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np

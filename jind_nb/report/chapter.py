@@ -1,7 +1,5 @@
 """Chapters of a report: an executed notebook's prose, tables and pictures as HTML, without its code."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -9,7 +7,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import nbformat
 from markupsafe import Markup
 
 from ..core._compat import markdown_to_html
+from ..core.resources import templates
 from .plots import style
 
 NOTEBOOK_ONLY = "notebook-only"  # tag of cells that repeat what the report's own pages say
@@ -27,8 +25,6 @@ FEW_ROWS = 14  # a table of so many rows is not split between two pages
 WIDE = 1000, 1.15  # pixels, and times the height: a wider picture gets a landscape page
 
 LARGER = 1.3  # such a picture on a screen, which can be scrolled
-
-WIDE_FIGURE = ' class="wide" tabindex="0" role="group" aria-label="A wide picture, which can be scrolled"'
 
 
 @dataclass
@@ -92,7 +88,7 @@ def _output_html(output: Any, points: PointData | None) -> str | None:
     return scrolling_html(html) if html and 'class="nothing"' not in html[:40] else None
 
 
-def figure_html(png: bytes, about: Mapping[str, Any]) -> str:
+def figure_html(png: bytes, about: Mapping[str, Any]) -> Markup:
     """Return a picture as HTML; a wide one can be scrolled on a screen and has its own page on paper.
 
     Parameters
@@ -102,23 +98,15 @@ def figure_html(png: bytes, about: Mapping[str, Any]) -> str:
     """
     width, height = about.get("width", 0), about.get("height", 1)
     is_wide = width > WIDE[0] and width > WIDE[1] * height
-    attributes = "".join(
-        f' {name}="{escape(str(value))}"'
-        for name, value in {
-            "alt": about.get("alt", ""),
-            # The style is for WeasyPrint, which ignores width and height.
-            "style": f"width: {round((LARGER if is_wide else 1) * width)}px" if width else None,
-            "width": width or None,
-            "height": height if width else None,
-            "data-where": about.get("where"),
-            "data-what": about.get("what"),
-        }.items()
-        if value is not None
-    )
-    hint = '<figcaption class="hint">Point at a cell, or tap it, to see its name, type and probability.</figcaption>'
-    return (
-        f'<figure{WIDE_FIGURE if is_wide else ""}><img src="data:image/png;base64,{base64.b64encode(png).decode()}"'
-        f"{attributes}>{hint if 'where' in about else ''}</figure>"
+    return Markup(
+        templates()
+        .get_template("figure.html.j2")
+        .render(
+            about,
+            data=base64.b64encode(png).decode(),
+            is_wide=is_wide,
+            shown_width=round((LARGER if is_wide else 1) * width),
+        )
     )
 
 

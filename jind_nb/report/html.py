@@ -1,23 +1,16 @@
 """HTML tables that a screen reader can read and report.js can sort."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
-if TYPE_CHECKING:
-    import pandas as pd
+from ..core.resources import templates
 
 NONE = "–"
-
-NUMBER = Markup(' class="number"')
-
-# In the cell itself: JupyterLab's own style sheet aligns every cell to the right, words too.
-WORDS = Markup(' style="text-align: left"')
 
 
 def table_html(table: pd.DataFrame, caption: str | None = None) -> Markup:
@@ -54,27 +47,10 @@ def rows_html(
     has_names
         Whether the first value of a row is its heading; a row named like the one before it has the class `again`.
     """
-    kinds = [NUMBER if _are_numbers([row[j] for row in rows]) else WORDS for j in range(len(heads))]
-    lines = [Markup('<table class="dataframe">')]
-    if caption:
-        lines.append(Markup("<caption>{}</caption>").format(caption))
-    shown = [Markup('<th scope="col"{}>{}</th>').format(kind, name) for kind, name in zip(kinds, heads, strict=True)]
-    lines += [Markup("<thead><tr>") + Markup("").join(shown) + Markup("</tr></thead>"), Markup("<tbody>")]
-    before: Sequence[Any] | None = None
-    for row in rows:
-        again = has_names and before is not None and row[0] == before[0]
-        start = Markup('<tr class="again">') if again else Markup("<tr>")
-        lines.append(start + Markup("").join(_cells(row, kinds, has_names)) + Markup("</tr>"))
-        before = row
-    return Markup("\n").join([*lines, Markup("</tbody>"), Markup("</table>")])
-
-
-def _cells(values: Sequence[Any], kinds: list[Markup], has_names: bool) -> Iterator[Markup]:
-    for j, (value, kind) in enumerate(zip(values, kinds, strict=True)):
-        if j == 0 and has_names:
-            yield Markup('<th scope="row"{}>{}</th>').format(kind, value_text(value))
-        else:
-            yield Markup("<td{}>{}</td>").format(kind, value_text(value))
+    template = templates().get_template("table.html.j2")
+    numeric = [_are_numbers([row[j] for row in rows]) for j in range(len(heads))]
+    values = {"heads": heads, "rows": rows, "caption": caption, "has_names": has_names, "numeric": numeric}
+    return Markup(template.render(values, text=value_text))
 
 
 def _is_missing(value: Any) -> bool:

@@ -1,8 +1,6 @@
 """report.html: the answer on one page, the evidence from the executed notebooks without their code, and methods for a paper;
 of a failed run, a page that says so."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import math
@@ -16,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
+import numpy as np
 from markupsafe import Markup
 
+from ..core.address import last_name
 from ..core.files import read_json, whole_file
 from ..core.resources import templates
+from ..model.annotate import METHODS
 from ..results.load import load_finished
-from ..results.summary import summarise
+from ..results.summary import alignment_reason, expected_error_sentence, summarise
 from ..results.tables import composition_table, type_table
-from ..results.target import evaluate_target
+from ..results.target import evaluate_target, fallback_metrics, known_types_metrics
 from ..runs.folder import Run
 from ..runs.previous import PREVIOUS
 from ..runs.stages import load_plan, load_training
@@ -35,8 +35,6 @@ from .plots import style
 from .plots.target import composition_alt, composition_bars
 
 PICTURES = 2_800_000  # bytes of all of them; with the data about points, the page stays below 5 MB
-
-MOST_DOUBTS = 7  # on the first page
 
 EVIDENCE = "4_evaluate"
 
@@ -50,27 +48,32 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         `versions` and `input` as in manifest.json.
     """
     result, plan, training = load_finished(run), load_plan(run), load_training(run)
-    on_target, composition = evaluate_target(result, plan.target), composition_table(result, plan)
+    types, composition = type_table(result, plan, evaluate_target(result, plan.target)), composition_table(result, plan)
     figure = composition_bars(composition, plan.target)
-    width, height = style.pixels(figure)
-    about = {"alt": composition_alt(composition, plan.target), "width": width, "height": height}
+    about = {"alt": composition_alt(composition, plan.target), **style.pixels(figure)}
     points = PointData(most_bytes=_most_bytes([run.notebook(stage) for stage in run.stages]))
     before = [stage for stage in run.stages if stage != EVIDENCE]
     html = _render(
         "report.html.j2",
-        target=plan.target,
-        summary=summarise(result, plan, training, run),
-        most_doubts=MOST_DOUBTS,
-        composition_picture=Markup(figure_html(style.png(figure), about)),
-        table=_table(type_table(result, plan, on_target), "Each cell type in the target"),
-        labelled=bool(on_target),
+        facts=facts,
+        run=run,
+        result=result,
+        plan=plan,
+        training=training,
+        summary=summarise(result, plan, training),
+        known_types=known_types_metrics(result),
+        fallback=fallback_metrics(result),
+        data=", ".join(map(last_name, run.parameters.paths)),
+        alignment_reason=alignment_reason,
+        always_aligns=METHODS[run.parameters.METHOD].ALWAYS_ALIGNS,
+        expected_error_sentence=expected_error_sentence,
+        quantile=np.quantile,
+        composition_picture=figure_html(style.png(figure), about),
+        table=scrolling_html(report_html.table_html(types, "Each cell type in the target")),
         chapters=[_part(run.notebook(stage), points) for stage in (EVIDENCE, *before)],
         methods=methods(run, result, plan, training, facts["versions"]),
-        inputs=facts["input"],
-        parameters=_table(_parameters(run), "Every parameter as it was used"),
-        versions=_table(
-            _by_name(facts["versions"], "package", "version"), "Python and the packages that made this run"
-        ),
+        parameters=_by_name(_parameters(run), ["parameter", "value"], "Every parameter as it was used"),
+        versions=_by_name(facts["versions"], ["package", "version"], "Python and the packages that made this run"),
         point_data=points.content,
     )
     return _write(html, run)
@@ -82,8 +85,8 @@ def _write(html: str, run: Run) -> str:
     return html
 
 
-def _table(table: pd.DataFrame, caption: str) -> Markup:
-    return scrolling_html(report_html.table_html(table, caption))
+def _by_name(values: Mapping[str, str], heads: list[str], caption: str) -> Markup:
+    return scrolling_html(report_html.rows_html(heads, list(values.items()), caption))
 
 
 def _most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
@@ -127,14 +130,10 @@ def write_failed_html(run: Run) -> str:
     notebook, earlier = run.notebook(failure["stage"]), run.folder / PREVIOUS / run.report_html.name
     html = _render(
         "failed.html.j2",
-        target=run.parameters.TARGET_DATASET_NAME,
+        run=run,
         failure=failure,
-        stages=failure["stages"],
         notebook=notebook.relative_to(run.folder) if notebook.exists() else None,
-        log=run.log.name,
         earlier=earlier.relative_to(run.folder) if earlier.exists() else None,
-        folder=run.folder,
-        goes_on=run.goes_on,
     )
     run.report_pdf.unlink(missing_ok=True)
     return _write(html, run)
@@ -148,15 +147,12 @@ def script_and_hash() -> tuple[str, str]:
 
 
 def _render(template: str, **values: Any) -> str:
-    script, name = script_and_hash()
-    return (
-        templates()
-        .get_template(template)
-        .render(script=Markup(script), allowed_script=Markup(name), version=version("jind-nb"), **values)
-    )
+    script, name = map(Markup, script_and_hash())
+    constants = {"script": script, "allowed_script": name, "version": version("jind-nb")}
+    return templates().get_template(template).render(constants, **values)
 
 
-def _parameters(run: Run) -> pd.DataFrame:
+def _parameters(run: Run) -> dict[str, str]:
     def words(value: Any) -> str:
         if isinstance(value, Mapping):
             value = "; ".join(f"{k}: {v if isinstance(v, str) else ', '.join(v)}" for k, v in value.items())
@@ -164,8 +160,4 @@ def _parameters(run: Run) -> pd.DataFrame:
             value = ", ".join(map(str, value))
         return report_html.value_text(value) or report_html.NONE
 
-    return _by_name({name: words(value) for name, value in run.parameters.model_dump().items()}, "parameter", "value")
-
-
-def _by_name(values: Mapping[str, str], name: str, value: str) -> pd.DataFrame:
-    return pd.DataFrame({value: pd.Series(values, dtype=object)}).rename_axis(name)
+    return {name: words(value) for name, value in run.parameters.model_dump().items()}

@@ -1,7 +1,5 @@
 """report.pdf: the report's HTML on paper, by WeasyPrint or a Chromium."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
@@ -26,9 +24,7 @@ def write_pdf(run: Run, html: str) -> str | None:
         with whole_file(run.report_pdf) as temporary:
             problem = _by_weasyprint(html, temporary)
             if problem is not None:
-                problem = _by_chromium(html, temporary, problem)
-            if problem is not None:
-                raise OSError(problem)
+                _by_chromium(html, temporary, problem)
     except OSError as error:
         run.report_pdf.unlink(missing_ok=True)  # an earlier one would not match the HTML
         return str(error)
@@ -45,6 +41,7 @@ def _without_long_words(html: str) -> str:
 
 
 def _by_weasyprint(html: str, path: Path) -> str | None:
+    """Print HTML as a PDF; return why not, where the system lacks a library."""
     try:
         import weasyprint  # needs pango, a library of the system
     except OSError as error:
@@ -55,10 +52,13 @@ def _by_weasyprint(html: str, path: Path) -> str | None:
     return None
 
 
-def _by_chromium(html: str, path: Path, before: str) -> str | None:
+def _by_chromium(html: str, path: Path, before: str) -> None:
+    """Print HTML as a PDF; raise OSError, with what went wrong `before`, where that fails too."""
     browser = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     if browser is None:
-        return f"{before}, and there is no Chromium; install either (Debian: apt-get install libpango-1.0-0 libpangoft2-1.0-0)"
+        raise OSError(
+            f"{before}, and there is no Chromium; install either (Debian: apt-get install libpango-1.0-0 libpangoft2-1.0-0)"
+        )
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         page.write_text(html, encoding="utf-8")
@@ -74,6 +74,5 @@ def _by_chromium(html: str, path: Path, before: str) -> str | None:
         )  # fmt: skip
         made = Path(folder) / "report.pdf"
         if not made.exists():
-            return f"{before}, and {browser} failed: {printed.stderr.decode(errors='replace')[-200:]}"
+            raise OSError(f"{before}, and {browser} failed: {printed.stderr.decode(errors='replace')[-200:]}")
         shutil.copyfile(made, path)
-    return None

@@ -10,12 +10,9 @@ the network's gradients. Here
   benchmarks/explained.py compares it with the empty cell, and both with known markers.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -32,10 +29,9 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="IProgress not found")
     from captum.attr import IntegratedGradients
 
-if TYPE_CHECKING:
-    import anndata as ad
+import anndata as ad
 
-    from .target import TargetResult
+from .target import TargetResult
 
 CELLS_OF_A_TYPE, MOST_CELLS = 50, 1_500
 

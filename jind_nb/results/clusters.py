@@ -3,8 +3,6 @@
 Clusters are found in the target's own prepared values, not in the model's latent space, so they do not depend on the model.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import anndata as ad
@@ -141,17 +139,12 @@ def cluster_table(clusters: Clusters, answers: np.ndarray, labels: np.ndarray | 
         majority = clusters.majority[here][0]
         shares = (100 * pd.Series(answers[here]).value_counts(normalize=True)).sort_index()
         others = shares.drop(majority, errors="ignore").sort_values(ascending=False, kind="stable")
+        second, share_of_second = next(others.items(), (None, None))
         rows[name] = {
-            "cells": int(here.sum()),
-            "majority": majority,
-            "share %": round(100 * clusters.share[here][0], 1),
-            "second": others.index[0] if len(others) else None,
-            "second's share %": round(others.iloc[0], 1) if len(others) else None,
-            "Unassigned %": round(shares.get(UNASSIGNED, 0.0), 1),
-        }
+            "cells": int(here.sum()), "majority": majority, "share %": 100 * clusters.share[here][0],
+            "second": second, "second's share %": share_of_second, "Unassigned %": shares.get(UNASSIGNED, 0.0),
+        }  # fmt: skip
         if labels is not None:
             known = labels[here & pd.notna(labels)]
-            rows[name]["majority is the label %"] = (
-                round(100 * float((known == majority).mean()), 1) if len(known) else None
-            )
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("cluster")
+            rows[name]["majority is the label %"] = 100 * float((known == majority).mean()) if len(known) else None
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("cluster").round(1)

@@ -1,7 +1,5 @@
 """Tables of the input: its batches, cell types, values and features, and what was noticed."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from ..data.plan import Plan
@@ -14,35 +12,23 @@ def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
         roles |= {plan.source: "source"} | {name: "intermediate" for name in plan.annotated if name != plan.source}
     names = list(dict.fromkeys(cells["batch"].dropna()))
     names.sort(key=lambda name: (name not in plan.annotated, name == plan.target, name in plan.left_out))
-    groups = dict(iter(cells.groupby("batch", sort=False)))
-    rows = [
-        {
-            "batch": name,
-            "role": roles.get(name, "left out"),
-            "cells": len(groups[name]),
-            "labelled": "not read" if name == plan.target else int(groups[name]["cell_type"].notna().sum()),
-            "training": int(groups[name]["trains"].sum()),
-            "why left out": plan.left_out.get(name, ""),
-        }
-        for name in names
-    ]
-    return pd.DataFrame(rows).set_index("batch")
+    groups = cells.groupby("batch", sort=False)
+    table = pd.DataFrame({"cells": groups.size(), "labelled": groups["cell_type"].count()}, dtype=object).loc[names]
+    table.insert(0, "role", [roles.get(name, "left out") for name in names])
+    table.loc[table.index == plan.target, "labelled"] = "not read"
+    return table.assign(
+        training=groups["trains"].sum().astype(int), **{"why left out": [plan.left_out.get(name, "") for name in names]}
+    )
 
 
 def too_rare_table(plan: Plan) -> pd.DataFrame:
     """Return a row for each cell type left out of a batch's training: the batches (with its cells there), and whether it is
     learned from others."""
     rare = pd.DataFrame(plan.too_rare, columns=["batch", "cell_type", "cells"])
-    rows = [
-        {
-            "cell type": name,
-            "too few cells in": ", ".join(f"{row.batch} ({row.cells})" for row in group.itertuples()),
-            "learned from other batches": "yes" if name in plan.classes else "no: never predicted",
-        }
-        for name, group in rare.groupby("cell_type")
-    ]
-    columns = ["cell type", "too few cells in", "learned from other batches"]
-    return pd.DataFrame(rows, columns=columns).set_index("cell type")
+    batches = (rare["batch"].astype(str) + " (" + rare["cells"].astype(str) + ")").groupby(rare["cell_type"])
+    table = batches.agg(", ".join).rename_axis("cell type").to_frame("too few cells in")
+    learned = ["yes" if name in plan.classes else "no: never predicted" for name in table.index]
+    return table.assign(**{"learned from other batches": learned})
 
 
 def values_table(plan: Plan) -> pd.DataFrame:

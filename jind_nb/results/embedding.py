@@ -1,9 +1,6 @@
 """Two dimensions for pictures: a UMAP of the prepared cells, and one of the latent space before and after alignment."""
 
-from __future__ import annotations
-
 import warnings
-from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -12,9 +9,7 @@ import pandas as pd
 from ..core._compat import import_umap
 from ..core.subsample import subsample
 from ..model.pca import coordinates
-
-if TYPE_CHECKING:
-    from ..model.state import Annotated, KnownLatents
+from ..model.state import Annotated, KnownLatents
 
 MOST_CELLS = 5_000
 

@@ -1,11 +1,10 @@
 """What cells of each type express, as dot plots of annotated cells beside the target's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -13,11 +12,7 @@ from scipy import sparse
 from ..core.parameters import Parameters
 from ..data.features import names_type
 from ..data.plan import Plan
-
-if TYPE_CHECKING:
-    import anndata as ad
-
-    from .target import TargetResult
+from .target import TargetResult
 
 COLUMNS = 30  # features in one dot plot, which on paper is as wide as a page
 
@@ -91,30 +86,26 @@ def dot_plots(
     x = sparse.csr_matrix(x)[:, [column[name] for name in used]]
     is_target = (prepared.obs["batch"] == plan.target).to_numpy()
     labels = prepared.obs["cell_type"].astype(object).to_numpy()
-    parts: list[tuple[str, np.ndarray, np.ndarray, list[str]]] = []
-    if not is_target.all():
-        parts.append(("Annotated cells, by label", ~is_target, labels[~is_target], result.final.classes))
-    parts.append((f"{plan.target}, by prediction", is_target, result.names, result.answers))
-    computed = [(title, order, *means_and_shares(x[rows], groups, order)) for title, rows, groups, order in parts]
+    parts = [
+        ("Annotated cells, by label", ~is_target, labels[~is_target], result.final.classes),
+        (f"{plan.target}, by prediction", is_target, result.names, result.answers),
+    ]
+    computed = [
+        (title, order, *means_and_shares(x[rows], groups, order)) for title, rows, groups, order in parts if rows.any()
+    ]
     all_means = np.concatenate([mean.ravel() for _, _, mean, _, _ in computed])
     ends = (min(0.0, float(np.nanmin(all_means))), max(float(np.nanmax(all_means)), 1e-9))
     pages = list(_pages(known))
+    what = "peaks" if names_type(pd.Index(used)) == "peaks" else "features"
     for i, page in enumerate(pages[:MOST_PLOTS]):
         here = list(dict.fromkeys(name for of_heading in page.values() for name in of_heading))
         for title, order, mean, share, cells in computed:
             # A type without cells keeps its row, so that the rows of both plots match; a parent does not.
             present = [k for k, name in enumerate(order) if cells[k] or name in result.final.classes]
             rows = [order[k] for k in present]
-            yield Dots(
-                title=title + (f" ({i + 1} of {len(pages)})" if len(pages) > 1 else ""),
-                sections=page,
-                mean=pd.DataFrame(mean[present], rows, used)[here],
-                share=pd.DataFrame(share[present], rows, used)[here],
-                cells=pd.Series(cells[present], rows),
-                color_range=ends,
-                unit=plan.scale,
-                what="peaks" if names_type(pd.Index(used)) == "peaks" else "features",
-            )
+            numbered = f"{title} ({i + 1} of {len(pages)})" if len(pages) > 1 else title
+            means, shares = (pd.DataFrame(part[present], rows, used)[here] for part in (mean, share))
+            yield Dots(numbered, page, means, shares, pd.Series(cells[present], rows), ends, plan.scale, what)
 
 
 def _pages(sections: Mapping[str, Sequence[str]]) -> Iterator[dict[str, list[str]]]:

@@ -1,7 +1,5 @@
 """Read what stage 3 left in a run's folder about the target."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
@@ -10,7 +8,7 @@ from ..model.predictions import Predictions
 from ..runs.folder import Run
 from ..runs.stages import load_plan, load_prepared_obs, load_target
 from .clusters import Clusters
-from .tables import n_before_probabilities
+from .tables import CLUSTER_COLUMNS, n_before_probabilities
 from .target import TargetResult
 
 
@@ -24,8 +22,7 @@ def load_finished(run: Run) -> TargetResult:
     table = pd.read_parquet(run.predictions_parquet)
     result = _load(run, table["labels"].to_numpy(dtype=object) if "labels" in table else None)
     if "cluster" in table.columns[: n_before_probabilities(table)]:
-        columns = (table[name].to_numpy() for name in ("cluster", "cluster_majority", "cluster_share"))
-        result.clusters = Clusters(*columns)
+        result.clusters = Clusters(*(table[name].to_numpy() for name in CLUSTER_COLUMNS))
     return result
 
 

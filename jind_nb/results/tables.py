@@ -1,10 +1,8 @@
 """Tables of the target: predictions, cell types, reasons, points of pictures, left-out batches."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 
@@ -16,14 +14,9 @@ from ..model.history import StageResult
 from ..model.state import AlignmentMode
 from .target import REASONS, Level, TargetResult, count_fallbacks
 
-if TYPE_CHECKING:
-    import anndata as ad
-
-
 # The columns of the predictions table before the probabilities; those of options only where an option is set.
-BEFORE_PROBABILITIES = (
-    "raw_predictions", "predictions", "level", "reason", "cluster", "cluster_majority", "cluster_share",
-)  # fmt: skip
+CLUSTER_COLUMNS = "cluster", "cluster_majority", "cluster_share"
+BEFORE_PROBABILITIES = ("raw_predictions", "predictions", "level", "reason", *CLUSTER_COLUMNS)
 
 COMPOSITION_LABELS = {
     "parent_only": "parent only", "rejected": UNASSIGNED, "median_confidence": "median confidence",
@@ -35,9 +28,12 @@ MODE_WORDS = {AlignmentMode.UNALIGNED: "without alignment", AlignmentMode.ALIGNE
 
 def reasons_table(result: TargetResult) -> pd.DataFrame:
     """Return how many cells were kept or rejected, and why."""
-    reasons = [reason for reason in REASONS if reason != PARENT_ONLY or result.parents]
-    counts = pd.Series(result.reasons).value_counts().reindex(reasons, fill_value=0)
+    counts = pd.Series(result.reasons).value_counts().reindex(_reasons(bool(result.parents)), fill_value=0)
     return counts.rename_axis("reason").to_frame("cells")
+
+
+def _reasons(has_parents: bool) -> list[str]:
+    return [reason for reason in REASONS if reason != PARENT_ONLY or has_parents]
 
 
 def type_table(result: TargetResult, plan: Plan, on_target: list[StageResult]) -> pd.DataFrame:
@@ -120,10 +116,8 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
         table["level"] = result.level
     table["reason"] = result.reasons
     if result.clusters is not None:
-        clusters = result.clusters
-        table["cluster"], table["cluster_majority"], table["cluster_share"] = (
-            clusters.cluster, clusters.majority, clusters.share,
-        )  # fmt: skip
+        for name, values in zip(CLUSTER_COLUMNS, vars(result.clusters).values(), strict=True):
+            table[name] = values
     reserved = {"cellname", *BEFORE_PROBABILITIES, "labels"}
     taken = reserved | set(final.classes)
     for k, name in enumerate(final.classes):
@@ -149,20 +143,18 @@ def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], lat
     (float32, n x size of the latent space), from a `predictions_table`, row by row; an earlier annotation is replaced."""
     parents = sorted(set(table["predictions"]) - {*classes, UNASSIGNED})
     answers = [*classes, *parents, UNASSIGNED]
-    for name in ("level", "cluster", "cluster_majority", "cluster_share"):
-        adata.obs.drop(columns=f"jind_{name}", errors="ignore", inplace=True)
-    adata.obs["jind_prediction"] = pd.Categorical(table["predictions"], categories=answers)
-    adata.obs["jind_raw_prediction"] = pd.Categorical(table["raw_predictions"], categories=classes)
-    adata.obs["jind_confidence"] = probabilities_of(table, classes).max(axis=1).astype(np.float32)
-    before = table.columns[: n_before_probabilities(table)]
-    reasons = [reason for reason in REASONS if reason != PARENT_ONLY or "level" in before]
-    adata.obs["jind_reason"] = pd.Categorical(table["reason"], categories=reasons)
+    obs, before = adata.obs, table.columns[: n_before_probabilities(table)]
+    obs.drop(columns=[f"jind_{name}" for name in ("level", *CLUSTER_COLUMNS)], errors="ignore", inplace=True)
+    obs["jind_prediction"] = pd.Categorical(table["predictions"], categories=answers)
+    obs["jind_raw_prediction"] = pd.Categorical(table["raw_predictions"], categories=classes)
+    obs["jind_confidence"] = probabilities_of(table, classes).max(axis=1).astype(np.float32)
+    obs["jind_reason"] = pd.Categorical(table["reason"], categories=_reasons("level" in before))
     if "level" in before:
-        adata.obs["jind_level"] = pd.Categorical(table["level"], categories=[str(level) for level in Level])
+        obs["jind_level"] = pd.Categorical(table["level"], categories=[str(level) for level in Level])
     if "cluster" in before:
-        adata.obs["jind_cluster"] = pd.Categorical(table["cluster"], categories=sorted(set(table["cluster"]), key=int))
-        adata.obs["jind_cluster_majority"] = pd.Categorical(table["cluster_majority"], categories=answers)
-        adata.obs["jind_cluster_share"] = table["cluster_share"].to_numpy(dtype=np.float32)
+        obs["jind_cluster"] = pd.Categorical(table["cluster"], categories=sorted(set(table["cluster"]), key=int))
+        obs["jind_cluster_majority"] = pd.Categorical(table["cluster_majority"], categories=answers)
+        obs["jind_cluster_share"] = table["cluster_share"].to_numpy(dtype=np.float32)
     adata.obsm["X_jind"] = latent.astype(np.float32)
 
 
@@ -196,9 +188,8 @@ def composition_table(result: TargetResult, plan: Plan) -> pd.DataFrame:
     `parent_only` (given the parent), `rejected` (Unassigned), `median_confidence`; and `training_cells` of all annotated
     batches together (None of a saved model)."""
     final = result.final
-    levels = {str(Level.TYPE): "annotated", str(Level.PARENT): "parent_only", UNASSIGNED: "rejected"}
-    table = pd.crosstab(final.raw, result.level).reindex(index=final.classes, columns=list(levels), fill_value=0)
-    table = table.rename(columns=levels).rename_axis(columns=None)
+    table = pd.crosstab(final.raw, result.level).reindex(index=final.classes, columns=map(str, Level), fill_value=0)
+    table.columns = pd.Index(["annotated", "parent_only", "rejected"])
     table["median_confidence"] = pd.Series(final.confidence).groupby(final.raw).median()
     table["training_cells"] = None
     if plan.cells:
@@ -227,8 +218,6 @@ def left_out_table(calibration: Calibration) -> pd.DataFrame:
     }  # fmt: skip
     table = pd.DataFrame(calibration.batches).set_index("batch").rename_axis("left-out batch")[list(names)]
     table = table.rename(columns=names).astype(float)
-    shares = [name for name in table.columns if name.endswith("%")]
-    table[shares] = (100 * table[shares]).round(1)
-    table["AURC"] = table["AURC"].round(3)
-    table["cells"] = table["cells"].astype(int)
-    return table
+    shares = table.columns.str.endswith("%")
+    table.loc[:, shares] = (100 * table.loc[:, shares]).round(1)
+    return table.round({"AURC": 3}).astype({"cells": int})

@@ -1,13 +1,12 @@
 """The target after the last stage, and what is computed from it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 
@@ -18,11 +17,7 @@ from ..model.calibration import Calibration
 from ..model.history import HELD_OUT, UNSEEN, StageResult, evaluate, stage_result
 from ..model.predictions import Predictions
 from ..model.state import AlignmentMode
-
-if TYPE_CHECKING:
-    import anndata as ad
-
-    from .clusters import Clusters
+from .clusters import Clusters
 
 # Why a cell was given its type, its parent or nothing.
 REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE)
@@ -148,12 +143,12 @@ def fallback_metrics(result: TargetResult) -> dict[str, Any] | None:
 def count_fallbacks(result: TargetResult, here: np.ndarray) -> dict[str, Any]:
     """Count some of the cells that fell back, bool (n_target,): `cells`, `labelled`, and `right` (the parent is that of the
     true type; None without labels)."""
-    if result.labels is None:
-        return {"cells": int(here.sum()), "labelled": 0, "right": None}
-    known = here & pd.notna(result.labels)
-    truth = np.array(data_parents.parents_of(list(result.labels[known]), result.parents), dtype=object)
-    right = int((truth == result.fallback[known]).sum())
-    return {"cells": int(here.sum()), "labelled": int(known.sum()), "right": right}
+    numbers: dict[str, Any] = {"cells": int(here.sum()), "labelled": 0, "right": None}
+    if result.labels is not None:
+        known = here & pd.notna(result.labels)
+        truth = np.array(data_parents.parents_of(list(result.labels[known]), result.parents), dtype=object)
+        numbers |= {"labelled": int(known.sum()), "right": int((truth == result.fallback[known]).sum())}
+    return numbers
 
 
 def held_out_accuracy(history: list[StageResult]) -> dict[str, float] | None:

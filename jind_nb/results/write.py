@@ -1,34 +1,31 @@
 """Write what a run says about the target: for the next stage, and the files that users get."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from xlsxwriter import Workbook
+from xlsxwriter.worksheet import Worksheet
 
 from ..core.files import whole_file, write_json
 from ..data.cells import read_cells, read_target
 from ..model import hierarchy
 from ..model.calibration import Calibration
 from ..model.history import StageResult
+from ..model.state import Annotated
 from ..runs.folder import Run
 from ..runs.stages import begin_stage, load_plan, save_target
 from .tables import annotate_obs, predictions_table
 from .target import TargetResult, fallback_metrics, known_types_metrics
 
-if TYPE_CHECKING:
-    from xlsxwriter.worksheet import Worksheet
-
-    from ..model.state import Annotated
-
 SHEET_ROWS, CELL_CHARACTERS = 1_048_576, 32_767  # the most that a workbook holds
+
+MEANS = "error_among_assigned", "assigned", "AURC", "calibration_error"  # of left-out batches, in metrics.json
 
 NOT_IN_A_WORKBOOK = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
@@ -115,6 +112,11 @@ def write_annotated_target(result: TargetResult, run: Run) -> None:
 def write_metrics(history: list[StageResult], result: TargetResult, calibration: Calibration | None, run: Run) -> None:
     """Write metrics.json: the target in short, what to expect of a new batch, then every stage on every batch."""
     rejected = result.final.rejected
+    new_batch: dict[str, Any] | None = None
+    if calibration is not None:
+        is_guarantee = calibration.target_error is not None and calibration.is_guarantee
+        means = {name: calibration.mean(name) for name in MEANS}
+        new_batch = {**means, "is_guarantee": is_guarantee, "left_out": calibration.batches}
     target = [stage for stage in history if stage.batch == run.parameters.TARGET_DATASET_NAME]
     write_json(
         run.metrics,
@@ -130,16 +132,7 @@ def write_metrics(history: list[StageResult], result: TargetResult, calibration:
                 "labelled": target[-1].metrics if target else None,
                 "labelled_known_types": known_types_metrics(result),
             },
-            "new_batch": None
-            if calibration is None
-            else {
-                "error_among_assigned": calibration.mean("error_among_assigned"),
-                "assigned": calibration.mean("assigned"),
-                "AURC": calibration.mean("AURC"),
-                "calibration_error": calibration.mean("calibration_error"),
-                "is_guarantee": calibration.target_error is not None and calibration.is_guarantee,
-                "left_out": calibration.batches,
-            },
+            "new_batch": new_batch,
             "stages": [
                 {"batch": s.batch, "stage": s.stage, "of": s.cells, **s.metrics, "per_class": s.per_class}
                 for s in history

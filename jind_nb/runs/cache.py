@@ -4,8 +4,6 @@ work/stages.json: `{stage: {"key", "files": {path: {"bytes", "sha256"}}, "second
 after each stage. A run that was killed continues after the last stage in it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any

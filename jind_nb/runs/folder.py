@@ -3,8 +3,6 @@
 `runs.stages` reads and writes what one stage leaves for the next, `model.store` the models, `results.write` the tables.
 """
 
-from __future__ import annotations
-
 import shlex
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """The first call of every notebook: its parameters become a run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

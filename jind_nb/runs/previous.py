@@ -3,8 +3,6 @@
 The process may be killed at any moment; `recover` then undoes what was half done.
 """
 
-from __future__ import annotations
-
 import shutil
 from contextlib import suppress
 from pathlib import Path

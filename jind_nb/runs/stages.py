@@ -3,8 +3,6 @@
 `results.write` writes the files for users, `model.store` the models; `folder.Run` has the path of every file.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict

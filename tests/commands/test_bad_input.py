@@ -145,7 +145,7 @@ def _overwrite_column(file: Path) -> None:
 
 
 FILES = [
-    Mistake("missing", ["PATH", "there is no file", "Did you mean input.h5ad?"], parameters={"PATH": "inputs.h5ad"}),
+    Mistake("missing", ["PATH", "there is no file", "Did you mean 'input.h5ad'?"], parameters={"PATH": "inputs.h5ad"}),
     Mistake("missing, nothing near", ["PATH: there is no file", "/q.h5ad"], parameters={"PATH": "q.h5ad"}),
     Mistake("one of two missing", ["there is no file", "b.h5ad"], parameters={"PATH": ["input.h5ad", "b.h5ad"]}),
     Mistake("a folder", ["PATH", "input.h5ad is a folder"], damage=_replace_by_folder),
@@ -168,8 +168,8 @@ FILES = [
     ),
 ]  # fmt: skip
 COLUMNS = [
-    Mistake("BATCH_COL", ["BATCH_COL", "'Batch'", "Did you mean batch?"], parameters={"BATCH_COL": "Batch"}),
-    Mistake("LABELS_COL", ["LABELS_COL", "'cell_type'", "celltype?"], parameters={"LABELS_COL": "cell_type"}),
+    Mistake("BATCH_COL", ["BATCH_COL", "'Batch'", "Did you mean 'batch'?"], parameters={"BATCH_COL": "Batch"}),
+    Mistake("LABELS_COL", ["LABELS_COL", "'cell_type'", "'celltype'?"], parameters={"LABELS_COL": "cell_type"}),
     Mistake("far from any", ["no column 'zzz'", "its columns are batch, celltype"], parameters={"BATCH_COL": "zzz"}),
     Mistake("GENE_COL", ["GENE_COL", "'symbol'", "none"], parameters={"GENE_COL": "symbol"}, commands=VALIDATE),
     Mistake("LAYER", ["LAYER", "'counts'", "it has X"], parameters={"LAYER": "counts"}, commands=VALIDATE),
@@ -205,11 +205,11 @@ BATCHES = [
             _cells({"a": {"B": 9, "T": 9}, "c": {"B": 1}})),
 ]  # fmt: skip
 VALUES = [
-    Mistake("NaN, dense", ["1 NaN or infinite values", "feature 'gene007'"], _with_value(np.nan, dense=True)),
-    Mistake("NaN, sparse", ["1 NaN or infinite values", "in cell 'cell"], _with_value(np.nan)),
-    Mistake("infinite", ["1 NaN or infinite values", "LAYER"], _with_value(np.inf)),
-    Mistake("negative infinite", ["1 NaN or infinite values"], _with_value(-np.inf, dense=True)),
-    Mistake("NaN in an annotated batch", ["1 NaN or infinite values"], _with_value(np.nan, batch="a")),
+    Mistake("NaN, dense", ["NaN or infinite values in 1 cell", "feature 'gene007'"], _with_value(np.nan, dense=True)),
+    Mistake("NaN, sparse", ["NaN or infinite values in 1 cell", "in cell 'cell"], _with_value(np.nan)),
+    Mistake("infinite", ["NaN or infinite values in 1 cell", "LAYER"], _with_value(np.inf)),
+    Mistake("negative infinite", ["NaN or infinite values in 1 cell"], _with_value(-np.inf, dense=True)),
+    Mistake("NaN in an annotated batch", ["NaN or infinite values in 1 cell"], _with_value(np.nan, batch="a")),
     Mistake("negative counts", ["'c' holds whole, some negative, values (from -2", "LAYER"], _with_value(-2)),
     Mistake("centred target alone", ["'c' holds centred values", "brought to one scale", "LAYER"], _centred("c")),
     Mistake("centred as counts", ["partly negative", "cannot be counts"], _centred("c"),

@@ -36,7 +36,7 @@ VALUES = {
 @pytest.fixture
 def settings(tmp_path: Path) -> AppSettings:
     (tmp_path / "data").mkdir()
-    return AppSettings(str(tmp_path / "root"), (str(tmp_path / "data"),), most_upload_bytes=1_000_000)
+    return AppSettings(tmp_path / "root", (tmp_path / "data",), most_upload_bytes=1_000_000)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_paths_are_ones_own_uploads_or_in_a_data_folder(
             workspace.resolve_path(str(path))
         with pytest.raises(InputError):
             workspace.start_run(VALUES | {"PATH": str(path)})
-    above = Workspace(replace(settings, data=(str(tmp_path),)), workspace.visitor)  # a data folder around all sessions
+    above = Workspace(replace(settings, data=(tmp_path,)), workspace.visitor)  # a data folder around all sessions
     with pytest.raises(InputError, match="is no file of yours"):
         above.resolve_path(str(other.uploads / "mine.h5ad"))
     assert other.uploads / "mine.h5ad" not in above.server_files()
@@ -117,7 +117,7 @@ def test_an_upload_can_be_run_where_the_folder_is_behind_a_link(tmp_path: Path) 
     """Lost otherwise: every upload, on a server whose home folders are links to another disk."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "home").symlink_to(tmp_path / "disk")
-    workspace = Workspace.new(AppSettings(str(tmp_path / "home" / "root"), most_upload_bytes=1000))
+    workspace = Workspace.new(AppSettings(tmp_path / "home" / "root", most_upload_bytes=1000))
     upload = workspace.end_upload(workspace.begin_upload("cells.h5ad", 10), "cells.h5ad")
     chosen = workspace.resolve_path(str(upload))
     assert workspace.resolve_path(chosen) == chosen
@@ -190,7 +190,7 @@ def test_another_process_of_the_same_number_is_not_taken_for_the_run(workspace: 
 
 def test_a_run_waits_for_a_place_and_can_be_cancelled_meanwhile(workspace: Workspace) -> None:
     """Lost otherwise: a second visitor's run, or the way to take it back."""
-    with place_held(workspace.settings.places, 1):
+    with place_held(workspace.settings.root / "places", 1):
         run = workspace.start_run(VALUES)
         assert run.state() == "waiting"
         time.sleep(3)
@@ -225,7 +225,7 @@ def test_why_a_run_failed_is_told_in_the_runs_own_words(workspace: Workspace) ->
     run = workspace.start_run(VALUES | {"BATCH_COL": "wel"})
     until(lambda: run.state() == "failed")
     assert "has no column 'wel'" in run.why_failed()
-    assert "Did you mean well?" in run.why_failed()
+    assert "Did you mean 'well'?" in run.why_failed()
 
 
 def test_a_look_at_a_file_tells_batches_cell_types_and_who_has_labels(tmp_path: Path) -> None:

@@ -286,7 +286,9 @@ def test_the_target_is_told_from_many_annotated_batches() -> None:
 
 def test_the_number_of_a_group_stands_on_one_of_its_cells() -> None:
     """Between two clusters it would name a place where nothing is."""
-    assert embedding._middle(np.array([0.0, 1.0, 9.0, 10.0]), np.zeros(4)) == (1.0, 0.0)
+    _, axes = plt.subplots()
+    embedding._draw_number(axes, 1, np.array([0.0, 1.0, 9.0, 10.0]), np.zeros(4), 7)
+    assert axes.texts[0].xy == (1.0, 0.0)
 
 
 def test_many_groups_are_numbered_where_they_lie() -> None:

@@ -119,7 +119,7 @@ def test_attributions_add_up_to_the_difference_in_the_output(
     start = torch.tensor(attribution.mean_cell(prepared.X, y)[None], dtype=torch.float32)
     for k in range(len(plan.classes)):
         rows = np.flatnonzero(y == k)
-        chosen = rows[attribution.sample(len(rows), attribution.CELLS_OF_A_TYPE, 0)]
+        chosen = rows[attribution.subsample(len(rows), attribution.CELLS_OF_A_TYPE, 0)]
         with torch.no_grad():
             logits = torch.cat([model(torch.from_numpy(prepared.X[chosen].toarray())), model(start)])
         others = [other for other in range(len(plan.classes)) if other != k]

@@ -382,6 +382,15 @@ def test_the_target_in_the_models_file_does_not_repeat_training(run: Run) -> Non
     assert json.loads((run.models / "model.json").read_text())["target"] is None
 
 
+def test_another_value_in_as_many_bytes_repeats_its_stage(run: Run) -> None:
+    """A flipped bit, or one digit edited by hand, leaves a file as long as it was."""
+    finished(run)
+    file = run.folder / next(iter(json.loads(run.stages_json.read_text())[ALL[2]]["files"]))
+    content = file.read_bytes()
+    file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    assert begin(run).reused == ALL[:2]
+
+
 def test_force_reuses_nothing(run: Run, jind_nb: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever doubts a result wants it made anew."""
     finished(run)

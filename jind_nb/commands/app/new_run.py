@@ -1,39 +1,22 @@
 """The web page's form for a new run: a file, its columns and batches, the check, and the start."""
 
-from __future__ import annotations
-
 import asyncio
 import json
-import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from html import escape
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 
-from ...core.files import write_json
-from ...core.parameters import Parameters, make_parameters
+from ...core.parameters import Parameters
+from ...core.text import listing
 from ...errors import InputError
-from ...report import html
-from .process import MOST_VALUES
-from .widgets import (
-    LABELS,
-    WIDE,
-    button,
-    confirmed_button,
-    description,
-    dropdown,
-    fill,
-    heading,
-    hide,
-    message_box,
-    scrolling,
-    show,
-)
+from ...report.html import rows_html
+from . import widgets as ours
+from .widgets import StartTask, hide, html
 from .workspace import EXAMPLE, RunOfVisitor, Workspace
 
 NOTHING = ("– choose –", "")
@@ -44,235 +27,136 @@ FEWEST = Parameters.model_fields["MIN_CELL_TYPE_POPULATION"].default
 
 METHODS = [("default: what we recommend", "default"), ("reference: as published", "reference")]
 
+NEEDED = ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME")
+
 
 class NewRunForm:
     """The widgets of a new run, in `box`.
 
     Parameters
     ----------
-    uploads
-        Whether there is a server to upload to.
     start_task
         Starts a coroutine while the widgets stay usable.
     started
         Called with a run that was started.
     """
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        *,
-        uploads: bool,
-        start_task: Callable[[Coroutine[Any, Any, None]], None],
-        started: Callable[[RunOfVisitor], None],
-    ) -> None:
-        self.workspace, self.uploads, self.start_task, self.started = workspace, uploads, start_task, started
+    def __init__(self, workspace: Workspace, *, start_task: StartTask, started: Callable[[RunOfVisitor], None]) -> None:
+        self.workspace, self.started = workspace, started
         self.content: dict[str, Any] = {}  # of the chosen file, as `process.describe_file` returns it
         self.path = ""
-        self.ignores_events = False
-        self.box = widgets.VBox([self._data(), self._columns(), self._options(), self._check_and_run()])
+        self.uploaded: list[Path] | None = None  # as listed on the page
+        self.upload = widgets.HTML(html.upload(workspace))
+        self.file = ours.dropdown("File", [NOTHING])
+        self.remove = ours.confirmed_button("Delete this upload", self._delete)
+        where = f"a file in {listing(workspace.settings.data, quoted=False)}"
+        self.typed = ours.labelled(widgets.Text, "… or its whole path", continuous_update=False, placeholder=where)
+        self.problem, self.seen, self.batches, self.found = (widgets.HTML() for _ in range(4))
+        self.fields = _fields()
+        reads = "Reads the data and says what a run would do."
+        self.check = ours.button("Check", lambda: start_task(self._check()), reads, "primary")
+        self._arrange()
         self._clear_choice()
-        self._on_change(lambda: self._choose_file(self.file.value), self.file)
-        self._on_change(lambda: self._choose_file(self.typed.value.strip()), self.typed)
-        self._on_change(self._columns_chosen, self.batch, self.labels)
-        self._on_change(
-            self._discard_check, self.target, self.source, self.excluded, self.fewest, self.error, self.method
-        )
+        ours.on_change(lambda: start_task(self._choose_file(self.file.value)), self.file)
+        ours.on_change(lambda: start_task(self._choose_file(self.typed.value.strip())), self.typed)
+        batch, labels, *others = self.fields.values()
+        ours.on_change(self._columns_chosen, batch, labels)
+        ours.on_change(self._discard_check, *others)
 
-    # --- what is on the page
-
-    def _data(self) -> widgets.VBox:
-        self.upload = widgets.HTML(self._upload_area())
-        self.file = dropdown("File", [NOTHING])
-        self.remove = confirmed_button("Delete this upload", self._delete)
-        self.typed = widgets.Text(
-            description="… or its whole path", continuous_update=False, style=LABELS, layout=WIDE,
-            placeholder=f"a file in {', '.join(self.workspace.settings.data)}",
-        )  # fmt: skip
-        self.problem = widgets.HTML()
-        hide(self.upload, hidden=not self.uploads)
+    def _arrange(self) -> None:
+        """Put the widgets into boxes, in the order in which they are filled in."""
         hide(self.typed, hidden=not self.workspace.settings.data)
-        return widgets.VBox(
-            [heading("1. Data"), self.upload, widgets.HBox([self.file, self.remove]), self.typed, self.problem]
-        )
-
-    def _columns(self) -> widgets.VBox:
-        self.seen, self.batches = widgets.HTML(), widgets.HTML()
-        self.batch = dropdown("Batches are in", [NOTHING], "BATCH_COL")
-        self.labels = dropdown("Cell types are in", [NOTHING], "LABELS_COL")
-        self.target = dropdown("Batch to annotate", [NOTHING], "TARGET_DATASET_NAME")
-        self.source = dropdown("Start learning from", [AUTOMATIC], "SOURCE_DATASET_NAME")
-        self.columns = widgets.VBox(
-            [
-                heading("2. Batches and cell types"), self.seen, self.batch, self.labels, self.batches, self.target,
-                description("TARGET_DATASET_NAME"), self.source, description("SOURCE_DATASET_NAME"),
-            ]
-        )  # fmt: skip
-        return self.columns
-
-    def _options(self) -> widgets.VBox:
-        self.excluded = widgets.SelectMultiple(
-            description="Batches to leave out",
-            rows=5,
-            style=LABELS,
-            layout=WIDE,
-            tooltip="Several: hold Ctrl, or Shift.",
-        )
-        self.fewest = widgets.BoundedIntText(
-            description="Fewest cells of a type", min=1, max=10**6, style=LABELS, layout=WIDE,
-            value=FEWEST,
-        )  # fmt: skip
-        self.error = widgets.Text(
-            description="Wrong labels to stay below", placeholder="empty, or a share such as 0.05", style=LABELS, layout=WIDE,
-        )  # fmt: skip
-        self.method = dropdown("Method", METHODS, "METHOD")
+        file = widgets.HBox([self.file, self.remove])
+        data = [ours.heading("1. Data"), self.upload, file, self.typed, self.problem]
+        batch, labels, *others = self.fields
+        columns = [self.seen, self.fields[batch], self.fields[labels], self.batches]
+        described = [part for name in others for part in (self.fields[name], ours.description(name))]
         more = widgets.ToggleButton(description="More options", layout={"width": "200px"})
-        of_more = widgets.VBox(
-            [
-                self.excluded, description("EXCLUDE_DATASETS_NAMES"), self.fewest, description("MIN_CELL_TYPE_POPULATION"),
-                self.error, description("TARGET_ERROR"), self.method, description("METHOD"),
-            ]
-        )  # fmt: skip
+        of_more = widgets.VBox(described[4:])
         hide(of_more)
         more.observe(lambda change: hide(of_more, hidden=not change.new), "value")
-        self.options = widgets.VBox([more, of_more])
-        return self.options
-
-    def _check_and_run(self) -> widgets.VBox:
-        self.check = button("Check", self._check, "Reads the data and says what a run would do.", "primary")
-        self.found = widgets.HTML()
-        self.checking = widgets.VBox([heading("3. Check"), self.check, self.found])
-        run = button("Run", self._start, "Starts the run; it continues when this page is closed.", "success")
-        self.starting = widgets.VBox([heading("4. Run"), run])
-        return widgets.VBox([self.checking, self.starting])
-
-    def _upload_area(self) -> str:
-        room = self.workspace.room() if self.uploads else 0
-        if not room:
-            return '<p class="quiet">Nothing can be uploaded here: choose a file that is on the server.</p>'
-        return (
-            f'<div class="drop" data-url="upload/{self.workspace.visitor}" data-room="{room}">'
-            '<label>Upload an .h5ad file, or drop it here: <input type="file" accept=".h5ad"></label>'
-            '<progress max="1" hidden aria-label="Upload"></progress><button type="button" hidden>Stop</button>'
-            f'<div role="status"></div><p class="quiet">Up to {room / 1e9:.3g} GB. Only who has your link sees it. A larger '
-            "file: ask for it to be put on the server.</p></div>"
-        )
-
-    def _on_change(self, work: Callable[[], None], *these: widgets.Widget) -> None:
-        for widget in these:
-            widget.observe(lambda _: None if self.ignores_events else work(), "value")
-
-    @contextmanager
-    def _without_events(self) -> Iterator[None]:
-        """Ignore changes of widgets in the `with` block: the program made them, not the visitor."""
-        self.ignores_events = True
-        try:
-            yield
-        finally:
-            self.ignores_events = False
+        check = [ours.heading("3. Check"), self.check, self.found]
+        run = ours.button("Run", self._start, "Starts the run; it continues when this page is closed.", "success")
+        self.starting = widgets.VBox([ours.heading("4. Run"), run])
+        title = ours.heading("2. Batches and cell types")
+        self.choices = widgets.VBox([title, *columns, *described[:4], more, of_more, *check, self.starting])
+        self.box = widgets.VBox([*data, self.choices])
 
     # --- 1. data
 
     def refresh(self) -> None:
         """List the files, and choose one that was just uploaded."""
-        before = {value for _, value in self.file.options}
-        uploaded = self.workspace.uploaded()
-        if EXAMPLE in before and {str(file) for file in uploaded} == set(filter(self._is_upload, before)):
+        uploaded, before = self.workspace.uploaded(), self.uploaded
+        if uploaded == before:
             return
-        options = [NOTHING, *((f"{file.name} (uploaded)", str(file)) for file in uploaded)]
-        options.append(("Example: 700 blood cells of 8 wells", EXAMPLE))
-        options += [(str(file), str(file)) for file in self.workspace.server_files()]
-        with self._without_events():
-            fill(self.file, options, self.file.value)
-        new = [str(file) for file in uploaded if str(file) not in before]
-        if new and EXAMPLE in before:
-            self.file.value = new[0]
+        self.uploaded = uploaded
+        options = [
+            NOTHING,
+            *((f"{file.name} (uploaded)", str(file)) for file in uploaded),
+            ("Example: 700 blood cells of 8 wells", EXAMPLE),
+            *((str(file), str(file)) for file in self.workspace.server_files()),
+        ]
+        ours.fill(self.file, options, self.file.value)
+        new = [file for file in uploaded if before is not None and file not in before]
+        if new:
+            self.file.value = str(new[0])
 
-    def _is_upload(self, path: str) -> bool:
-        return Path(path).parent == self.workspace.uploads
+    def _is_upload(self) -> bool:
+        return Path(self.file.value).parent == self.workspace.uploads
 
     def _clear_choice(self) -> None:
         self.path, self.content, self.problem.value, self.found.value = "", {}, "", ""
-        hide(self.columns, self.options, self.checking, self.starting)
-        hide(self.remove, hidden=not self._is_upload(self.file.value))
+        hide(self.choices, self.starting)
+        hide(self.remove, hidden=not self._is_upload())
 
-    def _choose_file(self, path: str) -> None:
+    async def _choose_file(self, path: str) -> None:
         self._clear_choice()
         if not path:
             return
-        try:
-            self.path = self.workspace.resolve_path(path)
-        except InputError as error:
-            self.problem.value = message_box("bad", str(error))
-            return
-        self.problem.value = message_box("quiet", "Looking at the file …")
-        self.start_task(self._read_file(self.path))
+        with _errors_in(self.problem):
+            self.path = resolved = self.workspace.resolve_path(path)
+            self.problem.value = html.box("quiet", "Looking at the file …")
+            content = await self._ask_process("describe", resolved)
+            if self.path == resolved:  # otherwise another was chosen meanwhile
+                self._show_content(content)
 
-    async def _read_file(self, path: str) -> None:
-        content = await self._ask_process("describe", path)
-        if path != self.path:  # another was chosen meanwhile
-            return
-        columns = content.get("columns", {})
-        if "error" not in content and len(columns) < 2:
-            content["error"] = (
-                f"obs needs a column with the batch of each cell and one with cell types; of columns with at most {MOST_VALUES} "
-                f"different values it has {', '.join(columns) or 'none'}."
-            )
+    def _show_content(self, content: dict[str, Any]) -> None:
         if "error" in content:
-            self.problem.value = message_box("bad", self.workspace.without_folder(content["error"]))
-            return
+            raise InputError(content["error"])
         self.problem.value, self.content = "", content
         self.seen.value = f"<p>{content['cells']:,} cells, {content['features']:,} features.</p>"
         proposed = content["proposed"]
-        options = [NOTHING, *((f"{name} ({len(values)} values)", name) for name, values in columns.items())]
-        with self._without_events():
-            fill(self.batch, options, proposed["BATCH_COL"] or "")
-            fill(self.labels, options, proposed["LABELS_COL"] or "")
-            self.fewest.value = proposed["MIN_CELL_TYPE_POPULATION"] or FEWEST
+        options = [NOTHING, *((f"{name} ({len(values)} values)", name) for name, values in content["columns"].items())]
+        for name in ("BATCH_COL", "LABELS_COL"):
+            ours.fill(self.fields[name], options, proposed[name] or "")
+        self.fields["MIN_CELL_TYPE_POPULATION"].value = proposed["MIN_CELL_TYPE_POPULATION"] or FEWEST
         self._columns_chosen()
-        show(self.columns, self.options, self.checking)
+        hide(self.choices, hidden=False)
 
     def _delete(self) -> None:
-        at_work = [run for run in self.workspace.all_runs() if run.at_work()]
-        if any(self.path in run.run.parameters.paths for run in at_work):
+        if any(run.process() and self.path in run.run.parameters.paths for run in self.workspace.all_runs()):
             words = "A run is at work with this file; cancel it first, or wait until it is done."
-            self.problem.value = message_box("bad", words)
-        elif self._is_upload(self.file.value):
+            self.problem.value = html.box("bad", words)
+        elif self._is_upload():
             Path(self.file.value).unlink(missing_ok=True)
             self.refresh()
             self._clear_choice()
-            self.upload.value = self._upload_area()
+            self.upload.value = html.upload(self.workspace)
 
     # --- 2. batches and cell types
 
     def _columns_chosen(self) -> None:
-        batch, labels = self.batch.value, self.labels.value
-        names = self.content["columns"].get(batch, {})
-        types = self.content["columns"].get(labels, {})
+        batch, labels = self.fields["BATCH_COL"].value, self.fields["LABELS_COL"].value
+        names, types = (self.content["columns"].get(column, {}) for column in (batch, labels))
         labelled = self.content["labelled"].get(batch, {}).get(labels, {})
-        self.batches.value = self._label_tables(names, types, labelled)
-        without = [name for name in names if labels and not labelled.get(name)]
+        self.batches.value = _label_tables(names, types, labelled)
+        target, source = self.fields["TARGET_DATASET_NAME"], self.fields["SOURCE_DATASET_NAME"]
+        without = next((name for name in names if labels and not labelled.get(name)), "")
         options = [(name, name) for name in names]
-        with self._without_events():
-            fill(self.target, [NOTHING, *options], self.target.value or next(iter(without), ""))
-            fill(self.source, [AUTOMATIC, *options], self.source.value)
-            self.excluded.options = list(names)
+        ours.fill(target, [NOTHING, *options], target.value or without)
+        ours.fill(source, [AUTOMATIC, *options], source.value)
+        self.fields["EXCLUDE_DATASETS_NAMES"].options = list(names)
         self._discard_check()
-
-    @staticmethod
-    def _label_tables(names: dict[str, int], types: dict[str, int], labelled: dict[str, int]) -> str:
-        parameters = Parameters.model_construct()
-        # Batches to annotate first: later ones are seen only by scrolling.
-        order = sorted(names, key=lambda name: bool(labelled.get(name)))
-        of_batches = [[name, names[name], labelled.get(name)] for name in order]
-        parents_of = [
-            [f"{name} (counts as no label)" if parameters.is_unlabeled(name) else name, n] for name, n in types.items()
-        ]
-        found = [
-            html.rows_html(["batch", "cells", "with a label"], of_batches, "Batches") if of_batches else "",
-            html.rows_html(["cell type", "cells"], parents_of, "Cell types") if parents_of else "",
-        ]
-        return f'<div class="beside">{"".join(map(scrolling, found))}</div>'
 
     def _discard_check(self) -> None:
         """Remove the result of a check, which is not for the present choice."""
@@ -285,89 +169,86 @@ class NewRunForm:
         Raises
         ------
         InputError
-            If a choice is missing or wrong.
+            If a choice is missing.
         """
-        chosen = {
-            "PATH": self.path,
-            "BATCH_COL": self.batch.value,
-            "LABELS_COL": self.labels.value,
-            "TARGET_DATASET_NAME": self.target.value,
-            "SOURCE_DATASET_NAME": self.source.value,
-            "EXCLUDE_DATASETS_NAMES": list(self.excluded.value),
-            "MIN_CELL_TYPE_POPULATION": self.fewest.value,
-            "TARGET_ERROR": self.error.value.strip(),
-            "METHOD": self.method.value,
-        }
-        needed = {"BATCH_COL": self.batch, "LABELS_COL": self.labels, "TARGET_DATASET_NAME": self.target}
-        missing = [widget.description for name, widget in needed.items() if not chosen[name]]
+        missing = [self.fields[name].description for name in NEEDED if not self.fields[name].value]
         if missing:
             raise InputError(f"Please choose: {', '.join(missing)}.")
-        values = {name: value for name, value in chosen.items() if value not in ("", [])}
-        make_parameters(values | {"OUTPUT_PATH": str(self.workspace.runs / "new")})
-        return values
+        chosen = {"PATH": self.path} | {name: field.value for name, field in self.fields.items()}
+        chosen["EXCLUDE_DATASETS_NAMES"] = list(chosen["EXCLUDE_DATASETS_NAMES"])
+        chosen["TARGET_ERROR"] = chosen["TARGET_ERROR"].strip()
+        return {name: value for name, value in chosen.items() if value not in ("", [])}
 
     # --- 3. check
 
-    def _check(self) -> None:
-        try:
+    async def _check(self) -> None:
+        with _errors_in(self.found):
             values = self._values()
-        except InputError as error:
-            self.found.value = message_box("bad", str(error))
-            return
-        self.check.disabled = True
-        self.found.value = message_box("quiet", "Reading the data; a large file takes minutes …")
-        self.start_task(self._check_in_process(values))
-
-    async def _check_in_process(self, values: dict[str, Any]) -> None:
-        file = self.workspace.folder / f"check-{secrets.token_hex(4)}.yaml"
-        write_json(file, values | {"OUTPUT_PATH": str(self.workspace.runs / "new")})  # JSON is YAML
-        try:
-            found = await self._ask_process("check", str(file))
-        finally:
-            file.unlink()
-            self.check.disabled = False
-        with suppress(InputError):
+            self.found.value = html.box("quiet", "Reading the data; a large file takes minutes …")
+            self.check.disabled = True
+            try:
+                found = await self._ask_process("check", values | {"OUTPUT_PATH": str(self.workspace.runs / "new")})
+            finally:
+                self.check.disabled = False
+            self._discard_check()
             if self._values() == values:  # nothing was changed meanwhile
-                self._show_findings(found)
-                return
-        self._discard_check()
+                self.found.value = html.findings(found)
+                hide(self.starting, hidden="error" in found)
 
-    def _show_findings(self, found: dict[str, Any]) -> None:
-        if "error" in found:
-            self.found.value = message_box("bad", self.workspace.without_folder(found["error"]))
-            return
-        self.found.value = "".join(
-            [
-                message_box("good", "This can be run."),
-                *(message_box("warn", text) for text in found["warnings"]),
-                *(f"<p>{escape(text)}</p>" for text in found["facts"]),
-                *(f'<p class="quiet">Note: {escape(text)}</p>' for text in found["notes"]),
-                *map(scrolling, found["tables"]),
-            ]
-        )
-        show(self.starting)
-
-    async def _ask_process(self, *arguments: str) -> dict[str, Any]:
-        """Return the answer of a process of `app.process`."""
+    async def _ask_process(self, work: str, argument: object) -> dict[str, Any]:
+        """Return the answer of a process of `app.process`; of wrong input, its `error`."""
+        command, text = [sys.executable, "-m", "jind_nb.commands.app.process", work], json.dumps(argument)
         done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "jind_nb.commands.app.process", *arguments],
-            cwd=self.workspace.folder,
-            capture_output=True,
-            check=False,
-            start_new_session=True,
+            subprocess.run, command, input=text, errors="replace", cwd=self.workspace.folder, capture_output=True
         )
-        with suppress(ValueError):
-            return dict(json.loads(done.stdout))
-        return {"error": f"Reading it failed. {done.stderr.decode(errors='replace')[-1000:]}"}
+        try:
+            answer = dict(json.loads(done.stdout))
+        except ValueError:
+            answer = {"error": f"Reading it failed. {done.stderr[-1000:]}"}
+        if "error" in answer:
+            answer["error"] = self.workspace.without_folder(answer["error"])
+        return answer
 
     # --- 4. run
 
     def _start(self) -> None:
-        try:
+        with _errors_in(self.found):
             run = self.workspace.start_run(self._values())
-        except InputError as error:
-            self.found.value = message_box("bad", str(error))
-            return
-        self._discard_check()
-        self.started(run)
+            self._discard_check()
+            self.started(run)
+
+
+def _fields() -> dict[str, Any]:
+    """Return a widget for each parameter that can be chosen, in the order of the page."""
+    excluded, fewest, error = "Batches to leave out", "Fewest cells of a type", "Wrong labels to stay below"
+    several, share = "Several: hold Ctrl, or Shift.", "empty, or a share such as 0.05"
+    return {
+        "BATCH_COL": ours.dropdown("Batches are in", [NOTHING], "BATCH_COL"),
+        "LABELS_COL": ours.dropdown("Cell types are in", [NOTHING], "LABELS_COL"),
+        "TARGET_DATASET_NAME": ours.dropdown("Batch to annotate", [NOTHING], "TARGET_DATASET_NAME"),
+        "SOURCE_DATASET_NAME": ours.dropdown("Start learning from", [AUTOMATIC], "SOURCE_DATASET_NAME"),
+        "EXCLUDE_DATASETS_NAMES": ours.labelled(widgets.SelectMultiple, excluded, rows=5, tooltip=several),
+        "MIN_CELL_TYPE_POPULATION": ours.labelled(widgets.BoundedIntText, fewest, min=1, max=10**6, value=FEWEST),
+        "TARGET_ERROR": ours.labelled(widgets.Text, error, placeholder=share),
+        "METHOD": ours.dropdown("Method", METHODS, "METHOD"),
+    }
+
+
+def _label_tables(names: dict[str, int], types: dict[str, int], labelled: dict[str, int]) -> str:
+    """Return tables of batches and of cell types as HTML, a column that is not chosen without one."""
+    is_unlabeled = Parameters.model_construct().is_unlabeled
+    # Batches to annotate first: later ones are seen only by scrolling.
+    order = sorted(names, key=lambda name: bool(labelled.get(name)))
+    of_batches = [[name, names[name], labelled.get(name)] for name in order]
+    of_types = [[f"{name} (counts as no label)" if is_unlabeled(name) else name, n] for name, n in types.items()]
+    batches = rows_html(["batch", "cells", "with a label"], of_batches, "Batches") if names else ""
+    return html.tables([batches, rows_html(["cell type", "cells"], of_types, "Cell types") if types else ""])
+
+
+@contextmanager
+def _errors_in(place: widgets.HTML) -> Iterator[None]:
+    """Show wrong input in a widget instead of raising it."""
+    try:
+        yield
+    except InputError as error:
+        place.value = html.box("bad", error)

@@ -9,12 +9,10 @@ and runs are done, in processes of their own (`app.process`). In JupyterLab the 
 current folder, and results go to `runs/app` there.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 from collections.abc import Coroutine
-from importlib.resources import files
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -24,20 +22,14 @@ from IPython.display import HTML, display
 
 from .new_run import NewRunForm
 from .run_view import RunView
-from .widgets import dropdown, fill, hide, message_box
+from .widgets import dropdown, fill, hide, html, on_change
 from .workspace import AppSettings, RunOfVisitor, Workspace
 
 SECONDS_BETWEEN_REFRESHES = 1.0
 
 NEW = ("New run", "")
 
-STATES = {
-    "waiting": "waiting for a free place",
-    "running": "at work",
-    "done": "done",
-    "cancelled": "cancelled",
-    "failed": "failed",
-}
+STATES = {"waiting": "waiting for a free place", "running": "at work"}  # the others are called as they are
 
 
 def page() -> None:
@@ -45,37 +37,32 @@ def page() -> None:
     settings, query = AppSettings.from_environment(), parse_qs(os.environ.get("QUERY_STRING", ""))
     if settings is None:
         here = Path.cwd()
-        workspace = Workspace(AppSettings(str(here / "runs" / "app"), (str(here),)), "jupyterlab").with_folders()
-        _Page(workspace, served=False).show()
+        settings = AppSettings(here / "runs" / "app", (here,), served=False)
+        _Page(Workspace.new(settings, "jupyterlab")).show()
         return
     found = Workspace.find(settings, query.get("session", [""])[-1])
     assert found is not None, "the server checked it before it started this kernel"
-    _Page(found, served=True).show(query.get("run", [""])[-1])
+    _Page(found).show(query.get("run", [""])[-1])
 
 
 class _Page:
-    def __init__(self, workspace: Workspace, *, served: bool) -> None:
+    def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.loop = asyncio.get_running_loop()
-        self.tasks: set[Any] = set()
-        self.ignores_events = False
+        self.tasks: list[Any] = []  # without it they could end unfinished, as garbage
         self.broken = widgets.HTML()
         self.which = dropdown("Run", [NEW])
-        self.new_run = NewRunForm(workspace, uploads=served, start_task=self._start_task, started=self._open)
-        self.run_view = RunView(workspace, served=served, start_task=self._start_task, changed=self._list_runs)
+        self.new_run = NewRunForm(workspace, start_task=self._start_task, started=self._open)
+        self.run_view = RunView(start_task=self._start_task, changed=self._list_runs)
         self.box = widgets.VBox([self.which, self.broken, self.new_run.box, self.run_view.box])
         self.box.add_class("jind")
-        self.which.observe(
-            lambda _: None if self.ignores_events else self._open(workspace.run(self.which.value)), "value"
-        )
+        on_change(lambda: self._open(workspace.run(self.which.value)), self.which)
 
     def show(self, run: str = "") -> None:
         """Display the page, and keep it up to date with the visitor's folder."""
-        templates = files("jind_nb") / "templates"
-        style, script = ((templates / name).read_text("utf-8") for name in ("app.css", "upload.js"))
-        display(HTML(f"<style>{style}</style><script>{script}</script>"), self.box)
+        display(HTML(html.assets()), self.box)
         self.new_run.refresh()
-        at_work = next((one for one in self.workspace.all_runs() if one.at_work()), None)
+        at_work = next((one for one in self.workspace.all_runs() if one.process()), None)
         self._open(self.workspace.run(run) or at_work)
         self._start_task(self._keep_up_to_date())
 
@@ -86,11 +73,9 @@ class _Page:
             try:
                 await work
             except Exception as error:
-                self.broken.value = message_box("bad", f"{type(error).__name__}: {error}")
+                self.broken.value = html.box("bad", f"{type(error).__name__}: {error}")
 
-        task = asyncio.run_coroutine_threadsafe(with_errors_shown(), self.loop)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks.append(asyncio.run_coroutine_threadsafe(with_errors_shown(), self.loop))
 
     async def _keep_up_to_date(self) -> None:
         while True:
@@ -98,22 +83,15 @@ class _Page:
             await asyncio.sleep(SECONDS_BETWEEN_REFRESHES)
 
     def _open(self, run: RunOfVisitor | None) -> None:
-        hide(self.new_run.box, hidden=run is not None)
         self.run_view.show(run)
         self._list_runs()
 
     def _list_runs(self) -> None:
+        options = [NEW]
+        for run in self.workspace.all_runs():
+            when, state = datetime.strptime(run.name[:15], "%Y%m%d-%H%M%S"), run.state()
+            target = run.run.parameters.TARGET_DATASET_NAME
+            options.append((f"{when:%Y-%m-%d %H:%M}, {target}: {STATES.get(state, state)}", run.name))
         shown = self.run_view.run
-        options = [NEW, *((self._one_line(run), run.name) for run in self.workspace.all_runs())]
-        self.ignores_events = True
-        try:
-            fill(self.which, options, shown.name if shown else "")
-        finally:
-            self.ignores_events = False
+        fill(self.which, options, shown.name if shown else "")
         hide(self.new_run.box, hidden=shown is not None)
-
-    @staticmethod
-    def _one_line(run: RunOfVisitor) -> str:
-        day, time = run.name[:8], run.name[9:15]
-        when = f"{day[:4]}-{day[4:6]}-{day[6:]} {time[:2]}:{time[2:4]}"
-        return f"{when}, {run.run.parameters.TARGET_DATASET_NAME}: {STATES[run.state()]}"

@@ -7,19 +7,15 @@ Voila passes on the messages of widgets, but none that executes code; the kernel
 user who started the server, so only these checks separate the visitors, not the operating system.
 """
 
-from __future__ import annotations
-
 import asyncio
 import errno
-import json
 import logging
 import os
 import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -31,34 +27,22 @@ from jupyter_server.auth.identity import PasswordIdentityProvider
 from jupyter_server.auth.login import LoginFormHandler
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import url_path_join
-from tornado.escape import url_escape
 from traitlets.config import Config
 from voila.app import Voila
 from voila.static_file_handler import TemplateStaticFileHandler
 from voila.tornado.handler import TornadoVoilaHandler
 
-from ...core.files import write_json
+from ...core.files import read_json, write_json
 from ...core.resources import shipped
 from ...errors import InputError
 from ...report.page import script_and_hash
-from ...runs.folder import Run
-from .workspace import PART, RUN, AppSettings, RunOfVisitor, Workspace
+from ..terminal import plain, print_line
+from .widgets import html
+from .workspace import PART, AppSettings, Workspace
 
 SECONDS_BEFORE_CULLED = 1800  # for a kernel whose tab is lost or asleep; a closed tab ends its kernel at once
 
 PORTS_TRIED = 20
-
-# What a visitor may fetch of a run, by the last part of its address.
-RESULTS: dict[str, Callable[[Run], Path]] = {
-    "report.html": lambda run: run.report_html,
-    "report.pdf": lambda run: run.report_pdf,
-    "predicted_label_test_data.xlsx": lambda run: run.predictions_xlsx,
-    "predictions.parquet": lambda run: run.predictions_parquet,
-    "annotated_target.h5ad": lambda run: run.annotated_target,
-    "parameters.yaml": lambda run: run.parameters_yaml,
-    "metrics.json": lambda run: run.metrics,
-    "run.log": lambda run: run.log,
-}
 
 # A report holds other people's data: it may only show itself and run its own script, as a page without origin.
 REPORT_MAY = (
@@ -73,49 +57,36 @@ PAGE_MAY = (
     "frame-ancestors 'self'"
 )
 
-OF_VOILA = {
-    "VoilaConfiguration": {
-        "allow_template_override": "NO",
-        "allow_theme_override": "NO",
-        "extension_allowlist": ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"],
-        "file_allowlist": [],
-    },
-    "MappingKernelManager": {"cull_idle_timeout": SECONDS_BEFORE_CULLED, "cull_interval": 30},
-    "KernelManager": {"transport_encryption": "auto"},
-}
+WIDGETS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]
+
+OF_VOILA = Config()
+OF_VOILA.VoilaConfiguration.allow_template_override = "NO"
+OF_VOILA.VoilaConfiguration.allow_theme_override = "NO"
+OF_VOILA.VoilaConfiguration.extension_allowlist = WIDGETS
+OF_VOILA.VoilaConfiguration.file_allowlist = []
+OF_VOILA.MappingKernelManager.cull_idle_timeout = SECONDS_BEFORE_CULLED
+OF_VOILA.MappingKernelManager.cull_interval = 30
+OF_VOILA.KernelManager.transport_encryption = "auto"
 
 PIECE = 2**20  # bytes
 
 
-def _finish_page(handler: JupyterHandler, title: str, content: str) -> None:
-    """Answer with a short page; `content` is HTML."""
+def _workspace(handler: JupyterHandler, visitor: str) -> Workspace:
+    if workspace := Workspace.find(handler.settings["app"], visitor):
+        return workspace
+    raise tornado.web.HTTPError(404)
+
+
+def _write_error(handler: JupyterHandler, status_code: int, **_: Any) -> None:
     handler.set_header("Content-Type", "text/html; charset=utf-8")
-    handler.finish(
-        f'<!doctype html><html lang="en"><title>{escape(title)}</title>'
-        f'<body style="font: 17px/1.5 sans-serif; margin: 3em; max-width: 40em"><h1>{escape(title)}</h1>{content}'
-    )
-
-
-def _finish_error(handler: JupyterHandler, status: int) -> None:
-    title = "This link leads to nothing that is here." if status == 404 else "Something went wrong."
-    _finish_page(
-        handler, title, f'<p>Ask who gave you the link, or <a href="{escape(handler.base_url)}">start again</a>.</p>'
-    )
+    handler.finish(html.error(handler, status_code))
 
 
 class Login(LoginFormHandler):
     """The page that asks for the token if it is not in the address."""
 
     def _render(self, message: dict[str, str] | None = None) -> None:
-        there = url_escape(self.get_argument("next", default=self.base_url))
-        _finish_page(
-            self,
-            "Cell-type labels",
-            "<p>Open the whole address that you were given, or enter the token: what follows <code>token=</code> in it.</p>"
-            f'<form method="post" action="{escape(self.base_url)}login?next={there}">{self.xsrf_form_html()}'
-            '<label>Token <input type="password" name="password" size="50" autofocus></label> <button>Open</button></form>'
-            + ('<p role="alert"><strong>That is not the token.</strong></p>' if message else ""),
-        )
+        self.finish(html.login(self, message))
 
 
 class Identity(PasswordIdentityProvider):
@@ -136,25 +107,20 @@ class Identity(PasswordIdentityProvider):
 class Page(TornadoVoilaHandler):
     """The page of a visitor: the one in the address (`session`), or the browser's last one, or a new one."""
 
-    def initialize(self, settings: AppSettings, **kwargs: Any) -> None:
-        super().initialize(**kwargs)
-        self.of_app = settings
+    write_error = _write_error
 
     @tornado.web.authenticated
     async def get(self, path: str | None = None) -> None:
         visitor, run = self.get_argument("session", ""), self.get_argument("run", "")
-        cookie = f"{self.cookie_name}-session"
+        settings, cookie = self.settings["app"], f"{self.cookie_name}-session"
         if not visitor or self.get_argument("token", ""):  # the token must not stay in the address
-            name = visitor or (self.get_signed_cookie(cookie) or b"").decode("utf-8", "replace")
-            workspace = Workspace.find(self.of_app, name)
-            if workspace is None and not visitor:
-                workspace = Workspace.new(self.of_app)
-            there = {"session": workspace.visitor if workspace else visitor} | ({"run": run} if run else {})
+            if not visitor:
+                last = (self.get_signed_cookie(cookie) or b"").decode("utf-8", "replace")
+                visitor = (Workspace.find(settings, last) or Workspace.new(settings)).visitor
+            there = {"session": visitor} | ({"run": run} if run else {})
             self.redirect(f"{self.base_url}?{urlencode(there)}")
             return
-        workspace = Workspace.find(self.of_app, visitor)
-        if workspace is None:
-            raise tornado.web.HTTPError(404, "This link leads to no session.")
+        _workspace(self, visitor)  # or 404
         secure = self.request.protocol == "https"
         self.set_signed_cookie(cookie, visitor, httponly=True, samesite="Lax", secure=secure, path=self.base_url)
         self.xsrf_token  # noqa: B018  (sets the cookie that the upload sends back)
@@ -162,28 +128,20 @@ class Page(TornadoVoilaHandler):
         self.set_header("Content-Security-Policy", PAGE_MAY)
         await super().get()
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        _finish_error(self, status_code)
-
 
 @tornado.web.stream_request_body
 class Upload(JupyterHandler):
     """POST upload/VISITOR?name=NAME, the file as the body, which is written to disk piece by piece."""
 
     part: Path | None = None
+    received = 0  # bytes
     refusal = "The upload was refused."
-
-    def initialize(self, settings: AppSettings) -> None:
-        self.of_app = settings
-        self.received = 0
 
     async def prepare(self) -> None:  # type: ignore[override]
         await super().prepare()
         if self._finished or self.request.method != "POST":
             return
-        self.workspace = Workspace.find(self.of_app, self.path_args[0])
-        if self.workspace is None:
-            raise tornado.web.HTTPError(404)
+        self.workspace = _workspace(self, self.path_args[0])
         length = self.request.headers.get("Content-Length", "")
         if not length.isdigit():
             raise tornado.web.HTTPError(411)
@@ -203,7 +161,6 @@ class Upload(JupyterHandler):
 
     @tornado.web.authenticated
     async def post(self, visitor: str) -> None:
-        assert self.workspace is not None
         await self._on_disk(self.file.close)
         if self.part is None:
             raise tornado.web.HTTPError(507)
@@ -223,12 +180,6 @@ class Upload(JupyterHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         self.finish({"message": self.refusal})
 
-    def on_connection_close(self) -> None:
-        self._drop()
-
-    def on_finish(self) -> None:
-        self._drop()
-
     def _drop(self) -> None:
         if self.part is not None:
             with suppress(OSError):
@@ -236,16 +187,18 @@ class Upload(JupyterHandler):
             self.part.unlink(missing_ok=True)
             self.part = None
 
+    on_connection_close = on_finish = _drop
+
 
 class Result(JupyterHandler):
     """GET results/VISITOR/RUN/NAME: a file of a run; the report is shown, all others are downloaded."""
 
-    def initialize(self, settings: AppSettings) -> None:
-        self.of_app = settings
+    write_error = _write_error
 
     @tornado.web.authenticated
     async def get(self, visitor: str, run: str, name: str) -> None:
-        file = self._file(visitor, run, name)
+        of_visitor = _workspace(self, visitor).run(run)
+        file = of_visitor.files().get(name) if of_visitor else None
         if file is None:
             raise tornado.web.HTTPError(404)
         shown = name == "report.html" and not self.get_query_argument("download", "")
@@ -261,86 +214,58 @@ class Result(JupyterHandler):
                 self.write(piece)
                 await self.flush()
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        _finish_error(self, status_code)
-
-    def _file(self, visitor: str, run: str, name: str) -> Path | None:
-        workspace = Workspace.find(self.of_app, visitor)
-        if workspace is None or not RUN.fullmatch(run) or name not in RESULTS:
-            return None
-        of_visitor = RunOfVisitor(workspace, run)
-        if not of_visitor.parameters_yaml.exists():
-            return None
-        file = RESULTS[name](of_visitor.run)
-        return file if file.is_file() and not file.is_symlink() else None
-
 
 class Server(Voila):
     """Voila with our page at its root."""
 
-    of_app: AppSettings
-    ports: tuple[int, ...]
-    ready: Callable[[str], None]
+    ports: Sequence[int]
 
     def init_handlers(self) -> list[Any]:
         [*handlers, (root, _, of_page)] = super().init_handlers()
         assert root == url_path_join(self.server_url, r"/(.*)")
-        ours: dict[str, Any] = {"settings": self.of_app}
-
-        def at(path: str) -> str:
-            return url_path_join(self.server_url, path)
-
+        ours = [
+            (r"/login", Login),
+            (r"/upload/([^/]+)", Upload),
+            (r"/results/([^/]+)/([^/]+)/([^/]+)", Result),
+            (r"/voila/templates/(lab/static/.*)", TemplateStaticFileHandler),
+        ]
         return [
-            (at("/login"), Login),
-            (at(r"/upload/([^/]+)"), Upload, ours),
-            (at(r"/results/([^/]+)/([^/]+)/([^/]+)"), Result, ours),
-            (at(r"/voila/templates/(lab/static/.*)"), TemplateStaticFileHandler),
+            *((url_path_join(self.server_url, path), handler) for path, handler in ours),
             # Without the files of the notebook's folder and of other templates.
             *(handler for handler in handlers if not re.search("/voila/(files|templates)/|/log(in|out)", handler[0])),
-            (at("/"), Page, of_page | ours),
+            (url_path_join(self.server_url, "/"), Page, of_page),
         ]
 
     def listen(self) -> None:
         for port in self.ports:
+            self.port = port
             try:
                 self.app.listen(port, self.ip)
+                break
             except OSError as error:
-                if error.errno == errno.EADDRINUSE and port != self.ports[-1]:
-                    continue
-                raise InputError(
-                    f"--ip {self.ip} --port {port}: {error.strerror or error}; choose another one."
-                ) from None
-            self.port = port
-            break
-        self.ready(self.address)
-        self.ioloop = tornado.ioloop.IOLoop.current()
-        try:
-            self.ioloop.start()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            self.stop()
-
-    @property
-    def address(self) -> str:
-        """The address of the page, with the token."""
+                if error.errno != errno.EADDRINUSE or port == self.ports[-1]:
+                    reason = error.strerror or error
+                    raise InputError(f"--ip {self.ip} --port {port}: {reason}; choose another one.") from None
         host = socket.gethostname() if self.ip in ("", "0.0.0.0", "::") else self.ip
         host = f"[{host}]" if ":" in host else host
         query = f"?token={self.token}" if self.token else ""
-        return f"http://{host}:{self.port}{self.base_url}{query}"
+        address = f"http://{host}:{self.port}{self.base_url}{query}"
+        print_line(f"The web page: {plain(address)}\nStop with Ctrl-C; runs continue.")
+        self.ioloop = tornado.ioloop.IOLoop.current()
+        try:
+            with suppress(KeyboardInterrupt):
+                self.ioloop.start()
+        finally:
+            self.stop()
 
 
-def serve(
-    settings: AppSettings, *, ip: str, ports: tuple[int, ...], base_url: str, token: bool, ready: Callable[[str], None]
-) -> None:
-    """Serve the page until Ctrl-C or SIGTERM; runs at work continue.
+def serve(settings: AppSettings, *, ip: str, ports: Sequence[int], base_url: str, token: bool) -> None:
+    """Serve the page until Ctrl-C or SIGTERM; runs at work continue. Its address is printed once it can be opened.
 
     Parameters
     ----------
     ports
         The ports to try, one after the other.
-    ready
-        Called with the address once it can be opened.
 
     Raises
     ------
@@ -349,28 +274,26 @@ def serve(
     """
     before = os.umask(0o077)  # uploads and results, those of runs too, are readable by the server's user only
     try:
-        secrets_of_folder = _server_secrets(Path(settings.root))
-        for part in Path(settings.root).glob(f"*/uploads/.*{PART}"):  # of a server that was killed
+        secrets_of_folder = _server_secrets(settings.root)
+        for part in settings.root.glob(f"*/uploads/.*{PART}"):  # of a server that was killed
             part.unlink()
         settings.to_environment()
-        # They log addresses, which give access to everybody who reads them.
-        for name in ("tornado.general", "tornado.access"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        # It logs addresses, which give access to everybody who reads them.
+        logging.getLogger("tornado").setLevel(logging.ERROR)
         server = Server(
-            config=Config(OF_VOILA),
+            config=OF_VOILA,
             config_file_paths=[],
             log_level=logging.ERROR,
             notebook_path=str(shipped("notebooks") / "app.ipynb"),
             ip=ip,
-            port=ports[0],
             base_url=base_url,
             token=secrets_of_folder["token"] if token else "",
             cookie_secret=secrets_of_folder["cookie_secret"].encode(),
             identity_provider_class=Identity,
-            open_browser=False,
-            tornado_settings={"static_path": DEFAULT_STATIC_FILES_PATH},  # Jupyter's error pages need it
+            # Jupyter's error pages need the static files.
+            tornado_settings={"static_path": DEFAULT_STATIC_FILES_PATH, "app": settings},
         )
-        server.of_app, server.ports, server.ready = settings, ports, ready
+        server.ports = ports
         server.initialize([])
         server.start()
     finally:
@@ -384,9 +307,7 @@ def _server_secrets(root: Path) -> dict[str, str]:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not file.exists():
             write_json(file, {"token": secrets.token_urlsafe(32), "cookie_secret": secrets.token_urlsafe(32)})
-        known = json.loads(file.read_text("utf-8"))
+        known = read_json(file)
         return {name: str(known[name]) for name in ("token", "cookie_secret")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"--folder {root}: {file} cannot be read or written ({error}); choose another folder."
-        ) from None
+        raise InputError(f"--folder: {file} cannot be read or written ({error}); choose another folder.") from None

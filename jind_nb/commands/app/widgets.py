@@ -1,39 +1,19 @@
-"""Parts of the web page: labelled widgets and boxes of text. Names in the data are escaped."""
+"""Parts of the web page: labelled widgets, and HTML in which names of the data are escaped."""
 
-from __future__ import annotations
-
-import re
-from collections.abc import Callable
-from html import escape
-from typing import Literal
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import ipywidgets as widgets
 
 from ...core.parameters import Parameters
+from ...core.resources import templates
 
-LABELS = {"description_width": "220px"}
+# The macros of the template: `html.box("bad", text)`; screen readers read out a bad box at once.
+html: Any = templates().get_template("app.html.j2").module
 
-WIDE = {"width": "720px"}
+StartTask = Callable[[Coroutine[Any, Any, None]], None]
 
-
-def scrolling(table: str) -> str:
-    """Return a table (HTML) that scrolls within the page."""
-    return f'<div class="scrolled">{table}</div>'
-
-
-def minutes(seconds: float) -> str:
-    """Return a duration in words.
-
-    >>> minutes(83.4)
-    '1 min 23 s'
-    """
-    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-
-
-def message_box(kind: Literal["quiet", "good", "warn", "bad"], text: str) -> str:
-    """Return a box of text as HTML; screen readers read out a bad one at once."""
-    role = ' role="alert"' if kind == "bad" else ""
-    return f'<div class="{kind}"{role}>{escape(text)}</div>'
+BEING_FILLED: set[widgets.Dropdown] = set()
 
 
 def hide(*these: widgets.Widget, hidden: bool = True) -> None:
@@ -41,20 +21,31 @@ def hide(*these: widgets.Widget, hidden: bool = True) -> None:
         widget.layout.display = "none" if hidden else ""
 
 
-def show(*these: widgets.Widget) -> None:
-    hide(*these, hidden=False)
+def labelled(kind: type[widgets.Widget], text: str, **options: Any) -> Any:
+    """Return a widget with a label to its left."""
+    return kind(description=text, style={"description_width": "220px"}, layout={"width": "720px"}, **options)
 
 
 def dropdown(text: str, options: list[tuple[str, str]], parameter: str = "") -> widgets.Dropdown:
     """Return a list to choose from, with a parameter's description as its tooltip."""
     tooltip = Parameters.model_fields[parameter].description if parameter else text
-    return widgets.Dropdown(description=text, options=options, style=LABELS, layout=WIDE, tooltip=tooltip)
+    return labelled(widgets.Dropdown, text, options=options, tooltip=tooltip)
 
 
 def fill(choice: widgets.Dropdown, options: list[tuple[str, str]], value: str) -> None:
     """Set the options of a list, and choose `value`, or the first option if `value` is not among them."""
-    choice.options = options
-    choice.value = value if value in {name for _, name in options} else options[0][1]
+    BEING_FILLED.add(choice)
+    try:
+        choice.options = options
+        choice.value = value if value in {name for _, name in options} else options[0][1]
+    finally:
+        BEING_FILLED.discard(choice)
+
+
+def on_change(work: Callable[[], None], *these: widgets.Widget) -> None:
+    """Call a function whenever the visitor changes one of these widgets, but not when `fill` does."""
+    for widget in these:
+        widget.observe(lambda change: None if change.owner in BEING_FILLED else work(), "value")
 
 
 def button(text: str, work: Callable[[], None], tooltip: str, style: str = "") -> widgets.Button:
@@ -77,10 +68,9 @@ def confirmed_button(text: str, work: Callable[[], None]) -> widgets.Button:
 
 
 def heading(text: str) -> widgets.HTML:
-    return widgets.HTML(f"<h2>{escape(text)}</h2>")
+    return widgets.HTML(html.heading(text))
 
 
 def description(parameter: str) -> widgets.HTML:
     """Return a parameter's description and name."""
-    text = re.sub(r"`(.+?)`", r"<code>\1</code>", escape(str(Parameters.model_fields[parameter].description)))
-    return widgets.HTML(f'<div class="described">{text} <code>{parameter}</code></div>')
+    return widgets.HTML(html.parameter(parameter, Parameters.model_fields[parameter].description))

@@ -3,7 +3,8 @@
     ROOT/server.json           the token and the cookies' secret, which outlive a restart
     ROOT/places/               a run at work holds one of the locks in it
     ROOT/VISITOR/uploads/      files, under cleaned names
-    ROOT/VISITOR/runs/RUN/     parameters.yaml, process.json, said.txt, results/
+    ROOT/VISITOR/runs/RUN/     parameters.yaml, process.json, said.txt, results/, and empty files: begun (the run has a
+                               place), cancelled
 
 VISITOR is 32 random characters that only the visitor's link contains. A run is a process in a session of its own: it
 continues without the page, the kernel that started it, and the server.
@@ -11,7 +12,6 @@ continues without the page, the kernel that started it, and the server.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -23,15 +23,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
-from ...core.files import read_end, write_json
+from ...core.files import read_end, read_json, write_json
 from ...core.parameters import BUNDLED, load_parameters, make_parameters
+from ...core.text import listing
 from ...errors import InputError
 from ...runs.folder import Run
 from ..run_output import current_stage, failure_message
@@ -41,6 +43,8 @@ VISITOR = re.compile(r"[A-Za-z0-9_-]{32}")
 RUN = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 
 EXAMPLE = f"{BUNDLED}pbmc68k_reduced"
+
+PLACES = "places"
 
 PART = ".part"  # of an upload under way
 
@@ -57,7 +61,7 @@ OF_KERNELS = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "MPLBACKEND")
 # The environment variable by which a page's kernel gets the server's settings.
 SETTINGS = "JIND_NB_APP"
 
-STARTED_HERE: list[subprocess.Popen[bytes]] = []
+STARTED_HERE: list[psutil.Popen] = []
 
 State = Literal["waiting", "running", "done", "cancelled", "failed"]
 
@@ -66,43 +70,32 @@ State = Literal["waiting", "running", "done", "cancelled", "failed"]
 class AppSettings:
     """The options of `jind-nb app`: the folder of all files, folders with data to choose from, limits."""
 
-    root: str
-    data: tuple[str, ...] = ()
+    root: Path
+    data: tuple[Path, ...] = ()
     most_upload_bytes: int = 0  # of all uploads of a visitor; 0: no uploads
     runs_at_once: int = 1
+    served: bool = True  # False: JupyterLab shows the page
 
     @classmethod
     def from_environment(cls) -> AppSettings | None:
         """Return the server's settings, None if the page is opened in JupyterLab, without a server."""
         stored = os.environ.get(SETTINGS)
-        if stored is None:
-            return None
-        values = json.loads(stored)
-        return cls(**values | {"data": tuple(values["data"])})
+        return None if stored is None else TypeAdapter(cls).validate_json(stored)
 
     def to_environment(self) -> None:
-        os.environ[SETTINGS] = json.dumps(asdict(self))
-
-    @property
-    def places(self) -> Path:
-        return Path(self.root) / "places"
+        os.environ[SETTINGS] = TypeAdapter(AppSettings).dump_json(self).decode()
 
     def warnings(self, ip: str, *, token: bool) -> list[str]:
         """Return what is not safe about serving the page at this address."""
-        folder, found = Path(self.root), []
-        if ip not in ("127.0.0.1", "localhost", "::1"):
-            found.append(
-                "other machines can reach the page, and what is sent can be read on the way: put a proxy with https "
-                "before it (docs/web.md)."
-            )
-        if folder.exists() and folder.stat().st_mode & 0o077:
-            found.append(
-                f"others on this machine may list {folder}, and its names are the secret that keeps visitors apart: "
-                f"chmod 700 {shlex.quote(str(folder))}"
-            )
-        if not token:
-            found.append("without a token, everybody who reaches the page can use it.")
-        return found
+        may_list = self.root.exists() and self.root.stat().st_mode & 0o077
+        warnings = {
+            "other machines can reach the page, and what is sent can be read on the way: put a proxy with https before it "
+            "(docs/web.md).": ip not in ("127.0.0.1", "localhost", "::1"),
+            f"others on this machine may list {self.root}, and its names are the secret that keeps visitors apart: "
+            f"chmod 700 {shlex.quote(str(self.root))}": may_list,
+            "without a token, everybody who reaches the page can use it.": not token,
+        }
+        return [warning for warning, holds in warnings.items() if holds]
 
 
 @contextmanager
@@ -111,13 +104,8 @@ def place_held(places: Path, n: int) -> Iterator[None]:
     places.mkdir(parents=True, exist_ok=True)
     while True:
         for number in range(n):
-            lock = FileLock(places / f"{number}.lock")
-            with suppress(Timeout):
-                lock.acquire(timeout=0)
-                try:
-                    yield
-                finally:
-                    lock.release()
+            with suppress(Timeout), FileLock(places / f"{number}.lock", timeout=0):
+                yield
                 return
         time.sleep(1)
 
@@ -136,9 +124,8 @@ def clean_name(name: str) -> str:
     if not name.lower().endswith(".h5ad"):
         raise InputError(f"{name[-100:]!r} is not an .h5ad file; write one with adata.write_h5ad().")
     stem = re.sub(r"[^\w .()+=,-]+", "_", name[:-5]).lstrip("._ ").rstrip()
-    while len(stem.encode()) > LONGEST_FILE_NAME:
-        stem = stem[:-1]
-    return f"{stem or 'cells'}.h5ad"
+    cut = stem.encode()[:LONGEST_FILE_NAME].decode(errors="ignore")  # no half character
+    return f"{cut or 'cells'}.h5ad"
 
 
 @dataclass(frozen=True)
@@ -149,23 +136,22 @@ class Workspace:
     visitor: str
 
     @classmethod
-    def new(cls, settings: AppSettings) -> Workspace:
-        return cls(settings, secrets.token_urlsafe(24)).with_folders()
+    def new(cls, settings: AppSettings, visitor: str = "") -> Workspace:
+        """Make the folders of a visitor, with a random name if none is given."""
+        this = cls(settings, visitor or secrets.token_urlsafe(24))
+        for folder in (this.folder, this.uploads, this.runs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return this
 
     @classmethod
     def find(cls, settings: AppSettings, visitor: str) -> Workspace | None:
         this = cls(settings, visitor)
         return this if VISITOR.fullmatch(visitor) and this.folder.is_dir() else None
 
-    def with_folders(self) -> Workspace:
-        for folder in (self.folder, self.uploads, self.runs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self
-
     @property
     def folder(self) -> Path:
         # Without links on the way to it: a path that was chosen, and has none either, is looked for in it again.
-        return Path(self.settings.root).resolve() / self.visitor
+        return self.settings.root.resolve() / self.visitor
 
     @property
     def uploads(self) -> Path:
@@ -223,7 +209,7 @@ class Workspace:
     def server_files(self) -> list[Path]:
         """Return the .h5ad files and .zarr folders in the server's data folders, at most some hundreds."""
         found: list[Path] = []
-        for folder in map(Path, self.settings.data):
+        for folder in self.settings.data:
             for above, folders, names in os.walk(folder):
                 here = [Path(above) / name for name in sorted(folders + names) if name.endswith((".h5ad", ".zarr"))]
                 folders[:] = sorted(f for f in folders if not f.startswith(".") and not f.endswith(".zarr"))
@@ -245,20 +231,16 @@ class Workspace:
         chosen = Path(path)
         if chosen in self.uploaded() or (chosen.is_absolute() and self._in_data(chosen)):
             return str(chosen.resolve())
-        folders = ", ".join(self.settings.data)
-        raise InputError(
-            f"{path!r} is no file of yours"
-            + (f" and not in {folders}; give the whole path of a file in there." if folders else ".")
-        )
+        folders = listing(self.settings.data, quoted=False)
+        where = f" and not in {folders}; give the whole path of a file in there." if folders else "."
+        raise InputError(f"{path!r} is no file of yours{where}")
 
     def _in_data(self, path: Path) -> bool:
-        try:
-            there = path.resolve(strict=True)
-        except (OSError, ValueError, RuntimeError):
-            return False
-        if Path(self.settings.root).resolve() in there.parents:  # which may lie in a data folder itself
-            return False
-        return any(Path(folder).resolve() in there.parents for folder in self.settings.data)
+        with suppress(OSError, ValueError, RuntimeError):
+            above = path.resolve(strict=True).parents
+            if self.settings.root.resolve() not in above:  # which may lie in a data folder itself
+                return any(folder.resolve() in above for folder in self.settings.data)
+        return False
 
     # --- runs
 
@@ -311,94 +293,88 @@ class RunOfVisitor:
     def run(self) -> Run:
         return Run(load_parameters(self.parameters_yaml))
 
-    @property
-    def _said(self) -> Path:
-        return self.folder / "said.txt"
-
-    @property
-    def begun(self) -> Path:
-        """A file that exists once the run has a place and is at work."""
-        return self.folder / "begun"
-
-    @property
-    def _cancelled(self) -> Path:
-        return self.folder / "cancelled"
-
-    @property
-    def _process_json(self) -> Path:
-        return self.folder / "process.json"
+    def files(self) -> dict[str, Path]:
+        """Return the files that the visitor may fetch by their names, those that exist."""
+        run = self.run
+        files = [
+            run.report_html, run.report_pdf, run.predictions_xlsx, run.predictions_parquet, run.annotated_target,
+            run.parameters_yaml, run.metrics, run.log,
+        ]  # fmt: skip
+        return {file.name: file for file in files if file.is_file() and not file.is_symlink()}
 
     def start(self) -> None:
         """Start the process; a run that was ended before continues after its last finished stage."""
-        if self._process() is not None:
+        if self.process() is not None:
             return
-        for sign in (self.begun, self._cancelled):
-            sign.unlink(missing_ok=True)
+        for sign in ("begun", "cancelled"):
+            (self.folder / sign).unlink(missing_ok=True)
         settings = self.workspace.settings
         # These variables of a kernel would make the process write colours.
         environment = {name: value for name, value in os.environ.items() if name not in OF_KERNELS}
-        with self._said.open("wb") as said:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "jind_nb.commands.app.process", "run", str(self.folder), str(settings.places), str(settings.runs_at_once)],
+        with (self.folder / "said.txt").open("wb") as output:
+            process = psutil.Popen(
+                [sys.executable, "-m", "jind_nb.commands.app.process", "run", self.folder, str(settings.runs_at_once)],
                 cwd=self.folder,
                 env=environment | {"NO_COLOR": "1", "COLUMNS": "200"},
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
         STARTED_HERE.append(process)
-        created = psutil.Process(process.pid).create_time()  # a later process may get the same number
-        write_json(self._process_json, {"pid": process.pid, "created": created})
+        # A later process may get the same number.
+        write_json(self.folder / "process.json", {"pid": process.pid, "created": process.create_time()})
 
-    def _process(self) -> psutil.Process | None:
+    def process(self) -> psutil.Process | None:
         """Return the process at work, None if there is none."""
         for child in STARTED_HERE:
             child.poll()  # removes it from the system's table if it has ended
         with suppress(OSError, ValueError, KeyError, psutil.Error):
-            stored = json.loads(self._process_json.read_text("utf-8"))
+            stored = read_json(self.folder / "process.json")
             process = psutil.Process(stored["pid"])
-            if abs(process.create_time() - stored["created"]) < 1:
-                return process if process.status() != psutil.STATUS_ZOMBIE else None
+            if abs(process.create_time() - stored["created"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+                return process
         return None
 
-    def at_work(self) -> bool:
-        return self._process() is not None
-
     def state(self) -> State:
-        if self._process() is not None:
-            return "running" if self.begun.exists() else "waiting"
+        if self.process() is not None:
+            return "running" if (self.folder / "begun").exists() else "waiting"
         if (self.results / "manifest.json").exists():
             return "done"
-        return "cancelled" if self._cancelled.exists() else "failed"
+        return "cancelled" if (self.folder / "cancelled").exists() else "failed"
 
     def cancel(self) -> None:
         """End the process and everything it started; the files of finished stages are kept."""
-        process = self._process()
+        process = self.process()
         if process is None:
             return
-        self._cancelled.touch()
-        family = _family(process)
-        with suppress(psutil.NoSuchProcess):
+        (self.folder / "cancelled").touch()
+        family = {process}
+        with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            family.update(process.children(recursive=True))
             process.send_signal(signal.SIGINT)
-        psutil.wait_procs([process], timeout=SECONDS_TO_STOP)
-        for left in {*family, *_family(process)}:
+            process.wait(SECONDS_TO_STOP)
+        with suppress(psutil.NoSuchProcess):
+            family.update(process.children(recursive=True))  # those it started meanwhile
+        for left in family:
             with suppress(psutil.NoSuchProcess):
                 left.kill()
         psutil.wait_procs(family, timeout=SECONDS_TO_STOP)
 
     def delete(self) -> None:
         self.cancel()
+        self.parameters_yaml.unlink()  # first: without it the run is no longer listed
         shutil.rmtree(self.folder)
 
     def progress(self) -> tuple[int, int, str]:
         """Return the stage at work (from 1; 0 before the first), the number of stages, and what the stage does."""
-        number, n_stages, stage = current_stage(read_end(self._said, MOST_SHOWN)) or (0, 1, ": starting")
+        number, n_stages, stage = current_stage(self._output()) or (0, 1, ": starting")
         return number, n_stages, stage.partition(": ")[2]
 
     def seconds(self) -> float:
         """Return how long the run has been at work."""
-        return time.time() - self.begun.stat().st_mtime if self.begun.exists() else 0.0
+        begun = self.folder / "begun"
+        return time.time() - begun.stat().st_mtime if begun.exists() else 0.0
 
     def log(self) -> str:
         """Return the end of the run's log."""
@@ -406,18 +382,13 @@ class RunOfVisitor:
 
     def why_failed(self) -> str:
         """Return the run's own message, or the end of its output."""
-        output = read_end(self._said, MOST_SHOWN)
-        ended = "It was ended from outside, most often because memory ran out."
+        output, ended = self._output(), "It was ended from outside, most often because memory ran out."
         return failure_message(output) or f"{ended}\n{output[-2000:]}"
 
     def summary(self) -> str:
         """Return the result of a finished run in one line: the one above the report's path."""
-        found = re.search(r"^(.*)\nreport: ", read_end(self._said, MOST_SHOWN), re.M)
+        found = re.search(r"^(.*)\nreport: ", self._output(), re.M)
         return found[1] if found else ""
 
-
-def _family(process: psutil.Process) -> list[psutil.Process]:
-    """Return a process and all that it has started."""
-    with suppress(psutil.NoSuchProcess):
-        return [process, *process.children(recursive=True)]
-    return [process]
+    def _output(self) -> str:
+        return read_end(self.folder / "said.txt", MOST_SHOWN)

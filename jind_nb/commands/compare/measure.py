@@ -6,8 +6,6 @@ Each method but the controls runs in a process of its own, so that seconds and p
 parameters and never the target's labels.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import resource

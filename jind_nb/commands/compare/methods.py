@@ -4,8 +4,6 @@ Every function takes a `BaselineInput` and returns probabilities (n_target, K). 
 seconds to import or belong to the extra `compare`: a process runs one method, and should not pay for the others.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -5,8 +5,6 @@ rows = comparison.measure_all()              # measures only rows that are not i
 comparison.write(rows)
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

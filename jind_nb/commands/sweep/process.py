@@ -5,8 +5,6 @@
 A worker may be killed at any moment and then cannot end the run; but the system closes its pipe.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

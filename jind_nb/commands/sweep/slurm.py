@@ -1,7 +1,5 @@
 """The Slurm settings of a sweep (a small YAML file), and the script of a job array."""
 
-from __future__ import annotations
-
 import math
 import shlex
 import sys

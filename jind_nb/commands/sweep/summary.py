@@ -1,7 +1,5 @@
 """The results of a sweep: summary.csv for programs, index.html with a link to every report."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

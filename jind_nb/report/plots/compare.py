@@ -1,14 +1,12 @@
 """Methods side by side."""
 
-from __future__ import annotations
-
 import textwrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import COLOURS, MARKERS, short, short_names
+from .style import COLOURS, MARKERS, legend_below, short, short_names
 
 
 def comparison(rows: pd.DataFrame, title: str) -> Figure:
@@ -30,23 +28,15 @@ def comparison(rows: pd.DataFrame, title: str) -> Figure:
     means = rows.groupby(group, sort=False)[list(numbers)].mean().groupby("method", sort=False).mean()
     means = means.sort_values("macro_F1", ascending=False, kind="stable")
     position = {method: i for i, method in enumerate(means.index)}
-    figure, panels = plt.subplots(
-        1, 3, sharey=True, figsize=(10, 1.9 + 0.3 * len(means) + 0.22 * (len(sets) // 3)), layout="constrained"
-    )
+    size = 10, 1.9 + 0.3 * len(means) + 0.22 * (len(sets) // 3)
+    figure, panels = plt.subplots(1, 3, sharey=True, figsize=size, layout="constrained")
     for axes, (number, label) in zip(panels, numbers.items(), strict=True):
         for i, name in enumerate(sets):
             some = rows if name is None else rows[rows["set"] == name]
             # Sets beside one another, so that equal numbers do not hide each other.
             y = some["method"].map(position) + (0 if len(sets) == 1 else 0.5 * (i / (len(sets) - 1) - 0.5))
-            axes.plot(
-                some[number],
-                y,
-                MARKERS[i % 8],
-                ms=4,
-                alpha=0.75,
-                label=name and short(name),
-                color=COLOURS[(i + i // 8) % 8],
-            )
+            colour, label_of_set = COLOURS[(i + i // 8) % 8], name and short(name)
+            axes.plot(some[number], y, MARKERS[i % 8], ms=4, alpha=0.75, label=label_of_set, color=colour)
         if len(rows) > len(means):
             axes.plot(means[number], list(position.values()), "|", ms=15, mew=2.5, color="#000000")
         axes.set(xlabel=label, xlim=(-0.03, 1.03))
@@ -55,7 +45,5 @@ def comparison(rows: pd.DataFrame, title: str) -> Figure:
     panels[0].invert_yaxis()
     figure.suptitle("\n".join(textwrap.wrap(short(title, 200), 90)), fontsize=10)
     if sets != [None]:
-        figure.legend(
-            *panels[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside lower center", ncols=3
-        )
+        legend_below(figure, *panels[0].get_legend_handles_labels(), ncols=3)
     return figure

@@ -19,10 +19,11 @@ from ...core.labels import UNASSIGNED
 from ...core.text import percent, plural
 from ...model.history import TRAINED_ON, StageResult
 from ...model.state import TrainingStage
-from .style import COLOURS, MANY, boxes_for_missing_letters, short, short_names, three_digits
+from .style import COLOURS, MANY, boxes_for_missing_letters, legend_below, short, short_names, three_digits
 
 SIDE_BY_SIDE = 12  # confusion matrices of at most so many types share a row
 
+NUMBERS_BESIDE = {"cells": "cells", "rejected": "rejected", "wrong": "misclassified", "AP": "average_precision"}
 
 STAGE_WORDS: dict[str, str] = {
     TrainingStage.INITIAL: "seen by the model before adapting to it",
@@ -48,16 +49,20 @@ class _Grid:
     width: float
     height: float
     size: float
-    has_shares: bool
     is_numbered: bool
+
+    @property
+    def step(self) -> float:
+        """Inches from one of the numbers beside a matrix to the next."""
+        return 0.045 * self.size if self.is_numbered else 0.37
 
     @classmethod
     def of(cls, n_types: int) -> _Grid:
         if n_types <= SIDE_BY_SIDE:
-            return cls(0.34, 0.29, 6.5, has_shares=True, is_numbered=False)
+            return cls(0.34, 0.29, 6.5, is_numbered=False)
         if n_types <= MANY:
-            return cls(0.25, 0.2, 6.5, has_shares=False, is_numbered=True)
-        return cls(0.118, 0.094, 4.8, has_shares=False, is_numbered=True)
+            return cls(0.25, 0.2, 6.5, is_numbered=True)
+        return cls(0.118, 0.094, 4.8, is_numbered=True)
 
 
 def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
@@ -74,20 +79,17 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
         if n:
             share = n / totals[row, 0]
             style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if share > 0.72 else "black"}
-            axes.text(column, row - (0.18 if grid.has_shares else 0), f"{n:,}", fontsize=grid.size, **style)
-            if grid.has_shares:
+            axes.text(column, row - (0 if grid.is_numbered else 0.18), f"{n:,}", fontsize=grid.size, **style)
+            if not grid.is_numbered:
                 axes.text(column, row + 0.26, f"{100 * share:.0f}%", fontsize=grid.size - 1.5, **style)
     axes.axvline(n_columns - 1.5, color="black", linewidth=0.8)
-    step = 0.37 / grid.width if not grid.is_numbered else 0.045 * grid.size / grid.width
-    for offset, heading in enumerate(("cells", "rejected", "wrong", "AP")):
+    step = grid.step / grid.width
+    for offset, (heading, key) in enumerate(NUMBERS_BESIDE.items()):
         x = n_columns - 0.5 + step * (offset + 0.6)
         axes.text(x, -0.8, heading, ha="center", va="bottom", fontsize=grid.size, rotation=90, fontweight="bold")
         for row, name in enumerate(rows):
-            numbers = result.per_class[name]
-            text = [
-                f"{numbers['cells']:,}", f"{numbers['rejected']:,}", f"{numbers['misclassified']:,}",
-                three_digits(numbers["average_precision"]),
-            ][offset]  # fmt: skip
+            value = result.per_class[name][key]
+            text = three_digits(value) if heading == "AP" else f"{value:,}"
             axes.text(x, row, text, ha="center", va="center", fontsize=grid.size)
     axes.set_xlim(-0.5, n_columns - 0.5 + 4.2 * step)
     of_column = {name: i + 1 for i, name in enumerate(result.predicted)}
@@ -125,8 +127,7 @@ def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) 
     letter = 0.072 * min(7, grid.size) / 7
     left, bottom = 0.4 + letter * (down + 4 * grid.is_numbered), 0.35 + letter * across
     top = 1.4 if grid.size > 6 else 1.05
-    step = 0.37 if not grid.is_numbered else 0.045 * grid.size
-    grid_width, grid_height = max(2.9, grid.width * n_columns + 4.2 * step), max(1.2, grid.height * n_rows)
+    grid_width, grid_height = max(2.9, grid.width * n_columns + 4.2 * grid.step), max(1.2, grid.height * n_rows)
     panel_width, panel_height = left + grid_width + 0.1, bottom + grid_height + top
     per_row = max(1, min(len(results), int(width // panel_width)))
     width, height = panel_width * per_row, panel_height * -(-len(results) // per_row)
@@ -183,15 +184,15 @@ def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -
     axes.set(xlim=(-0.02, 1.02), xlabel="share of cells")
     figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=10)
     axes.grid(alpha=0.3)
-    figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=3)
+    legend_below(figure, ncols=3)
     return figure
 
 
 def accuracy_alt(results: Sequence[StageResult]) -> str:
     """Return the alt text of `accuracy_by_stage`."""
-    raw = [r.metrics["raw_accuracy"] for r in results if r.metrics["raw_accuracy"] is not None]
-    rejected = [r.metrics["rejection"] for r in results if r.metrics["rejection"] is not None]
-    if not raw:
+    some = [r.metrics for r in results if r.metrics["cells"]]
+    raw, rejected = ([metrics[name] for metrics in some] for name in ("raw_accuracy", "rejection"))
+    if not some:
         return "Accuracy and rejection by stage."
     return (
         f"Raw and effective accuracy and rejection of {plural(len(results), 'stage')}: raw accuracy from {percent(min(raw))} "

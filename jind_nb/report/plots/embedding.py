@@ -1,7 +1,5 @@
 """Cells in two dimensions, coloured by what is known of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +14,9 @@ from matplotlib.patheffects import withStroke
 
 from ...core.labels import UNASSIGNED
 from ...core.text import listing
-from .style import COLOURS, GREY, REASON_STYLES, group_style, short
+from .style import COLOURS, GREY, REASON_STYLES, group_style, legend_beside, short
+
+UNASSIGNED_STYLE = {"color": "#777777", "marker": "x", "linewidths": 0.8}
 
 
 def scatter(
@@ -48,31 +48,25 @@ def scatter(
     shown = [name for name in names if name != UNASSIGNED]
     for name in names:
         at = groups == name
-        style = (
-            {"color": GREY, "marker": "x", "linewidths": 0.8} if name == UNASSIGNED else group_style(shown.index(name))
-        )
+        style = UNASSIGNED_STYLE | {"color": GREY} if name == UNASSIGNED else group_style(shown.index(name))
         label = f"{short(words[name] if words else name)} ({at.sum():,})"
         if words or (len(shown) > len(COLOURS) and name != UNASSIGNED):
             # Shapes alone are hard to tell apart: the group's number is drawn in its middle and in the legend.
             number = name if words else shown.index(name) + 1
             label = f"{number}: {label}"
-            middle = _middle(points["x"][at].to_numpy(), points["y"][at].to_numpy())
-            halo = [withStroke(linewidth=2, foreground="white")]
-            axes.annotate(str(number), middle, ha="center", va="center", fontsize=7, zorder=5, path_effects=halo)
+            _draw_number(axes, number, points["x"][at].to_numpy(), points["y"][at].to_numpy(), 7)
         axes.scatter(points["x"][at], points["y"][at], s=size, alpha=0.8, label=label, **style)
-    axes.legend(
-        loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, markerscale=1.6, frameon=False,
-        ncols=1 + len(names) // 26,
-    )  # fmt: skip
+    legend_beside(axes, ncols=1 + len(names) // 26, markerscale=1.6)
     axes.set_title(title, fontsize=10)
     axes.set(xlabel="dimension 1 (no unit)", ylabel="dimension 2 (no unit)", xticks=[], yticks=[])
     return figure
 
 
-def _middle(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return the point of a group nearest to its median, where there may be no cell."""
+def _draw_number(axes: Axes, number: object, x: np.ndarray, y: np.ndarray, size: float) -> None:
+    """Draw a group's number at its point nearest to its median, where there may be no cell."""
     nearest = np.argmin((x - np.median(x)) ** 2 + (y - np.median(y)) ** 2)
-    return float(x[nearest]), float(y[nearest])
+    middle, halo = (float(x[nearest]), float(y[nearest])), [withStroke(linewidth=2, foreground="white")]
+    axes.annotate(str(number), middle, ha="center", va="center", fontsize=size, zorder=5, path_effects=halo)
 
 
 def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
@@ -89,9 +83,8 @@ def before_after(points: pd.DataFrame, by: str, target: str) -> Figure:
     """
     n_batches = points["batch"].nunique()
     if by == "batch" and n_batches > len(COLOURS):
-        points = points.assign(
-            batch=points["batch"].where(points["batch"] == target, f"{n_batches - 1} annotated batches")
-        )
+        batches = points["batch"].where(points["batch"] == target, f"{n_batches - 1} annotated batches")
+        points = points.assign(batch=batches)
     stages = list(dict.fromkeys(points["stage"]))
     panel = 3.35
     names = _legend_names(points, by, target)
@@ -177,10 +170,7 @@ def _draw_cells(axes: Axes, here: pd.DataFrame, by: str, names: list[str], targe
         at = group == name
         at &= of_target if (at & of_target).any() else True
         if at.any() and name != UNASSIGNED:
-            halo = [withStroke(linewidth=2, foreground="white")]
-            axes.annotate(
-                str(i + 1), _middle(x[at], y[at]), ha="center", va="center", fontsize=6.5, zorder=5, path_effects=halo
-            )
+            _draw_number(axes, i + 1, x[at], y[at], 6.5)
 
 
 def _numbered(names: list[str], i: int) -> str:
@@ -194,5 +184,5 @@ def _is_numbered(names: list[str]) -> bool:
 
 def _style_of(by: str, names: list[str], i: int) -> dict[str, Any]:
     if names[i] == UNASSIGNED:
-        return {"color": "#777777", "marker": "x", "linewidths": 0.8}
+        return UNASSIGNED_STYLE
     return REASON_STYLES[names[i]] if by == "reason" else group_style(i)

@@ -1,7 +1,5 @@
 """Dot plots of what cells express."""
 
-from __future__ import annotations
-
 import textwrap
 from typing import Any
 
@@ -92,9 +90,8 @@ def _dot_legend(figure: Figure, drawn: Any, dots: Dots, corner: tuple[float, flo
     width, height = figure.get_size_inches()
     x, y = corner
     shares = np.array([0.05, 0.25, 0.5, 0.75, 1.0])
-    figure.text(
-        x, y, "share of cells\nopen" if dots.what == "peaks" else "share of cells\nabove zero", fontsize=7, va="top"
-    )
+    words = "open" if dots.what == "peaks" else "above zero"
+    figure.text(x, y, f"share of cells\n{words}", fontsize=7, va="top")
     sizes = figure.add_axes((x, y - 1.25 / height, 0.9 / width, 0.95 / height))
     sizes.scatter(np.zeros(5), np.arange(5), s=_dot_size(shares), color="#888888", linewidths=0)
     for i, share in enumerate(shares):

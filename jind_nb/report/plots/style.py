@@ -4,8 +4,6 @@ Colours are Okabe and Ito's eight, which colour-blind readers can tell apart. Wh
 each marker shape repeats them: colour and shape together tell up to 64 groups apart.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -29,12 +28,14 @@ MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
 
 GREY = "#BBBBBB"
 
+REASON_COLOURS = {CONFIDENT: "#0072B2", PARENT_ONLY: "#56B4E9", AMBIGUOUS: "#E69F00", UNLIKE: "#D55E00"}
+
 REASON_STYLES: dict[str, dict[str, Any]] = {
-    CONFIDENT: {"color": "#0072B2", "marker": "o", "linewidths": 0},
-    PARENT_ONLY: {"color": "#56B4E9", "marker": "s", "linewidths": 0},
-    AMBIGUOUS: {"color": "#E69F00", "marker": "^", "linewidths": 0},
-    UNLIKE: {"color": "#D55E00", "marker": "D", "linewidths": 0},
+    reason: {"color": colour, "marker": marker, "linewidths": 0}
+    for (reason, colour), marker in zip(REASON_COLOURS.items(), "os^D", strict=True)
 }
+
+REJECTED: dict[str, Any] = {"color": GREY, "hatch": "///", "edgecolor": "white"}  # bars of cells without a type
 
 MOST_HOVER = 10_000  # points with text under the pointer
 
@@ -68,17 +69,16 @@ def show(figure: Figure | str | None, alt: str = "", cells: pd.DataFrame | None 
     if isinstance(figure, str):
         display(HTML(f'<p class="nothing">{escape(figure)}</p>'))
         return
-    width, height = pixels(figure)
-    about: dict[str, Any] = {"alt": alt, "width": width, "height": height}
+    about: dict[str, Any] = {"alt": alt, **pixels(figure)}
     if cells is not None and len(cells) <= MOST_HOVER:
         about |= {"where": _places(figure, cells), "what": _hover_columns(cells.drop(columns=["panel", "x", "y"]))}
     display({"image/png": png(figure), "text/plain": alt}, raw=True, metadata={"image/png": about})
 
 
-def pixels(figure: Figure) -> tuple[int, int]:
-    """Return a figure's width and height on a screen."""
+def pixels(figure: Figure) -> dict[str, int]:
+    """Return a figure's `width` and `height` on a screen."""
     width, height = figure.get_size_inches()
-    return round(PIXELS * width), round(PIXELS * height)
+    return {"width": round(PIXELS * width), "height": round(PIXELS * height)}
 
 
 def _places(figure: Figure, cells: pd.DataFrame) -> dict[str, list[int]]:
@@ -156,10 +156,18 @@ def three_digits(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def legend_below(figure: Figure, *handles_and_labels: Any, ncols: int = 1) -> None:
+    """Draw a figure's legend below everything else, of all its axes or of some handles and labels."""
+    figure.legend(*handles_and_labels, fontsize=7, frameon=False, loc="outside lower center", ncols=ncols)
+
+
+def legend_beside(axes: Axes, ncols: int = 1, markerscale: float = 1.0) -> None:
+    """Draw the legend of axes on their right."""
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+    axes.legend(fontsize=7, frameon=False, ncols=ncols, markerscale=markerscale, **place)
+
+
 def group_style(position: int) -> dict[str, Any]:
     """Return matplotlib's colour, marker and line width for the group of a position (0 to 63)."""
-    return {
-        "color": COLOURS[position % len(COLOURS)],
-        "marker": MARKERS[(position // len(COLOURS)) % len(MARKERS)],
-        "linewidths": 0,
-    }
+    turn, colour = divmod(position, len(COLOURS))
+    return {"color": COLOURS[colour], "marker": MARKERS[turn % len(MARKERS)], "linewidths": 0}

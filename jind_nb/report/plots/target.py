@@ -1,7 +1,5 @@
 """What the target consists of, how far its confidence can be trusted, and its clusters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -16,7 +14,7 @@ from ...core.text import listing, plural
 from ...model.calibration import Calibration
 from ...results.clusters import Clusters
 from .embedding import scatter
-from .style import COLOURS, GREY, MANY, short, short_names, three_digits
+from .style import COLOURS, GREY, MANY, REJECTED, legend_below, short, short_names, three_digits
 
 FEWEST_OF_A_RANGE = 5  # cells in a range of confidence; the share of right ones among fewer says nothing
 
@@ -28,9 +26,8 @@ def composition_bars(table: pd.DataFrame, target: str) -> Figure:
     n_columns = 1 if len(table) <= MANY else 2
     n_rows = -(-len(table) // n_columns)
     step = 0.24 if n_rows <= 12 else 0.155
-    figure, grid = plt.subplots(
-        1, n_columns, figsize=(7.2, 1.15 + step * n_rows), layout="constrained", squeeze=False, sharex=True
-    )
+    size = 7.2, 1.15 + step * n_rows
+    figure, grid = plt.subplots(1, n_columns, figsize=size, layout="constrained", squeeze=False, sharex=True)
     most = max(1, int(table[["annotated", "parent_only", "rejected"]].sum(axis=1).max()))
     for i, axes in enumerate(grid.flat):
         _draw_composition(axes, table[i * n_rows : (i + 1) * n_rows][::-1], most)
@@ -38,9 +35,7 @@ def composition_bars(table: pd.DataFrame, target: str) -> Figure:
         axes.tick_params(axis="y", labelsize=8 if n_columns == 1 else 6.5)
         axes.set_xlim(0, most * (1.18 if n_columns == 1 else 1.4))
     figure.suptitle(f"Cell types of {short(target)}", fontsize=10)
-    figure.legend(
-        *grid[0, 0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside lower center", ncols=3
-    )
+    legend_below(figure, *grid[0, 0].get_legend_handles_labels(), ncols=3)
     return figure
 
 
@@ -64,10 +59,7 @@ def _draw_composition(axes: Axes, table: pd.DataFrame, most: int) -> None:
     if table["parent_only"].any():
         label = "most like this type, but its parent only"
         axes.barh(y, table["parent_only"], left=table["annotated"], color=COLOURS[4], label=label)
-    axes.barh(
-        y, table["rejected"], left=named, color=GREY, hatch="///", edgecolor="white",
-        label="most like this type, but Unassigned",
-    )  # fmt: skip
+    axes.barh(y, table["rejected"], left=named, label="most like this type, but Unassigned", **REJECTED)
     for i, row in enumerate(table.itertuples()):
         others = [f"+{n:,}" for n in (row.parent_only, row.rejected) if n]
         text = f" {row.annotated:,}" + (f" ({', '.join(others)})" if others else "")
@@ -80,9 +72,8 @@ def _draw_composition(axes: Axes, table: pd.DataFrame, most: int) -> None:
 def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapping[str, float], target: str) -> Figure:
     """Draw each cell's confidence by its most probable type, and the threshold below which it is rejected."""
     names = sorted(set(raw))
-    figure, axes = plt.subplots(
-        figsize=(7.2, 1.3 + (0.26 if len(names) <= MANY else 0.15) * len(names)), layout="constrained"
-    )
+    height = 1.3 + (0.26 if len(names) <= MANY else 0.15) * len(names)
+    figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
     jitter = np.random.default_rng(0).uniform(-0.32, 0.32, len(raw))
     for i, name in enumerate(names):
         at = np.flatnonzero(raw == name)
@@ -93,7 +84,7 @@ def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapp
     axes.set(xlim=(0, 1.02), xlabel="confidence (probability of the most probable type)", ylabel="most probable type")
     axes.set_title(f"Confidence of each cell of {short(target)}", fontsize=10)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    figure.legend(fontsize=7, frameon=False, loc="outside lower center")
+    legend_below(figure)
     return figure
 
 
@@ -177,18 +168,16 @@ def cluster_bars(table: pd.DataFrame, target: str) -> Figure:
     is_named = (table["majority"] != UNASSIGNED).to_numpy()
     axes.barh(y[is_named], share[is_named], color=COLOURS[0], label="the majority")
     if not is_named.all():
-        axes.barh(y[~is_named], share[~is_named], color=GREY, hatch="///", edgecolor="white")
+        axes.barh(y[~is_named], share[~is_named], **REJECTED)
     axes.barh(y, 100 - share - unassigned, left=share, color=COLOURS[4], label="another type")
-    axes.barh(y, unassigned, left=100 - unassigned, color=GREY, hatch="///", edgecolor="white", label=UNASSIGNED)
-    names = [
-        f"{name}: {majority} ({n:,})"
-        for name, majority, n in zip(table.index, short_names(list(table["majority"])), table["cells"], strict=True)
-    ]
+    axes.barh(y, unassigned, left=100 - unassigned, label=UNASSIGNED, **REJECTED)
+    rows = zip(table.index, short_names(list(table["majority"])), table["cells"], strict=True)
+    names = [f"{name}: {majority} ({n:,})" for name, majority, n in rows]
     axes.set_yticks(y, names, fontsize=8)
     axes.set(xlim=(0, 100), ylim=(len(table) - 0.4, -0.6), xlabel="share of the cluster's cells (%)")
     axes.set_ylabel("cluster: majority (cells)")
     axes.set_title(f"Clusters of {short(target)} and their majorities", fontsize=10)
-    figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=3)
+    legend_below(figure, ncols=3)
     return figure
 
 

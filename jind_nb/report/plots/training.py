@@ -1,7 +1,5 @@
 """What is trained on, and how training and alignment went."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ...core.labels import UNASSIGNED
 from ...model.state import TargetStage
-from .style import COLOURS, GREY, MANY, short, short_names
+from .style import COLOURS, GREY, MANY, REJECTED, legend_below, legend_beside, short, short_names
 
 
 def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target: int) -> Figure | str:
@@ -25,22 +23,20 @@ def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target
     has_numbers = table.shape[1] <= 12
     width, height = (0.5 if has_numbers else 0.17), (0.24 if len(table) <= MANY else 0.15)
     longest = max(len(name) for name in short_names(list(table.columns)))
-    figure, axes = plt.subplots(
-        figsize=(max(6.4, 2.6 + width * table.shape[1]), 1.2 + 0.07 * longest + height * len(table)),
-        layout="constrained",
-    )
+    size = max(6.4, 2.6 + width * table.shape[1]), 1.2 + 0.07 * longest + height * len(table)
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     largest = max(2, int(table.to_numpy().max()))
     # Up to four times the largest number, so that the numbers in the cells stay readable.
     shades = LogNorm(vmin=0.5, vmax=4 * largest)
     drawn = axes.imshow(table.where(table > 0).to_numpy(dtype=float), cmap="Blues", aspect="auto", norm=shades)
-    size = 7 if len(table) <= MANY else 6
+    letters = 7 if len(table) <= MANY else 6
     if has_numbers:
         for (row, column), n in np.ndenumerate(table.to_numpy()):
-            axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=size)
+            axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=letters)
     else:
         figure.colorbar(drawn, label="cells (white: none)", shrink=0.6)
     axes.set_xticks(range(table.shape[1]), short_names(list(table.columns)), rotation=90, fontsize=7)
-    axes.set_yticks(range(table.shape[0]), short_names(list(table.index)), fontsize=size)
+    axes.set_yticks(range(table.shape[0]), short_names(list(table.index)), fontsize=letters)
     axes.set(xlabel="annotated batch", ylabel="cell type")
     figure.suptitle(f"Labelled training cells; to annotate: {short(target)}, {n_target:,} cells", fontsize=10)
     return figure
@@ -79,9 +75,7 @@ def curves(
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     if len(lines) > 1:
-        axes.legend(
-            fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=1 + len(lines) // 16
-        )
+        legend_beside(axes, ncols=1 + len(lines) // 16)
     return figure
 
 
@@ -100,21 +94,16 @@ def alignment_losses(points: Sequence[Mapping[str, Any]]) -> Figure | str | None
         return curves(points, "moved", "How far each round moved the target", "distance in the latent space", "round")
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
     axes.axhspan(0.5, 0.78, color=GREY, alpha=0.3, label="neither side wins")
-    axes.plot(
-        frame["epoch"], frame["loss"], "o-", color=COLOURS[0], ms=4, label="adapter (makes target cells look annotated)"
+    sides = (
+        ("loss", "o-", COLOURS[0], "adapter (makes target cells look annotated)"),
+        ("discriminator_loss", "s--", COLOURS[3], "discriminator (tells them apart)"),
     )
-    axes.plot(
-        frame["epoch"],
-        frame["discriminator_loss"],
-        "s--",
-        color=COLOURS[3],
-        ms=4,
-        label="discriminator (tells them apart)",
-    )
+    for column, style, colour, label in sides:
+        axes.plot(frame["epoch"], frame[column], style, color=colour, ms=4, label=label)
     axes.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", ylim=(0, None))
     axes.set_title("Aligning the target with the annotated batches", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    legend_beside(axes)
     return figure
 
 
@@ -125,11 +114,11 @@ def rejection_by_stage(stages: Mapping[str, Any], title: str) -> Figure:
     rejected = np.array([stages[name].rejected.sum() for name in names])
     kept = np.array([len(stages[name].rejected) for name in names]) - rejected
     axes.barh(names, kept, color=COLOURS[0], label="annotated")
-    axes.barh(names, rejected, left=kept, color=GREY, hatch="///", edgecolor="white", label=UNASSIGNED)
+    axes.barh(names, rejected, left=kept, label=UNASSIGNED, **REJECTED)
     for i, (a, b) in enumerate(zip(kept, rejected, strict=True)):
         axes.text(a + b, i, f" {b:,} of {a + b:,} {UNASSIGNED}", va="center", fontsize=8)
     axes.set_xlim(0, (kept + rejected).max() * 1.35)
     axes.set_xlabel("cells")
     axes.set_title(title, fontsize=10)
-    figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=2)
+    legend_below(figure, ncols=2)
     return figure
