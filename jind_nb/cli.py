@@ -5,6 +5,7 @@ Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 
 
 import shlex
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -395,35 +396,20 @@ def web_page(
 
     jind-nb app --data /data/atlases --max-upload-gb 2
     """
-    try:
-        import ipywidgets  # noqa: F401
-        import voila  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"The web page needs {error.name}, which is not installed: pip install 'jind-nb[web]'"
-        ) from None
+    if lacking := [name for name in ("ipywidgets", "voila") if find_spec(name) is None]:
+        raise InputError(f"The web page needs {lacking[0]}, which is not installed: pip install 'jind-nb[web]'")
     from .commands.app.server import PORTS_TRIED, serve
     from .commands.app.workspace import AppSettings
 
     if missing := [path for path in data or [] if not path.is_dir()]:
         raise InputError(f"--data: there is no folder {missing[0]}.")
-    settings = AppSettings(
-        root=folder.absolute(),
-        data=tuple(path.resolve() for path in data or []),
-        most_upload_bytes=int(max_upload_gb * 1e9),
-        runs_at_once=runs_at_once,
-    )
+    folders, most_bytes = tuple(path.resolve() for path in data or []), int(max_upload_gb * 1e9)
+    settings = AppSettings(folder.absolute(), folders, most_bytes, runs_at_once)
     for warning in settings.warnings(ip, token=token):
         print_line(f"[bold yellow]Warning:[/bold yellow] {plain(warning)}", err)
 
     ports = range(8866, 8866 + PORTS_TRIED) if port is None else (port,)
-    serve(
-        settings,
-        ip=ip,
-        ports=ports,
-        base_url=f"/{base_url.strip('/')}/".replace("//", "/"),
-        token=token,
-    )
+    serve(settings, ip=ip, ports=ports, base_url=f"/{base_url.strip('/')}/".replace("//", "/"), token=token)
 
 
 def main() -> None:

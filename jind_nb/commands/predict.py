@@ -186,12 +186,8 @@ def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
         batch = texts(obs[batch_col])
         if batch.isna().any():
             raise InputError(f"--batch-col: {int(batch.isna().sum())} cells of {h5ad} have no value in {batch_col!r}.")
-    return pd.DataFrame(
-        {
-            "file": 0, "row": np.arange(len(obs)), "cell": obs.index.astype(str).to_numpy(), "batch": batch.to_numpy(),
-            "cell_type": None, "trains": True,
-        }
-    )  # fmt: skip
+    places = {"file": 0, "row": np.arange(len(obs)), "cell": obs.index.astype(str).to_numpy()}
+    return pd.DataFrame(places | {"batch": batch.to_numpy(), "cell_type": None, "trains": True})
 
 
 @dataclass

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def run(parameters: Parameters, console: Console | None = None, *, force: bool =
     with locks.held(this.folder) as hold:
         previous.refuse_foreign_files(this)
         previous.recover(this)
-        active = ActiveRun.begin(this, hold, force=force)
+        active = ActiveRun(this, hold, force=force)
         try:
             _run_stages(active, console or Console(stderr=True))
         except Exception as error:
@@ -148,26 +147,17 @@ def _import_for_the_report() -> None:
             importlib.import_module(name)
 
 
-@dataclass
 class ActiveRun:
     """A run at work: the stages it reuses, and the records of its finished stages."""
 
-    run: Run
-    hold: locks.Hold
-    inputs: dict[Path, str]
-    input_signature: list[tuple[str, int, int]]
-    keys: dict[str, str]
-    reused: list[str]
-    records: cache.Records
-    current_stage: str | None = None  # None before the first
-
-    @classmethod
-    def begin(cls, this: Run, hold: locks.Hold, *, force: bool) -> ActiveRun:
+    def __init__(self, this: Run, hold: locks.Hold, *, force: bool) -> None:
         """Decide which stages are reused; no file is changed."""
-        signature, inputs = cache.input_signature(this), cache.input_hashes(this)
-        keys, records = cache.stage_keys(this, inputs), cache.read_records(this) or {}
-        reused = [] if force else cache.reusable_stages(this, keys, records)
-        return cls(this, hold, inputs, signature, keys, reused, {stage: records[stage] for stage in reused})
+        self.run, self.hold = this, hold
+        self.input_signature, self.inputs = cache.input_signature(this), cache.input_hashes(this)
+        self.keys, records = cache.stage_keys(this, self.inputs), cache.read_records(this) or {}
+        self.reused = [] if force else cache.reusable_stages(this, self.keys, records)
+        self.records = {stage: records[stage] for stage in self.reused}
+        self.current_stage: str | None = None  # None before the first
 
     @property
     def to_do(self) -> list[str]:

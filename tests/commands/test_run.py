@@ -402,7 +402,7 @@ def test_failed_run_says_so_again_and_is_gone_after_a_good_one(
     """Its page must never pass for results, and never outlive them."""
     this = Run(load_parameters(write_parameters(), {"OUTPUT_PATH": str(tmp_path / "run")}))
     with locks.held(this.folder) as hold:
-        work = commands_run.ActiveRun.begin(this, hold, force=False)
+        work = commands_run.ActiveRun(this, hold, force=False)
         work.write_failure_page(RuntimeError("before the first stage"))
         assert not this.work.exists()  # an earlier run's results may still be here
         work.clear_folder()
@@ -422,7 +422,7 @@ def test_failed_run_says_so_again_and_is_gone_after_a_good_one(
     # Without it the results would go to the folder that the run was moved from.
     assert shlex.split(told[1])[2:] == [str(moved / "parameters.yaml"), "--output-path", str(moved)]
     with locks.held(this.folder) as hold:
-        folder_now = commands_run.ActiveRun.begin(this, hold, force=False)
+        folder_now = commands_run.ActiveRun(this, hold, force=False)
         assert folder_now.to_do == [*STAGES, "report"]
         folder_now.clear_folder()
     assert not this.report_html.exists()

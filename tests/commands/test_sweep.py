@@ -217,7 +217,7 @@ def test_where_the_trainer_fails_the_next_one_trains(tmp_path: Path) -> None:
     """One failing run must not stop the others, also where they wait for its model."""
     adata = without_labels(simulated({**THREE_BATCHES, "d": {"B": 9, "T": 9}}), "b", "c", "d")
     (tasks,) = every_target(tmp_path, adata, METHOD="reference").groups
-    group = sweep_sweep._ActiveGroup.begin(tasks)
+    group = sweep_sweep._ActiveGroup(tasks)
     assert group.pop_ready() == [tasks[0]]
     assert group.pop_ready() == []
     group.note_end(tasks[0], succeeded=False)

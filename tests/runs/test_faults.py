@@ -349,7 +349,7 @@ def begin(run: Run, *, force: bool = False, **values: Any) -> commands_run.Activ
     changed = Run(run.parameters.model_copy(update=values))
     with locks.held(changed.folder) as hold:
         previous.recover(changed)
-        return commands_run.ActiveRun.begin(changed, hold, force=force)
+        return commands_run.ActiveRun(changed, hold, force=force)
 
 
 @pytest.mark.parametrize("stage", range(5))

@@ -31,7 +31,7 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-from ...core.files import read_end, read_json, write_json
+from ...core.files import InFolder, read_end, read_json, write_json
 from ...core.parameters import BUNDLED, load_parameters, make_parameters
 from ...core.text import listing
 from ...errors import InputError
@@ -153,13 +153,8 @@ class Workspace:
         # Without links on the way to it: a path that was chosen, and has none either, is looked for in it again.
         return self.settings.root.resolve() / self.visitor
 
-    @property
-    def uploads(self) -> Path:
-        return self.folder / "uploads"
-
-    @property
-    def runs(self) -> Path:
-        return self.folder / "runs"
+    uploads = InFolder("uploads")
+    runs = InFolder("runs")
 
     def without_folder(self, message: str) -> str:
         """Return a message without the path of the visitor's folder."""
@@ -281,13 +276,10 @@ class RunOfVisitor:
     def folder(self) -> Path:
         return self.workspace.runs / self.name
 
-    @property
-    def results(self) -> Path:
-        return self.folder / "results"
-
-    @property
-    def parameters_yaml(self) -> Path:
-        return self.folder / "parameters.yaml"
+    results = InFolder("results")
+    parameters_yaml = InFolder("parameters.yaml")
+    begun = InFolder("begun")  # empty; is there once the run has a place
+    cancelled = InFolder("cancelled")  # empty
 
     @property
     def run(self) -> Run:
@@ -306,8 +298,8 @@ class RunOfVisitor:
         """Start the process; a run that was ended before continues after its last finished stage."""
         if self.process() is not None:
             return
-        for sign in ("begun", "cancelled"):
-            (self.folder / sign).unlink(missing_ok=True)
+        for sign in (self.begun, self.cancelled):
+            sign.unlink(missing_ok=True)
         settings = self.workspace.settings
         # These variables of a kernel would make the process write colours.
         environment = {name: value for name, value in os.environ.items() if name not in OF_KERNELS}
@@ -338,17 +330,17 @@ class RunOfVisitor:
 
     def state(self) -> State:
         if self.process() is not None:
-            return "running" if (self.folder / "begun").exists() else "waiting"
+            return "running" if self.begun.exists() else "waiting"
         if (self.results / "manifest.json").exists():
             return "done"
-        return "cancelled" if (self.folder / "cancelled").exists() else "failed"
+        return "cancelled" if self.cancelled.exists() else "failed"
 
     def cancel(self) -> None:
         """End the process and everything it started; the files of finished stages are kept."""
         process = self.process()
         if process is None:
             return
-        (self.folder / "cancelled").touch()
+        self.cancelled.touch()
         family = {process}
         with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
             family.update(process.children(recursive=True))
@@ -373,8 +365,7 @@ class RunOfVisitor:
 
     def seconds(self) -> float:
         """Return how long the run has been at work."""
-        begun = self.folder / "begun"
-        return time.time() - begun.stat().st_mtime if begun.exists() else 0.0
+        return time.time() - self.begun.stat().st_mtime if self.begun.exists() else 0.0
 
     def log(self) -> str:
         """Return the end of the run's log."""

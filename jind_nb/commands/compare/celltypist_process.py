@@ -1,7 +1,5 @@
 """The process of `methods.celltypist`, which runs in CellTypist's own environment."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from pathlib import Path

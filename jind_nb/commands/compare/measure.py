@@ -268,14 +268,12 @@ def _cpu_seconds() -> float:
 
 def _peak() -> int:
     """Return the peak memory, in bytes, of this process, or of one that it started and waited for."""
-    kilobytes = [resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]
+    own, of_children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     status = Path("/proc/self/status")
     if status.exists():  # Linux, whose ru_maxrss starts at the memory of the parent process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        kilobytes.append(int(line.split()[1]))
-    else:
-        kilobytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return max(kilobytes) * (1 if sys.platform == "darwin" else 1024)  # a Mac counts bytes
+        own = int(line.split()[1])
+    return max(own, of_children) * (1 if sys.platform == "darwin" else 1024)  # a Mac counts bytes
 
 
 def _main(job: Path, answer: Path) -> None:

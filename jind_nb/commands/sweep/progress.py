@@ -1,8 +1,7 @@
 """What a sweep shows: a line for each run at work and a bar for all in a terminal; elsewhere a line for each event."""
 
-from __future__ import annotations
-
 import time
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -27,7 +26,7 @@ class SweepProgress:
         )
         self.bars = Progress(*columns, console=console) if console.is_terminal else None
 
-    def __enter__(self) -> SweepProgress:
+    def __enter__(self) -> Self:
         if self.bars is not None:
             self.bars.start()
             self.all = self.bars.add_task("all runs", total=self.n)

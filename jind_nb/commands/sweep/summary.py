@@ -85,16 +85,12 @@ def write_summary(files: SweepFolder, title: str, notes: Sequence[str], rows: Se
     """Write summary.csv and index.html from the rows so far."""
     with whole_file(files.summary_csv) as temporary:
         pd.DataFrame(rows, columns=COLUMNS).to_csv(temporary, index=False)
-    write_text(files.index_html, _page(title, notes, rows))
-
-
-def _page(title: str, notes: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     environment = templates()
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f} %"
     environment.filters["link"] = quote
-    return environment.get_template("sweep.html.j2").render(
-        title=title, sentence=in_words(rows), notes=notes, rows=rows, done=DONE, version=version("jind-nb")
-    )
+    shown = {"title": title, "sentence": in_words(rows), "notes": notes, "rows": rows, "done": DONE}
+    page = environment.get_template("sweep.html.j2").render(shown, version=version("jind-nb"))
+    write_text(files.index_html, page)
 
 
 def short_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

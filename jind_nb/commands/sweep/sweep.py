@@ -7,8 +7,6 @@
 Runs that share a trained model form a group: its first run trains the model, and the others use it.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import signal
@@ -19,8 +17,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
+import dask.system
+import distributed
 import psutil
 from rich.console import Console
 
@@ -38,9 +38,6 @@ from ..run_output import current_stage, failure_message
 from . import summary, workers
 from .progress import SweepProgress
 from .slurm import SlurmSettings, write_array
-
-if TYPE_CHECKING:
-    from distributed import Client, Future
 
 # TARGET_DATASET_NAME while no batch is the target yet; with a line break, so that no batch has this name.
 EACH = "each\ntarget"
@@ -65,7 +62,7 @@ class SweepTask:
     file: str
     parameters: Parameters
 
-    def with_model_of(self, trainer: SweepTask) -> Parameters:
+    def with_model_of(self, trainer: Self) -> Parameters:
         """Return its parameters with the model that another run trained; it is aligned as it would have been."""
         own = self.parameters
         # A column name is for the annotated cells; the model contains what it says.
@@ -226,20 +223,14 @@ def _is_finished(parameters: Parameters) -> bool:
     return this.manifest.exists() and cache.is_finished(this, cache.input_hashes(this, _hash_of))
 
 
-@dataclass
 class _ActiveGroup:
     """A group of runs at work: which of them trains, and which have not started."""
 
-    tasks: list[SweepTask]
-    not_started: list[SweepTask]
-    trainer: SweepTask
-    trained: bool
-
-    @classmethod
-    def begin(cls, tasks: list[SweepTask]) -> _ActiveGroup:
+    def __init__(self, tasks: list[SweepTask]) -> None:
         """Choose as trainer the run that has finished as one, so that the next call chooses the same."""
-        trainer = next((task for task in tasks if _is_finished(task.parameters)), None)
-        return cls(tasks, list(tasks), trainer or tasks[0], trainer is not None)
+        self.tasks, self.not_started = tasks, list(tasks)
+        finished = next((task for task in tasks if _is_finished(task.parameters)), None)
+        self.trainer, self.trained = finished or tasks[0], finished is not None
 
     def parameters(self, task: SweepTask) -> Parameters:
         """Return the parameters a task runs with: the trainer its own, the others those with its model."""
@@ -284,14 +275,10 @@ def make_cluster(sweep: Sweep, where: str, n_given: int | None, slurm: SlurmSett
 
 def default_workers(sweep: Sweep) -> int:
     """Return how many runs to do at once: as many as runs, cores and free memory allow, at least one."""
-    # distributed takes 0.7 seconds to import, which the other commands need not wait for.
-    from dask.system import CPU_COUNT
-    from distributed.system import MEMORY_LIMIT
-
-    free = min(MEMORY_LIMIT, psutil.virtual_memory().available)
+    free = min(distributed.system.MEMORY_LIMIT, psutil.virtual_memory().available)
     largest = max(sum(map(n_bytes, input_files(task.parameters))) for task in sweep.tasks)
     by_memory = int(free // (BYTES_OF_A_RUN + TIMES_THE_INPUT * largest))
-    return max(1, min(len(sweep.tasks), CPU_COUNT, by_memory))
+    return max(1, min(len(sweep.tasks), dask.system.CPU_COUNT, by_memory))
 
 
 def run(sweep: Sweep, cluster: workers.Cluster, console: Console) -> list[dict[str, Any]]:
@@ -318,7 +305,7 @@ def run(sweep: Sweep, cluster: workers.Cluster, console: Console) -> list[dict[s
         rows = _Rows(sweep, {task.name: {} for task in sweep.tasks})
         for task in sweep.tasks:
             rows.set(task, task.parameters, summary.WAITING)
-        groups = [_ActiveGroup.begin(tasks) for tasks in sweep.groups]
+        groups = [_ActiveGroup(tasks) for tasks in sweep.groups]
         to_do = [(group, task) for group in groups for task in _tasks_to_run(group, rows, progress)]
         rows.write()
         if to_do or any(group.not_started for group in groups):
@@ -360,7 +347,7 @@ def write_job_array(sweep: Sweep, settings: SlurmSettings, file: Path) -> int:
         If the script cannot be written.
     """
     jobs: list[list[Path]] = []
-    for group in map(_ActiveGroup.begin, sweep.groups):
+    for group in map(_ActiveGroup, sweep.groups):
         trainers = [] if group.trained else [group.trainer]
         others = [task for task in group.tasks if task is not group.trainer]
         to_do = trainers + [task for task in others if not group.trained or not _is_finished(group.parameters(task))]
@@ -381,7 +368,7 @@ def _write_parameters(files: summary.SweepFolder, task: SweepTask, parameters: P
 class _Loop:
     """Submit the runs to Dask and follow them until all have ended."""
 
-    client: Client
+    client: distributed.Client
     cluster: workers.Cluster
     rows: _Rows
     progress: SweepProgress
@@ -397,15 +384,12 @@ class _Loop:
                 time.sleep(SECONDS_BETWEEN_CHECKS)
                 for future in list(self.under_way):
                     self._check_future(future)
-                self.progress.show_waiting(self._has_no_worker())
+                if self.under_way:
+                    with suppress(OSError):  # the scheduler has ended, which the futures say too
+                        self.progress.show_waiting(self.client.scheduler_info(n_workers=0)["n_workers"] == 0)
         except BaseException:
             self._stop()
             raise
-
-    def _has_no_worker(self) -> bool:
-        with suppress(OSError):  # the scheduler has ended, which the futures say too
-            return bool(self.under_way) and self.client.scheduler_info(n_workers=0)["n_workers"] == 0
-        return False
 
     def _submit(self, group: _ActiveGroup, task: SweepTask) -> None:
         files, parameters = self.rows.sweep.files, group.parameters(task)
@@ -417,7 +401,7 @@ class _Loop:
         future = self.client.submit(workers.do_run, *arguments, key=key, pure=False)
         self.under_way[future] = group, task, parameters
 
-    def _check_future(self, future: Future) -> None:
+    def _check_future(self, future: distributed.Future) -> None:
         group, task, parameters = self.under_way[future]
         log = self.rows.sweep.files.log(task.file)
         if not future.done():
@@ -452,7 +436,7 @@ class _Loop:
             workers.wait_until_free(Path(parameters.OUTPUT_PATH), end - time.monotonic())
 
 
-def _failure(future: Future, log: Path) -> str:
+def _failure(future: distributed.Future, log: Path) -> str:
     """Return why a run failed, an empty text if it did not."""
     if future.status == "error":
         error = future.exception()

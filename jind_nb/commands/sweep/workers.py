@@ -4,8 +4,6 @@ with client_of(cluster) as client:
     future = client.submit(do_run, parameters_yaml, folder, log, threads, key=(TASK, "1"))
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -18,7 +16,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import dask.system
+from distributed import Client, LocalCluster
 
 from ...core._compat import ignore_dask_logs, is_task_wanted
 from ...core.locks import SECONDS_FOR_ORPHANS, refuse_if_in_use
@@ -26,9 +27,6 @@ from ...core.progress import NO_BARS
 from ...errors import InputError
 from .process import SECONDS_TO_END
 from .slurm import THREADS, SlurmSettings
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 LOCAL, SLURM = "local", "slurm"
 
@@ -66,10 +64,8 @@ class Cluster:
     @property
     def threads(self) -> int | None:
         """The threads of a run; None leaves them to the worker's environment."""
-        from dask.system import CPU_COUNT
-
         if self.where == LOCAL:
-            return max(1, CPU_COUNT // self.workers)
+            return max(1, dask.system.CPU_COUNT // self.workers)
         return self.slurm.cores if self.slurm else None
 
 
@@ -140,9 +136,6 @@ def client_of(cluster: Cluster) -> Iterator[Client]:
     InputError
         If the scheduler does not answer, or Slurm or dask-jobqueue is not there.
     """
-    import dask
-    from distributed import Client, LocalCluster  # 0.7 seconds, which the other commands need not wait for
-
     ignore_dask_logs()  # the sweep itself says what becomes of a run when a worker ends
     quiet = {
         "logging": {"distributed": "critical"},
