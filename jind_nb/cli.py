@@ -243,15 +243,11 @@ def sweep(
     files: Annotated[list[Path], typer.Argument(metavar="PARAMETERS...", help="Parameter files: one run for each.")],
     each_target: Annotated[
         bool,
-        typer.Option(
-            "--each-target", help="With one parameter file: one run for each batch of its input as the target."
-        ),
+        typer.Option("--each-target", help="With one parameter file: a run for each batch of its input as the target."),
     ] = False,
     cluster: Annotated[
         str,
-        typer.Option(
-            metavar="WHERE", help="local, slurm (needs --slurm), or the address of a Dask scheduler, tcp://…:8786."
-        ),
+        typer.Option(metavar="WHERE", help="local, slurm (needs --slurm), or a Dask scheduler's address tcp://…:8786."),
     ] = "local",
     workers: Annotated[
         int | None,
@@ -263,9 +259,7 @@ def sweep(
     ] = None,
     slurm: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="YAML file with memory, walltime, queue and more of a Slurm job (docs/runs.md)."
-        ),
+        typer.Option(metavar="FILE", help="YAML file: a Slurm job's memory, walltime, queue and more (docs/runs.md)."),
     ] = None,
     write_slurm_array: Annotated[
         Path | None,

@@ -132,7 +132,7 @@ def execute(
             kernel_name=KERNEL,
             progress_bar=False,
             cwd=str(folder),
-            **({} if kernel is None else {"km": kernel}),
+            km=kernel,
         )
     except PapermillExecutionError as error:
         if error.ename == InputError.__name__:

@@ -236,10 +236,9 @@ def _annotate(
         annotated = annotate_latent(shared, encoded.latent[rows], known, settings)
         if is_in_group is own:
             model_store.recall(annotated, encoded.values_of(rows), model, known, settings)
-            notes += annotated.notes
         elif settings.align:
             align(annotated, encoded.values_of(rows), known, settings)
-            notes += annotated.notes
+        notes += annotated.notes
         latent[rows] = annotated.final_latent
         result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None)
         tables.append(predictions_table(with_parents(result, parents)))

@@ -33,7 +33,7 @@ def _end_with(pipe: int) -> None:
     os._exit(1)
 
 
-def _main() -> None:
+if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     pipe = os.dup(0)
     # The processes that this one starts must not read the pipe.
@@ -42,7 +42,3 @@ def _main() -> None:
 
     with exit_status():
         run_in_terminal(load_parameters(sys.argv[1]))
-
-
-if __name__ == "__main__":
-    _main()

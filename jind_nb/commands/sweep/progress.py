@@ -24,21 +24,19 @@ class SweepProgress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        self.bars = Progress(*columns, console=console) if console.is_terminal else None
+        self.bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.all = self.bars.add_task("all runs", total=n)
 
     def __enter__(self) -> Self:
-        if self.bars is not None:
-            self.bars.start()
-            self.all = self.bars.add_task("all runs", total=self.n)
+        self.bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.bars is not None:
-            self.bars.stop()
+        self.bars.stop()
 
     def print(self, text: str) -> None:
         """Print a line, with the time where there are no bars that show it."""
-        clock = "" if self.bars is not None else f"{time.strftime('%H:%M:%S')} "
+        clock = f"{time.strftime('%H:%M:%S')} " if self.bars.disable else ""
         self.console.print(Text(clock + shown(text)), soft_wrap=True)
 
     def show_stage(self, run: str, stage: tuple[int, int, str]) -> None:
@@ -47,7 +45,7 @@ class SweepProgress:
             return
         self.stages[run] = stage
         number, n_stages, words = stage
-        if self.bars is None:
+        if self.bars.disable:
             self.print(f"{run}: {number}/{n_stages} {words}")
             return
         if run not in self.lines:
@@ -57,10 +55,9 @@ class SweepProgress:
     def show_end(self, run: str, status: str, message: str = "") -> None:
         """Show that a run has ended."""
         self.n_ended += 1
-        if self.bars is not None:
-            if run in self.lines:
-                self.bars.remove_task(self.lines.pop(run))
-            self.bars.update(self.all, completed=self.n_ended)
+        if run in self.lines:
+            self.bars.remove_task(self.lines.pop(run))
+        self.bars.update(self.all, completed=self.n_ended)
         self.print(f"{run}: {status} ({self.n_ended} of {self.n})" + (f": {message}" if message else ""))
 
     def show_waiting(self, is_waiting: bool) -> None:
