@@ -251,11 +251,7 @@ def sweep(
     ] = "local",
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Runs at once; default: as many as cores and free memory allow, on Slurm as the --slurm file says.",
-        ),
+        typer.Option(min=1, metavar="N", help="Runs at once; default: as many as cores, free memory or --slurm allow."),
     ] = None,
     slurm: Annotated[
         Path | None,

@@ -114,8 +114,7 @@ def _gene_column(file: Path) -> str | None:
 def _text(output: Path, values: Mapping[str, Any], found: Guess, given: Mapping[str, Any], gene: str | None) -> str:
     fields = Parameters.model_fields
     defaults = {name: None if field.is_required() else field.get_default() for name, field in fields.items()}
-    names = [one_line(name) for name in found.batches.index]
-    rows = found.batches.map("{:,}".format).itertuples(index=False, name=None)
+    rows = found.batches.map("{:,}".format).rename(index=one_line).itertuples(name=None)
     environment = text_templates()
     environment.filters |= {"yaml": one_line, "comment": _comment}
     return environment.get_template("parameters.yaml.j2").render(
@@ -128,7 +127,7 @@ def _text(output: Path, values: Mapping[str, Any], found: Guess, given: Mapping[
         defaults=defaults | {"OUTPUT_PATH": f"runs/{output.stem}"},
         found=found,
         why_missing=why_missing,
-        batches=[(name, *row) for name, row in zip(names, rows, strict=True)][:MOST_BATCHES_SHOWN],
+        batches=list(rows)[:MOST_BATCHES_SHOWN],
         n_more_batches=len(found.batches) - MOST_BATCHES_SHOWN,
         gene_column=gene,
     )

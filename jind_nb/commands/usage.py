@@ -18,14 +18,12 @@ def measured_usage() -> Iterator[dict[str, Any]]:
     A dictionary that holds `seconds` and `peak_memory_bytes` once the block has ended. Memory is sampled five times a
     second.
     """
-    usage: dict[str, Any] = {"peak_memory_bytes": 0}
+    usage: dict[str, Any] = {"peak_memory_bytes": _memory_of_tree()}
     ended = threading.Event()
 
     def watch() -> None:
-        while True:
+        while not ended.wait(0.2):
             usage["peak_memory_bytes"] = max(usage["peak_memory_bytes"], _memory_of_tree())
-            if ended.wait(0.2):
-                return
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
