@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -266,7 +267,7 @@ def test_results_are_strict_json(data: tuple) -> None:
     """metrics.json is read by programs that know no NaN."""
     truth, predictions = data
     result = stage_result("a", "initial", "held-out cells", truth, predictions)
-    stored = result.to_json()
+    stored = asdict(result)
     assert json.loads(json.dumps(stored, allow_nan=False)) == stored
 
 

@@ -1,6 +1,6 @@
 """How one stage's model did on labelled cells of one batch: the record that training, evaluation and report share."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -26,9 +26,6 @@ class StageResult:
     confusion: list[list[int]]
     metrics: dict[str, Any]
     per_class: dict[str, dict[str, Any]]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class EvaluatedCells(StrEnum):

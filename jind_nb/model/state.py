@@ -7,7 +7,7 @@ annotated batches), `target` (annotating a batch) and `annotate` (the whole sequ
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,7 +123,7 @@ class Reference:
             "source": self.source,
             "intermediates": self.intermediates,
             "candidates": self.candidates,
-            "history": [result.to_json() for result in self.history],
+            "history": [asdict(result) for result in self.history],
             "curves": self.curves,
         }
 

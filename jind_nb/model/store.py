@@ -16,7 +16,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from ..core.files import file_names, sha256, whole_file, write_json
+from ..core.files import file_names, sha256, whole_file, write_json, write_text
 from ..core.model_json import MODEL_FORMAT, read_model_json, write_model_json
 from ..core.parameters import Parameters
-from ..core.resources import templates
+from ..core.resources import text_templates
 from ..data.fingerprints import fingerprints
 from ..data.plan import Plan
 from ..errors import InputError
@@ -69,7 +69,7 @@ def save_model(
     plan
         Its `preprocessing` brings a new file to the common scale that the model learned from.
     """
-    files = _file_names(reference.batches)
+    files = {batch: f"{name}.pt" for batch, name in file_names(reference.batches).items()}
     for batch in reference.batches:
         _save(_as_stored(reference.annotator(batch)), folder / files[batch])
     known = known_with_rules(reference, calibrations)
@@ -123,9 +123,7 @@ def card(folder: Path) -> str:
     InputError
         If the folder holds no model, or it does not describe itself as ours do.
     """
-    description = read_model_json(folder)
-    _try_card(folder, description)
-    return _card(description)
+    return _card(folder, read_model_json(folder))
 
 
 def _as_text(words: object) -> str:
@@ -137,32 +135,21 @@ def _as_text(words: object) -> str:
     return re.sub(r"[<>&\[\]`*|$~\\]", lambda sign: f"&#{ord(sign[0])};", str(words))
 
 
-def _card(description: dict[str, Any]) -> str:
-    calibration = {mode: Calibration.from_json(values) for mode, values in description["calibration"].items()}
-    environment = templates().overlay(autoescape=False, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["plain"] = _as_text
-    environment.filters["quoted"] = lambda name: _as_text(json.dumps(name, ensure_ascii=False))
-    return environment.get_template("MODEL_CARD.md.j2").render(
-        model=description, calibration=calibration.get(AlignmentMode.UNALIGNED)
-    )
-
-
-def _write_card(folder: Path, description: dict[str, Any]) -> None:
-    card = _card(description)
-    with whole_file(folder / "MODEL_CARD.md") as temporary:
-        temporary.write_text(card, encoding="utf-8")
-
-
-def _try_card(folder: Path, description: dict[str, Any]) -> None:
-    """Sees that another's model describes itself as ours do.
+def _card(folder: Path, description: dict[str, Any]) -> str:
+    """Return the model card of a description, which may be somebody else's.
 
     Raises
     ------
     InputError
-        If not.
+        If it does not describe a model as ours do.
     """
+    environment = text_templates()
+    environment.filters["plain"] = _as_text
+    environment.filters["quoted"] = lambda name: _as_text(json.dumps(name, ensure_ascii=False))
     try:
-        _card(description)
+        unaligned = description["calibration"].get(AlignmentMode.UNALIGNED)
+        calibration = None if unaligned is None else Calibration.from_json(unaligned)
+        return environment.get_template("MODEL_CARD.md.j2").render(model=description, calibration=calibration)
     except Exception as error:  # a template fails in as many ways as there are values
         raise InputError(
             f"PRETRAINED_MODEL_PATH: the model.json in {folder} does not describe a model: {error}"
@@ -171,10 +158,6 @@ def _try_card(folder: Path, description: dict[str, Any]) -> None:
 
 def _by_class(classes: list[str], thresholds: np.ndarray) -> dict[str, float]:
     return dict(zip(classes, thresholds.tolist(), strict=True))
-
-
-def _file_names(batches: Iterable[str]) -> dict[str, str]:
-    return {batch: f"{name}.pt" for batch, name in file_names(batches).items()}
 
 
 def save_target(folder: Path, annotated: Annotated, batch: str, x: sparse.csr_matrix, model: Path) -> None:
@@ -194,7 +177,7 @@ def save_target(folder: Path, annotated: Annotated, batch: str, x: sparse.csr_ma
             with whole_file(folder / Path(name).name) as temporary:
                 shutil.copyfile(_checked(model, name, others), temporary)
         write_model_json(folder, others | {"target": None})
-        _try_card(model, others)
+        _card(model, others)  # refuses what it cannot describe
     _save(_as_stored(annotated.model), folder / TARGET)
     last = annotated.final
     unlike = np.zeros(x.shape[0], dtype=bool) if last.unlike is None else last.unlike
@@ -214,7 +197,7 @@ def save_target(folder: Path, annotated: Annotated, batch: str, x: sparse.csr_ma
         "hashes": {name: sha256(folder / name) for name in (TARGET, TARGET_CELLS)},
     }
     write_model_json(folder, description)
-    _write_card(folder, description)
+    write_text(folder / "MODEL_CARD.md", _card(folder, description))
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------

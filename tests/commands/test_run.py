@@ -305,7 +305,7 @@ def test_target_without_labels_is_annotated(write: Callable[[Path], dict[str, An
     assert (table["raw_predictions"] == true["celltype"]).mean() > 0.9
     assert strict_json(run / "metrics.json")["target"]["labelled"] is None
     report = (run / "report.html").read_text("utf-8")
-    assert "The target has no labels to check against" in report
+    assert "The target has no labels for a check" in report
     assert "Check on the target" not in report
 
 

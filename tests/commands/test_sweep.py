@@ -410,7 +410,7 @@ def test_one_failing_run_does_not_stop_the_others(swept: tuple[Path, subprocess.
     assert "1 of 2 runs finished, 1 failed" in done.stdout
     table = summary_of(folder / "runs" / "sweep")
     assert list(table["status"]) == [FAILED, FINISHED]
-    assert "1 NaN" in table.loc["bad", "message"]
+    assert "NaN or infinite values in 1 cell" in table.loc["bad", "message"]
     assert "Wrong input: " in (folder / "runs" / "sweep" / table.loc["bad", "log"]).read_text()
     good, metrics = table.loc["good"], read_json(folder / "good" / "metrics.json")
     assert good["cells"] == 80
