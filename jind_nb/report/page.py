@@ -6,7 +6,6 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from html import unescape
 from importlib.metadata import version
 from importlib.resources import files
@@ -106,19 +105,12 @@ def _most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
     return math.inf
 
 
-@dataclass(frozen=True)
-class Part:
-    """A chapter of the report: an executed notebook, and its title for the table of contents."""
-
-    id: str
-    title: str
-    html: Markup
-
-
-def _part(notebook: Path, points: PointData) -> Part:
+def _part(notebook: Path, points: PointData) -> dict[str, str]:
+    """Return an executed notebook as a chapter of the report: its `id`, `title` for the table of contents, and `html`."""
     html = chapter(notebook, points, deeper=1)
     title = re.search(r"<h2>(.*?)</h2>", html)
-    return Part(f"notebook-{notebook.stem}", unescape(title[1]) if title else notebook.stem, Markup(html))
+    title_text = unescape(title[1]) if title else notebook.stem
+    return {"id": f"notebook-{notebook.stem}", "title": title_text, "html": Markup(html)}
 
 
 def write_failed_html(run: Run) -> str:

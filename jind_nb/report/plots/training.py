@@ -51,10 +51,8 @@ def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figu
     axes.plot(np.arange(1, len(ranked) + 1), ranked, color=COLOURS[0])
     axes.set(xlabel="feature, by rank", ylabel="variance over all cells", xscale="log")
     axes.set_title(f"{features['kept']:,} of {features['in_file']:,} features kept, the most variable", fontsize=10)
-    axes.text(
-        0.98, 0.95, "largest: " + "\n".join(textwrap.wrap(", ".join(map(short, ranked.index[:10])), 44)), fontsize=7,
-        ha="right", va="top", transform=axes.transAxes,
-    )  # fmt: skip
+    largest = "\n".join(textwrap.wrap(", ".join(map(short, ranked.index[:10])), 44))
+    axes.text(0.98, 0.95, f"largest: {largest}", fontsize=7, ha="right", va="top", transform=axes.transAxes)
     axes.grid(alpha=0.3)
     return figure
 
