@@ -52,13 +52,10 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     about = {"alt": composition_alt(composition, plan.target), **style.pixels(figure)}
     points = PointData(most_bytes=_most_bytes([run.notebook(stage) for stage in run.stages]))
     before = [stage for stage in run.stages if stage != EVIDENCE]
+    of_run = {"facts": facts, "run": run, "result": result, "plan": plan, "training": training}
     html = _render(
         "report.html.j2",
-        facts=facts,
-        run=run,
-        result=result,
-        plan=plan,
-        training=training,
+        **of_run,
         summary=summarise(result, plan, training),
         known_types=known_types_metrics(result),
         fallback=fallback_metrics(result),

@@ -92,12 +92,9 @@ def alignment_losses(points: Sequence[Mapping[str, Any]]) -> Figure | str | None
         return curves(points, "moved", "How far each round moved the target", "distance in the latent space", "round")
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
     axes.axhspan(0.5, 0.78, color=GREY, alpha=0.3, label="neither side wins")
-    sides = (
-        ("loss", "o-", COLOURS[0], "adapter (makes target cells look annotated)"),
-        ("discriminator_loss", "s--", COLOURS[3], "discriminator (tells them apart)"),
-    )
-    for column, style, colour, label in sides:
-        axes.plot(frame["epoch"], frame[column], style, color=colour, ms=4, label=label)
+    adapter, discriminator = "adapter (makes target cells look annotated)", "discriminator (tells them apart)"
+    axes.plot("epoch", "loss", "o-", data=frame, color=COLOURS[0], ms=4, label=adapter)
+    axes.plot("epoch", "discriminator_loss", "s--", data=frame, color=COLOURS[3], ms=4, label=discriminator)
     axes.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", ylim=(0, None))
     axes.set_title("Aligning the target with the annotated batches", fontsize=10)
     axes.grid(alpha=0.3)
