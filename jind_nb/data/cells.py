@@ -14,12 +14,10 @@ from ..errors import InputError
 from .chunks import read_whole_cells
 from .h5ad import frame, input_files, matrix_of, no_column, open_file, texts
 
-# Our own word for a rejected cell. It never is a label, whatever UNLABELED says: it would be learned as a cell type.
-REJECTED = UNASSIGNED.casefold()
-
 
 def _is_rejected(label: str) -> bool:
-    return label.strip().casefold() == REJECTED
+    # Our own word for a rejected cell is never a label, whatever UNLABELED says: it would be learned as a cell type.
+    return label.strip().casefold() == UNASSIGNED.casefold()
 
 
 def _texts(obs: pd.DataFrame, column: str) -> pd.Series:

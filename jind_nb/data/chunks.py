@@ -9,8 +9,6 @@ scipy follows them out of its memory; blocks must hold equally many stored value
 genes; and the values of a CSC matrix must be sorted by rows first.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 import warnings
@@ -22,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import anndata as ad
 import numpy as np
@@ -31,9 +29,6 @@ from scipy import sparse
 from ..errors import InputError
 from .h5ad import form_of, has_part, open_checked, open_file, other_layers, shape_of
 from .integrity import Store, is_array, is_group, path_of, reading
-
-if TYPE_CHECKING:
-    import distributed
 
 # Stored values of a block: with what normalising takes beside them, about a sixth of a gigabyte.
 VALUES_AT_ONCE = 2**22
@@ -109,7 +104,7 @@ class Blocks:
     keeps: bool = False  # whether values read once are kept
 
     @classmethod
-    def from_store(cls, store: Store, path: str, what: str, rows: np.ndarray) -> Blocks:
+    def from_store(cls, store: Store, path: str, what: str, rows: np.ndarray) -> Self:
         """Return where the rows' values are; the rows of a CSC matrix stay in one block until `ready`.
 
         Parameters
@@ -199,8 +194,8 @@ class Blocks:
                 yield ahead.popleft().result()
 
 
-def current_client() -> distributed.Client | None:
-    """Return the Dask client of this process, or one for DASK_SCHEDULER_ADDRESS; None without either.
+def current_client() -> Any:
+    """Return the Dask client (`distributed.Client`) of this process, or one for DASK_SCHEDULER_ADDRESS; None without either.
 
     Raises
     ------
@@ -367,9 +362,7 @@ def _sorted_rows(block: Block) -> sparse.csr_matrix:
     entries = np.fromfile(block.file, ENTRY, last - first, offset=first * ENTRY.itemsize)
     pointers = np.concatenate([[0], np.cumsum(np.bincount(entries["column"], minlength=block.n_columns))])
     shape = (len(block.rows), block.n_columns)
-    matrix = sparse.csc_matrix((entries["value"].copy(), entries["row"].copy(), pointers), shape).tocsr()
-    matrix.eliminate_zeros()
-    return matrix
+    return sparse.csc_matrix((entries["value"].copy(), entries["row"].copy(), pointers), shape).tocsr()
 
 
 # --- a few rows ------------------------------------------------------------------------------------------------------

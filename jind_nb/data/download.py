@@ -7,8 +7,6 @@ pooch finds the files of a DOI and their checksums, streams a file, compares its
 a broken connection left is kept as `.part`, and the next try continues there if the server's file is still the same.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json
@@ -18,8 +16,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +25,7 @@ from urllib.parse import unquote, urljoin
 import h5py
 import pooch
 import requests
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from platformdirs import user_cache_path
 from tqdm import tqdm
 
@@ -92,25 +89,10 @@ def fetch(address: str) -> Path:
     except OSError as error:
         raise InputError(f"The cache folder {this.folder} cannot be made ({error}); name another in {CACHE}.") from None
     if not this.is_there():
-        with _download_lock(this):
+        with this.lock():
             if not this.is_there():  # another run may have fetched it meanwhile
                 this.fetch()
     return this.file
-
-
-@contextmanager
-def _download_lock(this: _Download) -> Iterator[None]:
-    lock = FileLock(this.folder / ".lock")
-    try:
-        with locks_may_be_missing():
-            lock.acquire(timeout=0.1)
-    except Timeout:
-        _say(f"Another run is fetching {this.shown}; waiting for it.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _say(line: str) -> None:
@@ -130,6 +112,16 @@ class _Download:
         # What is kept of an earlier try, and the server's name for the version that it is the beginning of.
         self.part, self.version = self.folder / ".part", self.folder / ".part.etag"
         self.sized = True  # whether the server said how long the answer is
+
+    def lock(self) -> AcquireReturnProxy:
+        """Return the lock on the folder, to be held by `with`; wait while another run has it."""
+        lock = FileLock(self.folder / ".lock")
+        try:
+            with locks_may_be_missing():
+                return lock.acquire(timeout=0.1)
+        except Timeout:
+            _say(f"Another run is fetching {self.shown}; waiting for it.")
+            return lock.acquire()
 
     def is_there(self) -> bool:
         """Return whether the file is there, unchanged since it was fetched, and has the wanted checksum."""
@@ -173,10 +165,8 @@ class _Download:
             raise self._refused(self._broken(error)) from None
         except ValueError as error:  # pooch's word for a wrong checksum, and for a DOI it cannot use
             wrong = re.search(r"expected (?:\w+:)?(\w+) but got (\w+)", str(error))
-            what = (
-                f"what came has the checksum {wrong[2]} and not {wrong[1]}; nothing of it is kept" if wrong else error
-            )
-            raise self._refused(str(what).rstrip(".")) from None
+            came = r"what came has the checksum \2 and not \1; nothing of it is kept"
+            raise self._refused(wrong.expand(came) if wrong else str(error).rstrip(".")) from None
         except (KeyError, IndexError, TypeError):
             raise self._refused("what the archive says of its files cannot be understood") from None
         hashes = dict([known.split(":", 1)] if known else []) | {"sha256": pooch.file_hash(str(self.file))}
@@ -239,9 +229,8 @@ class _Download:
             return
         if answer.headers.get("content-type", "").startswith("text/html"):
             self.forget()
-            raise InputError(
-                f"PATH: {self.shown} is a web page and not an .h5ad file; perhaps one to log in, or about the file: {BROWSER}"
-            )
+            page = "a web page and not an .h5ad file; perhaps one to log in, or about the file"
+            raise InputError(f"PATH: {self.shown} is {page}: {BROWSER}")
         if answer.status_code == 206:
             begins = answer.headers.get("content-range", "").startswith(f"bytes {self.part.stat().st_size}-")
             if not begins or answer.headers.get("etag", "") not in ("", self.version.read_text("utf-8")):
@@ -264,9 +253,7 @@ class _Download:
             with self.part.open("rb") as part:
                 begins = part.read(60)
             self.forget()
-            raise InputError(
-                f"PATH: what {self.shown} gives is not an h5ad (HDF5) file: it begins with {begins!r}; {BROWSER}"
-            )
+            raise InputError(f"PATH: {self.shown} is not an h5ad (HDF5) file: it begins with {begins!r}; {BROWSER}")
         if not self.sized:  # a connection that broke looks like one that ended
             try:
                 h5py.File(self.part, "r").close()

@@ -22,8 +22,6 @@ from .integrity import Store, check_links, check_structure, decoded, is_array, i
 
 PIECE = 2**25  # bytes
 
-OF_ZARR = ("zarr.json", ".zgroup")  # the file that marks a zarr folder, in versions 3 and 2 of the format
-
 
 def input_files(parameters: Parameters) -> list[Path]:
     """Return the files of PATH; bundled and remote ones are put into the user's cache first."""
@@ -92,7 +90,8 @@ def open_checked(file: Path) -> AbstractContextManager[Store]:
 
 def is_zarr(folder: Path) -> bool:
     """Return whether a folder is a zarr store."""
-    return any((folder / name).is_file() for name in OF_ZARR)
+    # What marks one in versions 3 and 2 of the format.
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
 def parts(file: Path) -> list[Path]:
@@ -119,7 +118,7 @@ def frame(store: Store, name: str) -> pd.DataFrame:
         frame = ad.io.read_elem(store[name])
     if not isinstance(frame, pd.DataFrame):
         raise InputError(
-            f"PATH: {what} is no table of anndata 0.7 or later; open the file with scanpy and write it again."
+            f"PATH: {what} is no table of anndata 0.7 or later; read the file with scanpy and write it again."
         )
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]

@@ -199,10 +199,7 @@ def _totals_over(
             plan.notes.append(f"The features of {file.path.name} were matched without regard to upper and lower case.")
         common = common[found >= 0]
     if not len(common):
-        kind, advice = (
-            "feature name",
-            "Use the same kind of names in all, or name the column of var that has them in GENE_COL.",
-        )
+        kind, advice = "feature name", "Use one kind of names in all, or name the column of var with them in GENE_COL."
         if all(features.names_type(index) == "peaks" for index in names):
             kind, advice = "peak", features.PEAKS_ADVICE
         begin = "; ".join(f"{list(index[:3])}" for index in names)

@@ -42,8 +42,6 @@ CELL_STATISTICS = np.dtype(
 
 NEGATIVE = ("z-scored", "centred", "negative counts")
 
-LINEAR = ("counts", "linear")
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -68,7 +66,7 @@ class Evidence:
 
     @property
     def is_linear(self) -> bool:
-        return self.value_type in LINEAR
+        return self.value_type in ("counts", "linear")
 
     @property
     def is_logarithm(self) -> bool:

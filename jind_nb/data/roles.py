@@ -76,13 +76,12 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
 
 def _candidates(p: Parameters, batches: list[str], plan: Plan) -> list[str]:
     """Return the batches that may train, in training order: those named, or all but the target and the excluded."""
-    first = p.batches_in("SOURCE_DATASET_NAME")
+    candidates = p.batches_in("SOURCE_DATASET_NAME") + p.intermediates
+    unnamed = [name for name in batches if name not in (*candidates, plan.target, *p.EXCLUDE_DATASETS_NAMES)]
     if p.INTER_DATASETS_NAMES:
-        candidates = first + p.intermediates
-        unnamed = [name for name in batches if name not in (*candidates, plan.target, *p.EXCLUDE_DATASETS_NAMES)]
         plan.left_out |= dict.fromkeys(unnamed, "not named in INTER_DATASETS_NAMES")
     else:
-        candidates = first + [name for name in batches if name not in (*first, plan.target, *p.EXCLUDE_DATASETS_NAMES)]
+        candidates += unnamed
     plan.left_out |= dict.fromkeys(p.EXCLUDE_DATASETS_NAMES, "named in EXCLUDE_DATASETS_NAMES")
     return candidates
 

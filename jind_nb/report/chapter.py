@@ -98,16 +98,9 @@ def figure_html(png: bytes, about: Mapping[str, Any]) -> Markup:
     """
     width, height = about.get("width", 0), about.get("height", 1)
     is_wide = width > WIDE[0] and width > WIDE[1] * height
-    return Markup(
-        templates()
-        .get_template("figure.html.j2")
-        .render(
-            about,
-            data=base64.b64encode(png).decode(),
-            is_wide=is_wide,
-            shown_width=round((LARGER if is_wide else 1) * width),
-        )
-    )
+    data, shown_width = base64.b64encode(png).decode(), round((LARGER if is_wide else 1) * width)
+    template = templates().get_template("figure.html.j2")
+    return Markup(template.render(about, data=data, is_wide=is_wide, shown_width=shown_width))
 
 
 def scrolling_html(table: str) -> Markup:

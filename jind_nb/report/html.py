@@ -33,8 +33,8 @@ def table_html(table: pd.DataFrame, caption: str | None = None) -> Markup:
         return Markup('<p class="note">{}</p>').format(f"{caption or 'Rows'}: none.")
     has_names = any(name is not None for name in table.index.names)
     frame = table.reset_index() if has_names else table
-    columns = [frame.iloc[:, j] for j in range(frame.shape[1])]
-    return rows_html(list(frame.columns), list(zip(*columns, strict=True)), caption, has_names=has_names)
+    rows = list(frame.itertuples(index=False, name=None))
+    return rows_html(list(frame.columns), rows, caption, has_names=has_names)
 
 
 def rows_html(

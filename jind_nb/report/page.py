@@ -6,7 +6,6 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from html import unescape
 from importlib.metadata import version
 from importlib.resources import files
@@ -53,13 +52,10 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     about = {"alt": composition_alt(composition, plan.target), **style.pixels(figure)}
     points = PointData(most_bytes=_most_bytes([run.notebook(stage) for stage in run.stages]))
     before = [stage for stage in run.stages if stage != EVIDENCE]
+    of_run = {"facts": facts, "run": run, "result": result, "plan": plan, "training": training}
     html = _render(
         "report.html.j2",
-        facts=facts,
-        run=run,
-        result=result,
-        plan=plan,
-        training=training,
+        **of_run,
         summary=summarise(result, plan, training),
         known_types=known_types_metrics(result),
         fallback=fallback_metrics(result),
@@ -106,19 +102,12 @@ def _most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
     return math.inf
 
 
-@dataclass(frozen=True)
-class Part:
-    """A chapter of the report: an executed notebook, and its title for the table of contents."""
-
-    id: str
-    title: str
-    html: Markup
-
-
-def _part(notebook: Path, points: PointData) -> Part:
+def _part(notebook: Path, points: PointData) -> dict[str, str]:
+    """Return an executed notebook as a chapter of the report: its `id`, `title` for the table of contents, and `html`."""
     html = chapter(notebook, points, deeper=1)
     title = re.search(r"<h2>(.*?)</h2>", html)
-    return Part(f"notebook-{notebook.stem}", unescape(title[1]) if title else notebook.stem, Markup(html))
+    title_text = unescape(title[1]) if title else notebook.stem
+    return {"id": f"notebook-{notebook.stem}", "title": title_text, "html": Markup(html)}
 
 
 def write_failed_html(run: Run) -> str:

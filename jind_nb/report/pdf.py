@@ -56,22 +56,17 @@ def _by_chromium(html: str, path: Path, before: str) -> None:
     """Print HTML as a PDF; raise OSError, with what went wrong `before`, where that fails too."""
     browser = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     if browser is None:
-        raise OSError(
-            f"{before}, and there is no Chromium; install either (Debian: apt-get install libpango-1.0-0 libpangoft2-1.0-0)"
-        )
+        advice = "install either (Debian: apt-get install libpango-1.0-0 libpangoft2-1.0-0)"
+        raise OSError(f"{before}, and there is no Chromium; {advice}")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         page.write_text(html, encoding="utf-8")
-        printed = subprocess.run(
-            [
-                browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-                "--no-pdf-header-footer", f"--user-data-dir={folder}/profile", f"--print-to-pdf={folder}/report.pdf",
-                page.as_uri(),
-            ],
-            capture_output=True,
-            timeout=300,
-            check=False,
-        )  # fmt: skip
+        command = [
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+            "--no-pdf-header-footer", f"--user-data-dir={folder}/profile", f"--print-to-pdf={folder}/report.pdf",
+            page.as_uri(),
+        ]  # fmt: skip
+        printed = subprocess.run(command, capture_output=True, timeout=300, check=False)
         made = Path(folder) / "report.pdf"
         if not made.exists():
             raise OSError(f"{before}, and {browser} failed: {printed.stderr.decode(errors='replace')[-200:]}")

@@ -92,10 +92,8 @@ def _leiden(points: np.ndarray, resolution: float, seed: int) -> np.ndarray:
     cells = ad.AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(points))]), obsm={"points": points})
     # Neighbours are found exactly, by scikit-learn: pynndescent 0.7.0 fails with scipy 1.17 on larger data.
     sc.pp.neighbors(cells, min(NEIGHBOURS, len(points) - 1), use_rep="points", transformer="sklearn", random_state=seed)
-    sc.tl.leiden(
-        cells, resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed, key_added="cluster"
-    )
-    return cells.obs["cluster"].astype(object).to_numpy()
+    sc.tl.leiden(cells, resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
+    return cells.obs["leiden"].astype(object).to_numpy()
 
 
 def majorities(cluster: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

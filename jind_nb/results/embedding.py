@@ -61,15 +61,10 @@ def _umap(components: np.ndarray, seed: int) -> np.ndarray:
     distances = np.column_stack([np.zeros(n), distances[:, :-1]])
     with warnings.catch_warnings():
         # No new cells are placed into this picture, so it needs no search index.
-        warnings.filterwarnings("ignore", message=".*knn_search_index.*")
-        warnings.filterwarnings("ignore", message=".*n_jobs value.*")
-        return umap.UMAP(
-            n_neighbors=indices.shape[1],
-            n_epochs=EPOCHS if n > MANY_CELLS else None,
-            random_state=seed,
-            n_jobs=1,
-            precomputed_knn=(indices, distances, None),
-        ).fit_transform(components)
+        warnings.filterwarnings("ignore", message=".*(knn_search_index|n_jobs value).*")
+        known, epochs = (indices, distances, None), EPOCHS if n > MANY_CELLS else None
+        reducer = umap.UMAP(indices.shape[1], n_epochs=epochs, random_state=seed, n_jobs=1, precomputed_knn=known)
+        return reducer.fit_transform(components)
 
 
 def latent_points(annotated: Annotated, known: KnownLatents, target: str, seed: int) -> pd.DataFrame:

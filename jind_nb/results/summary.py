@@ -68,7 +68,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
         seen = f"about {percent(expected)} of the annotated cells are probably wrong"
         sentence += f"; {seen if expected else f'no annotated {NONE_WRONG}'}"
     distrust = [*_alignment_hurts(training, result), *_distrust(result, plan, stages)]
-    numbers = _numbers(result, calibration, held_out, labelled)
+    numbers = _numbers(result, labelled, _expected_number(calibration, held_out))
     return Summary(f"{sentence}.", numbers, distrust, calibration, held_out, labelled)
 
 
@@ -77,12 +77,7 @@ def _count_levels(result: TargetResult) -> dict[Level, int]:
     return {level: int((result.level == level).sum()) for level in Level}
 
 
-def _numbers(
-    result: TargetResult,
-    calibration: Calibration | None,
-    held_out: Mapping[str, float] | None,
-    labelled: Mapping[str, Any] | None,
-) -> list[Number]:
+def _numbers(result: TargetResult, labelled: Mapping[str, Any] | None, expected_error: Number) -> list[Number]:
     """Return the few numbers that most readers want."""
     n, (n_types, n_parent, n_rejected) = len(result.cells), _count_levels(result).values()
     n_unlike = int((result.final.reasons == UNLIKE).sum())
@@ -91,7 +86,7 @@ def _numbers(
     if result.parents:
         words = f"{plural(n_parent, 'cell')} of ambiguous type"
         numbers.append(Number("Parent type only", percent(n_parent / n), words))
-    numbers += [Number(UNASSIGNED, percent(n_rejected / n), why), _expected_number(calibration, held_out)]
+    numbers += [Number(UNASSIGNED, percent(n_rejected / n), why), expected_error]
     if labelled and labelled["effective_accuracy"] is not None:
         n_labelled = plural(labelled["cells"], "labelled cell")
         words = f"of the annotated cells agree with the file's labels ({n_labelled})"
@@ -112,9 +107,7 @@ def _expected_number(calibration: Calibration | None, held_out: Mapping[str, flo
         )
         if calibration.n_annotated == 1:
             value = f"> {percent(expected)}"
-            words = (
-                "of the annotated cells are wrong on cells held out of the only annotated batch; a new batch is harder"
-            )
+            words = "of the annotated cells held out of the only annotated batch are wrong; a new batch is harder"
         elif not highest:
             value, words = "none seen", f"no {NONE_WRONG}"
     elif held_out is not None:
@@ -164,11 +157,10 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
     n_odd = int((result.final.reasons == UNLIKE).sum())
     odd = [plural(n_odd, "Unassigned cell is", "Unassigned cells are")] if n_odd else []
+    unchecked = [] if labelled else [plan.target]
     doubts: dict[str, Sequence[str]] = {
         "By the file's labels, fewer than half of the cells of these types were recognised: {}.": missed,
-        "The target has no labels for a check. Look at marker genes before you rely on a type.": []
-        if labelled
-        else [""],
+        "The target has no labels for a check. Look at marker genes before you rely on a type.": unchecked,
         "The model is unsure of these types and left many of their cells Unassigned: {}.": [
             f"{name} ({rejected[name]:,} of the {most_like[name]:,} cells most like it)" for name in unsure
         ],

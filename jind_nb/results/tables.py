@@ -47,14 +47,10 @@ def type_table(result: TargetResult, plan: Plan, on_target: list[StageResult]) -
     table = table.drop(columns=[] if result.parents else "parent_only").rename(columns=COMPOSITION_LABELS)
     if on_target:
         of_labels = pd.DataFrame.from_dict(on_target[-1].per_class, orient="index")
-        known = pd.DataFrame(
-            {
-                "labelled": of_labels["cells"],
-                "precision %": (100 * of_labels["precision"].astype(float)).round(1),
-                "recall %": (100 * of_labels["recall"].astype(float)).round(1),
-                "AP": of_labels["average_precision"].round(3),
-            }
-        )
+        names = {"cells": "labelled", "precision": "precision %", "recall": "recall %", "average_precision": "AP"}
+        known = of_labels[list(names)].rename(columns=names).round({"AP": 3})
+        for column in ("precision %", "recall %"):
+            known[column] = (100 * known[column].astype(float)).round(1)
         others = [name for name in known.index if name not in table.index]
         table = table.join(known).reindex([*table.index, *others])
         table.loc[others, list(known.columns)] = known.loc[others]
@@ -85,20 +81,13 @@ def describe_points(points: pd.DataFrame, result: TargetResult) -> pd.DataFrame:
 def hover_table(points: pd.DataFrame) -> pd.DataFrame:
     """Return what the report shows about the cell under the pointer, from `describe_points`: `panel`, `x`, `y` and columns
     by the names that a reader sees."""
-    return pd.DataFrame(
-        {
-            "panel": pd.factorize(points["stage"])[0],
-            "x": points["x"],
-            "y": points["y"],
-            "cell": points["name"],
-            "batch": points["batch"],
-            "prediction": points["cell type"].where(points["cell"] >= 0, None),
-            "most probable type": points["raw"],
-            "probability": points["confidence"].astype(float).round(2),
-            "reason": points["reason"],
-            "label in the file": points["label"],
-        }
+    shown = points.assign(
+        panel=pd.factorize(points["stage"])[0],
+        prediction=points["cell type"].where(points["cell"] >= 0, None),
+        probability=points["confidence"].astype(float).round(2),
     )
+    columns = ["panel", "x", "y", "name", "batch", "prediction", "raw", "probability", "reason", "label"]
+    return shown[columns].rename(columns={"name": "cell", "raw": "most probable type", "label": "label in the file"})
 
 
 def predictions_table(result: TargetResult) -> pd.DataFrame:

@@ -124,10 +124,8 @@ def labelled_confidence(result: TargetResult) -> tuple[np.ndarray, np.ndarray] |
 
 def known_types_metrics(result: TargetResult) -> dict[str, Any] | None:
     """Return the last stage's numbers over the cells whose true type an annotated batch has; None without any."""
-    if result.labels is None:
-        return None
-    could_be_known = np.isin(result.labels.astype(str), result.final.classes) & pd.notna(result.labels)
-    if not could_be_known.any():
+    could_be_known = pd.Series(result.labels, dtype=object).isin(result.final.classes).to_numpy()
+    if result.labels is None or not could_be_known.any():
         return None
     return evaluate(result.labels[could_be_known], result.final.subset(could_be_known))[0]
 

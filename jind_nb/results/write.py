@@ -117,25 +117,20 @@ def write_metrics(history: list[StageResult], result: TargetResult, calibration:
         is_guarantee = calibration.target_error is not None and calibration.is_guarantee
         means = {name: calibration.mean(name) for name in MEANS}
         new_batch = {**means, "is_guarantee": is_guarantee, "left_out": calibration.batches}
-    target = [stage for stage in history if stage.batch == run.parameters.TARGET_DATASET_NAME]
-    write_json(
-        run.metrics,
-        {
-            "target": {
-                "batch": run.parameters.TARGET_DATASET_NAME,
-                "cells": len(result.cells),
-                "annotated": int((~rejected).sum()),
-                "rejected": int(rejected.sum()),
-                "rejection": float(rejected.mean()),
-                "median_confidence": float(np.median(result.final.confidence)),
-                "fallback": fallback_metrics(result),
-                "labelled": target[-1].metrics if target else None,
-                "labelled_known_types": known_types_metrics(result),
-            },
-            "new_batch": new_batch,
-            "stages": [
-                {"batch": s.batch, "stage": s.stage, "of": s.cells, **s.metrics, "per_class": s.per_class}
-                for s in history
-            ],
-        },
-    )
+    name = run.parameters.TARGET_DATASET_NAME
+    on_target = [stage for stage in history if stage.batch == name]
+    target = {
+        "batch": name,
+        "cells": len(result.cells),
+        "annotated": int((~rejected).sum()),
+        "rejected": int(rejected.sum()),
+        "rejection": float(rejected.mean()),
+        "median_confidence": float(np.median(result.final.confidence)),
+        "fallback": fallback_metrics(result),
+        "labelled": on_target[-1].metrics if on_target else None,
+        "labelled_known_types": known_types_metrics(result),
+    }
+    stages = [
+        {"batch": s.batch, "stage": s.stage, "of": s.cells, **s.metrics, "per_class": s.per_class} for s in history
+    ]
+    write_json(run.metrics, {"target": target, "new_batch": new_batch, "stages": stages})

@@ -410,7 +410,10 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     """An expected error of nothing, or of one batch, must not look like a promise."""
     result = annotated(["B", "T"], THREE_CELLS, ["B", "B", "T"])
     stages = target.evaluate_target(result, "t")
-    numbers = {number.name: number for number in summary._numbers(result, None, None, stages[-1].metrics)}
+    numbers = {
+        number.name: number
+        for number in summary._numbers(result, stages[-1].metrics, summary._expected_number(None, None))
+    }
     assert list(numbers) == ["Annotated", UNASSIGNED, "Expected error", "Checked here"]
     assert numbers["Annotated"].value == "66.7 %"
     assert numbers["Expected error"].value == "not known"

@@ -1,12 +1,10 @@
 """Confusion matrices, accuracy by stage, and the PDF of the training history."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,7 +55,7 @@ class _Grid:
         return 0.045 * self.size if self.is_numbered else 0.37
 
     @classmethod
-    def of(cls, n_types: int) -> _Grid:
+    def of(cls, n_types: int) -> Self:
         if n_types <= SIDE_BY_SIDE:
             return cls(0.34, 0.29, 6.5, is_numbered=False)
         if n_types <= MANY:

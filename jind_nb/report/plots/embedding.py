@@ -160,16 +160,11 @@ def _draw_cells(axes: Axes, here: pd.DataFrame, by: str, names: list[str], targe
         return
     group = here[by].to_numpy(dtype=object)
     for i, name in enumerate(names):
-        style = _style_of(by, names, i)
-        for rows, alpha, size in ((~of_target, 0.3, small), (of_target, 0.9, 1.6 * small)):
-            at = rows & (group == name)
-            axes.scatter(x[at], y[at], s=size, alpha=alpha, **style)
-    if not _is_numbered(names) or by == "reason":
-        return
-    for i, name in enumerate(names):
-        at = group == name
-        at &= of_target if (at & of_target).any() else True
-        if at.any() and name != UNASSIGNED:
+        of_group = group == name
+        for at, alpha, size in ((of_group & ~of_target, 0.3, small), (of_group & of_target, 0.9, 1.6 * small)):
+            axes.scatter(x[at], y[at], s=size, alpha=alpha, **_style_of(by, names, i))
+        if _is_numbered(names) and of_group.any() and name != UNASSIGNED:
+            at = of_group & of_target if (of_group & of_target).any() else of_group
             _draw_number(axes, i + 1, x[at], y[at], 6.5)
 
 

@@ -61,10 +61,8 @@ def dot_plot(dots: Dots) -> Figure:
         end = start + len(here) - 1
         y = 1 + 0.06 / grid_height
         axes.plot([start - 0.3, end + 0.3], [y, y], color="#444444", linewidth=1, transform=above, clip_on=False)
-        axes.text(
-            (start + end) / 2, y + 0.05 / grid_height, heading, rotation=90, ha="center", va="bottom", fontsize=7,
-            transform=above,
-        )  # fmt: skip
+        place = (start + end) / 2, y + 0.05 / grid_height
+        axes.text(*place, heading, rotation=90, ha="center", va="bottom", fontsize=7, transform=above)
         start = end + 1
     figure.text(0.02, 1 - 0.08 / height, "\n".join(title), fontsize=10, va="top")
     _dot_legend(figure, drawn, dots, (1 - (legend - 0.25) / width, grid_top))

@@ -183,9 +183,8 @@ def cluster_bars(table: pd.DataFrame, target: str) -> Figure:
 
 def cluster_bars_alt(table: pd.DataFrame) -> str:
     """Return the alt text of `cluster_bars`."""
-    clusters = (
-        f"{name} is {share:.0f} % {majority}" for name, majority, share in table[["majority", "share %"]].itertuples()
-    )
+    rows = table[["majority", "share %"]].itertuples()
+    clusters = (f"{name} is {share:.0f} % {majority}" for name, majority, share in rows)
     return f"Share of each cluster's cells that are of its majority: cluster {listing(clusters, 5, quoted=False)}."
 
 

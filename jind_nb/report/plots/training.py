@@ -51,10 +51,8 @@ def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figu
     axes.plot(np.arange(1, len(ranked) + 1), ranked, color=COLOURS[0])
     axes.set(xlabel="feature, by rank", ylabel="variance over all cells", xscale="log")
     axes.set_title(f"{features['kept']:,} of {features['in_file']:,} features kept, the most variable", fontsize=10)
-    axes.text(
-        0.98, 0.95, "largest: " + "\n".join(textwrap.wrap(", ".join(map(short, ranked.index[:10])), 44)), fontsize=7,
-        ha="right", va="top", transform=axes.transAxes,
-    )  # fmt: skip
+    largest = "\n".join(textwrap.wrap(", ".join(map(short, ranked.index[:10])), 44))
+    axes.text(0.98, 0.95, f"largest: {largest}", fontsize=7, ha="right", va="top", transform=axes.transAxes)
     axes.grid(alpha=0.3)
     return figure
 
@@ -94,12 +92,9 @@ def alignment_losses(points: Sequence[Mapping[str, Any]]) -> Figure | str | None
         return curves(points, "moved", "How far each round moved the target", "distance in the latent space", "round")
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
     axes.axhspan(0.5, 0.78, color=GREY, alpha=0.3, label="neither side wins")
-    sides = (
-        ("loss", "o-", COLOURS[0], "adapter (makes target cells look annotated)"),
-        ("discriminator_loss", "s--", COLOURS[3], "discriminator (tells them apart)"),
-    )
-    for column, style, colour, label in sides:
-        axes.plot(frame["epoch"], frame[column], style, color=colour, ms=4, label=label)
+    adapter, discriminator = "adapter (makes target cells look annotated)", "discriminator (tells them apart)"
+    axes.plot("epoch", "loss", "o-", data=frame, color=COLOURS[0], ms=4, label=adapter)
+    axes.plot("epoch", "discriminator_loss", "s--", data=frame, color=COLOURS[3], ms=4, label=discriminator)
     axes.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", ylim=(0, None))
     axes.set_title("Aligning the target with the annotated batches", fontsize=10)
     axes.grid(alpha=0.3)
