@@ -115,8 +115,8 @@ def save_model(
 
 
 def card(folder: Path) -> str:
-    """What MODEL_CARD.md says, from the model's description: somebody else's file is not shown in a notebook, where it could
-    hold scripts.
+    """Return what MODEL_CARD.md says, from the model's description: somebody else's file is not shown in a notebook, where it
+    could hold scripts.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def card(folder: Path) -> str:
 
 
 def _as_text(words: object) -> str:
-    """Words that Markdown shows as they are, whatever is in them: no tag, link, formula or column of a table.
+    """Return words that Markdown shows as they are, whatever is in them: no tag, link, formula or column of a table.
 
     >>> print(_as_text("CD4_T <b>"))
     CD4_T &#60;b&#62;
@@ -204,7 +204,7 @@ def save_target(folder: Path, annotated: Annotated, batch: str, x: sparse.csr_ma
 
 
 def _checked(folder: Path, name: str, description: Mapping[str, Any]) -> Path:
-    """The path of one of the model's files, if it is as it was written.
+    """Return the path of one of the model's files, if it is as it was written.
 
     Raises
     ------
@@ -245,7 +245,7 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor whose values are all there: others can stand for more than the memory holds."""
+    """Return whether it is a tensor whose values are all there: others can stand for more than the memory holds."""
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
@@ -255,7 +255,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _fits(known: KnownLatents, n_latent: int) -> bool:
-    """Whether the reference codes are of the shapes and types, and within the bounds, that annotating relies on."""
+    """Return whether the latents are of the shapes and types, and within the bounds, that annotating relies on."""
     n, n_classes = len(known.latent), len(known.classes)
     shapes = known.latent.shape == (n, n_latent) and known.held_out.ndim == 2 and known.held_out.shape[1] == n_latent
     kinds = known.latent.dtype == known.held_out.dtype == np.float32
@@ -322,7 +322,7 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLat
 
 
 def load_target(folder: Path) -> Annotator:
-    """The target's annotator, on the CPU.
+    """Read the target's annotator, on the CPU.
 
     Raises
     ------
@@ -336,7 +336,7 @@ def load_target(folder: Path) -> Annotator:
 
 
 def own_target(folder: Path) -> np.ndarray:
-    """The fingerprints of the cells that the model annotated as its run's target, uint64 (n_target,)."""
+    """Read the fingerprints of the cells that the model annotated as its run's target, uint64 (n_target,)."""
     description = read_model_json(folder)
     if description["target"] is None:
         return np.empty(0, dtype=np.uint64)
@@ -344,7 +344,7 @@ def own_target(folder: Path) -> np.ndarray:
 
 
 def of_own_target(folder: Path, x: sparse.csr_matrix) -> np.ndarray:
-    """Which prepared cells (n, p) the model has annotated as its run's target, bool (n,)."""
+    """Return which prepared cells (n, p) the model has annotated as its run's target, bool (n,)."""
     return np.isin(fingerprints(x), own_target(folder))
 
 
@@ -362,7 +362,7 @@ def _target_cells(folder: Path, description: Mapping[str, Any]) -> dict[str, np.
 
 
 def recall(annotated: Annotated, x: sparse.csr_matrix, folder: Path, known: KnownLatents, settings: Settings) -> None:
-    """Enters, as a further stage, what the model's own run said of cells (n, p) of its target. It is looked up, because an
+    """Add, as a further stage, the answers of the model's own run for cells (n, p) of its target. They are looked up, because an
     answer also rests on the neighbours that the cells had there.
 
     Raises
