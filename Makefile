@@ -8,8 +8,8 @@ TORCH := torch==2.13.0
 # Where it comes from, if not from the package index you use: https://download.pytorch.org/whl/cpu has it without CUDA.
 TORCH_INDEX ?=
 READY := $(VENV)/.ready
-# One worker a core, up to four: groups of tests are in tests/conftest.py.
-ON_BOTH_CORES := -n auto --maxprocesses=4 --dist loadgroup --no-loadscope-reorder --durations=20
+# One worker a core, up to four; tests/conftest.py says which tests stay together.
+ON_BOTH_CORES := -n auto --maxprocesses=4 --no-loadscope-reorder --durations=20
 
 .PHONY: demo test quick lint types lock clean
 

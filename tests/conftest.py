@@ -14,11 +14,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import hypothesis
 import pytest
 from filelock import FileLock
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
@@ -138,26 +140,37 @@ def write_parameters(tmp_path: Path) -> Callable[..., Path]:
 
 # --- on both cores -----------------------------------------------------------------------------------------------------
 
-# Files of slow tests, the slowest first, so that small ones fill up the other core at the end. Tests of a file share its costly
-# fixtures and so stay on one worker, but for those that use a fixture named here: they are a group of their own.
+# Files of slow tests, the slowest first, so that small ones fill up the other core at the end.
 SLOWEST = (
-    "slurm", "test_sweep", "test_run", "test_faults", "test_why", "test_jupyterlab", "test_app", "test_workspace",
-    "test_notebooks", "test_chunks", "test_predict", "test_compare", "test_compare_methods", "test_hostile", "test_report",
+    "test_sweep", "test_run", "test_faults", "test_why", "test_jupyterlab", "test_app", "test_workspace", "test_notebooks",
+    "test_chunks", "test_predict", "test_compare", "test_compare_methods", "test_hostile", "test_report",
 )  # fmt: skip
-OWN_GROUP = ("slurm",)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for pytest-xdist (`--dist loadgroup`) and begin with the slowest groups."""
-    group_of = {}
-    for item in items:
-        own = [name for name in OWN_GROUP if name in getattr(item, "fixturenames", ())]
-        group = own[0] if own else item.path.stem
-        group_of[item] = group
-        item.add_marker(pytest.mark.xdist_group(group))
-    place = {group: i for i, group in enumerate(SLOWEST)}
-    items.sort(key=lambda item: place.get(group_of[item], len(place)))
+    """Begin with the slowest files."""
+    place = {stem: i for i, stem in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+class ByFile(LoadScopeScheduling):
+    """Tests of a file share its costly fixtures and so stay on one worker; those that need Slurm are a group of their own.
+
+    (pytest-xdist's own `--dist loadgroup` finds no groups under pytest 9.2.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        return "slurm" if test.startswith(ON_SLURM) else file
+
+
+ON_SLURM = ("test_on_slurm", "test_ctrl_c_leaves_no_job_on_slurm", "test_written_array_does_the_runs_in_slurm")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Tell pytest-xdist how to share tests among workers."""
+    return ByFile(config, log)
 
 
 def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
