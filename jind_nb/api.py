@@ -113,8 +113,8 @@ def annotate(
     rejection
         theta: the share of a type's held-out cells that its confidence threshold would reject.
     target_error
-        Instead of rejection: the share of wrong labels among the assigned cells to stay below in a batch never seen, say
-        0.05.
+        Instead of rejection: the highest share of wrong labels among the assigned cells of a batch that is new to the
+        model, say 0.05.
     unlabeled
         Words in labels_key that mean: no label (upper and lower case alike). Default: -, ?, NA, unknown and the like.
     gene_col
@@ -125,8 +125,8 @@ def annotate(
         What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, `log1p` values, or to be
         left alone (`as_is`).
     align
-        Align the target with the annotated batches; default: where left-out batches were annotated better for it (method
-        `reference`: always), and never with pretrained_model_path.
+        Align the target with the annotated batches; default: if left-out batches were annotated better with alignment
+        (method `reference`: always), but never with pretrained_model_path.
     parents
         A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous cell is then
         given the parent, where that is confident.
