@@ -76,7 +76,7 @@ def test_ambiguous_cells_get_a_parent_that_is_mostly_right(run: Path) -> None:
     assert right / len(fell_back) > 0.8
     numbers = json.loads((run / "metrics.json").read_text())["target"]["fallback"]
     assert numbers == {"cells": len(fell_back), "labelled": len(fell_back), "right": right}
-    assert f"{len(fell_back):,} with a parent type only" in (run / "report.html").read_text("utf-8")
+    assert f"{len(fell_back):,} given a parent type only" in (run / "report.html").read_text("utf-8")
 
 
 def test_clusters_and_their_majorities_are_in_both_files(run: Path) -> None:
@@ -96,14 +96,15 @@ def test_the_report_shows_what_drives_each_type_and_the_users_markers(run: Path)
     notebook = nbformat.read(run / "notebooks" / "4_evaluate.ipynb", as_version=4)
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     alts = [output["metadata"]["image/png"]["alt"] for output in shown if "image/png" in output.get("data", {})]
-    for what in ("each feature", "each marker"):
-        assert [alt for alt in alts if what in alt] == [
-            f"{cells}: share of cells with {what}, and its mean value"
-            for cells in ("Annotated cells, by label", "3pv1, by prediction")
-        ]
+    dots = [alt for alt in alts if alt.startswith("Dot plot of ")]
+    assert [alt.partition(":")[0] for alt in dots] == 2 * [
+        "Dot plot of Annotated cells, by label",
+        "Dot plot of 3pv1, by prediction",
+    ]
+    assert all("share of cells with each of 5 features, and its mean value" in alt for alt in dots[2:])  # the markers
     assert any("UMAP of the target's cells by cluster" in alt for alt in alts)
     tables = " ".join(output["data"].get("text/html", "") for output in shown if "data" in output)
-    assert "share of what speaks for it %" in tables
+    assert "share of what speaks for the type %" in tables
     for marker in ("MS4A1", "GNLY", "FCGR3A"):
         assert re.search(f"<td[^>]*>{marker}</td>", tables)
     plan = json.loads((run / "work" / "plan.json").read_text())
@@ -134,7 +135,7 @@ def test_a_saved_models_run_takes_its_parents_and_explains_it(run: Path, tmp_pat
     then, now = (pd.read_parquet(folder / "predictions.parquet") for folder in (run, again))
     assert now["predictions"].tolist() == then["predictions"].tolist()
     html = (again / "report.html").read_text("utf-8")
-    assert "share of what speaks for it %" in html
+    assert "share of what speaks for the type %" in html
     assert "Your markers" not in html  # MARKERS is not set: a heading over nothing is left out
     (tmp_path / "p.yaml").write_text(
         yaml.safe_dump(
