@@ -19,7 +19,7 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its parameters and the files of its folder (the table in README.md)."""
+    """One run: its parameters and the files of its folder (the table in docs/output.md)."""
 
     parameters: Parameters
     input_matters: bool = True  # False: read the folder as it is, also where the input was changed or deleted
