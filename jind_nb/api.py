@@ -59,7 +59,7 @@ def annotate(
     intermediates: Sequence[str] = (),
     exclude: Sequence[str] = (),
     num_features: int = 5000,
-    min_cell_type_population: int = 100,
+    min_cell_type_population: int | Literal["auto"] | None = None,
     use_gpu: bool = True,
     method: Literal["default", "reference"] = "default",
     seed: int = 0,
@@ -101,7 +101,8 @@ def annotate(
     num_features
         How many features (genes, peaks) of largest variance are kept.
     min_cell_type_population
-        A cell type with fewer labelled cells in a batch is left out of that batch's training.
+        A cell type with fewer labelled cells in a batch is left out of that batch's training. `auto`: only a type with a
+        single cell in all annotated batches is left out (method `reference`: 100 if absent).
     use_gpu
         Use a GPU if there is one.
     method
@@ -167,7 +168,7 @@ def annotate(
     >>> pbmc = sc.datasets.pbmc68k_reduced()
     >>> adata = pbmc.raw.to_adata()
     >>> adata.obs["well"] = adata.obs_names.str[-1]
-    >>> model = jn.annotate(adata, batch_key="well", labels_key="bulk_labels", target="1", min_cell_type_population=5)
+    >>> model = jn.annotate(adata, batch_key="well", labels_key="bulk_labels", target="1")
     >>> adata.obs["jind_prediction"].notna().sum()  # the cells of well 1
     np.int64(95)
     """

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from ..core.coerce import AUTO
 from ..core.files import read_yaml
 from ..core.parameters import Parameters
 from ..core.text import listing
@@ -27,12 +28,6 @@ WORDS: dict[str, list[str]] = read_yaml(Path(__file__).with_name("column_words.y
 MOST_BATCHES, MOST_TYPES, MOST_NUMBERS = 2_000, 1_000, 200
 
 SMALLEST_TARGET = 100  # cells of a proposed target with known labels
-
-POPULATIONS = (100, 50, 20, 10, 5)  # for MIN_CELL_TYPE_POPULATION
-
-ENOUGH_TO_LEARN = 10  # cells of a type in a batch; such a type should be kept
-
-MOST_LOST = 0.05  # share of the labelled cells that may be lost
 
 OF_ONE_PARENT = 0.95
 
@@ -281,11 +276,11 @@ def _guess_roles(
     if target is None or annotated.empty:
         return
     if "MIN_CELL_TYPE_POPULATION" not in given:
-        source = given.get("SOURCE_DATASET_NAME")
-        values["MIN_CELL_TYPE_POPULATION"] = _population(annotated, annotated[annotated.index == source])
-        why["MIN_CELL_TYPE_POPULATION"] = _lost_in_words(annotated, values["MIN_CELL_TYPE_POPULATION"])
+        values["MIN_CELL_TYPE_POPULATION"] = AUTO
+        why["MIN_CELL_TYPE_POPULATION"] = _learned_in_words(annotated)
     if "SOURCE_DATASET_NAME" not in given:
-        enough = annotated.where(annotated >= values["MIN_CELL_TYPE_POPULATION"], 0)
+        least = values["MIN_CELL_TYPE_POPULATION"]
+        enough = annotated.where(annotated >= (1 if least == AUTO else least), 0)
         best = pd.DataFrame({"types": (enough > 0).sum(axis=1), "cells": enough.sum(axis=1)})
         best = best.sort_values(["types", "cells"], ascending=False, kind="stable")
         if best["types"].iloc[0] > 0:
@@ -319,28 +314,10 @@ def _learned(counts: pd.DataFrame, without: set[Any]) -> pd.DataFrame:
     return rest[rest.sum(axis=1) > 0]
 
 
-def _population(annotated: pd.DataFrame, source: pd.DataFrame) -> int:
-    """Return the highest usual MIN_CELL_TYPE_POPULATION that loses few cells, or one that keeps two types."""
-    labelled, largest = annotated.to_numpy().sum(), annotated.max()
-    for least in POPULATIONS:
-        all_types = not ((largest >= ENOUGH_TO_LEARN) & (largest < least)).any()
-        has_source = source.empty or (source >= least).to_numpy().any()
-        kept = annotated.where(annotated >= least, 0).to_numpy().sum()
-        if all_types and has_source and (largest >= least).sum() >= 2 and kept >= (1 - MOST_LOST) * labelled:
-            return least
-    second = annotated.max().nlargest(2).min()
-    return int(max(1, min(POPULATIONS[-1], second, *([] if source.empty else [source.to_numpy().max()]))))
-
-
-def _lost_in_words(annotated: pd.DataFrame, least: int) -> str:
-    default = Parameters.model_fields["MIN_CELL_TYPE_POPULATION"].default
-    kept, at_default = (annotated.where(annotated >= n, 0).sum() for n in (least, default))
+def _learned_in_words(annotated: pd.DataFrame) -> str:
     cells = annotated.sum()
-    share, share_at_default = (1 - of_type.sum() / cells.sum() for of_type in (kept, at_default))
-    lower = f"the default, {default}, would leave out {share_at_default:.0%} of the labelled cells; "
-    dropped = listing(map(one_line, map(str, cells.index[(kept == 0) & (cells > 0)])), 10, quoted=False)
-    types = f", and all cells of {dropped}" if dropped else ""
-    return f"{lower if least < default else ''}{least} leaves out {f'{share:.1%}' if share else 'none'}{types}"
+    single = listing(map(one_line, map(str, cells.index[cells == 1])), 10, quoted=False)
+    return f"learns every cell type but {single}, which has a single cell" if single else "learns every cell type"
 
 
 def _parents(obs: pd.DataFrame, types: pd.Series | None, values: Mapping[str, Any]) -> list[str]:

@@ -3,13 +3,15 @@
 import ast
 import re
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from .address import check_address, is_remote
 from .files import read_yaml
 from .text import as_text, listing
+
+AUTO = "auto"  # of MIN_CELL_TYPE_POPULATION
 
 
 def _name(value: object) -> object:
@@ -25,6 +27,18 @@ def _not_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
+
+
+def _population(value: object) -> object:
+    """Return `auto`, or a whole number of at least one."""
+    if value == AUTO:
+        return value
+    number = _not_bool(value)
+    if isinstance(number, str) and number.strip().isdecimal():
+        number = int(number)
+    if not isinstance(number, int | float) or number != number or number % 1 or number < 1:
+        raise ValueError(f"must be a whole number of at least 1, or {AUTO}")
+    return int(number)
 
 
 def _names(value: object) -> object:
@@ -105,6 +119,8 @@ def _none_if_empty(value: object) -> object:
 
 
 Name = Annotated[str, BeforeValidator(_name), Field(min_length=1)]
+
+Population = Annotated[int | Literal["auto"], BeforeValidator(_population)]
 
 Whole = Annotated[int, BeforeValidator(_not_bool)]
 

@@ -14,7 +14,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import InputError
 from .address import is_remote
-from .coerce import Markers, MaybeBool, MaybeName, MaybeNumber, MaybeText, Name, Names, Parents, Paths, Whole, Words
+from .coerce import (
+    AUTO,
+    Markers,
+    MaybeBool,
+    MaybeName,
+    MaybeNumber,
+    MaybeText,
+    Name,
+    Names,
+    Parents,
+    Paths,
+    Population,
+    Whole,
+    Words,
+)
 from .files import read_yaml
 from .text import listing, nearest
 
@@ -25,6 +39,8 @@ BUNDLED = "scanpy:"
 MOST_BYTES = 2**18
 
 DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom")
+
+PUBLISHED_MINIMUM = 100  # MIN_CELL_TYPE_POPULATION of the JIND-Multi program
 
 OLDER_NAMES = {"TRAIN_DATASETS_NAMES": "INTER_DATASETS_NAMES"}
 
@@ -80,8 +96,9 @@ class Parameters(BaseModel):
     """Batches that take no part in anything."""
     NUM_FEATURES: Whole = Field(5000, ge=1)
     """How many features (genes, peaks) of largest variance are kept."""
-    MIN_CELL_TYPE_POPULATION: Whole = Field(100, ge=1)
-    """A cell type with fewer labelled cells in a batch is left out of that batch's training."""
+    MIN_CELL_TYPE_POPULATION: Population = AUTO
+    """A cell type with fewer labelled cells in a batch is left out of that batch's training. `auto`: only a type with a
+    single cell in all annotated batches is left out (METHOD `reference`: 100 if absent)."""
     USE_GPU: bool = True
     """Use a GPU if there is one."""
     METHOD: Literal["default", "reference"] = "default"
@@ -119,6 +136,14 @@ class Parameters(BaseModel):
     """Leiden clusters of the target at this resolution (1 is usual), and the majority of each, beside the answer for
     each cell."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _published_minimum(cls, values: Any) -> Any:
+        """Give METHOD `reference` its own minimum of cells where none is given."""
+        if isinstance(values, dict) and values.get("METHOD") == "reference":
+            return {"MIN_CELL_TYPE_POPULATION": PUBLISHED_MINIMUM} | values
+        return values
+
     @model_validator(mode="after")
     def _roles_are_disjoint(self) -> Self:
         target, source = self.TARGET_DATASET_NAME, self.SOURCE_DATASET_NAME
@@ -149,6 +174,12 @@ class Parameters(BaseModel):
     def intermediates(self) -> list[str]:
         """Return INTER_DATASETS_NAMES without the source (the reference's own example lists it there)."""
         return [name for name in self.INTER_DATASETS_NAMES if name != self.SOURCE_DATASET_NAME]
+
+    @property
+    def fewest_of_a_type(self) -> int:
+        """Return how many labelled cells of a type a batch needs to be trained with the type."""
+        least = self.MIN_CELL_TYPE_POPULATION
+        return 1 if isinstance(least, str) else least
 
     @property
     def aligns(self) -> bool:

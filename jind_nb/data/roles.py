@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..core.coerce import AUTO
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters
 from ..core.text import did_you_mean, listing, plural
@@ -14,6 +15,9 @@ from .plan import Plan
 
 # Labelled cells of a batch that are used for training, at most.
 CELLS_PER_BATCH = {"default": 10_000, "reference": 50_000}
+
+# MIN_CELL_TYPE_POPULATION `auto`: labelled cells that a type needs in all annotated batches together.
+LEARNABLE = 2
 
 FEWEST_OF_A_TYPE = 100  # of these, for each cell type with so many
 
@@ -60,8 +64,10 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
     has_label = cells["cell_type"].notna()
     labelled = {name: cells.loc[has_label & (cells["batch"] == name), ["cell_type"]] for name in candidates}
     counts = {name: batch["cell_type"].value_counts().sort_index() for name, batch in labelled.items()}
+    total = pd.DataFrame(counts).sum(axis=1)
+    learnable = total.index[(total >= LEARNABLE) | (p.MIN_CELL_TYPE_POPULATION != AUTO)]
     for name, batch in labelled.items():
-        _choose_types(p, name, counts[name], plan)
+        _choose_types(p, name, counts[name], learnable, plan)
         if name in plan.cells:
             batch = _subsample_batch(p, name, batch[batch["cell_type"].isin(plan.cells[name])], plan)
             plan.cells[name] = {str(t): int(n) for t, n in batch["cell_type"].value_counts().sort_index().items()}
@@ -116,9 +122,9 @@ def _subsample_batch(p: Parameters, name: str, batch: pd.DataFrame, plan: Plan) 
     return batch.iloc[np.sort(chosen)]
 
 
-def _choose_types(p: Parameters, name: str, counts: pd.Series, plan: Plan) -> None:
-    """Enter into the plan a batch with those cell types that have enough cells, or why it is left out."""
-    enough = counts[counts >= p.MIN_CELL_TYPE_POPULATION]
+def _choose_types(p: Parameters, name: str, counts: pd.Series, learnable: pd.Index, plan: Plan) -> None:
+    """Enter into the plan a batch with those learnable cell types that have enough cells in it, or why it is left out."""
+    enough = counts[(counts >= p.fewest_of_a_type) & counts.index.isin(learnable)]
     if counts.empty:
         plan.left_out[name] = f"none of its cells has a label in {p.LABELS_COL!r}"
         return
@@ -126,6 +132,8 @@ def _choose_types(p: Parameters, name: str, counts: pd.Series, plan: Plan) -> No
     plan.too_rare += [{"batch": name, "cell_type": cell_type, "cells": int(n)} for cell_type, n in too_rare]
     if enough.empty:
         least = f"MIN_CELL_TYPE_POPULATION {p.MIN_CELL_TYPE_POPULATION} cells"
+        if p.MIN_CELL_TYPE_POPULATION == AUTO:
+            least = f"{LEARNABLE} cells in all annotated batches together"
         plan.left_out[name] = f"none of its cell types has {least} (its largest has {counts.max()})"
         return
     plan.annotated.append(name)
@@ -154,4 +162,5 @@ def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan)
         if n_types < 2:
             what = f"{plural(n_types, 'cell type')} to learn; at least two are needed"
         least = f"MIN_CELL_TYPE_POPULATION {p.MIN_CELL_TYPE_POPULATION}"
-        raise InputError(f"{least} leaves {what}. {would_work} or less would work.")
+        works = f"{would_work} or less" if would_work > 1 else "1"
+        raise InputError(f"{least} leaves {what}. {works} would work.")

@@ -119,13 +119,13 @@ def test_the_batch_without_labels_is_the_target_and_the_richest_the_source() -> 
     )
     assert values["TARGET_DATASET_NAME"] == "new"
     assert values["SOURCE_DATASET_NAME"] == "b"
-    assert values["MIN_CELL_TYPE_POPULATION"] == 100
+    assert values["MIN_CELL_TYPE_POPULATION"] == "auto"
 
 
-def test_min_cell_type_population_falls_until_little_is_lost() -> None:
-    """With the default of 100, small data would lose most of their types without a word."""
-    values = of_counts({"new": {None: 50}, "a": {"B": 60, "T": 70, "DC": 12}, "b": {"B": 60, "T": 55, "rare": 2}})
-    assert values["MIN_CELL_TYPE_POPULATION"] == 10
+def test_the_type_that_cannot_be_learned_is_named() -> None:
+    rows = [("new", None)] * 9 + [("a", "B")] * 9 + [("b", "T")] * 9 + [("a", "DC"), ("b", "DC"), ("b", "mast")]
+    found = guess(pd.DataFrame(rows, columns=["batch", "celltype"]))
+    assert found.why["MIN_CELL_TYPE_POPULATION"] == "learns every cell type but mast, which has a single cell"
 
 
 def test_what_is_given_is_not_guessed_and_the_rest_fits_to_it() -> None:

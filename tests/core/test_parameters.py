@@ -200,7 +200,7 @@ def test_a_missing_parameter_is_named_with_what_it_means(name: str) -> None:
     ("name", "allowed", "refused"),
     [
         ("NUM_FEATURES", [1, 5000, 10**6, "200", 300.0], [0, -1, 1.5, "many", None, [], math.inf, math.nan]),
-        ("MIN_CELL_TYPE_POPULATION", [1, 100, "5"], [0, -1, 2.5, "few", None]),
+        ("MIN_CELL_TYPE_POPULATION", [1, 100, "5", 5.0, "auto"], [0, -1, 2.5, "few", None, math.nan, math.inf]),
         ("REJECTION", [0, 0.05, 0.999, "0.1"], [-0.01, 1, 1.5, "5%", None, math.nan]),
         ("EPOCHS", [1, 15, 1000], [0, 1001, -3, 1.5]),
         ("SEED", [0, 1, 2**32 - 1], [-1, 2**32, 0.5, "x"]),
@@ -220,6 +220,13 @@ def test_limits(name: str, allowed: list[object], refused: list[object]) -> None
     for value in refused:
         message = refusal(**{name: value})
         assert message.startswith(f"{name}: found {value!r}"), message
+
+
+def test_absent_every_type_is_learned_but_in_the_published_method_only_those_of_100_cells() -> None:
+    """A hundred would drop most types of a small file; the published method keeps its own constant."""
+    assert made().MIN_CELL_TYPE_POPULATION == "auto"
+    assert made(METHOD="reference").MIN_CELL_TYPE_POPULATION == 100
+    assert made(METHOD="reference", MIN_CELL_TYPE_POPULATION="auto").MIN_CELL_TYPE_POPULATION == "auto"
 
 
 @pytest.mark.parametrize("name", ["NUM_FEATURES", "SEED", "EPOCHS", "MIN_CELL_TYPE_POPULATION"])

@@ -377,6 +377,14 @@ def test_a_type_too_rare_in_one_batch_is_left_out_there_and_learned_from_another
     assert table["learned from other batches"].to_dict() == {"NK": "yes", "B": "yes", "DC": "no: never predicted"}
 
 
+def test_auto_leaves_out_only_a_type_with_a_single_annotated_cell(prepare: Callable[..., Prepared]) -> None:
+    """Two cells of a type are enough to learn it, also if they are in two batches."""
+    adata = simulated({"a": {"B": 9, "T": 9, "DC": 1}, "b": {"B": 9, "NK": 2, "DC": 1, "mast": 1}, "c": {"B": 9, "T": 9}})
+    result = prepare(adata, MIN_CELL_TYPE_POPULATION="auto")
+    assert result.plan.cells == {"a": {"B": 9, "DC": 1, "T": 9}, "b": {"B": 9, "DC": 1, "NK": 2}}
+    assert result.plan.dropped == ["mast"]
+
+
 def test_batches_that_cannot_train_are_left_out_by_name_and_reason(prepare: Callable[..., Prepared]) -> None:
     adata = simulated(THREE_BATCHES | {"bare": {"B": 20}, "tiny": {"B": 3}, "away": {"B": 20}})
     labels = adata.obs["celltype"].where(adata.obs["batch"] != "bare", "unknown")

@@ -11,6 +11,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from ...core.coerce import AUTO
 from ...core.parameters import Parameters
 from ...core.text import listing
 from ...errors import InputError
@@ -22,8 +23,6 @@ from .workspace import EXAMPLE, RunOfVisitor, Workspace
 NOTHING = ("– choose –", "")
 
 AUTOMATIC = ("– chosen automatically –", "")
-
-FEWEST = Parameters.model_fields["MIN_CELL_TYPE_POPULATION"].default
 
 METHODS = [("default: what we recommend", "default"), ("reference: as published", "reference")]
 
@@ -129,7 +128,7 @@ class NewRunForm:
         options = [NOTHING, *((f"{name} ({len(values)} values)", name) for name, values in content["columns"].items())]
         for name in ("BATCH_COL", "LABELS_COL"):
             ours.fill(self.fields[name], options, proposed[name] or "")
-        self.fields["MIN_CELL_TYPE_POPULATION"].value = proposed["MIN_CELL_TYPE_POPULATION"] or FEWEST
+        self.fields["MIN_CELL_TYPE_POPULATION"].value = str(proposed["MIN_CELL_TYPE_POPULATION"] or AUTO)
         self._columns_chosen()
         hide(self.choices, hidden=False)
 
@@ -228,7 +227,7 @@ def _fields() -> dict[str, Any]:
         "TARGET_DATASET_NAME": ours.dropdown("Batch to annotate", [NOTHING], "TARGET_DATASET_NAME"),
         "SOURCE_DATASET_NAME": ours.dropdown("Start learning from", [AUTOMATIC], "SOURCE_DATASET_NAME"),
         "EXCLUDE_DATASETS_NAMES": ours.labelled(widgets.SelectMultiple, excluded, rows=5, tooltip=several),
-        "MIN_CELL_TYPE_POPULATION": ours.labelled(widgets.BoundedIntText, fewest, min=1, max=10**6, value=FEWEST),
+        "MIN_CELL_TYPE_POPULATION": ours.labelled(widgets.Text, fewest, value=AUTO, placeholder=AUTO),
         "TARGET_ERROR": ours.labelled(widgets.Text, error, placeholder=share),
         "METHOD": ours.dropdown("Method", METHODS, "METHOD"),
     }
