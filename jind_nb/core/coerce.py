@@ -11,7 +11,7 @@ from .address import check_address, is_remote
 from .files import read_yaml
 from .text import as_text, listing
 
-AUTO = "auto"  # of MIN_CELL_TYPE_POPULATION
+AUTO: Literal["auto"] = "auto"  # of MIN_CELL_TYPE_POPULATION
 
 
 def _name(value: object) -> object:

@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 from ..errors import InputError
 from .files import read_json, write_json
 
-MODEL_FORMAT = 4
+MODEL_FORMAT = 5
+OLDER_FORMAT = 4  # read too; of METHOD `default` it holds five regressions and no members
 
 Normalisation = Literal["auto", "counts", "log1p", "as_is"]
 
@@ -36,9 +37,9 @@ def read_model_json(folder: Path) -> dict[str, Any]:
         made_by_format = model["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({error}); copy the folder again.") from None
-    if made_by_format != MODEL_FORMAT:
+    if made_by_format not in (OLDER_FORMAT, MODEL_FORMAT):
         newer = isinstance(made_by_format, int) and made_by_format > MODEL_FORMAT
-        advice = f"this program reads format {MODEL_FORMAT}; {'update jind-nb' if newer else 'train the model again'}"
+        advice = f"this program reads formats {OLDER_FORMAT} and {MODEL_FORMAT}; {'update jind-nb' if newer else 'train the model again'}"
         raise InputError(f"PRETRAINED_MODEL_PATH: {file} has format {made_by_format!r}, {advice}.")
     if model.get("sha256") != _digest(model):
         what = "is not as it was written (its content does not match its own hash)"

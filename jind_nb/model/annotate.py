@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
 import torch
 from scipy import sparse
 
@@ -21,12 +20,12 @@ from ..core.parameters import Parameters
 from ..core.progress import bar
 from ..data.plan import Plan
 from . import default, reference
-from .calibration import Calibration, best_mode, calibrate_modes
+from .calibration import Calibration, alignment_in_words, calibrate_modes
 from .fit import learn_intermediates, start
 from .leave_one_out import LeftOut, folds, left_out_batch, subsample_left_out, train_without
 from .networks import Annotator
 from .state import AlignmentMode, Annotated, KnownLatents, Method, Reference, Settings
-from .target import align, annotate_before_alignment, known_latents, novelty
+from .target import align, annotate_before_alignment, annotate_latent, known_latents
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def known_with_rules(reference: Reference, calibrations: Mapping[str, Calibratio
     """Return the latents of annotated cells with the rules that left-out batches taught: `calibrate` hands them over here."""
     known = known_latents(reference)
     known.rules = {mode: calibration.rule for mode, calibration in calibrations.items()}
-    known.mode, known.why = best_mode(calibrations)
+    known.why = alignment_in_words(calibrations)
     return known
 
 
@@ -122,23 +121,21 @@ def leave_batches_out(reference: Reference) -> list[LeftOut]:
         for name in group:
             cells = subsample_left_out(reference.batches[name], seed)
             annotated = annotate(model.model, cells.x, known, settings)
-            left_out.append(left_out_batch(name, cells, model, annotated))
+            left_out.append(left_out_batch(name, cells, model, known, annotated))
     return sorted(left_out, key=lambda batch: names.index(batch.batch))
 
 
 def _held_out_cells(reference: Reference) -> LeftOut:
-    """Return the held-out cells of a single annotated batch, in place of a left-out one: the same batch, so an easier test."""
+    """Return the held-out cells of a single annotated batch, in place of a left-out one: the same batch, so an easier test.
+
+    They lie where the annotated cells are, so alignment would change nothing: they say the same of both modes.
+    """
     name, cells = next(iter(reference.batches.items()))
     known, settings = known_latents(reference), reference.settings
-    probabilities = settings.method.predict_held_out(reference.model, known, settings)
+    held_out = annotate_latent(reference.model, known.held_out, known, settings)
+    alone = left_out_batch(name, cells.subset(cells.held_out), reference, known, held_out)
     modes = list(AlignmentMode) if settings.align else [AlignmentMode.UNALIGNED]
-    y = cells.y[cells.held_out]
-    return LeftOut(
-        name,
-        reference.classes,
-        y,
-        np.ones(len(y), dtype=bool),
-        dict.fromkeys(modes, probabilities),
-        dict.fromkeys(modes, probabilities),
-        novelty(known.held_out, known),
+    (members,), (of_held_out,) = alone.members.values(), alone.held_out.values()
+    return replace(
+        alone, members=dict.fromkeys(modes, members), held_out=dict.fromkeys(modes, of_held_out), is_new=False
     )

@@ -18,8 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from scipy.optimize import minimize_scalar
 
 from ..core.labels import REASONS
+from ..core.text import percent
 from ..metrics import area_under_risk_coverage, calibration_error, reliability, risk_coverage
 from .leave_one_out import LeftOut
+from .mixture import Weights, learned_weights, mixed
 from .predictions import NO_EVIDENCE, NONE_PASSES, Predictions, Rule, tempered
 from .state import AlignmentMode, Settings
 
@@ -32,13 +34,13 @@ JSON_NAMES = {"novelty_threshold": "most_novel", "threshold_cap": "enough"}
 UNLIKE = 0.01  # share of a new batch's cells of known types that may be called unlike the reference
 
 
-def temperature(left_out: list[LeftOut], mode: str) -> float:
+def temperature(left_out: list[LeftOut], mode: str, weights: Weights) -> float:
     """Return the temperature of least negative log likelihood on the left-out cells of types their model knew.
 
     Every batch counts alike, however many cells it has. 1 where there are no such cells.
     """
     usable = [
-        (b.probabilities[mode][b.could_be_known].astype(np.float64), b.y[b.could_be_known])
+        (_mixed(b, mode, weights)[b.could_be_known].astype(np.float64), b.y[b.could_be_known])
         for b in left_out
         if b.could_be_known.any()
     ]
@@ -51,6 +53,23 @@ def temperature(left_out: list[LeftOut], mode: str) -> float:
 
     found = minimize_scalar(loss, bounds=(np.log(COOLEST), np.log(HOTTEST)), method="bounded")
     return float(np.exp(found.x))
+
+
+def member_weights(left_out: list[LeftOut], mode: str) -> Weights:
+    """Return the weights of the METHOD's members that annotate left-out batches best: `mixture.learned_weights`.
+
+    Cells held out of the only annotated batch are too easy to learn weights from; there it is the prior.
+    """
+    batches = []
+    for batch in left_out:
+        rows = np.flatnonzero(batch.could_be_known)
+        if batch.is_new and len(rows):
+            batches.append((batch.members[mode][rows, :, batch.y[rows]], np.full(len(rows), 1 / len(rows))))
+    return learned_weights(batches, left_out[0].prior)
+
+
+def _mixed(batch: LeftOut, mode: str, weights: Weights) -> np.ndarray:
+    return mixed(batch.members[mode], weights)
 
 
 def _negative_log_likelihood(probabilities: np.ndarray, y: np.ndarray, temperature: float) -> float:
@@ -142,10 +161,11 @@ class Calibration:
     reliability: dict[str, list[dict[str, float]]]  # `network` and `calibrated` -> rows of `metrics.reliability`
     risk_coverage: list[list[float]]  # at most 101 points of coverage and risk, all left-out cells together
     threshold_cap: float | None = None  # REJECTION's; None with a single annotated batch: see `_rule`
+    weights: Weights = ()  # of the METHOD's members; empty in models of format 4
 
     @property
     def rule(self) -> Rule:
-        return Rule(self.temperature, self.threshold, self.novelty_threshold, self.threshold_cap)
+        return Rule(self.temperature, self.threshold, self.novelty_threshold, self.threshold_cap, self.weights)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, under the names that saved models have them by."""
@@ -207,7 +227,7 @@ def calibrate(
     n_annotated
         Number of annotated batches.
     """
-    left_out = [batch for batch in left_out if mode in batch.probabilities]
+    left_out = [batch for batch in left_out if mode in batch.members]
     rule = _rule(left_out, mode, theta, target_error)
     if n_annotated == 1:
         rule = replace(rule, threshold_cap=None)
@@ -216,9 +236,9 @@ def calibrate(
         others = [other for other in left_out if other is not batch]
         by = _rule(others, mode, theta, target_error) if others else rule
         rows.append(_row(batch, mode, by, theta))
-        plain.append(_confidence(batch, mode, 1.0))
-        calibrated.append(_confidence(batch, mode, by.temperature))
-        rights.append(_right(batch, mode))
+        plain.append(_confidence(batch, mode, replace(by, temperature=1.0)))
+        calibrated.append(_confidence(batch, mode, by))
+        rights.append(_right(batch, mode, by))
     right = np.concatenate(rights)
     coverage, risk = risk_coverage(np.concatenate(calibrated), right)
     shown = np.unique(np.linspace(0, len(risk) - 1, min(101, len(risk))).astype(int))
@@ -228,6 +248,7 @@ def calibrate(
         threshold=rule.threshold,
         novelty_threshold=rule.novelty_threshold,
         threshold_cap=rule.threshold_cap,
+        weights=rule.weights,
         n_annotated=n_annotated,
         batches=rows,
         reliability={
@@ -249,31 +270,24 @@ def novelty_threshold(left_out: list[LeftOut]) -> float | None:
 
 def calibrate_modes(left_out: list[LeftOut], settings: Settings, n_annotated: int) -> dict[str, Calibration]:
     """Calibrate each mode in which left-out batches were annotated; nothing if none were."""
-    modes = [mode for mode in AlignmentMode if any(mode in batch.probabilities for batch in left_out)]
+    modes = [mode for mode in AlignmentMode if any(mode in batch.members for batch in left_out)]
     return {mode: calibrate(left_out, mode, settings.theta, settings.target_error, n_annotated) for mode in modes}
 
 
-def best_mode(calibrations: Mapping[str, Calibration]) -> tuple[str, str]:
-    """Return the mode that annotates left-out batches best, and why: that with more right cells, the mean over batches.
+def moved_share(weights: Weights) -> float:
+    """Return the weight of the members that see the target where alignment moved it: the second half of them."""
+    return float(sum(weights[len(weights) // 2 :]))
 
-    On ties it is the mode that assigns more of their cells: if all cells of the batches are right in both modes, alignment still
-    takes away what makes them look unlike the reference. It is without alignment if only one mode was tried, and if there is a
-    single annotated batch and so none to leave out.
-    """
-    unaligned, aligned = (calibrations.get(mode) for mode in AlignmentMode)
-    if unaligned is None or aligned is None or unaligned.n_annotated == 1:
-        return AlignmentMode.UNALIGNED, "No annotated batch was left out to see whether alignment helps"
-    before, after = unaligned.mean("raw_accuracy"), aligned.mean("raw_accuracy")
-    if before is None or after is None:
-        why = "No cell of a left-out batch was of a type its model knew, so alignment was not tried"
-        return AlignmentMode.UNALIGNED, why
-    numbers = f"({100 * after:.2f} % of their cells right with it, {100 * before:.2f} % without, the mean over batches)"
-    if after > before:
-        return AlignmentMode.ALIGNED, f"Left-out annotated batches are annotated better after alignment {numbers}"
-    if after == before and (aligned.mean("assigned") or 0.0) > (unaligned.mean("assigned") or 0.0):
-        why = f"After alignment, left-out annotated batches are as often right and more of their cells are assigned {numbers}"
-        return AlignmentMode.ALIGNED, why
-    return AlignmentMode.UNALIGNED, f"Left-out annotated batches are annotated no better after alignment {numbers}"
+
+def alignment_in_words(calibrations: Mapping[str, Calibration]) -> str:
+    """Return how much of an answer comes from where alignment moved the target, and who decided that."""
+    aligned = calibrations.get(AlignmentMode.ALIGNED)
+    if aligned is None or len(aligned.weights) < 2:
+        return "No annotated batch was left out to see how much alignment helps"
+    chosen = "as left-out annotated batches were annotated best"
+    if aligned.n_annotated == 1:
+        chosen = "as in other data sets, since there is no second annotated batch to leave out"
+    return f"{percent(moved_share(aligned.weights))} of each answer comes from after alignment, the rest from before it, {chosen}"
 
 
 def _rule(left_out: list[LeftOut], mode: str, theta: float, target_error: float | None) -> Rule:
@@ -284,23 +298,25 @@ def _rule(left_out: list[LeftOut], mode: str, theta: float, target_error: float 
     batch had more than theta wrong among its cells at least so confident. Below 0.9 none is: a new batch may hold types
     that no left-out one has.
     """
-    t = temperature(left_out, mode)
-    cells = [(_confidence(b, mode, t), _right(b, mode)) for b in left_out]
+    rule = Rule(weights=member_weights(left_out, mode), novelty_threshold=novelty_threshold(left_out))
+    rule = replace(rule, temperature=temperature(left_out, mode, rule.weights))
+    cells = [(_confidence(batch, mode, rule), _right(batch, mode, rule)) for batch in left_out]
     if target_error is not None:
-        return Rule(t, safe_threshold(cells, target_error), novelty_threshold(left_out))
-    return Rule(t, None, novelty_threshold(left_out), max(NO_EVIDENCE, safe_threshold(cells, theta)))
+        return replace(rule, threshold=safe_threshold(cells, target_error))
+    return replace(rule, threshold_cap=max(NO_EVIDENCE, safe_threshold(cells, theta)))
 
 
-def _confidence(batch: LeftOut, mode: str, temperature: float) -> np.ndarray:
+def _confidence(batch: LeftOut, mode: str, rule: Rule) -> np.ndarray:
     """Return the confidence of the cells whose type could be known, (n,)."""
-    top: np.ndarray = tempered(batch.probabilities[mode][batch.could_be_known], temperature).max(axis=1, initial=0.0)
+    probabilities = _mixed(batch, mode, rule.weights)[batch.could_be_known]
+    top: np.ndarray = tempered(probabilities, rule.temperature).max(axis=1, initial=0.0)
     return top
 
 
-def _right(batch: LeftOut, mode: str) -> np.ndarray:
+def _right(batch: LeftOut, mode: str, rule: Rule) -> np.ndarray:
     """Return whether the most probable type is right, of the cells whose type could be known: bool (n,)."""
     known = batch.could_be_known
-    right: np.ndarray = batch.probabilities[mode][known].argmax(axis=1) == batch.y[known]
+    right: np.ndarray = _mixed(batch, mode, rule.weights)[known].argmax(axis=1) == batch.y[known]
     return right
 
 
@@ -309,12 +325,12 @@ def _row(batch: LeftOut, mode: str, rule: Rule, theta: float) -> dict[str, Any]:
 
     `calibration_error` is of the calibrated confidence, `network_calibration_error` of the network's own.
     """
-    probabilities, right = batch.probabilities[mode][batch.could_be_known], _right(batch, mode)
-    novelty = batch.novelty[batch.could_be_known]
-    judged = Predictions.by(rule, batch.classes, probabilities, batch.held_out[mode], theta, novelty)
+    probabilities, right = _mixed(batch, mode, rule.weights)[batch.could_be_known], _right(batch, mode, rule)
+    novelty, held_out = batch.novelty[batch.could_be_known], mixed(batch.held_out[mode], rule.weights)
+    judged = Predictions.by(rule, batch.classes, probabilities, held_out, theta, novelty)
     kept = ~judged.rejected
     some = bool(len(right))
-    confidence = _confidence(batch, mode, rule.temperature)
+    confidence = _confidence(batch, mode, rule)
     return {
         "batch": batch.batch,
         "cells": len(right),
@@ -323,6 +339,8 @@ def _row(batch: LeftOut, mode: str, rule: Rule, theta: float) -> dict[str, Any]:
         "unlike_reference": float(np.mean(judged.reasons == REASONS[2])) if some else None,
         "error_among_assigned": float(1 - right[kept].mean()) if kept.any() else None,
         "AURC": area_under_risk_coverage(confidence, right) if some else None,
-        "network_calibration_error": calibration_error(_confidence(batch, mode, 1.0), right) if some else None,
+        "network_calibration_error": calibration_error(_confidence(batch, mode, replace(rule, temperature=1.0)), right)
+        if some
+        else None,
         "calibration_error": calibration_error(confidence, right) if some else None,
     }

@@ -2,12 +2,14 @@
 
 1. Encoder. All cells of the run, the target's too, are scaled to one length and put on principal components, without labels:
    `fit_encoder`. So the target is described as well as the annotated batches are.
-2. Source. The classifier is the mean of five softmax regressions, each on some of the components: `fit_source`.
-3. Intermediates. Each batch gets an offset to where the batches before it have the same types: `fit_adapter`. With the last
-   one the classifier is learned from all batches together: `fit_jointly`.
-4. Target. Half of each cell's answer is its own, half that of its nearest cells in the target: `predict_proba`.
-5. Alignment. Where left-out batches were annotated better for it, all target cells are moved alike, to where the annotated
-   cells of their predicted types lie: `align`.
+2. Classifier. Four members look at different components in different ways: `fit_classifier`. The source's own is the simplest of
+   them: `fit_source`.
+3. Intermediates. Each batch gets an offset to where the batches before it have the same types: `fit_adapter`. Then all members
+   are learned from all batches together: `fit_jointly`.
+4. Alignment. The target is predicted and moved in turns, to where the annotated cells of its predicted types lie: `align`. Each
+   member answers twice, for the target as it is and as it was moved: `members`.
+5. Answer. It is a weighted mean of the members' answers. The weights are those that annotate left-out batches best; without any
+   they are the `PRIOR`. Part of a cell's answer is that of its mutual nearest neighbours in the target: `predict_proba`.
 
 What is learned from labels is small, quick and has one optimum, so that a seed changes next to nothing. benchmarks/README.md
 has what each part brings, and what was tried instead. Sources: Goyal et al. 2022 (JIND), doi 10.1093/bioinformatics/btac140;
@@ -16,7 +18,6 @@ Sancho-Zamora et al. 2025 (JIND-Multi), doi 10.1016/j.csbj.2025.06.043.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Collection
 from typing import Any
@@ -28,33 +29,51 @@ from scipy.sparse import linalg
 from torch import Tensor, nn
 
 from ..core.subsample import subsample
+from ..core.text import percent
+from .mixture import Weights, mixed
 from .neighbours import nearest
 from .networks import Annotator, classify, encode
 from .pca import principal_axes
-from .state import AlignmentMode, Annotated, Cells, KnownLatents, Reference, Settings, TargetStage, TrainingStage
+from .state import Annotated, Cells, KnownLatents, Reference, Settings, TargetStage, TrainingStage
 from .target import add_stage
 
 NAME = "default"
 SOURCE_HELD_OUT = 0.1
-SOURCE_COVERAGE = 0.9
+SOURCE_COVERAGE: float | None = None
 ALWAYS_ALIGNS = False
 ALWAYS_CALIBRATES = True
 MOST_TRAININGS = 9  # one for each left-out batch (`leave_one_out.MOST_LEFT_OUT`)
 KEEPS_CHECKPOINTS = False  # all it would save are seconds
 
-COMPONENTS = 50
-# Which latents each softmax regression sees: the block of `Projection`, and how many of its first components.
-VIEWS = ((0, 10), (0, 20), (0, 50), (1, 20), (1, 50))
+COMPONENTS = 100
+NEAR = 50  # first components of each block by which cells are compared with each other
+# The members, and which latents their heads see: the block of `Projection`, and how many of its first components.
+MEMBERS = {
+    "views": ((0, 10), (0, 20), (0, 50), (1, 20), (1, 50)),
+    "many unscaled components": ((1, COMPONENTS),),
+    "many scaled components": ((0, COMPONENTS),),
+    "discriminant": ((0, NEAR), (1, NEAR)),  # one head that sees both
+}
+HEADS = ("views",) * 5 + ("many unscaled components", "many scaled components", "discriminant")
+# Weights of the members, for the target as it is and as it was moved, before left-out batches say better; and those with a
+# single annotated batch. Chosen by leaving one data set out: benchmarks/README.md.
+PRIOR = ((0.2, 0.025, 0.05, 0.15), (0.35, 0.15, 0.05, 0.025))
+PRIOR_OF_ONE_BATCH = ((0.4, 0.0, 0.0, 0.2), (0.1, 0.2, 0.1, 0.0))
 MOST_CELLS = 20_000  # that components and classifier are computed from
 FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
 NEVER = -30.0  # log odds of a type that no cell is labelled with
+COVARIANCE_SHRINKAGE = 0.5  # of the discriminant, towards a sphere
+COOLED = 3.0  # what the discriminant's log odds are divided by: it is too sure
+TOLERANCE, MOST_STEPS = 2e-3, 200  # of the regressions
 SHRINKAGE = 20.0  # cells without an offset that an offset is averaged with
 UNMOVED = 0.1  # weight of a cell's latent before its batch's offset in learning the classifier; the rest is after it
 ROUNDS = 5  # of predicting the target and moving it
 NEIGHBOURS, FEWEST_NEIGHBOURS = 16, 5  # a cell itself and its 15 nearest; where they are looked for in a subsample
-CELLS_A_NEIGHBOUR = 16  # of fewer than 256 cells accordingly fewer are asked
-NEIGHBOURS_SHARE = 0.5  # their part in a cell's answer
+CELLS_A_NEIGHBOUR = 4  # of fewer than 64 cells accordingly fewer are asked
+NEIGHBOURS_SHARE = 0.4  # their part in a cell's answer
 MOST_NEIGHBOURS = 10_000  # cells that neighbours are looked for among
+ROUNDING = 1e-6  # by which the same cosine may differ, computed from either side
+CELLS_AT_ONCE = 5_000  # that all members answer for; memory only
 
 
 # --- 1. the encoder ----------------------------------------------------------------------------------------------------------
@@ -104,7 +123,7 @@ def fit_projection(x: sparse.csr_matrix, seed: int) -> Projection:
 
     Returns
     -------
-    An encoder with latents of 100 numbers; fewer if there are fewer cells or features than components.
+    An encoder with latents of 200 numbers; fewer if there are fewer cells or features than components.
 
     Notes
     -----
@@ -133,96 +152,146 @@ def fit_projection(x: sparse.csr_matrix, seed: int) -> Projection:
     return encoder
 
 
-# --- 2. the source, and the classifier of all batches --------------------------------------------------------------------------
+# --- 2. the classifier -----------------------------------------------------------------------------------------------------------
 
 
-class SoftmaxViews(nn.Module):
-    """One softmax regression for each of VIEWS, their probabilities averaged: latents (n, d) to log probabilities (n, K), which
-    are logits too. `fit_classifier` computes them."""
+class Heads(nn.Module):
+    """Linear heads with a softmax each: latents (n, d) to log probabilities (n, K), which are logits too; `fit_classifier`
+    computes them. `of_members` tells the members apart, `forward` gives their mean by `prior`."""
 
     weight: Tensor
     bias: Tensor
+    prior: Tensor
 
     def __init__(self, n_latent: int, n_classes: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.zeros(len(VIEWS), n_latent, n_classes))  # zero where a view does not look
-        self.register_buffer("bias", torch.zeros(len(VIEWS), n_classes))
+        self.register_buffer("weight", torch.zeros(len(HEADS), n_latent, n_classes))  # zero where a head does not look
+        self.register_buffer("bias", torch.full((len(HEADS), n_classes), NEVER))
+        self.register_buffer("prior", torch.zeros(len(MEMBERS)))
+
+    def of_members(self, latent: Tensor) -> Tensor:
+        """Return the members' probabilities, (n, M, K): the mean of each member's heads."""
+        probabilities = torch.softmax(torch.einsum("nc,hck->nhk", latent, self.weight) + self.bias, dim=2)
+        of_members = [probabilities[:, [head == member for head in HEADS]].mean(dim=1) for member in MEMBERS]
+        return torch.stack(of_members, dim=1)
 
     def forward(self, latent: Tensor) -> Tensor:
-        logits = torch.einsum("nc,vck->vnk", latent, self.weight) + self.bias[:, None]
-        return torch.logsumexp(torch.log_softmax(logits, dim=2), dim=0) - math.log(len(VIEWS))
+        mean = torch.einsum("nmk,m->nk", self.of_members(latent), self.prior)
+        return torch.log(mean.clamp_min(1e-30))
 
 
-def view_columns(view: tuple[int, int], n_latent: int) -> slice:
+def columns_of(view: tuple[int, int], n_latent: int) -> np.ndarray:
     """Return where a view's components are in a latent of `n_latent` numbers, of which each block has half.
 
-    >>> view_columns((1, 20), 100)
-    slice(50, 70, None)
+    >>> columns_of((1, 2), 10)
+    array([5, 6])
     """
     block, components = view
     start = block * (n_latent // 2)
-    return slice(start, start + min(components, n_latent // 2))
+    return np.arange(start, start + min(components, n_latent // 2))
+
+
+def near_columns(n_latent: int) -> np.ndarray:
+    """Return the columns of a latent by which cells are compared with each other: the first 50 of each block."""
+    return np.concatenate([columns_of(view, n_latent) for view in MEMBERS["discriminant"]])
 
 
 def fit_source(
     cells: Cells, n_classes: int, settings: Settings, encoder: nn.Module | None = None
 ) -> tuple[Annotator, list[dict[str, Any]]]:
-    """Compute the classifier of the source's cells; there are no epochs to tell of."""
+    """Compute the discriminant of the source's cells; there are no epochs to tell of. The other members follow with all
+    batches."""
     assert encoder is not None
-    return Annotator(encoder, _classifier({"source": cells}, {"source": None}, n_classes, settings)), []
+    assert cells.latent is not None
+    classifier = Heads(cells.latent.shape[1], n_classes)
+    training = ~cells.held_out
+    _fit_discriminant(classifier, cells.latent[training], cells.y[training])
+    classifier.prior[-1] = 1.0
+    return Annotator(encoder, classifier.to(settings.device)), []
 
 
-def _classifier(
-    batches: dict[str, Cells], adapters: dict[str, nn.Module | None], n_classes: int, settings: Settings
-) -> SoftmaxViews:
-    """Learn the classifier from all batches' training cells: by their batch's offset, with nine tenths of a cell's weight, and as
-    they are, with the rest. So it also knows latents that nothing has moved, as a target's are before alignment."""
-    latents, y, weights = [], [], []
-    for name, cells in batches.items():
+def fit_jointly(reference: Reference, stage: TrainingStage, batch: str) -> list[str]:
+    """Learn all members from all batches: once, when the last one has its offset."""
+    last = reference.intermediates[-1] if reference.intermediates else None
+    if stage != (TrainingStage.RETRAIN if last is None else TrainingStage.FINETUNED) or (last and batch != last):
+        return []
+    classifier = fit_classifier(*_training_cells(reference), len(reference.classes), len(reference.batches))
+    reference.model.classifier = classifier.to(reference.settings.device)
+    return reference.intermediates
+
+
+def _training_cells(reference: Reference) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return latents, types and weights of the cells that all members are learned from, and which are where their batch's
+    offset puts them.
+
+    Cells of a batch with an offset are there twice: moved by it, with nine tenths of a cell's weight, and as they are, with the
+    rest. So the members also know latents that nothing has moved, as a target's are before alignment.
+    """
+    latents, y, weights, moved = [], [], [], []
+    for name, cells in reference.batches.items():
         assert cells.latent is not None
-        adapter = adapters[name]
-        training, of_training, unmoved = cells.latent[~cells.held_out], cells.y[~cells.held_out], 1.0
+        adapter = reference.adapters[name]
+        training, of_training = cells.latent[~cells.held_out], cells.y[~cells.held_out]
+        copies = [(training, 1.0, True)]
         if isinstance(adapter, Offset):
-            latents.append(training + adapter.numpy())
+            copies = [(training + adapter.numpy(), 1 - UNMOVED, True), (training, UNMOVED, False)]
+        for latent, weight, at_place in copies:
+            latents.append(latent)
             y.append(of_training)
-            weights.append(np.full(len(training), 1 - UNMOVED))
-            unmoved = UNMOVED
-        latents.append(training)
-        y.append(of_training)
-        weights.append(np.full(len(training), unmoved))
-    all_latents, all_y, all_weights = np.concatenate(latents), np.concatenate(y), np.concatenate(weights)
-    chosen = subsample(len(all_y), MOST_CELLS, settings.seed)
+            weights.append(np.full(len(latent), weight))
+            moved.append(np.full(len(latent), at_place))
+    all_latents, all_y = np.concatenate(latents), np.concatenate(y)
+    chosen = subsample(len(all_y), MOST_CELLS, reference.settings.seed)
     for k in np.unique(all_y):  # a rare type is not lost among many cells
         of_type = np.flatnonzero(all_y == k)
         if np.sum(all_y[chosen] == k) < min(FEWEST_OF_A_TYPE, len(of_type)):
-            chosen = np.union1d(chosen, of_type[subsample(len(of_type), FEWEST_OF_A_TYPE, settings.seed)])
-    classifier = fit_classifier(all_latents[chosen], all_y[chosen], all_weights[chosen], n_classes)
-    return classifier.to(settings.device)
+            chosen = np.union1d(chosen, of_type[subsample(len(of_type), FEWEST_OF_A_TYPE, reference.settings.seed)])
+    return all_latents[chosen], all_y[chosen], np.concatenate(weights)[chosen], np.concatenate(moved)[chosen]
 
 
-def fit_classifier(latent: np.ndarray, y: np.ndarray, weights: np.ndarray, n_classes: int) -> SoftmaxViews:
-    """Fit a softmax regression for each view of the latents (scikit-learn's, C = 1).
+def fit_classifier(
+    latent: np.ndarray, y: np.ndarray, weights: np.ndarray, at_place: np.ndarray, n_classes: int, n_batches: int = 2
+) -> Heads:
+    """Fit all members.
 
     Parameters
     ----------
-    latent, y, weights
-        Cells' latents float32 (n, d), types int64 (n,) as indices into the classes, weights float (n,).
+    latent, y, weights, at_place
+        Cells' latents float32 (n, d), types int64 (n,) as indices into the classes, weights float (n,), and whether a latent is
+        where its batch's offset puts it, bool (n,): the discriminant is computed from these.
     n_classes
         K; a type that no cell has gets next to no probability.
+    n_batches
+        Annotated batches, which decide on the `prior`.
+
+    Notes
+    -----
+    In the regressions a type counts as much as the square root of its cells: between every cell alike, which drowns rare types,
+    and every type alike, which overrates them.
     """
-    classifier = SoftmaxViews(latent.shape[1], n_classes)
-    classifier.bias.fill_(NEVER)
-    learned = np.unique(y)
-    for i, view in enumerate(VIEWS):
-        columns = view_columns(view, latent.shape[1])
-        weight, bias = _softmax_regression(latent[:, columns].astype(np.float64), y, weights)
-        classifier.weight[i, columns, learned] = torch.from_numpy(weight.T.astype(np.float32))
-        classifier.bias[i, learned] = torch.from_numpy(bias.astype(np.float32))
+    classifier = Heads(latent.shape[1], n_classes)
+    of_types = weights / np.sqrt(np.bincount(y)[y])
+    of_types /= of_types.mean() / weights.mean()
+    views = [view for member in list(MEMBERS)[:-1] for view in MEMBERS[member]]
+    for head, view in enumerate(views):
+        columns = columns_of(view, latent.shape[1])
+        weight, bias = _softmax_regression(latent[:, columns].astype(np.float64), y, of_types)
+        _set_head(classifier, head, columns, np.unique(y), weight, bias)
+    _fit_discriminant(classifier, latent[at_place], y[at_place])
+    classifier.prior.copy_(torch.tensor(prior_weights(n_batches)).reshape(2, -1).sum(dim=0))
     return classifier
 
 
+def _set_head(
+    classifier: Heads, head: int, columns: np.ndarray, types: np.ndarray, weight: np.ndarray, bias: np.ndarray
+) -> None:
+    """Enter a head's weights (k, c) and biases (k,) for the k types and c columns that it knows."""
+    classifier.weight[head][np.ix_(columns, types)] = torch.from_numpy(weight.T.astype(np.float32))
+    classifier.bias[head, types] = torch.from_numpy(bias.astype(np.float32))
+
+
 def _softmax_regression(latent: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return coefficients (k, d) and intercepts (k,) for the k types in `y`."""
+    """Return coefficients (k, d) and intercepts (k,) for the k types in `y` (scikit-learn's, C = 1)."""
     from sklearn.exceptions import (
         ConvergenceWarning,  # scikit-learn takes 0.5 s to import, for which most commands need not wait
     )
@@ -233,12 +302,28 @@ def _softmax_regression(latent: np.ndarray, y: np.ndarray, weights: np.ndarray) 
     with warnings.catch_warnings():
         # Types that can be told apart without error are told ever more surely; the last digits of that do not matter.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(C=1.0, max_iter=300).fit(latent, y, weights)
+        model = LogisticRegression(C=1.0, tol=TOLERANCE, max_iter=MOST_STEPS).fit(latent, y, weights)
     coefficients, intercepts = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one row for both
         coefficients = np.concatenate([-coefficients, coefficients]) / 2
         intercepts = np.concatenate([-intercepts, intercepts]) / 2
     return coefficients, intercepts
+
+
+def _fit_discriminant(classifier: Heads, latent: np.ndarray, y: np.ndarray) -> None:
+    """Compute the last head: a linear discriminant (Fisher 1936) whose covariance, common to all types, is shrunk halfway to a
+    sphere, with types' shares to the power of a half. It needs no more than two cells of a type."""
+    columns = near_columns(latent.shape[1])
+    z, types = latent[:, columns].astype(np.float64), np.unique(y)
+    means = np.stack([z[y == k].mean(axis=0) for k in types])
+    within = z - means[np.searchsorted(types, y)]
+    covariance = within.T @ within / max(1, len(z) - len(types))
+    sphere = max(float(np.trace(covariance)) / len(covariance), 1e-6)
+    covariance = (1 - COVARIANCE_SHRINKAGE) * covariance + COVARIANCE_SHRINKAGE * sphere * np.eye(len(covariance))
+    weight = np.linalg.solve(covariance, means.T).T
+    shares = np.bincount(y)[types] / len(y)
+    bias = -0.5 * np.einsum("kc,kc->k", weight, means) + 0.5 * np.log(shares)
+    _set_head(classifier, len(HEADS) - 1, columns, types, weight / COOLED, bias / COOLED)
 
 
 # --- 3. the intermediates ------------------------------------------------------------------------------------------------------
@@ -320,15 +405,6 @@ def offset_between(own: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray,
     return offset
 
 
-def fit_jointly(reference: Reference, stage: TrainingStage, batch: str) -> list[str]:
-    """Learn the classifier from all batches, once: with the last intermediate."""
-    if stage != TrainingStage.FINETUNED or batch != reference.intermediates[-1]:
-        return []
-    adapters, n_classes = reference.adapters, len(reference.classes)
-    reference.model.classifier = _classifier(reference.batches, adapters, n_classes, reference.settings)
-    return reference.intermediates
-
-
 def latent(reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
     """Return the latents float32 (m, d) of some of a batch's cells (bool or index), by its offset if it has one yet."""
     stored, adapter = reference.batches[batch].latent, reference.adapters.get(batch)
@@ -337,79 +413,12 @@ def latent(reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
     return of_rows + adapter.numpy() if isinstance(adapter, Offset) else of_rows
 
 
-# --- 4. the target ---------------------------------------------------------------------------------------------------------------
-
-
-def predict_proba(model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:
-    """Return probabilities float32 (n, K): half of each cell's answer is its own, half that of its nearest cells here."""
-    own = classify(model.classifier, latent, settings.device)
-    return with_neighbours(own, own, neighbours(latent, latent, settings.seed))
-
-
-def predict_held_out(model: Annotator, known: KnownLatents, settings: Settings) -> np.ndarray:
-    """Return probabilities float32 (m, K) of the held-out cells: half from the nearest training cells."""
-    if known.near_held_out is None:
-        known.near_held_out = neighbours(known.held_out, known.latent, settings.seed)
-    own = classify(model.classifier, known.held_out, settings.device)
-    return with_neighbours(own, classify(model.classifier, known.latent, settings.device), known.near_held_out)
-
-
-def neighbours(latent: np.ndarray, others: np.ndarray, seed: int) -> np.ndarray:
-    """Find for each cell the 16 most alike of other cells, or of the same, itself among them: positions in `others`, int64 (n, k).
-
-    Notes
-    -----
-    A rare type's cells would be given others' answers if more were asked than there are of the type. So of more than 10,000
-    cells a subsample is asked, and accordingly fewer neighbours, at least five; and of fewer than 256 cells a sixteenth
-    (benchmarks/README.md), at least the cell itself.
-    """
-    some = subsample(len(others), MOST_NEIGHBOURS, seed)
-    k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(others))))
-    k = min(k, max(1, len(others) // CELLS_A_NEIGHBOUR))
-    near: np.ndarray = some[nearest(latent, others[some], k)[0]]
-    return near
-
-
-def with_neighbours(own: np.ndarray, theirs: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Mix each cell's own answer, half, with the mean over its nearest cells, the other half: cells of one type lie together in
-    a batch also where the annotated ones' do not.
-
-    Parameters
-    ----------
-    own, theirs
-        Probabilities float (n, K) and (m, K), of the cells and of those that neighbours were looked for among.
-    near
-        `neighbours`, int (n, k).
-
-    Returns
-    -------
-    Float (n, K), rows still of sum 1.
-
-    >>> own = np.array([[1.0, 0.0], [0.5, 0.5]])
-    >>> with_neighbours(own, own, np.array([[0, 1], [1, 0]]))
-    array([[0.875, 0.125],
-           [0.625, 0.375]])
-    """
-    of_neighbours = theirs[near].mean(axis=1) if len(own) else own
-    return (1 - NEIGHBOURS_SHARE) * own + NEIGHBOURS_SHARE * of_neighbours
-
-
-def latent_for_novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> np.ndarray:
-    """Return the latents as alignment would move them, also where the batch is not aligned: all cells are moved alike, so what is
-    new stays apart, and a batch is not new as a whole."""
-    moved: np.ndarray = latent + target_offset(model.classifier, latent, known, settings)[0]
-    return moved
-
-
-# --- 5. alignment ----------------------------------------------------------------------------------------------------------------
+# --- 4. alignment ----------------------------------------------------------------------------------------------------------------
 
 
 def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:
-    """Move all target cells alike, unless annotated batches, left out and annotated both ways, were annotated no better for it."""
-    if not settings.always_align:
-        annotated.notes.append(f"{known.why}.")
-        if known.mode != AlignmentMode.ALIGNED:
-            return
+    """Move all target cells alike, and let each member answer for the moved cells too."""
+    annotated.notes.append(f"{known.why}.")
     b, curve = target_offset(annotated.model.classifier, annotated.latent[TargetStage.BEFORE], known, settings)
     annotated.curves += curve
     annotated.model = annotated.model.copy_with(Offset.of(b).to(settings.device))
@@ -436,13 +445,124 @@ def target_offset(
     return b.astype(np.float32), curve
 
 
+def latents_for_novelty(
+    model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first components, of the batch's cells as alignment would move them, also where the batch is not aligned: all
+    cells are moved alike, so what is new stays apart, and a batch is not new as a whole."""
+    columns = near_columns(latent.shape[1])
+    moved = latent + target_offset(model.classifier, latent, known, settings)[0]
+    return moved[:, columns], known.latent[:, columns]
+
+
+# --- 5. the answer -----------------------------------------------------------------------------------------------------------------
+
+
+def prior_weights(n_annotated: int) -> Weights:
+    """Return the members' weights before any batch was left out: for the cells as they are, then for the cells as moved."""
+    unmoved, moved = PRIOR if n_annotated > 1 else PRIOR_OF_ONE_BATCH
+    return unmoved + moved
+
+
+def members(model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:
+    """Return each member's probabilities, float32 (n, 2 M, K): of the cells as they are, then of the cells as moved.
+
+    Without an adapter both are the same: nothing was moved.
+    """
+    own, near = _own(model, latent, settings), mutual_neighbours(latent, settings.seed)
+    return np.stack([with_neighbours(own[:, m], near) for m in range(own.shape[1])], axis=1)
+
+
+def members_of_held_out(model: Annotator, known: KnownLatents, settings: Settings) -> np.ndarray:
+    """Return each member's probabilities, float32 (m, 2 M, K), of the held-out cells, which lie where their own batches'
+    offsets put them: no target's offset moves them."""
+    return members(Annotator(model.encoder, model.classifier), known.held_out, settings)
+
+
+def predict_proba(model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings) -> np.ndarray:
+    """Return the weighted mean of the members' answers, two fifths of it that of a cell's mutual nearest neighbours: float32
+    (n, K)."""
+    answers = [
+        mixed(_own(model, latent[start : start + CELLS_AT_ONCE], settings), weights)
+        for start in range(0, max(1, len(latent)), CELLS_AT_ONCE)
+    ]
+    return with_neighbours(np.concatenate(answers), mutual_neighbours(latent, settings.seed))
+
+
+@torch.no_grad()
+def _own(model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:
+    """Return each member's own probabilities of the cells as they are and as moved, float32 (n, 2 M, K)."""
+    assert isinstance(model.classifier, Heads)
+    here = torch.from_numpy(latent).to(settings.device)
+    moved = model.classifier.of_members(here)
+    unmoved = moved
+    if isinstance(model.adapter, Offset):
+        unmoved = model.classifier.of_members(here - model.adapter.b)
+    both: np.ndarray = torch.cat([unmoved, moved], dim=1).cpu().numpy()
+    return both
+
+
+def mutual_neighbours(latent: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find for each cell those of its 16 nearest cells, itself among them, that have it among their own nearest too.
+
+    Returns
+    -------
+    Positions of the nearest cells, int64 (n, k), and which of them are mutual, bool (n, k).
+
+    Notes
+    -----
+    Cells of a rare type are each other's nearest, and have cells of a common type near them for want of more of their own; but
+    these have nearer ones. So a rare type is not outvoted. Of more than 10,000 cells a subsample is asked, and accordingly fewer
+    neighbours, at least five; of fewer than 64 cells a fourth.
+    """
+    latent = latent[:, near_columns(latent.shape[1])]
+    some = subsample(len(latent), MOST_NEIGHBOURS, seed)
+    k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(latent))))
+    k = min(k, max(1, len(latent) // CELLS_A_NEIGHBOUR))
+    near, cosine = nearest(latent, latent[some], k)
+    farthest = cosine[some, -1] if len(latent) == len(some) else nearest(latent[some], latent[some], k)[1][:, -1]
+    return some[near], cosine >= farthest[near] - ROUNDING
+
+
+def with_neighbours(own: np.ndarray, near: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Mix each cell's own answer with the mean over its mutual nearest neighbours: cells of one type lie together in a batch
+    also where the annotated ones' do not. A cell without any keeps its own answer.
+
+    Parameters
+    ----------
+    own
+        Probabilities float (n, K).
+    near
+        `mutual_neighbours`.
+
+    Returns
+    -------
+    Float32 (n, K), rows still of sum 1.
+
+    >>> own = np.array([[1.0, 0.0], [0.5, 0.5]])
+    >>> with_neighbours(own, (np.array([[0, 1], [1, 0]]), np.array([[True, True], [True, False]])))
+    array([[0.9, 0.1],
+           [0.5, 0.5]], dtype=float32)
+    """
+    positions, mutual = near
+    if not len(own):
+        return own.astype(np.float32)
+    shares = mutual / np.maximum(1, mutual.sum(axis=1, keepdims=True))
+    theirs = np.zeros(own.shape)
+    for j in range(positions.shape[1]):  # one neighbour at a time: all at once would be 16 times the answer's memory
+        theirs += own[positions[:, j]] * shares[:, [j]]
+    alone = ~mutual.any(axis=1, keepdims=True)
+    mixture: np.ndarray = np.where(alone, own, (1 - NEIGHBOURS_SHARE) * own + NEIGHBOURS_SHARE * theirs)
+    return mixture.astype(np.float32)
+
+
 # --- in saved models and in words --------------------------------------------------------------------------------------------------
 
 
 def empty_annotator(n_features: int, n_classes: int, n_latent: int, has_adapter: bool) -> Annotator:
     """Return an annotator of zeros, to load weights into."""
     adapter = Offset(n_latent) if has_adapter else None
-    return Annotator(Projection(n_features, n_latent), SoftmaxViews(n_latent, n_classes), adapter)
+    return Annotator(Projection(n_features, n_latent), Heads(n_latent, n_classes), adapter)
 
 
 def describe(n_latent: int, epochs: int | None) -> str:
@@ -450,10 +570,10 @@ def describe(n_latent: int, epochs: int | None) -> str:
     return (
         f"All cells, those of the target too, were scaled to the same length and projected onto {n_latent} principal components "
         f"(up to {COMPONENTS} of features divided by their standard deviation, and as many of unscaled features). Each further "
-        "annotated batch was moved onto the batches before it, cell type by cell type. "
-        f"{len(VIEWS)} softmax regressions on different numbers of components were trained on all annotated batches and "
-        "averaged. A cell's probabilities were the mean of its own and of the average over the cell and its "
-        f"{NEIGHBOURS - 1} nearest cells of the target."
+        "annotated batch was moved onto the batches before it, cell type by cell type. Four kinds of linear classifiers "
+        "(softmax regressions on few, and on many, components of either kind, and a discriminant) were trained on all annotated "
+        "batches. A cell's probabilities were their weighted mean, with weights that annotate left-out batches best; "
+        f"{percent(NEIGHBOURS_SHARE)} came from the cell's mutual nearest neighbours among the target's cells."
     )
 
 
@@ -461,5 +581,5 @@ def describe_alignment(stages: Collection[str]) -> str:
     """Return the sentence on alignment for the methods paragraph."""
     return (
         "The target was aligned without its labels: all its cells were moved by one vector towards the annotated cells of the "
-        f"predicted types, {ROUNDS} times."
+        f"predicted types, {ROUNDS} times; each classifier answered for the cells before and after it."
     )

@@ -70,8 +70,8 @@ def start(
         reference.features, reference.checkpoint = list(prepared.var_names), kept
         return reference
     candidates: list[dict[str, Any]] = []
-    source = plan.source or plan.annotated[0]
-    if plan.source is None and len(batches) > 1:
+    source = plan.source or richest(batches)
+    if plan.source is None and len(batches) > 1 and settings.method.SOURCE_COVERAGE is not None:
         target = prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X
         source, candidates = choose_source(batches, target, plan.classes, settings, encoder)
     reference = learn_source(batches, source, plan.classes, settings, encoder)
@@ -99,6 +99,11 @@ def _reference(
     others = {name: cells for name, cells in batches.items() if name != source}
     in_order = {source: _as_source(batches[source], settings)} | others
     return Reference(classes, settings, in_order, model, adapters={source: None})
+
+
+def richest(batches: dict[str, Cells]) -> str:
+    """Return the batch with the most cell types; on ties that with the most cells, then the first."""
+    return max(batches, key=lambda name: (len(np.unique(batches[name].y)), len(batches[name].y)))
 
 
 def learn_source(
@@ -138,9 +143,10 @@ def choose_source(
     The name, and a row for each candidate: `batch`, `cell types`, `target cells Unassigned` (or that it was not tried).
     """
     n_types = {name: len(np.unique(cells.y)) for name, cells in batches.items()}
+    coverage = settings.method.SOURCE_COVERAGE or 0.0
     unassigned: dict[str, int] = {}
     for name, cells in batches.items():
-        if n_types[name] < settings.method.SOURCE_COVERAGE * max(n_types.values()):
+        if n_types[name] < coverage * max(n_types.values()):
             continue
         own = _as_source(cells, settings)
         model, _ = settings.method.fit_source(own, len(classes), settings, encoder)
@@ -180,8 +186,8 @@ def learn_intermediates(reference: Reference) -> None:
             evaluate_batch(reference, reference.source, TrainingStage.FINETUNED)
         reference.learned.append(batch)
         checkpoint.keep(reference)
+    method.fit_jointly(reference, TrainingStage.RETRAIN, "all annotated batches")
     if reference.intermediates:
-        method.fit_jointly(reference, TrainingStage.RETRAIN, "all annotated batches")
         for batch in reference.batches:
             evaluate_batch(reference, batch, TrainingStage.RETRAIN)
 
@@ -212,5 +218,7 @@ def evaluate_batch(reference: Reference, batch: str, stage: TrainingStage) -> No
 
 def candidates_table(reference: Reference) -> pd.DataFrame:
     """Return how the source was chosen; one row where there was no choice."""
-    rows = reference.candidates or [{"batch": reference.source, "why": "named, or the only annotated batch"}]
+    rows = reference.candidates or [
+        {"batch": reference.source, "why": "named, or the batch with the most cell types and then the most cells"}
+    ]
     return pd.DataFrame(rows).set_index("batch")

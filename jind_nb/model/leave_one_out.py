@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.subsample import subsample
-from .fit import learn_intermediates, learn_source
-from .predictions import Predictions
-from .state import AlignmentMode, Annotated, Cells, Reference
+from .fit import learn_intermediates, learn_source, richest
+from .mixture import Weights
+from .networks import Annotator
+from .state import AlignmentMode, Annotated, Cells, KnownLatents, Reference
 
 MOST_LEFT_OUT = 9  # batches; nine promise nine in ten (calibration.py)
 CELLS_OF_A_TRAINING = 20_000
-CELLS_OF_A_BATCH = 5_000  # of a left-out one
+CELLS_OF_A_BATCH = 2_500  # of a left-out one
 
 
 @dataclass
@@ -26,9 +27,11 @@ class LeftOut:
     classes: list[str]
     y: np.ndarray  # int64 (n,), index into classes
     could_be_known: np.ndarray  # bool (n,): the model was trained on cells of the type
-    probabilities: dict[str, np.ndarray]  # alignment mode -> (n, K), before calibration
-    held_out: dict[str, np.ndarray]  # alignment mode -> (m, K), of cells held out of the batches it was trained on
+    members: dict[str, np.ndarray]  # alignment mode -> (n, M, K), each member's probabilities
+    held_out: dict[str, np.ndarray]  # alignment mode -> (m, M, K), of cells held out of the batches it was trained on
     novelty: np.ndarray  # (n,), how unlike the training cells (`target.novelty`)
+    prior: Weights  # of the members, before any batch was left out
+    is_new: bool = True  # False: cells held out of the only annotated batch stand in
 
 
 def folds(batches: list[str], most: int, seed: int) -> list[list[str]]:
@@ -62,7 +65,7 @@ def train_without(reference: Reference, group: list[str]) -> Reference:
         kept = {name: cells for name, cells in kept.items() if not cells.held_out.all()}
     source = reference.source
     if source not in kept:
-        source = max(kept, key=lambda name: (len(np.unique(kept[name].y)), len(kept[name].y)))
+        source = richest(kept)
     model = learn_source(kept, source, reference.classes, settings, reference.model.encoder)
     model.keeps_history = False
     learn_intermediates(model)
@@ -70,23 +73,27 @@ def train_without(reference: Reference, group: list[str]) -> Reference:
 
 
 def subsample_left_out(cells: Cells, seed: int) -> Cells:
-    """Return at most 5,000 of a left-out batch's cells, at random."""
+    """Return at most 2,500 of a left-out batch's cells, at random."""
     return cells.subset(subsample(len(cells.y), CELLS_OF_A_BATCH, seed))
 
 
-def left_out_batch(name: str, cells: Cells, model: Reference, annotated: Annotated) -> LeftOut:
-    """Return what is kept of a left-out batch: its labels, and its annotation before and, where it was aligned, after that."""
+def left_out_batch(name: str, cells: Cells, model: Reference, known: KnownLatents, annotated: Annotated) -> LeftOut:
+    """Return what is kept of a left-out batch: its labels, and what each member said before and, where it was aligned, after
+    that."""
     learned = np.concatenate([of_batch.y for of_batch in model.batches.values()])
-    stages = list(annotated.stages.values())
-    by_mode: dict[str, Predictions] = {AlignmentMode.UNALIGNED: stages[0]} | (
-        {annotated.mode: stages[-1]} if len(stages) > 1 else {}
-    )
+    settings, method = model.settings, model.settings.method
+    by_mode: dict[str, tuple[Annotator, np.ndarray]] = {
+        AlignmentMode.UNALIGNED: (model.model, next(iter(annotated.latent.values())))
+    }
+    if len(annotated.stages) > 1:
+        by_mode[annotated.mode] = (annotated.model, annotated.final_latent)
     return LeftOut(
         name,
         model.classes,
         cells.y,
         np.isin(cells.y, learned),
-        {mode: predictions.probabilities for mode, predictions in by_mode.items()},
-        {mode: predictions.held_out for mode, predictions in by_mode.items() if predictions.held_out is not None},
+        {mode: method.members(by, latent, settings) for mode, (by, latent) in by_mode.items()},
+        {mode: method.members_of_held_out(by, known, settings) for mode, (by, _) in by_mode.items()},
         annotated.novelty,
+        method.prior_weights(len(known.batches)),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..core.labels import AMBIGUOUS, CONFIDENT, UNASSIGNED, UNLIKE
+from .mixture import Weights
 
 NO_EVIDENCE = 0.9
 
@@ -73,6 +74,7 @@ class Rule:
     threshold: float | None = None  # one for all types (TARGET_ERROR); None: class-wise, from held-out cells
     novelty_threshold: float | None = None  # novelty above which a cell is unlike the reference; None: not asked
     threshold_cap: float | None = None  # no class-wise threshold is above it; None: no cap
+    weights: Weights = ()  # of the METHOD's members; empty: its prior
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..core.progress import bar
 from .loop import MINIBATCH, Loss, accuracy, class_weights, hold_out, minibatches, plateau, set_seeds, train_epoch
+from .mixture import Weights
 from .networks import Annotator, classify, encode, no_subnormal_numbers
 from .predictions import Predictions, class_thresholds
 from .state import Annotated, Cells, KnownLatents, Reference, Settings, TargetStage, TrainingStage
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 NAME = "reference"
 SOURCE_HELD_OUT = 0.2
-SOURCE_COVERAGE = 0.0
+SOURCE_COVERAGE: float | None = 0.0
 ALWAYS_ALIGNS = True
 ALWAYS_CALIBRATES = False
 MOST_TRAININGS = 3  # one takes long
@@ -208,6 +209,8 @@ def fit_jointly(reference: Reference, stage: TrainingStage, batch: str) -> list[
     Each epoch passes over the batches one after the other, each with its own optimiser and rate rule. Kept is the epoch of
     lowest mean training loss summed over the batches, the latest on ties.
     """
+    if not reference.intermediates:
+        return []
     settings, names = reference.settings, list(reference.adapters)
     loss = Loss(_pooled_weights(reference), settings.device)
     set_seeds(settings.seed)
@@ -247,19 +250,31 @@ def latent(reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
 # --- 3. the target -----------------------------------------------------------------------------------------------------------
 
 
-def predict_proba(model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:
+def prior_weights(n_annotated: int) -> Weights:
+    """Return the weight of the only member."""
+    return (1.0,)
+
+
+def members(model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:
+    """Return what the classifier says, cell by cell: float32 (n, 1, K)."""
+    return classify(model.classifier, latent, settings.device)[:, None]
+
+
+def members_of_held_out(model: Annotator, known: KnownLatents, settings: Settings) -> np.ndarray:
+    """Return what the classifier says of the held-out cells: float32 (m, 1, K)."""
+    return members(model, known.held_out, settings)
+
+
+def predict_proba(model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings) -> np.ndarray:
     """Return what the classifier says, cell by cell: float32 (n, K)."""
     return classify(model.classifier, latent, settings.device)
 
 
-def predict_held_out(model: Annotator, known: KnownLatents, settings: Settings) -> np.ndarray:
-    """Return what the classifier says of the held-out cells: float32 (m, K)."""
-    return classify(model.classifier, known.held_out, settings.device)
-
-
-def latent_for_novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> np.ndarray:
+def latents_for_novelty(
+    model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the latents as they are: those after alignment would have new cell types on known ones."""
-    return latent
+    return latent, known.latent
 
 
 def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:
@@ -392,7 +407,7 @@ def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, 
     """
     model = annotated.model
     before = predict(model, encode(model, x, settings.device), known, settings)
-    thresholds = class_thresholds(predict_held_out(model, known, settings), PSEUDO_LABEL_THETA)
+    thresholds = class_thresholds(members_of_held_out(model, known, settings)[:, 0], PSEUDO_LABEL_THETA)
     confident = Predictions(known.classes, before.probabilities, thresholds)
     chosen = np.flatnonzero(~confident.rejected)
     if len(chosen) < FEWEST_PSEUDO_LABELS:

@@ -18,6 +18,7 @@ from scipy import sparse
 
 from ..core.subsample import subsample
 from .history import StageResult
+from .mixture import Weights
 from .networks import Annotator
 from .predictions import Predictions, Rule
 
@@ -182,7 +183,9 @@ class Method(Protocol):
 
     NAME: str
     SOURCE_HELD_OUT: float  # share of the source's cells that no stage trains on
-    SOURCE_COVERAGE: float  # a source chosen automatically has at least this share of the most types any batch has
+    # A source chosen by trial has at least this share of the most types any batch has; None: no trial, the batch of most
+    # types, then of most cells, is the source.
+    SOURCE_COVERAGE: float | None
     ALWAYS_ALIGNS: bool  # whether alignment is part of the method, and not asked of left-out batches
     ALWAYS_CALIBRATES: bool  # whether annotated batches are left out also where no TARGET_ERROR asks for it
     MOST_TRAININGS: int  # on left-out batches; where there are more batches, several are left out together
@@ -207,16 +210,22 @@ class Method(Protocol):
     def latent(self, reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
         """Return the latents float32 (m, d) of some of a batch's cells."""
 
-    def predict_proba(self, model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:
-        """Return probabilities float32 (n, K) of the cells of one batch without labels."""
+    def prior_weights(self, n_annotated: int) -> Weights:
+        """Return the weights of the members before any batch was left out; a METHOD may have a single member."""
 
-    def predict_held_out(self, model: Annotator, known: KnownLatents, settings: Settings) -> np.ndarray:
-        """Return probabilities float32 (m, K) of the held-out cells, as a batch's are given."""
+    def members(self, model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:
+        """Return each member's probabilities, float32 (n, M, K), of the cells of one batch without labels."""
 
-    def latent_for_novelty(
+    def members_of_held_out(self, model: Annotator, known: KnownLatents, settings: Settings) -> np.ndarray:
+        """Return each member's probabilities, float32 (m, M, K), of the held-out cells, as a batch's are given."""
+
+    def predict_proba(self, model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings) -> np.ndarray:
+        """Return the weighted mean of `members`, float32 (n, K), without holding them all."""
+
+    def latents_for_novelty(
         self, model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings
-    ) -> np.ndarray:
-        """Return the latents (n, d) by which a batch's cells are compared with annotated ones."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the latents (n, c) of a batch's cells and (m, c) of the annotated ones by which they are compared."""
 
     def align(self, annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:
         """Give a batch without labels an adapter of its own, and annotate it anew."""

@@ -27,12 +27,13 @@ import torch
 from scipy import sparse
 
 from ..core.files import file_names, sha256, whole_file, write_json, write_text
-from ..core.model_json import MODEL_FORMAT, read_model_json, write_model_json
+from ..core.model_json import MODEL_FORMAT, OLDER_FORMAT, read_model_json, write_model_json
 from ..core.parameters import Parameters
 from ..core.resources import text_templates
 from ..data.fingerprints import fingerprints
 from ..data.plan import Plan
 from ..errors import InputError
+from . import default_4
 from .annotate import METHODS, known_with_rules
 from .calibration import Calibration
 from .networks import Annotator, classify, encode
@@ -290,7 +291,10 @@ def _annotator(folder: Path, name: str, description: Mapping[str, Any], has_adap
 
 
 def _method(description: Mapping[str, Any]) -> Method:
-    return METHODS[description["training"]["METHOD"]]
+    method = METHODS[description["training"]["METHOD"]]
+    if description["format"] == OLDER_FORMAT and method.NAME == default_4.NAME:
+        return default_4
+    return method
 
 
 def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLatents]:

@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import sparse
 
 from ..core.subsample import subsample
+from .mixture import mixed
 from .neighbours import nearest
 from .networks import Annotator, encode, no_subnormal_numbers
 from .predictions import Predictions, Rule
@@ -58,23 +59,30 @@ def annotate_before_alignment(
 
 def annotate_latent(shared: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> Annotated:
     """Annotate cells whose latents, float32 (n, d), are known already, as `annotate_before_alignment` does."""
-    compared = known.method.latent_for_novelty(shared, latent, known, settings)
-    novel = novelty(compared, known)
+    novel = novelty(*known.method.latents_for_novelty(shared, latent, known, settings), known.y)
     first = predict(shared, latent, known, settings, known.rules.get(AlignmentMode.UNALIGNED, Rule()), novel)
     return Annotated(shared, {TargetStage.BEFORE: first}, {TargetStage.BEFORE: latent}, novel)
 
 
-def novelty(latent: np.ndarray, known: KnownLatents) -> np.ndarray:
-    """Return how unlike the annotated cells each cell is: the cosine distance from its latent to the fifth nearest training
+def novelty(latent: np.ndarray, annotated: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return how unlike the annotated cells each cell is: the cosine distance from its latent to the fifth nearest annotated
     cell's, float (n,) in 0 to 2.
 
-    Of each type an equal number of training cells stands for it, so that a common type does not crowd out a rare one.
+    Of each type an equal number of annotated cells stands for it, so that a common type does not crowd out a rare one.
     benchmarks/README.md compares scores.
+
+    Parameters
+    ----------
+    latent, annotated
+        Float (n, c) and (m, c).
+    y
+        The types of the annotated cells, int (m,).
     """
-    most = max(FEWEST_OF_A_TYPE, MOST_COMPARED // len(known.classes))
-    rows = [np.flatnonzero(known.y == k) for k in np.unique(known.y)]
+    types = np.unique(y)
+    most = max(FEWEST_OF_A_TYPE, MOST_COMPARED // len(types))
+    rows = [np.flatnonzero(y == k) for k in types]
     chosen = np.concatenate([of_type[subsample(len(of_type), most, 0)] for of_type in rows])
-    distance: np.ndarray = np.maximum(0, 1 - nearest(latent, known.latent[chosen], 5)[1][:, -1])
+    distance: np.ndarray = np.maximum(0, 1 - nearest(latent, annotated[chosen], 5)[1][:, -1])
     return distance
 
 
@@ -91,12 +99,13 @@ def predict(
     Parameters
     ----------
     rule
-        By default class-wise thresholds and the probabilities as they are.
+        By default class-wise thresholds, the probabilities as they are, and the METHOD's prior weights of its members.
     novel
         `novelty` of the cells, (n,).
     """
-    probabilities = known.method.predict_proba(model, latent, settings)
-    held_out = known.method.predict_held_out(model, known, settings)
+    weights = rule.weights or known.method.prior_weights(len(known.batches))
+    probabilities = known.method.predict_proba(model, latent, weights, settings)
+    held_out = mixed(known.method.members_of_held_out(model, known, settings), weights)
     return Predictions.by(rule, known.classes, probabilities, held_out, settings.theta, novel)
 
 

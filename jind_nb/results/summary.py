@@ -10,7 +10,7 @@ from ..core.labels import UNASSIGNED, UNLIKE
 from ..core.resources import templates
 from ..core.text import listing, percent, plural
 from ..data.plan import Plan
-from ..model.calibration import Calibration, best_mode
+from ..model.calibration import Calibration, alignment_in_words
 from ..model.history import StageResult
 from ..model.predictions import NO_EVIDENCE
 from ..model.state import AlignmentMode
@@ -117,8 +117,10 @@ def _expected_number(calibration: Calibration | None, held_out: Mapping[str, flo
 
 
 def alignment_reason(training: Mapping[str, Any]) -> str:
-    """Return why METHOD `default` aligned the target or did not, where ALIGN is not set."""
-    return best_mode({mode: Calibration.from_json(values) for mode, values in training["calibration"].items()})[1]
+    """Return how much of an answer of METHOD `default` comes from where alignment moved the target."""
+    return alignment_in_words(
+        {mode: Calibration.from_json(of_mode) for mode, of_mode in training["calibration"].items()}
+    )
 
 
 def expected_error_sentence(calibration: Calibration) -> str:
