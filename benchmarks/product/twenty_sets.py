@@ -1,0 +1,235 @@
+"""Compare METHOD `default` with the usual classifiers on all twenty shared sets, in ordinary and in hard roles.
+
+    python -m benchmarks.product.twenty_sets                # prints the tables of results/twenty_sets.csv
+    python -m benchmarks.product.twenty_sets --run          # measures what is missing there first; goes on where it stopped
+    python -m benchmarks.product.twenty_sets --run --sets pbmc_10x_symphony --methods "METHOD default" "components + softmax"
+
+Every method gets the same cells and values (benchmarks/problems.py). C of the linear methods is chosen by leaving annotated batches
+out. The numbers of METHOD `default` here are those of the shipped constants; those with constants that the other sets chose are
+printed by benchmarks/research/members.py.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+
+from benchmarks.common import RESULTS, append_rows, measured_already, parser_of, print_table, read_rows, scores
+from benchmarks.problems import NOT_COUNTED, SETS, Problem, problems
+from jind_nb.commands.compare import measure
+from jind_nb.commands.compare.methods import BaselineInput, knn_after_harmony
+from jind_nb.model.neighbours import nearest
+
+OUTPUT = RESULTS / "twenty_sets.csv"
+OURS = "METHOD default"
+COMPONENTS = 50
+CS = (0.1, 1.0, 10.0)
+CS_OF_SVM = (0.01, 0.1, 1.0)
+WORST = 10
+FLOOR = 0.005  # added to both AURC of a ratio, so that sets without errors do not decide alone
+
+Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def softmax(c: float) -> Classifier:
+    """Return a softmax regression: annotated values, types, target values -> probabilities and the types of their columns."""
+
+    def classify(x: np.ndarray, y: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        model = LogisticRegression(C=c, max_iter=300).fit(x, y)
+        return model.predict_proba(target), model.classes_
+
+    return classify
+
+
+def svm(c: float) -> Classifier:
+    """Return a linear SVM; the softmax of its margins stands for probabilities."""
+
+    def classify(x: np.ndarray, y: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        model = LinearSVC(C=c, max_iter=3000, random_state=0).fit(x, y)
+        margins = model.decision_function(target)
+        margins = np.stack([-margins, margins], axis=1) if margins.ndim == 1 else margins
+        powers = np.exp(margins - margins.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True), model.classes_
+
+    return classify
+
+
+def with_c_of_batches(given: BaselineInput, way: Callable[[float], Classifier], cs: Sequence[float]) -> np.ndarray:
+    """Choose C by the share of right cells in annotated batches left out in turn; 1 where there is a single one."""
+    x, target = _rotated(given)
+    names = list(dict.fromkeys(given.batch))
+    best = 1.0
+    if len(names) > 1:
+        right = {c: np.mean([_right_when_left_out(x, given, name, way(c)) for name in names]) for c in cs}
+        best = max(right, key=lambda c: right[c])
+    return given.columns(*way(best)(x, given.y, target))
+
+
+def _right_when_left_out(x: np.ndarray, given: BaselineInput, name: str, classify: Classifier) -> float:
+    own = given.batch == name
+    if len(np.unique(given.y[~own])) < 2:
+        return 0.0
+    probabilities, classes = classify(x[~own], given.y[~own], x[own])
+    return float(np.mean(classes[probabilities.argmax(axis=1)] == given.y[own]))
+
+
+def _rotated(given: BaselineInput) -> tuple[np.ndarray, np.ndarray]:
+    """Return annotated and target values; where there are more features than cells, rotated onto as many axes as cells, which
+    changes no linear method whose penalty is a sum of squares."""
+    x = given.all_cells.toarray().astype(np.float64)
+    if x.shape[1] > x.shape[0]:
+        values, vectors = np.linalg.eigh(x @ x.T)
+        kept = values > 1e-9 * values.max()
+        x = vectors[:, kept] * np.sqrt(values[kept])
+    return x[: len(given.y)], x[len(given.y) :]
+
+
+def on_components(given: BaselineInput) -> np.ndarray:
+    """Predict by a softmax regression on 50 components of all cells."""
+    z = _components(given)
+    return given.columns(*softmax(1.0)(z[: len(given.y)], given.y, z[len(given.y) :]))
+
+
+def after_harmony(given: BaselineInput) -> np.ndarray:
+    """Predict by a softmax regression on 50 components of all cells, after Harmony."""
+    import harmonypy
+
+    obs = pd.DataFrame({"batch": given.all_batches.astype(str)})
+    z = harmonypy.run_harmony(_components(given), obs, "batch", random_state=0, ncores=1, verbose=False).Z_corr
+    z = np.asarray(z)
+    return given.columns(*softmax(1.0)(z[: len(given.y)], given.y, z[len(given.y) :]))
+
+
+def _components(given: BaselineInput) -> np.ndarray:
+    x = given.all_cells.toarray().astype(np.float64)
+    z: np.ndarray = PCA(min(COMPONENTS, min(x.shape) - 1), random_state=0).fit_transform(x)
+    return z
+
+
+def by_rank_correlation(given: BaselineInput) -> np.ndarray:
+    """Predict by the rank correlation with each type's annotated cells, its 80 % quantile: the idea of SingleR (Aran et al.
+    2019, doi 10.1038/s41590-018-0276-y) without its fine-tuning. A softmax of the correlations stands for probabilities."""
+    ranks = np.apply_along_axis(lambda cell: pd.Series(cell).rank().to_numpy(), 1, given.all_cells.toarray())
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    annotated, target = ranks[: len(given.y)], ranks[len(given.y) :]
+    types = np.unique(given.y)
+    quantiles = []
+    for k in types:
+        of_type = annotated[given.y == k]
+        cosines = nearest(target, of_type, len(of_type))[1]
+        quantiles.append(np.quantile(cosines, 0.8, axis=1))
+    powers = np.exp(np.stack(quantiles, axis=1) * 50)
+    return given.columns(powers / powers.sum(axis=1, keepdims=True), types)
+
+
+def boosted_trees(given: BaselineInput) -> np.ndarray:
+    """Predict by LightGBM at its defaults, on the 2,000 features that vary most."""
+    import lightgbm
+
+    x = given.all_cells.toarray()
+    x = x[:, np.argsort(-x.var(axis=0), kind="stable")[:2000]]
+    model = lightgbm.LGBMClassifier(random_state=0, n_jobs=1, verbose=-1, n_estimators=100)
+    model.fit(x[: len(given.y)], given.y)
+    return given.columns(model.predict_proba(x[len(given.y) :]), model.classes_)
+
+
+METHODS: dict[str, Callable[[BaselineInput], np.ndarray]] = {
+    "logistic regression, C = 1": lambda given: given.columns(
+        *softmax(1.0)(_rotated(given)[0], given.y, _rotated(given)[1])
+    ),
+    "logistic regression, C by batches": lambda given: with_c_of_batches(given, softmax, CS),
+    "linear SVM, C by batches": lambda given: with_c_of_batches(given, svm, CS_OF_SVM),
+    "components + softmax": on_components,
+    "Harmony + softmax": after_harmony,
+    "kNN after Harmony": knn_after_harmony,
+    "rank correlation": by_rank_correlation,
+    "LightGBM": boosted_trees,
+}
+
+
+def measure_one(problem: Problem, method: str) -> dict[str, object]:
+    """Return a row: a method's numbers on a problem."""
+    row: dict[str, object] = {"set": problem.set, "target": problem.target, "role": problem.role, "method": method}
+    began = time.process_time()
+    if method == OURS:
+        predictions = measure.jind(problem.prepared, problem.plan, problem.parameters)[0]
+        probabilities, kept = predictions.probabilities, ~predictions.rejected
+        wrong = predictions.raw[kept] != problem.truth[kept]
+        decided = {"assigned": float(kept.mean()), "wrong_among_assigned": float(wrong.mean()) if kept.any() else None}
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            probabilities, decided = METHODS[method](problem.given), {"assigned": None, "wrong_among_assigned": None}
+    seconds = time.process_time() - began
+    found = scores(problem.truth, problem.plan.classes, probabilities)
+    numbers = {"macro_F1": found["macro_F1"], "AURC": found["AURC"], "accuracy": found["raw_accuracy"]}
+    return row | numbers | decided | {"cpu_seconds": round(seconds, 2)}
+
+
+def run(names: Sequence[str], methods: Sequence[str]) -> None:
+    """Measure what is missing; each row is kept as soon as it is done."""
+    done = measured_already(OUTPUT, ["set", "target", "role", "method"])
+    for name in names:
+        for problem in problems(name):
+            for method in methods:
+                if (name, problem.target, problem.role, method) not in done:
+                    append_rows(OUTPUT, [measure_one(problem, method)])
+
+
+def report(rows: pd.DataFrame) -> None:
+    """Print the means over sets of the means over targets, in ordinary and hard roles, and where METHOD `default` loses."""
+    counted = rows[~rows["set"].isin(NOT_COUNTED)]
+    for title, some in (("All annotated batches", counted["role"] == "all"), ("Hard roles", counted["role"] != "all")):
+        of_sets = counted[some].groupby(["method", "set"])[["macro_F1", "AURC", "accuracy"]].mean()
+        print_table(
+            f"{title}: mean over sets", of_sets.groupby("method").mean().sort_values("macro_F1", ascending=False)
+        )
+        wide = of_sets["macro_F1"].unstack("method")
+        print_table(f"{title}: macro-F1 of each set", wide)
+        if OURS not in wide:
+            continue
+        others = [name for name in wide if name != OURS]
+        best = wide[others].mean().idxmax()
+        print(f"\nBest competitor: {best}; METHOD default is {wide[OURS].mean() - wide[best].mean():+.3f} above it.")
+        aurc = of_sets["AURC"].unstack("method")
+        best_aurc = aurc[others].mean().idxmin()
+        ratio = np.exp(np.log((aurc[OURS] + FLOOR) / (aurc[best_aurc] + FLOOR)).mean())
+        print(f"AURC: {ratio:.2f} times that of {best_aurc} (geometric mean over sets).")
+    wide = rows.pivot_table(index=["set", "target", "role"], columns="method", values="macro_F1")
+    others = [name for name in wide if name != OURS]
+    if OURS in wide and others:
+        apart = pd.DataFrame(
+            {"ours": wide[OURS], "best there": wide[others].max(axis=1), "which": wide[others].idxmax(axis=1)}
+        )
+        apart["minus"] = apart["ours"] - apart["best there"]
+        print_table(
+            "Where it loses: the worst ten problems, against the best method of each", apart.nsmallest(WORST, "minus")
+        )
+    decided = rows[(rows["method"] == OURS) & rows["assigned"].notna()]
+    print_table(
+        "METHOD default: share assigned, wrong among them",
+        decided.groupby("set")[["assigned", "wrong_among_assigned"]].mean(),
+    )
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--run", action="store_true", help="measure what is missing in the results first")
+    parser.add_argument("--sets", nargs="*", default=SETS)
+    parser.add_argument("--methods", nargs="*", default=[OURS, *METHODS], choices=[OURS, *METHODS])
+    options = parser.parse_args()
+    if options.run:
+        run(options.sets, options.methods)
+    report(read_rows(OUTPUT))
+
+
+if __name__ == "__main__":
+    main()
