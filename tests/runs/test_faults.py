@@ -447,6 +447,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
     monkeypatch.setattr(shutil, "rmtree", dying(shutil.rmtree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [{"SEED": 1}, {"ALIGN": False}, {"OUTPUT_PATH": ...}], ids=lambda c: next(iter(c)))
 @pytest.mark.parametrize("with_previous", [False, True])
 def test_moving_aside_may_be_killed_at_any_step(
