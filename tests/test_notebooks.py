@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,7 +132,7 @@ def said_in(notebook: Path) -> Iterator[str]:
 def papermill_command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [Path(sys.executable).with_name("papermill"), *map(str, arguments)],
-        cwd=cwd, env=os.environ | {"PYTHONWARNINGS": "default"}, capture_output=True, text=True, check=False,
+        cwd=cwd, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
