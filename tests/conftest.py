@@ -11,7 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pytest
 from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.helpers import one_process
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and so would all that tests start and interrupt.
@@ -69,6 +71,16 @@ def chromium() -> str:
     if found is None:
         skip("no Chromium (Debian: apt-get install chromium)")
     return str(found)
+
+
+@pytest.fixture(scope="module")
+def short_game() -> Iterator[None]:
+    """Let METHOD `reference` align with four steps an epoch instead of forty, where the game itself is not tested."""
+    from jind_nb.model import reference
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "STEPS", 4)
+        yield
 
 
 @dataclass
@@ -138,20 +150,29 @@ def write_parameters(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+def pytest_sessionfinish() -> None:
+    """End what was started for all tests."""
+    one_process.stop()
+
+
 # --- on both cores -----------------------------------------------------------------------------------------------------
 
 # Files of slow tests, the slowest first, so that small ones fill up the other core at the end.
 SLOWEST = (
-    "test_sweep", "test_run", "test_faults", "test_why", "test_jupyterlab", "test_app", "test_workspace", "test_notebooks",
-    "test_chunks", "test_predict", "test_compare", "test_compare_methods", "test_hostile", "test_report",
+    "test_sweep", "test_app", "test_faults", "test_jupyterlab", "test_run", "test_hostile", "test_workspace", "test_notebooks",
+    "test_chunks", "test_compare", "test_compare_methods", "test_report", "test_why", "test_predict",
+    "test_fit", "test_plots", "test_api", "test_prepare", "test_reference", "test_default",
 )  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slowest files."""
+    """Begin with the slowest files, and leave the example that trains to `make test`: a docstring cannot be marked."""
     place = {stem: i for i, stem in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    for item in items:
+        if item.name == "jind_nb.api.annotate":
+            item.add_marker("slow")
 
 
 class ByFile(LoadScopeScheduling):
@@ -202,3 +223,37 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "stderr.txt").write_text(done.stderr)
 
     return made_once("demo", tmp_path_factory, make) / "run"
+
+
+@dataclass
+class Whole:
+    """A finished run on the three simulated batches, which nobody disturbed."""
+
+    run: Path
+    parameters: Path  # its file, beside input.h5ad
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, from its start to its end."""
+        return float((self.parameters.parent / "seconds.txt").read_text())
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """One whole run that many tests look at, or go on from in a copy; none changes it."""
+    import yaml
+
+    def make(folder: Path) -> None:
+        simulated(THREE_BATCHES).write_h5ad(folder / "input.h5ad")
+        values = {
+            "PATH": "input.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c",
+            "MIN_CELL_TYPE_POPULATION": 5, "EPOCHS": 1, "OUTPUT_PATH": "whole",
+        }  # fmt: skip
+        (folder / "p.yaml").write_text(yaml.safe_dump(values))
+        begun = time.monotonic()
+        done = run_command("run", folder / "p.yaml", cwd=folder, PYTHONHASHSEED="1")
+        assert done.returncode == 0, done.stderr
+        (folder / "seconds.txt").write_text(str(time.monotonic() - begun))
+
+    folder = made_once("whole", tmp_path_factory, make)
+    return Whole(folder / "whole", folder / "p.yaml")

@@ -441,6 +441,7 @@ def test_in_python_leaves_longer_words_alone() -> None:
     assert in_python("METHODX SEED MY_SEED LABELS_COL") == "METHODX seed MY_SEED labels_key"
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_quick() -> None:
     """`jind-nb --help` would wait seconds for torch."""
     script = "import sys, jind_nb; assert not {'torch', 'scanpy', 'anndata'} & set(sys.modules); jind_nb.annotate"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,7 +31,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[jupyterlab.Lab]:
     """JupyterLab on a copy of the notebooks, whose results go to `run` beside them."""
     folder = tmp_path_factory.mktemp("lab")
     for template in [*STAGES, "compare"]:
-        values: dict[str, object] = {"OUTPUT_PATH": str(folder / "run")}
+        values: dict[str, object] = {"OUTPUT_PATH": str(folder / "run"), "EPOCHS": 2}  # as `demo_run`
         also = {"METHODS": FEW_METHODS} if template == "compare" else {}
         jupyterlab.with_parameters(NOTEBOOKS / f"{template}.ipynb", folder / f"{template}.ipynb", values | also)
     (folder / "tutorial.ipynb").write_bytes((NOTEBOOKS / "tutorial.ipynb").read_bytes())
@@ -97,14 +98,18 @@ def run_by_hand(page: Page, lab: jupyterlab.Lab) -> dict[str, Seen]:
 
 
 def test_the_stages_run_one_after_the_other_and_leave_predictions(
-    run_by_hand: dict[str, Seen], lab: jupyterlab.Lab
+    run_by_hand: dict[str, Seen], lab: jupyterlab.Lab, demo_run: Path
 ) -> None:
-    """Who opens JupyterLab, and not a terminal, would get no annotation."""
+    """Who opens JupyterLab, and not a terminal, would get no annotation, or another one than `jind-nb run` gives."""
     for stage, seen in run_by_hand.items():
         assert seen.errors == [], stage
         assert "image/png" in seen.kinds, stage
         assert "Warning" not in seen.said, stage
-    assert len(pd.read_parquet(lab.folder / "run" / "predictions.parquet")) == 95
+    ours, theirs = (pd.read_parquet(run / "predictions.parquet") for run in (lab.folder / "run", demo_run))
+    assert len(ours) == 95
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    for name in ("predicted_label_test_data.xlsx", "annotated_target.h5ad", "metrics.json", "run.log"):
+        assert (lab.folder / "run" / name).exists(), name
     assert not (lab.folder / "run" / "manifest.json").exists()  # it is no finished run, and has no report
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from jind_nb.core.parameters import load_parameters
 from jind_nb.data import h5ad, integrity
 from jind_nb.data.chunks import Blocks
 from jind_nb.errors import InputError
-from tests.conftest import CHROMIUM_ARGUMENTS, run_command
+from tests.conftest import CHROMIUM_ARGUMENTS
 from tests.helpers.mutations import KINDS, LAUGHS, MERGES, Worker, cases, good_h5ad
+from tests.helpers.one_process import run_forked
 from tests.helpers.simulated import simulated
+from tests.helpers.whole import predictions_of, probabilities_of, same_annotated, strict_json
 
 CASES = 220
 
@@ -184,60 +187,120 @@ def test_any_hostile_input_ends_in_a_message(worker: Worker, kind: str, number: 
 
 TYPES = [
     "=cmd|' /C calc'!A0",
+    "=cmd()",
+    "<b>B</b>",
+    "T/NK 'x' \"y\" 🧬",
     "<script>document.title='ran'</script>",
     "</td><img src=http://127.0.0.1:9/x onerror=alert(1)>",
 ]
-BATCHES = ["../../outside", "{{7*7}} $x$ %(x)s\n\u202egnp", "x" * 10_000]
-TARGET = BATCHES[2]
-CELLS = ["@SUM(A1)", "+1", "-1", "a\nb", "..", "/etc/passwd", "'\"`", "👨‍🔬", "\u202egnp", "<b>x</b>", "y" * 10_000]
+SOURCE, TARGET = "..", "x" * 10_000
+BATCHES = [
+    SOURCE, "../a/b", '"><img src=x>', "$1$ {x} \\n", "../../outside", "{{7*7}} $x$ %(x)s\n\u202egnp", TARGET,
+]  # fmt: skip
+CELLS = [
+    "=1+1", "../x", "<i>cell</i>", "🧬 cell", "@SUM(A1)", "+1", "-1", "a\nb", "..", "/etc/passwd", "'\"`", "👨‍🔬",
+    "\u202egnp", "<b>x</b>", "y" * 10_000,
+]  # fmt: skip
 GENES = ["=1+1", "<i>g</i>", "../g", "g\nh", "🧬", "$g$", "%s", "{0}"]
 
 
 @pytest.fixture(scope="module")
-def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hostile_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Names that are paths, formulas, tags, mathematics and code; with layers, raw and obsm beside X."""
     folder = tmp_path_factory.mktemp("names") / "guarded"
     folder.mkdir()
-    adata = simulated({batch: dict.fromkeys(TYPES, 12) for batch in BATCHES}, n_genes=30)
+    adata = simulated({batch: dict.fromkeys(TYPES, 12) for batch in BATCHES})
     cells = iter(CELLS)
     adata.obs_names = [
         next(cells, name) if batch == TARGET else name
         for name, batch in zip(adata.obs_names, adata.obs["batch"], strict=True)
     ]
-    adata.var_names = [*GENES, *adata.var_names[len(GENES) :]]
-    adata.write_h5ad(folder / "input.h5ad")
+    adata.var_names = [*adata.var_names[:5], *GENES, *adata.var_names[5 + len(GENES) :]]
+    adata.layers["doubled"] = adata.X * 2
+    adata.obsm["X_mine"] = np.arange(2.0 * adata.n_obs).reshape(-1, 2)
+    adata.raw = adata.copy()
+    adata[:, 5:].copy().write_h5ad(folder / "input.h5ad")
+    return folder / "input.h5ad"
+
+
+@pytest.fixture(scope="module")
+def hostile_run(hostile_input: Path) -> Path:
+    folder = hostile_input.parent
     values: dict[str, Any] = {
         "PATH": "input.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": TARGET,
-        "OUTPUT_PATH": "run", "MIN_CELL_TYPE_POPULATION": 5, "EPOCHS": 1,
+        "SOURCE_DATASET_NAME": SOURCE, "OUTPUT_PATH": "all/run", "MIN_CELL_TYPE_POPULATION": 5,
     }  # fmt: skip
     (folder / "p.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), "utf-8")
-    done = run_command("run", "p.yaml", cwd=folder)
+    done = run_forked("run", "p.yaml", cwd=folder, pdf=True)
     assert done.returncode == 0, done.stderr
-    return folder / "run"
+    return folder / "all" / "run"
 
 
 @pytest.mark.slow
 def test_hostile_names_write_nothing_outside(hostile_run: Path) -> None:
     """A batch called ../../outside must not become a file of the reader's."""
-    assert {path.name for path in hostile_run.parent.iterdir()} == {"input.h5ad", "p.yaml", "run"}
-    assert [path.name for path in hostile_run.parent.parent.iterdir()] == ["guarded"]
+    guarded = hostile_run.parent.parent
+    assert [path.name for path in hostile_run.parent.iterdir()] == ["run"]
+    assert {path.name for path in guarded.iterdir()} == {"input.h5ad", "p.yaml", "all"}
+    assert [path.name for path in guarded.parent.iterdir()] == ["guarded"]
+    models = strict_json(hostile_run / "trained_models" / "model.json")["files"]
+    assert set(models) == {*BATCHES} - {TARGET}
+    assert all((hostile_run / "trained_models" / name).is_file() for name in models.values())
     assert (hostile_run / "trained_models" / "MODEL_CARD.md").stat().st_size > 0
     assert len(list(hostile_run.glob("train*.pdf"))) == 1
 
 
 @pytest.mark.slow
-def test_hostile_names_stay_as_they_are_in_the_tables(hostile_run: Path) -> None:
-    """They belong to the user; and a spreadsheet must not run them."""
-    table = pd.read_parquet(hostile_run / "predictions.parquet")
+def test_hostile_names_stay_as_they_are_in_the_tables(hostile_run: Path, hostile_input: Path) -> None:
+    """Names belong to the user, and none may be changed, cut or executed."""
+    table = predictions_of(hostile_run)
     assert set(CELLS) <= set(table.index)
-    assert set(TYPES) <= set(table.columns)
-    annotated = ad.read_h5ad(hostile_run / "annotated_target.h5ad")
+    assert set(probabilities_of(table)) == set(TYPES)
+    assert set(table["labels"]) == set(TYPES)
+    annotated, given = ad.read_h5ad(hostile_run / "annotated_target.h5ad"), ad.read_h5ad(hostile_input)
     assert list(annotated.obs_names) == list(table.index)
     assert list(annotated.var_names[: len(GENES)]) == GENES
-    sheet = openpyxl.load_workbook(hostile_run / "predicted_label_test_data.xlsx").active
+    same_annotated(annotated, given[given.obs["batch"] == TARGET].copy())
+
+
+@pytest.mark.slow
+def test_hostile_names_are_text_in_the_workbook(hostile_run: Path) -> None:
+    """Opened in Excel, a cell type called =cmd() must not run."""
+    file = hostile_run / "predicted_label_test_data.xlsx"
+    sheet = openpyxl.load_workbook(file).active
     assert sheet is not None
     assert {cell.data_type for row in sheet.iter_rows() for cell in row if cell.value is not None} == {"s", "n"}
-    with zipfile.ZipFile(hostile_run / "predicted_label_test_data.xlsx") as parts:
+    assert set(TYPES) <= {cell.value for cell in sheet[1]}
+    with zipfile.ZipFile(file) as parts:
         assert not any(b"<f>" in parts.read(name) for name in parts.namelist())
+
+
+class Tags(HTMLParser):
+    """The tags and image sources of a page, and its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.sources: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.sources += [value or "" for name, value in attrs if name == "src"]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.slow
+def test_hostile_names_are_text_in_the_report(hostile_run: Path) -> None:
+    """A name with a tag must be read, not rendered; this is seen without a browser, too."""
+    page = Tags()
+    page.feed((hostile_run / "report.html").read_text("utf-8"))
+    assert not page.tags & {"b", "i"}
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    for name in [*TYPES, *BATCHES]:
+        assert name in page.text, name
 
 
 def _told_of_every_cell(page: Page) -> str:
@@ -285,12 +348,9 @@ def test_hostile_names_are_text_in_the_browser(hostile_run: Path, chromium: str)
 
 
 @pytest.mark.slow
-def test_model_of_hostile_names_annotates_a_file(hostile_run: Path, tmp_path: Path) -> None:
+def test_model_of_hostile_names_annotates_a_file(hostile_run: Path, hostile_input: Path, tmp_path: Path) -> None:
     """What was trained must be of use, whatever it was called."""
-    done = run_command(
-        "predict", hostile_run / "trained_models", hostile_run.parent / "input.h5ad", "--output-path", tmp_path / "out",
-        cwd=tmp_path,
-    )  # fmt: skip
+    done = run_forked("predict", hostile_run / "trained_models", hostile_input, "--output-path", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert set(CELLS) <= set(pd.read_parquet(tmp_path / "out" / "predictions.parquet").index)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

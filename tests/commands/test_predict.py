@@ -16,27 +16,16 @@ import torch
 
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.model import fit, loop, reference
-from tests.conftest import Answer, run_command
-from tests.helpers.simulated import THREE_BATCHES, simulated
+from tests.conftest import Answer, Whole
+from tests.helpers.simulated import simulated
 
 Command = Callable[..., Answer]
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run_folder(whole: Whole) -> Path:
     """A finished run on the three simulated batches; its input beside it."""
-    import yaml
-
-    folder = tmp_path_factory.mktemp("predict")
-    simulated(THREE_BATCHES).write_h5ad(folder / "input.h5ad")
-    values = {
-        "PATH": "input.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c",
-        "OUTPUT_PATH": "run", "MIN_CELL_TYPE_POPULATION": 5, "EPOCHS": 4,
-    }  # fmt: skip
-    (folder / "p.yaml").write_text(yaml.safe_dump(values))
-    done = run_command("run", folder / "p.yaml", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
+    return whole.run
 
 
 @pytest.fixture
@@ -171,21 +160,6 @@ def test_alignment_adapts_to_each_new_batch_from_the_saved_codes_alone(
     assert sum("The target was moved by" in note for note in notes) == 2
     assert set(table["predictions"]) <= {"B", "T", "NK", UNASSIGNED}
     assert (table["raw_predictions"].to_numpy() == truth).mean() > 0.5
-
-
-@pytest.mark.slow
-def test_a_saved_model_in_a_parameter_file_knows_its_own_target_too(run_folder: Path, tmp_path: Path) -> None:
-    """PRETRAINED_MODEL_PATH is the same as `predict`, with the notebooks and the report."""
-    done = run_command(
-        "run", run_folder.parent / "p.yaml", "-s", f"PRETRAINED_MODEL_PATH={run_folder / 'trained_models'}",
-        "--output-path", tmp_path / "again", cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    then = pd.read_parquet(run_folder / "predictions.parquet")
-    now = pd.read_parquet(tmp_path / "again" / "predictions.parquet")
-    assert now["predictions"].tolist() == then["predictions"].tolist()
-    np.testing.assert_allclose(probabilities(now), probabilities(then), atol=1e-6)
-    assert "Errors to expect in a new batch" in (tmp_path / "again" / "report.html").read_text()
 
 
 @pytest.mark.slow

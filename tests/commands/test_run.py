@@ -1,25 +1,21 @@
-"""Whole runs: what a run's folder holds, on the demo, on real data, on odd names, and where something goes wrong."""
+"""Whole runs: what a run's folder holds, on the demo, on real data, and where something goes wrong."""
 
 from __future__ import annotations
 
 import hashlib
 import html
-import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import nbformat
 import numpy as np
-import openpyxl
 import pandas as pd
 import pytest
 import yaml
@@ -32,8 +28,17 @@ from jind_nb.core.resources import shipped
 from jind_nb.core.stage_words import STAGES
 from jind_nb.data.datasets import bundled_file
 from jind_nb.runs.folder import Run
-from tests.conftest import Answer, run_command
+from tests.conftest import Answer, Whole, run_command
+from tests.helpers.one_process import run_forked
 from tests.helpers.simulated import THREE_BATCHES, simulated
+from tests.helpers.whole import (
+    annotated_without_labels,
+    differences,
+    predictions_of,
+    probabilities_of,
+    same_annotated,
+    strict_json,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -45,21 +50,12 @@ DEMO_FILES = [
 ]  # fmt: skip
 
 
-def run_of(folder: Path, parameters: dict[str, Any], **environment: str) -> Path:
-    """A whole run in a process of its own, in `folder`, with results in its `run`; fails if the run does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "p.yaml").write_text(yaml.safe_dump({"OUTPUT_PATH": "run"} | parameters, allow_unicode=True), "utf-8")
-    done = run_command("run", folder / "p.yaml", cwd=folder, **environment)
+def run_of(folder: Path, parameters: dict[str, Any]) -> Path:
+    """A whole run in `folder`, with results in its `run`, without a PDF; fails if the run does."""
+    (folder / "p.yaml").write_text(yaml.safe_dump({"OUTPUT_PATH": "run"} | parameters), "utf-8")
+    done = run_forked("run", folder / "p.yaml", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "run"
-
-
-def predictions_of(run: Path) -> pd.DataFrame:
-    return pd.read_parquet(run / "predictions.parquet")
-
-
-def probabilities_of(table: pd.DataFrame) -> pd.DataFrame:
-    return table.drop(columns=["raw_predictions", "predictions", "reason", "labels"], errors="ignore")
 
 
 def raw_accuracy(run: Path) -> float:
@@ -68,11 +64,13 @@ def raw_accuracy(run: Path) -> float:
     return float((table["raw_predictions"] == table["labels"]).mean())
 
 
-def strict_json(file: Path) -> Any:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} in {file}")
-
-    return json.loads(file.read_text("utf-8"), parse_constant=refuse)
+def same_saved_model(run: Path, trained: Path) -> None:
+    """A run with a saved model passes it on as it is."""
+    ours, theirs = (strict_json(folder / "trained_models" / "model.json") for folder in (run, trained))
+    assert ours["features"] == theirs["features"]
+    assert ours["files"] == theirs["files"]
+    source = theirs["files"][theirs["source"]]
+    assert (run / "trained_models" / source).read_bytes() == (trained / "trained_models" / source).read_bytes()
 
 
 # --- the demo ---------------------------------------------------------------------------------------------------------
@@ -124,27 +122,6 @@ def test_predictions_follow_from_the_probabilities(demo_run: Path) -> None:
     assert rejected.any()
     assert not rejected.all()
     assert (table["predictions"] == table["raw_predictions"])[~rejected].all()
-
-
-def same_annotated(annotated: ad.AnnData, given: ad.AnnData) -> None:
-    """Everything of the input is as it was, plus what jind-nb adds and nothing else."""
-    added = ["jind_prediction", "jind_raw_prediction", "jind_confidence", "jind_reason"]
-    pd.testing.assert_frame_equal(annotated.obs[given.obs.columns].astype(str), given.obs.astype(str))
-    assert list(annotated.obs.columns) == [*given.obs.columns, *added]
-    pd.testing.assert_frame_equal(annotated.var, given.var)
-    assert (annotated.X != given.X).sum() == 0
-    assert annotated.X.dtype == given.X.dtype
-    assert set(annotated.layers) == set(given.layers)
-    assert all((annotated.layers[name] != given.layers[name]).sum() == 0 for name in given.layers)
-    assert set(annotated.obsm) == {*given.obsm, "X_jind"}
-    for name in given.obsm:
-        np.testing.assert_array_equal(annotated.obsm[name], given.obsm[name])
-    assert (annotated.raw is None) == (given.raw is None)
-    if given.raw is not None:
-        assert list(annotated.raw.var_names) == list(given.raw.var_names)
-        assert (annotated.raw.X != given.raw.X).sum() == 0
-    assert annotated.obsm["X_jind"].shape == (given.n_obs, 100)
-    assert np.isfinite(annotated.obsm["X_jind"]).all()
 
 
 def test_annotated_target_is_the_input_and_the_answer(demo_run: Path, demo_target: ad.AnnData) -> None:
@@ -237,13 +214,13 @@ def test_run_ends_with_one_line_and_where_things_are(demo_run: Path) -> None:
 def symphony(shared_file: Callable[[str], Path]) -> dict[str, Any]:
     return {
         "PATH": str(shared_file("pbmc_10x_symphony")), "BATCH_COL": "batch", "LABELS_COL": "celltype",
-        "MIN_CELL_TYPE_POPULATION": 5, "METHOD": "reference",
+        "MIN_CELL_TYPE_POPULATION": 5, "METHOD": "reference", "EPOCHS": 10, "NUM_FEATURES": 500,
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def trained_run(symphony: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run with all epochs: 3pv1 annotated from 3pv2 (source) and 5p."""
+    """A whole run with METHOD `reference`, two thirds of its epochs: 3pv1 annotated from 3pv2 (source) and 5p."""
     roles = {"SOURCE_DATASET_NAME": "3pv2", "INTER_DATASETS_NAMES": ["5p"], "TARGET_DATASET_NAME": "3pv1"}
     return run_of(tmp_path_factory.mktemp("symphony"), symphony | roles)
 
@@ -254,98 +231,73 @@ def test_real_cells_are_all_annotated_and_mostly_right(trained_run: Path) -> Non
     assert raw_accuracy(trained_run) >= 0.80
 
 
-@pytest.mark.parametrize("align", [None, True])
 def test_saved_model_annotates_another_batch_without_training(
-    align: bool | None, symphony: dict[str, Any], trained_run: Path, tmp_path: Path
+    symphony: dict[str, Any], trained_run: Path, tmp_path: Path
 ) -> None:
     """The published program gave 18 % here, since it stored no gene list."""
     model = {"PRETRAINED_MODEL_PATH": str(trained_run / "trained_models"), "TARGET_DATASET_NAME": "5p"}
-    run = run_of(tmp_path, symphony | model | {"ALIGN": align, "EPOCHS": 2})
+    run = run_of(tmp_path, symphony | model | {"ALIGN": True})
     assert sorted(path.stem for path in (run / "notebooks").iterdir()) == ["1_preprocess", "3_align", "4_evaluate"]
     assert len(predictions_of(run)) == 430
     assert raw_accuracy(run) >= 0.80
-    description = strict_json(run / "trained_models" / "model.json")
-    assert description["target"]["has_adapter"] is bool(align)
-    before = strict_json(trained_run / "trained_models" / "model.json")
-    assert description["features"] == before["features"]
-    assert description["files"] == before["files"]
-    assert (run / "trained_models" / "3pv2.pt").read_bytes() == (
-        trained_run / "trained_models" / "3pv2.pt"
-    ).read_bytes()
+    stages = {stage["stage"]: stage for stage in strict_json(run / "metrics.json")["stages"] if stage["batch"] == "5p"}
+    assert stages["before alignment"]["cells"] == 430  # what the run gives if ALIGN is not set
+    assert stages["before alignment"]["raw_accuracy"] >= 0.80
+    assert strict_json(run / "trained_models" / "model.json")["target"]["has_adapter"] is True
+    same_saved_model(run, trained_run)
 
 
 # --- targets without labels -------------------------------------------------------------------------------------------
 
 
-def all_missing(folder: Path) -> dict[str, Any]:
-    adata = simulated(THREE_BATCHES)
-    adata.obs.loc[adata.obs["batch"] == "c", "celltype"] = np.nan
-    adata.write_h5ad(folder / "input.h5ad")
-    return {"PATH": "input.h5ad", "TARGET_DATASET_NAME": "c"}
-
-
-def no_columns(folder: Path) -> dict[str, Any]:
+def test_target_from_a_file_of_its_own_without_labels_is_annotated(tmp_path: Path) -> None:
+    """The case the program is for; the published one stops with an error there."""
     adata = simulated(THREE_BATCHES)
     is_query = (adata.obs["batch"] == "c").to_numpy()
-    adata[~is_query].copy().write_h5ad(folder / "reference.h5ad")
+    adata[~is_query].copy().write_h5ad(tmp_path / "reference.h5ad")
     query = adata[is_query].copy()[:, adata.var_names[::-1]].copy()
     del query.obs["celltype"], query.obs["batch"]
-    query.write_h5ad(folder / "query.h5ad")
-    return {"PATH": ["reference.h5ad", "query.h5ad"], "TARGET_DATASET_NAME": "query"}
-
-
-@pytest.mark.parametrize("write", [all_missing, no_columns])
-def test_target_without_labels_is_annotated(write: Callable[[Path], dict[str, Any]], tmp_path: Path) -> None:
-    """The case the program is for; the published one stops with an error there."""
-    columns = {"BATCH_COL": "batch", "LABELS_COL": "celltype", "MIN_CELL_TYPE_POPULATION": 5, "EPOCHS": 10}
-    run = run_of(tmp_path, columns | write(tmp_path))
-    table, true = predictions_of(run), simulated(THREE_BATCHES).obs.query("batch == 'c'")
-    assert list(table.index) == list(true.index)
-    assert "labels" not in table
-    assert (table["raw_predictions"] == true["celltype"]).mean() > 0.9
-    assert strict_json(run / "metrics.json")["target"]["labelled"] is None
-    report = (run / "report.html").read_text("utf-8")
-    assert "The target has no labels for a check" in report
-    assert "Check on the target" not in report
+    query.write_h5ad(tmp_path / "query.h5ad")
+    files = {"PATH": ["reference.h5ad", "query.h5ad"], "TARGET_DATASET_NAME": "query"}
+    columns = {"BATCH_COL": "batch", "LABELS_COL": "celltype", "MIN_CELL_TYPE_POPULATION": 5}
+    annotated_without_labels(run_of(tmp_path, files | columns))
 
 
 # --- the same again ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two runs of the same parameters in processes with different hash seeds."""
-    folder = tmp_path_factory.mktemp("twice")
-    simulated(THREE_BATCHES).write_h5ad(folder / "input.h5ad")
-    parameters = {
-        "PATH": str(folder / "input.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "EPOCHS": 2,
-        "TARGET_DATASET_NAME": "c", "MIN_CELL_TYPE_POPULATION": 5, "SEED": 7,
-    }  # fmt: skip
-    one, two = (run_of(folder / seed, parameters, PYTHONHASHSEED=seed) for seed in ("1", "2"))
-    return one, two
+def shown_in(notebook: Path) -> tuple[str, list[dict[str, Any]]]:
+    """What an executed notebook says, and its other outputs, without the plain texts that name an address in memory."""
+    outputs = [output for cell in nbformat.read(notebook, as_version=4).cells for output in cell.get("outputs", [])]
+    shown = [
+        {kind: what for kind, what in output["data"].items() if kind != "text/plain"}
+        for output in outputs
+        if "data" in output
+    ]
+    return "".join(output.get("text", "") for output in outputs), shown
 
 
-def test_same_seed_gives_the_same_predictions_bit_for_bit(twice: tuple[Path, Path]) -> None:
-    """A result that changes between two identical runs cannot be published."""
-    one, two = map(predictions_of, twice)
-    assert one["raw_predictions"].nunique() > 1
-    pd.testing.assert_frame_equal(one, two, check_exact=True)
-    first, second = (ad.read_h5ad(run / "annotated_target.h5ad").obsm["X_jind"] for run in twice)
-    np.testing.assert_array_equal(first, second)
-    assert strict_json(twice[0] / "metrics.json") == strict_json(twice[1] / "metrics.json")
+def test_a_run_without_kernels_leaves_what_one_with_kernels_leaves(whole: Whole, tmp_path: Path) -> None:
+    """What other tests see in a folder of `run_forked` would be nothing that a user gets."""
+    done = run_forked("run", whole.parameters, "--output-path", tmp_path / "run", cwd=tmp_path, pdf=True)
+    assert done.returncode == 0, done.stderr
+    assert differences(tmp_path / "run", whole.run) == []
+    for stage in STAGES:
+        ours, theirs = (shown_in(folder / "notebooks" / f"{stage}.ipynb") for folder in (tmp_path / "run", whole.run))
+        assert ours == theirs, stage
 
 
-def test_second_run_moves_the_first_aside_and_mixes_nothing(twice: tuple[Path, Path]) -> None:
+def test_second_run_moves_the_first_aside_and_mixes_nothing(whole: Whole, tmp_path: Path) -> None:
     """A folder with one run's model and another's predictions is worse than none.
 
-    The second run here has other batches, no training, and so fewer files than the first.
+    The second run here has another target, no training, and so fewer files than the first.
     """
-    run, other = twice
+    run = Path(shutil.copytree(whole.run, tmp_path / "run"))
     earlier = sorted(path.name for path in run.iterdir() if path.name != "work")
     stamp = (run / "predictions.parquet").read_bytes()
     values = yaml.safe_load((run / "parameters.yaml").read_text())
     changed = {
-        "PRETRAINED_MODEL_PATH": str(other / "trained_models"),
+        "PRETRAINED_MODEL_PATH": str(whole.run / "trained_models"),
         "TARGET_DATASET_NAME": "a",
         "OUTPUT_PATH": str(run),
     }
@@ -360,6 +312,9 @@ def test_second_run_moves_the_first_aside_and_mixes_nothing(twice: tuple[Path, P
     assert len(list(run.glob("train*.pdf"))) == 1
     assert not (run / "work" / "training.json").exists()
     assert len(predictions_of(run)) == 110
+    assert strict_json(run / "trained_models" / "model.json")["target"]["has_adapter"] is False  # ALIGN is not set
+    same_saved_model(run, whole.run)
+    assert "Errors to expect in a new batch" in (run / "report.html").read_text("utf-8")
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -456,7 +411,7 @@ def test_where_no_threshold_keeps_the_target_error_every_cell_is_unassigned_and_
     wrong = adata.obs["celltype"].map({"B": "T", "T": "NK", "NK": "B"})  # what `a` teaches is wrong in `b`
     adata.obs["celltype"] = adata.obs["celltype"].mask(adata.obs["batch"] == "b", wrong)
     adata.write_h5ad(tmp_path / "input.h5ad")
-    columns = {"BATCH_COL": "batch", "LABELS_COL": "celltype", "MIN_CELL_TYPE_POPULATION": 5, "EPOCHS": 2}
+    columns = {"BATCH_COL": "batch", "LABELS_COL": "celltype", "MIN_CELL_TYPE_POPULATION": 5}
     run = run_of(tmp_path, columns | {"PATH": "input.h5ad", "TARGET_DATASET_NAME": "c", "TARGET_ERROR": 0.05})
     assert set(predictions_of(run)["predictions"]) == {UNASSIGNED}
     assert "confident" not in set(predictions_of(run)["reason"])
@@ -464,96 +419,3 @@ def test_where_no_threshold_keeps_the_target_error_every_cell_is_unassigned_and_
     metrics = strict_json(run / "metrics.json")
     assert metrics["target"]["annotated"] == 0
     assert metrics["new_batch"]["is_guarantee"] is False
-
-
-# --- odd names --------------------------------------------------------------------------------------------------------
-
-TYPES = ["=cmd()", "<b>B</b>", "T/NK 'x' \"y\" 🧬"]
-BATCHES = ["../a/b", '"><img src=x>', "$1$ {x} \\n", ".."]
-ODD_CELLS = {0: "=1+1", 1: "../x", 2: "<i>cell</i>", 3: "🧬 cell"}
-
-
-@pytest.fixture(scope="module")
-def odd_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Names that are paths, formulas, tags, mathematics and code; with layers, raw and obsm beside X."""
-    adata = simulated({batch: dict.fromkeys(TYPES, 25) for batch in BATCHES})
-    names = list(adata.obs_names)
-    for i, row in enumerate(np.flatnonzero(adata.obs["batch"] == "..")[: len(ODD_CELLS)]):
-        names[row] = ODD_CELLS[i]
-    adata.obs_names = names
-    adata.layers["doubled"] = adata.X * 2
-    adata.obsm["X_mine"] = np.arange(2.0 * adata.n_obs).reshape(-1, 2)
-    adata.raw = adata.copy()
-    adata = adata[:, 5:].copy()
-    file = tmp_path_factory.mktemp("odd") / "input.h5ad"
-    adata.write_h5ad(file)
-    return file
-
-
-@pytest.fixture(scope="module")
-def odd_run(odd_input: Path) -> Path:
-    parameters = {
-        "PATH": "input.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "..",
-        "SOURCE_DATASET_NAME": BATCHES[0], "MIN_CELL_TYPE_POPULATION": 5, "EPOCHS": 2, "OUTPUT_PATH": "all/run",
-    }  # fmt: skip
-    run_of(odd_input.parent, parameters)
-    return odd_input.parent / "all" / "run"
-
-
-def test_odd_names_survive_in_the_predictions(odd_run: Path, odd_input: Path) -> None:
-    """Names belong to the user, and none may be changed, cut or executed."""
-    table = predictions_of(odd_run)
-    assert list(table.index[:4]) == list(ODD_CELLS.values())
-    assert set(probabilities_of(table)) == set(TYPES)
-    assert set(table["labels"]) == set(TYPES)
-    given = ad.read_h5ad(odd_input)
-    same_annotated(ad.read_h5ad(odd_run / "annotated_target.h5ad"), given[given.obs["batch"] == ".."].copy())
-
-
-def test_odd_names_are_text_in_the_workbook(odd_run: Path) -> None:
-    """Opened in Excel, a cell type called =cmd() must not run."""
-    file = odd_run / "predicted_label_test_data.xlsx"
-    sheet = openpyxl.load_workbook(file).active
-    assert sheet is not None
-    kinds = {cell.data_type for row in sheet.iter_rows() for cell in row if cell.value is not None}
-    assert kinds == {"s", "n"}
-    assert "=cmd()" in [cell.value for cell in sheet[1]]
-    with zipfile.ZipFile(file) as parts:
-        assert not any(b"<f>" in parts.read(name) for name in parts.namelist() if "sheet" in name)
-
-
-def test_odd_names_stay_inside_the_runs_folder(odd_run: Path) -> None:
-    """A batch called ../a/b must not write beside the results."""
-    assert [path.name for path in odd_run.parent.iterdir()] == ["run"]
-    assert {path.name for path in odd_run.parent.parent.iterdir()} == {"input.h5ad", "p.yaml", "all"}
-    models = strict_json(odd_run / "trained_models" / "model.json")["files"]
-    assert set(models) == set(BATCHES[:3])
-    assert all((odd_run / "trained_models" / name).is_file() for name in models.values())
-    assert len(list(odd_run.glob("train*.pdf"))) == 1
-
-
-class Tags(HTMLParser):
-    """The tags and image sources of a page, and its text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.sources: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.sources += [value or "" for name, value in attrs if name == "src"]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_odd_names_are_text_in_the_report(odd_run: Path) -> None:
-    """A name with a tag must be read, not rendered; a report is mailed around and opened anywhere."""
-    page = Tags()
-    page.feed((odd_run / "report.html").read_text("utf-8"))
-    assert not page.tags & {"b", "i"}
-    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    for name in [*TYPES, *BATCHES]:
-        assert name in page.text, name

@@ -38,7 +38,7 @@ from jind_nb.commands.sweep.summary import (
 from jind_nb.core.files import read_json, write_json
 from jind_nb.core.stage_words import STAGES
 from jind_nb.errors import InputError
-from tests.conftest import ROOT, Answer, run_command, skip
+from tests.conftest import ROOT, Answer, Whole, run_command, skip
 from tests.helpers import slurm as slurms
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
@@ -386,14 +386,15 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
 
 
 @pytest.fixture
-def finished(swept: tuple[Path, Any], tmp_path: Path) -> Callable[[str], Path]:
+def finished(whole: Whole, tmp_path: Path) -> Callable[[str], Path]:
     """Makes the parameter file of a run that lacks its report alone, which takes seconds."""
 
     def make(name: str) -> Path:
-        run = Path(shutil.copytree(swept[0] / "good", tmp_path / name))
+        run = Path(shutil.copytree(whole.run, tmp_path / name))
         (run / "report.html").unlink()
         (run / "manifest.json").unlink()
-        return write(tmp_path / f"{name}.yaml", PATH=str(swept[0] / "input.h5ad"), OUTPUT_PATH=name)
+        input_file = str(whole.parameters.parent / "input.h5ad")
+        return write(tmp_path / f"{name}.yaml", PATH=input_file, OUTPUT_PATH=name, EPOCHS=1)
 
     return make
 
@@ -478,7 +479,7 @@ def test_on_slurm_a_killed_worker_costs_one_stage_and_shared_training_is_done_on
     truth = simulated(THREE_BATCHES).obs
     without_labels(simulated(THREE_BATCHES), "b", "c").write_h5ad(tmp_path / "input.h5ad")
     (tmp_path / "slurm.yaml").write_text(SLURM_YAML)
-    file = write(tmp_path / "p.yaml", OUTPUT_PATH="results", METHOD="reference", EPOCHS=10)
+    file = write(tmp_path / "p.yaml", OUTPUT_PATH="results", METHOD="reference", EPOCHS=5)
     options = ("--each-target", file, "--cluster", "slurm", "--slurm", "slurm.yaml")
     with at_work(tmp_path, *options, **slurm) as process:
         until(process, "2/5 2_train")

@@ -144,6 +144,7 @@ def test_uploads_keep_within_the_limit_and_replace_nothing(workspace: Workspace)
     assert len(list(workspace.uploads.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_no_more_runs_than_places(tmp_path: Path) -> None:
     """Lost otherwise: the machine's memory, to ten visitors at once."""
     inside, go = threading.Event(), threading.Event()
@@ -188,6 +189,7 @@ def test_another_process_of_the_same_number_is_not_taken_for_the_run(workspace: 
         stranger.wait()
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_a_place_and_can_be_cancelled_meanwhile(workspace: Workspace) -> None:
     """Lost otherwise: a second visitor's run, or the way to take it back."""
     with place_held(workspace.settings.root / "places", 1):
@@ -220,6 +222,7 @@ def test_cancel_leaves_nothing_at_work_and_run_again_goes_on(workspace: Workspac
     assert not run.folder.exists()
 
 
+@pytest.mark.slow
 def test_why_a_run_failed_is_told_in_the_runs_own_words(workspace: Workspace) -> None:
     """Lost otherwise: what to do about it."""
     run = workspace.start_run(VALUES | {"BATCH_COL": "wel"})

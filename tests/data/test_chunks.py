@@ -36,8 +36,10 @@ from jind_nb.data import prepare as data_prepare
 from jind_nb.errors import InputError
 from jind_nb.runs import cache
 from jind_nb.runs.folder import Run
-from tests.conftest import ROOT, Answer, run_command
+from tests.conftest import ROOT, Answer
+from tests.helpers.one_process import run_forked
 from tests.helpers.simulated import THREE_BATCHES, simulated
+from tests.helpers.whole import annotated_without_labels
 
 GENES = 60
 FORMS: dict[str, Callable[[Any], Any]] = {
@@ -372,16 +374,20 @@ def test_the_target_comes_back_as_it_is(how: str, form: str, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_whole_run_and_predict_take_a_zarr_folder(tmp_path: Path) -> None:
-    write(simulated(THREE_BATCHES), tmp_path / "in", "zarr 3")
+    """A folder is an input like a file, here with a target whose labels are all missing: what the program is for."""
+    adata = simulated(THREE_BATCHES)
+    adata.obs.loc[adata.obs["batch"] == "c", "celltype"] = np.nan
+    write(adata, tmp_path / "in", "zarr 3")
     values = ("PATH: in.zarr", "BATCH_COL: batch", "LABELS_COL: celltype", "TARGET_DATASET_NAME: c", "OUTPUT_PATH: run")
     (tmp_path / "p.yaml").write_text("\n".join([*values, "MIN_CELL_TYPE_POPULATION: 5"]))
-    done = run_command("run", "p.yaml", cwd=tmp_path)
+    done = run_forked("run", "p.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert ad.read_h5ad(tmp_path / "run" / "annotated_target.h5ad").n_obs == 80
-    again = run_command("run", "p.yaml", cwd=tmp_path)
+    annotated_without_labels(tmp_path / "run")
+    again = run_forked("run", "p.yaml", cwd=tmp_path)
     assert again.returncode == 0
     assert "reused" in again.stderr
-    done = run_command("predict", "run/trained_models", "in.zarr", "--output-path", "out", cwd=tmp_path)
+    done = run_forked("predict", "run/trained_models", "in.zarr", "--output-path", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_parquet(tmp_path / "out" / "predictions.parquet")) == 300
 

@@ -1,4 +1,7 @@
-"""What must hold of a run's folder at any moment, also right after a kill. Tests and benchmarks/product/kills.py ask it."""
+"""What must hold of a run's folder: at any moment, also right after a kill, and when the run is finished.
+
+Tests and benchmarks/product/kills.py ask it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import h5py
 import nbformat
 import numpy as np
 import pandas as pd
+
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 Digest = dict[str, str]
 
@@ -127,3 +133,54 @@ def differences(run: Path, wanted: Path) -> list[str]:
         with np.load(run / "work/target.npz") as a, np.load(wanted / "work/target.npz") as b:
             found += [f"target.npz: {name}" for name in b.files if not np.array_equal(a[name], b[name])]
     return found + unreadable(run)
+
+
+# --- what a finished run holds ----------------------------------------------------------------------------------------
+
+
+def predictions_of(run: Path) -> pd.DataFrame:
+    return pd.read_parquet(run / "predictions.parquet")
+
+
+def probabilities_of(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns=["raw_predictions", "predictions", "reason", "labels"], errors="ignore")
+
+
+def strict_json(file: Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in {file}")
+
+    return json.loads(file.read_text("utf-8"), parse_constant=refuse)
+
+
+def same_annotated(annotated: ad.AnnData, given: ad.AnnData) -> None:
+    """Everything of the input is as it was, plus what jind-nb adds and nothing else."""
+    added = ["jind_prediction", "jind_raw_prediction", "jind_confidence", "jind_reason"]
+    pd.testing.assert_frame_equal(annotated.obs[given.obs.columns].astype(str), given.obs.astype(str))
+    assert list(annotated.obs.columns) == [*given.obs.columns, *added]
+    pd.testing.assert_frame_equal(annotated.var, given.var)
+    assert (annotated.X != given.X).sum() == 0
+    assert annotated.X.dtype == given.X.dtype
+    assert set(annotated.layers) == set(given.layers)
+    assert all((annotated.layers[name] != given.layers[name]).sum() == 0 for name in given.layers)
+    assert set(annotated.obsm) == {*given.obsm, "X_jind"}
+    for name in given.obsm:
+        np.testing.assert_array_equal(annotated.obsm[name], given.obsm[name])
+    assert (annotated.raw is None) == (given.raw is None)
+    if given.raw is not None:
+        assert list(annotated.raw.var_names) == list(given.raw.var_names)
+        assert (annotated.raw.X != given.raw.X).sum() == 0
+    assert annotated.obsm["X_jind"].shape == (given.n_obs, 100)
+    assert np.isfinite(annotated.obsm["X_jind"]).all()
+
+
+def annotated_without_labels(run: Path) -> None:
+    """The cells of batch `c` are annotated, mostly right, and nothing claims to have checked it."""
+    table, true = predictions_of(run), simulated(THREE_BATCHES).obs.query("batch == 'c'")
+    assert list(table.index) == list(true.index)
+    assert "labels" not in table
+    assert (table["raw_predictions"] == true["celltype"]).mean() > 0.9
+    assert strict_json(run / "metrics.json")["target"]["labelled"] is None
+    report = (run / "report.html").read_text("utf-8")
+    assert "The target has no labels for a check" in report
+    assert "Check on the target" not in report

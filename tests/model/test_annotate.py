@@ -14,11 +14,14 @@ from scipy import sparse
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.core.parameters import make_parameters
 from jind_nb.model import annotate as sequence
+from jind_nb.model import reference as method_reference
 from jind_nb.model.annotate import annotate, calibrate, known_with_rules, leave_batches_out, settings_of
 from jind_nb.model.calibration import calibrate_modes
 from jind_nb.model.state import AlignmentMode, TargetStage
 from tests.helpers.learn import CPU, METHODS, learn, learned, prepare_simulated, settings_with, target_cells
 from tests.helpers.simulated import THREE_BATCHES, simulated
+
+pytestmark = pytest.mark.usefixtures("short_game")
 
 
 @pytest.mark.parametrize(("method", "held_out", "coverage"), [("default", 0.1, 0.9), ("reference", 0.2, 0.0)])
@@ -65,7 +68,8 @@ def test_without_a_gpu_a_line_says_what_is_used(caplog: pytest.LogCaptureFixture
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_a_simulated_target_is_annotated_right(tmp_path: Path, method: str) -> None:
+def test_a_simulated_target_is_annotated_right(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(method_reference, "STEPS", 40)  # as in a run
     data = {name: dict.fromkeys(("B", "T", "NK"), 150) for name in ("a", "b")} | {"c": dict.fromkeys("BT", 60)}
     data["c"] = {"B": 60, "T": 60}
     adata = simulated(data)
@@ -86,7 +90,7 @@ def test_the_target_s_labels_have_no_say_in_its_annotation(tmp_path: Path, metho
 
     def probabilities(adata: ad.AnnData, name: str) -> np.ndarray:
         (tmp_path / name).mkdir()
-        annotated = annotate(*learned(tmp_path / name, adata, EPOCHS=2, METHOD=method, ALIGN=True))
+        annotated = annotate(*learned(tmp_path / name, adata, EPOCHS=1, METHOD=method, ALIGN=True))
         return list(annotated.stages.values())[-1].probabilities
 
     adata = simulated(THREE_BATCHES)

@@ -401,6 +401,7 @@ print(hashlib.sha256(b"".join(p.probabilities.tobytes() for p in annotated.stage
 """
 
 
+@pytest.mark.slow
 def test_another_process_with_another_hash_seed_says_the_same_bit_for_bit(tmp_path: Path) -> None:
     said = []
     for hash_seed in ("1", "2"):

@@ -6,6 +6,7 @@ What holds for both METHODs is asked of both. What each stage of METHOD `referen
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,18 @@ def by_each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """The same by either METHOD."""
     folder = tmp_path_factory.mktemp("each")
     return prepare_simulated(folder, THREE_BATCHES, SOURCE_DATASET_NAME="a", METHOD=request.param)
+
+
+@pytest.fixture(scope="module")
+def trained_three(three: Prepared) -> Reference:
+    """All that stage 2 learns of `three`; no test changes it."""
+    return train(*three)
+
+
+@pytest.fixture(scope="module")
+def trained(by_each: Prepared) -> Reference:
+    """All that stage 2 learns of `by_each`; no test changes it."""
+    return learn(*by_each)
 
 
 # --- choosing the source -----------------------------------------------------------------------------------------------
@@ -210,7 +223,7 @@ def test_held_out_cells_labels_have_no_say(by_each: Prepared) -> None:
     assert equal(every_weight(one), every_weight(other))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["default", pytest.param("reference", marks=pytest.mark.slow)])
 def test_a_new_type_is_learned_in_the_end(tmp_path: Path, method: str) -> None:
     data = {"a": {"B": 200, "T": 200}, "b": {"B": 200, "T": 200, "NK": 400}, "c": {"B": 10, "T": 10}}
     reference = learn(*prepare_simulated(tmp_path, data, SOURCE_DATASET_NAME="a", EPOCHS=15, METHOD=method))
@@ -232,8 +245,8 @@ def test_an_intermediate_of_new_types_only_still_joins(tmp_path: Path, method: s
 # --- history -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_history_has_every_stage_in_order_held_out_cells_apart(by_each: Prepared) -> None:
-    reference = learn(*by_each)
+def test_the_history_has_every_stage_in_order_held_out_cells_apart(trained: Reference) -> None:
+    reference = trained
     both = (HELD_OUT, TRAINED_ON)
     assert [(r.batch, r.stage, r.cells) for r in reference.history] == [
         *(("a", "initial", cells) for cells in both),
@@ -251,9 +264,9 @@ def test_the_history_has_every_stage_in_order_held_out_cells_apart(by_each: Prep
 
 
 def test_history_s_thresholds_come_from_the_held_out_cells_of_all_batches_through_their_own_adapters(
-    by_each: Prepared,
+    trained: Reference,
 ) -> None:
-    reference = learn(*by_each)
+    reference = trained
     classifier = reference.model.classifier
     probabilities = {
         name: classify(classifier, encode(reference.annotator(name), cells.x, CPU), CPU)
@@ -283,28 +296,30 @@ def test_the_initial_stage_of_an_intermediate_is_the_source_model_without_an_ada
     assert initial.metrics["raw_accuracy"] == pytest.approx(right)
 
 
-def test_without_history_the_model_is_the_same(by_each: Prepared) -> None:
+def test_without_history_the_model_is_the_same(by_each: Prepared, trained: Reference) -> None:
     """The Python API keeps none, to save time."""
     bare = train(*by_each, keep_history=False)
     assert {result.stage for result in bare.history} <= {TrainingStage.INITIAL}
-    assert equal(every_weight(bare), every_weight(learn(*by_each)))
+    assert equal(every_weight(bare), every_weight(trained))
 
 
 # --- reproducibility ---------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(by_each: Prepared) -> None:
+def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(
+    by_each: Prepared, trained: Reference
+) -> None:
     """METHOD `default` draws with it which cells to hold out, and nothing else of so few."""
     prepared, plan, settings = by_each
-    one = every_weight(learn(prepared, plan, settings))
+    one = every_weight(trained)
     torch.rand(5)  # what ran before must not matter
     assert equal(one, every_weight(learn(prepared, plan, settings)))
     assert not equal(one, every_weight(learn(prepared, plan, replace(settings, seed=1))))
 
 
-def test_every_stage_seeds_anew(by_each: Prepared) -> None:
+def test_every_stage_seeds_anew(by_each: Prepared, trained: Reference) -> None:
     """A stage run after something else used random numbers gives the same weights."""
-    straight = every_weight(learn(*by_each))
+    straight = every_weight(trained)
     torch.rand(1)
     reference = fit.start(*by_each)
     torch.rand(1)
@@ -345,11 +360,12 @@ def interrupted_in(stage: str, at_epoch: int) -> Callable[..., Iterator[int]]:
 @pytest.mark.parametrize("at_epoch", [0, 1])
 @pytest.mark.parametrize("stopped_in", ["source", "adapt", "finetuned", "retrain"])
 def test_a_training_goes_on_where_it_was_interrupted(
-    three: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_in: str, at_epoch: int
-) -> None:
+    three: Prepared, trained_three: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_in: str,
+    at_epoch: int,
+) -> None:  # fmt: skip
     """Hours of METHOD `reference` are not lost to a queue's time limit, and the model is the same bit for bit: also where a
     notebook's cell was stopped in the middle of a batch, and is run again."""
-    whole, file = train(*three), tmp_path / "unfinished.pt"
+    whole, file = trained_three, tmp_path / "unfinished.pt"
     with monkeypatch.context() as patched:
         patched.setattr(method_reference, "bar", interrupted_in(stopped_in, at_epoch))
         with pytest.raises(KeyboardInterrupt):
@@ -383,11 +399,20 @@ def test_batches_that_were_learned_are_not_learned_again(tmp_path: Path, monkeyp
     assert again.record() == whole.record()
 
 
+@pytest.fixture(scope="module")
+def kept(three: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a training of `three` leaves to go on from; no test changes it."""
+    file = tmp_path_factory.mktemp("kept") / "unfinished.pt"
+    train(*three, file)
+    return file
+
+
 @pytest.mark.parametrize("change", ["nothing", "seed", "cells", "damage"])
-def test_what_another_training_learned_is_not_gone_on_with(three: Prepared, tmp_path: Path, change: str) -> None:
+def test_what_another_training_learned_is_not_gone_on_with(
+    three: Prepared, kept: Path, tmp_path: Path, change: str
+) -> None:
     prepared, plan, settings = three
-    file = tmp_path / "unfinished.pt"
-    train(prepared, plan, settings, file)
+    file = Path(shutil.copy(kept, tmp_path))
     if change == "seed":
         settings = replace(settings, seed=settings.seed + 1)
     if change == "cells":
@@ -404,7 +429,7 @@ def test_default_keeps_nothing(by_each: Prepared, tmp_path: Path) -> None:
 
 
 def test_a_batch_that_could_not_be_kept_is_learned_again(
-    three: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: Prepared, trained_three: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a full disk the file stays as it was before the batch, and so must the list of what it knows."""
     file = tmp_path / "unfinished.pt"
@@ -422,4 +447,4 @@ def test_a_batch_that_could_not_be_kept_is_learned_again(
             train(*three, file)
     assert kept == [[]], "the case shows nothing: the source was not kept"
     assert fit.start(*three, file).learned == []
-    assert equal(every_weight(train(*three, file)), every_weight(train(*three)))
+    assert equal(every_weight(train(*three, file)), every_weight(trained_three))

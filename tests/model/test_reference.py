@@ -377,10 +377,17 @@ def test_in_reference_the_target_s_values_do_not_reach_the_annotated_batches_mod
 # --- adversarial alignment -----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an epoch of alignment have four steps instead of forty, where the steps are not the subject."""
+    monkeypatch.setattr(method_reference, "STEPS", 4)
+
+
 def state(annotated: Annotated, part: str) -> dict[str, torch.Tensor]:
     return weights(getattr(annotated.model, part))
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_alignment_trains_the_adapter_only_and_self_training_all_but_the_adapter(model_of_three: Learned) -> None:
     shared, x, known, settings = model_of_three
     annotated = annotate_before_alignment(shared, x, known, settings)
@@ -612,6 +619,7 @@ def test_the_players__constants_are_the_published_ones(model_of_three: Learned) 
 # --- self-training -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_self_training_is_skipped_with_fewer_than_ten_confident_cells(model_of_three: Learned) -> None:
     """Nine cells cannot be ten confident ones."""
     shared, x, known, settings = model_of_three
@@ -621,6 +629,7 @@ def test_self_training_is_skipped_with_fewer_than_ten_confident_cells(model_of_t
     assert equal(state(annotated, "classifier"), weights(shared.classifier))
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize(("n_sure", "trains"), [(9, False), (10, True)])
 def test_ten_confident_cells_are_enough(
     model_of_three: Learned, n_sure: int, trains: bool, monkeypatch: pytest.MonkeyPatch
@@ -638,6 +647,7 @@ def test_ten_confident_cells_are_enough(
     assert 0.1 in thetas
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_self_training_keeps_the_latest_epoch_of_best_agreement(
     model_of_three: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -662,6 +672,7 @@ def test_self_training_keeps_the_latest_epoch_of_best_agreement(
     assert minibatches == [32] * 4
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_the_target_is_aligned_and_then_self_trained(model_of_three: Learned) -> None:
     """`align` is both, one after the other, as the parts called by hand."""
     shared, x, known, settings = model_of_three

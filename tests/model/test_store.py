@@ -33,6 +33,8 @@ from jind_nb.model.state import AlignmentMode, Annotated, KnownLatents, Referenc
 from jind_nb.model.target import align, annotate_before_alignment, known_latents, predict
 from tests.helpers.learn import CPU, METHODS, equal, is_reference, learn, prepare_simulated, target_cells, weights
 
+pytestmark = pytest.mark.usefixtures("short_game")
+
 AWKWARD = ["../up/Ä 1", "..", "1", "10"]
 TYPES = {"B": 20, "CD8+/45RA+ T": 20}
 

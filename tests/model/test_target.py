@@ -18,6 +18,8 @@ from jind_nb.model.target import align, annotate_before_alignment, known_latents
 from tests.helpers.learn import CPU, METHODS, Learned, equal, is_reference, learn, learned, prepare_simulated, weights
 from tests.helpers.simulated import THREE_BATCHES
 
+pytestmark = pytest.mark.usefixtures("short_game")
+
 
 @pytest.fixture(scope="module", params=METHODS)
 def by_each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Learned:

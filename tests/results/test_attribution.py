@@ -92,6 +92,7 @@ def result_of(prepared: ad.AnnData, plan: Plan, model: nn.Module) -> TargetResul
     return TargetResult({"x": final}, np.arange(n).astype(str), np.zeros((n, 256)), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", MARKERS)
 def test_known_markers_are_among_the_first_features(

@@ -20,6 +20,8 @@ from tests.conftest import ROOT
 from tests.helpers.learn import learn, prepare_simulated, target_cells
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
+pytestmark = pytest.mark.usefixtures("short_game")
+
 
 def cells(n: int, n_genes: int = 60) -> ad.AnnData:
     """Half of them of each of two types; log values, as after preparing."""
@@ -106,6 +108,7 @@ def test_latent_points_have_every_cell_of_every_stage_on_the_same_axes(
     assert len(latent_points(annotated, known, "c", 0)) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["", "import numba; "])
 def test_one_thread_asked_for_is_one_thread(first: str) -> None:
     """On a shared machine threads that nobody asked for wait for each other, and slow all down several times."""

@@ -11,14 +11,10 @@ import yaml
 
 from jind_nb.core.files import read_json, write_json
 from jind_nb.core.parameters import make_parameters
-from jind_nb.data import cells as data_cells
-from jind_nb.data import prepare, roles
 from jind_nb.errors import InputError
-from jind_nb.model import annotate, store
-from jind_nb.results import load, tables, target, write
 from jind_nb.runs.folder import Run
-from jind_nb.runs.stages import begin_stage, load_plan, load_prepared, model_folder, save_prepared, save_training
 from tests.helpers.simulated import THREE_BATCHES, simulated
+from tests.helpers.stages import align, evaluate, preprocess, train
 
 
 @pytest.fixture
@@ -31,45 +27,11 @@ def values(tmp_path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def preprocess(values: dict[str, Any]) -> None:
-    run = Run(make_parameters(values))
-    cells = data_cells.read_cells(run.parameters)
-    plan = roles.make_plan(run.parameters, cells)
-    save_prepared(
-        run, prepare.prepare(run.parameters, cells, plan), plan, pd.DataFrame({"row": [0], "x": [0.0], "y": [0.0]})
-    )
-
-
-def train(values: dict[str, Any]) -> None:
-    run = Run(make_parameters(values))
-    plan, prepared = load_plan(run), load_prepared(run)
-    reference = annotate.train(prepared, plan, annotate.settings_of(run.parameters))
-    calibrations = annotate.calibrate(reference)
-    begin_stage(run, "2_train")
-    store.save_model(run.models, reference, calibrations, plan, run.parameters)
-    save_training(run, reference.record() | {"calibration": {}})
-
-
-def align(values: dict[str, Any]) -> None:
-    run = Run(make_parameters(values))
-    plan, prepared, settings = load_plan(run), load_prepared(run), annotate.settings_of(run.parameters)
-    model = model_folder(run)
-    x = prepared[target.target_rows(prepared, plan.target)].X
-    annotated, _ = store.annotate_with_model(model, x, settings, recall_own=False)
-    begin_stage(run, "3_align")
-    store.save_target(run.models, annotated, plan.target, x, model)
-    write.save_annotated(annotated, run)
-
-
-def evaluate(values: dict[str, Any]) -> None:
-    run = Run(make_parameters(values))
-    write.write_predictions(tables.predictions_table(load.load_result(run)), run)
-
-
 def test_a_notebook_too_early_names_the_one_to_run_first(values: dict[str, Any]) -> None:
     """Else the third notebook opened first speaks of a folder or a parameter that its reader never set."""
-    with pytest.raises(InputError, match=r"run notebooks/1_preprocess\.ipynb first"):
-        train(values)
+    for notebook in (train, align):
+        with pytest.raises(InputError, match=r"run notebooks/1_preprocess\.ipynb first"):
+            notebook(values)
     preprocess(values)
     with pytest.raises(InputError, match=r"run notebooks/2_train\.ipynb first"):
         align(values)

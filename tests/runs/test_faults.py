@@ -20,7 +20,6 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 
 from jind_nb.commands import kernels
 from jind_nb.commands import run as commands_run
@@ -31,17 +30,19 @@ from jind_nb.core.stage_words import STAGES
 from jind_nb.errors import InputError
 from jind_nb.runs import cache, previous
 from jind_nb.runs.folder import Run
-from tests.conftest import Answer, run_command, skip
+from tests.conftest import Answer, Whole, run_command, skip
+from tests.helpers.one_process import run_forked
 from tests.helpers.simulated import THREE_BATCHES, simulated
-from tests.helpers.whole import differences, digest, files_in, place_of, problems
+from tests.helpers.whole import differences, digest, files_in, place_of, predictions_of, problems
 
 ALL = [*STAGES, "report"]
 
 
-def start(parameters: Path, *arguments: object) -> subprocess.Popen[str]:
+def start(parameters: Path, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     """`jind-nb run` in a process of its own, not waited for."""
     return subprocess.Popen(
         [sys.executable, "-m", "jind_nb.cli", "run", str(parameters), *map(str, arguments)],
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -81,54 +82,32 @@ def reused_of(run: Path) -> list[str]:
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def parameters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faults")
-    simulated(THREE_BATCHES).write_h5ad(folder / "input.h5ad")
-    values = {
-        "PATH": "input.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c",
-        "MIN_CELL_TYPE_POPULATION": 5, "EPOCHS": 1, "OUTPUT_PATH": "whole",
-    }  # fmt: skip
-    (folder / "p.yaml").write_text(yaml.safe_dump(values))
-    return folder / "p.yaml"
-
-
-@pytest.fixture(scope="module")
-def whole(parameters: Path) -> tuple[Path, float]:
-    """A run that nobody disturbed, and its seconds."""
-    begun = time.monotonic()
-    done = run_command("run", parameters, cwd=parameters.parent)
-    assert done.returncode == 0, done.stderr
-    return parameters.parent / "whole", time.monotonic() - begun
-
-
 @pytest.fixture
-def again(whole: tuple[Path, float], tmp_path: Path) -> Path:
+def again(whole: Whole, tmp_path: Path) -> Path:
     """A copy of the undisturbed run, to rerun in."""
-    return Path(shutil.copytree(whole[0], tmp_path / "again"))
+    return Path(shutil.copytree(whole.run, tmp_path / "again"))
 
 
 @pytest.mark.slow
-def test_killed_three_times_ends_like_an_undisturbed_run(
-    parameters: Path, whole: tuple[Path, float], demo_run: Path, tmp_path: Path
-) -> None:
+def test_killed_three_times_ends_like_an_undisturbed_run(whole: Whole, demo_run: Path, tmp_path: Path) -> None:
     """Days of training are not lost to a power cut, and what is there afterwards is the result of one run.
 
-    The folder holds an earlier run of other data. Killed are the command alone, then all its processes.
+    The folder holds an earlier run of other data. Killed are the command alone, then all its processes. And the
+    undisturbed run had another hash seed: a result that changes between two identical runs cannot be published.
     """
-    wanted, seconds = whole
     run = Path(shutil.copytree(demo_run, tmp_path / "run"))
     earlier, rng = digest(run), random.Random(0)
     for kill_all in (False, True, False):
-        process = start(parameters, "--output-path", run)
-        time.sleep(rng.uniform(0.3, 0.7) * seconds)  # the first notebook takes a third of them
+        process = start(whole.parameters, "--output-path", run, PYTHONHASHSEED="2")
+        time.sleep(rng.uniform(0.3, 0.7) * whole.seconds)  # the first notebook takes a third of them
         killed(process, family(process) if kill_all else family(process)[:1])
-        assert problems(run, earlier, digest(wanted)) == []
+        assert problems(run, earlier, digest(whole.run)) == []
     finished = list(json.loads((run / "work" / "stages.json").read_text()))
-    process = start(parameters, "--output-path", run)
+    process = start(whole.parameters, "--output-path", run, PYTHONHASHSEED="2")
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert differences(run, wanted) == []
+    assert differences(run, whole.run) == []
+    assert predictions_of(run)["raw_predictions"].nunique() > 1
     assert place_of(run, earlier) == "previous"
     assert reused_of(run) == finished
     assert len(finished) >= 1
@@ -137,15 +116,15 @@ def test_killed_three_times_ends_like_an_undisturbed_run(
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_not_repeated(parameters: Path, again: Path) -> None:
+def test_a_finished_run_is_not_repeated(whole: Whole, again: Path) -> None:
     """The same command twice costs seconds and changes no result, also when the folder was moved.
 
     The report names the folder, and so is the one thing made anew in another one.
     """
     before = digest(again)
-    assert run_command("run", parameters, "--output-path", again, cwd=again.parent).returncode == 0
+    assert run_forked("run", whole.parameters, "--output-path", again, cwd=again.parent, pdf=True).returncode == 0
     assert reused_of(again) == list(STAGES)
-    done = run_command("run", parameters, "--output-path", again, cwd=again.parent)
+    done = run_command("run", whole.parameters, "--output-path", again, cwd=again.parent)
     assert done.returncode == 0, done.stderr
     assert "cells annotated" in done.stdout
     assert str(again / "report.html") in done.stdout
@@ -157,16 +136,27 @@ def test_a_finished_run_is_not_repeated(parameters: Path, again: Path) -> None:
     assert list(manifest["seconds"]) == ALL
 
 
+# The next three go on from one another: each begins in the same folder, where the notebook before training is reused.
+TRAINS = ("-s", "METHOD=reference", "-s", "ALIGN=false")
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory, whole: Whole) -> Path:
+    """The folder of a run whose networks take minutes to train: a copy of a finished one, so that nothing is new there."""
+    return Path(shutil.copytree(whole.run, tmp_path_factory.mktemp("training") / "run"))
+
+
 @pytest.mark.slow
-def test_a_second_run_in_the_same_folder_is_refused(parameters: Path, again: Path) -> None:
+def test_a_second_run_in_the_same_folder_is_refused(whole: Whole, training: Path) -> None:
     """Two runs in one folder would leave one's model with the other's predictions; stopped, nothing works on."""
-    process = start(parameters, "--output-path", again, "-s", "METHOD=reference", "-s", "EPOCHS=1000")
+    process = start(whole.parameters, "--output-path", training, *TRAINS, "-s", "EPOCHS=1000")
     wait_for(process, "2_train")
-    second = run_command("run", parameters, "--output-path", again, "-s", "SEED=3", cwd=again.parent)
+    second = run_forked("run", whole.parameters, "--output-path", training, "-s", "SEED=3", cwd=training.parent)
     assert second.returncode == 2
-    assert str(again) in second.stderr
+    assert str(training) in second.stderr
     assert f"process {process.pid} on" in second.stderr
-    by_hand = f"from jind_nb.runs.notebook import open_run; open_run({load_parameters(parameters, {'OUTPUT_PATH': str(again)}).model_dump()!r})"
+    values = load_parameters(whole.parameters, {"OUTPUT_PATH": str(training)})
+    by_hand = f"from jind_nb.runs.notebook import open_run; open_run({values.model_dump()!r})"
     refused = subprocess.run([sys.executable, "-c", by_hand], capture_output=True, text=True, check=False)
     assert "another run of jind-nb is at work" in refused.stderr
     everyone = family(process)
@@ -177,45 +167,48 @@ def test_a_second_run_in_the_same_folder_is_refused(parameters: Path, again: Pat
     assert "Stopped." in err
     assert "Traceback" not in err
     assert gone(everyone)
-    assert list(json.loads((again / "work" / "stages.json").read_text())) == ["1_preprocess"]
+    assert list(json.loads((training / "work" / "stages.json").read_text())) == ["1_preprocess"]
 
 
 @pytest.mark.slow
-def test_killed_command_leaves_no_kernel_at_work(parameters: Path, again: Path) -> None:
+def test_killed_command_leaves_no_kernel_at_work(whole: Whole, training: Path) -> None:
     """A kernel that goes on for hours would write into the folder of the next run."""
-    process = start(parameters, "--output-path", again, "-s", "METHOD=reference", "-s", "EPOCHS=1000")
+    process = start(whole.parameters, "--output-path", training, *TRAINS, "-s", "EPOCHS=1000")
     wait_for(process, "2_train")
     everyone = family(process)
     killed(process, everyone[:1])
     with pytest.raises(InputError, match="at work"):  # its kernels still hold the folder
-        locks.refuse_if_in_use(again)
+        locks.refuse_if_in_use(training)
     assert gone(everyone)
-    locks.refuse_if_in_use(again)
+    locks.refuse_if_in_use(training)
 
 
 @pytest.mark.slow
-def test_killed_while_networks_train_goes_on_after_the_last_batch(parameters: Path, tmp_path: Path) -> None:
+def test_killed_while_networks_train_goes_on_after_the_last_batch(whole: Whole, training: Path) -> None:
     """METHOD `reference` trains for hours on an atlas: a queue's time limit must not cost them."""
-    run = tmp_path / "run"
-    arguments = ("--output-path", run, "-s", "METHOD=reference", "-s", "EPOCHS=300", "-s", "ALIGN=false")
-    process, unfinished = start(parameters, *arguments), run / "work" / "unfinished training.pt"
+    arguments, unfinished = (
+        ("--output-path", training, *TRAINS, "-s", "EPOCHS=100"),
+        training / "work" / "unfinished training.pt",
+    )
+    unfinished.unlink(missing_ok=True)  # of the run above
+    process = start(whole.parameters, *arguments)
     while not unfinished.exists():
         assert process.poll() is None
         time.sleep(0.05)
     everyone = family(process)
     killed(process, everyone)
     assert gone(everyone)
-    assert "2_train" not in json.loads((run / "work" / "stages.json").read_text())
-    done = run_command("run", parameters, *arguments, cwd=parameters.parent)
+    assert "2_train" not in json.loads((training / "work" / "stages.json").read_text())
+    done = run_forked("run", whole.parameters, *arguments, cwd=training.parent)
     assert done.returncode == 0, done.stderr
-    assert "going on after a, which an interrupted training had learned" in (run / "run.log").read_text()
+    assert "going on after a, which an interrupted training had learned" in (training / "run.log").read_text()
     assert not unfinished.exists()
 
 
 @pytest.mark.slow
-def test_folder_removed_meanwhile_is_said(parameters: Path, again: Path) -> None:
+def test_folder_removed_meanwhile_is_said(whole: Whole, again: Path) -> None:
     """Neither a traceback, nor part of a folder that looks like a result."""
-    process = start(parameters, "--output-path", again, "-s", "ALIGN=false")
+    process = start(whole.parameters, "--output-path", again, "-s", "ALIGN=false")
     wait_for(process, "3_align")
     time.sleep(2)
     shutil.rmtree(again)
@@ -241,11 +234,11 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_full_disk_is_said_and_the_rerun_goes_on(parameters: Path, whole: tuple[Path, float], tiny_disk: Path) -> None:
+def test_full_disk_is_said_and_the_rerun_goes_on(whole: Whole, tiny_disk: Path) -> None:
     """A disk fills up while hours of training run; they must not be in vain. Also: what ALIGN changes and what not."""
-    run, full = Path(shutil.copytree(whole[0], tiny_disk / "run")), tiny_disk / "full"
+    run, full = Path(shutil.copytree(whole.run, tiny_disk / "run")), tiny_disk / "full"
     earlier = digest(run)
-    process = start(parameters, "--output-path", run, "-s", "ALIGN=false")
+    process = start(whole.parameters, "--output-path", run, "-s", "ALIGN=false")
     wait_for(process, "3_align")
     with full.open("wb", buffering=0) as fill, suppress(OSError):
         while True:
@@ -257,7 +250,7 @@ def test_full_disk_is_said_and_the_rerun_goes_on(parameters: Path, whole: tuple[
     assert place_of(run, earlier) == "previous"
     assert not (run / "predictions.parquet").exists()
     full.unlink()
-    done = run_command("run", parameters, "--output-path", run, "-s", "ALIGN=false", cwd=tiny_disk)
+    done = run_forked("run", whole.parameters, "--output-path", run, "-s", "ALIGN=false", cwd=tiny_disk)
     assert done.returncode == 0, done.stderr
     assert reused_of(run) == ["1_preprocess", "2_train"]
     assert place_of(run, earlier) == "previous"  # not displaced by the unfinished one
@@ -454,6 +447,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
     monkeypatch.setattr(shutil, "rmtree", dying(shutil.rmtree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [{"SEED": 1}, {"ALIGN": False}, {"OUTPUT_PATH": ...}], ids=lambda c: next(iter(c)))
 @pytest.mark.parametrize("with_previous", [False, True])
 def test_moving_aside_may_be_killed_at_any_step(

@@ -1,0 +1,182 @@
+"""Commands in forks of one process that has everything imported: a whole run for a third of the price.
+
+For tests of what a run leaves in its folder: its notebooks run in an IPython shell instead of on four kernels, and all
+else (the lock, what is reused and set aside, page and PDF) is what `jind-nb run` does. What kernels and processes do is
+tested with `run_command`; that both leave the same folder is tested in `tests/commands/test_run.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+# --- in the tests -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.helpers.one_process"],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def stop() -> None:
+    """End the process that is forked, if it was started."""
+    if _server.cache_info().currsize:
+        with _server() as server:
+            assert server.stdin is not None
+            server.stdin.close()
+        _server.cache_clear()
+
+
+def run_forked(
+    *arguments: object, cwd: Path, pdf: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `jind-nb` with these arguments; like `tests.conftest.run_command`, but without kernels.
+
+    Parameters
+    ----------
+    pdf
+        Whether the report is printed, too, which costs half as much as all notebooks; if not, the run says that it is not.
+    """
+    server, said = _server(), [cwd / f".{name}.txt" for name in ("stdout", "stderr")]
+    assert server.stdin is not None
+    assert server.stdout is not None
+    order = {
+        "arguments": [str(argument) for argument in arguments],
+        "cwd": str(cwd),
+        "environment": dict(os.environ | environment),
+        "said": [str(file) for file in said],
+        "pdf": pdf,
+    }
+    server.stdin.write(json.dumps(order) + "\n")
+    server.stdin.flush()
+    status = int(server.stdout.readline())
+    out, err = (file.read_text("utf-8") for file in said)
+    for file in said:
+        file.unlink()
+    return subprocess.CompletedProcess(order["arguments"], status, out, err)
+
+
+# --- in the process that is forked ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _no_kernels(stages: Sequence[str], _folder: Path, _lock: int) -> Iterator[Iterator[tuple[str, None]]]:
+    yield ((stage, None) for stage in stages)
+
+
+def _execute(template: str, executed: Path, parameters: Mapping[str, Any], folder: Path, _kernel: None) -> None:
+    """Do what `jind_nb.commands.kernels.execute` does, in this process."""
+    import nbformat
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    from jind_nb.commands.kernels import StageError
+    from jind_nb.core.locks import OURS
+    from jind_nb.core.logs import log_to
+    from jind_nb.core.progress import NO_BARS
+    from jind_nb.core.resources import shipped
+    from jind_nb.errors import InputError
+
+    notebook = load_notebook_node(str(shipped("notebooks") / f"{template}.ipynb"))
+    notebook = parameterize_notebook(notebook, dict(parameters))
+    os.chdir(folder)
+    os.environ |= {OURS: str(folder), NO_BARS: "1"}
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance(user_ns={"__name__": "__main__"})
+    error = None
+    for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
+        with capture_output() as seen:
+            result = shell.run_cell(cell.source, store_history=False)
+        cell.execution_count = number
+        cell.outputs = [
+            nbformat.v4.new_output("stream", name=name, text=text)
+            for name, text in (("stdout", seen.stdout), ("stderr", seen.stderr))
+            if text
+        ]
+        cell.outputs += [
+            nbformat.v4.new_output("display_data", data=_as_json(shown.data), metadata=shown.metadata or {})
+            for shown in seen.outputs
+        ]
+        error = result.error_before_exec or result.error_in_exec
+        if error is not None:
+            break
+    nbformat.write(notebook, executed)
+    del os.environ[OURS], os.environ[NO_BARS]
+    log_to(folder / "run.log")  # a notebook's lines go to its reader, too; the command's do not
+    if isinstance(error, InputError):
+        raise InputError(str(error))
+    if error is not None:
+        raise StageError(f"{template} failed: {error!r}") from error
+
+
+def _as_json(data: dict[str, Any]) -> dict[str, Any]:
+    return {kind: base64.b64encode(of).decode() if isinstance(of, bytes) else of for kind, of in data.items()}
+
+
+def _run(order: dict[str, Any]) -> int:
+    """Run one command in this fork; its exit status."""
+    from jind_nb.cli import main
+    from jind_nb.commands import run
+
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    os.chdir(order["cwd"])
+    for descriptor, file in enumerate(order["said"], 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+    run.kernels_ahead, run.execute = _no_kernels, _execute  # type: ignore[assignment]
+    if not order["pdf"]:
+        run.report.write_pdf = lambda *_: "this test looks at none"
+    sys.argv = ["jind-nb", *order["arguments"]]
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def serve() -> None:
+    """Import everything, then answer each order, a line of JSON, with the exit status of its command."""
+    from jind_nb.commands.kernels import IMPORTED_AHEAD
+    from jind_nb.core._compat import import_umap
+
+    names = {name for listed in IMPORTED_AHEAD.values() for name in listed.split(", ")}
+    commands = {f"jind_nb.commands.{name}" for name in ("run", "predict", "validate")}
+    for name in [*sorted(names | commands), "jind_nb.report.page", "nbconvert", "papermill", "weasyprint"]:
+        importlib.import_module(name)
+    import_umap()
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                status = _run(json.loads(line))
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
