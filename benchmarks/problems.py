@@ -111,7 +111,8 @@ def _most_alike(x: sparse.csr_matrix, batch: np.ndarray, annotated: list[str]) -
     """Return the two annotated batches whose mean cells are nearest."""
     means = {name: np.asarray(x[batch == name].mean(axis=0)).ravel() for name in annotated}
     pairs: list[tuple[str, str]] = list(itertools.combinations(annotated, 2))
-    return list(min(pairs, key=lambda pair: float(np.linalg.norm(means[pair[0]] - means[pair[1]]))))
+    one, other = min(pairs, key=lambda pair: float(np.linalg.norm(means[pair[0]] - means[pair[1]])))
+    return [one, other]
 
 
 def _small_reference(problem: Problem) -> Problem:
