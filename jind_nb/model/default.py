@@ -516,6 +516,8 @@ def mutual_neighbours(latent: np.ndarray, seed: int) -> tuple[np.ndarray, np.nda
     neighbours, at least five; of fewer than 64 cells a fourth.
     """
     latent = latent[:, near_columns(latent.shape[1])]
+    if not len(latent):
+        return np.empty((0, 0), dtype=np.int64), np.empty((0, 0), dtype=bool)
     some = subsample(len(latent), MOST_NEIGHBOURS, seed)
     k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(latent))))
     k = min(k, max(1, len(latent) // CELLS_A_NEIGHBOUR))
