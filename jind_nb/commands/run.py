@@ -28,7 +28,7 @@ from ..errors import InputError
 from ..runs import cache, previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import load_training
-from .kernels import StageError, execute, kernels_ahead
+from .kernels import StageError, execute, kernels_ahead, own_kernels
 from .progress import stage_progress
 from .usage import measured_usage
 
@@ -115,7 +115,8 @@ def _run_stages(active: ActiveRun, console: Console) -> None:
     notebooks = [stage for stage in to_do if stage != cache.REPORT]
     with (
         stage_progress(console, this.log, len(this.stages) + 1) as show_stage,
-        kernels_ahead(notebooks, this.folder, active.hold.descriptor) as kernels,
+        own_kernels(this.folder, active.hold.descriptor) as own,
+        kernels_ahead(notebooks, own) as kernels,
     ):
         for stage in active.reused:
             log.info("%s: %s", stage, UNCHANGED)

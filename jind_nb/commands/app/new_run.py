@@ -3,7 +3,6 @@
 import asyncio
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from ...core.parameters import Parameters
+from ...core.processes import python_module
 from ...core.text import listing
 from ...errors import InputError
 from ...report.html import rows_html
@@ -197,7 +197,7 @@ class NewRunForm:
 
     async def _ask_process(self, work: str, argument: object) -> dict[str, Any]:
         """Return the answer of a process of `app.process`; of wrong input, its `error`."""
-        command, text = [sys.executable, "-m", "jind_nb.commands.app.process", work], json.dumps(argument)
+        command, text = python_module("jind_nb.commands.app.process", work), json.dumps(argument)
         done = await asyncio.to_thread(
             subprocess.run, command, input=text, errors="replace", cwd=self.workspace.folder, capture_output=True
         )

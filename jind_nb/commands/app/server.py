@@ -14,8 +14,8 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -32,7 +32,9 @@ from voila.app import Voila
 from voila.static_file_handler import TemplateStaticFileHandler
 from voila.tornado.handler import TornadoVoilaHandler
 
+from ...core._compat import own_kernels_only
 from ...core.files import read_json, write_json
+from ...core.processes import own_folder, own_settings, short_places
 from ...core.resources import shipped
 from ...errors import InputError
 from ...report.page import script_and_hash
@@ -67,6 +69,7 @@ OF_VOILA.VoilaConfiguration.file_allowlist = []
 OF_VOILA.MappingKernelManager.cull_idle_timeout = SECONDS_BEFORE_CULLED
 OF_VOILA.MappingKernelManager.cull_interval = 30
 OF_VOILA.KernelManager.transport_encryption = "auto"
+OF_VOILA.VoilaConfiguration.kernel_spec_manager_class = own_kernels_only()
 
 PIECE = 2**20  # bytes
 
@@ -274,30 +277,46 @@ def serve(settings: AppSettings, *, ip: str, ports: Sequence[int], base_url: str
     """
     before = os.umask(0o077)  # uploads and results, those of runs too, are readable by the server's user only
     try:
-        secrets_of_folder = _server_secrets(settings.root)
-        for part in settings.root.glob(f"*/uploads/.*{PART}"):  # of a server that was killed
-            part.unlink()
-        settings.to_environment()
-        # It logs addresses, which give access to everybody who reads them.
-        logging.getLogger("tornado").setLevel(logging.ERROR)
-        server = Server(
-            config=OF_VOILA,
-            config_file_paths=[],
-            log_level=logging.ERROR,
-            notebook_path=str(shipped("notebooks") / "app.ipynb"),
-            ip=ip,
-            base_url=base_url,
-            token=secrets_of_folder["token"] if token else "",
-            cookie_secret=secrets_of_folder["cookie_secret"].encode(),
-            identity_provider_class=Identity,
-            # Jupyter's error pages need the static files.
-            tornado_settings={"static_path": DEFAULT_STATIC_FILES_PATH, "app": settings},
-        )
-        server.ports = ports
-        server.initialize([])
-        server.start()
+        with _own_environment():
+            secrets_of_folder = _server_secrets(settings.root)
+            for part in settings.root.glob(f"*/uploads/.*{PART}"):  # of a server that was killed
+                part.unlink()
+            settings.to_environment()
+            # It logs addresses, which give access to everybody who reads them.
+            logging.getLogger("tornado").setLevel(logging.ERROR)
+            server = Server(
+                config=OF_VOILA,
+                config_file_paths=[],
+                log_level=logging.ERROR,
+                notebook_path=str(shipped("notebooks") / "app.ipynb"),
+                ip=ip,
+                base_url=base_url,
+                token=secrets_of_folder["token"] if token else "",
+                cookie_secret=secrets_of_folder["cookie_secret"].encode(),
+                identity_provider_class=Identity,
+                # Jupyter's error pages need the static files.
+                tornado_settings={"static_path": DEFAULT_STATIC_FILES_PATH, "app": settings},
+            )
+            server.ports = ports
+            server.initialize([])
+            server.start()
     finally:
         os.umask(before)
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Hide the user's settings of Jupyter from the pages' kernels and from Voila, which would take templates from them."""
+    before = dict(os.environ)
+    with own_folder(short_places()) as folder:
+        try:
+            ours = own_settings(folder / "settings")
+            os.environ.clear()
+            os.environ.update(ours)
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _server_secrets(root: Path) -> dict[str, str]:

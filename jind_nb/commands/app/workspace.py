@@ -19,7 +19,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +32,7 @@ from pydantic import TypeAdapter
 
 from ...core.files import InFolder, read_end, read_json, write_json
 from ...core.parameters import BUNDLED, load_parameters, make_parameters
+from ...core.processes import python_module
 from ...core.text import listing
 from ...errors import InputError
 from ...runs.folder import Run
@@ -305,7 +305,7 @@ class RunOfVisitor:
         environment = {name: value for name, value in os.environ.items() if name not in OF_KERNELS}
         with (self.folder / "said.txt").open("wb") as output:
             process = psutil.Popen(
-                [sys.executable, "-m", "jind_nb.commands.app.process", "run", self.folder, str(settings.runs_at_once)],
+                python_module("jind_nb.commands.app.process", "run", self.folder, settings.runs_at_once),
                 cwd=self.folder,
                 env=environment | {"NO_COLOR": "1", "COLUMNS": "200"},
                 stdin=subprocess.DEVNULL,
