@@ -17,6 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ...core import code_hash
+from ...core.csv_files import as_it_was, write_csv
 from ...core.files import InFolder, whole_file, write_text
 from ...core.locks import held
 from ...core.parameters import Parameters, from_notebook
@@ -162,6 +163,7 @@ class Comparison:
             rows = pd.DataFrame()
         if not set(columns) <= set(rows.columns):
             raise InputError(f"OUTPUT_PATH: {self.file('csv')} is no table of jind-nb; choose another folder.")
+        rows["target"] = rows["target"].map(as_it_was)
         return rows[rows[KEY] == self.key()]
 
     def measure_all(self, tell: Callable[[str], None] = log.info) -> pd.DataFrame:
@@ -190,8 +192,7 @@ class Comparison:
                 continue
             new = {"target": self.parameters.TARGET_DATASET_NAME, **row, KEY: key}
             rows = pd.DataFrame([*rows.to_dict("records"), new])
-            with whole_file(self.file("csv")) as temporary:
-                rows.to_csv(temporary, index=False)
+            write_csv(self.file("csv"), rows)
             tell(f"{what}: macro-F1 {row['macro_F1']:.3f}, {row['seconds']:.0f} s")
         is_chosen = rows[["method", "seed"]].apply(tuple, axis=1).isin(jobs) if len(rows) else []
         return rows[is_chosen].reset_index(drop=True)
