@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import locks
 from ..core._compat import kernel_manager, kill_kernel
 from ..core.files import disk_full, is_disk_full
+from ..core.limits import is_out_of_memory, memory_limit
 from ..core.processes import own_folder, own_settings, short_places
 from ..core.progress import NO_BARS
 from ..core.resources import shipped
@@ -21,6 +23,8 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     from jupyter_client.manager import KernelManager
+
+OUT_OF_MEMORY = "Memory ran out: {}. Give it more, or use less data; run again continues after the last finished stage."
 
 log = logging.getLogger(__name__)
 
@@ -160,20 +164,28 @@ def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder
     except PapermillExecutionError as error:
         if error.ename == InputError.__name__:
             raise InputError(error.evalue) from None
-        if full := re.fullmatch(r"\[Errno (?:28|122)\] .*: '(.+)'", error.evalue):
-            raise disk_full(full[1]) from None
+        if full := re.fullmatch(r"\[Errno (28|122|27)\] .*: '(.+)'", error.evalue):
+            raise disk_full(full[2], int(full[1])) from None
+        if is_out_of_memory(error.ename, error.evalue):
+            raise StageError(
+                f"{template}: {OUT_OF_MEMORY.format(memory_limit())}\nThe notebook with the error: {executed}"
+            ) from None
         raise StageError(
             f"{template} failed: {error.ename}: {error.evalue}\nThe notebook with the error: {executed}"
         ) from None
     except OSError as error:
         if is_disk_full(error) and error.filename is None:
-            raise disk_full(executed) from None
+            raise disk_full(executed, error.errno or errno.ENOSPC) from None
         raise
     except DeadKernelError:
         raise StageError(
-            f"{template}: the process was killed from outside, most often because memory ran out.\n"
+            f"{template}: the process was killed from outside, most often because memory ran out: {memory_limit()}.\n"
             f"The notebook so far: {executed}"
         ) from None
+    except RuntimeError as error:
+        if "Kernel died" not in str(error):  # nbclient's words if it ended before it began
+            raise
+        raise StageError(f"{template}: the notebook's process ended at its start: {memory_limit()}.") from None
     finally:
         _keep_if_complete(running, executed)
 

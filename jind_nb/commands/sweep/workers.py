@@ -39,7 +39,7 @@ TASK = "jind-nb run"
 
 NOT_DONE = -1000
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def check_where(where: str, *, needs_slurm: bool, has_slurm: bool) -> None:
