@@ -80,9 +80,9 @@ class Ended(SystemExit):
     A kind of SystemExit: asyncio, which runs the notebooks, takes any other exception for its own.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, is_told: bool = False) -> None:
         super().__init__(128 + number)
-        self.signal = signal.Signals(number).name
+        self.signal, self.is_told = signal.Signals(number).name, is_told
 
 
 def plain(text: str) -> str:
@@ -130,12 +130,13 @@ def stopped_with(sentence: str) -> Iterator[None]:
     """End the program with a sentence on how to go on if Ctrl-C (status 130), SIGTERM or SIGHUP stops the `with` block."""
     try:
         yield
-    except KeyboardInterrupt:  # typer would end without a message
+    except KeyboardInterrupt:
         print_line(f"Stopped. {sentence}", err)
-        sys.exit(130)
+        raise Ended(signal.SIGINT, is_told=True) from None
     except Ended as ended:
         print_line(f"Stopped by {ended.signal}. {sentence}", err)
-        sys.exit(ended.code)
+        ended.is_told = True
+        raise
 
 
 @contextmanager
@@ -155,8 +156,13 @@ def exit_status() -> Iterator[None]:
         err.print("Stopped.")
         sys.exit(130)
     except Ended as ended:
-        err.print(f"Stopped by {ended.signal}.")
-        sys.exit(ended.code)
+        if not ended.is_told:
+            err.print(f"Stopped by {ended.signal}.")
+        raise
+    except SystemExit as end:
+        if end.code == 130:  # typer ends so, without a word, on Ctrl-C while a command's modules are imported
+            err.print("Stopped.")
+        raise
     except Exception as error:
         if os.environ.get("JIND_NB_TRACEBACK"):
             raise
@@ -179,7 +185,8 @@ def _open_standard_files() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            # It takes the lowest free number. Kernels inherit it: without, they end at their start.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115

@@ -87,6 +87,26 @@ def test_a_full_disk_is_told_where_the_button_is(
     assert list(workspace.runs.iterdir()) == []
 
 
+def test_a_run_is_known_again_after_the_clock_was_set_back(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost otherwise: the run at work, which the page calls failed and starts a second time."""
+    run = ended_run(workspace)
+    sleeping = workspaces.psutil.Popen(["sleep", "100"])
+    try:
+        monkeypatch.setattr(workspaces.psutil, "Popen", lambda *_, **__: sleeping)
+        run.start()
+        boot, created = workspaces.psutil.boot_time(), sleeping.create_time()
+        monkeypatch.setattr(workspaces.psutil, "boot_time", lambda: boot - 3600)
+        monkeypatch.setattr(workspaces.psutil.Process, "create_time", lambda _: created - 3600)
+        run.begun.touch()
+        os.utime(run.begun, (time.time() + 3600, time.time() + 3600))
+        assert (run.state(), run.seconds()) == ("running", 0.0)
+    finally:
+        sleeping.kill()
+        sleeping.wait()
+
+
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 

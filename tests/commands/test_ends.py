@@ -35,6 +35,8 @@ with exit_status():
         print_line("x" * 10_000)
         print_line("x" * 10_000, err)
     os.write(1, b"stray words of a library")
+    import subprocess
+    subprocess.run([sys.executable, "-c", "import os; os.fstat(1), os.fstat(2)"], check=True)
     results.write("right")
     results.close()
 """

@@ -147,6 +147,11 @@ def clean_name(name: str) -> str:
     return f"{cut or 'cells'}.h5ad"
 
 
+def _after_boot(process: psutil.Process) -> float:
+    """Return when a process was started, in seconds since the machine was: a clock that is set does not change it."""
+    return float(process.create_time() - psutil.boot_time())
+
+
 def promised_bytes(root: Path) -> int:
     """Return how many bytes of all visitors' uploads under way are still to come: their files take no space yet."""
     missing = 0
@@ -452,7 +457,7 @@ class RunOfVisitor:
         STARTED_HERE.append(process)
         try:
             # A later process may get the same number.
-            write_json(self.folder / "process.json", {"pid": process.pid, "created": process.create_time()})
+            write_json(self.folder / "process.json", {"pid": process.pid, "after_boot": _after_boot(process)})
         except OSError:  # nobody could find it again
             process.kill()
             process.wait()
@@ -465,7 +470,7 @@ class RunOfVisitor:
         with suppress(OSError, ValueError, KeyError, psutil.Error):
             stored = read_json(self.folder / "process.json")
             process = psutil.Process(stored["pid"])
-            if abs(process.create_time() - stored["created"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+            if abs(_after_boot(process) - stored["after_boot"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
                 return process
         return None
 
@@ -511,7 +516,7 @@ class RunOfVisitor:
 
     def seconds(self) -> float:
         """Return how long the run has been at work."""
-        return time.time() - self.begun.stat().st_mtime if self.begun.exists() else 0.0
+        return max(0.0, time.time() - self.begun.stat().st_mtime) if self.begun.exists() else 0.0
 
     def log(self) -> str:
         """Return the end of the run's log."""
