@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import locks
-from ..core._compat import kernel_manager, kill_kernel
+from ..core._compat import end_first_without_memory, kernel_manager, kill_kernel
 from ..core.files import disk_full, is_disk_full
 from ..core.limits import is_out_of_memory, memory_limit
 from ..core.processes import own_folder, own_settings, short_places
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY = "Memory ran out: {}. Give it more, or use less data; run again continues after the last finished stage."
 
 log = logging.getLogger(__name__)
+
+# What it logs of a kernel that ends is told in our own words.
+logging.getLogger("papermill").addHandler(logging.NullHandler())
 
 KERNEL = "python3"
 
@@ -64,6 +67,7 @@ class OwnKernels:
             pass_fds=list(self.descriptors),
             extra_arguments=[f"--IPKernelApp.exec_lines={first}", "--HistoryManager.hist_file=:memory:"],
         )
+        end_first_without_memory(kernel)
         return kernel
 
 
@@ -185,7 +189,8 @@ def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder
     except RuntimeError as error:
         if "Kernel died" not in str(error):  # nbclient's words if it ended before it began
             raise
-        raise StageError(f"{template}: the notebook's process ended at its start: {memory_limit()}.") from None
+        why = f"the notebook's process ended at its start, most often because memory ran out: {memory_limit()}"
+        raise StageError(f"{template}: {why}.") from None
     finally:
         _keep_if_complete(running, executed)
 

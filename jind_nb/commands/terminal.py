@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..core.limits import check_limits, is_out_of_memory, memory_limit
+from ..core.processes import writable_caches
 from ..errors import InputError, shown
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def exit_status() -> Iterator[None]:
             signal.signal(number, _end)
     try:
         check_limits()
-        yield
+        with writable_caches():
+            yield
     except InputError as error:
         print_line(f"[bold red]Wrong input:[/bold red] {plain(str(error))}", err)
         sys.exit(2)

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,14 @@ def own_kernels_only() -> type[KernelSpecManager]:
             return {"python3": {"resource_dir": "", "spec": own_kernel_spec().to_dict()}}
 
     return OwnKernelOnly
+
+
+def end_first_without_memory(kernel: KernelManager) -> None:
+    """Let the system, when memory runs out, kill a kernel before the process that started it, which can say so."""
+    process = getattr(kernel.provisioner, "process", None)
+    if process is not None:
+        with suppress(OSError):  # no Linux, or the kernel has ended already
+            Path(f"/proc/{process.pid}/oom_score_adj").write_text("500")
 
 
 def kill_kernel(kernel: KernelManager) -> None:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -58,6 +59,40 @@ def own_settings(folder: Path) -> dict[str, str]:
         "MATPLOTLIBRC": str(folder / "matplotlibrc"),
         "PYTHONSAFEPATH": "1",
     }
+
+
+@contextmanager
+def writable_caches() -> Iterator[None]:
+    """Give matplotlib and numba a folder of ours for what they keep during the `with` block, if they cannot write any other.
+
+    numba, by which umap is compiled, else raises an error where neither HOME nor the installation can be written.
+    """
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))  # noqa: PTH111
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111
+    missing = [] if "MPLCONFIGDIR" in os.environ or _is_writable(config) else ["MPLCONFIGDIR"]
+    umap = find_spec("umap")
+    compiled = Path(umap.origin).with_name("__pycache__") if umap and umap.origin else cache
+    if "NUMBA_CACHE_DIR" not in os.environ and not os.access(compiled, os.W_OK) and not _is_writable(cache):
+        missing.append("NUMBA_CACHE_DIR")
+    if not missing:
+        yield
+        return
+    with own_folder(short_places()) as folder:
+        os.environ.update({name: str(folder / name.lower()) for name in missing})
+        try:
+            yield
+        finally:
+            for name in missing:
+                os.environ.pop(name, None)
+
+
+def _is_writable(folder: Path) -> bool:
+    if not folder.is_absolute():  # `~` of a user who has no home
+        return False
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.access(folder, os.W_OK)
+    return False
 
 
 def short_places() -> list[Path]:

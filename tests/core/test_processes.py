@@ -12,7 +12,14 @@ import pytest
 
 from jind_nb.core import processes
 from jind_nb.core._compat import kernel_manager, own_kernel_spec, own_kernels_only
-from jind_nb.core.processes import LONGEST_SOCKET, own_folder, own_settings, python_module, short_places
+from jind_nb.core.processes import (
+    LONGEST_SOCKET,
+    own_folder,
+    own_settings,
+    python_module,
+    short_places,
+    writable_caches,
+)
 from jind_nb.errors import InputError
 
 
@@ -91,3 +98,26 @@ def test_folders_of_killed_processes_go(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(processes, "SECONDS_UNTIL_LEFT", -1)
         with own_folder([tmp_path]) as folder:
             assert sorted(tmp_path.iterdir()) == sorted([at_work, folder])
+
+
+@pytest.mark.parametrize("installed", ["writable", "not writable"])
+def test_without_a_home_there_is_a_place_for_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: str
+) -> None:
+    """Lost otherwise: every run in a container or a job whose HOME cannot be written, to a function that "cannot be cached"."""
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "/proc/nobody")
+    for name in ("MPLCONFIGDIR", "NUMBA_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "umap" / "__pycache__").mkdir(parents=True)
+    spec = type("Spec", (), {"origin": str(tmp_path / "umap" / "__init__.py")})
+    monkeypatch.setattr(processes, "find_spec", lambda _: spec if installed == "writable" else None)
+    with writable_caches():
+        assert Path(os.environ["MPLCONFIGDIR"]).parent.is_dir()
+        assert ("NUMBA_CACHE_DIR" in os.environ) == (installed == "not writable")
+    assert "MPLCONFIGDIR" not in os.environ
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    with writable_caches():
+        assert not {"MPLCONFIGDIR", "NUMBA_CACHE_DIR"} & set(os.environ)
