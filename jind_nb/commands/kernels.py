@@ -174,6 +174,9 @@ def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder
             raise StageError(
                 f"{template}: {OUT_OF_MEMORY.format(memory_limit())}\nThe notebook with the error: {executed}"
             ) from None
+        if error.ename == "CellExecutionError" and not error.evalue:  # papermill's words where the kernel gave none
+            why = f"a cell ended without a word, most often because memory ran out: {memory_limit()}."
+            raise StageError(f"{template}: {why}\nThe notebook so far: {executed}") from None
         raise StageError(
             f"{template} failed: {error.ename}: {error.evalue}\nThe notebook with the error: {executed}"
         ) from None
