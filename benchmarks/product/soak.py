@@ -254,7 +254,9 @@ def main() -> None:
             if not drawn:  # each fault once before any comes again
                 drawn = [fault for fault in (*FAULTS, *START) if fault != "disk full" or has_disk]
                 rng.shuffle(drawn)
-            rows.append({"run": len(rows) + 1} | one(drawn.pop(), place, wanted, seconds, rng, content))
+            rows.append(
+                {"seed": options.seed, "run": len(rows) + 1} | one(drawn.pop(), place, wanted, seconds, rng, content)
+            )
             print(rows[-1], flush=True)
             pd.DataFrame(rows).to_csv(options.output, index=False)
     print(table(pd.DataFrame(rows)).to_string())
