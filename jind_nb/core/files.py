@@ -38,7 +38,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except Exception as error:
         if isinstance(error, OSError) and is_disk_full(error):
-            raise disk_full(path, error.errno or errno.ENOSPC) from error
+            raise disk_full(path, errno.EFBIG if error.errno == errno.EFBIG else errno.ENOSPC) from error
         if path.parent.exists() and shutil.disk_usage(path.parent).free < FULL:
             raise disk_full(path) from error
         limit = file_size_limit()
