@@ -193,10 +193,12 @@ def one(
     moment, begun, force = rng.uniform(0.5, seconds), time.monotonic(), (place.run / "manifest.json").exists()
     before = {path.name for path in place.temporary.glob("*")} if place.temporary.exists() else set()
     process, wrong = place.start(fault if fault in START else "", force=force), []
-    if fault not in START:
+    has_happened = fault in START or fault == "nothing"
+    if not has_happened:
         try:
             process.wait(moment)
         except subprocess.TimeoutExpired:
+            has_happened = True
             wrong += happen(fault, place, process, rng)
     try:
         status = process.wait(SECONDS_UNTIL_A_HANG)
@@ -217,7 +219,7 @@ def one(
     wrong += [f"left in TMPDIR: {sorted(left_there)}"] if left_there and end != "killed" else []
     repair(fault, place, content)
     return {
-        "fault": fault, "continues": not force, "second": None if fault in START else round(moment, 1), "status": status, "end": end,
+        "fault": fault if has_happened else f"{fault}: the run ended before", "continues": not force, "second": None if fault in START else round(moment, 1), "status": status, "end": end,
         "took": round(time.monotonic() - begun, 1), "wrong": "; ".join(wrong),
     }  # fmt: skip
 
