@@ -374,7 +374,19 @@ def web_page(
     runs_at_once: Annotated[
         int, typer.Option(min=1, metavar="N", help="How many runs work at once; the others wait.")
     ] = 1,
+    keep_days: Annotated[
+        float,
+        typer.Option(min=0, metavar="N", help="Delete uploads and ended runs after so many days; 0: keep them."),
+    ] = 0,
     token: Annotated[bool, typer.Option(help="Ask visitors for the token in the printed address.")] = True,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --no-token: a name by which a proxy asks for the page; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     r"""Start the web page, for people without a terminal: choose a file, check it, run, read the report.
 
@@ -394,12 +406,12 @@ def web_page(
     if missing := [path for path in data or [] if not path.is_dir()]:
         raise InputError(f"--data: there is no folder {missing[0]}.")
     folders, most_bytes = tuple(path.resolve() for path in data or []), int(max_upload_gb * 1e9)
-    settings = AppSettings(folder.absolute(), folders, most_bytes, runs_at_once)
-    for warning in settings.warnings(ip, token=token):
+    settings = AppSettings(folder.absolute(), folders, most_bytes, runs_at_once, keep_days, token)
+    for warning in settings.warnings(ip):
         print_line(f"[bold yellow]Warning:[/bold yellow] {plain(warning)}", err)
 
     ports = range(8866, 8866 + PORTS_TRIED) if port is None else (port,)
-    serve(settings, ip=ip, ports=ports, base_url=f"/{base_url.strip('/')}/".replace("//", "/"), token=token)
+    serve(settings, ip=ip, ports=ports, base_url=f"/{base_url.strip('/')}/".replace("//", "/"), hosts=host or [])
 
 
 def main() -> None:

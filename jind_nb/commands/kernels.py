@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import locks
-from ..core._compat import kernel_manager, kill_kernel
+from ..core._compat import end_first_without_memory, kernel_manager, kill_kernel
 from ..core.files import disk_full, is_disk_full
+from ..core.limits import is_out_of_memory, memory_limit
+from ..core.processes import own_folder, own_settings, short_places
 from ..core.progress import NO_BARS
 from ..core.resources import shipped
 from ..errors import InputError
@@ -22,7 +24,12 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from jupyter_client.manager import KernelManager
 
+OUT_OF_MEMORY = "Memory ran out: {}. Give it more, or use less data; run again continues after the last finished stage."
+
 log = logging.getLogger(__name__)
+
+# What it logs of a kernel that ends is told in our own words.
+logging.getLogger("papermill").addHandler(logging.NullHandler())
 
 KERNEL = "python3"
 
@@ -31,6 +38,7 @@ IMPORTED_AHEAD = {
     "2_train": "jind_nb.model.store, jind_nb.report.plots.confusion, jind_nb.report.plots.target",
     "3_align": "jind_nb.model.store, jind_nb.results.load, jind_nb.report.plots.confusion, jind_nb.report.plots.target",
     "4_evaluate": "jind_nb.model.store, jind_nb.results.load, jind_nb.report.plots.confusion, jind_nb.report.plots.target, captum.attr",
+    "compare": "jind_nb.commands.compare.table",
 }
 
 
@@ -38,18 +46,55 @@ class StageError(RuntimeError):
     """A run failed for a reason that is not the user's input; the message names the notebook that was kept, if any."""
 
 
+@dataclass(frozen=True)
+class OwnKernels:
+    """Where kernels are started that see nothing of the user's settings."""
+
+    folder: Path  # the run's folder, where they work
+    sockets: Path
+    environment: Mapping[str, str]
+    descriptors: Sequence[int] = ()  # that they inherit
+
+    def start(self, name: str, imports: str) -> KernelManager:
+        """Start a kernel, which begins to import."""
+        # Files, not TCP: a port that is free when it is chosen may be taken when the kernel binds it.
+        kernel = kernel_manager(kernel_name=KERNEL, transport="ipc", connection_file=f"{self.sockets}/{name}.json")
+        # A `matplotlibrc` in the folder where it works comes before all others.
+        first = f"import matplotlib; matplotlib.rcdefaults(); import {imports}"
+        kernel.start_kernel(
+            cwd=str(self.folder),
+            env=dict(self.environment),
+            pass_fds=list(self.descriptors),
+            extra_arguments=[f"--IPKernelApp.exec_lines={first}", "--HistoryManager.hist_file=:memory:"],
+        )
+        end_first_without_memory(kernel)
+        return kernel
+
+
 @contextmanager
-def kernels_ahead(
-    stages: Sequence[str], folder: Path, lock_descriptor: int
-) -> Iterator[Iterator[tuple[str, KernelManager]]]:
-    """Start a kernel for each stage while the stage before it runs, and end all of them with the block.
+def own_kernels(folder: Path, lock_descriptor: int | None = None) -> Iterator[OwnKernels]:
+    """Prepare a place for kernels that work in a run's folder; it is deleted with the `with` block.
 
     Parameters
     ----------
     folder
-        The run's folder, where the kernels work.
+        The run's folder.
     lock_descriptor
         The open lock file of the folder: a kernel that outlives a killed run for a second keeps the folder locked.
+
+    Raises
+    ------
+    InputError
+        If there is no room for temporary files.
+    """
+    with own_folder(short_places()) as sockets:
+        environment = own_settings(sockets / "settings") | {locks.OURS: str(folder), NO_BARS: "1"}
+        yield OwnKernels(folder, sockets, environment, () if lock_descriptor is None else (lock_descriptor,))
+
+
+@contextmanager
+def kernels_ahead(stages: Sequence[str], own: OwnKernels) -> Iterator[Iterator[tuple[str, KernelManager]]]:
+    """Start a kernel for each stage while the stage before it runs, and end all of them with the block.
 
     Yields
     ------
@@ -62,38 +107,24 @@ def kernels_ahead(
     """
     alive: list[KernelManager] = []
 
-    def start(stage: str) -> None:
-        # Files, not TCP: a port that is free when it is chosen may be taken when the kernel binds it.
-        kernel = kernel_manager(kernel_name=KERNEL, transport="ipc", connection_file=f"{sockets}/{stage}.json")
-        alive.append(kernel)
-        kernel.start_kernel(
-            cwd=str(folder),
-            env=os.environ | {locks.OURS: str(folder), NO_BARS: "1"},
-            pass_fds=[lock_descriptor],
-            extra_arguments=[f"--IPKernelApp.exec_lines=import {IMPORTED_AHEAD[stage]}"],
-        )
-
     def stages_with_kernels() -> Iterator[tuple[str, KernelManager]]:
         for stage in stages[:1]:
-            start(stage)
+            alive.append(own.start(stage, IMPORTED_AHEAD[stage]))
         for i, stage in enumerate(stages):
             for following in stages[i + 1 : i + 2]:
-                start(following)
+                alive.append(own.start(following, IMPORTED_AHEAD[following]))
             yield stage, alive[0]
             alive[0].shutdown_kernel(now=True)
             del alive[0]
 
-    with tempfile.TemporaryDirectory(prefix="jind-nb-", ignore_cleanup_errors=True) as sockets:
-        try:
-            yield stages_with_kernels()
-        finally:
-            for kernel in alive:
-                kill_kernel(kernel)
+    try:
+        yield stages_with_kernels()
+    finally:
+        for kernel in alive:
+            kill_kernel(kernel)
 
 
-def execute(
-    template: str, executed: Path, parameters: Mapping[str, Any], folder: Path, kernel: KernelManager | None = None
-) -> None:
+def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder: Path, kernel: KernelManager) -> None:
     """Run one of the notebooks that come with the package; the executed one is kept, also when it fails.
 
     Parameters
@@ -107,7 +138,7 @@ def execute(
     folder
         Where it runs.
     kernel
-        A kernel to run it in; a new one by default.
+        The kernel to run it in.
 
     Raises
     ------
@@ -137,20 +168,32 @@ def execute(
     except PapermillExecutionError as error:
         if error.ename == InputError.__name__:
             raise InputError(error.evalue) from None
-        if full := re.fullmatch(r"\[Errno (?:28|122)\] .*: '(.+)'", error.evalue):
-            raise disk_full(full[1]) from None
+        if full := re.fullmatch(r"\[Errno (28|122|27)\] .*: '(.+)'", error.evalue):
+            raise disk_full(full[2], int(full[1])) from None
+        if is_out_of_memory(error.ename, error.evalue):
+            raise StageError(
+                f"{template}: {OUT_OF_MEMORY.format(memory_limit())}\nThe notebook with the error: {executed}"
+            ) from None
+        if error.ename == "CellExecutionError" and not error.evalue:  # papermill's words where the kernel gave none
+            why = f"a cell ended without a word, most often because memory ran out: {memory_limit()}."
+            raise StageError(f"{template}: {why}\nThe notebook so far: {executed}") from None
         raise StageError(
             f"{template} failed: {error.ename}: {error.evalue}\nThe notebook with the error: {executed}"
         ) from None
     except OSError as error:
         if is_disk_full(error) and error.filename is None:
-            raise disk_full(executed) from None
+            raise disk_full(executed, error.errno or errno.ENOSPC) from None
         raise
     except DeadKernelError:
         raise StageError(
-            f"{template}: the process was killed from outside, most often because memory ran out.\n"
+            f"{template}: the process was killed from outside, most often because memory ran out: {memory_limit()}.\n"
             f"The notebook so far: {executed}"
         ) from None
+    except RuntimeError as error:
+        if "Kernel died" not in str(error):  # nbclient's words if it ended before it began
+            raise
+        why = f"the notebook's process ended at its start, most often because memory ran out: {memory_limit()}"
+        raise StageError(f"{template}: {why}.") from None
     finally:
         _keep_if_complete(running, executed)
 

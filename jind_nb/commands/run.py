@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import threading
@@ -16,7 +17,8 @@ from rich.console import Console
 from .. import report
 from ..core import code_hash, locks
 from ..core.address import is_remote, shown_address
-from ..core.files import is_disk_full, write_json, write_yaml
+from ..core.files import is_disk_full, why_not_written, write_json, write_yaml
+from ..core.limits import is_out_of_memory, memory_limit
 from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters
@@ -28,7 +30,7 @@ from ..errors import InputError
 from ..runs import cache, previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import load_training
-from .kernels import StageError, execute, kernels_ahead
+from .kernels import OUT_OF_MEMORY, StageError, execute, kernels_ahead, own_kernels
 from .progress import stage_progress
 from .usage import measured_usage
 
@@ -115,7 +117,8 @@ def _run_stages(active: ActiveRun, console: Console) -> None:
     notebooks = [stage for stage in to_do if stage != cache.REPORT]
     with (
         stage_progress(console, this.log, len(this.stages) + 1) as show_stage,
-        kernels_ahead(notebooks, this.folder, active.hold.descriptor) as kernels,
+        own_kernels(this.folder, active.hold.descriptor) as own,
+        kernels_ahead(notebooks, own) as kernels,
     ):
         for stage in active.reused:
             log.info("%s: %s", stage, UNCHANGED)
@@ -239,10 +242,13 @@ class ActiveRun:
         if gone:
             return StageError(f"Removed while the run was at work: {', '.join(sorted(gone))}. Run again.")
         if isinstance(error, OSError) and is_disk_full(error):
+            what = "Make room" if error.errno != errno.EFBIG else "Raise it (ulimit -f unlimited)"
             return StageError(
-                f"The disk is full: {error.filename or f'a file in {self.run.folder}'} could not be written. Make room and "
-                "run again; it continues after the last finished stage."
+                f"{why_not_written(error)}: {error.filename or f'a file in {self.run.folder}'} could not be written. {what} "
+                "and run again; it continues after the last finished stage."
             )
+        if not isinstance(error, StageError) and is_out_of_memory(type(error).__name__, str(error)):
+            return StageError(OUT_OF_MEMORY.format(memory_limit()))
         return error
 
     def _removed(self) -> str:

@@ -5,24 +5,85 @@ Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..core.limits import check_limits, is_out_of_memory, memory_limit
+from ..core.processes import writable_caches
 from ..errors import InputError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
-out = Console()
-err = Console(stderr=True)
+
+class _Output(io.TextIOBase):
+    """Standard output or error, whichever it is now. What nobody can read any more does not end a run: the terminal or the
+    reader of a pipe may be gone, the disk of a file full."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def _stream(self) -> Any:
+        stream = getattr(sys, self.name)
+        return getattr(stream, "rich_proxied_file", stream)  # while a bar is shown
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError, AttributeError):  # None where it was closed before the start
+            self._lose()
+        return len(text)
+
+    def _lose(self) -> None:
+        """Send what is left, and what comes, to nowhere; Python would try again at its end and fail then."""
+        with suppress(OSError, ValueError, AttributeError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream is not None and bool(self._stream.isatty())
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+
+out = Console(file=_Output("stdout"))  # type: ignore[arg-type]
+err = Console(file=_Output("stderr"), stderr=True)  # type: ignore[arg-type]
+
+# What ends a program from outside, besides Ctrl-C: kill, a batch system; a closed terminal.
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Ended(SystemExit):
+    """The program was ended by a signal; everything that it started ends on the way out.
+
+    A kind of SystemExit: asyncio, which runs the notebooks, takes any other exception for its own.
+    """
+
+    def __init__(self, number: int, *, is_told: bool = False) -> None:
+        super().__init__(128 + number)
+        self.signal, self.is_told = signal.Signals(number).name, is_told
 
 
 def plain(text: str) -> str:
@@ -67,28 +128,67 @@ def arguments_named(names: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def stopped_with(sentence: str) -> Iterator[None]:
-    """End the program with status 130 and a sentence on how to go on if Ctrl-C stops the `with` block."""
+    """End the program with a sentence on how to go on if Ctrl-C (status 130), SIGTERM or SIGHUP stops the `with` block."""
     try:
         yield
-    except KeyboardInterrupt:  # typer would end without a message
+    except KeyboardInterrupt:
         print_line(f"Stopped. {sentence}", err)
-        sys.exit(130)
+        raise Ended(signal.SIGINT, is_told=True) from None
+    except Ended as ended:
+        print_line(f"Stopped by {ended.signal}. {sentence}", err)
+        ended.is_told = True
+        raise
 
 
 @contextmanager
 def exit_status() -> Iterator[None]:
-    """Turn an exception of the `with` block into a message and an exit status."""
+    """Turn an exception of the `with` block, or a signal that ends the program, into a message and an exit status."""
+    _open_standard_files()
+    for number in ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP, and so do we then
+            signal.signal(number, _end)
     try:
-        yield
+        check_limits()
+        with writable_caches():
+            yield
     except InputError as error:
         print_line(f"[bold red]Wrong input:[/bold red] {plain(str(error))}", err)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("Stopped.")
         sys.exit(130)
+    except Ended as ended:
+        if not ended.is_told:
+            err.print(f"Stopped by {ended.signal}.")
+        raise
+    except SystemExit as end:
+        if end.code == 130:  # typer ends so, without a word, on Ctrl-C while a command's modules are imported
+            err.print("Stopped.")
+        raise
     except Exception as error:
         if os.environ.get("JIND_NB_TRACEBACK"):
             raise
         message = plain(str(error) or type(error).__name__)
+        if is_out_of_memory(type(error).__name__, str(error)):
+            message = f"Memory ran out: {memory_limit()}. Give it more, or use less data. ({message})"
         print_line(f"[bold red]Failed:[/bold red] {message}", err)
         sys.exit(1)
+
+
+def _end(number: int, _: Any) -> None:
+    for other in ENDING:  # a second one must not end what ends the first one's kernels
+        signal.signal(other, signal.SIG_IGN)
+    raise Ended(number)
+
+
+def _open_standard_files() -> None:
+    """Open the standard files that are closed, to nowhere: a file of results would get their numbers, and stray words."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It takes the lowest free number. Kernels inherit it: without, they end at their start.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115

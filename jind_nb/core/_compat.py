@@ -10,10 +10,12 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import KernelManager
 
 
@@ -32,12 +34,51 @@ def import_umap() -> ModuleType:
     return umap
 
 
+def own_kernel_spec() -> KernelSpec:
+    """Return how a kernel of this Python is started; no kernel that the user has installed under a name is looked for."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+
+    described = get_kernel_dict(python_arguments=["-P"])
+    provisioner = {"provisioner_name": "local-provisioner"}  # whatever the user has chosen for their own kernels
+    described["metadata"] |= {"kernel_provisioner": provisioner}
+    return KernelSpec(resource_dir="", **described)
+
+
 def kernel_manager(**traits: Any) -> KernelManager:
-    """Return a Jupyter kernel manager that does not warn about a connection without encryption at every start."""
+    """Return a Jupyter kernel manager of `own_kernel_spec` that does not warn about a connection without encryption at every
+    start."""
     from jupyter_client.manager import KernelManager
 
     KernelManager.transport_encryption = "auto"  # type: ignore[assignment]  # a trait of the class; papermill makes its own
-    return KernelManager(**traits)
+    manager = KernelManager(**traits)
+    manager._kernel_spec = own_kernel_spec()  # where it keeps what it has found by name
+    return manager
+
+
+def own_kernels_only() -> type[KernelSpecManager]:
+    """Return a class of Jupyter's that knows `own_kernel_spec`, under any name, and no kernel that the user has installed."""
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    class OwnKernelOnly(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+            return own_kernel_spec()
+
+        def find_kernel_specs(self) -> dict[str, str]:
+            return {"python3": ""}
+
+        def get_all_specs(self) -> dict[str, Any]:
+            return {"python3": {"resource_dir": "", "spec": own_kernel_spec().to_dict()}}
+
+    return OwnKernelOnly
+
+
+def end_first_without_memory(kernel: KernelManager) -> None:
+    """Let the system, when memory runs out, kill a kernel before the process that started it, which can say so."""
+    process = getattr(kernel.provisioner, "process", None)
+    if process is not None:
+        with suppress(OSError):  # no Linux, or the kernel has ended already
+            Path(f"/proc/{process.pid}/oom_score_adj").write_text("500")
 
 
 def kill_kernel(kernel: KernelManager) -> None:

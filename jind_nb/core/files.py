@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import yaml
 
+from .limits import file_size_limit
 from .locks import OURS
 
 FULL = 65_536  # bytes free: below, a failed write is taken for a full disk, which torch and h5py do not always say
@@ -36,8 +37,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except Exception as error:
-        if is_disk_full(error) or (path.parent.exists() and shutil.disk_usage(path.parent).free < FULL):
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise disk_full(path, errno.EFBIG if error.errno == errno.EFBIG else errno.ENOSPC) from error
+        if path.parent.exists() and shutil.disk_usage(path.parent).free < FULL:
             raise disk_full(path) from error
+        limit = file_size_limit()
+        if limit is not None and temporary.is_file() and temporary.stat().st_size > limit - FULL:
+            raise disk_full(path, errno.EFBIG) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -66,14 +72,23 @@ class InFolder:
         return Path(owner.folder, self.name)
 
 
-def disk_full(file: Path | str) -> OSError:
-    """Return the error that says that a file could not be written because the disk is full."""
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+def disk_full(file: Path | str, number: int = errno.ENOSPC) -> OSError:
+    """Return the error that says that a file could not be written because the disk is full, or the file too large."""
+    return OSError(number, os.strerror(number), str(file))
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether an error means that the disk, or the user's share of it, is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Return whether an error means that the disk, or the user's share of it, is full, or that a file may not be larger."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def why_not_written(error: OSError) -> str:
+    """Return in words why a file could not be written, for an error of `is_disk_full`."""
+    if error.errno == errno.EFBIG:
+        limit = file_size_limit()
+        most = "" if limit is None else f" of {limit / 1e6:,.1f} MB"
+        return f"The limit of a file's size{most} (ulimit -f) is reached"
+    return "The disk is full"
 
 
 def write_json(path: Path, value: Any) -> None:

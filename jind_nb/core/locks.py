@@ -115,9 +115,10 @@ def _holder(folder: Path) -> dict[str, Any]:
 def _in_use(folder: Path) -> InputError:
     who = _holder(folder)
     by = f" (process {who['pid']} on {who['host']}, since {who['since']})" if who else ""
-    return InputError(
-        f"OUTPUT_PATH: another run of jind-nb is at work in {folder}{by}; wait for its end, stop it, or choose another."
-    )
+    advice = "wait for its end, stop it, or choose another"
+    if who and who["host"] != socket.gethostname():
+        advice += f"; if {who['host']} is down and nothing is at work there, delete {folder / LOCK}"
+    return InputError(f"OUTPUT_PATH: another run of jind-nb is at work in {folder}{by}; {advice}.")
 
 
 def refuse_if_in_use(folder: Path) -> None:

@@ -15,6 +15,11 @@ from .files import read_json, write_json
 MODEL_FORMAT = 5
 OLDER_FORMAT = 4  # read too; of METHOD `default` it holds five regressions and no members
 
+# A total of counts, the largest number a model has, stays far below it.
+LARGEST = 1e15
+
+Threshold = Annotated[float, Field(ge=0, le=2)]  # of a confidence or a distance; above 1 every cell is Unassigned
+
 Normalisation = Literal["auto", "counts", "log1p", "as_is"]
 
 
@@ -44,12 +49,24 @@ def read_model_json(folder: Path) -> dict[str, Any]:
     if model.get("sha256") != _digest(model):
         what = "is not as it was written (its content does not match its own hash)"
         raise InputError(f"PRETRAINED_MODEL_PATH: {file} {what}; copy the folder again, and do not edit it.")
+    if (absurd := _absurd_number(model)) is not None:
+        what = f"it holds the number {absurd!r}, which no model of ours has"
+        raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({what}); copy the folder again.")
     try:
         _Model.model_validate_json(file.read_bytes(), strict=True)
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
         raise InputError(f"PRETRAINED_MODEL_PATH: {file} is damaged ({what}); copy the folder again.") from None
     return model
+
+
+def _absurd_number(value: Any) -> int | float | None:
+    """Return a number of a JSON value that is larger than any that data or training give; None if there is none."""
+    if isinstance(value, (dict, list)):
+        parts = value.values() if isinstance(value, dict) else value
+        return next((found for part in parts if (found := _absurd_number(part)) is not None), None)
+    is_absurd = isinstance(value, (int, float)) and not -LARGEST < value < LARGEST  # also NaN
+    return value if is_absurd else None
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
@@ -87,7 +104,7 @@ class _Target(BaseModel):
     """Check what tells the cells of the model's own target."""
 
     has_adapter: bool
-    thresholds: dict[str, float]
+    thresholds: dict[str, Threshold]
     hashes: dict[str, str]
 
 
@@ -95,6 +112,15 @@ class _Training(BaseModel):
     """Check what is needed to build the model again."""
 
     METHOD: Literal["default", "reference"]
+
+
+class _Rule(BaseModel):
+    """Check the numbers of a calibration that decide about cells; `model.calibration` checks the rest."""
+
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    threshold: Threshold | None = None
+    novelty_threshold: Threshold | None = None
+    threshold_cap: Threshold | None = None
 
 
 class _Alignment(BaseModel):
@@ -110,8 +136,8 @@ class _Model(BaseModel):
     classes: list[str] = Field(min_length=2)
     features: list[str] = Field(min_length=1)
     preprocessing: Preprocessing
-    thresholds: dict[str, float]
-    calibration: dict[str, dict[str, Any]]
+    thresholds: dict[str, Threshold]
+    calibration: dict[str, _Rule]
     source: str
     files: dict[str, str]
     target: _Target | None

@@ -12,10 +12,12 @@ Hashes tell a damaged or changed file. They do not tell who made a model: whoeve
 read is data all the same; nothing in it is ever executed.
 """
 
+import io
 import json
 import re
 import shutil
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -27,7 +29,7 @@ import torch
 from scipy import sparse
 
 from ..core.files import file_names, sha256, whole_file, write_json, write_text
-from ..core.model_json import MODEL_FORMAT, OLDER_FORMAT, read_model_json, write_model_json
+from ..core.model_json import LARGEST, MODEL_FORMAT, OLDER_FORMAT, read_model_json, write_model_json
 from ..core.parameters import Parameters
 from ..core.resources import text_templates
 from ..data.fingerprints import fingerprints
@@ -54,8 +56,10 @@ LATENT_ARRAYS = {"codes": "latent", "batch": "batch", "y": "y", "held_out": "hel
 
 
 def _save(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    content = io.BytesIO()  # into a file, torch would write the file's temporary name as well, which holds a process id
+    torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, content)
     with whole_file(path) as temporary:
-        torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def save_model(
@@ -228,7 +232,29 @@ def _checked(folder: Path, name: str, description: Mapping[str, Any]) -> Path:
     return path
 
 
+def _check_archive(path: Path) -> None:
+    """Check that an archive of weights holds them as they are, before anything in it is unpacked.
+
+    Raises
+    ------
+    InputError
+        If it is compressed, or declares more than it holds: some megabytes could become more than the memory holds.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (OSError, ValueError, zipfile.BadZipFile):  # another format, which is refused below
+        return
+    is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    if not is_stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise InputError(
+            f"PRETRAINED_MODEL_PATH: {path} is a compressed archive, as jind-nb writes none; it was not unpacked. Copy the "
+            "whole trained_models folder again."
+        )
+
+
 def _load(path: Path) -> dict[str, torch.Tensor]:
+    _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of foreign formats, which are refused
@@ -242,6 +268,10 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"PRETRAINED_MODEL_PATH: {path} is not a file of weights as jind-nb writes it.")
     if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
         raise InputError(f"PRETRAINED_MODEL_PATH: {path} holds NaN or infinite weights; train the model again.")
+    numbers = [value for value in weights.values() if value.is_floating_point()]
+    if any(value.numel() and float(value.abs().max()) > LARGEST for value in numbers):
+        what = f"holds weights beyond {LARGEST:g}, which no training gives"
+        raise InputError(f"PRETRAINED_MODEL_PATH: {path} {what}; train the model again.")
     return weights
 
 

@@ -70,7 +70,8 @@ def write_sheets(path: Path, tables: Mapping[str, pd.DataFrame], rest: str = "")
     options = {"constant_memory": True, "use_zip64": True, "nan_inf_to_errors": True}
     with (
         whole_file(path) as temporary,
-        TemporaryDirectory(prefix="jind-nb-") as rows,
+        # Beside the workbook: a run that is killed leaves it where the next one finds it.
+        TemporaryDirectory(prefix=".rows-", suffix=".part", dir=path.parent) as rows,
         Workbook(str(temporary), options | {"tmpdir": rows}) as book,
     ):
         for name, table in tables.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import InFolder, file_name
+from ..core.limits import FILE_SIZE, file_size_limit
 from ..core.parameters import Parameters
 from ..core.stage_words import STAGES
 from ..errors import InputError
@@ -107,6 +108,12 @@ def check_output(parameters: Parameters, needed: int) -> None:
             pass
     except OSError as error:
         raise InputError(f"OUTPUT_PATH: {folder} cannot be written: {error.strerror or error} ({existing}).") from None
+    limit = file_size_limit()
+    if needed and limit is not None and limit < FILE_SIZE:
+        raise InputError(
+            f"ulimit -f: a file may have {limit / 1e6:,.1f} MB here; a run needs {FILE_SIZE / 1e6:,.0f} MB and more. Raise it "
+            "(ulimit -f unlimited, or ask who runs the machine)."
+        )
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise InputError(

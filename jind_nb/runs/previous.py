@@ -59,7 +59,10 @@ def recover(run: Run) -> None:
     shutil.rmtree(outdated, ignore_errors=True)
     for place in (run.folder, run.work, run.models, run.notebooks):
         for left in [*place.glob(".*.part"), *place.glob(".*.running.ipynb")]:
-            left.unlink()
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def set_aside(run: Run, keep: set[Path]) -> None:

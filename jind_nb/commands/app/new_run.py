@@ -1,9 +1,6 @@
 """The web page's form for a new run: a file, its columns and batches, the check, and the start."""
 
 import asyncio
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +15,7 @@ from ...errors import InputError
 from ...report.html import rows_html
 from . import widgets as ours
 from .widgets import StartTask, hide, html
-from .workspace import EXAMPLE, RunOfVisitor, Workspace
+from .workspace import EXAMPLE, RunOfVisitor, Workspace, ask_process
 
 NOTHING = ("– choose –", "")
 
@@ -115,8 +112,8 @@ class NewRunForm:
         with _errors_in(self.problem):
             self.path = resolved = self.workspace.resolve_path(path)
             self.problem.value = html.box("quiet", "Looking at the file …")
-            content = await self._ask_process("describe", resolved)
-            if self.path == resolved:  # otherwise another was chosen meanwhile
+            content = await asyncio.to_thread(ask_process, self.workspace, "describe", resolved, self._still(resolved))
+            if content is not None and self.path == resolved:  # otherwise another was chosen meanwhile
                 self._show_content(content)
 
     def _show_content(self, content: dict[str, Any]) -> None:
@@ -133,7 +130,7 @@ class NewRunForm:
         hide(self.choices, hidden=False)
 
     def _delete(self) -> None:
-        if any(run.process() and self.path in run.run.parameters.paths for run in self.workspace.all_runs()):
+        if self.workspace.uses(self.path):
             words = "A run is at work with this file; cancel it first, or wait until it is done."
             self.problem.value = html.box("bad", words)
         elif self._is_upload():
@@ -147,7 +144,9 @@ class NewRunForm:
     def _columns_chosen(self) -> None:
         batch, labels = self.fields["BATCH_COL"].value, self.fields["LABELS_COL"].value
         names, types = (self.content["columns"].get(column, {}) for column in (batch, labels))
-        labelled = self.content["labelled"].get(batch, {}).get(labels, {})
+        of_batch = self.content["labelled"].get(batch)
+        # Without an entry all cells have labels.
+        labelled = {} if of_batch is None else of_batch.get(labels, names)
         self.batches.value = _label_tables(names, types, labelled)
         target, source = self.fields["TARGET_DATASET_NAME"], self.fields["SOURCE_DATASET_NAME"]
         without = next((name for name in names if labels and not labelled.get(name)), "")
@@ -186,27 +185,18 @@ class NewRunForm:
             self.found.value = html.box("quiet", "Reading the data; a large file takes minutes …")
             self.check.disabled = True
             try:
-                found = await self._ask_process("check", values | {"OUTPUT_PATH": str(self.workspace.runs / "new")})
+                what = values | {"OUTPUT_PATH": str(self.workspace.runs / "new")}
+                found = await asyncio.to_thread(ask_process, self.workspace, "check", what, self._still(self.path))
             finally:
                 self.check.disabled = False
             self._discard_check()
-            if self._values() == values:  # nothing was changed meanwhile
+            if found is not None and self._values() == values:  # nothing was changed meanwhile
                 self.found.value = html.findings(found)
                 hide(self.starting, hidden="error" in found)
 
-    async def _ask_process(self, work: str, argument: object) -> dict[str, Any]:
-        """Return the answer of a process of `app.process`; of wrong input, its `error`."""
-        command, text = [sys.executable, "-m", "jind_nb.commands.app.process", work], json.dumps(argument)
-        done = await asyncio.to_thread(
-            subprocess.run, command, input=text, errors="replace", cwd=self.workspace.folder, capture_output=True
-        )
-        try:
-            answer = dict(json.loads(done.stdout))
-        except ValueError:
-            answer = {"error": f"Reading it failed. {done.stderr[-1000:]}"}
-        if "error" in answer:
-            answer["error"] = self.workspace.without_folder(answer["error"])
-        return answer
+    def _still(self, path: str) -> Callable[[], bool]:
+        """Return a function that tells whether a file is still the chosen one."""
+        return lambda: self.path == path
 
     # --- 4. run
 
@@ -246,8 +236,8 @@ def _label_tables(names: dict[str, int], types: dict[str, int], labelled: dict[s
 
 @contextmanager
 def _errors_in(place: widgets.HTML) -> Iterator[None]:
-    """Show wrong input in a widget instead of raising it."""
+    """Show wrong input, and what the disk cannot take or give, in a widget instead of raising it."""
     try:
         yield
-    except InputError as error:
-        place.value = html.box("bad", error)
+    except (InputError, OSError) as error:
+        place.value = html.box("bad", ours.in_words(error))

@@ -12,7 +12,6 @@ current folder, and results go to `runs/app` there.
 import asyncio
 import os
 from collections.abc import Coroutine
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -22,7 +21,7 @@ from IPython.display import HTML, display
 
 from .new_run import NewRunForm
 from .run_view import RunView
-from .widgets import dropdown, fill, hide, html, on_change
+from .widgets import dropdown, fill, hide, html, in_words, on_change
 from .workspace import AppSettings, RunOfVisitor, Workspace
 
 SECONDS_BETWEEN_REFRESHES = 1.0
@@ -54,13 +53,14 @@ class _Page:
         self.which = dropdown("Run", [NEW])
         self.new_run = NewRunForm(workspace, start_task=self._start_task, started=self._open)
         self.run_view = RunView(start_task=self._start_task, changed=self._list_runs)
-        self.box = widgets.VBox([self.which, self.broken, self.new_run.box, self.run_view.box])
+        foot = widgets.HTML(html.foot(workspace.settings))
+        self.box = widgets.VBox([self.which, self.broken, self.new_run.box, self.run_view.box, foot])
         self.box.add_class("jind")
         on_change(lambda: self._open(workspace.run(self.which.value)), self.which)
 
     def show(self, run: str = "") -> None:
         """Display the page, and keep it up to date with the visitor's folder."""
-        display(HTML(html.assets()), self.box)
+        display(HTML(html.assets(self.workspace.settings)), self.box)
         self.new_run.refresh()
         at_work = next((one for one in self.workspace.all_runs() if one.process()), None)
         self._open(self.workspace.run(run) or at_work)
@@ -73,13 +73,19 @@ class _Page:
             try:
                 await work
             except Exception as error:
-                self.broken.value = html.box("bad", f"{type(error).__name__}: {error}")
+                self.broken.value = html.box("bad", in_words(error))
 
         self.tasks.append(asyncio.run_coroutine_threadsafe(with_errors_shown(), self.loop))
 
     async def _keep_up_to_date(self) -> None:
+        was_broken = False
         while True:
-            (self.new_run if self.run_view.run is None else self.run_view).refresh()
+            try:
+                (self.new_run if self.run_view.run is None else self.run_view).refresh()
+                if was_broken:
+                    self.broken.value, was_broken = "", False
+            except Exception as error:  # of a disk, for instance; a page that no longer follows its run would be worse
+                self.broken.value, was_broken = html.box("bad", in_words(error)), True
             await asyncio.sleep(SECONDS_BETWEEN_REFRESHES)
 
     def _open(self, run: RunOfVisitor | None) -> None:
@@ -89,9 +95,8 @@ class _Page:
     def _list_runs(self) -> None:
         options = [NEW]
         for run in self.workspace.all_runs():
-            when, state = datetime.strptime(run.name[:15], "%Y%m%d-%H%M%S"), run.state()
-            target = run.run.parameters.TARGET_DATASET_NAME
-            options.append((f"{when:%Y-%m-%d %H:%M}, {target}: {STATES.get(state, state)}", run.name))
+            state = run.state()
+            options.append((f"{run.title()}: {STATES.get(state, state)}", run.name))
         shown = self.run_view.run
         fill(self.which, options, shown.name if shown else "")
         hide(self.new_run.box, hidden=shown is not None)

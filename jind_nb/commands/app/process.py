@@ -32,6 +32,10 @@ MOST_VALUES = 200
 
 MOST_COLUMNS = 60
 
+LONGEST_VALUE = 200  # characters of a name
+
+MOST_CHARACTERS = 150_000  # of all names and values together
+
 
 def describe_file(path: str) -> dict[str, Any]:
     """Count cells and features, and the values of the columns of `obs` that could hold batches or cell types.
@@ -39,7 +43,7 @@ def describe_file(path: str) -> dict[str, Any]:
     Returns
     -------
     `cells`, `features`; `proposed`: parameters by `guess.guess`; `columns`: name -> value -> cells, the most frequent
-    first; `labelled`: name -> name -> value -> cells of that value of the first column that have a label in the second.
+    first; `labelled`: `_labelled`. Together some hundred kilobytes at most, whatever is in the file.
 
     Raises
     ------
@@ -48,22 +52,55 @@ def describe_file(path: str) -> dict[str, Any]:
     """
     with open_file(bundled_file(path) if path.startswith(BUNDLED) else Path(path)) as store:
         obs, n_features = frame(store, "obs"), len(frame(store, "var"))
-    fit = [name for name in obs if 0 < len(distinct_values(obs[name])) <= MOST_VALUES][:MOST_COLUMNS]
-    if len(fit) < 2:
+    proposed = guess(obs).values
+    first = [name for name in (proposed["BATCH_COL"], proposed["LABELS_COL"]) if name is not None]
+    columns: dict[str, dict[str, int]] = {}
+    rest = MOST_CHARACTERS
+    for name in [*first, *(str(name) for name in obs if str(name) not in first)]:
+        if (counts := _counts(obs[name])) is None:
+            continue
+        rest -= len(name) + sum(len(value) for value in counts)
+        if rest < 0 or len(columns) == MOST_COLUMNS:
+            break
+        columns[name] = counts
+    columns = {str(name): columns[str(name)] for name in obs if str(name) in columns}
+    if len(columns) < 2:
         raise InputError(
             f"obs needs a column with the batch of each cell and one with cell types; of columns with at most {MOST_VALUES} "
-            f"different values it has {', '.join(fit) or 'none'}."
+            f"different values it has {', '.join(columns) or 'none'}."
         )
-    table = pd.DataFrame({str(name): texts(obs[name]) for name in fit}).astype("category")
-    is_unlabeled = Parameters.model_construct().is_unlabeled
-    with_label = table.apply(lambda column: column.isin([v for v in column.cat.categories if not is_unlabeled(v)]))
     return {
         "cells": len(obs),
         "features": n_features,
-        "proposed": guess(obs).values,
-        "columns": {name: table[name].value_counts().to_dict() for name in table},
-        "labelled": {name: with_label.groupby(table[name], observed=True).sum().to_dict() for name in table},
+        "proposed": proposed,
+        "columns": columns,
+        "labelled": _labelled(obs, columns),
     }
+
+
+def _counts(column: pd.Series) -> dict[str, int] | None:
+    """Return how many cells have each value of a column, the most frequent first; None if it cannot hold batches or cell
+    types: it has no value, too many, or values longer than names are."""
+    if not 0 < len(distinct_values(column)) <= MOST_VALUES:
+        return None
+    counts = pd.Series(texts(column)).value_counts().to_dict()
+    return counts if max(map(len, counts), default=0) <= LONGEST_VALUE else None
+
+
+def _labelled(obs: pd.DataFrame, columns: dict[str, dict[str, int]]) -> dict[str, dict[str, dict[str, int]]]:
+    """Return for each column, each other one that has cells without a label, and each value of the first: the cells with a
+    label in the second. Of a column in which all cells have labels the counts are those of `columns`."""
+    is_unlabeled = Parameters.model_construct().is_unlabeled
+    table = pd.DataFrame({name: texts(obs[name]) for name in columns}).astype("category")
+    with_label = table.apply(lambda column: column.isin([v for v in column.cat.categories if not is_unlabeled(v)]))
+    with_label = with_label.loc[:, ~with_label.all()]
+    found, rest = {}, MOST_CHARACTERS
+    for name in sorted(columns, key=lambda name: len(columns[name])):  # batches are few: they come first
+        rest -= len(with_label.columns) * sum(len(value) + len('": 1000000, ') for value in columns[name])
+        if rest < 0:
+            break
+        found[name] = with_label.groupby(table[name], observed=True).sum().to_dict()
+    return found
 
 
 def check(values: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class RunView:
         self.changed = changed
         self.run: RunOfVisitor | None = None
         self.shown = ""  # the state on the page
+        self.problem = ""  # why the run cannot be read
         self.description, self.status, self.log, self.result = (widgets.HTML() for _ in range(4))
         self.progress = labelled(widgets.IntProgress, "Progress")
         self.cancel = button("Cancel", lambda: start_task(self._do(RunOfVisitor.cancel)), "Ends the run.")
@@ -38,18 +39,28 @@ class RunView:
         self.run, self.shown = run, ""
         hide(self.box, hidden=run is None)
         self.result.value = self.log.value = ""
-        if run is not None:
-            self.description.value = html.description(run, run.run.parameters)
-            self.refresh()
+        if run is None:
+            return
+        self.problem = run.problem()
+        hide(self.status, self.log, hidden=bool(self.problem))
+        if self.problem:  # it can only be deleted
+            self.description.value = html.box("bad", run.workspace.without_folder(self.problem))
+            hide(self.progress, self.cancel, self.again)
+            hide(self.delete, hidden=False)
+            return
+        self.description.value = html.description(run, run.run.parameters)
+        self.refresh()
 
     def refresh(self) -> None:
         """Show the present state of the run."""
         run = self.run
         if run is None:
             return
-        if not run.parameters_yaml.exists():  # deleted, in another tab perhaps
+        if not run.is_there():  # deleted, in another tab perhaps
             self.show(None)
             self.changed()
+            return
+        if self.problem:
             return
         state = run.state()
         at_work = state in ("running", "waiting")

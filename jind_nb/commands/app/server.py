@@ -14,8 +14,8 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -23,6 +23,7 @@ from urllib.parse import urlencode
 import tornado.ioloop
 import tornado.web
 from jupyter_server import DEFAULT_STATIC_FILES_PATH
+from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.auth.identity import PasswordIdentityProvider
 from jupyter_server.auth.login import LoginFormHandler
 from jupyter_server.base.handlers import JupyterHandler
@@ -32,15 +33,19 @@ from voila.app import Voila
 from voila.static_file_handler import TemplateStaticFileHandler
 from voila.tornado.handler import TornadoVoilaHandler
 
+from ...core._compat import own_kernels_only
 from ...core.files import read_json, write_json
+from ...core.processes import own_folder, own_settings, short_places
 from ...core.resources import shipped
 from ...errors import InputError
 from ...report.page import script_and_hash
 from ..terminal import plain, print_line
 from .widgets import html
-from .workspace import PART, AppSettings, Workspace
+from .workspace import LOOPBACK, PART, AppSettings, Workspace, remove_old
 
 SECONDS_BEFORE_CULLED = 1800  # for a kernel whose tab is lost or asleep; a closed tab ends its kernel at once
+
+SECONDS_BETWEEN_CLEANINGS = 3600
 
 PORTS_TRIED = 20
 
@@ -67,6 +72,9 @@ OF_VOILA.VoilaConfiguration.file_allowlist = []
 OF_VOILA.MappingKernelManager.cull_idle_timeout = SECONDS_BEFORE_CULLED
 OF_VOILA.MappingKernelManager.cull_interval = 30
 OF_VOILA.KernelManager.transport_encryption = "auto"
+OF_VOILA.VoilaConfiguration.kernel_spec_manager_class = own_kernels_only()
+
+OF_VOILA.IdentityProvider.cookie_options = {"samesite": "Lax"}  # other sites' forms do not send it
 
 PIECE = 2**20  # bytes
 
@@ -75,6 +83,13 @@ def _workspace(handler: JupyterHandler, visitor: str) -> Workspace:
     if workspace := Workspace.find(handler.settings["app"], visitor):
         return workspace
     raise tornado.web.HTTPError(404)
+
+
+def _set_xsrf_cookie(handler: JupyterHandler) -> None:
+    """Set the cookie that the page sends back with an upload; tornado takes its options from the settings."""
+    is_secure = handler.request.protocol == "https"
+    handler.settings["xsrf_cookie_kwargs"] = {"samesite": "Lax"} | ({"secure": True} if is_secure else {})
+    handler.xsrf_token  # noqa: B018
 
 
 def _write_error(handler: JupyterHandler, status_code: int, **_: Any) -> None:
@@ -86,6 +101,7 @@ class Login(LoginFormHandler):
     """The page that asks for the token if it is not in the address."""
 
     def _render(self, message: dict[str, str] | None = None) -> None:
+        _set_xsrf_cookie(self)
         self.finish(html.login(self, message))
 
 
@@ -123,7 +139,7 @@ class Page(TornadoVoilaHandler):
         _workspace(self, visitor)  # or 404
         secure = self.request.protocol == "https"
         self.set_signed_cookie(cookie, visitor, httponly=True, samesite="Lax", secure=secure, path=self.base_url)
-        self.xsrf_token  # noqa: B018  (sets the cookie that the upload sends back)
+        _set_xsrf_cookie(self)
         self.set_header("Referrer-Policy", "same-origin")
         self.set_header("Content-Security-Policy", PAGE_MAY)
         await super().get()
@@ -215,6 +231,29 @@ class Result(JupyterHandler):
                 await self.flush()
 
 
+class Alive(JupyterHandler):
+    """GET alive?kernel=ID: whether the page's kernel still works; the page asks it every ten seconds."""
+
+    @tornado.web.authenticated
+    async def get(self) -> None:
+        self.set_header("Cache-Control", "no-store")
+        self.finish({"kernel": self.get_query_argument("kernel", "") in self.kernel_manager})
+
+
+class Logout(JupyterHandler):
+    """POST logout: the browser forgets the token and its visitor; GET says so."""
+
+    @allow_unauthenticated
+    def post(self) -> None:
+        self.identity_provider.clear_login_cookie(self)
+        self.clear_cookie(f"{self.cookie_name}-session", path=self.base_url)
+        self.finish()
+
+    @allow_unauthenticated
+    def get(self) -> None:
+        self.finish(html.logged_out(self))
+
+
 class Server(Voila):
     """Voila with our page at its root."""
 
@@ -225,6 +264,8 @@ class Server(Voila):
         assert root == url_path_join(self.server_url, r"/(.*)")
         ours = [
             (r"/login", Login),
+            (r"/logout", Logout),
+            (r"/alive", Alive),
             (r"/upload/([^/]+)", Upload),
             (r"/results/([^/]+)/([^/]+)/([^/]+)", Result),
             (r"/voila/templates/(lab/static/.*)", TemplateStaticFileHandler),
@@ -240,7 +281,8 @@ class Server(Voila):
         for port in self.ports:
             self.port = port
             try:
-                self.app.listen(port, self.ip)
+                # A proxy says in X-Forwarded-Proto whether the visitor's own connection is encrypted.
+                self.app.listen(port, self.ip, xheaders=True)
                 break
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or port == self.ports[-1]:
@@ -252,6 +294,9 @@ class Server(Voila):
         address = f"http://{host}:{self.port}{self.base_url}{query}"
         print_line(f"The web page: {plain(address)}\nStop with Ctrl-C; runs continue.")
         self.ioloop = tornado.ioloop.IOLoop.current()
+        settings = self.app.settings["app"]
+        cleaning = tornado.ioloop.PeriodicCallback(lambda: remove_old(settings), 1000 * SECONDS_BETWEEN_CLEANINGS)
+        cleaning.start()
         try:
             with suppress(KeyboardInterrupt):
                 self.ioloop.start()
@@ -259,45 +304,77 @@ class Server(Voila):
             self.stop()
 
 
-def serve(settings: AppSettings, *, ip: str, ports: Sequence[int], base_url: str, token: bool) -> None:
+def serve(settings: AppSettings, *, ip: str, ports: Sequence[int], base_url: str, hosts: Sequence[str] = ()) -> None:
     """Serve the page until Ctrl-C or SIGTERM; runs at work continue. Its address is printed once it can be opened.
 
     Parameters
     ----------
     ports
         The ports to try, one after the other.
+    hosts
+        Names besides those of this machine by which the page may be asked for if there is no token.
 
     Raises
     ------
     InputError
         If the folder cannot be made, or none of the ports is free.
     """
+    token = settings.has_token
     before = os.umask(0o077)  # uploads and results, those of runs too, are readable by the server's user only
     try:
-        secrets_of_folder = _server_secrets(settings.root)
-        for part in settings.root.glob(f"*/uploads/.*{PART}"):  # of a server that was killed
-            part.unlink()
-        settings.to_environment()
-        # It logs addresses, which give access to everybody who reads them.
-        logging.getLogger("tornado").setLevel(logging.ERROR)
-        server = Server(
-            config=OF_VOILA,
-            config_file_paths=[],
-            log_level=logging.ERROR,
-            notebook_path=str(shipped("notebooks") / "app.ipynb"),
-            ip=ip,
-            base_url=base_url,
-            token=secrets_of_folder["token"] if token else "",
-            cookie_secret=secrets_of_folder["cookie_secret"].encode(),
-            identity_provider_class=Identity,
-            # Jupyter's error pages need the static files.
-            tornado_settings={"static_path": DEFAULT_STATIC_FILES_PATH, "app": settings},
-        )
-        server.ports = ports
-        server.initialize([])
-        server.start()
+        with _own_environment():
+            secrets_of_folder = _server_secrets(settings.root)
+            for part in settings.root.glob(f"*/uploads/.*{PART}"):  # of a server that was killed
+                part.unlink()
+            remove_old(settings)
+            settings.to_environment()
+            # It logs addresses, which give access to everybody who reads them.
+            logging.getLogger("tornado").setLevel(logging.ERROR)
+            server = Server(
+                config=OF_VOILA,
+                config_file_paths=[],
+                log_level=logging.ERROR,
+                notebook_path=str(shipped("notebooks") / "app.ipynb"),
+                ip=ip,
+                base_url=base_url,
+                token=secrets_of_folder["token"] if token else "",
+                cookie_secret=secrets_of_folder["cookie_secret"].encode(),
+                identity_provider_class=Identity,
+                tornado_settings={
+                    "static_path": DEFAULT_STATIC_FILES_PATH,  # Jupyter's error pages need it
+                    "app": settings,
+                    # Without a token, a page that somebody visits elsewhere could be made to lead here by its name.
+                    "allow_remote_access": token,
+                    "local_hostnames": _local_names(ip, hosts),
+                },
+            )
+            server.ports = ports
+            server.initialize([])
+            server.start()
     finally:
         os.umask(before)
+
+
+def _local_names(ip: str, hosts: Sequence[str]) -> list[str]:
+    """Return the names by which the page may be asked for if there is no token."""
+    # Where other machines are let in, the address that is printed has the machine's name.
+    of_machine = [] if ip in LOOPBACK else [ip, socket.gethostname()]
+    return ["localhost", *of_machine, *hosts]
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Hide the user's settings of Jupyter from the pages' kernels and from Voila, which would take templates from them."""
+    before = dict(os.environ)
+    with own_folder(short_places()) as folder:
+        try:
+            ours = own_settings(folder / "settings")
+            os.environ.clear()
+            os.environ.update(ours)
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _server_secrets(root: Path) -> dict[str, str]:

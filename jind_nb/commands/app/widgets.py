@@ -5,8 +5,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from ...core.files import is_disk_full
 from ...core.parameters import Parameters
 from ...core.resources import templates
+from ...errors import InputError
 
 # The macros of the template: `html.box("bad", text)`; screen readers read out a bad box at once.
 html: Any = templates().get_template("app.html.j2").module
@@ -14,6 +16,19 @@ html: Any = templates().get_template("app.html.j2").module
 StartTask = Callable[[Coroutine[Any, Any, None]], None]
 
 BEING_FILLED: set[widgets.Dropdown] = set()
+
+
+def in_words(error: Exception) -> str:
+    """Return what a visitor is told of an error."""
+    if isinstance(error, InputError):
+        return str(error)
+    if is_disk_full(error):
+        return (
+            "The server's disk is full. Delete files and runs that you no longer need, or tell who gave you the link."
+        )
+    if isinstance(error, OSError):
+        return f"The server could not read or write a file ({error.strerror or error}). Tell who gave you the link."
+    return f"{type(error).__name__}: {error}"
 
 
 def hide(*these: widgets.Widget, hidden: bool = True) -> None:

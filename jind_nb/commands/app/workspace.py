@@ -12,6 +12,7 @@ continues without the page, the kernel that started it, and the server.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -19,9 +20,8 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,9 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-from ...core.files import InFolder, read_end, read_json, write_json
+from ...core.files import FULL, InFolder, read_end, read_json, write_json
 from ...core.parameters import BUNDLED, load_parameters, make_parameters
+from ...core.processes import python_module
 from ...core.text import listing
 from ...errors import InputError
 from ...runs.folder import Run
@@ -52,7 +53,11 @@ LONGEST_FILE_NAME = 120  # bytes
 
 MOST_FILES_LISTED = 500
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 SECONDS_TO_STOP = 15
+
+SECONDS_BETWEEN_QUESTIONS = 0.2
 
 MOST_SHOWN = 20_000  # bytes of a log
 
@@ -74,6 +79,8 @@ class AppSettings:
     data: tuple[Path, ...] = ()
     most_upload_bytes: int = 0  # of all uploads of a visitor; 0: no uploads
     runs_at_once: int = 1
+    keep_days: float = 0  # age after which uploads and ended runs are deleted; 0: they are kept
+    has_token: bool = True
     served: bool = True  # False: JupyterLab shows the page
 
     @classmethod
@@ -85,29 +92,41 @@ class AppSettings:
     def to_environment(self) -> None:
         os.environ[SETTINGS] = TypeAdapter(AppSettings).dump_json(self).decode()
 
-    def warnings(self, ip: str, *, token: bool) -> list[str]:
+    def warnings(self, ip: str) -> list[str]:
         """Return what is not safe about serving the page at this address."""
         may_list = self.root.exists() and self.root.stat().st_mode & 0o077
         warnings = {
             "other machines can reach the page, and what is sent can be read on the way: put a proxy with https before it "
-            "(docs/web.md).": ip not in ("127.0.0.1", "localhost", "::1"),
+            "(docs/web.md).": ip not in LOOPBACK,
             f"others on this machine may list {self.root}, and its names are the secret that keeps visitors apart: "
             f"chmod 700 {shlex.quote(str(self.root))}": may_list,
-            "without a token, everybody who reaches the page can use it.": not token,
+            "without a token, everybody who reaches the page can use it.": not self.has_token,
         }
         return [warning for warning, holds in warnings.items() if holds]
 
 
 @contextmanager
-def place_held(places: Path, n: int) -> Iterator[None]:
-    """Wait for one of n places and hold it during the `with` block; the system frees it when its holder dies."""
+def place_held(places: Path, n: int, is_wanted: Callable[[], bool] = lambda: True) -> Iterator[int | None]:
+    """Wait for one of n places and hold it during the `with` block; the system frees it when its holder dies.
+
+    Parameters
+    ----------
+    is_wanted
+        Asked while waiting; if it returns False, no place is held.
+
+    Yields
+    ------
+    The place's open file: a process that inherits it holds the place too. None without a place.
+    """
     places.mkdir(parents=True, exist_ok=True)
-    while True:
+    descriptors: list[int] = []
+    while is_wanted():
         for number in range(n):
-            with suppress(Timeout), FileLock(places / f"{number}.lock", timeout=0):
-                yield
+            with suppress(Timeout), FileLock(places / f"{number}.lock", timeout=0, on_acquired=descriptors.append):
+                yield descriptors[-1]
                 return
         time.sleep(1)
+    yield None
 
 
 def clean_name(name: str) -> str:
@@ -126,6 +145,42 @@ def clean_name(name: str) -> str:
     stem = re.sub(r"[^\w .()+=,-]+", "_", name[:-5]).lstrip("._ ").rstrip()
     cut = stem.encode()[:LONGEST_FILE_NAME].decode(errors="ignore")  # no half character
     return f"{cut or 'cells'}.h5ad"
+
+
+def _after_boot(process: psutil.Process) -> float:
+    """Return when a process was started, in seconds since the machine was: a clock that is set does not change it."""
+    return float(process.create_time() - psutil.boot_time())
+
+
+def promised_bytes(root: Path) -> int:
+    """Return how many bytes of all visitors' uploads under way are still to come: their files take no space yet."""
+    missing = 0
+    for part in root.glob(f"*/uploads/.*{PART}"):
+        with suppress(FileNotFoundError):  # it has just ended
+            status = part.stat()
+            missing += max(0, status.st_size - 512 * status.st_blocks)
+    return missing
+
+
+def remove_old(settings: AppSettings) -> None:
+    """Delete the uploads and ended runs of all visitors that are older than the settings allow, if they have a limit.
+
+    A file that a run at work reads is kept.
+    """
+    if not settings.keep_days:
+        return
+    oldest = time.time() - 86_400 * settings.keep_days
+    for folder in settings.root.iterdir():
+        workspace = Workspace.find(settings, folder.name)
+        if workspace is None:
+            continue
+        with suppress(OSError):  # a visitor who deletes the same
+            for run in workspace.all_runs():
+                if run.process() is None and run.last_change() < oldest:
+                    run.delete()
+            for file in workspace.uploaded():
+                if file.stat().st_mtime < oldest and not workspace.uses(str(file)):
+                    file.unlink()
 
 
 @dataclass(frozen=True)
@@ -171,7 +226,8 @@ class Workspace:
         """Return how many bytes the limit and the disk still allow to upload."""
         used = sum(file.stat().st_size for file in self.uploads.iterdir())
         # A run writes about twice its input.
-        return max(0, min(self.settings.most_upload_bytes - used, shutil.disk_usage(self.folder).free // 3))
+        free = (shutil.disk_usage(self.folder).free - promised_bytes(self.settings.root)) // 3
+        return max(0, min(self.settings.most_upload_bytes - used, free))
 
     def begin_upload(self, name: str, n_bytes: int) -> Path:
         """Return a temporary file of `n_bytes` for an upload; `end_upload` gives it its name.
@@ -200,6 +256,10 @@ class Workspace:
             number += 1
             file = file.with_name(f"{stem} ({number}).h5ad")
         return part.rename(file)
+
+    def uses(self, file: str) -> bool:
+        """Return whether a run at work reads this file."""
+        return any(run.process() and file in run.paths() for run in self.all_runs())
 
     def server_files(self) -> list[Path]:
         """Return the .h5ad files and .zarr folders in the server's data folders, at most some hundreds."""
@@ -242,7 +302,7 @@ class Workspace:
     def all_runs(self) -> list[RunOfVisitor]:
         """Return all runs, the newest first."""
         names = sorted((path.name for path in self.runs.iterdir() if RUN.fullmatch(path.name)), reverse=True)
-        return [RunOfVisitor(self, name) for name in names if (self.runs / name / "parameters.yaml").exists()]
+        return [run for run in (RunOfVisitor(self, name) for name in names) if run.is_there()]
 
     def run(self, name: str) -> RunOfVisitor | None:
         return next((run for run in self.all_runs() if run.name == name), None)
@@ -254,15 +314,66 @@ class Workspace:
         ------
         InputError
             If a parameter is wrong, or the visitor may not use PATH.
+        OSError
+            If the disk is full; nothing is left of the run then.
         """
         run = RunOfVisitor(self, f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}")
         values = values | {"PATH": self.resolve_path(values["PATH"]), "OUTPUT_PATH": str(run.results)}
         make_parameters(values)
         run.folder.mkdir(mode=0o700)
-        # JSON is YAML, and names of any kind come back as they were.
-        write_json(run.parameters_yaml, values)
-        run.start()
+        try:
+            # JSON is YAML, and names of any kind come back as they were.
+            write_json(run.parameters_yaml, values)
+            run.start()
+        except OSError:
+            shutil.rmtree(run.folder, ignore_errors=True)
+            raise
         return run
+
+
+def ask_process(
+    workspace: Workspace, work: str, argument: object, is_wanted: Callable[[], bool]
+) -> dict[str, Any] | None:
+    """Return the answer of a process of `app.process`; of wrong input, its `error`; None if it is no longer wanted.
+
+    A visitor has one such process at a time, whatever is clicked in however many tabs: each holds a part of a file.
+
+    Parameters
+    ----------
+    is_wanted
+        Asked all the time; if it returns False, the process is ended.
+    """
+    with place_held(workspace.folder / PLACES, 1, is_wanted) as place:
+        if place is None:
+            return None
+        process = subprocess.Popen(
+            python_module("jind_nb.commands.app.process", work),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            cwd=workspace.folder,
+            pass_fds=[place],  # a page that is closed meanwhile leaves the process, which goes on to count
+        )
+        text: str | None = json.dumps(argument)
+        while True:
+            try:
+                out, err = process.communicate(text, timeout=SECONDS_BETWEEN_QUESTIONS)
+                break
+            except subprocess.TimeoutExpired:
+                text = None
+            if not is_wanted():
+                process.kill()
+                process.communicate()
+                return None
+    try:
+        answer = dict(json.loads(out))
+    except ValueError:
+        answer = {"error": f"Reading it failed. {err[-1000:]}"}
+    if "error" in answer:
+        answer["error"] = workspace.without_folder(answer["error"])
+    return answer
 
 
 @dataclass(frozen=True)
@@ -285,6 +396,36 @@ class RunOfVisitor:
     def run(self) -> Run:
         return Run(load_parameters(self.parameters_yaml))
 
+    def is_there(self) -> bool:
+        """Return whether the run is there and not deleted; also one whose files cannot be read is there."""
+        try:
+            self.parameters_yaml.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            pass
+        return True
+
+    def problem(self) -> str:
+        """Return why the run cannot be read, an empty text if it can."""
+        try:
+            load_parameters(self.parameters_yaml)
+        except (InputError, OSError) as error:
+            return f"This run cannot be read: {error}"
+        return ""
+
+    def paths(self) -> list[str]:
+        """Return the files that the run reads; none if that cannot be known."""
+        with suppress(InputError, OSError):
+            return self.run.parameters.paths
+        return []
+
+    def title(self) -> str:
+        """Return when the run was started, and what it annotates."""
+        when = f"{self.name[:4]}-{self.name[4:6]}-{self.name[6:8]} {self.name[9:11]}:{self.name[11:13]}"
+        target = "unreadable" if self.problem() else self.run.parameters.TARGET_DATASET_NAME
+        return f"{when}, {target}"
+
     def files(self) -> dict[str, Path]:
         """Return the files that the visitor may fetch by their names, those that exist."""
         run = self.run
@@ -305,7 +446,7 @@ class RunOfVisitor:
         environment = {name: value for name, value in os.environ.items() if name not in OF_KERNELS}
         with (self.folder / "said.txt").open("wb") as output:
             process = psutil.Popen(
-                [sys.executable, "-m", "jind_nb.commands.app.process", "run", self.folder, str(settings.runs_at_once)],
+                python_module("jind_nb.commands.app.process", "run", self.folder, settings.runs_at_once),
                 cwd=self.folder,
                 env=environment | {"NO_COLOR": "1", "COLUMNS": "200"},
                 stdin=subprocess.DEVNULL,
@@ -314,8 +455,13 @@ class RunOfVisitor:
                 start_new_session=True,
             )  # fmt: skip
         STARTED_HERE.append(process)
-        # A later process may get the same number.
-        write_json(self.folder / "process.json", {"pid": process.pid, "created": process.create_time()})
+        try:
+            # A later process may get the same number.
+            write_json(self.folder / "process.json", {"pid": process.pid, "after_boot": _after_boot(process)})
+        except OSError:  # nobody could find it again
+            process.kill()
+            process.wait()
+            raise
 
     def process(self) -> psutil.Process | None:
         """Return the process at work, None if there is none."""
@@ -324,7 +470,7 @@ class RunOfVisitor:
         with suppress(OSError, ValueError, KeyError, psutil.Error):
             stored = read_json(self.folder / "process.json")
             process = psutil.Process(stored["pid"])
-            if abs(process.create_time() - stored["created"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+            if abs(_after_boot(process) - stored["after_boot"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
                 return process
         return None
 
@@ -353,6 +499,11 @@ class RunOfVisitor:
                 left.kill()
         psutil.wait_procs(family, timeout=SECONDS_TO_STOP)
 
+    def last_change(self) -> float:
+        """Return when a file of the run was last written, in seconds since 1970."""
+        files = [self.folder, *self.folder.iterdir(), *(self.results.iterdir() if self.results.is_dir() else ())]
+        return max(file.lstat().st_mtime for file in files)
+
     def delete(self) -> None:
         self.cancel()
         self.parameters_yaml.unlink()  # first: without it the run is no longer listed
@@ -365,7 +516,7 @@ class RunOfVisitor:
 
     def seconds(self) -> float:
         """Return how long the run has been at work."""
-        return time.time() - self.begun.stat().st_mtime if self.begun.exists() else 0.0
+        return max(0.0, time.time() - self.begun.stat().st_mtime) if self.begun.exists() else 0.0
 
     def log(self) -> str:
         """Return the end of the run's log."""
@@ -374,6 +525,8 @@ class RunOfVisitor:
     def why_failed(self) -> str:
         """Return the run's own message, or the end of its output."""
         output, ended = self._output(), "It was ended from outside, most often because memory ran out."
+        if shutil.disk_usage(self.folder).free < FULL:
+            ended = "The disk is full. Delete files that are no longer needed, then run it again."
         return failure_message(output) or f"{ended}\n{output[-2000:]}"
 
     def summary(self) -> str:

@@ -24,6 +24,7 @@ from scipy import sparse
 
 from ... import metrics
 from ...core.parameters import Parameters
+from ...core.processes import python_module
 from ...data import cells as data_cells
 from ...data import prepare
 from ...data import roles as data_roles
@@ -150,7 +151,7 @@ def _annotate_in_process(parameters: Parameters, method: str) -> tuple[Predictio
     with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder:
         job, answer = Path(folder) / "job", Path(folder) / "answer"
         job.write_bytes(pickle.dumps((parameters, method)))
-        command = [sys.executable, "-m", "jind_nb.commands.compare.measure", str(job), str(answer)]
+        command = python_module("jind_nb.commands.compare.measure", job, answer)
         environment = os.environ | {"TQDM_DISABLE": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if not answer.exists():

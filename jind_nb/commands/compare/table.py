@@ -17,6 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ...core import code_hash
+from ...core.csv_files import as_it_was, write_csv
 from ...core.files import InFolder, whole_file, write_text
 from ...core.locks import held
 from ...core.parameters import Parameters, from_notebook
@@ -29,7 +30,7 @@ from ...report.plots import compare, style
 from ...results.write import write_sheets
 from ...runs import cache
 from ...runs.folder import Run, check_output
-from ..kernels import execute
+from ..kernels import execute, kernels_ahead, own_kernels
 from .measure import CONTROLS, COVERAGES, METHODS, SEEDED, UnavailableError, measure, target_labels
 
 log = logging.getLogger(__name__)
@@ -162,6 +163,7 @@ class Comparison:
             rows = pd.DataFrame()
         if not set(columns) <= set(rows.columns):
             raise InputError(f"OUTPUT_PATH: {self.file('csv')} is no table of jind-nb; choose another folder.")
+        rows["target"] = rows["target"].map(as_it_was)
         return rows[rows[KEY] == self.key()]
 
     def measure_all(self, tell: Callable[[str], None] = log.info) -> pd.DataFrame:
@@ -190,8 +192,7 @@ class Comparison:
                 continue
             new = {"target": self.parameters.TARGET_DATASET_NAME, **row, KEY: key}
             rows = pd.DataFrame([*rows.to_dict("records"), new])
-            with whole_file(self.file("csv")) as temporary:
-                rows.to_csv(temporary, index=False)
+            write_csv(self.file("csv"), rows)
             tell(f"{what}: macro-F1 {row['macro_F1']:.3f}, {row['seconds']:.0f} s")
         is_chosen = rows[["method", "seed"]].apply(tuple, axis=1).isin(jobs) if len(rows) else []
         return rows[is_chosen].reset_index(drop=True)
@@ -236,7 +237,9 @@ def run(comparison: Comparison, tell: Callable[[str], None]) -> pd.DataFrame:
             raise RuntimeError("No method could run: " + "; ".join(comparison.problems.values()))
         methods = [name for name in comparison.methods if name not in comparison.problems]
         parameters = comparison.parameters.model_dump() | {"METHODS": methods, "SEEDS": comparison.seeds}
-        execute("compare", comparison.notebook, parameters, comparison.folder)
+        with own_kernels(comparison.folder) as own, kernels_ahead(["compare"], own) as kernels:
+            for name, kernel in kernels:
+                execute(name, comparison.notebook, parameters, comparison.folder, kernel)
         html = templates().get_template("comparison.html.j2")
         content = Markup(chapter(comparison.notebook))
         target = comparison.parameters.TARGET_DATASET_NAME

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from ...core.files import InFolder, read_json, whole_file, write_text
+from ...core.csv_files import write_csv
+from ...core.files import InFolder, read_json, write_text
 from ...core.parameters import Parameters
 from ...core.resources import templates
 from ...core.text import plural
@@ -83,8 +84,7 @@ def _relative(path: Path, files: SweepFolder) -> str:
 
 def write_summary(files: SweepFolder, title: str, notes: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     """Write summary.csv and index.html from the rows so far."""
-    with whole_file(files.summary_csv) as temporary:
-        pd.DataFrame(rows, columns=COLUMNS).to_csv(temporary, index=False)
+    write_csv(files.summary_csv, pd.DataFrame(rows, columns=COLUMNS))
     environment = templates()
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f} %"
     environment.filters["link"] = quote

@@ -35,6 +35,7 @@ from ...runs import cache
 from ...runs.folder import Run
 from .. import run as commands_run
 from ..run_output import current_stage, failure_message
+from ..terminal import ENDING
 from . import summary, workers
 from .progress import SweepProgress
 from .slurm import SlurmSettings, write_array
@@ -300,8 +301,10 @@ def run(sweep: Sweep, cluster: workers.Cluster, console: Console) -> list[dict[s
         workers.restored_signals(),
         SweepProgress(console, len(sweep.tasks)) as progress,
     ):
-        # SIGTERM ends the sweep like Ctrl-C, so that no run stays at work on other machines.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # These end the sweep like Ctrl-C, so that no run stays at work on other machines.
+        for number in ENDING:
+            if signal.getsignal(number) != signal.SIG_IGN:  # `nohup`
+                signal.signal(number, signal.default_int_handler)
         rows = _Rows(sweep, {task.name: {} for task in sweep.tasks})
         for task in sweep.tasks:
             rows.set(task, task.parameters, summary.WAITING)

@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +22,7 @@ from distributed import Client, LocalCluster
 
 from ...core._compat import ignore_dask_logs, is_task_wanted
 from ...core.locks import SECONDS_FOR_ORPHANS, refuse_if_in_use
+from ...core.processes import python_module
 from ...core.progress import NO_BARS
 from ...errors import InputError
 from .process import SECONDS_TO_END
@@ -39,7 +39,7 @@ TASK = "jind-nb run"
 
 NOT_DONE = -1000
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def check_where(where: str, *, needs_slurm: bool, has_slurm: bool) -> None:
@@ -89,7 +89,7 @@ def do_run(parameters: str, folder: str, log: str, threads: int | None) -> int:
         environment |= dict.fromkeys(THREADS, str(threads))
     with Path(log).open("ab") as words:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jind_nb.commands.sweep.process", parameters],
+            python_module("jind_nb.commands.sweep.process", parameters),
             stdin=subprocess.PIPE,
             stdout=words,
             stderr=subprocess.STDOUT,

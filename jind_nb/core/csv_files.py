@@ -1,0 +1,70 @@
+"""CSV files that a spreadsheet shows as they are: no text in them is taken for a formula."""
+
+import csv
+import logging
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .files import whole_file
+
+log = logging.getLogger(__name__)
+
+# Text that Excel, LibreOffice or Google Sheets executes. A sign alone does no harm (`+`, `-AAAC-1`, `CD4+`, `-1`); with a
+# call or a link to another program (`cmd|...!A0`) it does.
+FORMULA = re.compile(r"[=@\t\r＝＠]|[-+].*(?:\w\(|\|.*!)", re.DOTALL)
+
+MOST_TOLD = 20  # changed texts that the log names
+
+
+def write_csv(path: Path, table: pd.DataFrame, *, index: bool = False) -> None:
+    """Write a table as CSV, whole or not at all; text that is a formula gets an apostrophe before it.
+
+    The log says which.
+
+    Parameters
+    ----------
+    index
+        Whether the index is the first columns.
+    """
+    shown = table.reset_index() if index else table.copy()
+    changed: dict[str, None] = {}
+    quoting = csv.QUOTE_MINIMAL
+
+    def harmless(value: Any) -> Any:
+        nonlocal quoting
+        if isinstance(value, str) and "\r" in value:  # without quotes it would begin a new line
+            quoting = csv.QUOTE_NONNUMERIC
+        if not isinstance(value, str) or not FORMULA.match(value):
+            return value
+        changed[value] = None
+        return f"'{value}"
+
+    shown.columns = pd.Index([harmless(name) for name in shown.columns])
+    for place, dtype in enumerate(shown.dtypes):
+        if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
+            shown.isetitem(place, shown.iloc[:, place].astype(object).map(harmless))
+    with whole_file(path) as temporary:
+        shown.to_csv(temporary, index=False, quoting=quoting)
+    for value in list(changed)[:MOST_TOLD]:
+        _tell(path, value)
+    if len(changed) > MOST_TOLD:
+        _tell(path, f"… and {len(changed) - MOST_TOLD} more")
+
+
+@cache  # a table that grows is written again and again
+def _tell(path: Path, value: str) -> None:
+    log.warning("%s: %r stands there as %r; a spreadsheet would take it for a formula.", path.name, value, f"'{value}")
+
+
+def as_it_was(value: Any) -> Any:
+    """Return a text of a CSV file of `write_csv` as it was before.
+
+    >>> as_it_was("'=A1"), as_it_was("'tis")
+    ('=A1', "'tis")
+    """
+    has_mark = isinstance(value, str) and value.startswith("'") and FORMULA.match(value[1:])
+    return value[1:] if has_mark else value

@@ -1,0 +1,115 @@
+"""Who gets into the web page: names in the address, proxies, cookies, the way out. Two servers of their own, plain HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.commands.test_app import Served, start, stop
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    served = start(tmp_path_factory.mktemp("token"))
+    yield served
+    stop(served)
+
+
+@pytest.fixture(scope="module")
+def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One without a token, which a proxy asks for as cells.example.org."""
+    folder = tmp_path_factory.mktemp("open")
+    command = [
+        sys.executable,
+        "-m",
+        "jind_nb.cli",
+        "app",
+        "--no-token",
+        "--host",
+        "cells.example.org",
+        "--folder",
+        "root",
+    ]
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    found = re.search(r"http://127\.0\.0\.1:(\d+)/$", process.stdout.readline().strip())
+    assert found
+    yield Served(int(found[1]), "", folder / "root", folder, process)
+    stop(Served(int(found[1]), "", folder / "root", folder, process))
+
+
+@pytest.mark.parametrize(
+    ("host", "let_in"),
+    [
+        ("localhost", True), ("127.0.0.1:{port}", True), ("[::1]", True), ("cells.example.org", True), ("evil.example", False),
+        ("localhost.evil.example", False), ("192.0.2.7", False),
+    ],
+)  # fmt: skip
+def test_without_a_token_only_known_names_lead_in(open_server: Served, host: str, let_in: bool) -> None:
+    """Lost otherwise: files and machine, to any page that a visitor has open elsewhere (DNS rebinding)."""
+    host = host.format(port=open_server.port)
+    status, _, _ = open_server.ask("/", Host=host)
+    assert status == (302 if let_in else 403)
+    if not let_in:
+        kernel = "0" * 8 + "-0000-0000-0000-" + "0" * 12
+        for path in (
+            "/alive",
+            f"/api/kernels/{kernel}",
+            f"/results/{'x' * 32}/20260101-000000-01234567/report.html",
+            "/login",
+        ):
+            assert open_server.ask(path, Host=host)[0] == 403, path
+
+
+def test_with_a_token_any_name_leads_to_the_token(server: Served) -> None:
+    """Lost otherwise: the page behind a proxy, whatever its name is."""
+    assert server.ask("/", Host="cells.example.org")[1]["Location"].startswith("/login")
+
+
+@pytest.mark.parametrize("protocol", ["https", "http"])
+def test_cookies_are_secure_behind_a_proxy_with_https(server: Served, protocol: str) -> None:
+    """Lost otherwise: the token's cookie, to the network, on the first link without https."""
+    status, headers, _ = server.ask(f"/?token={server.token}", X_Forwarded_Proto=protocol)
+    cookies = headers.get_all("Set-Cookie")
+    page = server.ask(
+        headers["Location"], Cookie="; ".join(one.partition(";")[0] for one in cookies), X_Forwarded_Proto=protocol
+    )
+    assert (status, page[0]) == (302, 200)
+    for cookie in [*cookies, *page[1].get_all("Set-Cookie")]:
+        assert "SameSite=Lax" in cookie, cookie
+        assert ("Secure" in cookie) == (protocol == "https"), cookie
+
+
+def test_the_page_learns_that_its_kernel_is_gone(server: Served) -> None:
+    """Lost otherwise: an evening, before a page that shows a run which never ends."""
+    visitor = server.visitor()
+    page = visitor.get(f"/?session={visitor.session}")[2].decode()
+    found = re.search(r'"kernelId": "([0-9a-f-]+)"', page)
+    assert found
+    assert re.search(r'<script id="jupyter-config-data" type="application/json">', page)
+    assert json.loads(visitor.get(f"/alive?kernel={found[1]}")[2]) == {"kernel": True}
+    assert json.loads(visitor.get("/alive?kernel=" + "0" * 36)[2]) == {"kernel": False}
+    assert "login" in server.ask("/alive")[1]["Location"]
+
+
+def test_logging_out_forgets_the_token_and_the_visitor(server: Served) -> None:
+    """Lost otherwise: one's files, to the next person at a shared computer."""
+    visitor = server.visitor()
+    assert server.ask("/logout", "POST", b"", Cookie=visitor.cookies)[0] == 403  # another site's form
+    xsrf = visitor.cookies.partition("_xsrf=")[2]
+    status, headers, _ = server.ask("/logout", "POST", b"", Cookie=visitor.cookies, X_XSRFToken=xsrf)
+    forgotten = {one.partition("=")[0] for one in headers.get_all("Set-Cookie") if '=""' in one}
+    assert status == 200
+    assert len(forgotten) == 2
+    assert b"Logged out" in server.ask("/logout")[2]

