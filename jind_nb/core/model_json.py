@@ -14,7 +14,7 @@ from .files import read_json, write_json
 
 MODEL_FORMAT = 4
 
-Normalisation = Literal["auto", "counts", "log1p", "as_is"]
+Normalisation = Literal["auto", "counts", "log1p", "clr", "panel", "volume", "as_is"]
 
 
 def read_model_json(folder: Path) -> dict[str, Any]:
@@ -56,7 +56,8 @@ class CommonScale:
     """Hold the scale that all batches are brought to; the names of its fields stand in model.json."""
 
     scale: str  # in words
-    values: Literal["log1p", "as they are"]
+    # `clr`: centred log ratios of antibody counts; `volume`: log1p of counts divided by the cell's volume.
+    values: Literal["log1p", "as they are", "clr", "volume"]
     # Of each cell on the linear scale; None: not known.
     total: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     rescaled: bool  # whether every cell was brought to that total

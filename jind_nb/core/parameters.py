@@ -16,6 +16,7 @@ from ..errors import InputError
 from .address import is_remote
 from .coerce import Markers, MaybeBool, MaybeName, MaybeNumber, MaybeText, Name, Names, Parents, Paths, Whole, Words
 from .files import read_yaml
+from .model_json import Normalisation
 from .text import listing, nearest
 
 # A PATH that starts with this names data that come with an installed package.
@@ -104,9 +105,10 @@ class Parameters(BaseModel):
     """Column of `var` with the feature names; default: the index of `var`."""
     LAYER: MaybeText = None
     """Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`."""
-    NORMALISATION: Literal["auto", "counts", "log1p", "as_is"] = "auto"
-    """What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, `log1p` values, or to
-    be left alone (`as_is`)."""
+    NORMALISATION: Normalisation = "auto"
+    """What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, `log1p` values, counts
+    of antibodies (`clr`), cytometry (`panel`), in situ counts to divide by the cell's volume (`volume`), or to be left
+    alone (`as_is`)."""
     ALIGN: MaybeBool = None
     """Align the target with the annotated batches; default: if left-out batches were annotated better with alignment
     (METHOD `reference`: always), but never with PRETRAINED_MODEL_PATH."""

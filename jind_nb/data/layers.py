@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -20,13 +21,25 @@ from .chunks import KEPT_VALUES, Block, Blocks, read_rows
 from .features import NameColumns, name_columns, unique_names
 from .h5ad import frame, has_part, input_files, layer_name, matrix_of, no_column, open_file, other_layers, texts
 from .integrity import Store, path_of
-from .recognise import CELLS_COMPARED, Evidence, cell_statistics, evenly_spaced, recognise, recognise_blocks
+from .recognise import (
+    CELLS_COMPARED,
+    Evidence,
+    alike,
+    antibodies,
+    cell_statistics,
+    evenly_spaced,
+    recognise,
+    recognise_blocks,
+)  # fmt: skip
 from .scale import by_value_type, common_scale, scale_for_model
 
 # Cells of each batch looked at in the layers that are not used.
 CELLS_OF_OTHER_LAYERS = 200
 
 MOST_LAYERS = 8
+
+# Columns of obs with the volume of each cell, as MERSCOPE and others name them.
+VOLUME_COLUMNS = ("volume", "cell_volume")
 
 # Stored values of all cells looked at together; of hundreds of interleaved batches fewer cells are looked at.
 VALUES_COMPARED = 2**26
@@ -42,6 +55,8 @@ class InputFile:
     name_columns: NameColumns  # the names its features may go by
     cells: np.ndarray  # names (n,)
     rows: dict[str, np.ndarray]  # batch -> positions of its cells among `cells`
+    antibodies: str = ""  # why its features are antibodies; empty: they are not
+    volumes: np.ndarray | None = None  # of the cells, float64 (n,); None: the file does not say
     evidence: dict[str, Evidence] = field(default_factory=dict)  # batch -> what its values look like
 
     def by_block(self, values: np.ndarray) -> list[np.ndarray]:
@@ -99,7 +114,8 @@ def choose_layers(parameters: Parameters, cells: pd.DataFrame, trained: Preproce
             scale = _common_scale(parameters, files, trained, warnings)
         except InputError:
             raise reason from None
-    if scale.values == "as they are" and parameters.NORMALISATION == "auto":
+    panel = scale.kinds == ["panel"]  # of the model, if there is one: a few cells of a panel may look like anything
+    if scale.values == "as they are" and parameters.NORMALISATION == "auto" and not panel:
         warnings.append(_unknown_scale_warning(files, others))
     table = [
         row
@@ -137,14 +153,33 @@ def _input_file(parameters: Parameters, cells: pd.DataFrame, number: int, layer:
         features = next(iter(columns.values()))
         if not len(features):
             raise InputError(f"PATH: {what} of {path} has no features (genes or peaks).")
+        kinds = _feature_types(store, table)
         blocks = Blocks.from_store(store, in_store, what, here["row"].to_numpy())
+        volumes = _volumes(store, here["row"].to_numpy())
     in_other_files = set(cells.loc[cells["file"] != number, "batch"])
     batch = here["batch"].to_numpy()
     rows = {
         f"{name} ({path.name})" if name in in_other_files else name: np.flatnonzero(batch == name)
         for name in dict.fromkeys(batch)
     }
-    return InputFile(path, layer, blocks, columns, here["cell"].to_numpy(), rows)
+    why = next((why for names in columns.values() if (why := antibodies(names, kinds))), "")
+    return InputFile(path, layer, blocks, columns, here["cell"].to_numpy(), rows, why, volumes)
+
+
+def _feature_types(store: Store, table: str) -> pd.Series | None:
+    var = frame(store, table)
+    return texts(var["feature_types"]) if "feature_types" in var else None
+
+
+def _volumes(store: Store, rows: np.ndarray) -> np.ndarray | None:
+    """Return the volumes of some cells, float64 (n,); None if there is no such column, or one is missing or not above 0."""
+    obs: Any = store["obs"]
+    name = next((name for name in VOLUME_COLUMNS if name in obs), None)
+    if name is None:
+        return None
+    column = pd.Series(ad.io.read_elem(obs[name])).astype(object)
+    volumes = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)[rows]
+    return volumes if len(volumes) and (volumes > 0).all() and np.isfinite(volumes).all() else None
 
 
 def _read_name_columns(store: Store, table: str, gene_col: str | None) -> NameColumns:
@@ -182,9 +217,12 @@ def _recognise_batches(file: InputFile) -> None:
     matrix = sparse.vstack([values for _, values in found], format="csr")
     del found
     place = np.cumsum(is_compared) - 1
-    file.evidence = {
-        name: recognise_blocks(statistics[rows], matrix[place[compared[name]]]) for name, rows in file.rows.items()
+    found_in = {
+        name: recognise_blocks(statistics[rows], matrix[place[compared[name]]], file.antibodies)
+        for name, rows in file.rows.items()
     }
+    together = alike(found_in, {name: len(rows) for name, rows in file.rows.items()})
+    file.evidence = {name: replace(of, has_volume=file.volumes is not None) for name, of in together.items()}
 
 
 def _block_summary(block: Block, is_compared: np.ndarray) -> tuple[np.ndarray, sparse.csr_matrix]:
@@ -219,7 +257,8 @@ def _recognise_other_layers(file: InputFile, cells: pd.DataFrame, number: int) -
                 matrix = read_rows(store, matrix_of(store, layer)[0], stored_rows[positions])
                 places = {name: np.searchsorted(positions, rows) for name, rows in some.items()}
                 if np.isfinite(matrix.data).all():
-                    found[layer] = {name: recognise(matrix[rows]) for name, rows in places.items()}
+                    of_layer = {name: recognise(matrix[rows], file.antibodies) for name, rows in places.items()}
+                    found[layer] = alike(of_layer, {name: len(rows) for name, rows in places.items()})
     return found
 
 
@@ -257,13 +296,14 @@ def _resolve_unclear_logarithms(
     if unclear and p.NORMALISATION == "auto":
         warnings.append(
             f"The values of {listing((name for _, name, _ in unclear), 10)} look like logarithms, but nothing tells their "
-            f"base; they are read as {value_type}. If the file has counts, point LAYER to them."
+            f"base; they are read as {value_type}. If the file has counts, point LAYER to them; if this is cytometry, set "
+            "NORMALISATION to panel."
         )
     return value_type
 
 
 def _can_be_normalised(evidence: Mapping[str, Evidence]) -> bool:
-    return all(batch.is_linear or batch.is_logarithm for batch in evidence.values())
+    return all(batch.is_linear or batch.is_logarithm or batch.value_type == "panel" for batch in evidence.values())
 
 
 def _best_layer(others: OtherLayers) -> str | None:

@@ -191,7 +191,8 @@ def _totals_over(
     if trained is not None and trained.totals_over is not None:
         return pd.Index(trained.totals_over)
     if len(names) == 1:
-        return None
+        # The mean of a cell is over these; in a new file too, which may have other antibodies beside them.
+        return names[0] if chosen.scale.values == "clr" and trained is None else None
     common = names[0]
     for other, file in zip(names[1:], chosen.files[1:], strict=True):
         found, any_case = features.match(common, other)
