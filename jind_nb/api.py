@@ -68,7 +68,9 @@ def annotate(
     rejection: float = 0.05,
     target_error: float | None = None,
     unlabeled: Sequence[str] | None = None,
+    rename: Mapping[str, str] | None = None,
     gene_col: str | None = None,
+    feature_types: Sequence[str] = (),
     layer: str | None = None,
     normalisation: Normalisation = "auto",
     align: bool | None = None,
@@ -117,9 +119,14 @@ def annotate(
         Instead of rejection: the highest share of wrong labels among the assigned cells of a batch that is new to the
         model, say 0.05.
     unlabeled
-        Words in labels_key that mean: no label (upper and lower case alike). Default: -, ?, NA, unknown and the like.
+        Words in labels_key that mean: no label (upper and lower case, blank, hyphen and underscore alike). Default: -, ?, NA,
+        unknown and the like.
+    rename
+        Labels to read as others, a map such as {"b cells": "B", "Bcell": "B"}; the target's own too.
     gene_col
         Column of `var` with the feature names; default: the index of `var`.
+    feature_types
+        Which `var.feature_types` to use; default: Gene Expression where all batches have it, else what all have.
     layer
         Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`.
     normalisation

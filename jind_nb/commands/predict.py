@@ -26,7 +26,7 @@ from ..model import store as model_store
 from ..model.annotate import settings_of
 from ..model.networks import encode
 from ..model.state import Settings
-from ..model.target import align, annotate_latent
+from ..model.target import align, annotate_latent, reject_empty
 from ..results.tables import annotate_obs, predictions_table
 from ..results.target import TargetResult, with_parents
 from ..results.write import write_predictions
@@ -35,7 +35,7 @@ from ..runs.folder import Run, check_output
 from ..runs.stages import model_folder
 
 # Parameters that may differ from the model's run.
-PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "NORMALISATION", "USE_GPU")
+PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "USE_GPU")
 
 # Parameters that are the model's own.
 PARAMETERS_OF_MODEL = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
@@ -198,6 +198,7 @@ class _Encoded:
     own: np.ndarray  # bool (n,): cells that the model annotated in its own run
     values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned
     place: np.ndarray  # int (n,): a cell's row of `values`
+    empty: np.ndarray  # bool (n,): cells without any value in the model's features
 
     def values_of(self, rows: np.ndarray) -> sparse.csr_matrix:
         return self.values[self.place[rows]]
@@ -206,14 +207,16 @@ class _Encoded:
 def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings) -> _Encoded:
     """Read the values block by block and encode them."""
     shared, own_target = model_store.load_shared(model, settings.device)[0], model_store.own_target(model)
-    latents, own, held = [], [], []
+    latents, own, held, empty = [], [], [], []
     for x in blocks:
+        empty.append(np.diff(x.indptr) == 0)
         latents.append(encode(shared, x, settings.device))
         own.append(np.isin(fingerprints(x), own_target))
         held.append(x if settings.align else x[own[-1]])
     is_own = np.concatenate(own)
     is_held = np.ones_like(is_own) if settings.align else is_own
-    return _Encoded(np.concatenate(latents), is_own, sparse.vstack(held, format="csr"), np.cumsum(is_held) - 1)
+    place = np.cumsum(is_held) - 1
+    return _Encoded(np.concatenate(latents), is_own, sparse.vstack(held, format="csr"), place, np.concatenate(empty))
 
 
 def _annotate(
@@ -238,6 +241,7 @@ def _annotate(
             model_store.recall(annotated, encoded.values_of(rows), model, known, settings)
         elif settings.align:
             align(annotated, encoded.values_of(rows), known, settings)
+        reject_empty(annotated, encoded.empty[rows])
         notes += annotated.notes
         latent[rows] = annotated.final_latent
         result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None)

@@ -5,6 +5,7 @@ The names are those of the JIND-Multi program, upper case, in YAML, JSON, the no
 """
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import InputError
 from .address import is_remote
-from .coerce import Markers, MaybeBool, MaybeName, MaybeNumber, MaybeText, Name, Names, Parents, Paths, Whole, Words
+from .coerce import (
+    Markers,
+    MaybeBool,
+    MaybeName,
+    MaybeNumber,
+    MaybeText,
+    Name,
+    Names,
+    Parents,
+    Paths,
+    Rename,
+    Whole,
+    Words,
+)
 from .files import read_yaml
 from .model_json import Normalisation
 from .text import listing, nearest
@@ -97,12 +111,17 @@ class Parameters(BaseModel):
     """Instead of REJECTION: the highest share of wrong labels among the assigned cells of a batch that is new to the
     model, say 0.05."""
     UNLABELED: Words = [
-        "-", "?", "NA", "N/A", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled", "unannotated",
-        "not annotated", "not assigned",
+        "-", "?", "NA", "N/A", "n.a.", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled",
+        "unannotated", "unclassified", "undefined", "undetermined", "unidentified", "not annotated", "not assigned",
+        "not applicable", "not available",
     ]  # fmt: skip
-    """Words in LABELS_COL that mean: no label (upper and lower case alike)."""
+    """Words in LABELS_COL that mean: no label (upper and lower case, blank, hyphen and underscore alike)."""
+    RENAME: Rename = {}
+    """Labels to read as others, a map such as {"b cells": "B", "Bcell": "B"}; the target's own too."""
     GENE_COL: MaybeText = None
     """Column of `var` with the feature names; default: the index of `var`."""
+    FEATURE_TYPES: Words = []
+    """Which `var.feature_types` to use; default: Gene Expression where all batches have it, else what all have."""
     LAYER: MaybeText = None
     """Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`."""
     NORMALISATION: Normalisation = "auto"
@@ -159,7 +178,12 @@ class Parameters(BaseModel):
 
     def is_unlabeled(self, label: str) -> bool:
         """Return whether a word in LABELS_COL means no label; an empty one always does."""
-        return not label.strip() or label.strip().casefold() in {word.casefold() for word in self.UNLABELED}
+        return not label.strip() or _folded(label) in {_folded(word) for word in self.UNLABELED}
+
+
+def _folded(word: str) -> str:
+    """Return a word without what writers differ in: case, and whether parts are joined by blank, hyphen or underscore."""
+    return " ".join(re.sub("[-_]", " ", word.casefold()).split()) or word.strip()
 
 
 for _field in Parameters.model_fields.values():  # their docstrings, as one line each

@@ -67,6 +67,7 @@ class Block:
     span: np.ndarray  # csr: indptr of the rows from the first to the last; sorted: first and last entry; others: unused
     keeps: bool = False
     kept: sparse.csr_matrix | None = None
+    columns: np.ndarray | None = None  # positions of the features that `matrix` returns; None: all
 
     def matrix(self) -> sparse.csr_matrix:
         """Return the rows' values, float32 without stored zeros.
@@ -80,6 +81,8 @@ class Block:
             return self.kept
         with reading(self.what):
             matrix = as_float32(self.stored_matrix())
+        if self.columns is not None:
+            matrix = matrix[:, self.columns]
         if self.keeps:
             self.kept = matrix
         return matrix
@@ -104,7 +107,9 @@ class Blocks:
     keeps: bool = False  # whether values read once are kept
 
     @classmethod
-    def from_store(cls, store: Store, path: str, what: str, rows: np.ndarray) -> Self:
+    def from_store(
+        cls, store: Store, path: str, what: str, rows: np.ndarray, columns: np.ndarray | None = None
+    ) -> Self:
         """Return where the rows' values are; the rows of a CSC matrix stay in one block until `ready`.
 
         Parameters
@@ -115,6 +120,8 @@ class Blocks:
             Of the matrix, from `h5ad.matrix_of`.
         rows
             int (n,), ascending.
+        columns
+            Positions of the features whose values are used; None: all.
 
         Raises
         ------
@@ -143,6 +150,8 @@ class Blocks:
                 for a, b in pairwise(cuts)
                 if b > a
             ]
+            for block in blocks:
+                block.columns = columns
         return cls(what, blocks, (n_rows, n_columns), n_values)
 
     def ready(self, folder: Path, *, keep: bool) -> None:

@@ -20,6 +20,17 @@ PEAK = re.compile(r"(?:chr)?([A-Za-z0-9.]+(?:_[A-Za-z]\w*)?)[:_-]([0-9]+)[-_]([0
 
 NUMBERED = re.compile(r"(.+)[.-]([0-9]{1,3})")  # A-1 as anndata, A.1 as R makes a repeated name unique
 
+# A number of a row, after nothing or what R and pandas put before it.
+POSITION = re.compile(r"(|[VX]|Var|var)[._-]?([0-9]{1,9})(?:\.0)?")
+
+MOST_POSITIONS = 70_000  # or three times as many as there are names
+
+# Columns of var that hold names, the likeliest first.
+NAME_COLUMNS = (
+    "feature_name", "gene_name", "gene_names", "gene_symbol", "gene_symbols", "symbol", "symbols", "gene_short_name",
+    "features", "gene", "genes", "_index", "gene_ids", "gene_id", "ensembl_id",
+)  # fmt: skip
+
 WARN_BELOW, REFUSE_BELOW = 0.8, 0.2
 
 # A model was trained on all its features: with half of them zero it assigns very few cells (benchmarks/new_file.py).
@@ -110,8 +121,26 @@ def match(wanted: pd.Index, names: pd.Index) -> tuple[np.ndarray, bool]:
 NameColumns = Mapping[str, pd.Index]  # "" is the index of var; text columns by their name
 
 
+def are_positions(names: pd.Index) -> bool:
+    """Return whether names are mere numbers of rows (0, 1, 2, …; also V1, V2, …), which say nothing about a feature.
+
+    Entrez ids are numbers too, but some of them are far above the number of genes.
+
+    >>> are_positions(pd.Index(["0", "1", "12"])), are_positions(pd.Index(["V1", "V2", "V3"])), are_positions(pd.Index(["CD4"]))
+    (True, True, False)
+    """
+    found = [POSITION.fullmatch(str(name).strip()) for name in names]
+    if not found or not all(found):
+        return False
+    numbers = [int(one[2]) for one in found if one]
+    return len({one[1] for one in found if one}) == 1 and max(numbers) < max(MOST_POSITIONS, 3 * len(names))
+
+
 def name_columns(var: pd.DataFrame) -> dict[str, pd.Index]:
-    """Return the index of `var` (as "") and its text columns that could be names: few repeats, few gaps."""
+    """Return the index of `var` (as "") and its text columns that could be names: few repeats, few gaps.
+
+    An index of mere numbers is left out where there is such a column; then usual names of columns come first.
+    """
     columns = {"": var.index.astype(str)}
     for name in var.columns:
         column = var[name]
@@ -122,6 +151,11 @@ def name_columns(var: pd.DataFrame) -> dict[str, pd.Index]:
         texts = column.dropna().astype(str)
         if len(texts) > 0.5 * len(var) and texts.nunique() > 0.8 * len(texts):
             columns[str(name)] = pd.Index(column.astype(object).where(column.notna(), "").astype(str))
+    if are_positions(columns[""]):
+        usual = {name: place for place, name in enumerate(NAME_COLUMNS)}
+        by_name = sorted(columns, key=lambda name: usual.get(name, len(usual)))
+        named = {name: columns[name] for name in by_name if name and not are_positions(columns[name])}
+        return named or {"": columns[""]}
     return columns
 
 

@@ -22,6 +22,8 @@ from .integrity import Store, check_links, check_structure, decoded, is_array, i
 
 PIECE = 2**25  # bytes
 
+R_MISSING = -(2**31)  # NA_integer_, which some converters write as a number
+
 
 def input_files(parameters: Parameters) -> list[Path]:
     """Return the files of PATH; bundled and remote ones are put into the user's cache first."""
@@ -120,12 +122,23 @@ def frame(store: Store, name: str) -> pd.DataFrame:
         raise InputError(
             f"PATH: {what} is no table of anndata 0.7 or later; read the file with scanpy and write it again."
         )
+    frame = _decoded(frame)
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise InputError(f"PATH: {what} has two columns {twice!r}; rename one and write it again.")
     names = {"its index": frame.index, "a column's name": pd.Series(frame.columns, dtype=object)}
     for column, values in (names | {repr(c): frame[c] for c in frame}).items():
         _check_text(pd.Series(values), f"{column} in {what}")
+    return frame
+
+
+def _decoded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with text in place of bytes, which older writers left."""
+    if pd.api.types.infer_dtype(frame.index) == "bytes":
+        frame.index = pd.Index([name.decode("utf-8", "replace") for name in frame.index], name=frame.index.name)
+    for column in frame:
+        if frame[column].dtype == object and pd.api.types.infer_dtype(frame[column], skipna=True) == "bytes":
+            frame[column] = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in frame[column]]
     return frame
 
 
@@ -145,8 +158,9 @@ def _check_text(values: pd.Series, what: str) -> None:
 
 
 def texts(column: pd.Series) -> pd.Series:
-    """Return the column as text, numbers as `as_text` writes them, missing values as None."""
+    """Return the column as text, numbers as `as_text` writes them, missing values (R's for whole numbers, too) as None."""
     column = column.astype(object)
+    column = column.mask(column.isin([R_MISSING]), None)
     texts = {value: as_text(value) for value in column.dropna().unique()}
     return column.map(texts).astype(object).where(column.notna(), None)
 

@@ -18,7 +18,8 @@ from ..core.progress import bar
 from ..core.text import listing, plural
 from ..errors import InputError
 from .chunks import KEPT_VALUES, Block, Blocks, read_rows
-from .features import NameColumns, name_columns, unique_names
+from .feature_kinds import choose_kinds, feature_kinds
+from .features import NameColumns, choose_name_columns, match, name_columns, unique_names
 from .h5ad import frame, has_part, input_files, layer_name, matrix_of, no_column, open_file, other_layers, texts
 from .integrity import Store, path_of
 from .recognise import (
@@ -37,6 +38,9 @@ from .scale import by_value_type, common_scale, scale_for_model
 CELLS_OF_OTHER_LAYERS = 200
 
 MOST_LAYERS = 8
+
+# `.raw` takes the place of X for so many times the common features.
+MORE_FEATURES = 1.1
 
 # Columns of obs with the volume of each cell, as MERSCOPE and others name them.
 VOLUME_COLUMNS = ("volume", "cell_volume")
@@ -79,17 +83,20 @@ class ChosenLayers:
     scale: CommonScale
     table: list[dict[str, Any]]  # what every layer of every file looks like
     warnings: list[str]
+    notes: list[str]
 
 
-def choose_layers(parameters: Parameters, cells: pd.DataFrame, trained: Preprocessing | None) -> ChosenLayers:
+def choose_layers(
+    parameters: Parameters, cells: pd.DataFrame, trained: Preprocessing | None, model_features: Sequence[str] = ()
+) -> ChosenLayers:
     """Read the values of `cells` once and choose the layers and the common scale.
 
     Parameters
     ----------
     cells
         Of `read_cells`, the cells that take part.
-    trained
-        The preprocessing of a saved model.
+    trained, model_features
+        The preprocessing and the features of a saved model.
 
     Raises
     ------
@@ -102,14 +109,17 @@ def choose_layers(parameters: Parameters, cells: pd.DataFrame, trained: Preproce
     Without LAYER and NORMALISATION, `.raw` or a layer takes the place of an X that cannot be brought to one scale.
     """
     numbers, warnings = list(dict.fromkeys(cells["file"])), list[str]()
-    files = [_input_file(parameters, cells, n, _layer_to_try(parameters, n, trained)) for n in numbers]
+    layers = {n: _layer_to_try(parameters, n, trained) for n in numbers}
+    kinds, notes = choose_kinds(parameters, cells, layers, model_features)
+    files = [_input_file(parameters, cells, n, layers[n], kinds) for n in numbers]
     _recognise_files(parameters, files)
-    others = [_recognise_other_layers(file, cells, n) for file, n in zip(files, numbers, strict=True)]
+    warnings += _use_raw_for_features(parameters, cells, files, kinds, model_features)
+    others = [_recognise_other_layers(file, cells, n, kinds) for file, n in zip(files, numbers, strict=True)]
     all_layers = [{file.layer: file.evidence} | other for file, other in zip(files, others, strict=True)]
     try:
         scale = _common_scale(parameters, files, trained, warnings)
     except InputError as reason:
-        warnings += _use_other_layers(parameters, cells, files, others)
+        warnings += _use_other_layers(parameters, cells, files, others, kinds)
         try:
             scale = _common_scale(parameters, files, trained, warnings)
         except InputError:
@@ -123,7 +133,55 @@ def choose_layers(parameters: Parameters, cells: pd.DataFrame, trained: Preproce
         for layer, evidence in layers.items()
         for row in _layer_rows(file, layer, evidence, several=len(files) > 1)
     ]
-    return ChosenLayers(files, scale, table, warnings)
+    return ChosenLayers(files, scale, table, warnings, notes)
+
+
+def _use_raw_for_features(
+    p: Parameters, cells: pd.DataFrame, files: list[InputFile], kinds: Sequence[str], model_features: Sequence[str]
+) -> list[str]:
+    """Put `.raw` of all files that have it in the place of X, if a tenth more features are then common; return warnings.
+
+    Nothing is replaced if the user chose LAYER or NORMALISATION.
+    """
+    numbers = list(dict.fromkeys(cells["file"]))
+    if p.LAYER is not None or p.NORMALISATION != "auto" or (len(files) < 2 and not model_features):
+        return []
+    with_raw = {i: _input_file(p, cells, numbers[i], ".raw", kinds) for i, file in enumerate(files) if _has_raw(file)}
+    in_raw = [with_raw.get(i, file) for i, file in enumerate(files)]
+    now, then = (_n_common(some, model_features) for some in (files, in_raw))
+    if not with_raw or then <= MORE_FEATURES * now:
+        return []
+    earlier = [file for i, file in enumerate(files) if i not in with_raw]
+    _recognise_files(p, list(with_raw.values()), earlier)
+    if not all(_can_be_normalised(file.evidence) for file in with_raw.values()):
+        return []
+    for i, file in with_raw.items():
+        files[i] = file
+    names = listing((file.path.name for file in with_raw.values()), 5, quoted=False)
+    what = "the model's features" if model_features else "features are common to all files"
+    return [
+        f".raw of {names} is used instead of X: {then:,} of {what} there, {now:,} in X. Set LAYER to choose another."
+        if model_features
+        else f".raw of {names} is used instead of X: with it {then:,} {what}, with X {now:,}. Set LAYER to choose another."
+    ]
+
+
+def _has_raw(file: InputFile) -> bool:
+    with open_file(file.path) as store:
+        return file.layer is None and ".raw" in other_layers(store)
+
+
+def _n_common(files: Sequence[InputFile], model_features: Sequence[str]) -> int:
+    """Return how many features all files have, or of a model's features how many."""
+    given = [{"": pd.Index(model_features)}] if model_features else []
+    columns = [*given, *(file.name_columns for file in files)]
+    chosen = [
+        of_file[name] for of_file, name in zip(columns, choose_name_columns(columns, given=bool(given)), strict=True)
+    ]
+    common = chosen[0]
+    for other in chosen[1:]:
+        common = common[match(common, other)[0] >= 0]
+    return len(common)
 
 
 def _layer_to_try(parameters: Parameters, number: int, trained: Preprocessing | None) -> str | None:
@@ -137,8 +195,15 @@ def _layer_to_try(parameters: Parameters, number: int, trained: Preprocessing | 
 # --- the files' values -----------------------------------------------------------------------------------------------
 
 
-def _input_file(parameters: Parameters, cells: pd.DataFrame, number: int, layer: str | None) -> InputFile:
+def _input_file(
+    parameters: Parameters, cells: pd.DataFrame, number: int, layer: str | None, kinds: Sequence[str] = ()
+) -> InputFile:
     """Return where the values of one file are; reads none.
+
+    Parameters
+    ----------
+    kinds
+        The kinds of features to use; empty: all.
 
     Raises
     ------
@@ -150,11 +215,14 @@ def _input_file(parameters: Parameters, cells: pd.DataFrame, number: int, layer:
     with open_file(path) as store:
         in_store, table, what = matrix_of(store, layer)
         columns = _read_name_columns(store, table, parameters.GENE_COL)
+        said = feature_kinds(store, table)
+        kept = np.flatnonzero(np.isin(said, kinds)) if kinds else None
+        if kept is not None:
+            said, columns = said[kept], {name: column[kept] for name, column in columns.items()}
         features = next(iter(columns.values()))
         if not len(features):
             raise InputError(f"PATH: {what} of {path} has no features (genes or peaks).")
-        kinds = _feature_types(store, table)
-        blocks = Blocks.from_store(store, in_store, what, here["row"].to_numpy())
+        blocks = Blocks.from_store(store, in_store, what, here["row"].to_numpy(), kept)
         volumes = _volumes(store, here["row"].to_numpy())
     in_other_files = set(cells.loc[cells["file"] != number, "batch"])
     batch = here["batch"].to_numpy()
@@ -162,13 +230,8 @@ def _input_file(parameters: Parameters, cells: pd.DataFrame, number: int, layer:
         f"{name} ({path.name})" if name in in_other_files else name: np.flatnonzero(batch == name)
         for name in dict.fromkeys(batch)
     }
-    why = next((why for names in columns.values() if (why := antibodies(names, kinds))), "")
+    why = next((why for names in columns.values() if (why := antibodies(names, pd.Series(said)))), "")
     return InputFile(path, layer, blocks, columns, here["cell"].to_numpy(), rows, why, volumes)
-
-
-def _feature_types(store: Store, table: str) -> pd.Series | None:
-    var = frame(store, table)
-    return texts(var["feature_types"]) if "feature_types" in var else None
 
 
 def _volumes(store: Store, rows: np.ndarray) -> np.ndarray | None:
@@ -244,7 +307,7 @@ def _check_finite(statistics: np.ndarray, file: InputFile) -> None:
             )
 
 
-def _recognise_other_layers(file: InputFile, cells: pd.DataFrame, number: int) -> OtherLayers:
+def _recognise_other_layers(file: InputFile, cells: pd.DataFrame, number: int, kinds: Sequence[str]) -> OtherLayers:
     """Return what the file's other layers look like, by some cells of each batch; unreadable layers are passed over."""
     stored_rows = cells.loc[cells["file"] == number, "row"].to_numpy()
     some = {name: rows[evenly_spaced(len(rows), CELLS_OF_OTHER_LAYERS)] for name, rows in file.rows.items()}
@@ -254,7 +317,10 @@ def _recognise_other_layers(file: InputFile, cells: pd.DataFrame, number: int) -
         others: list[str | None] = [*([None] if has_part(store, "X") else []), *other_layers(store)]
         for layer in [layer for layer in others if layer != file.layer][:MOST_LAYERS]:
             with suppress(Exception):  # nobody asked for this layer: what cannot be read is not offered
-                matrix = read_rows(store, matrix_of(store, layer)[0], stored_rows[positions])
+                in_store, table, _ = matrix_of(store, layer)
+                matrix = read_rows(store, in_store, stored_rows[positions])
+                if kinds:
+                    matrix = matrix[:, np.isin(feature_kinds(store, table), kinds)]
                 places = {name: np.searchsorted(positions, rows) for name, rows in some.items()}
                 if np.isfinite(matrix.data).all():
                     of_layer = {name: recognise(matrix[rows], file.antibodies) for name, rows in places.items()}
@@ -318,7 +384,7 @@ def _best_layer(others: OtherLayers) -> str | None:
 
 
 def _use_other_layers(
-    p: Parameters, cells: pd.DataFrame, files: list[InputFile], others: list[OtherLayers]
+    p: Parameters, cells: pd.DataFrame, files: list[InputFile], others: list[OtherLayers], kinds: Sequence[str]
 ) -> list[str]:
     """Put into `files` what `.raw` or another layer holds where X cannot be brought to one scale; return warnings.
 
@@ -330,7 +396,7 @@ def _use_other_layers(
     numbers, warnings = list(dict.fromkeys(cells["file"])), list[str]()
     for i, layer in layers.items():
         file = files[i]
-        files[i] = _input_file(p, cells, numbers[i], layer)
+        files[i] = _input_file(p, cells, numbers[i], layer, kinds)
         _recognise_files(p, [files[i]], files[:i] + files[i + 1 :])
         warnings.append(
             f"{layer_name(file.layer)} of {file.path.name} is {', '.join(sorted(file.value_types))}, which cannot be "

@@ -68,6 +68,7 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     x, *of_markers = read_features(selection.values, selection.used, wanted[: 2 if selection.markers else 1])
     if parameters.PRETRAINED_MODEL_PATH is not None:  # its features have the order of the run that trained it
         x.sort_indices()
+    x, of_markers = _without_empty(selection, cells, plan, x, of_markers)
     obs = selection.cells[["cell", "file", "row", "batch", "cell_type"]].copy()
     obs.index = pd.RangeIndex(len(obs)).astype(str)
     obs["batch"] = pd.Categorical(obs["batch"], categories=[*plan.annotated, plan.target])
@@ -77,6 +78,60 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
         prepared.obsm["markers"] = of_markers[0]
         prepared.uns["markers"] = list(selection.markers)
     return prepared
+
+
+def _without_empty(
+    selection: Selection, cells: pd.DataFrame, plan: Plan, x: sparse.csr_matrix, others: list[sparse.csr_matrix]
+) -> tuple[sparse.csr_matrix, list[sparse.csr_matrix]]:
+    """Leave annotated cells out of the training that have no value in any selected feature; count those of the target.
+
+    The plan and the column `trains` of `cells` say what is left.
+    """
+    empty = np.diff(x.indptr) == 0
+    if not empty.any():
+        return x, others
+    of_target = (selection.cells["batch"] == plan.target).to_numpy()
+    dropped = selection.cells[empty & ~of_target]
+    parts = [(len(dropped), "of the annotated batches, which do not train")]
+    parts += [(int((empty & of_target).sum()), f"of {plan.target!r}, which stay Unassigned")]
+    told = " and ".join(f"{n:,} {whose}" for n, whose in parts if n)
+    plan.warnings.append(
+        f"{int(empty.sum()):,} cells are empty, without any value in the features that are used: {told}."
+    )
+    if not len(dropped):
+        return x, others
+    keys = pd.MultiIndex.from_frame(cells[["file", "row"]])
+    cells.loc[keys.isin(pd.MultiIndex.from_frame(dropped[["file", "row"]])), "trains"] = False
+    selection.cells = selection.cells[~(empty & ~of_target)]
+    _recount(selection.cells, plan)
+    keep = np.flatnonzero(~(empty & ~of_target))
+    return x[keep], [other[keep] for other in others]
+
+
+def _recount(cells: pd.DataFrame, plan: Plan) -> None:
+    """Enter into the plan how many cells of each type train.
+
+    Raises
+    ------
+    InputError
+        If fewer than two cell types are left.
+    """
+    for name in list(plan.annotated):
+        counts = cells.loc[cells["batch"] == name, "cell_type"].value_counts().sort_index()
+        plan.cells[name] = {str(cell_type): int(n) for cell_type, n in counts.items() if n}
+        if not plan.cells[name]:
+            plan.annotated.remove(name)
+            del plan.cells[name]
+            plan.left_out[name] = "all of its labelled cells are empty"
+    classes = sorted(set().union(*plan.cells.values()))
+    plan.dropped = sorted({*plan.dropped, *(set(plan.classes) - set(classes))})
+    if plan.annotated and len(classes) >= 2 and plan.source in (None, *plan.annotated):
+        plan.classes = classes
+        return
+    raise InputError(
+        f"PATH: without empty cells {len(classes)} cell types in {len(plan.annotated)} annotated batches are left, and "
+        "SOURCE_DATASET_NAME must be one of them; at least two types are needed. Check LAYER, or which features the files share."
+    )
 
 
 def prepare_in_blocks(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Iterator[sparse.csr_matrix]:
@@ -95,9 +150,10 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
         trained = Preprocessing(**model["preprocessing"])
         plan.classes = model["classes"]
         plan.parents = plan.parents or model.get("parents", {})
-    chosen = choose_layers(parameters, cells, trained)
+    chosen = choose_layers(parameters, cells, trained, model["features"] if model else ())
+    plan.notes += chosen.notes
     _describe_values(chosen, plan)
-    in_files, gene_cols = _feature_names(chosen.files, model["features"] if model else None, plan)
+    in_files, gene_cols = _feature_names(chosen.files, model["features"] if model else None, plan, parameters.GENE_COL)
     totals_over = _totals_over(parameters, chosen, in_files, plan, trained)
     names = in_files[0] if totals_over is None else totals_over
     columns = [None if totals_over is None else features.match(totals_over, index)[0] for index in in_files]
@@ -165,8 +221,18 @@ def _describe_values(chosen: ChosenLayers, plan: Plan) -> None:
         plan.notes.append(f"{different}; all were brought to {chosen.scale.scale}.")
 
 
+def _check_positions(file: InputFile, index: pd.Index, *, matched: bool) -> None:
+    """Raise InputError if features that are only numbered would be matched with those of another file or a model."""
+    if matched:
+        raise InputError(
+            f"PATH: the features of {file.path} are numbered ({', '.join(index[:3])}, …), and var has no column with their "
+            "names; numbers of rows do not say which feature is which in another file. Put the names into var's index, or "
+            "into a column of var that GENE_COL names."
+        )
+
+
 def _feature_names(
-    files: list[InputFile], model: list[str] | None, plan: Plan
+    files: list[InputFile], model: list[str] | None, plan: Plan, gene_col: str | None
 ) -> tuple[list[pd.Index], list[str | None]]:
     """Return for each file its features' names, made unique, and the column of `var` they are from (None: its index)."""
     given = [] if model is None else [{"": pd.Index(model)}]
@@ -175,7 +241,16 @@ def _feature_names(
     names = []
     for file, column in zip(files, chosen, strict=True):
         index = file.name_columns[column]
-        if column and len(file.name_columns) > 1:
+        if column == "" and features.are_positions(index):
+            _check_positions(file, index, matched=len(files) > 1 or model is not None)
+            plan.notes.append(
+                f"The features of {file.path.name} have numbers and no names; no other file can be matched to it."
+            )
+        if column and "" not in file.name_columns and not gene_col:
+            plan.notes.append(
+                f"The features of {file.path.name} are named by column {column!r} of var: its index has only numbers."
+            )
+        elif column and len(file.name_columns) > 1:
             plan.notes.append(f"The features of {file.path.name} are named by column {column!r} of var (the best fit).")
         if repeated := int(index.duplicated().sum()):
             names_of = f"{repeated} feature names of {file.path.name}"

@@ -21,6 +21,9 @@ COUNTS_PER_CELL = 10_000.0
 # Counts are brought to so many units of volume (of cubic micrometres, a cell has about as many).
 PER_VOLUME = 1_000.0
 
+# Logarithms of values that add up to less (target_sum 1 to 150, also of some of the features) are brought to 10,000.
+SMALL_TOTAL = 200.0
+
 # Totals over a subset of the features differ between batches of one scale, but not by as much as scales do.
 SAME_TOTALS, SAME_SPREAD = 4.0, 3.0
 
@@ -73,7 +76,7 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
                     f"{normalisation}. Point LAYER to the counts, or set NORMALISATION to as_is to use them as they are."
                 )
         return {"counts": per_10_000, "log1p": log1p, "clr": clr, "volume": volume}[normalisation]
-    if all(batch.is_logarithm for batch in batches) and _same_totals(batches):
+    if all(batch.is_logarithm for batch in batches) and _same_totals(batches) and not _small_totals(batches):
         totals = [batch.total for batch in batches]
         total = float(np.median([t for t in totals if t])) if all(totals) else None
         of = "" if total is None else f" of values that add up to {total:,.6g} in a cell"
@@ -91,6 +94,11 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
 
 def _is_in_situ(batch: Evidence) -> bool:
     return batch.value_type == "counts per volume" or (_is_divided(batch) and batch.n_features <= MOST_IN_SITU)
+
+
+def _small_totals(batches: list[Evidence]) -> bool:
+    """Return whether logarithms are of values so small that log(1 + x) is nearly x: they separate no types."""
+    return all(batch.clear and (batch.total or batch.median_total) < SMALL_TOTAL for batch in batches)
 
 
 def _same_totals(batches: list[Evidence]) -> bool:
