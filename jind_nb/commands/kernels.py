@@ -126,8 +126,8 @@ def execute(
     running = executed.with_name(f".{template}.running.ipynb")
     try:
         papermill.execute_notebook(
-            shipped("notebooks") / f"{template}.ipynb",
-            running,
+            _unformatted(shipped("notebooks") / f"{template}.ipynb"),
+            _unformatted(running),
             parameters=dict(parameters),
             kernel_name=KERNEL,
             progress_bar=False,
@@ -153,6 +153,11 @@ def execute(
         ) from None
     finally:
         _keep_if_complete(running, executed)
+
+
+def _unformatted(path: Path) -> str:
+    """Return a path that papermill, which takes braces for names of parameters, leaves as it is."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _keep_if_complete(running: Path, executed: Path) -> None:

@@ -17,8 +17,9 @@ from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
 from ..data import parents as data_parents
+from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
-from ..data.h5ad import copy_with, frame, no_column, open_file, read_obs_of_whole, read_whole, texts
+from ..data.h5ad import copy_with, frame, no_column, open_file, texts
 from ..data.plan import Plan
 from ..data.prepare import prepare_in_blocks
 from ..errors import InputError
@@ -29,7 +30,7 @@ from ..model.state import Settings
 from ..model.target import align, annotate_latent, reject_empty
 from ..results.tables import annotate_obs, predictions_table
 from ..results.target import TargetResult, with_parents
-from ..results.write import write_predictions
+from ..results.write import write_cells, write_predictions
 from ..runs import previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import model_folder
@@ -270,7 +271,7 @@ def _write_annotated(run: Run, adata: ad.AnnData, h5ad: Path) -> str:
     """Write the annotated file and return the input's hash."""
     with whole_file(run.annotated_target) as temporary:
         if h5ad.is_dir():
-            adata.write_h5ad(temporary, compression="gzip")
+            write_cells(temporary, adata)
         else:
             copy_with(h5ad, temporary, adata)
     return sha256(h5ad)

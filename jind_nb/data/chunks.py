@@ -14,7 +14,7 @@ import tempfile
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,11 +24,12 @@ from typing import Any, Self, TypeVar
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from ..errors import InputError
-from .h5ad import form_of, has_part, open_checked, open_file, other_layers, shape_of
-from .integrity import Store, is_array, is_group, path_of, reading
+from .h5ad import form_of, frame, has_part, open_checked, open_file, other_layers, shape_of
+from .integrity import Store, decoded, is_array, is_group, path_of, reading
 
 # Stored values of a block: with what normalising takes beside them, about a sixth of a gigabyte.
 VALUES_AT_ONCE = 2**22
@@ -43,6 +44,8 @@ KEPT_VALUES = 5 * 10**7
 LARGEST_CHUNKS = 4
 
 ROWS_TO_ESTIMATE_BY = 20
+
+PIECE = 2**25  # bytes
 
 PATIENCE = "30s"  # with a scheduler that does not answer
 
@@ -425,23 +428,145 @@ def read_whole_cells(file: Path, rows: np.ndarray) -> ad.AnnData:
     with open_file(file) as store, reading(file, "read whole"), warnings.catch_warnings():
         # Cells with equal names are told apart by position; the plan has a note about them.
         warnings.filterwarnings("ignore", message=".* names are not unique")
-        parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "varm", "varp", "uns") if name in store}
-        by_rows = {name: group for name in ("layers", "obsm", "obsp") if is_group(group := store.get(name))}
-        small = {
-            name: {key: ad.io.read_elem(group[key]) for key in group if not _is_matrix(group[key])}
-            for name, group in by_rows.items()
-        }
-        cells = ad.AnnData(**parts, **small)[rows].copy()
+        left_out = uncopied_parts(store)
+        tables = {name: plain_table(frame(store, name)) for name in ("obs", "var")}
+        small = {name: _read_parts(store, name, left_out) for name in ("varm", "varp", "uns", "layers", "obsm", "obsp")}
+        cells = ad.AnnData(**tables, **small)[rows].copy()
         if has_part(store, "X"):
             cells.X = _read_stored_rows(store, "X", rows)
-        for name, group in by_rows.items():
-            for key in (key for key in group if key not in small[name]):
+        for name in ("layers", "obsm", "obsp"):
+            for key in (
+                key for key in _keys(store, name) if key not in small[name] and f"{name}/{key}" not in left_out
+            ):
                 values = _read_stored_rows(store, f"{name}/{key}", rows)
                 getattr(cells, name)[key] = values[:, rows] if name == "obsp" else values
         if ".raw" in other_layers(store):
-            raw = {name: ad.io.read_elem(store["raw"][name]) for name in ("var", "varm") if name in store["raw"]}
+            raw = {"var": plain_table(frame(store, "raw/var")), "varm": _read_parts(store, "raw/varm", left_out)}
             cells.raw = ad.AnnData(_read_stored_rows(store, "raw/X", rows), obs=cells.obs[[]], **raw)
         return cells
+
+
+def uncopied_parts(store: Store) -> dict[str, str]:
+    """Return the parts of a file that cannot be copied into another one, and why: `obsm/airr` -> the reader's error.
+
+    Everything that is copied later is read once, but for large matrices, of which the form is checked.
+
+    Raises
+    ------
+    InputError
+        If a part is damaged.
+    """
+    found = {}
+    for group in ("varm", "varp", "uns", "layers", "obsm", "obsp", "raw/varm"):
+        for key in _keys(store, group):
+            name = f"{group}/{key}"
+            with reading(f"{name} of {path_of(store)}"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of forms that are read all the same
+                try:
+                    if not _is_matrix(store[name]):
+                        ad.io.read_elem(store[name])
+                    elif not is_array(store[name]):
+                        Blocks.from_store(store, name, name, np.empty(0, dtype=np.int64))
+                except Exception as error:
+                    if not _is_of_unknown_form(error):
+                        raise
+                    found[name] = " ".join(str(error).split("\n")[0].split())[:200]
+    return found
+
+
+def _is_of_unknown_form(error: Exception) -> bool:
+    """Return whether something is not damaged, but of a form that anndata, or a package missing here, would have to know."""
+    unknown = isinstance(error, ImportError | NotImplementedError | AttributeError | TypeError)
+    return unknown or type(error).__name__ == "IORegistryError"  # anndata keeps that class to itself
+
+
+def uncopied_warnings(file: Path) -> list[str]:
+    """Return what to tell about parts of a file that the annotated file will not have.
+
+    Raises
+    ------
+    InputError
+        If a part is damaged.
+    """
+    with open_file(file) as store:
+        found = uncopied_parts(store)
+    if not found:
+        return []
+    parts = "; ".join(f"{name} ({why})" for name, why in list(found.items())[:5])
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return [f"Some parts of {file.name} cannot be read here and will not be in the annotated file: {parts}{more}."]
+
+
+def read_obs_of_whole(file: Path) -> ad.AnnData:
+    """Return the cells' table of an h5ad file after everything in the file was read once, piece by piece.
+
+    Raises
+    ------
+    InputError
+        If any part of it is damaged.
+    """
+    with open_file(file) as store:
+        uncopied_parts(store)
+        with reading(file, "read whole"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what nothing here looks at
+            h5: Any = store  # an h5ad file, not zarr
+            h5.visititems(_read_in_pieces)
+        return ad.AnnData(obs=plain_table(frame(store, "obs")))
+
+
+def _read_in_pieces(name: str, item: Any) -> None:
+    if not is_array(item) or not item.shape or not item.size:
+        return
+    step = max(1, PIECE * len(item) // item.nbytes)
+    if item.chunks:  # whole ones, or each would be decompressed twice
+        step = max(item.chunks[0], step // item.chunks[0] * item.chunks[0])
+    for start in range(0, len(item), step):
+        item[start : start + step]
+
+
+def read_whole(file: Path) -> ad.AnnData:
+    """Return all of a file, as far as it can be copied.
+
+    Raises
+    ------
+    InputError
+        If any part of it is damaged.
+    """
+    with open_file(file) as store:
+        n_cells = len(frame(store, "obs"))
+    return read_whole_cells(file, np.arange(n_cells))
+
+
+def _keys(store: Any, group: str) -> list[str]:
+    stored = store.get(group)
+    return [decoded(key) for key in stored] if is_group(stored) else []
+
+
+def _read_parts(store: Any, group: str, left_out: Mapping[str, str]) -> dict[str, Any]:
+    """Return the parts of a group that are small enough, or of such a form, that they are read whole."""
+    by_rows = group in ("layers", "obsm", "obsp")
+    names = [key for key in _keys(store, group) if f"{group}/{key}" not in left_out]
+    return {key: ad.io.read_elem(store[group][key]) for key in names if not (by_rows and _is_matrix(store[group][key]))}
+
+
+def plain_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that any version of anndata writes: no nullable text, no column of the reserved name `_index`."""
+    table = table.copy()
+    if pd.api.types.is_string_dtype(table.index.dtype):
+        table.index = pd.Index(table.index.astype(object), dtype=object, name=table.index.name)
+    for column in table:
+        if isinstance(table[column].dtype, pd.StringDtype):
+            texts = table[column].astype(object)
+            table[column] = texts if texts.notna().all() else pd.Categorical(texts.where(texts.notna(), None))
+        elif isinstance(table[column].dtype, pd.CategoricalDtype) and isinstance(
+            table[column].cat.categories.dtype, pd.StringDtype
+        ):
+            table[column] = table[column].cat.rename_categories(table[column].cat.categories.astype(object))
+    if "_index" in table:
+        table = table.drop(columns="_index") if "index" in table else table.rename(columns={"_index": "index"})
+    if table.index.name == "_index":
+        table.index.name = None
+    return table
 
 
 def _is_matrix(stored: Any) -> bool:

@@ -5,7 +5,7 @@ Names keep the spelling they have in the file; only their keys are compared.
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -47,6 +47,19 @@ GENES_ADVICE = (
 )
 
 NAMES_SHOWN = 10
+
+
+def kinds_of_names_advice(one: pd.Index, other: pd.Index, of_one: str, of_other: str) -> str:
+    """Return what to do if one side has Ensembl ids and the other symbols; empty otherwise."""
+    kinds = [names_type(one), names_type(other)]
+    if sorted(kinds) != ["Ensembl ids", "names"]:
+        return ""
+    words = {"Ensembl ids": "Ensembl ids", "names": "symbols"}
+    return (
+        f" {of_one} uses {words[kinds[0]]}, {of_other} {words[kinds[1]]}: add the other kind as a column of var (in Python: "
+        "scanpy.queries.biomart_annotations('hsapiens', ['ensembl_gene_id', 'external_gene_name']))."
+    )
+
 
 # A feature is missing in a batch if no cell has it, and so many should have it at the rate of the other batches.
 EXPECTED_CELLS = 10
@@ -95,27 +108,75 @@ def unique_names(names: pd.Index) -> pd.Index:
         return make_index_unique(names)
 
 
-def match(wanted: pd.Index, names: pd.Index) -> tuple[np.ndarray, bool]:
+def match(wanted: pd.Index, names: pd.Index) -> tuple[np.ndarray, str]:
     """Return the position of each wanted feature among the names.
 
     Returns
     -------
-    Positions int (len(wanted),), -1 where it is missing; and whether upper and lower case were not told apart, which is
-    done only if it finds over a tenth more.
+    Positions int (len(wanted),), -1 where it is missing; and in words which difference was disregarded, empty if none:
+    one is only if that finds over a tenth more.
     """
     wanted_keys, keys = keys_of(wanted), keys_of(names)
     exact = keys.get_indexer(wanted_keys)
     if (exact >= 0).all():
-        return exact, False
-    folded, folded_wanted = (pd.Index([key.casefold() for key in index], dtype=object) for index in (keys, wanted_keys))
-    first = ~folded.duplicated()
-    loose = np.flatnonzero(first)
-    found = folded[first].get_indexer(folded_wanted)
-    found = np.where(found < 0, -1, loose[found])
-    found = np.where(folded_wanted.duplicated(), -1, found)
-    merged = np.where(exact >= 0, exact, np.where(np.isin(found, exact), -1, found))
-    loose_is_better = bool((merged >= 0).sum() > 1.1 * (exact >= 0).sum())
-    return (merged if loose_is_better else exact), loose_is_better
+        return exact, ""
+    best, how = exact, ""
+    peaks = names_type(wanted) == names_type(names) == "peaks"
+    for words, respelt, respelt_wanted in LOOSER_PEAKS if peaks else LOOSER_NAMES:
+        found = _match_loosely(exact, [respelt(key) for key in keys], [respelt_wanted(key) for key in wanted_keys])
+        if (found >= 0).sum() > 1.1 * (best >= 0).sum():
+            best, how = found, words
+    return best, how
+
+
+def _match_loosely(exact: np.ndarray, keys: list[str], wanted: list[str]) -> np.ndarray:
+    """Return the positions of `exact`, and for what is missing there those of an equal key that is nobody else's."""
+    loose_keys, loose_wanted = pd.Index(keys, dtype=object), pd.Index(wanted, dtype=object)
+    first = ~loose_keys.duplicated()
+    found = loose_keys[first].get_indexer(loose_wanted)
+    found = np.where(found < 0, -1, np.flatnonzero(first)[found])
+    found = np.where(loose_wanted.duplicated(), -1, found)
+    return np.where(exact >= 0, exact, np.where(np.isin(found, exact), -1, found))
+
+
+def _joined(key: str) -> str:
+    return re.sub("[._ ]", "-", key)
+
+
+def _moved(start: int, end: int) -> Callable[[str], str]:
+    """Return what moves the start and the end of a peak by some bases."""
+
+    def moved(key: str) -> str:
+        found = PEAK.fullmatch(key)
+        return f"{found[1]}:{int(found[2]) + start}-{int(found[3]) + end}" if found else key
+
+    return moved
+
+
+def _same(key: str) -> str:
+    return key
+
+
+# How spellings are made alike, the least change first: in words, for the names there are, and for those wanted.
+Looser = tuple[str, Callable[[str], str], Callable[[str], str]]
+
+CASE, JOINTS = "upper and lower case", "points, hyphens and underscores (HLA.DRA, HLA-DRA)"
+
+LOOSER_NAMES: tuple[Looser, ...] = (
+    (CASE, str.casefold, str.casefold),
+    (JOINTS, _joined, _joined),
+    (f"{CASE}, {JOINTS}", lambda key: _joined(key).casefold(), lambda key: _joined(key).casefold()),
+)
+
+LOOSER_PEAKS: tuple[Looser, ...] = (
+    (CASE, str.casefold, str.casefold),
+    *(
+        (f"one base: {where} differ by one (counted from 0 or from 1)", _same, _moved(start, end))
+        for start, end, where in (
+            (1, 0, "starts"), (-1, 0, "starts"), (1, 1, "peaks"), (-1, -1, "peaks"),
+        )
+    ),
+)  # fmt: skip
 
 
 NameColumns = Mapping[str, pd.Index]  # "" is the index of var; text columns by their name

@@ -20,8 +20,6 @@ from .datasets import bundled_file
 from .download import fetch
 from .integrity import Store, check_links, check_structure, decoded, is_array, is_group, path_of, reading, rehearse
 
-PIECE = 2**25  # bytes
-
 R_MISSING = -(2**31)  # NA_integer_, which some converters write as a number
 
 
@@ -206,55 +204,12 @@ def has_part(store: Store, name: str) -> bool:
     return name in store and store[name].attrs.get("encoding-type") != "null"
 
 
-def read_whole(file: Path) -> ad.AnnData:
-    """Return all of a file, unchanged.
-
-    Raises
-    ------
-    InputError
-        If any part of it cannot be read.
-    """
-    with reading(file, "read whole"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what nothing here looks at, such as names that are not unique
-        return ad.read_zarr(file) if file.is_dir() else ad.read_h5ad(file)
-
-
-def read_obs_of_whole(file: Path) -> ad.AnnData:
-    """Return the cells' table of an h5ad file after everything in the file was read once, piece by piece.
-
-    Raises
-    ------
-    InputError
-        If any part of it cannot be read.
-    """
-    with open_file(file) as store:
-        with reading(file, "read whole"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in `read_whole`
-            for name in [name for name in store if name not in ("X", "layers", "raw")]:
-                ad.io.read_elem(store[name])
-            for name in ("X", "raw/X", *(f"layers/{layer}" for layer in _layers(store))):
-                if name in store:
-                    ad.experimental.read_elem_lazy(store[name])
-            h5: Any = store  # an h5ad file, not zarr
-            h5.visititems(_read_in_pieces)
-        return ad.AnnData(obs=frame(store, "obs"))
-
-
-def _read_in_pieces(name: str, item: Any) -> None:
-    if not is_array(item) or not item.shape or not item.size:
-        return
-    step = max(1, PIECE * len(item) // item.nbytes)
-    if item.chunks:  # whole ones, or each would be decompressed twice
-        step = max(item.chunks[0], step // item.chunks[0] * item.chunks[0])
-    for start in range(0, len(item), step):
-        item[start : start + step]
-
-
 def copy_with(file: Path, to: Path, adata: ad.AnnData) -> None:
     """Copy an h5ad file; replace `obs` and those parts of `obsm` that `adata` has."""
     shutil.copyfile(file, to)
     with h5py.File(to, "r+") as h5:
-        ad.io.write_elem(h5, "obs", adata.obs)
+        with ad.settings.override(allow_write_nullable_strings=True):  # what the file has already
+            ad.io.write_elem(h5, "obs", adata.obs)
         if "obsm" not in h5:
             ad.io.write_elem(h5, "obsm", {})
         for name, values in adata.obsm.items():

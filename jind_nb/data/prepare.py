@@ -21,6 +21,8 @@ from ..core.parameters import Parameters
 from ..core.text import listing
 from ..errors import InputError
 from . import features
+from .chunks import uncopied_warnings
+from .h5ad import input_files
 from .layers import ChosenLayers, InputFile, choose_layers
 from .plan import Plan
 from .scale import describe_normalisation
@@ -64,6 +66,9 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     With PRETRAINED_MODEL_PATH the features are the model's; one that the file lacks is zero in all cells.
     """
     selection = _select(parameters, cells, plan)
+    files = input_files(parameters)
+    for number in sorted(set(cells.loc[cells["batch"] == plan.target, "file"])):
+        plan.warnings += uncopied_warnings(files[number])
     wanted = (selection.columns, np.array(list(selection.markers.values()), dtype=int))
     x, *of_markers = read_features(selection.values, selection.used, wanted[: 2 if selection.markers else 1])
     if parameters.PRETRAINED_MODEL_PATH is not None:  # its features have the order of the run that trained it
@@ -270,15 +275,20 @@ def _totals_over(
         return names[0] if chosen.scale.values == "clr" and trained is None else None
     common = names[0]
     for other, file in zip(names[1:], chosen.files[1:], strict=True):
-        found, any_case = features.match(common, other)
-        if any_case:
-            plan.notes.append(f"The features of {file.path.name} were matched without regard to upper and lower case.")
+        found, disregarded = features.match(common, other)
+        if disregarded:
+            plan.notes.append(f"The features of {file.path.name} were matched without regard to {disregarded}.")
         common = common[found >= 0]
     if not len(common):
         kind, advice = "feature name", "Use one kind of names in all, or name the column of var with them in GENE_COL."
         if all(features.names_type(index) == "peaks" for index in names):
             kind, advice = "peak", features.PEAKS_ADVICE
         begin = "; ".join(f"{list(index[:3])}" for index in names)
+        ids = (
+            features.kinds_of_names_advice(names[0], other, chosen.files[0].path.name, file.path.name)
+            for other, file in zip(names[1:], chosen.files[1:], strict=True)
+        )
+        advice += next(filter(None, ids), "")
         raise InputError(f"PATH: the files have no {kind} in common (they begin {begin}). {advice}")
     fewest = min(len(index) for index in names)
     plan.notes.append(f"{len(common):,} features are common to all files (the smallest has {fewest:,}).")
@@ -339,16 +349,17 @@ def _model_features(
     """
     missing = np.zeros(len(wanted), dtype=bool)
     for index in in_files:
-        found, any_case = features.match(wanted, index)
+        found, disregarded = features.match(wanted, index)
         missing |= found < 0
-        if any_case:
-            plan.notes.append("The features were matched to the model's without regard to upper and lower case.")
+        if disregarded:
+            plan.notes.append(f"The features were matched to the model's without regard to {disregarded}.")
     plan.features["missing"] = int(missing.sum())
     _enter_overlap(plan, plan.target, wanted, missing, "of the model")
     if missing.all():
         raise InputError(
             f"PRETRAINED_MODEL_PATH: none of the model's {len(wanted):,} features is in the file (the model has "
             f"{list(wanted[:3])}, the file {list(in_files[0][:3])}). GENE_COL can name another column of var."
+            + features.kinds_of_names_advice(in_files[0], wanted, "Your file", "the model")
             + (" Peaks must be re-quantified on the model's." if features.names_type(wanted) == "peaks" else "")
         )
     who, least = f"PRETRAINED_MODEL_PATH: {plan.target!r}", features.MODEL_REFUSES_BELOW

@@ -5,22 +5,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 
 import jind_nb as jn
+from jind_nb.commands.kernels import _unformatted
 from jind_nb.core.parameters import Parameters
 from jind_nb.core.text import as_text
 from jind_nb.data.h5ad import texts
 from jind_nb.data.label_names import label_warnings
 from jind_nb.errors import InputError
-from tests.conftest import SHARED, skip
+from tests.conftest import SHARED, Answer, skip
 from tests.helpers.cases import Annotated, annotate
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
@@ -339,3 +342,130 @@ def test_logarithms_of_small_totals_are_brought_to_a_scale_that_tells_types(
     found, expected = (annotate(tmp_path / f"{name}.h5ad", tmp_path / name) for name in ("in", "counts"))
     assert found.accuracy > expected.accuracy - 0.01
     assert found.assigned > expected.assigned - 0.03
+
+
+# --- what cannot be copied -------------------------------------------------------------------------------------------
+
+
+def test_nullable_text_is_read_and_written(case_file: Callable[[str], Path], tmp_path: Path) -> None:
+    """What anndata 0.13 writes: the run failed after all its training."""
+    found = annotate(case_file("nullable_strings"), tmp_path)
+    is_like_clean(found, 0.005)
+    written = ad.read_h5ad(found.run.annotated_target)
+    assert list(written.obs_names) == list(found.table.index)
+
+
+def test_a_column_called_index_is_read_and_written(case_file: Callable[[str], Path], tmp_path: Path) -> None:
+    """As SeuratDisk writes it."""
+    found = annotate(case_file("index_column_in_raw_var"), tmp_path)
+    written = ad.read_h5ad(found.run.annotated_target)
+    assert list(written.raw.var.columns) == ["index"]
+    assert written.raw.n_vars == 80
+    assert found.accuracy > 0.85
+
+
+def test_parts_of_unknown_form_are_left_out_and_said_before_training(
+    case_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    found = annotate(case_file("awkward_obsm"), tmp_path)
+    is_like_clean(found, 0.005)
+    written = ad.read_h5ad(found.run.annotated_target)
+    assert list(written.obsm) == ["X_jind"] or importlib.util.find_spec("awkward")
+    assert "obsm/airr" in found.said or importlib.util.find_spec("awkward")
+
+
+def test_unknown_encodings_anywhere_are_no_error(tmp_path: Path) -> None:
+    adata = simulated(THREE_BATCHES)
+    adata.obsm["X_pca"] = np.ones((adata.n_obs, 2), dtype=np.float32)
+    adata.uns["kept"] = {"a": 1}
+    adata.obs["note"] = pd.array(["x", None] * (adata.n_obs // 2), dtype="string")
+    file = tmp_path / "in.h5ad"
+    with ad.settings.override(allow_write_nullable_strings=True):
+        adata.write_h5ad(file)
+    with h5py.File(file, "r+") as h5:
+        for place in ("uns", "obsm", "layers", "varm", "obsp"):
+            odd = h5.create_dataset(f"{place}/odd", data=np.ones(adata.n_obs))
+            odd.attrs["encoding-type"], odd.attrs["encoding-version"] = "from-the-future", "9.9.9"
+    found = annotate(file, tmp_path, TARGET_DATASET_NAME="c")
+    for place in ("uns", "obsm", "layers", "varm", "obsp"):
+        assert f"{place}/odd" in found.said or "and 1 more" in found.said
+    written = ad.read_h5ad(found.run.annotated_target)
+    assert written.uns["kept"] == {"a": 1}
+    assert set(written.obsm) == {"X_pca", "X_jind"}
+    assert found.accuracy > 0.95
+
+
+def test_a_file_of_unknown_parts_is_annotated_by_a_saved_model(
+    case_file: Callable[[str], Path], tmp_path: Path, jind_nb: Callable[..., Answer]
+) -> None:
+    model = annotate(case_file("clean"), tmp_path).run.models
+    for name in ("awkward_obsm", "nullable_strings"):
+        done = jind_nb("predict", model, case_file(name), "--output-path", tmp_path / name)
+        assert done.status == 0, done.err
+        with h5py.File(tmp_path / name / "annotated_target.h5ad") as h5:
+            assert "jind_prediction" in h5["obs"]
+
+
+def test_braces_in_a_path_are_no_names_of_parameters(tmp_path: Path) -> None:
+    """papermill fills them in."""
+    folder = tmp_path / "{SEED} {a}"
+    folder.mkdir()
+    assert _unformatted(folder / "x.ipynb").format(SEED=3) == str(folder / "x.ipynb")
+
+
+# --- spellings of features -------------------------------------------------------------------------------------------
+
+
+def test_peaks_that_differ_by_one_base_are_matched_and_said(case_file: Callable[[str], Path], tmp_path: Path) -> None:
+    """Counted from 0 in one file, from 1 in the other; all were refused. As right as with the same names."""
+    paths = [case_file("peaks_0_based"), case_file("peaks_1_based")]
+    one, other = map(ad.read_h5ad, paths)
+    target = str(other.obs["batch"].iloc[0])
+    found = annotate(paths, tmp_path, TARGET_DATASET_NAME=target)
+    assert "without regard to one base: starts differ by one" in found.said
+    assert found.plan.features["kept"] == 3000
+    names = {str(name).replace("-", ":").split(":")[2]: name for name in one.var_names}
+    other.var_names = [names.get(str(name).replace("-", ":").split(":")[2], name) for name in other.var_names]
+    assert set(other.var_names) == set(one.var_names)
+    other.write_h5ad(tmp_path / "same.h5ad")
+    expected = annotate([paths[0], tmp_path / "same.h5ad"], tmp_path / "same", TARGET_DATASET_NAME=target)
+    assert found.accuracy == expected.accuracy
+    assert found.assigned == expected.assigned
+
+
+def two_spellings(folder: Path, spell: Callable[[int], str], respell: Callable[[str], str]) -> list[Path]:
+    adata = simulated(THREE_BATCHES)
+    adata.var_names = [spell(i) for i in range(adata.n_vars)]
+    of_c = (adata.obs["batch"] == "c").to_numpy()
+    adata[~of_c].copy().write_h5ad(folder / "reference.h5ad")
+    adata.var_names = [respell(name) for name in adata.var_names]
+    adata[of_c].copy().write_h5ad(folder / "query.h5ad")
+    return [folder / "reference.h5ad", folder / "query.h5ad"]
+
+
+@pytest.mark.parametrize(
+    "respell",
+    [
+        lambda name: name.replace("-", "."),
+        lambda name: name.replace("-", "_"),
+        lambda name: name.replace("-", ".").lower(),
+    ],
+)
+def test_points_hyphens_and_underscores_are_alike(respell: Callable[[str], str], tmp_path: Path) -> None:
+    """R turns HLA-DRA into HLA.DRA."""
+    paths = two_spellings(tmp_path, lambda i: f"HLA-D{chr(65 + i // 26)}{chr(65 + i % 26)}", respell)
+    found = annotate(paths, tmp_path, TARGET_DATASET_NAME="c")
+    assert found.plan.features["kept"] == 60
+    assert "points, hyphens and underscores (HLA.DRA, HLA-DRA)" in found.said
+    assert found.accuracy > 0.95
+
+
+def test_ids_beside_symbols_are_named(tmp_path: Path) -> None:
+    paths = two_spellings(tmp_path, "GENE{}".format, lambda name: f"ENSG{int(name[4:]):011d}")
+    with pytest.raises(
+        InputError, match=r"reference.h5ad uses symbols, query.h5ad Ensembl ids: add the other kind as a column"
+    ):
+        annotate(paths, tmp_path, TARGET_DATASET_NAME="c")
+    model = annotate(paths[0], tmp_path / "model", TARGET_DATASET_NAME="b").run.models
+    with pytest.raises(InputError, match=r"Your file uses Ensembl ids, the model symbols"):
+        jn.load_model(model).predict(ad.read_h5ad(paths[1]))
