@@ -19,7 +19,7 @@ from ..core.parameters import Parameters, make_parameters
 from ..data import parents as data_parents
 from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
-from ..data.h5ad import copy_with, frame, no_column, open_file, texts
+from ..data.h5ad import copy_with, frame, local_file, no_column, open_file, texts
 from ..data.plan import Plan
 from ..data.prepare import prepare_in_blocks
 from ..errors import InputError
@@ -95,6 +95,7 @@ def predict(
     InputError
         If the model or the file cannot be used; nothing has been written then.
     """
+    h5ad = local_file(str(h5ad))
     own: dict[str, Any] = {"ALIGN": align, "OUTPUT_PATH": str(output.absolute())}
     parameters = parameters_for(model, h5ad, own | dict(values or {}))
     run = Run(parameters)

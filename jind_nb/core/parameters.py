@@ -39,7 +39,7 @@ BUNDLED = "scanpy:"
 # More than any parameter file needs, and so few that reading them never takes long.
 MOST_BYTES = 2**18
 
-DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom")
+DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom", ".h5mu")
 
 OLDER_NAMES = {"TRAIN_DATASETS_NAMES": "INTER_DATASETS_NAMES"}
 

@@ -18,6 +18,7 @@ from ..core.text import as_text, did_you_mean
 from ..errors import InputError
 from .datasets import bundled_file
 from .download import fetch
+from .formats import as_h5ad
 from .integrity import Store, check_links, check_structure, decoded, is_array, is_group, path_of, reading, rehearse
 
 R_MISSING = -(2**31)  # NA_integer_, which some converters write as a number
@@ -29,16 +30,16 @@ def input_files(parameters: Parameters) -> list[Path]:
 
 
 def local_file(path: str) -> Path:
-    """Return one of PATH as a file on this machine.
+    """Return one of PATH as an h5ad file or zarr folder on this machine; other forms are rewritten as h5ad first.
 
     Raises
     ------
     InputError
-        If no such data are bundled, or the file cannot be fetched.
+        If no such data are bundled, the file cannot be fetched, or must be converted first.
     """
     if path.startswith(BUNDLED):
         return bundled_file(path)
-    return fetch(path) if is_remote(path) else Path(path)
+    return fetch(path) if is_remote(path) else as_h5ad(Path(path))
 
 
 @contextmanager
@@ -59,7 +60,9 @@ def open_file(file: Path) -> Iterator[Store]:
         raise InputError(f"PATH: there is no file {file}.{did_you_mean(file.name, names)}")
     if file.is_dir():
         if not is_zarr(file):
-            raise InputError(f"PATH: {file} is a folder and no zarr; give the .h5ad file or .zarr folder in it.")
+            raise InputError(
+                f"PATH: {file} is a folder and neither a zarr nor an mtx folder; give the .h5ad file or .zarr folder in it."
+            )
         check_links(file)
     else:
         if file.stat().st_size == 0:
