@@ -9,6 +9,7 @@ scipy follows them out of its memory; blocks must hold equally many stored value
 genes; and the values of a CSC matrix must be sorted by rows first.
 """
 
+import logging
 import os
 import tempfile
 import warnings
@@ -16,7 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,8 @@ from scipy import sparse
 from ..errors import InputError
 from .h5ad import form_of, frame, has_part, open_checked, open_file, other_layers, shape_of
 from .integrity import Store, decoded, is_array, is_group, path_of, reading
+
+log = logging.getLogger(__name__)
 
 # Stored values of a block: with what normalising takes beside them, about a sixth of a gigabyte.
 VALUES_AT_ONCE = 2**22
@@ -422,72 +425,89 @@ def read_whole_cells(file: Path, rows: np.ndarray) -> ad.AnnData:
     Raises
     ------
     InputError
-        If any part of the file cannot be read.
+        If the tables cannot be read. Other parts that cannot be are left out.
     """
     store: Any
     with open_file(file) as store, reading(file, "read whole"), warnings.catch_warnings():
         # Cells with equal names are told apart by position; the plan has a note about them.
         warnings.filterwarnings("ignore", message=".* names are not unique")
+        whole = ad.AnnData(**{name: plain_table(frame(store, name)) for name in ("obs", "var")})
         left_out = uncopied_parts(store)
-        tables = {name: plain_table(frame(store, name)) for name in ("obs", "var")}
-        small = {name: _read_parts(store, name, left_out) for name in ("varm", "varp", "uns", "layers", "obsm", "obsp")}
-        cells = ad.AnnData(**tables, **small)[rows].copy()
-        if has_part(store, "X"):
-            cells.X = _read_stored_rows(store, "X", rows)
-        for name in ("layers", "obsm", "obsp"):
-            for key in (
-                key for key in _keys(store, name) if key not in small[name] and f"{name}/{key}" not in left_out
-            ):
-                values = _read_stored_rows(store, f"{name}/{key}", rows)
-                getattr(cells, name)[key] = values[:, rows] if name == "obsp" else values
-        if ".raw" in other_layers(store):
-            raw = {"var": plain_table(frame(store, "raw/var")), "varm": _read_parts(store, "raw/varm", left_out)}
-            cells.raw = ad.AnnData(_read_stored_rows(store, "raw/X", rows), obs=cells.obs[[]], **raw)
+        by_rows = []
+        for group, key in _parts(store):
+            name = f"{group}/{key}" if group else key
+            if group not in ("", "raw/varm") and name not in left_out:
+                if group in ("layers", "obsm", "obsp") and _is_matrix(store[name]):
+                    by_rows.append((group, key))
+                    continue
+                with _left_out_if_wrong(name, file):
+                    getattr(whole, group)[key] = ad.io.read_elem(store[name])
+        cells = whole[rows].copy()
+        if has_part(store, "X") and "X" not in left_out:
+            with _left_out_if_wrong("X", file):
+                cells.X = _read_stored_rows(store, "X", rows)
+        for group, key in by_rows:
+            with _left_out_if_wrong(f"{group}/{key}", file):
+                values = _read_stored_rows(store, f"{group}/{key}", rows)
+                getattr(cells, group)[key] = values[:, rows] if group == "obsp" else values
+        if ".raw" in other_layers(store) and "raw" not in left_out:
+            with _left_out_if_wrong("raw", file):
+                cells.raw = ad.AnnData(
+                    _read_stored_rows(store, "raw/X", rows), obs=cells.obs[[]], var=plain_table(frame(store, "raw/var"))
+                )
+                for key in (key for key in _keys(store, "raw/varm") if f"raw/varm/{key}" not in left_out):
+                    cells.raw.varm[key] = ad.io.read_elem(store[f"raw/varm/{key}"])
         return cells
+
+
+@contextmanager
+def _left_out_if_wrong(name: str, file: Path) -> Iterator[None]:
+    """Go on without a part of a file that turns out to be damaged or of a wrong shape; the log says so."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s of %s is left out, it cannot be read: %s", name, file, error)
+
+
+def _parts(store: Store) -> Iterator[tuple[str, str]]:
+    """Yield group and name of every part that is copied beside `obs` and `var`; X and raw have no group."""
+    for group in ("varm", "varp", "uns", "layers", "obsm", "obsp", "raw/varm"):
+        yield from ((group, key) for key in _keys(store, group))
+    yield from (("", name) for name in ("X", "raw") if has_part(store, name))
 
 
 def uncopied_parts(store: Store) -> dict[str, str]:
     """Return the parts of a file that cannot be copied into another one, and why: `obsm/airr` -> the reader's error.
 
     Everything that is copied later is read once, but for large matrices, of which the form is checked.
-
-    Raises
-    ------
-    InputError
-        If a part is damaged.
     """
     found = {}
-    for group in ("varm", "varp", "uns", "layers", "obsm", "obsp", "raw/varm"):
-        for key in _keys(store, group):
-            name = f"{group}/{key}"
-            with reading(f"{name} of {path_of(store)}"), warnings.catch_warnings():
+    for group, key in _parts(store):
+        name = f"{group}/{key}" if group else key
+        try:
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of forms that are read all the same
-                try:
-                    if not _is_matrix(store[name]):
-                        ad.io.read_elem(store[name])
-                    elif not is_array(store[name]):
-                        Blocks.from_store(store, name, name, np.empty(0, dtype=np.int64))
-                except Exception as error:
-                    if not _is_of_unknown_form(error):
-                        raise
-                    found[name] = " ".join(str(error).split("\n")[0].split())[:200]
+                if name == "raw":
+                    frame(store, "raw/var")
+                    _check_form(store, "raw/X")
+                elif name == "X" or _is_matrix(store[name]):
+                    _check_form(store, name)
+                else:
+                    ad.io.read_elem(store[name])
+        except Exception as error:  # anndata, h5py and zarr fail in many ways
+            found[name] = " ".join(str(error).split("\n")[0].split())[:200]
     return found
 
 
-def _is_of_unknown_form(error: Exception) -> bool:
-    """Return whether something is not damaged, but of a form that anndata, or a package missing here, would have to know."""
-    unknown = isinstance(error, ImportError | NotImplementedError | AttributeError | TypeError)
-    return unknown or type(error).__name__ == "IORegistryError"  # anndata keeps that class to itself
+def _check_form(store: Any, name: str) -> None:
+    if not is_array(store[name]):
+        Blocks.from_store(store, name, name, np.empty(0, dtype=np.int64))
+    elif store[name].dtype.kind not in "fiubc":
+        raise ValueError(f"its values are {store[name].dtype}, and not numbers")
 
 
 def uncopied_warnings(file: Path) -> list[str]:
-    """Return what to tell about parts of a file that the annotated file will not have.
-
-    Raises
-    ------
-    InputError
-        If a part is damaged.
-    """
+    """Return what to tell about parts of a file that the annotated file will not have."""
     with open_file(file) as store:
         found = uncopied_parts(store)
     if not found:
@@ -506,7 +526,6 @@ def read_obs_of_whole(file: Path) -> ad.AnnData:
         If any part of it is damaged.
     """
     with open_file(file) as store:
-        uncopied_parts(store)
         with reading(file, "read whole"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what nothing here looks at
             h5: Any = store  # an h5ad file, not zarr
