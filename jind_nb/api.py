@@ -24,7 +24,7 @@ import torch
 from anndata.io import write_elem
 
 from .commands.predict import PARAMETERS_OF_FILE, annotate_file, parameters_for
-from .core.model_json import read_model_json
+from .core.model_json import Normalisation, read_model_json
 from .core.parameters import make_parameters
 from .core.python_names import from_python, in_python
 from .data import cells as data_cells
@@ -32,6 +32,7 @@ from .data import plan as data_plan
 from .data import prepare, roles
 from .data.h5ad import no_column, texts
 from .data.integrity import mark_as_undamaged
+from .data.layers import VOLUME_COLUMNS
 from .errors import InputError
 from .model import annotate as model_annotate
 from .model import store
@@ -67,9 +68,11 @@ def annotate(
     rejection: float = 0.05,
     target_error: float | None = None,
     unlabeled: Sequence[str] | None = None,
+    rename: Mapping[str, str] | None = None,
     gene_col: str | None = None,
+    feature_types: Sequence[str] = (),
     layer: str | None = None,
-    normalisation: Literal["auto", "counts", "log1p", "as_is"] = "auto",
+    normalisation: Normalisation = "auto",
     align: bool | None = None,
     parents: Mapping[str, str] | str | None = None,
     cluster_resolution: float | None = None,
@@ -117,14 +120,20 @@ def annotate(
         Instead of rejection: the highest share of wrong labels among the assigned cells of a batch that is new to the
         model, say 0.05.
     unlabeled
-        Words in labels_key that mean: no label (upper and lower case alike). Default: -, ?, NA, unknown and the like.
+        Words in labels_key that mean: no label (upper and lower case, blank, hyphen and underscore alike). Default: -, ?, NA,
+        unknown and the like.
+    rename
+        Labels to read as others, a map such as {"b cells": "B", "Bcell": "B"}; the target's own too.
     gene_col
         Column of `var` with the feature names; default: the index of `var`.
+    feature_types
+        Which `var.feature_types` to use; default: Gene Expression where all batches have it, else what all have.
     layer
         Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`.
     normalisation
-        What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, `log1p` values, or to be
-        left alone (`as_is`).
+        What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, `log1p` values, counts of
+        antibodies (`clr`), cytometry (`panel`), in situ counts to divide by the cell's volume (`volume`), or to be left
+        alone (`as_is`).
     align
         Align the target with the annotated batches; default: if left-out batches were annotated better with alignment
         (method `reference`: always), but never with pretrained_model_path.
@@ -274,7 +283,7 @@ class Model:
         align: bool = False,
         layer: str | None = None,
         gene_col: str | None = None,
-        normalisation: Literal["auto", "counts", "log1p", "as_is"] | None = None,
+        normalisation: Normalisation | None = None,
         use_gpu: bool | None = None,
         **unknown: Never,
     ) -> None:
@@ -360,7 +369,7 @@ def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str,
         file = Path(folder) / FILE
         try:
             parts: dict[str, Any] = {
-                "obs": _as_text(adata.obs[list(dict.fromkeys(columns.values()))]),
+                "obs": _as_text(adata.obs[list(dict.fromkeys(columns.values()))]).assign(**_volumes(adata.obs)),
                 "var": _as_text(_names_in(adata.var, values.get("GENE_COL"))),
                 "layers": {name: adata.layers[name] for name in adata.layers if searched or name == layer},
             }
@@ -376,6 +385,11 @@ def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str,
             raise InputError(f"adata: its values cannot be written to a temporary file ({error}).") from None
         mark_as_undamaged(file)
         yield file
+
+
+def _volumes(obs: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return the columns of `obs` with the cells' volumes, numbers as they are."""
+    return {name: obs[name].to_numpy() for name in VOLUME_COLUMNS if pd.api.types.is_numeric_dtype(obs.get(name))}
 
 
 def _names_in(var: pd.DataFrame, gene_col: str | None) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from ..core.coerce import AUTO
 from ..core.files import read_yaml
 from ..core.parameters import Parameters
 from ..core.text import listing
+from ..data.cells import names_of
 from ..data.h5ad import frame, open_file, texts
 
 REQUIRED = ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME")
@@ -66,13 +67,13 @@ def read_obs(files: Sequence[Path]) -> pd.DataFrame:
         If a file cannot be read.
     """
     tables = []
-    for file in files:
+    for file, name in zip(files, names_of(files), strict=True):
         with open_file(file) as store:
             table = frame(store, "obs")
         if len(files) == 1:
             return table
         categories = table.select_dtypes("category").columns
-        tables.append(table.astype(dict.fromkeys(categories, object)).assign(**{EACH_FILE: file.stem}))
+        tables.append(table.astype(dict.fromkeys(categories, object)).assign(**{EACH_FILE: name}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -89,7 +90,7 @@ def guess(obs: pd.DataFrame, given: Mapping[str, Any] | None = None, *, several_
         Whether `obs` has the column EACH_FILE, which is used where a batch is missing.
     """
     known = dict(given or {})
-    columns = guess_columns(obs.drop(columns=EACH_FILE) if several_files else obs)
+    columns = guess_columns(obs.drop(columns=EACH_FILE), obs[EACH_FILE]) if several_files else guess_columns(obs)
     values: dict[str, Any] = dict.fromkeys(PROPOSED)
     why: dict[str, str] = {}
     _guess_columns(values, why, columns, several_files)
@@ -125,8 +126,15 @@ def one_line(value: object) -> str:
 # --- columns ---------------------------------------------------------------------------------------------------------
 
 
-def guess_columns(obs: pd.DataFrame) -> Columns:
+def guess_columns(obs: pd.DataFrame, file: pd.Series | None = None) -> Columns:
     """Guess the columns of batches and cell types from their names and their values.
+
+    Parameters
+    ----------
+    obs
+        Rows are cells.
+    file
+        The file of each cell, which stands for a batch where a column has none; None: there is one file.
 
     >>> obs = pd.DataFrame({"Donor_ID": ["d1", "d1", "d2", "d2"], "sex": ["f", "f", "m", "m"],
     ...                     "CellType": ["B", "T", "B", "T"], "n_counts": [1.5, 2.5, 3.5, 4.5]})
@@ -134,16 +142,27 @@ def guess_columns(obs: pd.DataFrame) -> Columns:
     >>> columns.batch, columns.labels
     (['Donor_ID'], ['CellType'])
     """
-    could_be_labels = [name for name in obs if not set(WORDS["other"]) & set(_words(name))]
-    of_batch = _by_name(obs, WORDS["batch"])
+    # A name with _ in front is what a tool keeps for itself (_scvi_labels, _dataset).
+    for_people = [name for name in obs if not str(name).startswith("_")] or list(obs)
+    could_be_labels = [name for name in for_people if not set(WORDS["other"]) & set(_words(name))]
+    of_batch = _by_name(obs[for_people], WORDS["batch"])
     of_labels = _by_name(obs[[name for name in could_be_labels if name not in of_batch]], WORDS["labels"])
-    batch = [name for name in of_batch if _may_be_batch(obs[name])]
+    batches = {
+        name: obs[name] if file is None else obs[name].astype(object).where(obs[name].notna(), file)
+        for name in of_batch
+    }
+    batch = [name for name in of_batch if _may_be_batch(batches[name])]
     labels = [name for name in of_labels if _may_be_labels(obs[name])]
+    labels.sort(key=lambda name: (_is_of_a_tool(name), _are_numbers(obs[name])))
     if batch:
-        # A column whose types are each in only one batch is of no use, so it comes last.
-        labels.sort(key=lambda name: _each_in_one_batch(obs[name], obs[batch[0]]))
+        # First what leaves a batch to annotate; a column whose types are each in only one batch is of no use.
+        of_cells = batches[batch[0]]
+        labels.sort(key=lambda name: not _leaves_a_batch(obs[name], of_cells))
+        labels.sort(key=lambda name: _each_in_one_batch(obs[name], of_cells))
     by_content: set[str] = set()
     rest = [name for name in could_be_labels if name not in {*of_batch, *of_labels} and not _is_number(obs[name])]
+    # What a tool predicted covers all cells; a person's labels would be preferred to it.
+    rest = [name for name in rest if not _is_of_a_tool(name)] or rest
     for found, may_be in ((batch, _may_be_batch), (labels, _may_be_labels)):
         could = [name for name in rest if may_be(obs[name])]
         if not found and len(could) == 1:  # of several, the user must choose
@@ -204,6 +223,24 @@ def _may_be_labels(column: pd.Series) -> bool:
     parameters = Parameters.model_construct()
     n = len({str(value) for value in distinct_values(column) if not parameters.is_unlabeled(str(value))})
     return 2 <= n <= min(MOST_TYPES, max(2, int(column.notna().sum()) // 2))
+
+
+def _is_of_a_tool(name: str) -> bool:
+    """Return whether a column's name says that a tool predicted what it holds."""
+    return bool(set(WORDS["predicted"]) & set(_words(name)))
+
+
+def _are_numbers(labels: pd.Series) -> bool:
+    """Return whether labels are numbers, also as text: numbers of clusters more often than types."""
+    return all(re.fullmatch(r"-?\d+(\.\d+)?", str(value)) for value in labels.dropna().unique())
+
+
+def _leaves_a_batch(labels: pd.Series, batch: pd.Series) -> bool:
+    """Return whether a column labels most cells of some batches, and no cell of others."""
+    parameters = Parameters.model_construct()
+    known = texts(labels).map(lambda label: label is not None and not parameters.is_unlabeled(str(label)))
+    share = known.groupby(texts(batch).to_numpy()).mean()
+    return bool((share == 0).any() and (share > 0.5).any())
 
 
 def _each_in_one_batch(labels: pd.Series, batch: pd.Series) -> bool:

@@ -157,8 +157,8 @@ def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder
     running = executed.with_name(f".{template}.running.ipynb")
     try:
         papermill.execute_notebook(
-            shipped("notebooks") / f"{template}.ipynb",
-            running,
+            _unformatted(shipped("notebooks") / f"{template}.ipynb"),
+            _unformatted(running),
             parameters=dict(parameters),
             kernel_name=KERNEL,
             progress_bar=False,
@@ -196,6 +196,11 @@ def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder
         raise StageError(f"{template}: {why}.") from None
     finally:
         _keep_if_complete(running, executed)
+
+
+def _unformatted(path: Path) -> str:
+    """Return a path that papermill, which takes braces for names of parameters, leaves as it is."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _keep_if_complete(running: Path, executed: Path) -> None:

@@ -17,8 +17,9 @@ from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
 from ..data import parents as data_parents
+from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
-from ..data.h5ad import copy_with, frame, no_column, open_file, read_obs_of_whole, read_whole, texts
+from ..data.h5ad import copy_with, frame, local_file, no_column, open_file, texts
 from ..data.plan import Plan
 from ..data.prepare import prepare_in_blocks
 from ..errors import InputError
@@ -26,16 +27,16 @@ from ..model import store as model_store
 from ..model.annotate import settings_of
 from ..model.networks import encode
 from ..model.state import Settings
-from ..model.target import align, annotate_latent
+from ..model.target import align, annotate_latent, reject_empty
 from ..results.tables import annotate_obs, predictions_table
 from ..results.target import TargetResult, with_parents
-from ..results.write import write_predictions
+from ..results.write import write_cells, write_predictions
 from ..runs import previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import model_folder
 
 # Parameters that may differ from the model's run.
-PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "NORMALISATION", "USE_GPU")
+PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "USE_GPU")
 
 # Parameters that are the model's own.
 PARAMETERS_OF_MODEL = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
@@ -94,6 +95,7 @@ def predict(
     InputError
         If the model or the file cannot be used; nothing has been written then.
     """
+    h5ad = local_file(str(h5ad))
     own: dict[str, Any] = {"ALIGN": align, "OUTPUT_PATH": str(output.absolute())}
     parameters = parameters_for(model, h5ad, own | dict(values or {}))
     run = Run(parameters)
@@ -198,6 +200,7 @@ class _Encoded:
     own: np.ndarray  # bool (n,): cells that the model annotated in its own run
     values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned
     place: np.ndarray  # int (n,): a cell's row of `values`
+    empty: np.ndarray  # bool (n,): cells without any value in the model's features
 
     def values_of(self, rows: np.ndarray) -> sparse.csr_matrix:
         return self.values[self.place[rows]]
@@ -206,14 +209,16 @@ class _Encoded:
 def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings) -> _Encoded:
     """Read the values block by block and encode them."""
     shared, own_target = model_store.load_shared(model, settings.device)[0], model_store.own_target(model)
-    latents, own, held = [], [], []
+    latents, own, held, empty = [], [], [], []
     for x in blocks:
+        empty.append(np.diff(x.indptr) == 0)
         latents.append(encode(shared, x, settings.device))
         own.append(np.isin(fingerprints(x), own_target))
         held.append(x if settings.align else x[own[-1]])
     is_own = np.concatenate(own)
     is_held = np.ones_like(is_own) if settings.align else is_own
-    return _Encoded(np.concatenate(latents), is_own, sparse.vstack(held, format="csr"), np.cumsum(is_held) - 1)
+    place = np.cumsum(is_held) - 1
+    return _Encoded(np.concatenate(latents), is_own, sparse.vstack(held, format="csr"), place, np.concatenate(empty))
 
 
 def _annotate(
@@ -238,6 +243,7 @@ def _annotate(
             model_store.recall(annotated, encoded.values_of(rows), model, known, settings)
         elif settings.align:
             align(annotated, encoded.values_of(rows), known, settings)
+        reject_empty(annotated, encoded.empty[rows])
         notes += annotated.notes
         latent[rows] = annotated.final_latent
         result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None)
@@ -266,7 +272,7 @@ def _write_annotated(run: Run, adata: ad.AnnData, h5ad: Path) -> str:
     """Write the annotated file and return the input's hash."""
     with whole_file(run.annotated_target) as temporary:
         if h5ad.is_dir():
-            adata.write_h5ad(temporary, compression="gzip")
+            write_cells(temporary, adata)
         else:
             copy_with(h5ad, temporary, adata)
     return sha256(h5ad)

@@ -21,7 +21,7 @@ from ..core.files import is_disk_full, why_not_written, write_json, write_yaml
 from ..core.limits import is_out_of_memory, memory_limit
 from ..core.logs import log_to
 from ..core.model_json import read_model_json
-from ..core.parameters import Parameters
+from ..core.parameters import BUNDLED, Parameters
 from ..core.stage_words import STAGE_WORDS, UNCHANGED
 from ..data.cells import read_cells
 from ..data.h5ad import input_files, n_bytes
@@ -259,7 +259,11 @@ def _provenance(active: ActiveRun) -> dict[str, Any]:
     """Return the versions, the seed and the input files, for manifest.json and the report."""
     parameters = active.run.parameters
     addresses = zip(input_files(parameters), parameters.paths, strict=True)
-    fetched = {file: {"fetched from": shown_address(path)} for file, path in addresses if is_remote(path)}
+    fetched = {
+        file: {"fetched from": shown_address(path)} if is_remote(path) else {"made from": path}
+        for file, path in addresses
+        if is_remote(path) or (not path.startswith(BUNDLED) and Path(path) != file)
+    }
     files = [{"path": str(file), "sha256": hash_, **fetched.get(file, {})} for file, hash_ in active.inputs.items()]
     return {"versions": code_hash.versions(), "seed": parameters.SEED, "input": files}
 

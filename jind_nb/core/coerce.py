@@ -114,6 +114,13 @@ def _parents(value: object) -> object:
     raise ValueError("must be a map of cell types to parents, or a column of obs")
 
 
+def _rename(value: object) -> object:
+    value = _map({} if value is None else value)
+    if not isinstance(value, dict) or any(isinstance(item, dict | list) for item in value.values()):
+        raise ValueError("must be a map of labels to labels, as in {b cells: B, Bcell: B}")
+    return value
+
+
 def _none_if_empty(value: object) -> object:
     return None if isinstance(value, str | bytes) and not value.strip() else value
 
@@ -146,5 +153,7 @@ _Features = Annotated[
 Markers = Annotated[dict[_Writable, _Features], BeforeValidator(_markers)]
 
 Parents = Annotated[dict[Name, Name] | Name | None, BeforeValidator(_parents)]
+
+Rename = Annotated[dict[Name, Name], BeforeValidator(_rename)]
 
 MaybeBool = Annotated[bool | None, BeforeValidator(_none_if_empty)]

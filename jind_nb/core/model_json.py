@@ -20,7 +20,7 @@ LARGEST = 1e15
 
 Threshold = Annotated[float, Field(ge=0, le=2)]  # of a confidence or a distance; above 1 every cell is Unassigned
 
-Normalisation = Literal["auto", "counts", "log1p", "as_is"]
+Normalisation = Literal["auto", "counts", "log1p", "clr", "panel", "volume", "as_is"]
 
 
 def read_model_json(folder: Path) -> dict[str, Any]:
@@ -74,7 +74,8 @@ class CommonScale:
     """Hold the scale that all batches are brought to; the names of its fields stand in model.json."""
 
     scale: str  # in words
-    values: Literal["log1p", "as they are"]
+    # `clr`: centred log ratios of antibody counts; `volume`: log1p of counts divided by the cell's volume.
+    values: Literal["log1p", "as they are", "clr", "volume"]
     # Of each cell on the linear scale; None: not known.
     total: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     rescaled: bool  # whether every cell was brought to that total

@@ -5,6 +5,7 @@ The names are those of the JIND-Multi program, upper case, in YAML, JSON, the no
 """
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,10 +27,12 @@ from .coerce import (
     Parents,
     Paths,
     Population,
+    Rename,
     Whole,
     Words,
 )
 from .files import read_yaml
+from .model_json import Normalisation
 from .text import listing, nearest
 
 # A PATH that starts with this names data that come with an installed package.
@@ -38,7 +41,7 @@ BUNDLED = "scanpy:"
 # More than any parameter file needs, and so few that reading them never takes long.
 MOST_BYTES = 2**18
 
-DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom")
+DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom", ".h5mu")
 
 PUBLISHED_MINIMUM = 100  # MIN_CELL_TYPE_POPULATION of the JIND-Multi program
 
@@ -113,17 +116,23 @@ class Parameters(BaseModel):
     """Instead of REJECTION: the highest share of wrong labels among the assigned cells of a batch that is new to the
     model, say 0.05."""
     UNLABELED: Words = [
-        "-", "?", "NA", "N/A", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled", "unannotated",
-        "not annotated", "not assigned",
+        "-", "?", "NA", "N/A", "n.a.", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled",
+        "unannotated", "unclassified", "undefined", "undetermined", "unidentified", "not annotated", "not assigned",
+        "not applicable", "not available",
     ]  # fmt: skip
-    """Words in LABELS_COL that mean: no label (upper and lower case alike)."""
+    """Words in LABELS_COL that mean: no label (upper and lower case, blank, hyphen and underscore alike)."""
+    RENAME: Rename = {}
+    """Labels to read as others, a map such as {"b cells": "B", "Bcell": "B"}; the target's own too."""
     GENE_COL: MaybeText = None
     """Column of `var` with the feature names; default: the index of `var`."""
+    FEATURE_TYPES: Words = []
+    """Which `var.feature_types` to use; default: Gene Expression where all batches have it, else what all have."""
     LAYER: MaybeText = None
     """Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`."""
-    NORMALISATION: Literal["auto", "counts", "log1p", "as_is"] = "auto"
-    """What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, `log1p` values, or to
-    be left alone (`as_is`)."""
+    NORMALISATION: Normalisation = "auto"
+    """What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, `log1p` values, counts
+    of antibodies (`clr`), cytometry (`panel`), in situ counts to divide by the cell's volume (`volume`), or to be left
+    alone (`as_is`)."""
     ALIGN: MaybeBool = None
     """Align the target with the annotated batches; default: if left-out batches were annotated better with alignment
     (METHOD `reference`: always), but never with PRETRAINED_MODEL_PATH."""
@@ -188,7 +197,12 @@ class Parameters(BaseModel):
 
     def is_unlabeled(self, label: str) -> bool:
         """Return whether a word in LABELS_COL means no label; an empty one always does."""
-        return not label.strip() or label.strip().casefold() in {word.casefold() for word in self.UNLABELED}
+        return not label.strip() or _folded(label) in {_folded(word) for word in self.UNLABELED}
+
+
+def _folded(word: str) -> str:
+    """Return a word without what writers differ in: case, and whether parts are joined by blank, hyphen or underscore."""
+    return " ".join(re.sub("[-_]", " ", word.casefold()).split()) or word.strip()
 
 
 for _field in Parameters.model_fields.values():  # their docstrings, as one line each

@@ -1,18 +1,28 @@
 """Names and lists as people read them."""
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
+
+# Characters of no width that copied text brings along.
+INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
 
 
 def as_text(value: object) -> str:
     """Return a batch or label name as text, so that `1`, `1.0` (a column with gaps) and `"1"` are the same batch.
 
-    >>> as_text(1), as_text(1.0), as_text("1"), as_text(1.5)
-    ('1', '1', '1', '1.5')
+    Letters with accents have one form (NFC), blanks of any kind are one space, and bytes are read as UTF-8.
+
+    >>> as_text(1), as_text(1.0), as_text("1"), as_text(1.5), as_text(b"T cell"), as_text("T\\u00a0 cell")
+    ('1', '1', '1', '1.5', 'T cell', 'T cell')
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip()
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    if text.isascii() and text.isalnum():
+        return text
+    return re.sub(r"[^\S\r\n]+", " ", unicodedata.normalize("NFC", text.translate(INVISIBLE))).strip()
 
 
 def listing(names: Iterable[object], most: int = 20, *, quoted: bool = True) -> str:

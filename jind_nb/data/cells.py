@@ -1,6 +1,8 @@
 """The table of cells: the batch and the label of each, and the target's own labels and values as they are in the file."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import anndata as ad
@@ -30,18 +32,81 @@ def _where(labels: pd.Series, rule: Callable[[str], bool]) -> pd.Series:
 
 
 def _labels(obs: pd.DataFrame, column: str, parameters: Parameters) -> pd.Series:
-    """Return the labels of a column as text, None for a cell without one and if there is no such column."""
+    """Return the labels of a column as text after RENAME, None for a cell without one and if there is no such column."""
     labels = _texts(obs, column)
+    labels = labels.map(lambda label: parameters.RENAME.get(label, label)) if parameters.RENAME else labels
     return labels.mask(_where(labels, lambda label: parameters.is_unlabeled(label) or _is_rejected(label)), None)
 
 
-def _batches(obs: pd.DataFrame, file: Path, parameters: Parameters) -> pd.Series:
+def names_of(files: Sequence[Path]) -> list[str]:
+    """Return what each file is called: its name without ending, or its folder's where several have one name.
+
+    >>> names_of([Path("s1/counts.h5ad"), Path("s2/counts.h5ad"), Path("new.h5ad")])
+    ['s1', 's2', 'new']
+    """
+    stems = [file.stem for file in files]
+    return [file.stem if stems.count(file.stem) == 1 else file.absolute().parent.name for file in files]
+
+
+def _batches(obs: pd.DataFrame, file: Path, name: str, parameters: Parameters) -> pd.Series:
     """Return the batch of each cell; a file of several without BATCH_COL is one batch, named like the file."""
     if parameters.BATCH_COL in obs:
         return texts(obs[parameters.BATCH_COL])
     if len(parameters.paths) == 1:
         raise no_column("BATCH_COL", parameters.BATCH_COL, obs, f"obs of {file}")
-    return pd.Series(file.stem, index=obs.index, dtype=object)
+    return pd.Series(name, index=obs.index, dtype=object)
+
+
+@dataclass
+class FileOfCells:
+    """Hold the table of cells of one file, and what it says of batches and labels."""
+
+    obs: pd.DataFrame
+    batch: pd.Series  # the batch of each cell, as text
+    labels: pd.Series  # of LABELS_COL, None where there is none
+
+
+def _read_files(parameters: Parameters) -> list[FileOfCells]:
+    """Return the tables of all files, batches of one name in several files kept apart."""
+    found, files = [], input_files(parameters)
+    for file, name in zip(files, names_of(files), strict=True):
+        with open_file(file) as store:
+            obs = frame(store, "obs")
+            matrix_of(store, parameters.LAYER)  # a missing layer is an error now, not after minutes of work
+        labels = _labels(obs, parameters.LABELS_COL, parameters)
+        found.append(FileOfCells(obs, _batches(obs, file, name, parameters), labels))
+    _keep_apart(found, files, parameters)
+    return found
+
+
+def _keep_apart(files: list[FileOfCells], paths: list[Path], parameters: Parameters) -> None:
+    """Name batches that occur in several files after their file: `0 (query)`.
+
+    The target keeps its name where one file alone has it without labels, or none has labels for it.
+
+    Raises
+    ------
+    InputError
+        If it cannot be told which file's batch is the target.
+    """
+    places = defaultdict(list)
+    for i, file in enumerate(files):
+        for name in file.batch.dropna().unique():
+            places[str(name)].append(i)
+    called = names_of(paths)
+    for name, where in places.items():
+        others = where if len(where) > 1 else []
+        if others and name == parameters.TARGET_DATASET_NAME:
+            bare = [i for i in where if files[i].labels[files[i].batch == name].isna().all()]
+            if len(bare) not in (1, len(where)):
+                names = listing(f"{name} ({called[i]})" for i in where)
+                raise InputError(
+                    f"TARGET_DATASET_NAME: {len(where)} files have a batch {name!r} ({listing(map(called.__getitem__, where))}); "
+                    f"name one of {names}. If they are one batch, write them as one file."
+                )
+            others = [i for i in where if i not in bare]
+        for i in others:
+            files[i].batch = files[i].batch.where(files[i].batch != name, f"{name} ({called[i]})")
 
 
 def read_cells(parameters: Parameters) -> pd.DataFrame:
@@ -59,21 +124,18 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
     InputError
         For an unreadable file, a missing column, or fewer than two cells.
     """
-    files = input_files(parameters)
     tables, any_labels = [], False
     parents = parameters.PARENTS if isinstance(parameters.PARENTS, str) else None
-    for number, file in enumerate(files):
-        with open_file(file) as store:
-            obs = frame(store, "obs")
-            matrix_of(store, parameters.LAYER)  # a missing layer is an error now, not after minutes of work
-        batch = _batches(obs, file, parameters)
+    files = input_files(parameters)
+    for number, (file, found) in enumerate(zip(files, _read_files(parameters), strict=True)):
+        obs = found.obs
         has_labels = parameters.LABELS_COL in obs
         any_labels |= has_labels
         if not has_labels and len(files) == 1 and parameters.PRETRAINED_MODEL_PATH is None:
             raise no_column("LABELS_COL", parameters.LABELS_COL, obs, f"obs of {file}")
         table = pd.DataFrame({"file": number, "row": np.arange(len(obs)), "cell": obs.index.astype(str)})
-        table["batch"] = batch.to_numpy()
-        table["cell_type"] = _labels(obs, parameters.LABELS_COL, parameters).to_numpy()
+        table["batch"] = found.batch.to_numpy()
+        table["cell_type"] = found.labels.to_numpy()
         table["rejected"] = _where(_texts(obs, parameters.LABELS_COL), _is_rejected).to_numpy()
         tables.append(table)
         if parents is not None:
@@ -100,12 +162,10 @@ def read_target_labels(parameters: Parameters) -> np.ndarray | None:
     -------
     None if no target cell has a label.
     """
-    labels = []
-    for file in input_files(parameters):
-        with open_file(file) as store:
-            obs = frame(store, "obs")
-        is_target = (_batches(obs, file, parameters) == parameters.TARGET_DATASET_NAME).to_numpy()
-        labels.append(_labels(obs, parameters.LABELS_COL, parameters).to_numpy()[is_target])
+    labels = [
+        file.labels[file.batch == parameters.TARGET_DATASET_NAME].to_numpy(dtype=object)
+        for file in _read_files(parameters)
+    ]
     known = np.concatenate(labels)
     return known if pd.notna(known).any() else None
 

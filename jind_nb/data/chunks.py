@@ -9,14 +9,15 @@ scipy follows them out of its memory; blocks must hold equally many stored value
 genes; and the values of a CSC matrix must be sorted by rows first.
 """
 
+import logging
 import os
 import tempfile
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,11 +25,14 @@ from typing import Any, Self, TypeVar
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from ..errors import InputError
-from .h5ad import form_of, has_part, open_checked, open_file, other_layers, shape_of
-from .integrity import Store, is_array, is_group, path_of, reading
+from .h5ad import form_of, frame, has_part, open_checked, open_file, other_layers, shape_of
+from .integrity import Store, decoded, is_array, is_group, path_of, reading
+
+log = logging.getLogger(__name__)
 
 # Stored values of a block: with what normalising takes beside them, about a sixth of a gigabyte.
 VALUES_AT_ONCE = 2**22
@@ -43,6 +47,8 @@ KEPT_VALUES = 5 * 10**7
 LARGEST_CHUNKS = 4
 
 ROWS_TO_ESTIMATE_BY = 20
+
+PIECE = 2**25  # bytes
 
 PATIENCE = "30s"  # with a scheduler that does not answer
 
@@ -67,6 +73,7 @@ class Block:
     span: np.ndarray  # csr: indptr of the rows from the first to the last; sorted: first and last entry; others: unused
     keeps: bool = False
     kept: sparse.csr_matrix | None = None
+    columns: np.ndarray | None = None  # positions of the features that `matrix` returns; None: all
 
     def matrix(self) -> sparse.csr_matrix:
         """Return the rows' values, float32 without stored zeros.
@@ -80,6 +87,8 @@ class Block:
             return self.kept
         with reading(self.what):
             matrix = as_float32(self.stored_matrix())
+        if self.columns is not None:
+            matrix = matrix[:, self.columns]
         if self.keeps:
             self.kept = matrix
         return matrix
@@ -104,7 +113,9 @@ class Blocks:
     keeps: bool = False  # whether values read once are kept
 
     @classmethod
-    def from_store(cls, store: Store, path: str, what: str, rows: np.ndarray) -> Self:
+    def from_store(
+        cls, store: Store, path: str, what: str, rows: np.ndarray, columns: np.ndarray | None = None
+    ) -> Self:
         """Return where the rows' values are; the rows of a CSC matrix stay in one block until `ready`.
 
         Parameters
@@ -115,6 +126,8 @@ class Blocks:
             Of the matrix, from `h5ad.matrix_of`.
         rows
             int (n,), ascending.
+        columns
+            Positions of the features whose values are used; None: all.
 
         Raises
         ------
@@ -143,6 +156,8 @@ class Blocks:
                 for a, b in pairwise(cuts)
                 if b > a
             ]
+            for block in blocks:
+                block.columns = columns
         return cls(what, blocks, (n_rows, n_columns), n_values)
 
     def ready(self, folder: Path, *, keep: bool) -> None:
@@ -410,29 +425,167 @@ def read_whole_cells(file: Path, rows: np.ndarray) -> ad.AnnData:
     Raises
     ------
     InputError
-        If any part of the file cannot be read.
+        If the tables cannot be read. Other parts that cannot be are left out.
     """
     store: Any
     with open_file(file) as store, reading(file, "read whole"), warnings.catch_warnings():
         # Cells with equal names are told apart by position; the plan has a note about them.
         warnings.filterwarnings("ignore", message=".* names are not unique")
-        parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "varm", "varp", "uns") if name in store}
-        by_rows = {name: group for name in ("layers", "obsm", "obsp") if is_group(group := store.get(name))}
-        small = {
-            name: {key: ad.io.read_elem(group[key]) for key in group if not _is_matrix(group[key])}
-            for name, group in by_rows.items()
-        }
-        cells = ad.AnnData(**parts, **small)[rows].copy()
-        if has_part(store, "X"):
-            cells.X = _read_stored_rows(store, "X", rows)
-        for name, group in by_rows.items():
-            for key in (key for key in group if key not in small[name]):
-                values = _read_stored_rows(store, f"{name}/{key}", rows)
-                getattr(cells, name)[key] = values[:, rows] if name == "obsp" else values
-        if ".raw" in other_layers(store):
-            raw = {name: ad.io.read_elem(store["raw"][name]) for name in ("var", "varm") if name in store["raw"]}
-            cells.raw = ad.AnnData(_read_stored_rows(store, "raw/X", rows), obs=cells.obs[[]], **raw)
+        whole = ad.AnnData(**{name: plain_table(frame(store, name)) for name in ("obs", "var")})
+        left_out = uncopied_parts(store)
+        by_rows = []
+        for group, key in _parts(store):
+            name = f"{group}/{key}" if group else key
+            if group not in ("", "raw/varm") and name not in left_out:
+                if group in ("layers", "obsm", "obsp") and _is_matrix(store[name]):
+                    by_rows.append((group, key))
+                    continue
+                with _left_out_if_wrong(name, file):
+                    getattr(whole, group)[key] = ad.io.read_elem(store[name])
+        cells = whole[rows].copy()
+        if has_part(store, "X") and "X" not in left_out:
+            with _left_out_if_wrong("X", file):
+                cells.X = _read_stored_rows(store, "X", rows)
+        for group, key in by_rows:
+            with _left_out_if_wrong(f"{group}/{key}", file):
+                values = _read_stored_rows(store, f"{group}/{key}", rows)
+                getattr(cells, group)[key] = values[:, rows] if group == "obsp" else values
+        if ".raw" in other_layers(store) and "raw" not in left_out:
+            with _left_out_if_wrong("raw", file):
+                cells.raw = ad.AnnData(
+                    _read_stored_rows(store, "raw/X", rows), obs=cells.obs[[]], var=plain_table(frame(store, "raw/var"))
+                )
+                for key in (key for key in _keys(store, "raw/varm") if f"raw/varm/{key}" not in left_out):
+                    cells.raw.varm[key] = ad.io.read_elem(store[f"raw/varm/{key}"])
         return cells
+
+
+@contextmanager
+def _left_out_if_wrong(name: str, file: Path) -> Iterator[None]:
+    """Go on without a part of a file that turns out to be damaged or of a wrong shape; the log says so."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s of %s is left out, it cannot be read: %s", name, file, error)
+
+
+def _parts(store: Store) -> Iterator[tuple[str, str]]:
+    """Yield group and name of every part that is copied beside `obs` and `var`; X and raw have no group."""
+    for group in ("varm", "varp", "uns", "layers", "obsm", "obsp", "raw/varm"):
+        yield from ((group, key) for key in _keys(store, group))
+    yield from (("", name) for name in ("X", "raw") if has_part(store, name))
+
+
+def uncopied_parts(store: Store) -> dict[str, str]:
+    """Return the parts of a file that cannot be copied into another one, and why: `obsm/airr` -> the reader's error.
+
+    Everything that is copied later is read once, but for large matrices, of which the form is checked.
+    """
+    found = {}
+    for group, key in _parts(store):
+        name = f"{group}/{key}" if group else key
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of forms that are read all the same
+                if name == "raw":
+                    frame(store, "raw/var")
+                    _check_form(store, "raw/X")
+                elif name == "X" or _is_matrix(store[name]):
+                    _check_form(store, name)
+                else:
+                    ad.io.read_elem(store[name])
+        except Exception as error:  # anndata, h5py and zarr fail in many ways
+            found[name] = " ".join(str(error).split("\n")[0].split())[:200]
+    return found
+
+
+def _check_form(store: Any, name: str) -> None:
+    if not is_array(store[name]):
+        Blocks.from_store(store, name, name, np.empty(0, dtype=np.int64))
+    elif store[name].dtype.kind not in "fiubc":
+        raise ValueError(f"its values are {store[name].dtype}, and not numbers")
+
+
+def uncopied_warnings(file: Path) -> list[str]:
+    """Return what to tell about parts of a file that the annotated file will not have."""
+    with open_file(file) as store:
+        found = uncopied_parts(store)
+    if not found:
+        return []
+    parts = "; ".join(f"{name} ({why})" for name, why in list(found.items())[:5])
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return [f"Some parts of {file.name} cannot be read here and will not be in the annotated file: {parts}{more}."]
+
+
+def read_obs_of_whole(file: Path) -> ad.AnnData:
+    """Return the cells' table of an h5ad file after everything in the file was read once, piece by piece.
+
+    Raises
+    ------
+    InputError
+        If any part of it is damaged.
+    """
+    with open_file(file) as store:
+        with reading(file, "read whole"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what nothing here looks at
+            h5: Any = store  # an h5ad file, not zarr
+            h5.visititems(_read_in_pieces)
+        return ad.AnnData(obs=plain_table(frame(store, "obs")))
+
+
+def _read_in_pieces(name: str, item: Any) -> None:
+    if not is_array(item) or not item.shape or not item.size:
+        return
+    step = max(1, PIECE * len(item) // item.nbytes)
+    if item.chunks:  # whole ones, or each would be decompressed twice
+        step = max(item.chunks[0], step // item.chunks[0] * item.chunks[0])
+    for start in range(0, len(item), step):
+        item[start : start + step]
+
+
+def read_whole(file: Path) -> ad.AnnData:
+    """Return all of a file, as far as it can be copied.
+
+    Raises
+    ------
+    InputError
+        If any part of it is damaged.
+    """
+    with open_file(file) as store:
+        n_cells = len(frame(store, "obs"))
+    return read_whole_cells(file, np.arange(n_cells))
+
+
+def _keys(store: Any, group: str) -> list[str]:
+    stored = store.get(group)
+    return [decoded(key) for key in stored] if is_group(stored) else []
+
+
+def _read_parts(store: Any, group: str, left_out: Mapping[str, str]) -> dict[str, Any]:
+    """Return the parts of a group that are small enough, or of such a form, that they are read whole."""
+    by_rows = group in ("layers", "obsm", "obsp")
+    names = [key for key in _keys(store, group) if f"{group}/{key}" not in left_out]
+    return {key: ad.io.read_elem(store[group][key]) for key in names if not (by_rows and _is_matrix(store[group][key]))}
+
+
+def plain_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that any version of anndata writes: no nullable text, no column of the reserved name `_index`."""
+    table = table.copy()
+    if pd.api.types.is_string_dtype(table.index.dtype):
+        table.index = pd.Index(table.index.astype(object), dtype=object, name=table.index.name)
+    for column in table:
+        if isinstance(table[column].dtype, pd.StringDtype):
+            texts = table[column].astype(object)
+            table[column] = texts if texts.notna().all() else pd.Categorical(texts.where(texts.notna(), None))
+        elif isinstance(table[column].dtype, pd.CategoricalDtype) and isinstance(
+            table[column].cat.categories.dtype, pd.StringDtype
+        ):
+            table[column] = table[column].cat.rename_categories(table[column].cat.categories.astype(object))
+    if "_index" in table:
+        table = table.drop(columns="_index") if "index" in table else table.rename(columns={"_index": "index"})
+    if table.index.name == "_index":
+        table.index.name = None
+    return table
 
 
 def _is_matrix(stored: Any) -> bool:

@@ -5,7 +5,7 @@ Names keep the spelling they have in the file; only their keys are compared.
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,17 @@ ENSEMBL = re.compile(r"(ENS[A-Z]*[0-9]{6,})(\.[0-9]+)?(_PAR_Y)?", re.IGNORECASE)
 PEAK = re.compile(r"(?:chr)?([A-Za-z0-9.]+(?:_[A-Za-z]\w*)?)[:_-]([0-9]+)[-_]([0-9]+)", re.IGNORECASE)
 
 NUMBERED = re.compile(r"(.+)[.-]([0-9]{1,3})")  # A-1 as anndata, A.1 as R makes a repeated name unique
+
+# A number of a row, after nothing or what R and pandas put before it.
+POSITION = re.compile(r"(|[VX]|Var|var)[._-]?([0-9]{1,9})(?:\.0)?")
+
+MOST_POSITIONS = 70_000  # or three times as many as there are names
+
+# Columns of var that hold names, the likeliest first.
+NAME_COLUMNS = (
+    "feature_name", "gene_name", "gene_names", "gene_symbol", "gene_symbols", "symbol", "symbols", "gene_short_name",
+    "features", "gene", "genes", "_index", "gene_ids", "gene_id", "ensembl_id",
+)  # fmt: skip
 
 WARN_BELOW, REFUSE_BELOW = 0.8, 0.2
 
@@ -36,6 +47,19 @@ GENES_ADVICE = (
 )
 
 NAMES_SHOWN = 10
+
+
+def kinds_of_names_advice(one: pd.Index, other: pd.Index, of_one: str, of_other: str) -> str:
+    """Return what to do if one side has Ensembl ids and the other symbols; empty otherwise."""
+    kinds = [names_type(one), names_type(other)]
+    if sorted(kinds) != ["Ensembl ids", "names"]:
+        return ""
+    words = {"Ensembl ids": "Ensembl ids", "names": "symbols"}
+    return (
+        f" {of_one} uses {words[kinds[0]]}, {of_other} {words[kinds[1]]}: add the other kind as a column of var (in Python: "
+        "scanpy.queries.biomart_annotations('hsapiens', ['ensembl_gene_id', 'external_gene_name']))."
+    )
+
 
 # A feature is missing in a batch if no cell has it, and so many should have it at the rate of the other batches.
 EXPECTED_CELLS = 10
@@ -84,34 +108,100 @@ def unique_names(names: pd.Index) -> pd.Index:
         return make_index_unique(names)
 
 
-def match(wanted: pd.Index, names: pd.Index) -> tuple[np.ndarray, bool]:
+def match(wanted: pd.Index, names: pd.Index) -> tuple[np.ndarray, str]:
     """Return the position of each wanted feature among the names.
 
     Returns
     -------
-    Positions int (len(wanted),), -1 where it is missing; and whether upper and lower case were not told apart, which is
-    done only if it finds over a tenth more.
+    Positions int (len(wanted),), -1 where it is missing; and in words which difference was disregarded, empty if none:
+    one is only if that finds over a tenth more.
     """
     wanted_keys, keys = keys_of(wanted), keys_of(names)
     exact = keys.get_indexer(wanted_keys)
     if (exact >= 0).all():
-        return exact, False
-    folded, folded_wanted = (pd.Index([key.casefold() for key in index], dtype=object) for index in (keys, wanted_keys))
-    first = ~folded.duplicated()
-    loose = np.flatnonzero(first)
-    found = folded[first].get_indexer(folded_wanted)
-    found = np.where(found < 0, -1, loose[found])
-    found = np.where(folded_wanted.duplicated(), -1, found)
-    merged = np.where(exact >= 0, exact, np.where(np.isin(found, exact), -1, found))
-    loose_is_better = bool((merged >= 0).sum() > 1.1 * (exact >= 0).sum())
-    return (merged if loose_is_better else exact), loose_is_better
+        return exact, ""
+    best, how = exact, ""
+    peaks = names_type(wanted) == names_type(names) == "peaks"
+    for words, respelt, respelt_wanted in LOOSER_PEAKS if peaks else LOOSER_NAMES:
+        found = _match_loosely(exact, [respelt(key) for key in keys], [respelt_wanted(key) for key in wanted_keys])
+        if (found >= 0).sum() > 1.1 * (best >= 0).sum():
+            best, how = found, words
+    return best, how
+
+
+def _match_loosely(exact: np.ndarray, keys: list[str], wanted: list[str]) -> np.ndarray:
+    """Return the positions of `exact`, and for what is missing there those of an equal key that is nobody else's."""
+    loose_keys, loose_wanted = pd.Index(keys, dtype=object), pd.Index(wanted, dtype=object)
+    first = ~loose_keys.duplicated()
+    found = loose_keys[first].get_indexer(loose_wanted)
+    found = np.where(found < 0, -1, np.flatnonzero(first)[found])
+    found = np.where(loose_wanted.duplicated(), -1, found)
+    return np.where(exact >= 0, exact, np.where(np.isin(found, exact), -1, found))
+
+
+def _joined(key: str) -> str:
+    return re.sub("[._ ]", "-", key)
+
+
+def _moved(start: int, end: int) -> Callable[[str], str]:
+    """Return what moves the start and the end of a peak by some bases."""
+
+    def moved(key: str) -> str:
+        found = PEAK.fullmatch(key)
+        return f"{found[1]}:{int(found[2]) + start}-{int(found[3]) + end}" if found else key
+
+    return moved
+
+
+def _same(key: str) -> str:
+    return key
+
+
+# How spellings are made alike, the least change first: in words, for the names there are, and for those wanted.
+Looser = tuple[str, Callable[[str], str], Callable[[str], str]]
+
+CASE, JOINTS = "upper and lower case", "points, hyphens and underscores (HLA.DRA, HLA-DRA)"
+
+LOOSER_NAMES: tuple[Looser, ...] = (
+    (CASE, str.casefold, str.casefold),
+    (JOINTS, _joined, _joined),
+    (f"{CASE}, {JOINTS}", lambda key: _joined(key).casefold(), lambda key: _joined(key).casefold()),
+)
+
+LOOSER_PEAKS: tuple[Looser, ...] = (
+    (CASE, str.casefold, str.casefold),
+    *(
+        (f"one base: {where} differ by one (counted from 0 or from 1)", _same, _moved(start, end))
+        for start, end, where in (
+            (1, 0, "starts"), (-1, 0, "starts"), (1, 1, "peaks"), (-1, -1, "peaks"),
+        )
+    ),
+)  # fmt: skip
 
 
 NameColumns = Mapping[str, pd.Index]  # "" is the index of var; text columns by their name
 
 
+def are_positions(names: pd.Index) -> bool:
+    """Return whether names are mere numbers of rows (0, 1, 2, …; also V1, V2, …), which say nothing about a feature.
+
+    Entrez ids are numbers too, but some of them are far above the number of genes.
+
+    >>> are_positions(pd.Index(["0", "1", "12"])), are_positions(pd.Index(["V1", "V2", "V3"])), are_positions(pd.Index(["CD4"]))
+    (True, True, False)
+    """
+    found = [POSITION.fullmatch(str(name).strip()) for name in names]
+    if not found or not all(found):
+        return False
+    numbers = [int(one[2]) for one in found if one]
+    return len({one[1] for one in found if one}) == 1 and max(numbers) < max(MOST_POSITIONS, 3 * len(names))
+
+
 def name_columns(var: pd.DataFrame) -> dict[str, pd.Index]:
-    """Return the index of `var` (as "") and its text columns that could be names: few repeats, few gaps."""
+    """Return the index of `var` (as "") and its text columns that could be names: few repeats, few gaps.
+
+    An index of mere numbers is left out where there is such a column; then usual names of columns come first.
+    """
     columns = {"": var.index.astype(str)}
     for name in var.columns:
         column = var[name]
@@ -122,6 +212,11 @@ def name_columns(var: pd.DataFrame) -> dict[str, pd.Index]:
         texts = column.dropna().astype(str)
         if len(texts) > 0.5 * len(var) and texts.nunique() > 0.8 * len(texts):
             columns[str(name)] = pd.Index(column.astype(object).where(column.notna(), "").astype(str))
+    if are_positions(columns[""]):
+        usual = {name: place for place, name in enumerate(NAME_COLUMNS)}
+        by_name = sorted(columns, key=lambda name: usual.get(name, len(usual)))
+        named = {name: columns[name] for name in by_name if name and not are_positions(columns[name])}
+        return named or {"": columns[""]}
     return columns
 
 

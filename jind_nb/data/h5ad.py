@@ -18,9 +18,10 @@ from ..core.text import as_text, did_you_mean
 from ..errors import InputError
 from .datasets import bundled_file
 from .download import fetch
+from .formats import as_h5ad
 from .integrity import Store, check_links, check_structure, decoded, is_array, is_group, path_of, reading, rehearse
 
-PIECE = 2**25  # bytes
+R_MISSING = -(2**31)  # NA_integer_, which some converters write as a number
 
 
 def input_files(parameters: Parameters) -> list[Path]:
@@ -29,16 +30,16 @@ def input_files(parameters: Parameters) -> list[Path]:
 
 
 def local_file(path: str) -> Path:
-    """Return one of PATH as a file on this machine.
+    """Return one of PATH as an h5ad file or zarr folder on this machine; other forms are rewritten as h5ad first.
 
     Raises
     ------
     InputError
-        If no such data are bundled, or the file cannot be fetched.
+        If no such data are bundled, the file cannot be fetched, or must be converted first.
     """
     if path.startswith(BUNDLED):
         return bundled_file(path)
-    return fetch(path) if is_remote(path) else Path(path)
+    return fetch(path) if is_remote(path) else as_h5ad(Path(path))
 
 
 @contextmanager
@@ -59,7 +60,9 @@ def open_file(file: Path) -> Iterator[Store]:
         raise InputError(f"PATH: there is no file {file}.{did_you_mean(file.name, names)}")
     if file.is_dir():
         if not is_zarr(file):
-            raise InputError(f"PATH: {file} is a folder and no zarr; give the .h5ad file or .zarr folder in it.")
+            raise InputError(
+                f"PATH: {file} is a folder and neither a zarr nor an mtx folder; give the .h5ad file or .zarr folder in it."
+            )
         check_links(file)
     else:
         if file.stat().st_size == 0:
@@ -120,12 +123,23 @@ def frame(store: Store, name: str) -> pd.DataFrame:
         raise InputError(
             f"PATH: {what} is no table of anndata 0.7 or later; read the file with scanpy and write it again."
         )
+    frame = _decoded(frame)
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise InputError(f"PATH: {what} has two columns {twice!r}; rename one and write it again.")
     names = {"its index": frame.index, "a column's name": pd.Series(frame.columns, dtype=object)}
     for column, values in (names | {repr(c): frame[c] for c in frame}).items():
         _check_text(pd.Series(values), f"{column} in {what}")
+    return frame
+
+
+def _decoded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with text in place of bytes, which older writers left."""
+    if pd.api.types.infer_dtype(frame.index) == "bytes":
+        frame.index = pd.Index([name.decode("utf-8", "replace") for name in frame.index], name=frame.index.name)
+    for column in frame:
+        if frame[column].dtype == object and pd.api.types.infer_dtype(frame[column], skipna=True) == "bytes":
+            frame[column] = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in frame[column]]
     return frame
 
 
@@ -145,8 +159,9 @@ def _check_text(values: pd.Series, what: str) -> None:
 
 
 def texts(column: pd.Series) -> pd.Series:
-    """Return the column as text, numbers as `as_text` writes them, missing values as None."""
+    """Return the column as text, numbers as `as_text` writes them, missing values (R's for whole numbers, too) as None."""
     column = column.astype(object)
+    column = column.mask(column.isin([R_MISSING]), None)
     texts = {value: as_text(value) for value in column.dropna().unique()}
     return column.map(texts).astype(object).where(column.notna(), None)
 
@@ -192,55 +207,12 @@ def has_part(store: Store, name: str) -> bool:
     return name in store and store[name].attrs.get("encoding-type") != "null"
 
 
-def read_whole(file: Path) -> ad.AnnData:
-    """Return all of a file, unchanged.
-
-    Raises
-    ------
-    InputError
-        If any part of it cannot be read.
-    """
-    with reading(file, "read whole"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what nothing here looks at, such as names that are not unique
-        return ad.read_zarr(file) if file.is_dir() else ad.read_h5ad(file)
-
-
-def read_obs_of_whole(file: Path) -> ad.AnnData:
-    """Return the cells' table of an h5ad file after everything in the file was read once, piece by piece.
-
-    Raises
-    ------
-    InputError
-        If any part of it cannot be read.
-    """
-    with open_file(file) as store:
-        with reading(file, "read whole"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in `read_whole`
-            for name in [name for name in store if name not in ("X", "layers", "raw")]:
-                ad.io.read_elem(store[name])
-            for name in ("X", "raw/X", *(f"layers/{layer}" for layer in _layers(store))):
-                if name in store:
-                    ad.experimental.read_elem_lazy(store[name])
-            h5: Any = store  # an h5ad file, not zarr
-            h5.visititems(_read_in_pieces)
-        return ad.AnnData(obs=frame(store, "obs"))
-
-
-def _read_in_pieces(name: str, item: Any) -> None:
-    if not is_array(item) or not item.shape or not item.size:
-        return
-    step = max(1, PIECE * len(item) // item.nbytes)
-    if item.chunks:  # whole ones, or each would be decompressed twice
-        step = max(item.chunks[0], step // item.chunks[0] * item.chunks[0])
-    for start in range(0, len(item), step):
-        item[start : start + step]
-
-
 def copy_with(file: Path, to: Path, adata: ad.AnnData) -> None:
     """Copy an h5ad file; replace `obs` and those parts of `obsm` that `adata` has."""
     shutil.copyfile(file, to)
     with h5py.File(to, "r+") as h5:
-        ad.io.write_elem(h5, "obs", adata.obs)
+        with ad.settings.override(allow_write_nullable_strings=True):  # what the file has already
+            ad.io.write_elem(h5, "obs", adata.obs)
         if "obsm" not in h5:
             ad.io.write_elem(h5, "obsm", {})
         for name, values in adata.obsm.items():

@@ -22,6 +22,9 @@ import zarr
 from ..core.files import is_disk_full
 from ..errors import InputError
 
+with suppress(ImportError):
+    import hdf5plugin  # noqa: F401  # an extra: it brings HDF5 the filters of FILTERS
+
 Store: TypeAlias = h5py.File | zarr.Group  # an open file
 
 # Deflate shrinks at most a thousandfold: a file that declares more than this was damaged, or made to fill the memory.
@@ -32,6 +35,12 @@ WRITE_ALL = "write the file again with everything in it."
 DAMAGED = "it is damaged: copy or write it again."
 
 MOST_NESTED = 100
+
+# HDF5's numbers of the filters that hdf5plugin brings.
+FILTERS = {
+    32001: "Blosc", 32004: "LZ4", 32008: "Bitshuffle", 32013: "ZFP", 32015: "Zstandard", 32017: "SZ", 32018: "FCIDECOMP",
+    32022: "SPERR", 32024: "SZ3", 32026: "Blosc2", 307: "BZip2",
+}  # fmt: skip
 
 # What the rehearsal may take: seconds, and bytes it reads in a second.
 SECONDS, BYTES_PER_SECOND = 20, 5e6
@@ -177,10 +186,26 @@ def check_structure(store: Store, n_bytes: int) -> None:
 def _check_dataset(stored: h5py.Dataset | zarr.Array, what: str, n_bytes: int) -> None:
     if isinstance(stored, h5py.Dataset) and (stored.external or stored.is_virtual):
         raise InputError(f"PATH: {what} is kept in another file, which is not read: {WRITE_ALL}")
+    _check_filters(stored, what)
     declared = math.prod(stored.shape) * stored.dtype.itemsize
     if declared > max(SMALL, DECLARED_PER_BYTE * n_bytes):
         shape = " x ".join(map(str, stored.shape))
         raise InputError(f"PATH: {what} declares {shape} values, which {n_bytes:,} bytes cannot hold; {DAMAGED}")
+
+
+def _check_filters(stored: h5py.Dataset | zarr.Array, what: str) -> None:
+    """Raise InputError if a dataset is compressed in a way that this HDF5 library does not have."""
+    if not isinstance(stored, h5py.Dataset) or not stored.chunks:
+        return
+    made_with = stored.id.get_create_plist()
+    for code in (made_with.get_filter(i)[0] for i in range(made_with.get_nfilters())):
+        if not h5py.h5z.filter_avail(code):
+            name = FILTERS.get(code, "a filter")
+            advice = "install it (pip install hdf5plugin)" if code in FILTERS else "install the plugin that has it"
+            raise InputError(
+                f"PATH: {what} is compressed with {name} (HDF5 filter {code}), which the package hdf5plugin reads: {advice}, "
+                "or write the file again with adata.write_h5ad(…, compression='gzip')."
+            )
 
 
 def is_array(item: Any) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -17,16 +18,32 @@ from ..core.progress import bar
 from ..core.text import listing, plural
 from ..errors import InputError
 from .chunks import KEPT_VALUES, Block, Blocks, read_rows
-from .features import NameColumns, name_columns, unique_names
+from .feature_kinds import choose_kinds, feature_kinds
+from .features import NameColumns, choose_name_columns, match, name_columns, unique_names
 from .h5ad import frame, has_part, input_files, layer_name, matrix_of, no_column, open_file, other_layers, texts
 from .integrity import Store, path_of
-from .recognise import CELLS_COMPARED, Evidence, cell_statistics, evenly_spaced, recognise, recognise_blocks
+from .recognise import (
+    CELLS_COMPARED,
+    Evidence,
+    alike,
+    antibodies,
+    cell_statistics,
+    evenly_spaced,
+    recognise,
+    recognise_blocks,
+)  # fmt: skip
 from .scale import by_value_type, common_scale, scale_for_model
 
 # Cells of each batch looked at in the layers that are not used.
 CELLS_OF_OTHER_LAYERS = 200
 
 MOST_LAYERS = 8
+
+# `.raw` takes the place of X for so many times the common features.
+MORE_FEATURES = 1.1
+
+# Columns of obs with the volume of each cell, as MERSCOPE and others name them.
+VOLUME_COLUMNS = ("volume", "cell_volume")
 
 # Stored values of all cells looked at together; of hundreds of interleaved batches fewer cells are looked at.
 VALUES_COMPARED = 2**26
@@ -42,6 +59,8 @@ class InputFile:
     name_columns: NameColumns  # the names its features may go by
     cells: np.ndarray  # names (n,)
     rows: dict[str, np.ndarray]  # batch -> positions of its cells among `cells`
+    antibodies: str = ""  # why its features are antibodies; empty: they are not
+    volumes: np.ndarray | None = None  # of the cells, float64 (n,); None: the file does not say
     evidence: dict[str, Evidence] = field(default_factory=dict)  # batch -> what its values look like
 
     def by_block(self, values: np.ndarray) -> list[np.ndarray]:
@@ -64,17 +83,20 @@ class ChosenLayers:
     scale: CommonScale
     table: list[dict[str, Any]]  # what every layer of every file looks like
     warnings: list[str]
+    notes: list[str]
 
 
-def choose_layers(parameters: Parameters, cells: pd.DataFrame, trained: Preprocessing | None) -> ChosenLayers:
+def choose_layers(
+    parameters: Parameters, cells: pd.DataFrame, trained: Preprocessing | None, model_features: Sequence[str] = ()
+) -> ChosenLayers:
     """Read the values of `cells` once and choose the layers and the common scale.
 
     Parameters
     ----------
     cells
         Of `read_cells`, the cells that take part.
-    trained
-        The preprocessing of a saved model.
+    trained, model_features
+        The preprocessing and the features of a saved model.
 
     Raises
     ------
@@ -87,19 +109,23 @@ def choose_layers(parameters: Parameters, cells: pd.DataFrame, trained: Preproce
     Without LAYER and NORMALISATION, `.raw` or a layer takes the place of an X that cannot be brought to one scale.
     """
     numbers, warnings = list(dict.fromkeys(cells["file"])), list[str]()
-    files = [_input_file(parameters, cells, n, _layer_to_try(parameters, n, trained)) for n in numbers]
+    layers = {n: _layer_to_try(parameters, n, trained) for n in numbers}
+    kinds, notes = choose_kinds(parameters, cells, layers, model_features)
+    files = [_input_file(parameters, cells, n, layers[n], kinds) for n in numbers]
     _recognise_files(parameters, files)
-    others = [_recognise_other_layers(file, cells, n) for file, n in zip(files, numbers, strict=True)]
+    warnings += _use_raw_for_features(parameters, cells, files, kinds, model_features)
+    others = [_recognise_other_layers(file, cells, n, kinds) for file, n in zip(files, numbers, strict=True)]
     all_layers = [{file.layer: file.evidence} | other for file, other in zip(files, others, strict=True)]
     try:
         scale = _common_scale(parameters, files, trained, warnings)
     except InputError as reason:
-        warnings += _use_other_layers(parameters, cells, files, others)
+        warnings += _use_other_layers(parameters, cells, files, others, kinds)
         try:
             scale = _common_scale(parameters, files, trained, warnings)
         except InputError:
             raise reason from None
-    if scale.values == "as they are" and parameters.NORMALISATION == "auto":
+    panel = scale.kinds == ["panel"]  # of the model, if there is one: a few cells of a panel may look like anything
+    if scale.values == "as they are" and parameters.NORMALISATION == "auto" and not panel:
         warnings.append(_unknown_scale_warning(files, others))
     table = [
         row
@@ -107,7 +133,55 @@ def choose_layers(parameters: Parameters, cells: pd.DataFrame, trained: Preproce
         for layer, evidence in layers.items()
         for row in _layer_rows(file, layer, evidence, several=len(files) > 1)
     ]
-    return ChosenLayers(files, scale, table, warnings)
+    return ChosenLayers(files, scale, table, warnings, notes)
+
+
+def _use_raw_for_features(
+    p: Parameters, cells: pd.DataFrame, files: list[InputFile], kinds: Sequence[str], model_features: Sequence[str]
+) -> list[str]:
+    """Put `.raw` of all files that have it in the place of X, if a tenth more features are then common; return warnings.
+
+    Nothing is replaced if the user chose LAYER or NORMALISATION.
+    """
+    numbers = list(dict.fromkeys(cells["file"]))
+    if p.LAYER is not None or p.NORMALISATION != "auto" or (len(files) < 2 and not model_features):
+        return []
+    with_raw = {i: _input_file(p, cells, numbers[i], ".raw", kinds) for i, file in enumerate(files) if _has_raw(file)}
+    in_raw = [with_raw.get(i, file) for i, file in enumerate(files)]
+    now, then = (_n_common(some, model_features) for some in (files, in_raw))
+    if not with_raw or then <= MORE_FEATURES * now:
+        return []
+    earlier = [file for i, file in enumerate(files) if i not in with_raw]
+    _recognise_files(p, list(with_raw.values()), earlier)
+    if not all(_can_be_normalised(file.evidence) for file in with_raw.values()):
+        return []
+    for i, file in with_raw.items():
+        files[i] = file
+    names = listing((file.path.name for file in with_raw.values()), 5, quoted=False)
+    what = "the model's features" if model_features else "features are common to all files"
+    return [
+        f".raw of {names} is used instead of X: {then:,} of {what} there, {now:,} in X. Set LAYER to choose another."
+        if model_features
+        else f".raw of {names} is used instead of X: with it {then:,} {what}, with X {now:,}. Set LAYER to choose another."
+    ]
+
+
+def _has_raw(file: InputFile) -> bool:
+    with open_file(file.path) as store:
+        return file.layer is None and ".raw" in other_layers(store)
+
+
+def _n_common(files: Sequence[InputFile], model_features: Sequence[str]) -> int:
+    """Return how many features all files have, or of a model's features how many."""
+    given = [{"": pd.Index(model_features)}] if model_features else []
+    columns = [*given, *(file.name_columns for file in files)]
+    chosen = [
+        of_file[name] for of_file, name in zip(columns, choose_name_columns(columns, given=bool(given)), strict=True)
+    ]
+    common = chosen[0]
+    for other in chosen[1:]:
+        common = common[match(common, other)[0] >= 0]
+    return len(common)
 
 
 def _layer_to_try(parameters: Parameters, number: int, trained: Preprocessing | None) -> str | None:
@@ -121,8 +195,15 @@ def _layer_to_try(parameters: Parameters, number: int, trained: Preprocessing | 
 # --- the files' values -----------------------------------------------------------------------------------------------
 
 
-def _input_file(parameters: Parameters, cells: pd.DataFrame, number: int, layer: str | None) -> InputFile:
+def _input_file(
+    parameters: Parameters, cells: pd.DataFrame, number: int, layer: str | None, kinds: Sequence[str] = ()
+) -> InputFile:
     """Return where the values of one file are; reads none.
+
+    Parameters
+    ----------
+    kinds
+        The kinds of features to use; empty: all.
 
     Raises
     ------
@@ -134,17 +215,34 @@ def _input_file(parameters: Parameters, cells: pd.DataFrame, number: int, layer:
     with open_file(path) as store:
         in_store, table, what = matrix_of(store, layer)
         columns = _read_name_columns(store, table, parameters.GENE_COL)
+        said = feature_kinds(store, table)
+        kept = np.flatnonzero(np.isin(said, kinds)) if kinds else None
+        if kept is not None:
+            said, columns = said[kept], {name: column[kept] for name, column in columns.items()}
         features = next(iter(columns.values()))
         if not len(features):
             raise InputError(f"PATH: {what} of {path} has no features (genes or peaks).")
-        blocks = Blocks.from_store(store, in_store, what, here["row"].to_numpy())
+        blocks = Blocks.from_store(store, in_store, what, here["row"].to_numpy(), kept)
+        volumes = _volumes(store, here["row"].to_numpy())
     in_other_files = set(cells.loc[cells["file"] != number, "batch"])
     batch = here["batch"].to_numpy()
     rows = {
         f"{name} ({path.name})" if name in in_other_files else name: np.flatnonzero(batch == name)
         for name in dict.fromkeys(batch)
     }
-    return InputFile(path, layer, blocks, columns, here["cell"].to_numpy(), rows)
+    why = next((why for names in columns.values() if (why := antibodies(names, pd.Series(said)))), "")
+    return InputFile(path, layer, blocks, columns, here["cell"].to_numpy(), rows, why, volumes)
+
+
+def _volumes(store: Store, rows: np.ndarray) -> np.ndarray | None:
+    """Return the volumes of some cells, float64 (n,); None if there is no such column, or one is missing or not above 0."""
+    obs: Any = store["obs"]
+    name = next((name for name in VOLUME_COLUMNS if name in obs), None)
+    if name is None:
+        return None
+    column = pd.Series(ad.io.read_elem(obs[name])).astype(object)
+    volumes = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)[rows]
+    return volumes if len(volumes) and (volumes > 0).all() and np.isfinite(volumes).all() else None
 
 
 def _read_name_columns(store: Store, table: str, gene_col: str | None) -> NameColumns:
@@ -182,9 +280,12 @@ def _recognise_batches(file: InputFile) -> None:
     matrix = sparse.vstack([values for _, values in found], format="csr")
     del found
     place = np.cumsum(is_compared) - 1
-    file.evidence = {
-        name: recognise_blocks(statistics[rows], matrix[place[compared[name]]]) for name, rows in file.rows.items()
+    found_in = {
+        name: recognise_blocks(statistics[rows], matrix[place[compared[name]]], file.antibodies)
+        for name, rows in file.rows.items()
     }
+    together = alike(found_in, {name: len(rows) for name, rows in file.rows.items()})
+    file.evidence = {name: replace(of, has_volume=file.volumes is not None) for name, of in together.items()}
 
 
 def _block_summary(block: Block, is_compared: np.ndarray) -> tuple[np.ndarray, sparse.csr_matrix]:
@@ -206,7 +307,7 @@ def _check_finite(statistics: np.ndarray, file: InputFile) -> None:
             )
 
 
-def _recognise_other_layers(file: InputFile, cells: pd.DataFrame, number: int) -> OtherLayers:
+def _recognise_other_layers(file: InputFile, cells: pd.DataFrame, number: int, kinds: Sequence[str]) -> OtherLayers:
     """Return what the file's other layers look like, by some cells of each batch; unreadable layers are passed over."""
     stored_rows = cells.loc[cells["file"] == number, "row"].to_numpy()
     some = {name: rows[evenly_spaced(len(rows), CELLS_OF_OTHER_LAYERS)] for name, rows in file.rows.items()}
@@ -216,10 +317,14 @@ def _recognise_other_layers(file: InputFile, cells: pd.DataFrame, number: int) -
         others: list[str | None] = [*([None] if has_part(store, "X") else []), *other_layers(store)]
         for layer in [layer for layer in others if layer != file.layer][:MOST_LAYERS]:
             with suppress(Exception):  # nobody asked for this layer: what cannot be read is not offered
-                matrix = read_rows(store, matrix_of(store, layer)[0], stored_rows[positions])
+                in_store, table, _ = matrix_of(store, layer)
+                matrix = read_rows(store, in_store, stored_rows[positions])
+                if kinds:
+                    matrix = matrix[:, np.isin(feature_kinds(store, table), kinds)]
                 places = {name: np.searchsorted(positions, rows) for name, rows in some.items()}
                 if np.isfinite(matrix.data).all():
-                    found[layer] = {name: recognise(matrix[rows]) for name, rows in places.items()}
+                    of_layer = {name: recognise(matrix[rows], file.antibodies) for name, rows in places.items()}
+                    found[layer] = alike(of_layer, {name: len(rows) for name, rows in places.items()})
     return found
 
 
@@ -257,13 +362,14 @@ def _resolve_unclear_logarithms(
     if unclear and p.NORMALISATION == "auto":
         warnings.append(
             f"The values of {listing((name for _, name, _ in unclear), 10)} look like logarithms, but nothing tells their "
-            f"base; they are read as {value_type}. If the file has counts, point LAYER to them."
+            f"base; they are read as {value_type}. If the file has counts, point LAYER to them; if this is cytometry, set "
+            "NORMALISATION to panel."
         )
     return value_type
 
 
 def _can_be_normalised(evidence: Mapping[str, Evidence]) -> bool:
-    return all(batch.is_linear or batch.is_logarithm for batch in evidence.values())
+    return all(batch.is_linear or batch.is_logarithm or batch.value_type == "panel" for batch in evidence.values())
 
 
 def _best_layer(others: OtherLayers) -> str | None:
@@ -278,7 +384,7 @@ def _best_layer(others: OtherLayers) -> str | None:
 
 
 def _use_other_layers(
-    p: Parameters, cells: pd.DataFrame, files: list[InputFile], others: list[OtherLayers]
+    p: Parameters, cells: pd.DataFrame, files: list[InputFile], others: list[OtherLayers], kinds: Sequence[str]
 ) -> list[str]:
     """Put into `files` what `.raw` or another layer holds where X cannot be brought to one scale; return warnings.
 
@@ -290,7 +396,7 @@ def _use_other_layers(
     numbers, warnings = list(dict.fromkeys(cells["file"])), list[str]()
     for i, layer in layers.items():
         file = files[i]
-        files[i] = _input_file(p, cells, numbers[i], layer)
+        files[i] = _input_file(p, cells, numbers[i], layer, kinds)
         _recognise_files(p, [files[i]], files[:i] + files[i + 1 :])
         warnings.append(
             f"{layer_name(file.layer)} of {file.path.name} is {', '.join(sorted(file.value_types))}, which cannot be "

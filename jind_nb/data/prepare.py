@@ -21,6 +21,8 @@ from ..core.parameters import Parameters
 from ..core.text import listing
 from ..errors import InputError
 from . import features
+from .chunks import uncopied_warnings
+from .h5ad import input_files
 from .layers import ChosenLayers, InputFile, choose_layers
 from .plan import Plan
 from .scale import describe_normalisation
@@ -64,10 +66,14 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     With PRETRAINED_MODEL_PATH the features are the model's; one that the file lacks is zero in all cells.
     """
     selection = _select(parameters, cells, plan)
+    files = input_files(parameters)
+    for number in sorted(set(cells.loc[cells["batch"] == plan.target, "file"])):
+        plan.warnings += uncopied_warnings(files[number])
     wanted = (selection.columns, np.array(list(selection.markers.values()), dtype=int))
     x, *of_markers = read_features(selection.values, selection.used, wanted[: 2 if selection.markers else 1])
     if parameters.PRETRAINED_MODEL_PATH is not None:  # its features have the order of the run that trained it
         x.sort_indices()
+    x, of_markers = _without_empty(selection, cells, plan, x, of_markers)
     obs = selection.cells[["cell", "file", "row", "batch", "cell_type"]].copy()
     obs.index = pd.RangeIndex(len(obs)).astype(str)
     obs["batch"] = pd.Categorical(obs["batch"], categories=[*plan.annotated, plan.target])
@@ -77,6 +83,60 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
         prepared.obsm["markers"] = of_markers[0]
         prepared.uns["markers"] = list(selection.markers)
     return prepared
+
+
+def _without_empty(
+    selection: Selection, cells: pd.DataFrame, plan: Plan, x: sparse.csr_matrix, others: list[sparse.csr_matrix]
+) -> tuple[sparse.csr_matrix, list[sparse.csr_matrix]]:
+    """Leave annotated cells out of the training that have no value in any selected feature; count those of the target.
+
+    The plan and the column `trains` of `cells` say what is left.
+    """
+    empty = np.diff(x.indptr) == 0
+    if not empty.any():
+        return x, others
+    of_target = (selection.cells["batch"] == plan.target).to_numpy()
+    dropped = selection.cells[empty & ~of_target]
+    parts = [(len(dropped), "of the annotated batches, which do not train")]
+    parts += [(int((empty & of_target).sum()), f"of {plan.target!r}, which stay Unassigned")]
+    told = " and ".join(f"{n:,} {whose}" for n, whose in parts if n)
+    plan.warnings.append(
+        f"{int(empty.sum()):,} cells are empty, without any value in the features that are used: {told}."
+    )
+    if not len(dropped):
+        return x, others
+    keys = pd.MultiIndex.from_frame(cells[["file", "row"]])
+    cells.loc[keys.isin(pd.MultiIndex.from_frame(dropped[["file", "row"]])), "trains"] = False
+    selection.cells = selection.cells[~(empty & ~of_target)]
+    _recount(selection.cells, plan)
+    keep = np.flatnonzero(~(empty & ~of_target))
+    return x[keep], [other[keep] for other in others]
+
+
+def _recount(cells: pd.DataFrame, plan: Plan) -> None:
+    """Enter into the plan how many cells of each type train.
+
+    Raises
+    ------
+    InputError
+        If fewer than two cell types are left.
+    """
+    for name in list(plan.annotated):
+        counts = cells.loc[cells["batch"] == name, "cell_type"].value_counts().sort_index()
+        plan.cells[name] = {str(cell_type): int(n) for cell_type, n in counts.items() if n}
+        if not plan.cells[name]:
+            plan.annotated.remove(name)
+            del plan.cells[name]
+            plan.left_out[name] = "all of its labelled cells are empty"
+    classes = sorted(set().union(*plan.cells.values()))
+    plan.dropped = sorted({*plan.dropped, *(set(plan.classes) - set(classes))})
+    if plan.annotated and len(classes) >= 2 and plan.source in (None, *plan.annotated):
+        plan.classes = classes
+        return
+    raise InputError(
+        f"PATH: without empty cells {len(classes)} cell types in {len(plan.annotated)} annotated batches are left, and "
+        "SOURCE_DATASET_NAME must be one of them; at least two types are needed. Check LAYER, or which features the files share."
+    )
 
 
 def prepare_in_blocks(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Iterator[sparse.csr_matrix]:
@@ -95,9 +155,10 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
         trained = Preprocessing(**model["preprocessing"])
         plan.classes = model["classes"]
         plan.parents = plan.parents or model.get("parents", {})
-    chosen = choose_layers(parameters, cells, trained)
+    chosen = choose_layers(parameters, cells, trained, model["features"] if model else ())
+    plan.notes += chosen.notes
     _describe_values(chosen, plan)
-    in_files, gene_cols = _feature_names(chosen.files, model["features"] if model else None, plan)
+    in_files, gene_cols = _feature_names(chosen.files, model["features"] if model else None, plan, parameters.GENE_COL)
     totals_over = _totals_over(parameters, chosen, in_files, plan, trained)
     names = in_files[0] if totals_over is None else totals_over
     columns = [None if totals_over is None else features.match(totals_over, index)[0] for index in in_files]
@@ -165,8 +226,18 @@ def _describe_values(chosen: ChosenLayers, plan: Plan) -> None:
         plan.notes.append(f"{different}; all were brought to {chosen.scale.scale}.")
 
 
+def _check_positions(file: InputFile, index: pd.Index, *, matched: bool) -> None:
+    """Raise InputError if features that are only numbered would be matched with those of another file or a model."""
+    if matched:
+        raise InputError(
+            f"PATH: the features of {file.path} are numbered ({', '.join(index[:3])}, …), and var has no column with their "
+            "names; numbers of rows do not say which feature is which in another file. Put the names into var's index, or "
+            "into a column of var that GENE_COL names."
+        )
+
+
 def _feature_names(
-    files: list[InputFile], model: list[str] | None, plan: Plan
+    files: list[InputFile], model: list[str] | None, plan: Plan, gene_col: str | None
 ) -> tuple[list[pd.Index], list[str | None]]:
     """Return for each file its features' names, made unique, and the column of `var` they are from (None: its index)."""
     given = [] if model is None else [{"": pd.Index(model)}]
@@ -175,7 +246,16 @@ def _feature_names(
     names = []
     for file, column in zip(files, chosen, strict=True):
         index = file.name_columns[column]
-        if column and len(file.name_columns) > 1:
+        if column == "" and features.are_positions(index):
+            _check_positions(file, index, matched=len(files) > 1 or model is not None)
+            plan.notes.append(
+                f"The features of {file.path.name} have numbers and no names; no other file can be matched to it."
+            )
+        if column and "" not in file.name_columns and not gene_col:
+            plan.notes.append(
+                f"The features of {file.path.name} are named by column {column!r} of var: its index has only numbers."
+            )
+        elif column and len(file.name_columns) > 1:
             plan.notes.append(f"The features of {file.path.name} are named by column {column!r} of var (the best fit).")
         if repeated := int(index.duplicated().sum()):
             names_of = f"{repeated} feature names of {file.path.name}"
@@ -191,18 +271,24 @@ def _totals_over(
     if trained is not None and trained.totals_over is not None:
         return pd.Index(trained.totals_over)
     if len(names) == 1:
-        return None
+        # The mean of a cell is over these; in a new file too, which may have other antibodies beside them.
+        return names[0] if chosen.scale.values == "clr" and trained is None else None
     common = names[0]
     for other, file in zip(names[1:], chosen.files[1:], strict=True):
-        found, any_case = features.match(common, other)
-        if any_case:
-            plan.notes.append(f"The features of {file.path.name} were matched without regard to upper and lower case.")
+        found, disregarded = features.match(common, other)
+        if disregarded:
+            plan.notes.append(f"The features of {file.path.name} were matched without regard to {disregarded}.")
         common = common[found >= 0]
     if not len(common):
         kind, advice = "feature name", "Use one kind of names in all, or name the column of var with them in GENE_COL."
         if all(features.names_type(index) == "peaks" for index in names):
             kind, advice = "peak", features.PEAKS_ADVICE
         begin = "; ".join(f"{list(index[:3])}" for index in names)
+        ids = (
+            features.kinds_of_names_advice(names[0], other, chosen.files[0].path.name, file.path.name)
+            for other, file in zip(names[1:], chosen.files[1:], strict=True)
+        )
+        advice += next(filter(None, ids), "")
         raise InputError(f"PATH: the files have no {kind} in common (they begin {begin}). {advice}")
     fewest = min(len(index) for index in names)
     plan.notes.append(f"{len(common):,} features are common to all files (the smallest has {fewest:,}).")
@@ -263,16 +349,17 @@ def _model_features(
     """
     missing = np.zeros(len(wanted), dtype=bool)
     for index in in_files:
-        found, any_case = features.match(wanted, index)
+        found, disregarded = features.match(wanted, index)
         missing |= found < 0
-        if any_case:
-            plan.notes.append("The features were matched to the model's without regard to upper and lower case.")
+        if disregarded:
+            plan.notes.append(f"The features were matched to the model's without regard to {disregarded}.")
     plan.features["missing"] = int(missing.sum())
     _enter_overlap(plan, plan.target, wanted, missing, "of the model")
     if missing.all():
         raise InputError(
             f"PRETRAINED_MODEL_PATH: none of the model's {len(wanted):,} features is in the file (the model has "
             f"{list(wanted[:3])}, the file {list(in_files[0][:3])}). GENE_COL can name another column of var."
+            + features.kinds_of_names_advice(in_files[0], wanted, "Your file", "the model")
             + (" Peaks must be re-quantified on the model's." if features.names_type(wanted) == "peaks" else "")
         )
     who, least = f"PRETRAINED_MODEL_PATH: {plan.target!r}", features.MODEL_REFUSES_BELOW

@@ -10,6 +10,8 @@ from ..core.model_json import read_model_json
 from ..core.parameters import Parameters
 from ..core.text import did_you_mean, listing, plural
 from ..errors import InputError
+from .cells import names_of
+from .label_names import label_warnings
 from .parents import set_parents
 from .plan import Plan
 
@@ -73,6 +75,7 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
             plan.cells[name] = {str(t): int(n) for t, n in batch["cell_type"].value_counts().sort_index().items()}
             cells.loc[batch.index, "trains"] = True
     _check_what_is_left(p, counts, plan)
+    plan.warnings += label_warnings({name: counts[name] for name in plan.annotated})
     plan.classes = sorted(set().union(*plan.cells.values()))
     plan.dropped = sorted(set().union(*(of_batch.index for of_batch in counts.values())) - set(plan.classes))
     if p.PARENTS is not None:
@@ -93,6 +96,15 @@ def _candidates(p: Parameters, batches: list[str], plan: Plan) -> list[str]:
 
 
 def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
+    files = cells.groupby("batch", sort=False)["file"].agg(["first", "nunique"])
+    for name in files.index[files["nunique"] > 1]:
+        plan.notes.append(f"{files.loc[name, 'nunique']} files have a batch {name!r} without labels; it is one batch.")
+    called = names_of([Path(path) for path in p.paths])
+    ends = {name: f" ({called[number]})" for name, number in files["first"].items()}
+    if apart := [name for name, end in ends.items() if len(p.paths) > 1 and str(name).endswith(end)]:
+        plan.notes.append(
+            f"Several files have batches of one name; they are kept apart, named after their files: {listing(apart)}."
+        )
     if p.SOURCE_DATASET_NAME in p.INTER_DATASETS_NAMES:
         plan.notes.append(f"INTER_DATASETS_NAMES lists the source {p.SOURCE_DATASET_NAME!r} too; it stays the source.")
     if without := int(cells["batch"].isna().sum()):

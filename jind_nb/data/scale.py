@@ -14,9 +14,15 @@ from scipy import sparse
 from ..core.model_json import CommonScale, Normalisation
 from ..core.text import listing
 from ..errors import InputError
-from .recognise import FORMULAS, LOGARITHMS, NEGATIVE, Evidence, invert
+from .recognise import FORMULAS, LOGARITHMS, MOST_IN_SITU, NEGATIVE, Evidence, invert
 
 COUNTS_PER_CELL = 10_000.0
+
+# Counts are brought to so many units of volume (of cubic micrometres, a cell has about as many).
+PER_VOLUME = 1_000.0
+
+# Logarithms of values that add up to less (target_sum 1 to 150, also of some of the features) are brought to 10,000.
+SMALL_TOTAL = 200.0
 
 # Totals over a subset of the features differ between batches of one scale, but not by as much as scales do.
 SAME_TOTALS, SAME_SPREAD = 4.0, 3.0
@@ -32,7 +38,7 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
     evidence
         Of each batch that takes part.
     normalisation
-        NORMALISATION: `auto`, `counts`, `log1p` or `as_is`.
+        NORMALISATION: `auto`, `counts`, `log1p`, `clr`, `panel`, `volume` or `as_is`.
     unclear
         The value type that logarithms of an unknown base were taken for.
 
@@ -57,9 +63,11 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
     )
     log1p = replace(untouched, values="log1p", scale="log1p, as they are")
     per_10_000 = replace(log1p, scale="log1p of counts per 10,000", total=COUNTS_PER_CELL, rescaled=True)
-    if normalisation == "as_is":
+    clr = replace(untouched, values="clr", scale="centred log ratios within each cell")
+    volume = replace(untouched, values="volume", scale="log1p of counts divided by the cell's volume")
+    if normalisation in ("as_is", "panel"):
         return untouched
-    if normalisation in ("counts", "log1p"):
+    if normalisation in ("counts", "log1p", "clr", "volume"):
         for name, batch in evidence.items():
             if batch.value_type in NEGATIVE:
                 what = "whole numbers, some negative" if batch.value_type == "negative counts" else "partly negative"
@@ -67,17 +75,30 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
                     f"The values of batch {name!r} are {what} (the smallest is {batch.smallest:g}); they cannot be "
                     f"{normalisation}. Point LAYER to the counts, or set NORMALISATION to as_is to use them as they are."
                 )
-        return per_10_000 if normalisation == "counts" else log1p
-    if all(batch.is_logarithm for batch in batches) and _same_totals(batches):
+        return {"counts": per_10_000, "log1p": log1p, "clr": clr, "volume": volume}[normalisation]
+    if all(batch.is_logarithm for batch in batches) and _same_totals(batches) and not _small_totals(batches):
         totals = [batch.total for batch in batches]
         total = float(np.median([t for t in totals if t])) if all(totals) else None
         of = "" if total is None else f" of values that add up to {total:,.6g} in a cell"
         return replace(log1p, scale=f"log1p{of}, as in the file", total=total)
     if all(batch.is_linear or batch.is_logarithm for batch in batches):
+        if any(batch.value_type == "antibody counts" for batch in batches):
+            return clr
+        if all(_is_in_situ(batch) for batch in batches):
+            return volume
         return per_10_000
     if _same_unknown_scale(batches):
         return untouched
     raise _no_common_scale(evidence)
+
+
+def _is_in_situ(batch: Evidence) -> bool:
+    return batch.value_type == "counts per volume" or (_is_divided(batch) and batch.n_features <= MOST_IN_SITU)
+
+
+def _small_totals(batches: list[Evidence]) -> bool:
+    """Return whether logarithms are of values so small that log(1 + x) is nearly x: they separate no types."""
+    return all(batch.clear and (batch.total or batch.median_total) < SMALL_TOTAL for batch in batches)
 
 
 def _same_totals(batches: list[Evidence]) -> bool:
@@ -91,7 +112,8 @@ def _same_totals(batches: list[Evidence]) -> bool:
 def _same_unknown_scale(batches: list[Evidence]) -> bool:
     """Return whether values of no known scale are at least on the same one in all batches."""
     negative = all(batch.value_type in NEGATIVE for batch in batches)
-    if not negative and not all(batch.value_type == "unknown" or batch.is_logarithm for batch in batches):
+    panel = all(batch.value_type == "panel" for batch in batches)
+    if not negative and not panel and not all(batch.value_type == "unknown" or batch.is_logarithm for batch in batches):
         return False
     sd, means = [batch.sd for batch in batches if batch.sd > 0], [batch.mean for batch in batches]
     return bool(sd) and max(sd) <= SAME_SPREAD * min(sd) and max(means) - min(means) <= max(sd)
@@ -140,15 +162,18 @@ def scale_for_model(
     scale = replace(trained, normalisation=normalisation)
     if trained.values == "as they are":
         same_sign = (batch.value_type in NEGATIVE) == any(value_type in NEGATIVE for value_type in trained.kinds)
+        same_sign |= "panel" in trained.kinds and not batch.is_linear  # a few cells of a panel may look like anything
         same_spread = trained.sd / SAME_SPREAD <= batch.sd <= trained.sd * SAME_SPREAD
         same_mean = abs(batch.mean - trained.mean) <= trained.sd
-        if normalisation != "as_is" and not (same_sign and same_spread and same_mean):
+        if normalisation not in ("as_is", "panel") and not (same_sign and same_spread and same_mean):
             raise _not_the_models(name, batch, trained)
         return replace(scale, rescaled=False), []
-    if normalisation == "as_is" or (normalisation == "log1p" and batch.value_type not in NEGATIVE):
+    if normalisation in ("as_is", "panel") or (normalisation == "log1p" and batch.value_type not in NEGATIVE):
         return replace(scale, rescaled=False, values="as they are"), []
     if not (batch.is_linear or batch.is_logarithm):
         raise _not_the_models(name, batch, trained)
+    if trained.values in ("clr", "volume"):
+        return scale, []
     rescaled = replace(scale, rescaled=True, total=trained.total or COUNTS_PER_CELL)
     if trained.rescaled or normalisation == "counts":
         return rescaled, []
@@ -174,6 +199,11 @@ def describe_normalisation(batch: Evidence, scale: CommonScale) -> str:
     if scale.rescaled:
         inverted = f"{FORMULAS[batch.value_type]}, " if _is_inverted(batch, scale) else ""
         return f"{inverted}counts per {scale.total:,.6g}, log1p"
+    if scale.values in ("clr", "volume"):
+        inverted = f"{FORMULAS[batch.value_type]}, " if batch.is_logarithm else ""
+        if scale.values == "clr":
+            return f"{inverted}log1p minus the cell's mean (CLR)"
+        return f"{inverted}{'divided by the volume, ' if _is_divided(batch) else ''}log1p"
     return "brought to natural logarithms" if _changes_base(batch, scale) else "left as they are"
 
 
@@ -181,19 +211,38 @@ def _is_inverted(batch: Evidence, scale: CommonScale) -> bool:
     return batch.is_logarithm and scale.normalisation != "counts"
 
 
+def _is_divided(batch: Evidence) -> bool:
+    # What is not whole was divided by something before.
+    return batch.has_volume and batch.value_type in ("counts", "antibody counts")
+
+
 def _changes_base(batch: Evidence, scale: CommonScale) -> bool:
     return scale.values == "log1p" and scale.normalisation == "auto" and batch.value_type in ("log2", "log10")
 
 
-def to_common_scale(matrix: sparse.csr_matrix, batch: Evidence, scale: CommonScale) -> sparse.csr_matrix:
+def to_common_scale(
+    matrix: sparse.csr_matrix, batch: Evidence, scale: CommonScale, volumes: np.ndarray | None = None
+) -> sparse.csr_matrix:
     """Return a batch's values on the common scale, float32 of the same shape.
+
+    Parameters
+    ----------
+    volumes
+        Of the cells, float64 (n_cells,); None where the file has none.
 
     Notes
     -----
     If the scale is `rescaled`: log(1 + total x value / (the cell's total + 1e-5)), docs/method_reference.md section 1,
-    with the cell's total over the given features; logarithms are inverted first. Otherwise logarithms become natural
-    ones, and all other values stay.
+    with the cell's total over the given features; logarithms are inverted first. If it is `clr`: log(1 + value) minus its
+    mean over the cell's features. If it is `volume`: log(1 + 1,000 x count / volume), or log(1 + value) of values that are
+    no counts or have no volume. Otherwise logarithms become natural ones, and all other values stay.
     """
+    if scale.values in ("clr", "volume"):
+        linear = invert(matrix.data, batch.value_type)
+        if scale.values == "volume" and volumes is not None and _is_divided(batch):
+            linear = linear * np.repeat(PER_VOLUME / volumes, np.diff(matrix.indptr))
+        logs = sparse.csr_matrix((np.log1p(linear), matrix.indices.copy(), matrix.indptr.copy()), matrix.shape)
+        return _centred_in_cells(logs) if scale.values == "clr" else logs.astype(np.float32)
     if scale.rescaled and scale.total is not None:
         if _is_inverted(batch, scale):
             matrix = matrix.copy()
@@ -203,6 +252,19 @@ def to_common_scale(matrix: sparse.csr_matrix, batch: Evidence, scale: CommonSca
         matrix = matrix.copy()
         matrix.data = (matrix.data * LOGARITHMS[batch.value_type]).astype(np.float32)
     return matrix
+
+
+def _centred_in_cells(logs: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return each value minus the mean of its cell, zeros too, float32.
+
+    Notes
+    -----
+    The centred log ratio of Stoeckius et al. 2017 with 1 added to each count, within a cell (muon's `prot.pp.clr` with
+    axis 1). Seurat's `margin = 2`, over the cells of a batch, would make the values of a cell depend on which other cell
+    types its batch has.
+    """
+    dense = logs.toarray()
+    return sparse.csr_matrix((dense - dense.mean(axis=1, keepdims=True)).astype(np.float32))
 
 
 def to_log_counts(matrix: sparse.csr_matrix, per_cell: float = COUNTS_PER_CELL) -> sparse.csr_matrix:

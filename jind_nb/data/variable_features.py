@@ -4,7 +4,7 @@ Only the selected features of the cells that are used are ever held in memory.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self, TypeVar
 
 import numpy as np
@@ -41,6 +41,7 @@ class Part:
     batch: np.ndarray  # objects (n,), names
     used: np.ndarray  # bool (n,): cells to read
     wanted: tuple[np.ndarray, ...]  # positions of the features of each matrix to return; -1: a column of zeros
+    volumes: np.ndarray | None = None  # float64 (n,), of the cells; None where the file has none
 
 
 @dataclass
@@ -128,9 +129,13 @@ def _each_block(
         value_type = np.zeros(len(file.cells), dtype=np.int8)
         for name, rows in file.rows.items():
             value_type[rows] = list(evidence).index(file.evidence[name].value_type)
+        volumes = [None] * len(file.blocks.blocks) if file.volumes is None else file.by_block(file.volumes)
+        of_cells = map(file.by_block, (value_type, batch[here], used[here]))
         parts = [
-            Part(values.scale, list(evidence.values()), columns, kinds, batches, cells, wanted) if cells.any() else None
-            for kinds, batches, cells in zip(*map(file.by_block, (value_type, batch[here], used[here])), strict=True)
+            Part(values.scale, list(evidence.values()), columns, kinds, batches, cells, wanted, volume)
+            if cells.any()
+            else None
+            for kinds, batches, cells, volume in zip(*of_cells, volumes, strict=True)
         ]
         n = sum(part is not None for part in parts)
         yield from bar(file.blocks.each(function, parts), f"reading {file.path.name}", "block", n)
@@ -140,27 +145,40 @@ def _each_block(
 
 
 def _block_on_common_scale(block: Block, part: Part) -> sparse.csr_matrix:
-    matrix, value_type = block.matrix(), part.value_type
+    matrix, value_type, volumes = block.matrix(), part.value_type, part.volumes
     if not part.used.all():
         matrix, value_type = matrix[part.used], value_type[part.used]
+        volumes = None if volumes is None else volumes[part.used]
+    there = part.columns is None or (part.columns >= 0).all()
     if part.columns is not None:
-        matrix = select_columns(matrix, part.columns)
+        matrix = select_columns(matrix, part.columns[part.columns >= 0])
         matrix.sort_indices()  # so that a total does not depend on the file's order
     present = np.unique(value_type)
-    if len(present) == 1:
-        return to_common_scale(matrix, part.evidence[present[0]], part.scale)
     rows = [np.flatnonzero(value_type == i) for i in present]
-    parts = [to_common_scale(matrix[r], part.evidence[i], part.scale) for i, r in zip(present, rows, strict=True)]
-    return sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(rows), kind="stable")]
+    parts = [
+        to_common_scale(matrix[r], part.evidence[i], part.scale, None if volumes is None else volumes[r])
+        for i, r in zip(present, rows, strict=True)
+    ]
+    if len(present) > 1:
+        matrix = sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(rows), kind="stable")]
+    elif parts:
+        matrix = parts[0]
+    if there or part.columns is None:
+        return matrix
+    # A feature that the file lacks is zero, on whatever scale: it has no part in a cell's mean.
+    return select_columns(matrix, np.where(part.columns < 0, -1, np.cumsum(part.columns >= 0) - 1))
 
 
 def _block_mean_variance(block: Block, part: Part) -> MeanVariance:
     from sklearn.utils.sparsefuncs import mean_variance_axis  # scikit-learn takes half a second and more
 
     matrix = _block_on_common_scale(block, part)
+    as_stored = matrix
+    if part.scale.values == "clr":  # where zero is a value like any other
+        as_stored = _block_on_common_scale(block, replace(part, scale=replace(part.scale, values="as they are")))
     seen = {}
     for name in dict.fromkeys(part.batch):
-        of_batch = matrix[part.batch == name]
+        of_batch = as_stored[part.batch == name]
         seen[name] = np.bincount(of_batch.indices[of_batch.data != 0], minlength=matrix.shape[1])
     values = sparse.csr_matrix((matrix.data.astype(np.float64), matrix.indices, matrix.indptr), matrix.shape)
     mean, variance = mean_variance_axis(values, axis=0)

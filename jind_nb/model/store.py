@@ -41,7 +41,7 @@ from .calibration import Calibration
 from .networks import Annotator, classify, encode
 from .predictions import Rule
 from .state import AlignmentMode, Annotated, KnownLatents, Method, Reference, Settings, TargetStage
-from .target import align, annotate_before_alignment, predict
+from .target import align, annotate_before_alignment, predict, reject_empty
 
 # The space keeps these apart from any batch's file, where it would be %20.
 LATENTS = "reference codes.pt"
@@ -445,4 +445,5 @@ def annotate_with_model(
         recall(annotated, x, model, known, settings)
     else:
         align(annotated, x, known, settings)
+    reject_empty(annotated, np.diff(x.indptr) == 0)
     return annotated, known

@@ -1,6 +1,7 @@
 """Annotating a batch without labels, whatever the METHOD: before alignment, and after each stage of alignment."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -115,6 +116,7 @@ def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, setti
         known.method.align(annotated, x, known, settings)
     else:
         annotated.notes.append("ALIGN is false: the target was not aligned.")
+    reject_empty(annotated, np.diff(x.indptr) == 0)
 
 
 def add_stage(
@@ -131,6 +133,15 @@ def add_stage(
     predictions = predict(annotated.model, latent, known, settings, rule or Rule(), annotated.novelty)
     annotated.stages[stage] = predictions
     log.info("%s: %d of %d cells Unassigned", stage, predictions.rejected.sum(), x.shape[0])
+
+
+def reject_empty(annotated: Annotated, empty: np.ndarray) -> None:
+    """Reject cells without any value, bool (n,), at every stage: nothing is known of them, whatever the model says."""
+    if not empty.any():
+        return
+    for stage, predictions in annotated.stages.items():
+        unlike = empty if predictions.unlike is None else predictions.unlike | empty
+        annotated.stages[stage] = replace(predictions, unlike=unlike)
 
 
 def notes_table(annotated: Annotated) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from xlsxwriter import Workbook
@@ -107,7 +108,13 @@ def write_annotated_target(result: TargetResult, run: Run) -> None:
     adata = read_target(run.parameters, read_cells(run.parameters))
     annotate_obs(adata, predictions_table(result), result.final.classes, result.latent)
     with whole_file(run.annotated_target) as temporary:
-        adata.write_h5ad(temporary, compression="gzip")
+        write_cells(temporary, adata)
+
+
+def write_cells(path: Path, adata: ad.AnnData) -> None:
+    """Write cells to an h5ad file; nullable text stays what it is."""
+    with ad.settings.override(allow_write_nullable_strings=True):
+        adata.write_h5ad(path, compression="gzip")
 
 
 def write_metrics(history: list[StageResult], result: TargetResult, calibration: Calibration | None, run: Run) -> None:

@@ -304,7 +304,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "link": (_link_out, r"PATH: .*link to another place"),
     "pickle": (_pickled, r"PATH: .*in\.zarr cannot be read .*pickle"),
     "declares": (_declares, r"PATH: obsm/x of .*declares"),
-    "no zarr": (_no_metadata, r"PATH: .*is a folder and no zarr"),
+    "no zarr": (_no_metadata, r"PATH: .*is a folder and neither a zarr"),
     "no obs": (lambda folder: shutil.rmtree(folder / "obs"), r"PATH: .*in\.zarr"),
     "obs damaged": (lambda folder: (folder / "obs" / "batch" / "codes" / "0").write_bytes(b"x"), r"obs of .*in\.zarr"),
 }  # fmt: skip

@@ -1,0 +1,118 @@
+"""Kinds of features in one matrix (genes, peaks, antibodies, spike-ins), and which of them a run uses."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..core.parameters import Parameters
+from ..core.text import did_you_mean, listing
+from ..errors import InputError
+from .chunks import read_rows
+from .features import match, name_columns, names_type
+from .h5ad import frame, input_files, matrix_of, open_file
+from .integrity import Store
+from .recognise import antibodies, evenly_spaced
+
+GENES, PEAKS, ANTIBODIES, NOT_SAID = "Gene Expression", "Peaks", "Antibody Capture", "(not said)"
+
+# What stands among genes and is none, by its name, where var.feature_types does not say.
+KINDS_BY_NAME = {
+    PEAKS: re.compile(r"chr[\w.]+[:_-]\d+[-_]\d+|[\w.]+:\d+-\d+", re.IGNORECASE),
+    "ERCC spike-ins": re.compile(r"ERCC[-_.]\d{5}"),
+    ANTIBODIES: re.compile(
+        r".*totalseq.*|(?:adt|prot|hto|hashtag)[-_:.].+|.+[-_:.](?:adt|prot|hto)|hashtag\d+", re.IGNORECASE
+    ),
+}
+
+# Cells of a batch that show which kinds it has values of.
+CELLS_LOOKED_AT = 50
+
+
+def feature_kinds(store: Store, table: str) -> np.ndarray:
+    """Return the kind of each feature of a `var` table, objects (n_features,): `feature_types`, or what names say."""
+    var = frame(store, table)
+    return kinds_of(var, next(iter(name_columns(var).values())))
+
+
+def kinds_of(var: pd.DataFrame, names: pd.Index) -> np.ndarray:
+    """Return the kind of each feature, objects (n_features,).
+
+    >>> list(kinds_of(pd.DataFrame(index=range(3)), pd.Index(["LYZ", "ERCC-00002", "chr1:10-20"])))
+    ['Gene Expression', 'ERCC spike-ins', 'Peaks']
+    """
+    column = next((name for name in ("feature_types", "feature_type") if name in var), None)
+    if column is not None:
+        said = var[column].astype(object)
+        kinds = said.where(said.notna(), NOT_SAID).astype(str).to_numpy(dtype=object)
+    else:
+        of_all = PEAKS if names_type(names) == "peaks" else ANTIBODIES if antibodies(names) else GENES
+        kinds = np.full(len(names), of_all, dtype=object)
+    genes = np.flatnonzero(kinds == GENES)
+    for kind, pattern in KINDS_BY_NAME.items():
+        kinds[[i for i in genes if pattern.fullmatch(str(names[i]))]] = kind
+    return kinds
+
+
+def choose_kinds(
+    parameters: Parameters, cells: pd.DataFrame, layers: Mapping[int, str | None], model_features: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Return the kinds of features that a run uses (none: all features), and notes.
+
+    Parameters
+    ----------
+    cells
+        Of `read_cells`, the cells that take part.
+    layers
+        File -> its layer.
+    model_features
+        Of a saved model, whose kind is the one to use.
+
+    Raises
+    ------
+    InputError
+        If FEATURE_TYPES names a kind that a file does not have.
+    """
+    features, batches, of_model = Counter[str](), dict[str, set[str]](), Counter[str]()
+    files = input_files(parameters)
+    for number, layer in layers.items():
+        with open_file(files[number]) as store:
+            path, table, _ = matrix_of(store, layer)
+            kinds = feature_kinds(store, table)
+            features |= Counter(kinds)
+            if wrong := [kind for kind in parameters.FEATURE_TYPES if kind not in set(kinds)]:
+                there = list(dict.fromkeys(kinds))
+                hint = did_you_mean(wrong[0], there)
+                raise InputError(f"FEATURE_TYPES: {files[number]} has no {wrong[0]!r}; it has {listing(there)}.{hint}")
+            here = cells[cells["file"] == number]
+            for name, rows in here.groupby("batch", sort=False)["row"]:
+                seen = set(kinds)
+                if len(seen) > 1:
+                    some = rows.to_numpy()[evenly_spaced(len(rows), CELLS_LOOKED_AT)]
+                    seen = set(kinds[np.unique(read_rows(store, path, np.sort(some)).indices)])
+                batches[str(name)] = batches.get(str(name), set()) | seen
+            if len(model_features) and len(set(kinds)) > 1:
+                names = next(iter(name_columns(frame(store, table)).values()))
+                found = match(pd.Index(model_features), names)[0]
+                of_model += Counter(kinds[found[found >= 0]])
+    if len(features) < 2:
+        return [], []
+    chosen, why = list(parameters.FEATURE_TYPES), "FEATURE_TYPES names"
+    if not chosen and of_model:
+        chosen, why = [of_model.most_common(1)[0][0]], "the model has"
+    if not chosen:
+        common = set.intersection(*batches.values())
+        if not common:
+            return [], []
+        chosen = [GENES if GENES in common else max(sorted(common), key=features.__getitem__)]
+        why = "all batches have"
+    rest = {kind: n for kind, n in features.items() if kind not in chosen}
+    if not rest:
+        return [], []
+    left_out = listing([f"{n:,} {kind}" for kind, n in rest.items()], 10, quoted=False)
+    return chosen, [
+        f"Of several kinds of features {listing(chosen, quoted=False)} are used, which {why}; left out: {left_out}. "
+        "FEATURE_TYPES chooses otherwise."
+    ]

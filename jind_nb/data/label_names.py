@@ -1,0 +1,75 @@
+"""Labels that may mean the same cell type, or a coarser one: found by their names, said, and never merged by themselves."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping
+
+import pandas as pd
+
+from ..core.text import listing
+
+MOST_SHOWN = 10
+
+Counts = Mapping[str, pd.Series]  # batch -> label -> cells
+
+
+def label_warnings(counts: Counts) -> list[str]:
+    """Return what to tell about the labels of the annotated batches: spellings of one type, and batches labelled coarsely.
+
+    Parameters
+    ----------
+    counts
+        Of each annotated batch, the labelled cells of each type.
+    """
+    labels = pd.DataFrame(dict(counts)).sum(axis=1) if counts else pd.Series(dtype=float)
+    return [*_spellings(labels), *_coarser(counts, set(labels.index))]
+
+
+def key_of(label: str) -> str:
+    """Return a label without what writers differ in: case, accents, quotes, joints, plural, the word cell.
+
+    >>> key_of("CD4_T-cells"), key_of("‘Naïve’ B"), key_of("CD4- T"), key_of("CD4+ T")
+    ('cd4 t', 'naive b', 'cd4- t', 'cd4+ t')
+    """
+    plain = unicodedata.normalize("NFKD", label.casefold())
+    plain = re.sub("[\"'`´‘’“”]", "", "".join(c for c in plain if not unicodedata.combining(c)))
+    words = re.sub(r"(?<=[^\W_])[-./](?=[^\W_])|_", " ", plain).split()
+    words = [word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words]
+    return " ".join([word for word in words if word != "cell"] or words)
+
+
+def _spellings(labels: pd.Series) -> list[str]:
+    groups = defaultdict(list)
+    for label in labels.sort_values(ascending=False, kind="stable").index:
+        groups[key_of(str(label))].append(str(label))
+    same = [group for group in groups.values() if len(group) > 1]
+    if not same:
+        return []
+    pairs = listing([" = ".join(map(repr, group)) for group in same], MOST_SHOWN, quoted=False)
+    rename = listing([f"{other}: {first}" for first, *others in same for other in others], MOST_SHOWN, quoted=False)
+    return [
+        f"LABELS_COL: some labels differ in spelling only ({pairs}); they are learned as different cell types. If they are "
+        f"the same, RENAME {{{rename}}} merges them."
+    ]
+
+
+def _coarser(counts: Counts, labels: set[str]) -> list[str]:
+    """Tell of each batch that uses a label where others use finer ones, as `T` beside `CD4 T` and `CD8 T`."""
+    words = {label: set(key_of(label).split()) for label in labels}
+    finer = {label: {other for other in labels if words[label] < words[other]} for label in labels}
+    found = defaultdict(list)
+    for batch, of_batch in counts.items():
+        for label in of_batch.index:
+            elsewhere = sorted(
+                finer[label].intersection(*[set().union(*(set(c.index) for b, c in counts.items() if b != batch))])
+            )
+            has_both = any(label in c.index for b, c in counts.items() if finer[label] & set(c.index))
+            if len(elsewhere) > 1 and not finer[label] & set(of_batch.index) and not has_both:
+                found[(label, tuple(elsewhere))].append(batch)
+    return [
+        f"LABELS_COL: {listing(batches, 5)} label cells {label!r} where other batches have {listing(elsewhere, 5)}; a cell "
+        "may be given either, and errors are measured as if they were different types. EXCLUDE_DATASETS_NAMES leaves a "
+        "batch out; RENAME gives the finer labels the coarse one."
+        for (label, elsewhere), batches in found.items()
+    ]
