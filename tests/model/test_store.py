@@ -24,7 +24,7 @@ from jind_nb.data.plan import Plan
 from jind_nb.errors import InputError
 from jind_nb.model import annotate, store
 from jind_nb.model.annotate import leave_batches_out
-from jind_nb.model.calibration import Calibration, best_mode, calibrate_modes
+from jind_nb.model.calibration import Calibration, alignment_in_words, calibrate_modes
 from jind_nb.model.default import Offset
 from jind_nb.model.networks import Annotator, classify, encode
 from jind_nb.model.predictions import Predictions, capped, class_thresholds, tempered
@@ -168,7 +168,7 @@ def test_model_json_has_all_that_annotating_needs(saved: Saved) -> None:
     assert stored["training"]["METHOD"] == ("reference" if of_reference else "default")
     assert stored["code size"] == known_latents(saved.reference).latent.shape[1] == (256 if of_reference else 100)
     calibrations = {mode: Calibration.from_json(values) for mode, values in stored["calibration"].items()}
-    assert stored["alignment"] == dict(zip(("way", "why"), best_mode(calibrations), strict=True))
+    assert stored["alignment"]["why"] == alignment_in_words(calibrations)
 
 
 # --- the target --------------------------------------------------------------------------------------------------------
