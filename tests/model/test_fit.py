@@ -112,7 +112,7 @@ def test_the_named_or_chosen_source_comes_first_and_has_no_adapter(
     prepared, plan, settings = prepare_simulated(tmp_path, THREE_BATCHES, SOURCE_DATASET_NAME=source, METHOD=method)
     reference = fit.start(prepared, plan, settings)
     tried = source is None and is_reference(settings)
-    best = fit.candidates_table(reference)["target cells Unassigned"].idxmin() if tried else "a"
+    best = fit.candidates_table(reference)["target cells Unassigned"].idxmin() if tried else plan.annotated[0]
     assert reference.source == (source or best)
     assert sorted(reference.batches) == ["a", "b"]
     assert reference.adapters == {reference.source: None}
