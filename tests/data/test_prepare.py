@@ -379,7 +379,9 @@ def test_a_type_too_rare_in_one_batch_is_left_out_there_and_learned_from_another
 
 def test_auto_leaves_out_only_a_type_with_a_single_annotated_cell(prepare: Callable[..., Prepared]) -> None:
     """Two cells of a type are enough to learn it, also if they are in two batches."""
-    adata = simulated({"a": {"B": 9, "T": 9, "DC": 1}, "b": {"B": 9, "NK": 2, "DC": 1, "mast": 1}, "c": {"B": 9, "T": 9}})
+    adata = simulated(
+        {"a": {"B": 9, "T": 9, "DC": 1}, "b": {"B": 9, "NK": 2, "DC": 1, "mast": 1}, "c": {"B": 9, "T": 9}}
+    )
     result = prepare(adata, MIN_CELL_TYPE_POPULATION="auto")
     assert result.plan.cells == {"a": {"B": 9, "DC": 1, "T": 9}, "b": {"B": 9, "DC": 1, "NK": 2}}
     assert result.plan.dropped == ["mast"]
