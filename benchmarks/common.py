@@ -10,8 +10,7 @@ import csv
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +167,8 @@ class BothModes:
         self._known = target.known_latents(trained.reference)
         self.left_out = annotate.leave_batches_out(trained.reference)
         cells = trained.prepared[(trained.prepared.obs["batch"] == self.plan.target).to_numpy()]
-        x, always = sparse.csr_matrix(cells.X), replace(self._settings, always_align=True)
         shared = trained.reference.model
-        self._annotated = annotate.annotate(shared, x, self._known, always)
+        self._annotated = annotate.annotate(shared, sparse.csr_matrix(cells.X), self._known, self._settings)
         latent = self._annotated.latent
         self._of_modes = {
             NOT_ALIGNED: (shared, latent[TargetStage.BEFORE]),
@@ -180,12 +178,6 @@ class BothModes:
     def calibrate(self, mode: str, target_error: float | None = None) -> Calibration:
         """Return what the left-out batches say of a mode, for REJECTION or for a TARGET_ERROR."""
         return calibration.calibrate(self.left_out, mode, self._settings.theta, target_error, len(self.plan.annotated))
-
-    @cached_property
-    def chosen(self) -> str:
-        """The mode that a run would choose."""
-        of_modes = calibration.calibrate_modes(self.left_out, self._settings, len(self.plan.annotated))
-        return calibration.best_mode(of_modes)[0]
 
     def predict(self, mode: str, calibrated: Calibration | None = None) -> Predictions:
         """Return the predictions for the target, calibrated or as they come from the classifier."""

@@ -135,8 +135,8 @@ def annotate(
         antibodies (`clr`), cytometry (`panel`), in situ counts to divide by the cell's volume (`volume`), or to be left
         alone (`as_is`).
     align
-        Align the target with the annotated batches; default: if left-out batches were annotated better with alignment
-        (method `reference`: always), but never with pretrained_model_path.
+        Align the target with the annotated batches (method `default`: as far as that helped left-out batches); default:
+        yes, but not with pretrained_model_path.
     parents
         A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous cell is then
         given the parent, where that is confident.

@@ -134,8 +134,8 @@ class Parameters(BaseModel):
     of antibodies (`clr`), cytometry (`panel`), in situ counts to divide by the cell's volume (`volume`), or to be left
     alone (`as_is`)."""
     ALIGN: MaybeBool = None
-    """Align the target with the annotated batches; default: if left-out batches were annotated better with alignment
-    (METHOD `reference`: always), but never with PRETRAINED_MODEL_PATH."""
+    """Align the target with the annotated batches (METHOD `default`: as far as that helped left-out batches); default:
+    yes, but not with PRETRAINED_MODEL_PATH."""
     MARKERS: Markers = {}
     """Features to look at for each cell type, a map such as {"T": ["CD3D", "CD3E"], "B": ["MS4A1"]}."""
     PARENTS: Parents = None

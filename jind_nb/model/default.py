@@ -172,8 +172,8 @@ class Heads(nn.Module):
     def of_members(self, latent: Tensor) -> Tensor:
         """Return the members' probabilities, (n, M, K): the mean of each member's heads."""
         probabilities = torch.softmax(torch.einsum("nc,hck->nhk", latent, self.weight) + self.bias, dim=2)
-        of_members = [probabilities[:, [head == member for head in HEADS]].mean(dim=1) for member in MEMBERS]
-        return torch.stack(of_members, dim=1)
+        of_members = probabilities.split([HEADS.count(member) for member in MEMBERS], dim=1)
+        return torch.stack([of_heads.mean(dim=1) for of_heads in of_members], dim=1)
 
     def forward(self, latent: Tensor) -> Tensor:
         mean = torch.einsum("nmk,m->nk", self.of_members(latent), self.prior)
@@ -515,6 +515,8 @@ def mutual_neighbours(latent: np.ndarray, seed: int) -> tuple[np.ndarray, np.nda
     these have nearer ones. So a rare type is not outvoted. Of more than 10,000 cells a subsample is asked, and accordingly fewer
     neighbours, at least five; of fewer than 64 cells a fourth.
     """
+    if not len(latent):  # there may be no held-out cells
+        return np.zeros((0, 1), dtype=np.int64), np.zeros((0, 1), dtype=bool)
     latent = latent[:, near_columns(latent.shape[1])]
     if not len(latent):
         return np.empty((0, 0), dtype=np.int64), np.empty((0, 0), dtype=bool)

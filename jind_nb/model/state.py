@@ -57,7 +57,7 @@ class Settings:
     epochs: int
     theta: float  # REJECTION
     align: bool
-    always_align: bool  # without asking whether left-out batches are annotated better for it
+    always_align: bool  # a model of format 4 too, also where left-out batches were annotated no better for it
     calibrate: bool  # whether annotated batches are left out in turn to learn what probabilities are worth
     target_error: float | None
     device: torch.device
@@ -143,8 +143,8 @@ class KnownLatents:
     held_out: np.ndarray  # float32 (m, d), held-out cells: thresholds come from these
     counts: np.ndarray  # int64 (K,), annotated cells of each type, for the class weights
     rules: dict[str, Rule] = field(default_factory=dict)  # alignment mode -> what left-out batches taught
-    mode: str = AlignmentMode.UNALIGNED  # in which left-out batches were annotated best
-    why: str = "No annotated batch was left out to see whether alignment helps"
+    mode: str = AlignmentMode.UNALIGNED  # of a model of format 4: in which left-out batches were annotated best
+    why: str = "No annotated batch was left out to see how much alignment helps"
     near_held_out: np.ndarray | None = None  # training cells nearest each held-out one, once they were asked for
 
     def pooled(self, seed: int) -> np.ndarray:

@@ -526,7 +526,7 @@ def _without(name: str) -> dict[str, Any]:
         ),
         pytest.param(
             lambda folder: _model(folder, MODEL | {"format": 99}),
-            ["format 99", f"reads format {MODEL_FORMAT}", "update jind-nb"],
+            ["format 99", f"reads formats {OLDER_FORMAT} and {MODEL_FORMAT}", "update jind-nb"],
             id="newer",
         ),
     ],

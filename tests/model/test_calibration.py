@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,21 +11,27 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from jind_nb.core.text import percent
 from jind_nb.metrics import calibration_error
 from jind_nb.model.calibration import (
-    best_mode,
+    Calibration,
+    alignment_in_words,
     calibrate,
     lowest_threshold,
+    member_weights,
+    moved_share,
     novelty_threshold,
     safe_threshold,
     temperature,
 )
 from jind_nb.model.leave_one_out import LeftOut
+from jind_nb.model.mixture import mixed
 from jind_nb.model.predictions import NONE_PASSES, tempered
 from jind_nb.model.state import AlignmentMode
 
 quick = hypothesis_settings(deadline=None, max_examples=100)
 CLASSES = ["B", "NK", "T"]
+ONE = (1.0,)
 
 
 def batch(
@@ -45,14 +52,15 @@ def batch(
     known = random.random(n) >= unknown
     y[~known] = (honest.argmax(axis=1)[~known] + 1) % 3
     novelty = np.where(known, random.random(n), 2.0)
-    return LeftOut(name, CLASSES, y, known, {mode: network}, {mode: network}, novelty)
+    only = {mode: network[:, None]}  # of a METHOD of one member
+    return LeftOut(name, CLASSES, y, known, only, only, novelty, ONE)
 
 
 @pytest.mark.parametrize("truth", [0.5, 1.0, 3.0])
 def test_the_temperature_that_makes_probabilities_honest_is_found(truth: float) -> None:
     """Else a confidence of 0.8 would not mean right in four of five."""
     left_out = [batch("a", seed=1, true_temperature=truth), batch("b", seed=2, true_temperature=truth)]
-    assert temperature(left_out, AlignmentMode.UNALIGNED) == pytest.approx(truth, rel=0.1)
+    assert temperature(left_out, AlignmentMode.UNALIGNED, ONE) == pytest.approx(truth, rel=0.1)
     learned = calibrate(left_out, AlignmentMode.UNALIGNED, 0.05, None, 2)
     for row in learned.batches:
         assert row["calibration_error"] < 0.03
@@ -62,13 +70,13 @@ def test_the_temperature_that_makes_probabilities_honest_is_found(truth: float) 
 
 def test_cells_of_types_the_model_could_not_know_do_not_cool_it() -> None:
     left_out = [batch("a", seed=1, unknown=0.3)]
-    assert temperature(left_out, AlignmentMode.UNALIGNED) == pytest.approx(1.0, rel=0.1)
+    assert temperature(left_out, AlignmentMode.UNALIGNED, ONE) == pytest.approx(1.0, rel=0.1)
     assert novelty_threshold(left_out) < 1.0
 
 
 def test_a_batch_counts_alike_however_many_cells_it_has() -> None:
     large, small = batch("a", 20_000, 1, true_temperature=3.0), batch("b", 500, 2)
-    assert 1.2 < temperature([large, small], AlignmentMode.UNALIGNED) < 2.5
+    assert 1.2 < temperature([large, small], AlignmentMode.UNALIGNED, ONE) < 2.5
     novel = replace(small, novelty=small.novelty + 1)
     assert novelty_threshold([large, novel]) > 1.9
 
@@ -76,7 +84,7 @@ def test_a_batch_counts_alike_however_many_cells_it_has() -> None:
 def test_without_cells_of_known_types_nothing_is_learned_and_nothing_assigned() -> None:
     """Left-out batches may hold only types of their own."""
     alien = batch("a", 50, unknown=1.1)
-    assert temperature([alien], AlignmentMode.UNALIGNED) == 1.0
+    assert temperature([alien], AlignmentMode.UNALIGNED, ONE) == 1.0
     assert novelty_threshold([alien]) is None
     learned = calibrate([alien], AlignmentMode.UNALIGNED, 0.05, 0.05, 2)
     assert learned.threshold == NONE_PASSES
@@ -154,10 +162,9 @@ def test_what_is_told_of_a_left_out_batch_rests_on_the_others() -> None:
     honest, boastful = batch("a", seed=1), batch("b", seed=2, true_temperature=3.0)
     learned = calibrate([honest, boastful], AlignmentMode.UNALIGNED, 0.05, None, 2)
     error = {row["batch"]: row for row in learned.batches}
-    right = boastful.probabilities[AlignmentMode.UNALIGNED].argmax(axis=1) == boastful.y
-    by_other = tempered(
-        boastful.probabilities[AlignmentMode.UNALIGNED], temperature([honest], AlignmentMode.UNALIGNED)
-    ).max(axis=1)
+    network = boastful.members[AlignmentMode.UNALIGNED][:, 0]
+    right = network.argmax(axis=1) == boastful.y
+    by_other = tempered(network.astype(np.float32), temperature([honest], AlignmentMode.UNALIGNED, ONE)).max(axis=1)
     assert error["b"]["calibration_error"] == pytest.approx(calibration_error(by_other, right))
 
 
@@ -178,68 +185,91 @@ def test_a_batch_of_types_all_its_own_is_no_evidence_for_a_promise() -> None:
     assert (learned.n_left_out, learned.is_guarantee) == (3, False)
 
 
-# --- whether to align --------------------------------------------------------------------------------------------------
+# --- the members' weights ------------------------------------------------------------------------------------------------
+
+PRIOR = (0.5, 0.0, 0.0, 0.5)  # two members, before and after alignment
 
 
-def both_ways(name: str, shared: np.ndarray, adapted: np.ndarray) -> LeftOut:
-    """A left-out batch, annotated right with so high a confidence, either way; a negative one is of a wrong type."""
-
-    def probabilities(confidence: np.ndarray) -> np.ndarray:
-        own = np.abs(confidence)
-        rest = (1 - own) / 2
-        right = confidence > 0
-        return np.stack([np.where(right, own, rest), np.where(right, rest, own), rest], axis=1)
-
-    modes = {AlignmentMode.UNALIGNED: probabilities(shared), AlignmentMode.ALIGNED: probabilities(adapted)}
-    n = len(shared)
-    return LeftOut(name, CLASSES, np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool), modes, modes, np.zeros(n))
+def of_two_members(name: str, good: int, n: int = 500, *, seed: int = 0, is_new: bool = True) -> LeftOut:
+    """A left-out batch that one member (0 to 3) annotates right and the others at random."""
+    random = np.random.default_rng(seed)
+    y = random.integers(0, 3, n)
+    members = random.dirichlet([1, 1, 1], (n, 4))
+    members[:, good] = 0.05
+    members[np.arange(n), good, y] = 0.9
+    modes = dict.fromkeys(AlignmentMode, members)
+    return LeftOut(name, CLASSES, y, np.ones(n, dtype=bool), modes, modes, random.random(n), PRIOR, is_new)
 
 
-GOOD, BAD = np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.9, -0.8, 0.7, -0.6])
+def both(left_out: list[LeftOut], n_annotated: int) -> dict[str, Calibration]:
+    return {mode: calibrate(left_out, mode, 0.05, None, n_annotated) for mode in AlignmentMode}
 
 
-@pytest.mark.parametrize(
-    ("batches", "mode"),
-    [
-        ([(BAD, GOOD), (BAD, GOOD)], AlignmentMode.ALIGNED),
-        ([(GOOD, BAD), (GOOD, BAD)], AlignmentMode.UNALIGNED),
-        # ties, also of nothing but right cells: the simpler mode
-        ([(GOOD, GOOD), (GOOD, GOOD)], AlignmentMode.UNALIGNED),
-        ([(BAD, BAD), (BAD, BAD)], AlignmentMode.UNALIGNED),
-        ([(GOOD, BAD), (BAD, GOOD)], AlignmentMode.UNALIGNED),
-        # batches count alike, however many cells they have
-        ([(np.tile(GOOD, 50), np.tile(BAD, 50)), (BAD, GOOD), (BAD, GOOD)], AlignmentMode.ALIGNED),
-    ],
-)
-def test_the_target_is_aligned_only_where_left_out_batches_are_annotated_better_for_it(
-    batches: list[tuple[np.ndarray, np.ndarray]], mode: str
-) -> None:
-    left_out = [both_ways(str(i), *of_batch) for i, of_batch in enumerate(batches)]
-    calibrations = {
-        name: calibrate(left_out, name, 0.05, None, len(batches))
-        for name in (AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED)
-    }
-    found, why = best_mode(calibrations)
-    assert found == mode
-    assert ("are annotated better" in why) is (mode == AlignmentMode.ALIGNED)
-    assert "of their cells right with it" in why
+@pytest.mark.parametrize("good", range(4))
+def test_the_member_that_annotates_left_out_batches_best_counts_most(good: int) -> None:
+    """Also one that the prior gives next to nothing: else a set of another kind would keep the weights of those we had."""
+    prior = tuple(0.1 if member == good else 0.3 for member in range(4))
+    left_out = [replace(of_two_members(name, good, seed=i), prior=prior) for i, name in enumerate("ab")]
+    weights = calibrate(left_out, AlignmentMode.ALIGNED, 0.05, None, 2).weights
+    assert sum(weights) == pytest.approx(1)
+    assert np.argmax(weights) == good
+    assert weights[good] > 0.7
 
 
-def test_without_a_left_out_batch_or_a_second_mode_nothing_is_aligned() -> None:
-    """A single annotated batch has held-out cells of its own only, which say nothing of a new batch."""
-    better = [both_ways("a", BAD, GOOD)]
-    single = {name: calibrate(better, name, 0.05, None, 1) for name in (AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED)}
-    for calibrations in ({}, {AlignmentMode.UNALIGNED: single[AlignmentMode.UNALIGNED]}, single):
-        assert best_mode(calibrations)[0] == AlignmentMode.UNALIGNED
-        assert "No annotated batch was left out" in best_mode(calibrations)[1]
+def test_the_numbers_of_a_left_out_batch_come_from_weights_that_the_others_taught() -> None:
+    """Else they would flatter: here each batch is annotated well by a member that the other one has no use for."""
+    left_out = [of_two_members("a", 0, seed=1), of_two_members("b", 3, seed=2)]
+    rows = calibrate(left_out, AlignmentMode.ALIGNED, 0.05, None, 2).batches
+    for batch, other, row in zip(left_out, reversed(left_out), rows, strict=True):
+        by_other = mixed(batch.members[AlignmentMode.ALIGNED], member_weights([other], AlignmentMode.ALIGNED))
+        by_itself = mixed(batch.members[AlignmentMode.ALIGNED], member_weights([batch], AlignmentMode.ALIGNED))
+        assert row["raw_accuracy"] == (by_other.argmax(axis=1) == batch.y).mean()
+        assert row["raw_accuracy"] < (by_itself.argmax(axis=1) == batch.y).mean()
 
 
-def test_batches_of_types_of_their_own_say_nothing_of_alignment() -> None:
-    """Nothing to compare: no alignment, and no number in the reason."""
-    alien = replace(both_ways("a", BAD, GOOD), could_be_known=np.zeros(4, dtype=bool))
-    calibrations = {
-        name: calibrate([alien, alien], name, 0.05, None, 2)
-        for name in (AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED)
-    }
-    mode, why = best_mode(calibrations)
-    assert (mode, "%" in why) == (AlignmentMode.UNALIGNED, False)
+def test_held_out_cells_of_the_only_batch_teach_no_weights() -> None:
+    """They are annotated right by every member that has learned their neighbours by heart."""
+    alone = of_two_members("a", 0, is_new=False)
+    assert calibrate([alone], AlignmentMode.ALIGNED, 0.05, None, 1).weights == PRIOR
+
+
+def test_cells_of_types_the_model_could_not_know_teach_no_weights() -> None:
+    """No member can be right about them."""
+    alien = of_two_members("a", 0)
+    alien = replace(alien, could_be_known=np.zeros(len(alien.y), dtype=bool))
+    assert calibrate([alien, alien], AlignmentMode.ALIGNED, 0.05, None, 2).weights == PRIOR
+
+
+@pytest.mark.parametrize(("good", "much"), [(0, False), (3, True)])
+def test_how_much_comes_from_after_alignment_is_told_in_words(good: int, much: bool) -> None:
+    learned = both([of_two_members("a", good, seed=1), of_two_members("b", good, seed=2)], 2)
+    share = moved_share(learned[AlignmentMode.ALIGNED].weights)
+    assert (share > 0.9) is much
+    assert (share < 0.1) is not much
+    words = alignment_in_words(learned)
+    assert words.startswith(f"{percent(share)} of each answer comes from after alignment")
+    assert "left-out annotated batches" in words
+
+
+def test_with_a_single_annotated_batch_the_words_say_whose_experience_it_is() -> None:
+    words = alignment_in_words(both([of_two_members("a", 0, is_new=False)], 1))
+    assert words.startswith("50.0 % of each answer comes from after alignment")
+    assert "as in other data sets" in words
+
+
+def test_without_a_left_out_batch_the_words_claim_nothing() -> None:
+    """Also of a METHOD of one member, and of a run that was not aligned."""
+    learned = both([of_two_members("a", 0), of_two_members("b", 0)], 2)
+    one_member = calibrate([batch("a", mode=AlignmentMode.ALIGNED)], AlignmentMode.ALIGNED, 0.05, None, 2)
+    unaligned = {AlignmentMode.UNALIGNED: learned[AlignmentMode.UNALIGNED]}
+    for calibrations in ({}, unaligned, {AlignmentMode.ALIGNED: one_member}):
+        assert "No annotated batch was left out" in alignment_in_words(calibrations)
+
+
+def test_the_weights_come_back_from_a_saved_model() -> None:
+    """Of an earlier version's models, which have none, they are empty: its only member counts alone."""
+    learned = both([of_two_members("a", 0), of_two_members("b", 0)], 2)[AlignmentMode.ALIGNED]
+    stored = json.loads(json.dumps(learned.to_json()))
+    assert Calibration.from_json(stored).weights == learned.weights == learned.rule.weights
+    del stored["weights"]
+    assert Calibration.from_json(stored).weights == ()

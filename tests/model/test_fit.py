@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +19,11 @@ from scipy import sparse
 from jind_nb.errors import InputError
 from jind_nb.model import checkpoint, default, fit, loop
 from jind_nb.model import reference as method_reference
-from jind_nb.model.annotate import METHODS as METHOD_OF
 from jind_nb.model.annotate import train
 from jind_nb.model.history import HELD_OUT, TRAINED_ON, UNSEEN
 from jind_nb.model.networks import classify, encode
 from jind_nb.model.predictions import Predictions, class_thresholds
-from jind_nb.model.state import Cells, Reference, TrainingStage
+from jind_nb.model.state import Reference, TrainingStage
 from tests.helpers.learn import (
     CPU,
     METHODS,
@@ -42,8 +40,6 @@ from tests.helpers.learn import (
     weights,
 )
 from tests.helpers.simulated import THREE_BATCHES
-
-Choice = tuple[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -112,31 +108,13 @@ def test_of_equal_candidates_the_first_is_the_source() -> None:
     assert name == "q"
 
 
-def chosen_by(method: str, candidates: dict[str, Cells], target: sparse.csr_matrix, n_classes: int) -> Choice:
-    """Let a METHOD choose among candidates; `default` with an encoder of all cells, as in a run."""
-    settings = settings_with(method=METHOD_OF[method], epochs=5)
-    x = sparse.vstack([*(cells.x for cells in candidates.values()), target], format="csr")
-    encoder = settings.method.fit_encoder(x, candidates, settings)
-    return fit.choose_source(candidates, target, list("ABCDEFGHIJ")[:n_classes], settings, encoder)
-
-
-@pytest.mark.parametrize(("method", "chosen"), [("default", "all"), ("reference", "one type")])
-def test_default_passes_over_a_batch_with_too_few_cell_types(method: str, chosen: str) -> None:
-    """A batch of a single type rejects nothing, and would make every target cell that type."""
-    one_type = cells_of([0] * 200, seed=1)
-    everything = cells_of([0, 1, 2] * 30, seed=2, noise=1.0)
-    target = cells_of([0, 1, 2] * 20, seed=3, noise=1.5).x
-    name, rows = chosen_by(method, {"one type": one_type, "all": everything}, target, 3)
-    assert name == chosen
-    tried = {row["batch"]: isinstance(row["target cells Unassigned"], int) for row in rows}
-    assert tried == {"one type": method == "reference", "all": True}
-    assert {row["batch"]: row["cell types"] for row in rows} == {"one type": 1, "all": 3}
-
-
-def test_nine_of_ten_cell_types_are_enough_and_eight_are_not() -> None:
-    candidates = {str(n): cells_of(list(range(n)) * 2) for n in (10, 9, 8)}
-    _, rows = chosen_by("default", candidates, candidates["10"].x, 10)
-    assert [row["batch"] for row in rows if isinstance(row["target cells Unassigned"], int)] == ["10", "9"]
+def test_default_starts_from_the_batch_of_most_types_then_most_cells_without_a_trial(tmp_path: Path) -> None:
+    """A batch of a single type would place all others by that type alone, and a trial would cost a training a batch."""
+    data = {"a": {"B": 90}, "b": {"B": 20, "T": 20}, "d": {"B": 30, "T": 30}, "c": {"B": 9, "T": 9}}
+    reference = fit.start(*prepare_simulated(tmp_path, data, METHOD="default"))
+    assert reference.source == "d"
+    assert reference.candidates == []
+    assert "most cell types" in fit.candidates_table(reference).loc["d", "why"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -146,11 +124,13 @@ def test_the_named_or_chosen_source_comes_first_and_has_no_adapter(
 ) -> None:
     prepared, plan, settings = prepare_simulated(tmp_path, THREE_BATCHES, SOURCE_DATASET_NAME=source, METHOD=method)
     reference = fit.start(prepared, plan, settings)
-    assert reference.source == (source or fit.candidates_table(reference)["target cells Unassigned"].idxmin())
+    tried = source is None and is_reference(settings)
+    best = fit.candidates_table(reference)["target cells Unassigned"].idxmin() if tried else plan.annotated[0]
+    assert reference.source == (source or best)
     assert sorted(reference.batches) == ["a", "b"]
     assert reference.adapters == {reference.source: None}
-    assert bool(reference.candidates) is (source is None)
-    assert len(fit.candidates_table(reference)) == (2 if source is None else 1)
+    assert bool(reference.candidates) is tried
+    assert len(fit.candidates_table(reference)) == (2 if tried else 1)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -53,7 +53,7 @@ def test_default_leaves_batches_out_one_at_a_time_and_reference_trains_three_tim
     groups: list[list[str]] = []
     monkeypatch.setattr(annotate, "train_without", lambda reference, group: groups.append(group) or reference)
     monkeypatch.setattr(annotate, "annotate", lambda *_: None)
-    monkeypatch.setattr(annotate, "left_out_batch", lambda name, *_: LeftOut(name, [], *[None] * 5))
+    monkeypatch.setattr(annotate, "left_out_batch", lambda name, *_: LeftOut(name, [], *[None] * 6))
     reference = reference_of(tmp_path, dict.fromkeys(("a", "b", "d", "e", "f"), TYPES), METHOD=method)
     done = leave_batches_out(reference)
     assert len(groups) == trainings
@@ -79,10 +79,11 @@ def test_no_model_annotates_a_batch_it_was_trained_on(
     assert [one.batch for one in done] == list(reference.batches)
     groups = folds(list(reference.batches), 3 if method == "reference" else MOST_LEFT_OUT, 0)
     assert trained == [{"a", "b", "d", "e"} - set(group) for group in groups]
+    n_members = len(reference.settings.method.prior_weights(3))
     for one in done:
         assert len(one.y) == 60
-        assert one.probabilities[AlignmentMode.UNALIGNED].shape == (60, 2)
-        np.testing.assert_allclose(one.probabilities[AlignmentMode.UNALIGNED].sum(axis=1), 1, rtol=1e-5)
+        assert one.members[AlignmentMode.UNALIGNED].shape == (60, n_members, 2)
+        np.testing.assert_allclose(one.members[AlignmentMode.UNALIGNED].sum(axis=2), 1, rtol=1e-5)
 
 
 @by_each
@@ -103,7 +104,7 @@ def test_the_same_seed_gives_the_same_evidence(tmp_path: Path, method: str) -> N
     once, again = leave_batches_out(reference), leave_batches_out(reference)
     for one, other in zip(once, again, strict=True):
         for mode in (AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED):
-            np.testing.assert_array_equal(one.probabilities[mode], other.probabilities[mode])
+            np.testing.assert_array_equal(one.members[mode], other.members[mode])
 
 
 @by_each
@@ -114,7 +115,7 @@ def test_a_left_out_batch_s_labels_are_not_read(tmp_path: Path, method: str) -> 
     reference.batches["b"].y[:] = reference.batches["b"].y[::-1].copy()
     (other,) = (found for found in leave_batches_out(reference) if found.batch == "b")
     for mode in (AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED):
-        np.testing.assert_array_equal(one.probabilities[mode], other.probabilities[mode])
+        np.testing.assert_array_equal(one.members[mode], other.members[mode])
 
 
 @by_each
@@ -132,7 +133,7 @@ def test_a_single_batch_s_held_out_cells_stand_in(tmp_path: Path, method: str) -
     reference = reference_of(tmp_path, {"a": TYPES}, METHOD=method)
     (one,) = leave_batches_out(reference)
     assert len(one.y) == reference.batches["a"].held_out.sum() > 0
-    assert set(one.probabilities) == {AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED}
+    assert set(one.members) == {AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED}
 
 
 def test_large_batches_are_cut_to_the_cells_that_may_be_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,17 +152,17 @@ def test_large_batches_are_cut_to_the_cells_that_may_be_spent(tmp_path: Path, mo
 @by_each
 @pytest.mark.parametrize("target_error", [None, 0.1])
 def test_every_left_out_batch_is_annotated_both_ways(tmp_path: Path, target_error: float | None, method: str) -> None:
-    """Whether to align is told from it, also where ALIGN leaves the choice."""
+    """How much of an answer comes from after alignment is learned from it."""
     batches = dict.fromkeys(("a", "b", "d", "e"), TYPES)
     reference = reference_of(tmp_path, batches, TARGET_ERROR=target_error, METHOD=method)
     done = leave_batches_out(reference)
-    assert [set(one.probabilities) for one in done] == [{AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED}] * 4
+    assert [set(one.members) for one in done] == [{AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED}] * 4
     assert [set(one.held_out) for one in done] == [{AlignmentMode.UNALIGNED, AlignmentMode.ALIGNED}] * 4
 
 
 def test_without_alignment_left_out_batches_are_not_aligned_either(tmp_path: Path) -> None:
     reference = reference_of(tmp_path, {"a": TYPES, "b": TYPES}, ALIGN=False)
-    assert all(set(one.probabilities) == {AlignmentMode.UNALIGNED} for one in leave_batches_out(reference))
+    assert all(set(one.members) == {AlignmentMode.UNALIGNED} for one in leave_batches_out(reference))
 
 
 def test_a_tiny_batch_that_loses_all_its_cells_to_the_cut_does_not_stop_the_training(

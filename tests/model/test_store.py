@@ -22,9 +22,9 @@ from jind_nb.core.model_json import read_model_json, write_model_json
 from jind_nb.core.parameters import Parameters, make_parameters
 from jind_nb.data.plan import Plan
 from jind_nb.errors import InputError
-from jind_nb.model import annotate, store
+from jind_nb.model import annotate, default_4, store
 from jind_nb.model.annotate import leave_batches_out
-from jind_nb.model.calibration import Calibration, best_mode, calibrate_modes
+from jind_nb.model.calibration import Calibration, alignment_in_words, calibrate_modes
 from jind_nb.model.default import Offset
 from jind_nb.model.networks import Annotator, classify, encode
 from jind_nb.model.predictions import Predictions, capped, class_thresholds, tempered
@@ -168,9 +168,9 @@ def test_model_json_has_all_that_annotating_needs(saved: Saved) -> None:
     assert stored["training"]["held_out"] == {name: c.held_out.sum() for name, c in saved.reference.batches.items()}
     of_reference = is_reference(saved.reference.settings)
     assert stored["training"]["METHOD"] == ("reference" if of_reference else "default")
-    assert stored["code size"] == known_latents(saved.reference).latent.shape[1] == (256 if of_reference else 100)
+    assert stored["code size"] == known_latents(saved.reference).latent.shape[1] == (256 if of_reference else 118)
     calibrations = {mode: Calibration.from_json(values) for mode, values in stored["calibration"].items()}
-    assert stored["alignment"] == dict(zip(("way", "why"), best_mode(calibrations), strict=True))
+    assert stored["alignment"]["why"] == alignment_in_words(calibrations)
 
 
 # --- the target --------------------------------------------------------------------------------------------------------
@@ -387,6 +387,18 @@ def test_the_rules_of_left_out_batches_come_back_with_the_model(saved: Saved) ->
     assert stored["thresholds"] == pytest.approx(dict(zip(known.classes, thresholds.tolist(), strict=True)))
 
 
+def test_the_weights_of_the_members_come_back_with_the_model(saved: Saved) -> None:
+    """Else a loaded model would answer by the prior, and not as left-out batches taught."""
+    _, known = store.load_shared(saved.folder, CPU)
+    stored, n_members = read_model_json(saved.folder), len(known.method.prior_weights(len(AWKWARD)))
+    assert stored["format"] == 5
+    assert known.method is saved.reference.settings.method
+    for mode, rule in known.rules.items():
+        assert list(rule.weights) == stored["calibration"][mode]["weights"]
+        assert len(rule.weights) == n_members
+        assert sum(rule.weights) == pytest.approx(1)
+
+
 def test_the_card_tells_what_the_model_is_for_people(saved: Saved, tmp_path: Path) -> None:
     """A model is shared with its card; a name with markup in it must not break the table."""
     own = tmp_path / "trained_models"
@@ -407,6 +419,14 @@ def test_the_card_tells_what_the_model_is_for_people(saved: Saved, tmp_path: Pat
 OLDER = Path(__file__).parent.parent / "data" / "model_format_4"  # tests/data/README.md
 
 
+METHOD_OF_FORMAT_4 = {"default": default_4, "reference": annotate.METHODS["reference"]}
+
+
+def folder_method(folder: Path) -> str:
+    name: str = read_model_json(folder)["training"]["METHOD"]
+    return name
+
+
 @pytest.fixture(params=METHODS)
 def older(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
     """A model that jind-nb saved at commit 5512574, and what it answered there."""
@@ -424,6 +444,8 @@ def test_a_model_of_an_earlier_version_gives_its_answers(older: tuple[Path, dict
     model = jn.load_model(folder)
     cases = [name.removesuffix(" x") for name in answers if name.endswith(" x")]
     assert {"new", "own"} <= set(cases)
+    as_it_was_made = METHOD_OF_FORMAT_4[folder_method(folder)]
+    assert store.load_shared(folder, CPU)[1].method is as_it_was_made
     for case in cases:
         x = answers[f"{case} x"].astype(np.float32)
         adata = ad.AnnData(sparse.csr_matrix(x), var=pd.DataFrame(index=[f"gene{i:03d}" for i in range(x.shape[1])]))
@@ -435,13 +457,14 @@ def test_a_model_of_an_earlier_version_gives_its_answers(older: tuple[Path, dict
 
 
 def test_files_of_weights_name_them_as_earlier_versions_did(saved: Saved, tmp_path: Path) -> None:
-    """So that an earlier version reads a model of today, too."""
+    """So that both are read alike. METHOD `default` has had members, and their prior, since format 5."""
     method = saved.reference.settings.method.NAME
     shutil.unpack_archive(OLDER / f"{method}.zip", tmp_path)
     for own, earlier in ((AWKWARD[0], "a"), ("1", "b")):
         files = (saved.folder / read_model_json(saved.folder)["files"][own], tmp_path / f"{earlier}.pt")
         names, earlier_names = (list(torch.load(file, weights_only=True)) for file in files)
-        assert names == earlier_names
+        assert [name for name in names if name != "head.prior"] == earlier_names
+        assert ("head.prior" in names) is (method == "default")
         assert any(name.startswith("head.") for name in names)
     codes = (folder / store.LATENTS for folder in (saved.folder, tmp_path))
     names, earlier_names = (list(torch.load(file, weights_only=True)) for file in codes)

@@ -11,6 +11,7 @@ import torch
 
 from jind_nb.model import target
 from jind_nb.model.annotate import annotate
+from jind_nb.model.mixture import mixed
 from jind_nb.model.networks import encode
 from jind_nb.model.predictions import class_thresholds
 from jind_nb.model.state import AlignmentMode, TargetStage
@@ -69,7 +70,10 @@ def test_the_last_stage_is_what_the_kept_model_says(by_each: Learned) -> None:
     assert annotated.mode == AlignmentMode.ALIGNED
     again = predict(annotated.model, encode(annotated.model, x, CPU), known, settings)
     np.testing.assert_array_equal(again.probabilities, final.probabilities)
-    expected = class_thresholds(known.method.predict_held_out(annotated.model, known, settings), settings.theta)
+    of_members = known.method.prior_weights(len(known.batches))
+    expected = class_thresholds(
+        mixed(known.method.members_of_held_out(annotated.model, known, settings), of_members), settings.theta
+    )
     assert final.thresholds.tolist() == expected.tolist()
 
 
