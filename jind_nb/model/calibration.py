@@ -323,7 +323,8 @@ def _right(batch: LeftOut, mode: str, rule: Rule) -> np.ndarray:
 def _row(batch: LeftOut, mode: str, rule: Rule, theta: float) -> dict[str, Any]:
     """Return the numbers of one left-out batch, its cells of types that could be known; None where there is nothing to take a share of.
 
-    `calibration_error` is of the calibrated confidence, `network_calibration_error` of the network's own.
+    `calibration_error` is of the calibrated confidence, `network_calibration_error` of the network's own;
+    `doubt_among_assigned` is one minus the mean confidence.
     """
     probabilities, right = _mixed(batch, mode, rule.weights)[batch.could_be_known], _right(batch, mode, rule)
     novelty, held_out = batch.novelty[batch.could_be_known], mixed(batch.held_out[mode], rule.weights)
@@ -338,6 +339,7 @@ def _row(batch: LeftOut, mode: str, rule: Rule, theta: float) -> dict[str, Any]:
         "assigned": float(kept.mean()) if some else None,
         "unlike_reference": float(np.mean(judged.reasons == REASONS[2])) if some else None,
         "error_among_assigned": float(1 - right[kept].mean()) if kept.any() else None,
+        "doubt_among_assigned": float(1 - confidence[kept].mean()) if kept.any() else None,
         "AURC": area_under_risk_coverage(confidence, right) if some else None,
         "network_calibration_error": calibration_error(_confidence(batch, mode, replace(rule, temperature=1.0)), right)
         if some
