@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
-from jind_nb.core.model_json import MODEL_FORMAT, write_model_json
+from jind_nb.core.model_json import MODEL_FORMAT, OLDER_FORMAT, write_model_json
 from tests.conftest import ROOT, Answer
 from tests.helpers.simulated import MODEL, THREE_BATCHES, simulated
 
