@@ -242,8 +242,8 @@ def test_methods_say_what_this_run_did(demo_run: Path, seen: Seen) -> None:
     paragraph = seen.text[seen.text.index("Methods, ready for a paper", 2000) :]
     for words in (
         "Cells of well 1 (n = 95)", "Goyal et al. 2022", "Sancho-Zamora et al. 2025", "Guo et al. 2017",
-        "doi:10.1093/bioinformatics/btac140", f"PyTorch {manifest['versions']['torch']}", "8 cell types",
-        "7 annotated batches (well 7 (source), well 2", "not aligned", manifest["input"][0]["sha256"], "random seed was 0",
+        "doi:10.1093/bioinformatics/btac140", f"PyTorch {manifest['versions']['torch']}", "10 cell types",
+        "7 annotated batches (well 7 (source), well 2", "comes from after alignment", manifest["input"][0]["sha256"], "random seed was 0",
     ):  # fmt: skip
         assert words in paragraph, words
     assert "Leiden" not in paragraph.split("References")[0]
@@ -255,8 +255,9 @@ def test_methods_claim_no_comparison_that_was_not_made(demo_run: Path) -> None:
     result, training = load.load_finished(run), load_training(run)
     training["calibration"] = {way: of | {"n_annotated": 1} for way, of in training["calibration"].items()}
     paragraph = methods(run, result, load_plan(run), training, {}).paragraph
-    assert "not aligned with the annotated batches. No annotated batch was left out" in paragraph
-    assert "annotated no better" not in paragraph
+    assert "since there is no second annotated batch to leave out" in paragraph
+    assert "annotated best" not in paragraph
+    assert "annotate left-out batches" not in paragraph
 
 
 # --- on paper ---------------------------------------------------------------------------------------------------------
