@@ -204,8 +204,7 @@ def test_the_same_answers_as_the_command_line_and_its_models(demo_run: Path) -> 
     """A tutorial that leads to other labels than the report would cost both their credit."""
     adata = ad.read_h5ad(bundled_file("scanpy:pbmc68k_reduced"))
     asked: dict[str, Any] = {
-        "batch_key": "well", "labels_key": "bulk_labels", "target": "well 1", "min_cell_type_population": 5,
-        "source": "well 7", "epochs": 2,
+        "batch_key": "well", "labels_key": "bulk_labels", "target": "well 1", "source": "well 7", "epochs": 2,
     }  # fmt: skip
     ours = jn.annotate(adata, **asked)
     theirs = ad.read_h5ad(demo_run / "annotated_target.h5ad")

@@ -576,7 +576,7 @@ def describe(n_latent: int, epochs: int | None) -> str:
         f"(up to {COMPONENTS} of features divided by their standard deviation, and as many of unscaled features). Each further "
         "annotated batch was moved onto the batches before it, cell type by cell type. Four kinds of linear classifiers "
         "(softmax regressions on few, and on many, components of either kind, and a discriminant) were trained on all annotated "
-        "batches. A cell's probabilities were their weighted mean, with weights that annotate left-out batches best; "
+        "batches. A cell's probabilities were their weighted mean (the weights are in model.json); "
         f"{percent(NEIGHBOURS_SHARE)} came from the cell's mutual nearest neighbours among the target's cells."
     )
 
