@@ -62,6 +62,9 @@ class InputFile:
     antibodies: str = ""  # why its features are antibodies; empty: they are not
     volumes: np.ndarray | None = None  # of the cells, float64 (n,); None: the file does not say
     evidence: dict[str, Evidence] = field(default_factory=dict)  # batch -> what its values look like
+    empty: np.ndarray = field(
+        default_factory=lambda: np.empty(0, dtype=bool)
+    )  # of the cells, bool (n,): no value at all
 
     def by_block(self, values: np.ndarray) -> list[np.ndarray]:
         """Return an array (n, ...) with a row for each cell, cut into one part for each block."""
@@ -277,6 +280,7 @@ def _recognise_batches(file: InputFile) -> None:
     found = list(bar(summaries, f"reading {file.path.name}", "block", len(file.blocks.blocks)))
     statistics = np.concatenate([of_block for of_block, _ in found])
     _check_finite(statistics, file)
+    file.empty = statistics["stored"] == 0
     matrix = sparse.vstack([values for _, values in found], format="csr")
     del found
     place = np.cumsum(is_compared) - 1
