@@ -233,7 +233,9 @@ def _input_file(
         f"{name} ({path.name})" if name in in_other_files else name: np.flatnonzero(batch == name)
         for name in dict.fromkeys(batch)
     }
-    why = next((why for names in columns.values() if (why := antibodies(names, pd.Series(said)))), "")
+    kinds_said = pd.Series(said)
+    # By the names, if they say it already; `feature_types` may also say that they are none.
+    why = next((antibodies(n) or antibodies(n, kinds_said) for n in columns.values() if antibodies(n, kinds_said)), "")
     return InputFile(path, layer, blocks, columns, here["cell"].to_numpy(), rows, why, volumes)
 
 
