@@ -62,6 +62,9 @@ class InputFile:
     antibodies: str = ""  # why its features are antibodies; empty: they are not
     volumes: np.ndarray | None = None  # of the cells, float64 (n,); None: the file does not say
     evidence: dict[str, Evidence] = field(default_factory=dict)  # batch -> what its values look like
+    empty: np.ndarray = field(
+        default_factory=lambda: np.empty(0, dtype=bool)
+    )  # of the cells, bool (n,): no value at all
 
     def by_block(self, values: np.ndarray) -> list[np.ndarray]:
         """Return an array (n, ...) with a row for each cell, cut into one part for each block."""
@@ -230,7 +233,9 @@ def _input_file(
         f"{name} ({path.name})" if name in in_other_files else name: np.flatnonzero(batch == name)
         for name in dict.fromkeys(batch)
     }
-    why = next((why for names in columns.values() if (why := antibodies(names, pd.Series(said)))), "")
+    kinds_said = pd.Series(said)
+    # By the names, if they say it already; `feature_types` may also say that they are none.
+    why = next((antibodies(n) or antibodies(n, kinds_said) for n in columns.values() if antibodies(n, kinds_said)), "")
     return InputFile(path, layer, blocks, columns, here["cell"].to_numpy(), rows, why, volumes)
 
 
@@ -277,6 +282,7 @@ def _recognise_batches(file: InputFile) -> None:
     found = list(bar(summaries, f"reading {file.path.name}", "block", len(file.blocks.blocks)))
     statistics = np.concatenate([of_block for of_block, _ in found])
     _check_finite(statistics, file)
+    file.empty = statistics["stored"] == 0
     matrix = sparse.vstack([values for _, values in found], format="csr")
     del found
     place = np.cumsum(is_compared) - 1

@@ -39,6 +39,7 @@ class Selection:
     var: pd.DataFrame  # the features, and their `variance`
     columns: np.ndarray  # positions of the features
     markers: dict[str, int]  # name -> position of each of MARKERS that the data have
+    empty: np.ndarray  # bool, of `cells`: those without any value
 
 
 def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnData:
@@ -88,14 +89,15 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
 def _without_empty(
     selection: Selection, cells: pd.DataFrame, plan: Plan, x: sparse.csr_matrix, others: list[sparse.csr_matrix]
 ) -> tuple[sparse.csr_matrix, list[sparse.csr_matrix]]:
-    """Leave annotated cells out of the training that have no value in any selected feature; count those of the target.
+    """Leave annotated cells out of the training that have no value at all; count those of the target.
 
-    The plan and the column `trains` of `cells` say what is left.
+    Of the target, cells without a value in any selected feature count too: `model.target.reject_empty` rejects them. The
+    plan and the column `trains` of `cells` say what is left.
     """
-    empty = np.diff(x.indptr) == 0
+    of_target = (selection.cells["batch"] == plan.target).to_numpy()
+    empty = np.where(of_target, np.diff(x.indptr) == 0, selection.empty)
     if not empty.any():
         return x, others
-    of_target = (selection.cells["batch"] == plan.target).to_numpy()
     dropped = selection.cells[empty & ~of_target]
     parts = [(len(dropped), "of the annotated batches, which do not train")]
     parts += [(int((empty & of_target).sum()), f"of {plan.target!r}, which stay Unassigned")]
@@ -179,7 +181,8 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
         plan.preprocessing = trained
         selected, var = _model_features(names, in_files, pd.Index(model["features"]), plan)
     plan.features = {"in_file": len(in_files[0]) if model is not None else len(names), "kept": len(var)} | plan.features
-    return Selection(cells[used], used, values, var, selected, markers)
+    empty = np.concatenate([file.empty for file in chosen.files])
+    return Selection(cells[used], used, values, var, selected, markers, empty[used])
 
 
 def _marker_columns(p: Parameters, names: pd.Index, first: InputFile, in_first: pd.Index, plan: Plan) -> dict[str, int]:

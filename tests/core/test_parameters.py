@@ -31,7 +31,7 @@ NEEDED = {
 # front, no blanks around.
 NAME = (
     st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters=",'\"\\[("), min_size=1)
-    .map(lambda name: name + " 1")
+    .map(lambda name: as_text(name + " 1"))  # accents in one form
     .filter(lambda name: name == name.strip())
 )
 NAMES = st.lists(NAME | st.from_regex("[a-z0-9_]{1,6}", fullmatch=True), min_size=1, max_size=6, unique=True)

@@ -216,7 +216,7 @@ def test_placeholders_are_no_type(case_file: Callable[[str], Path], tmp_path: Pa
     found = annotate(case_file("unclassified"), tmp_path)
     assert "unclassified" not in found.plan.classes
     assert found.accuracy > RIGHT - 0.03  # of a fifth fewer labelled cells
-    assert found.assigned > ASSIGNED - 0.05
+    assert found.assigned > ASSIGNED - 0.08
 
 
 @pytest.mark.parametrize(
