@@ -544,9 +544,8 @@ def with_neighbours(own: np.ndarray, near: tuple[np.ndarray, np.ndarray]) -> np.
     Float32 (n, K), rows still of sum 1.
 
     >>> own = np.array([[1.0, 0.0], [0.5, 0.5]])
-    >>> with_neighbours(own, (np.array([[0, 1], [1, 0]]), np.array([[True, True], [True, False]])))
-    array([[0.95, 0.05],
-           [0.5, 0.5]], dtype=float32)
+    >>> with_neighbours(own, (np.array([[0, 1], [1, 0]]), np.array([[True, True], [True, False]]))).round(2).astype(float).round(2).tolist()
+    [[0.95, 0.05], [0.5, 0.5]]
     """
     positions, mutual = near
     if not len(own):
