@@ -37,6 +37,8 @@ from .errors import InputError
 from .model import annotate as model_annotate
 from .model import store
 from .model.annotate import calibrate, known_with_rules, settings_of, train
+from .model.calibration import Calibration
+from .model.expected_error import ExpectedError, expected_error
 from .results import clusters, tables, target
 from .runs.folder import Run
 
@@ -48,6 +50,8 @@ OBS_KEYS = (
 OBSM_KEY = "X_jind"
 
 FILE = "adata.h5ad"
+
+NOT_KNOWN = ExpectedError(None, None, "This model was loaded; its own run's metrics.json has it.")
 
 
 def annotate(
@@ -191,8 +195,9 @@ def annotate(
         columns["parents"] = values["PARENTS"]
     with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder, _as_file(adata, columns, values) as file:
         run = Run(make_parameters(values | {"PATH": str(file), "OUTPUT_PATH": folder}))
-        plan, result = _all_stages(run)
-        model = Model(_moved(run.models), [*plan.warnings, *plan.notes])
+        plan, result, calibrations = _all_stages(run)
+        error = expected_error(result.final, calibrations.get(result.mode))
+        model = Model(_moved(run.models), [*plan.warnings, *plan.notes], error)
     weakref.finalize(model, shutil.rmtree, model.folder, ignore_errors=True)
     table = tables.predictions_table(result)
     of_target = (texts(adata.obs[columns["batch_key"]]) == plan.target).to_numpy()
@@ -207,7 +212,7 @@ def _moved(models: Path) -> Path:
     return models.rename(kept)  # of an empty folder takes the place
 
 
-def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult]:
+def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult, dict[str, Calibration]]:
     """Do what the four notebooks do, but for their tables and pictures; leave `run.models`."""
     parameters = run.parameters
     cells = data_cells.read_cells(parameters)
@@ -227,7 +232,7 @@ def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult]:
     result = target.TargetResult(annotated.stages, names, annotated.final_latent, None, annotated.mode)
     result = target.with_parents(result, plan.parents)
     result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
-    return plan, result
+    return plan, result, calibrations
 
 
 class Model:
@@ -239,11 +244,16 @@ class Model:
         The same as a run's `trained_models`: `jind-nb predict` and PRETRAINED_MODEL_PATH read it too.
     notes
         What was noticed about the data it was trained on, warnings first; nothing of a loaded one.
+    expected_error, expected_error_range, expected_error_basis
+        The share of wrong cells to expect among the assigned ones of the target, between which shares it probably is, and what
+        that rests on. None with a single annotated batch, and for a loaded model.
     """
 
-    def __init__(self, folder: Path, notes: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, notes: Sequence[str] = (), error: ExpectedError = NOT_KNOWN) -> None:
         self.folder = folder
         self.notes = [_in_python(note) for note in notes]
+        self.expected_error, self.expected_error_range = error.value, error.range
+        self.expected_error_basis = error.basis
 
     @property
     def classes(self) -> list[str]:

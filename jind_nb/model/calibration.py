@@ -29,6 +29,8 @@ COOLEST, HOTTEST = 0.2, 20.0
 
 FEWEST_FOR_A_GUARANTEE = 4  # left-out batches
 
+MORE_LIKELY_THAN_NOT = 0.5  # no cell is assigned a type that is less likely
+
 # What these fields are called in the JSON of saved models.
 JSON_NAMES = {"novelty_threshold": "most_novel", "threshold_cap": "enough"}
 UNLIKE = 0.01  # share of a new batch's cells of known types that may be called unlike the reference
@@ -162,10 +164,13 @@ class Calibration:
     risk_coverage: list[list[float]]  # at most 101 points of coverage and risk, all left-out cells together
     threshold_cap: float | None = None  # REJECTION's; None with a single annotated batch: see `_rule`
     weights: Weights = ()  # of the METHOD's members; empty in models of format 4
+    floor: float = 0.0  # no threshold is below it; 0 in models of format 4
 
     @property
     def rule(self) -> Rule:
-        return Rule(self.temperature, self.threshold, self.novelty_threshold, self.threshold_cap, self.weights)
+        return Rule(
+            self.temperature, self.threshold, self.novelty_threshold, self.threshold_cap, self.weights, self.floor
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, under the names that saved models have them by."""
@@ -249,6 +254,7 @@ def calibrate(
         novelty_threshold=rule.novelty_threshold,
         threshold_cap=rule.threshold_cap,
         weights=rule.weights,
+        floor=rule.floor,
         n_annotated=n_annotated,
         batches=rows,
         reliability={
@@ -298,7 +304,8 @@ def _rule(left_out: list[LeftOut], mode: str, theta: float, target_error: float 
     batch had more than theta wrong among its cells at least so confident. Below 0.9 none is: a new batch may hold types
     that no left-out one has.
     """
-    rule = Rule(weights=member_weights(left_out, mode), novelty_threshold=novelty_threshold(left_out))
+    weights = member_weights(left_out, mode)
+    rule = Rule(weights=weights, novelty_threshold=novelty_threshold(left_out), floor=MORE_LIKELY_THAN_NOT)
     rule = replace(rule, temperature=temperature(left_out, mode, rule.weights))
     cells = [(_confidence(batch, mode, rule), _right(batch, mode, rule)) for batch in left_out]
     if target_error is not None:

@@ -75,6 +75,7 @@ class Rule:
     novelty_threshold: float | None = None  # novelty above which a cell is unlike the reference; None: not asked
     threshold_cap: float | None = None  # no class-wise threshold is above it; None: no cap
     weights: Weights = ()  # of the METHOD's members; empty: its prior
+    floor: float = 0.0  # no threshold is below it
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ class Predictions:
         unlike = None if rule.novelty_threshold is None or novelty is None else novelty > rule.novelty_threshold
         judged = tempered(probabilities, rule.temperature)
         if rule.threshold is not None:
-            return cls(classes, judged, np.full(len(classes), rule.threshold), unlike)
+            return cls(classes, judged, np.full(len(classes), max(rule.threshold, rule.floor)), unlike)
         by = tempered(held_out, rule.temperature)
-        thresholds = capped(class_thresholds(by, theta), rule.threshold_cap)
+        thresholds = np.maximum(capped(class_thresholds(by, theta), rule.threshold_cap), rule.floor)
         return cls(classes, judged, thresholds, unlike, by, theta, rule.threshold_cap)
 
     @property

@@ -11,6 +11,7 @@ from ..core.resources import templates
 from ..core.text import listing, percent, plural
 from ..data.plan import Plan
 from ..model.calibration import Calibration, alignment_in_words
+from ..model.expected_error import ExpectedError, expected_error
 from ..model.history import StageResult
 from ..model.predictions import NO_EVIDENCE
 from ..model.state import AlignmentMode
@@ -25,8 +26,6 @@ FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
 MUCH_REJECTED = 0.3
 
 MUCH_LOST = 0.02  # of accuracy, by alignment, on left-out batches
-
-NONE_WRONG = "cell was wrong when each annotated batch was hidden in turn and annotated like this one"
 
 
 @dataclass(frozen=True)
@@ -59,16 +58,15 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     sentence = f"{plan.target}: {counts[Level.TYPE]:,} of {n:,} cells annotated, "
     sentence += f"{counts[Level.PARENT]:,} given a parent type only, " if result.parents else ""
     sentence += f"{counts[Level.UNASSIGNED]:,} left Unassigned"
-    expected = calibration.mean("error_among_assigned") if calibration else None
+    expected = expected_error(result.final, calibration)
     if labelled and labelled["effective_accuracy"] is not None:
         among = "" if labelled["cells"] == n else f" (checked on {plural(labelled['cells'], 'labelled cell')})"
         agrees = percent(labelled["effective_accuracy"])
         sentence += f"; {agrees} of the annotated cells agree with the file's labels{among}"
-    elif not labelled and calibration and calibration.n_annotated > 1 and expected is not None and counts[Level.TYPE]:
-        seen = f"about {percent(expected)} of the annotated cells are probably wrong"
-        sentence += f"; {seen if expected else f'no annotated {NONE_WRONG}'}"
+    elif not labelled and expected.value is not None:
+        sentence += f"; about {percent(expected.value)} of the annotated cells are probably wrong"
     distrust = [*_alignment_hurts(training, result), *_distrust(result, plan, stages)]
-    numbers = _numbers(result, labelled, _expected_number(calibration, held_out))
+    numbers = _numbers(result, labelled, _expected_number(expected, calibration, held_out))
     return Summary(f"{sentence}.", numbers, distrust, calibration, held_out, labelled)
 
 
@@ -94,26 +92,22 @@ def _numbers(result: TargetResult, labelled: Mapping[str, Any] | None, expected_
     return numbers
 
 
-def _expected_number(calibration: Calibration | None, held_out: Mapping[str, float] | None) -> Number:
+def _expected_number(
+    expected: ExpectedError, calibration: Calibration | None, held_out: Mapping[str, float] | None
+) -> Number:
     """Return the share of wrong cells to expect among the annotated ones, and what it rests on."""
-    value, words = "not known", "there were no cells of known type to check"
-    expected = calibration.mean("error_among_assigned") if calibration else None
-    if calibration is not None and expected is not None:
-        lowest, highest = calibration.range("error_among_assigned") or (expected, expected)
-        value = f"about {percent(expected)}"
-        words = (
-            "of the annotated cells are wrong, if this batch is like the annotated ones: each was hidden in turn and "
-            f"annotated like this one ({100 * lowest:.1f} to {percent(highest)} wrong)"
-        )
-        if calibration.n_annotated == 1:
-            value = f"> {percent(expected)}"
-            words = "of the annotated cells held out of the only annotated batch are wrong; a new batch is harder"
-        elif not highest:
-            value, words = "none seen", f"no {NONE_WRONG}"
-    elif held_out is not None:
-        value = f"> {percent(1 - held_out['effective_accuracy'])}"
-        words = "of the held-out cells of the annotated batches are wrong; a new batch is harder"
-    return Number("Expected error", value, words)
+    name = "Expected error"
+    if expected.value is not None and expected.range is not None:
+        low, high = expected.range
+        words = f"of the annotated cells are wrong, probably {100 * low:.1f} to {percent(high)}. {expected.basis}"
+        return Number(name, f"about {percent(expected.value)}", words)
+    of_batch = calibration.mean("error_among_assigned") if calibration and calibration.n_annotated == 1 else None
+    if of_batch is None and held_out is not None:
+        of_batch = 1 - held_out["effective_accuracy"]
+    if of_batch is None:
+        return Number(name, "not known", expected.basis)
+    words = f"{percent(of_batch)} of the cells held out of the annotated batches are wrong, and a new batch is harder."
+    return Number(name, "not known", f"{expected.basis} {words}")
 
 
 def alignment_reason(training: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from ..core.files import whole_file, write_json
 from ..data.cells import read_cells, read_target
 from ..model import hierarchy
 from ..model.calibration import Calibration
+from ..model.expected_error import expected_error
 from ..model.history import StageResult
 from ..model.state import Annotated
 from ..runs.folder import Run
@@ -125,6 +126,7 @@ def write_metrics(history: list[StageResult], result: TargetResult, calibration:
         is_guarantee = calibration.target_error is not None and calibration.is_guarantee
         means = {name: calibration.mean(name) for name in MEANS}
         new_batch = {**means, "is_guarantee": is_guarantee, "left_out": calibration.batches}
+    error = expected_error(result.final, calibration)
     name = run.parameters.TARGET_DATASET_NAME
     on_target = [stage for stage in history if stage.batch == name]
     target = {
@@ -134,6 +136,9 @@ def write_metrics(history: list[StageResult], result: TargetResult, calibration:
         "rejected": int(rejected.sum()),
         "rejection": float(rejected.mean()),
         "median_confidence": float(np.median(result.final.confidence)),
+        "expected_error": error.value,
+        "expected_error_range": None if error.range is None else list(error.range),
+        "expected_error_basis": error.basis,
         "fallback": fallback_metrics(result),
         "labelled": on_target[-1].metrics if on_target else None,
         "labelled_known_types": known_types_metrics(result),

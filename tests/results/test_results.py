@@ -15,6 +15,7 @@ from jind_nb.core.labels import UNASSIGNED
 from jind_nb.core.parameters import Parameters
 from jind_nb.data.plan import Plan
 from jind_nb.model.calibration import Calibration
+from jind_nb.model.expected_error import expected_error
 from jind_nb.model.predictions import NONE_PASSES, Predictions
 from jind_nb.results import summary, tables, target, write
 from jind_nb.results.clusters import Clusters
@@ -410,22 +411,26 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     """An expected error of nothing, or of one batch, must not look like a promise."""
     result = annotated(["B", "T"], THREE_CELLS, ["B", "B", "T"])
     stages = target.evaluate_target(result, "t")
-    numbers = {
-        number.name: number
-        for number in summary._numbers(result, stages[-1].metrics, summary._expected_number(None, None))
-    }
+    unknown = expected_error(result.final, None)
+    expected = summary._expected_number(unknown, None, None)
+    numbers = {number.name: number for number in summary._numbers(result, stages[-1].metrics, expected)}
     assert list(numbers) == ["Annotated", UNASSIGNED, "Expected error", "Checked here"]
     assert numbers["Annotated"].value == "66.7 %"
     assert numbers["Expected error"].value == "not known"
     assert numbers["Checked here"].value == "100.0 %"
     held_out = {"cells": 10, "raw_accuracy": 0.9, "effective_accuracy": 0.95}
-    assert summary._expected_number(None, held_out).value == "> 5.0 %"
-    row = {"error_among_assigned": 0.0}
-    none_wrong = Calibration(1.0, None, None, None, 3, [row], {}, [])
-    assert summary._expected_number(none_wrong, held_out).value == "none seen"
-    one = Calibration(1.0, None, None, None, 1, [{"error_among_assigned": 0.02}], {}, [])
-    assert summary._expected_number(one, held_out).value == "> 2.0 %"
-    two = [{"error_among_assigned": 0.02}, {"error_among_assigned": 0.04}]
-    some = summary._expected_number(Calibration(1.0, None, None, None, 3, two, {}, []), held_out)
-    assert some.value == "about 3.0 %"
-    assert "2.0 to 4.0 %" in some.words
+    from_held_out = summary._expected_number(unknown, None, held_out)
+    assert from_held_out.value == "not known"
+    assert (
+        "5.0 % of the cells held out of the annotated batches are wrong, and a new batch is harder"
+        in from_held_out.words
+    )
+    one = Calibration(1.0, None, None, None, 1, [{"error_among_assigned": 0.0}], {}, [])
+    alone = summary._expected_number(expected_error(result.final, one), one, held_out)
+    assert alone.value == "not known"
+    assert "There is a single annotated batch" in alone.words
+    none_wrong = [{"error_among_assigned": 0.0, "doubt_among_assigned": 0.0}] * 2
+    several = Calibration(1.0, None, None, None, 3, none_wrong, {}, [])
+    some = summary._expected_number(expected_error(result.final, several), several, held_out)
+    assert some.value.startswith("about ")
+    assert "It cannot see cell types that no annotated batch has." in some.words

@@ -70,7 +70,7 @@ def row_of(
     return row | {
         "cells": target["cells"],
         "assigned": target["annotated"] / target["cells"],
-        "expected_error": (metrics["new_batch"] or {}).get("error_among_assigned"),
+        "expected_error": metrics["target"]["expected_error"],
         **{column: labelled.get(column) for column in ("accuracy", "raw_accuracy", "macro_F1")},
         "seconds": round(sum(manifest["seconds"].values()), 1),
         "peak_GB": round(max(manifest["peak_memory_bytes"].values()) / 1e9, 3),

@@ -1,0 +1,69 @@
+"""How many of the assigned cells of THIS target are probably wrong, as far as that can be known without its labels.
+
+The doubt of the target's own assigned cells (one minus their mean confidence), corrected by how doubt and error compared in each
+annotated batch that was left out. After Guillory et al. 2021 (difference of confidences, ICCV, arXiv:2107.03315) and Garg et al.
+2022 (arXiv:2201.04234); `benchmarks/research/stated_error.py` compares it with the mean error of left-out batches.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.text import plural
+from .calibration import Calibration
+from .predictions import Predictions
+
+FLOOR = 0.02  # added to doubt and error before they are compared: neither is ever known to be zero
+PRIOR_BATCHES = 1.0  # batches in which doubt was right, that the left-out ones are averaged with
+# Of the interval: what is uncertain however few errors are stated, as a share of them, and the normal's 95 % quantile.
+SPREAD, SPREAD_OF_ERROR, NORMAL = 0.03, 0.4, 1.645
+
+
+@dataclass(frozen=True)
+class ExpectedError:
+    """The share of wrong cells to expect among the assigned ones, between which shares it probably is, and what it rests on."""
+
+    value: float | None
+    range: tuple[float, float] | None
+    basis: str
+
+
+def expected_error(predictions: Predictions, calibration: Calibration | None) -> ExpectedError:
+    """Return the error to expect among the assigned cells of a batch without labels.
+
+    Parameters
+    ----------
+    predictions
+        Of the batch, judged by the calibration's rule.
+    calibration
+        Of the mode in which the batch was annotated; None where no annotated batch was left out.
+
+    Returns
+    -------
+    None and the reason if there is a single annotated batch, no batch was left out, or no cell is assigned. A cell type that no
+    annotated batch has is not in the number.
+    """
+    assigned = predictions.confidence[~predictions.rejected]
+    if calibration is None:
+        return ExpectedError(None, None, "No annotated batch was left out, so nobody can say.")
+    if calibration.n_annotated == 1:
+        alone = (
+            "There is a single annotated batch, so no batch could be left out to see how well a new one is annotated."
+        )
+        return ExpectedError(None, None, alone)
+    if not len(assigned):
+        return ExpectedError(None, None, "No cell was assigned.")
+    checked = [row for row in calibration.batches if row.get("doubt_among_assigned") is not None]
+    doubt = float(1 - assigned.mean())
+    errors = sum(row["error_among_assigned"] for row in checked)
+    doubts = sum(row["doubt_among_assigned"] for row in checked)
+    power = len(checked) / (len(checked) + PRIOR_BATCHES)
+    value = min(1.0, doubt * ((errors + FLOOR) / (doubts + FLOOR)) ** power)
+    variance = SPREAD**2 + (SPREAD_OF_ERROR * value) ** 2 + max(value, 0.01) * (1 - value) / len(assigned)
+    half = NORMAL * float(np.sqrt(variance))
+    basis = (
+        f"From the confidence of the {len(assigned):,} annotated cells of this batch, corrected by "
+        f"{plural(len(checked), 'annotated batch that was', 'annotated batches that were')} left out in turn. "
+        "It cannot see cell types that no annotated batch has."
+    )
+    return ExpectedError(value, (max(0.0, value - half), min(1.0, value + half)), basis)

@@ -1,0 +1,77 @@
+"""The error that page one states: collaborators act on it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jind_nb.model.calibration import Calibration
+from jind_nb.model.expected_error import expected_error
+from jind_nb.model.predictions import Predictions
+
+SHARE = st.floats(0, 1)
+
+
+def of_confidence(*confidence: float) -> Predictions:
+    """Predictions of two types; a cell is assigned from 0.5 on."""
+    top = np.array(confidence)
+    return Predictions(["B", "T"], np.stack([top, 1 - top], axis=1), np.array([0.5, 0.5]))
+
+
+def calibration(*rows: tuple[float | None, float | None], n_annotated: int = 3) -> Calibration:
+    """What left-out batches taught: of each the error and the doubt among its assigned cells."""
+    batches = [{"error_among_assigned": error, "doubt_among_assigned": doubt} for error, doubt in rows]
+    return Calibration(1.0, None, None, None, n_annotated, batches, {}, [])
+
+
+def test_a_target_that_the_model_doubts_is_said_to_be_worse_than_the_left_out_batches() -> None:
+    """A mean over left-out batches would state 2 % for a target of another condition."""
+    like_the_others = expected_error(of_confidence(*[0.98] * 50), calibration((0.02, 0.02), (0.02, 0.02)))
+    another = expected_error(of_confidence(*[0.85] * 50), calibration((0.02, 0.02), (0.02, 0.02)))
+    assert like_the_others.value == pytest.approx(0.02)
+    assert another.value == pytest.approx(0.15)
+
+
+def test_a_model_that_was_too_sure_of_left_out_batches_is_not_believed() -> None:
+    honest = expected_error(of_confidence(*[0.95] * 50), calibration((0.05, 0.05), (0.05, 0.05))).value
+    boastful = expected_error(of_confidence(*[0.95] * 50), calibration((0.20, 0.05), (0.20, 0.05))).value
+    assert honest is not None
+    assert boastful is not None
+    assert boastful > 2 * honest
+
+
+def test_only_assigned_cells_count() -> None:
+    predictions = Predictions(["B", "T"], np.array([[0.9, 0.1], [0.55, 0.45]]), np.array([0.8, 0.8]))
+    assert expected_error(predictions, calibration((0.1, 0.1))).value == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("learned", "why"),
+    [
+        (None, "No annotated batch was left out"),
+        (calibration((0.0, 0.0), n_annotated=1), "There is a single annotated batch"),
+    ],
+)
+def test_nothing_is_stated_where_no_batch_could_be_left_out(learned: Calibration | None, why: str) -> None:
+    """Cells held out of the same batch would promise too much."""
+    found = expected_error(of_confidence(0.9), learned)
+    assert (found.value, found.range) == (None, None)
+    assert found.basis.startswith(why)
+
+
+def test_nothing_is_stated_of_no_cell() -> None:
+    assert expected_error(of_confidence(), calibration((0.1, 0.1))).value is None
+
+
+def test_models_of_format_4_did_not_keep_the_doubt_of_left_out_batches() -> None:
+    older = Calibration(1.0, None, None, None, 3, [{"error_among_assigned": 0.3}], {}, [])
+    assert expected_error(of_confidence(0.9), older).value == pytest.approx(0.1)
+
+
+@given(st.lists(st.floats(0.5, 1), min_size=1, max_size=30), st.lists(st.tuples(SHARE, SHARE), max_size=5))
+def test_it_is_a_share_within_its_interval(confidence: list[float], rows: list[tuple[float, float]]) -> None:
+    found = expected_error(of_confidence(*confidence), calibration(*rows))
+    assert found.value is not None
+    assert found.range is not None
+    low, high = found.range
+    assert 0 <= low <= found.value <= high <= 1
