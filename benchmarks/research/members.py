@@ -38,6 +38,8 @@ PRIORS = {
     "mostly moved": (0.2, 0.025, 0.05, 0.15, 0.35, 0.15, 0.05, 0.025),
     "half moved": (0.3, 0.05, 0.05, 0.15, 0.2, 0.15, 0.05, 0.05),
 }
+# Left to choose among: with several annotated batches only the prior that prefers nothing. The others are trials.
+CANDIDATES = ("alike",)
 PRIORS_OF_ONE = {
     "alike": (0.125,) * 8,
     "unmoved": (0.6, 0.1, 0.1, 0.2, 0, 0, 0, 0),
@@ -167,6 +169,13 @@ def main() -> None:
     if options.run:
         run(options.cache, options.sets)
     table = table_of_all(options.cache)
+    trials = table[table["several"] & ~table["set"].isin(NOT_COUNTED)]
+    of_sets = trials.groupby(["prior", "cells", "share", "set"])[["macro_F1", "AURC"]].mean()
+    print_table("Every prior, several annotated batches", of_sets.groupby(["prior", "cells", "share"]).mean())
+    print_table(
+        "Leave one set out, if the other sets chose the prior too", _of_sets(leave_one_set_out(table), "all").iloc[-1:]
+    )
+    table = table[~table["several"] | table["prior"].isin(CANDIDATES)]
     for several in (True, False):
         choice = chosen(table[table["several"] == several], None)
         print(
@@ -174,11 +183,16 @@ def main() -> None:
         )
     honest = leave_one_set_out(table)
     honest.drop(columns="several").round(5).to_csv(OUTPUT, index=False)
-    counted = honest[~honest["set"].isin(NOT_COUNTED)]
-    for title, rows in (("all annotated batches", counted["role"] == "all"), ("hard roles", counted["role"] != "all")):
-        of_sets = counted[rows].groupby("set")[["macro_F1", "AURC", "accuracy"]].mean()
-        of_sets.loc["MEAN"] = of_sets.mean()
-        print_table(f"Leave one set out, {title}", of_sets)
+    print_table("Leave one set out, all annotated batches", _of_sets(honest, "all"))
+    print_table("Leave one set out, hard roles", _of_sets(honest[honest["role"] != "all"], None))
+
+
+def _of_sets(rows: pd.DataFrame, role: str | None) -> pd.DataFrame:
+    """Return each counted set's means, and their mean."""
+    rows = rows[~rows["set"].isin(NOT_COUNTED) & ((rows["role"] == role) | (role is None))]
+    of_sets = rows.groupby("set")[["macro_F1", "AURC", "accuracy"]].mean()
+    of_sets.loc["MEAN"] = of_sets.mean()
+    return of_sets
 
 
 if __name__ == "__main__":
