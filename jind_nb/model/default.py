@@ -39,7 +39,7 @@ from .target import add_stage
 
 NAME = "default"
 SOURCE_HELD_OUT = 0.1
-SOURCE_COVERAGE: float | None = None
+SOURCE_BY_TRIAL = False
 ALWAYS_ALIGNS = False
 ALWAYS_CALIBRATES = True
 MOST_TRAININGS = 9  # one for each left-out batch (`leave_one_out.MOST_LEFT_OUT`)

@@ -23,7 +23,7 @@ from .state import AlignmentMode, Annotated, Cells, KnownLatents, Reference, Set
 
 NAME = default.NAME
 SOURCE_HELD_OUT = default.SOURCE_HELD_OUT
-SOURCE_COVERAGE: float | None = default.SOURCE_COVERAGE
+SOURCE_BY_TRIAL = default.SOURCE_BY_TRIAL
 ALWAYS_ALIGNS = False
 ALWAYS_CALIBRATES = True
 MOST_TRAININGS = 0

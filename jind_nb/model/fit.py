@@ -71,7 +71,7 @@ def start(
         return reference
     candidates: list[dict[str, Any]] = []
     source = plan.source or richest(batches)
-    if plan.source is None and len(batches) > 1 and settings.method.SOURCE_COVERAGE is not None:
+    if plan.source is None and len(batches) > 1 and settings.method.SOURCE_BY_TRIAL:
         target = prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X
         source, candidates = choose_source(batches, target, plan.classes, settings, encoder)
     reference = learn_source(batches, source, plan.classes, settings, encoder)
@@ -136,18 +136,13 @@ def choose_source(
 ) -> tuple[str, list[dict[str, Any]]]:
     """Choose the candidate whose own classifier leaves fewest cells of the bare target Unassigned, the first on ties (section 6).
 
-    Only candidates that cover `SOURCE_COVERAGE` of the most cell types any candidate has are considered.
-
     Returns
     -------
-    The name, and a row for each candidate: `batch`, `cell types`, `target cells Unassigned` (or that it was not tried).
+    The name, and a row for each candidate: `batch`, `cell types`, `target cells Unassigned`.
     """
     n_types = {name: len(np.unique(cells.y)) for name, cells in batches.items()}
-    coverage = settings.method.SOURCE_COVERAGE or 0.0
     unassigned: dict[str, int] = {}
     for name, cells in batches.items():
-        if n_types[name] < coverage * max(n_types.values()):
-            continue
         own = _as_source(cells, settings)
         model, _ = settings.method.fit_source(own, len(classes), settings, encoder)
 
@@ -158,12 +153,7 @@ def choose_source(
         unassigned[name] = int(Predictions(classes, probabilities(target), thresholds).rejected.sum())
         log.info("source candidate %s: %d target cells Unassigned", name, unassigned[name])
     rows = [
-        {
-            "batch": name,
-            "cell types": n_types[name],
-            "target cells Unassigned": unassigned.get(name, "not tried: too few types"),
-        }
-        for name in batches
+        {"batch": name, "cell types": n_types[name], "target cells Unassigned": unassigned[name]} for name in batches
     ]
     return min(unassigned, key=lambda name: unassigned[name]), rows
 

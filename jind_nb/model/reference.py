@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 NAME = "reference"
 SOURCE_HELD_OUT = 0.2
-SOURCE_COVERAGE: float | None = 0.0
+SOURCE_BY_TRIAL = True
 ALWAYS_ALIGNS = True
 ALWAYS_CALIBRATES = False
 MOST_TRAININGS = 3  # one takes long

@@ -183,9 +183,9 @@ class Method(Protocol):
 
     NAME: str
     SOURCE_HELD_OUT: float  # share of the source's cells that no stage trains on
-    # A source chosen by trial has at least this share of the most types any batch has; None: no trial, the batch of most
-    # types, then of most cells, is the source.
-    SOURCE_COVERAGE: float | None
+    SOURCE_BY_TRIAL: (
+        bool  # whether every batch is tried as the source; else it is the batch of most types, then of most cells
+    )
     ALWAYS_ALIGNS: bool  # whether alignment is part of the method, and not asked of left-out batches
     ALWAYS_CALIBRATES: bool  # whether annotated batches are left out also where no TARGET_ERROR asks for it
     MOST_TRAININGS: int  # on left-out batches; where there are more batches, several are left out together

@@ -24,8 +24,8 @@ from tests.helpers.simulated import THREE_BATCHES, simulated
 pytestmark = pytest.mark.usefixtures("short_game")
 
 
-@pytest.mark.parametrize(("method", "held_out", "coverage"), [("default", 0.1, None), ("reference", 0.2, 0.0)])
-def test_a_method_fixes_its_constants(method: str, held_out: float, coverage: float | None) -> None:
+@pytest.mark.parametrize(("method", "held_out", "by_trial"), [("default", 0.1, False), ("reference", 0.2, True)])
+def test_a_method_fixes_its_constants(method: str, held_out: float, by_trial: bool) -> None:
     parameters = make_parameters(
         {
             "PATH": "x.h5ad", "BATCH_COL": "b", "LABELS_COL": "l", "TARGET_DATASET_NAME": "c", "OUTPUT_PATH": "o",
@@ -37,7 +37,7 @@ def test_a_method_fixes_its_constants(method: str, held_out: float, coverage: fl
         method=sequence.METHODS[method], always_align=method == "reference", seed=7, epochs=4, theta=0.2, align=False, calibrate=method == "default",
     )  # fmt: skip
     assert found.held_out == 0.1
-    assert (held_out, coverage) == (found.method.SOURCE_HELD_OUT, found.method.SOURCE_COVERAGE)
+    assert (held_out, by_trial) == (found.method.SOURCE_HELD_OUT, found.method.SOURCE_BY_TRIAL)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def answered(own: np.ndarray, cells: np.ndarray, seed: int = 0) -> np.ndarray:
 def three_among(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Three cells of a rare type, the only ones of their kind, beside n of another, which answer very surely."""
     cells = np.concatenate([around([1, 0.3, 0, 0], n, 0), around([0.3, 1, 0, 0], 3, 1)])
-    own = np.repeat([[0.95, 0.05], [0.4, 0.6]], [n, 3], axis=0)
+    own = np.repeat([[0.95, 0.05], [0.48, 0.52]], [n, 3], axis=0)
     return cells, own
 
 
