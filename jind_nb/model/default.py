@@ -55,9 +55,9 @@ MEMBERS = {
     "discriminant": ((0, NEAR), (1, NEAR)),  # one head that sees both
 }
 HEADS = ("views",) * 5 + ("many unscaled components", "many scaled components", "discriminant")
-# Weights of the members, for the target as it is and as it was moved, before left-out batches say better: all alike, so that
-# nothing was chosen; and those with a single annotated batch, where nothing says whether moving helps (benchmarks/README.md).
-PRIOR = ((0.125,) * 4, (0.125,) * 4)
+# Weights of the members, for the target as it is and as it was moved, before left-out batches say better; and those with a
+# single annotated batch, where nothing says whether moving helps (benchmarks/README.md).
+PRIOR = ((0.3, 0.05, 0.05, 0.15), (0.2, 0.15, 0.05, 0.05))
 PRIOR_OF_ONE_BATCH = ((0.6, 0.1, 0.1, 0.2), (0.0, 0.0, 0.0, 0.0))
 MOST_CELLS = 20_000  # that components and classifier are computed from
 FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
@@ -70,7 +70,7 @@ UNMOVED = 0.1  # weight of a cell's latent before its batch's offset in learning
 ROUNDS = 5  # of predicting the target and moving it
 NEIGHBOURS, FEWEST_NEIGHBOURS = 16, 5  # a cell itself and its 15 nearest; where they are looked for in a subsample
 CELLS_A_NEIGHBOUR = 4  # of fewer than 64 cells accordingly fewer are asked
-NEIGHBOURS_SHARE = 0.2  # their part in a cell's answer
+NEIGHBOURS_SHARE = 0.4  # their part in a cell's answer
 MOST_NEIGHBOURS = 10_000  # cells that neighbours are looked for among
 ROUNDING = 1e-6  # by which the same cosine may differ, computed from either side
 CELLS_AT_ONCE = 5_000  # that all members answer for; memory only
@@ -480,7 +480,7 @@ def members_of_held_out(model: Annotator, known: KnownLatents, settings: Setting
 
 
 def predict_proba(model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings) -> np.ndarray:
-    """Return the weighted mean of the members' answers, a fifth of it that of a cell's mutual nearest neighbours: float32
+    """Return the weighted mean of the members' answers, two fifths of it that of a cell's mutual nearest neighbours: float32
     (n, K)."""
     answers = [
         mixed(_own(model, latent[start : start + CELLS_AT_ONCE], settings), weights)
@@ -545,7 +545,7 @@ def with_neighbours(own: np.ndarray, near: tuple[np.ndarray, np.ndarray]) -> np.
 
     >>> own = np.array([[1.0, 0.0], [0.5, 0.5]])
     >>> with_neighbours(own, (np.array([[0, 1], [1, 0]]), np.array([[True, True], [True, False]]))).round(2).astype(float).round(2).tolist()
-    [[0.95, 0.05], [0.5, 0.5]]
+    [[0.9, 0.1], [0.5, 0.5]]
     """
     positions, mutual = near
     if not len(own):

@@ -6,7 +6,7 @@ import numpy as np
 
 Weights = tuple[float, ...]  # one for each member, of sum 1
 
-PRIOR_CELLS = 5.0  # left-out cells that the prior counts as
+PRIOR_CELLS = 20.0  # left-out cells that the prior counts as
 MOST_CELLS = 400.0  # that all left-out cells together count as: cells of one batch are not independent
 LEAST = 1e-3  # probability of a cell's type, however sure a member was of another
 ROUNDS = 100
@@ -36,7 +36,7 @@ def learned_weights(batches: Sequence[tuple[np.ndarray, np.ndarray]], prior: Wei
     Notes
     -----
     The maximum a posteriori of a mixture with known components, by expectation and maximisation (Dempster, Laird & Rubin
-    1977, doi 10.1111/j.2517-6161.1977.tb01600.x), under a Dirichlet prior of five cells. All left-out cells together count as
+    1977, doi 10.1111/j.2517-6161.1977.tb01600.x), under a Dirichlet prior of 20 cells. All left-out cells together count as
     at most 400: cells of a batch share what is odd about it.
 
     >>> sure, unsure = np.full((50, 1), 0.9), np.full((50, 1), 0.5)

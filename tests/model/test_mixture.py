@@ -96,7 +96,7 @@ def test_a_handful_of_cells_moves_the_prior_less_than_hundreds() -> None:
 
 
 def test_cells_beyond_four_hundred_add_no_certainty() -> None:
-    """Cells of one batch share what is odd about it: the prior keeps its share of five in 405."""
+    """Cells of one batch share what is odd about it: the prior keeps its share of 20 in 420."""
     own = np.tile([1.0, 0.0], (50_000, 1))
     weights = learned_weights([(own, np.full(len(own), 1 / len(own)))], (0.5, 0.5))
     assert weights[1] == pytest.approx(0.5 * PRIOR_CELLS / (PRIOR_CELLS + MOST_CELLS), abs=1e-3)
