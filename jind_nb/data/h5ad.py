@@ -19,7 +19,18 @@ from ..errors import InputError
 from .datasets import bundled_file
 from .download import fetch
 from .formats import as_h5ad
-from .integrity import Store, check_links, check_structure, decoded, is_array, is_group, path_of, reading, rehearse
+from .integrity import (
+    Store,
+    check_codecs,
+    check_links,
+    check_structure,
+    decoded,
+    is_array,
+    is_group,
+    path_of,
+    reading,
+    rehearse,
+)
 
 R_MISSING = -(2**31)  # NA_integer_, which some converters write as a number
 
@@ -64,6 +75,7 @@ def open_file(file: Path) -> Iterator[Store]:
                 f"PATH: {file} is a folder and neither a zarr nor an mtx folder; give the .h5ad file or .zarr folder in it."
             )
         check_links(file)
+        check_codecs(file)
     else:
         if file.stat().st_size == 0:
             raise InputError(f"PATH: {file} is empty (0 bytes); copy or download it again.")

@@ -5,6 +5,7 @@ to other files, nor declare more values than it can hold.
 """
 
 import faulthandler
+import json
 import math
 import os
 import signal
@@ -42,6 +43,9 @@ FILTERS = {
     32022: "SPERR", 32024: "SZ3", 32026: "Blosc2", 307: "BZip2",
 }  # fmt: skip
 
+# Where zarr, in versions 2 and 3, says how arrays are stored.
+ZARR_DESCRIPTIONS = {".zarray", ".zmetadata", "zarr.json"}
+
 # What the rehearsal may take: seconds, and bytes it reads in a second.
 SECONDS, BYTES_PER_SECOND = 20, 5e6
 
@@ -66,6 +70,43 @@ def check_links(folder: Path) -> None:
             path = Path(above) / name
             if path.is_symlink() and home not in path.resolve().parents:
                 raise InputError(f"PATH: {path} is a link to another place, which is not followed: {WRITE_ALL}")
+
+
+def check_codecs(folder: Path) -> None:
+    """Check that no array of a zarr folder is read by unpickling, which executes what the file holds.
+
+    zarr knows that codec (numcodecs' `pickle`), and refuses it today only because its arrays are of another kind.
+
+    Raises
+    ------
+    InputError
+        If one is.
+    """
+    for above, _, names in os.walk(folder):
+        for name in ZARR_DESCRIPTIONS.intersection(names):
+            described = None
+            with suppress(ValueError, RecursionError):  # damage, which zarr tells
+                described = json.loads((Path(above) / name).read_bytes())
+            if _names_pickle(described):
+                raise InputError(
+                    f"PATH: {folder} cannot be read ({Path(above).relative_to(folder)} has the codec pickle, which executes "
+                    "what is in it): write the file again with another compressor."
+                )
+
+
+def _names_pickle(described: Any) -> bool:
+    """Return whether a part of a description, but no attribute, names a codec that unpickles."""
+    parts = [described]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            codec = part.get("id", part.get("name"))
+            if isinstance(codec, str) and codec.rpartition(".")[2].lower() == "pickle":
+                return True
+            parts += [value for key, value in part.items() if key != "attributes" and not key.endswith(".zattrs")]
+        elif isinstance(part, list):
+            parts += part
+    return False
 
 
 @contextmanager

@@ -284,6 +284,12 @@ def _pickled(folder: Path) -> None:
     described.write_text(json.dumps(about | {"compressor": {"id": "pickle"}}))
 
 
+def _filtered_by_pickle(folder: Path) -> None:
+    described = folder / "obs" / "x" / ".zarray"
+    described.parent.mkdir()
+    described.write_text(json.dumps({"zarr_format": 2, "filters": [{"id": "pickle"}], "compressor": None}))
+
+
 def _declares(folder: Path) -> None:
     (folder / ".zmetadata").unlink()
     with warnings.catch_warnings():
@@ -302,7 +308,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut chunk": (_cut_chunk, r"PATH: X of .*in\.zarr cannot be read"),
     "lost array": (_lose_chunk, r"PATH: .*in\.zarr cannot be read"),
     "link": (_link_out, r"PATH: .*link to another place"),
-    "pickle": (_pickled, r"PATH: .*in\.zarr cannot be read .*pickle"),
+    "pickle": (_pickled, r"PATH: .*in\.zarr cannot be read \(obs/x has the codec pickle, which executes"),
+    "filter of pickle": (_filtered_by_pickle, r"PATH: .*in\.zarr cannot be read \(obs/x has the codec pickle"),
     "declares": (_declares, r"PATH: obsm/x of .*declares"),
     "no zarr": (_no_metadata, r"PATH: .*is a folder and neither a zarr"),
     "no obs": (lambda folder: shutil.rmtree(folder / "obs"), r"PATH: .*in\.zarr"),
