@@ -87,12 +87,12 @@ def writable_caches() -> Iterator[None]:
 
 
 def _is_writable(folder: Path) -> bool:
+    """Return whether a folder can be written, or made; none is made, as long as nobody needs it. In /proc none can be made,
+    whatever its rights say."""
     if not folder.is_absolute():  # `~` of a user who has no home
         return False
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        return os.access(folder, os.W_OK)
-    return False
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK) and Path("/proc") not in (there, *there.parents)
 
 
 def short_places() -> list[Path]:

@@ -76,7 +76,7 @@ def run_forked(
 
 
 @contextmanager
-def _no_kernels(stages: Sequence[str], _folder: Path, _lock: int) -> Iterator[Iterator[tuple[str, None]]]:
+def _no_kernels(stages: Sequence[str], _own: object) -> Iterator[Iterator[tuple[str, None]]]:
     yield ((stage, None) for stage in stages)
 
 
