@@ -137,5 +137,9 @@ def _held_out_cells(reference: Reference) -> LeftOut:
     modes = list(AlignmentMode) if settings.align else [AlignmentMode.UNALIGNED]
     (members,), (of_held_out,) = alone.members.values(), alone.held_out.values()
     return replace(
-        alone, members=dict.fromkeys(modes, members), held_out=dict.fromkeys(modes, of_held_out), is_new=False
+        alone,
+        members=dict.fromkeys(modes, members),
+        held_out=dict.fromkeys(modes, of_held_out),
+        prior=settings.method.prior_weights(1),
+        is_new=False,
     )

@@ -18,6 +18,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 
+from jind_nb.model.default import COMPONENTS
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
 Digest = dict[str, str]
@@ -170,7 +171,7 @@ def same_annotated(annotated: ad.AnnData, given: ad.AnnData) -> None:
     if given.raw is not None:
         assert list(annotated.raw.var_names) == list(given.raw.var_names)
         assert (annotated.raw.X != given.raw.X).sum() == 0
-    assert annotated.obsm["X_jind"].shape == (given.n_obs, 100)
+    assert annotated.obsm["X_jind"].shape == (given.n_obs, 2 * min(COMPONENTS, given.n_vars - 1))
     assert np.isfinite(annotated.obsm["X_jind"]).all()
 
 
