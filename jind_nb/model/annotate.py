@@ -92,6 +92,7 @@ def known_with_rules(reference: Reference, calibrations: Mapping[str, Calibratio
     """Return the latents of annotated cells with the rules that left-out batches taught: `calibrate` hands them over here."""
     known = known_latents(reference)
     known.rules = {mode: calibration.rule for mode, calibration in calibrations.items()}
+    known.mode = AlignmentMode.ALIGNED if AlignmentMode.ALIGNED in calibrations else AlignmentMode.UNALIGNED
     known.why = alignment_in_words(calibrations)
     return known
 

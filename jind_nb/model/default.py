@@ -54,7 +54,9 @@ MEMBERS = {
     "many scaled components": ((0, COMPONENTS),),
     "discriminant": ((0, NEAR), (1, NEAR)),  # one head that sees both
 }
-HEADS = ("views",) * 5 + ("many unscaled components", "many scaled components", "discriminant")
+# How many heads each has: a regression for each view, or the one discriminant.
+HEADS = {member: 1 if member == "discriminant" else len(views) for member, views in MEMBERS.items()}
+N_HEADS = sum(HEADS.values())
 # Weights of the members, for the target as it is and as it was moved, before left-out batches say better; and those with a
 # single annotated batch, where nothing says whether moving helps (benchmarks/README.md).
 PRIOR = ((0.3, 0.05, 0.05, 0.15), (0.2, 0.15, 0.05, 0.05))
@@ -165,14 +167,14 @@ class Heads(nn.Module):
 
     def __init__(self, n_latent: int, n_classes: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.zeros(len(HEADS), n_latent, n_classes))  # zero where a head does not look
-        self.register_buffer("bias", torch.full((len(HEADS), n_classes), NEVER))
+        self.register_buffer("weight", torch.zeros(N_HEADS, n_latent, n_classes))  # zero where a head does not look
+        self.register_buffer("bias", torch.full((N_HEADS, n_classes), NEVER))
         self.register_buffer("prior", torch.zeros(len(MEMBERS)))
 
     def of_members(self, latent: Tensor) -> Tensor:
         """Return the members' probabilities, (n, M, K): the mean of each member's heads."""
         probabilities = torch.softmax(torch.einsum("nc,hck->nhk", latent, self.weight) + self.bias, dim=2)
-        of_members = probabilities.split([HEADS.count(member) for member in MEMBERS], dim=1)
+        of_members = probabilities.split(list(HEADS.values()), dim=1)
         return torch.stack([of_heads.mean(dim=1) for of_heads in of_members], dim=1)
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -323,7 +325,7 @@ def _fit_discriminant(classifier: Heads, latent: np.ndarray, y: np.ndarray) -> N
     weight = np.linalg.solve(covariance, means.T).T
     shares = np.bincount(y)[types] / len(y)
     bias = -0.5 * np.einsum("kc,kc->k", weight, means) + 0.5 * np.log(shares)
-    _set_head(classifier, len(HEADS) - 1, columns, types, weight / COOLED, bias / COOLED)
+    _set_head(classifier, N_HEADS - 1, columns, types, weight / COOLED, bias / COOLED)
 
 
 # --- 3. the intermediates ------------------------------------------------------------------------------------------------------

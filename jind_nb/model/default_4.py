@@ -6,7 +6,6 @@ the target. Alignment is for all of the answer or for none, as left-out batches 
 
 import math
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +18,9 @@ from .default import Offset, Projection, target_offset
 from .mixture import Weights
 from .neighbours import nearest
 from .networks import Annotator, classify
-from .state import AlignmentMode, Annotated, Cells, KnownLatents, Reference, Settings, TrainingStage
+from .state import AlignmentMode, Annotated, KnownLatents, Settings
 
 NAME = default.NAME
-SOURCE_HELD_OUT = default.SOURCE_HELD_OUT
-SOURCE_BY_TRIAL = default.SOURCE_BY_TRIAL
-ALWAYS_ALIGNS = False
-ALWAYS_CALIBRATES = True
-MOST_TRAININGS = 0
-KEEPS_CHECKPOINTS = False
 
 N_VIEWS = 5
 NEIGHBOURS, FEWEST_NEIGHBOURS = 16, 5
@@ -110,33 +103,6 @@ def empty_annotator(n_features: int, n_classes: int, n_latent: int, has_adapter:
     """Return an annotator of zeros, to load weights into."""
     adapter = Offset(n_latent) if has_adapter else None
     return Annotator(Projection(n_features, n_latent), SoftmaxViews(n_latent, n_classes), adapter)
-
-
-def fit_encoder(x: sparse.csr_matrix, batches: dict[str, Cells], settings: Settings) -> nn.Module | None:
-    """Raise NotImplementedError: a model of format 4 is not trained any more; so do the other functions of learning."""
-    raise NotImplementedError("models of format 4 are only annotated with")
-
-
-def fit_source(
-    cells: Cells, n_classes: int, settings: Settings, encoder: nn.Module | None = None
-) -> tuple[Annotator, list[dict[str, Any]]]:
-    """Raise NotImplementedError."""
-    raise NotImplementedError
-
-
-def fit_adapter(reference: Reference, batch: str) -> nn.Module:
-    """Raise NotImplementedError."""
-    raise NotImplementedError
-
-
-def fit_jointly(reference: Reference, stage: TrainingStage, batch: str) -> list[str]:
-    """Raise NotImplementedError."""
-    raise NotImplementedError
-
-
-def latent(reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
-    """Raise NotImplementedError."""
-    raise NotImplementedError
 
 
 def describe(n_latent: int, epochs: int | None) -> str:

@@ -134,7 +134,7 @@ class KnownLatents:
     """The latents of annotated cells, each by its own batch's annotator, and the rules that left-out batches taught: all that
     annotating a target needs of the reference besides its model."""
 
-    method: Method
+    method: Annotating
     classes: list[str]
     batches: list[str]  # the source first
     latent: np.ndarray  # float32 (n, d), training cells
@@ -143,7 +143,9 @@ class KnownLatents:
     held_out: np.ndarray  # float32 (m, d), held-out cells: thresholds come from these
     counts: np.ndarray  # int64 (K,), annotated cells of each type, for the class weights
     rules: dict[str, Rule] = field(default_factory=dict)  # alignment mode -> what left-out batches taught
-    mode: str = AlignmentMode.UNALIGNED  # of a model of format 4: in which left-out batches were annotated best
+    mode: str = (
+        AlignmentMode.UNALIGNED
+    )  # in which the model's own run annotates; of format 4: in which left-out batches were annotated best
     why: str = "No annotated batch was left out to see how much alignment helps"
     near_held_out: np.ndarray | None = None  # training cells nearest each held-out one, once they were asked for
 
@@ -178,37 +180,10 @@ class Annotated:
         return list(self.latent.values())[-1]
 
 
-class Method(Protocol):
-    """What a METHOD must be able to do: the functions and constants of its module."""
+class Annotating(Protocol):
+    """What annotates a batch with a model that is trained: half of a METHOD. Of models of an older format there is only this."""
 
     NAME: str
-    SOURCE_HELD_OUT: float  # share of the source's cells that no stage trains on
-    SOURCE_BY_TRIAL: (
-        bool  # whether every batch is tried as the source; else it is the batch of most types, then of most cells
-    )
-    ALWAYS_ALIGNS: bool  # whether alignment is part of the method, and not asked of left-out batches
-    ALWAYS_CALIBRATES: bool  # whether annotated batches are left out also where no TARGET_ERROR asks for it
-    MOST_TRAININGS: int  # on left-out batches; where there are more batches, several are left out together
-    KEEPS_CHECKPOINTS: bool  # whether training takes long enough to keep what has been learned
-
-    def fit_encoder(
-        self, x: sparse.csr_matrix, batches: dict[str, Cells], settings: Settings
-    ) -> torch.nn.Module | None:
-        """Return the encoder that all batches share, if it is computed without labels; stores the batches' latents."""
-
-    def fit_source(
-        self, cells: Cells, n_classes: int, settings: Settings, encoder: torch.nn.Module | None
-    ) -> tuple[Annotator, list[dict[str, Any]]]:
-        """Return the source's annotator, and for each epoch `epoch`, `loss`, `held_out_accuracy`."""
-
-    def fit_adapter(self, reference: Reference, batch: str) -> torch.nn.Module:
-        """Return a batch's adapter, encoder and classifier as they are."""
-
-    def fit_jointly(self, reference: Reference, stage: TrainingStage, batch: str) -> list[str]:
-        """Train what batches share on all batches learned so far; return the intermediates to evaluate anew."""
-
-    def latent(self, reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
-        """Return the latents float32 (m, d) of some of a batch's cells."""
 
     def prior_weights(self, n_annotated: int) -> Weights:
         """Return the weights of the members before any batch was left out; a METHOD may have a single member."""
@@ -238,3 +213,35 @@ class Method(Protocol):
 
     def describe_alignment(self, stages: Collection[str]) -> str:
         """Return the sentence on alignment for the methods paragraph; `stages` are the target's."""
+
+
+class Method(Annotating, Protocol):
+    """What a METHOD must be able to do: the functions and constants of its module."""
+
+    SOURCE_HELD_OUT: float  # share of the source's cells that no stage trains on
+    SOURCE_BY_TRIAL: (
+        bool  # whether every batch is tried as the source; else it is the one of most types, then of most cells
+    )
+    ALWAYS_ALIGNS: bool  # whether alignment is part of the method, and not asked of left-out batches
+    ALWAYS_CALIBRATES: bool  # whether annotated batches are left out also where no TARGET_ERROR asks for it
+    MOST_TRAININGS: int  # on left-out batches; where there are more batches, several are left out together
+    KEEPS_CHECKPOINTS: bool  # whether training takes long enough to keep what has been learned
+
+    def fit_encoder(
+        self, x: sparse.csr_matrix, batches: dict[str, Cells], settings: Settings
+    ) -> torch.nn.Module | None:
+        """Return the encoder that all batches share, if it is computed without labels; stores the batches' latents."""
+
+    def fit_source(
+        self, cells: Cells, n_classes: int, settings: Settings, encoder: torch.nn.Module | None
+    ) -> tuple[Annotator, list[dict[str, Any]]]:
+        """Return the source's annotator, and for each epoch `epoch`, `loss`, `held_out_accuracy`."""
+
+    def fit_adapter(self, reference: Reference, batch: str) -> torch.nn.Module:
+        """Return a batch's adapter, encoder and classifier as they are."""
+
+    def fit_jointly(self, reference: Reference, stage: TrainingStage, batch: str) -> list[str]:
+        """Train what batches share on all batches learned so far; return the intermediates to evaluate anew."""
+
+    def latent(self, reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
+        """Return the latents float32 (m, d) of some of a batch's cells."""

@@ -40,7 +40,7 @@ from .annotate import METHODS, known_with_rules
 from .calibration import Calibration
 from .networks import Annotator, classify, encode
 from .predictions import Rule
-from .state import AlignmentMode, Annotated, KnownLatents, Method, Reference, Settings, TargetStage
+from .state import AlignmentMode, Annotated, Annotating, KnownLatents, Reference, Settings, TargetStage
 from .target import align, annotate_before_alignment, predict, reject_empty
 
 # The space keeps these apart from any batch's file, where it would be %20.
@@ -320,7 +320,7 @@ def _annotator(folder: Path, name: str, description: Mapping[str, Any], has_adap
     return model
 
 
-def _method(description: Mapping[str, Any]) -> Method:
+def _method(description: Mapping[str, Any]) -> Annotating:
     method = METHODS[description["training"]["METHOD"]]
     if description["format"] == OLDER_FORMAT and method.NAME == default_4.NAME:
         return default_4
