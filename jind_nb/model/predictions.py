@@ -46,9 +46,10 @@ def class_thresholds(probabilities: np.ndarray, theta: float) -> np.ndarray:
     return thresholds
 
 
-def capped(thresholds: np.ndarray, cap: float | None) -> np.ndarray:
-    """Return thresholds of which none is above the cap (`Rule`)."""
-    return thresholds if cap is None else np.minimum(thresholds, cap)
+def within(thresholds: np.ndarray, cap: float | None, floor: float) -> np.ndarray:
+    """Return thresholds of which none is above the cap, and none below the floor (`Rule`)."""
+    limited: np.ndarray = np.clip(thresholds, floor, np.inf if cap is None else max(cap, floor))
+    return limited
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -95,6 +96,7 @@ class Predictions:
     held_out: np.ndarray | None = None
     theta: float = 0.0
     threshold_cap: float | None = None  # no class-wise threshold is above it
+    floor: float = 0.0  # no threshold is below it
 
     @classmethod
     def by(
@@ -113,8 +115,8 @@ class Predictions:
         if rule.threshold is not None:
             return cls(classes, judged, np.full(len(classes), max(rule.threshold, rule.floor)), unlike)
         by = tempered(held_out, rule.temperature)
-        thresholds = np.maximum(capped(class_thresholds(by, theta), rule.threshold_cap), rule.floor)
-        return cls(classes, judged, thresholds, unlike, by, theta, rule.threshold_cap)
+        thresholds = within(class_thresholds(by, theta), rule.threshold_cap, rule.floor)
+        return cls(classes, judged, thresholds, unlike, by, theta, rule.threshold_cap, rule.floor)
 
     @property
     def raw(self) -> np.ndarray:

@@ -183,3 +183,10 @@ def test_a_column_that_is_no_coarser_level_is_refused() -> None:
         plan_of("donor", frame)
     with pytest.raises(InputError, match="no annotated cell has a value"):
         plan_of("empty", cells({"B": 1}, {"B": [None]}))
+
+
+def test_no_parent_is_given_that_is_less_likely_than_not() -> None:
+    """A cell that is a quarter of everything is of no lineage either."""
+    quarters = np.full((4, 4), 0.25)
+    doubted = Predictions.by(Rule(floor=0.5), list("abcd"), quarters, quarters, 0.05)
+    assert min(hierarchy.parent_thresholds(doubted, {"a": "x", "b": "x", "c": "y", "d": "z"}).values()) >= 0.5
