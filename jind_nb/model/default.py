@@ -421,13 +421,14 @@ def latent(reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
 def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:
     """Move all target cells alike, and let each member answer for the moved cells too."""
     annotated.notes.append(f"{known.why}.")
-    b, curve = target_offset(annotated.model.classifier, annotated.latent[TargetStage.BEFORE], known, settings)
+    latent = annotated.latent[TargetStage.BEFORE]
+    b, curve = target_offset(annotated.model.classifier, latent, known, settings)
     annotated.curves += curve
     annotated.model = annotated.model.copy_with(Offset.of(b).to(settings.device))
     spread = float(np.sqrt(known.latent.var(axis=0).sum()))
     distance = float(np.linalg.norm(b)) / spread if spread > 0 else 0.0
     annotated.notes.append(f"The target was moved by {distance:.2f} of the annotated cells' standard deviation.")
-    add_stage(annotated, TargetStage.ALIGNED, x, known, settings)
+    add_stage(annotated, TargetStage.ALIGNED, latent + b, known, settings)
 
 
 def target_offset(

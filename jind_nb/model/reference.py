@@ -321,7 +321,7 @@ def train_adversarially(annotated: Annotated, x: sparse.csr_matrix, known: Known
         + f": {fewest} of {x.shape[0]} cells Unassigned."
     )
     annotated.model = model
-    add_stage(annotated, TargetStage.ALIGNED, x, known, settings)
+    add_stage(annotated, TargetStage.ALIGNED, encode(annotated.model, x, settings.device), known, settings)
 
 
 def _n_unassigned(model: Annotator, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> int:
@@ -434,7 +434,7 @@ def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, 
         )
     shared.load_state_dict(kept)
     annotated.notes.append(f"Self-training used {len(chosen)} of {x.shape[0]} target cells.")
-    add_stage(annotated, TargetStage.SELF_TRAINED, x, known, settings)
+    add_stage(annotated, TargetStage.SELF_TRAINED, encode(annotated.model, x, settings.device), known, settings)
 
 
 def describe(n_latent: int, epochs: int | None) -> str:

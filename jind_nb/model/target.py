@@ -120,10 +120,10 @@ def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, setti
 
 
 def add_stage(
-    annotated: Annotated, stage: TargetStage, x: sparse.csr_matrix, known: KnownLatents, settings: Settings
+    annotated: Annotated, stage: TargetStage, latent: np.ndarray, known: KnownLatents, settings: Settings
 ) -> None:
-    """Add what the batch's model says now as a further stage."""
-    latent = annotated.latent[stage] = encode(annotated.model, x, settings.device)
+    """Add what the batch's model says now as a further stage; the cells' latents are float32 (n, d)."""
+    annotated.latent[stage] = latent
     annotated.mode = AlignmentMode.ALIGNED
     rule = known.rules.get(AlignmentMode.ALIGNED)
     if rule is None and AlignmentMode.UNALIGNED in known.rules:
@@ -132,7 +132,7 @@ def add_stage(
         annotated.notes += [note] if note not in annotated.notes else []
     predictions = predict(annotated.model, latent, known, settings, rule or Rule(), annotated.novelty)
     annotated.stages[stage] = predictions
-    log.info("%s: %d of %d cells Unassigned", stage, predictions.rejected.sum(), x.shape[0])
+    log.info("%s: %d of %d cells Unassigned", stage, predictions.rejected.sum(), len(latent))
 
 
 def reject_empty(annotated: Annotated, empty: np.ndarray) -> None:
