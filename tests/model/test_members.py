@@ -147,6 +147,14 @@ def test_a_single_annotated_batch_has_a_prior_of_its_own(tmp_path: Path) -> None
     np.testing.assert_array_equal(without_rules.final.probabilities, by_prior)
 
 
+def test_who_asks_for_alignment_gets_it_also_with_a_single_annotated_batch(tmp_path: Path) -> None:
+    """A target of another technology: nothing was left out to find that out, and the user knows it."""
+    values = {"METHOD": "default", "EXCLUDE_DATASETS_NAMES": ["b"], "ALIGN": True}
+    reference = learn(*prepare_simulated(tmp_path, THREE_BATCHES, **values))
+    known = known_with_rules(reference, calibrate(reference))
+    assert {rule.weights for rule in known.rules.values()} == {sum(default.PRIOR, ())}
+
+
 @pytest.mark.parametrize("n_annotated", [1, 2, 5])
 def test_prior_weights_are_shares_of_one_answer(n_annotated: int) -> None:
     weights = default.prior_weights(n_annotated)
