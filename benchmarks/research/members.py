@@ -4,8 +4,7 @@
     python -m benchmarks.research.members --cache DIR          # prints the table, and writes results/leave_one_set_out.csv
 
 For every problem (benchmarks/problems.py) each member's probabilities of the target's cells are kept, and those of left-out
-batches' own types. A configuration (the prior with several annotated batches, that with one, the weight of the prior, the
-neighbours' share) is judged by macro-F1 minus half of the AURC, the mean over sets of the mean over problems. The number of a set is
+batches' own types. A configuration (the prior, its weight, the neighbours' share) is judged by macro-F1 minus half of the AURC, the mean over sets of the mean over problems. The number of a set is
 that of the configuration which the other sets choose; inside it the members' weights come from left-out batches as always.
 """
 
@@ -40,13 +39,6 @@ PRIORS = {
 }
 # The shipped one: of those that differ by less than 0.003 it is the one whose worst set is best. The others are trials.
 CANDIDATES = ("half moved",)
-PRIORS_OF_ONE = {
-    "alike": (0.125,) * 8,
-    "unmoved": (0.6, 0.1, 0.1, 0.2, 0, 0, 0, 0),
-    "a fifth moved": (0.5, 0.05, 0.05, 0.2, 0, 0.1, 0.1, 0),
-    "three tenths moved": (0.5, 0, 0, 0.2, 0, 0.15, 0.15, 0),
-    "two fifths moved": (0.4, 0, 0, 0.2, 0.1, 0.2, 0.1, 0),
-}
 PRIOR_CELLS = (5.0, 20.0, 80.0, 1e9)  # the last: nothing is learned from left-out batches
 
 
@@ -106,11 +98,9 @@ def run(folder: Path, names: list[str]) -> None:
                 print(file.stem, flush=True)
 
 
-def measured(
-    said: Said, prior: tuple[float, ...], of_one: tuple[float, ...], cells: float, share: float
-) -> dict[str, float]:
+def measured(said: Said, prior: tuple[float, ...], cells: float, share: float) -> dict[str, float]:
     """Return the scores of one configuration on one problem."""
-    weights, (members, left_out) = of_one, said.with_share(share)
+    weights, (members, left_out) = prior, said.with_share(share)
     if said.n_annotated > 1:
         with mock.patch.object(mixture, "PRIOR_CELLS", cells):
             weights = mixture.learned_weights(left_out, prior)
@@ -132,12 +122,9 @@ def table_of_all(folder: Path) -> pd.DataFrame:
         said: Said = pickle.loads(file.read_bytes())  # our own, just made
         several = said.n_annotated > 1
         for share in SHARES:
-            choices = itertools.product(PRIORS, PRIOR_CELLS) if several else itertools.product(PRIORS_OF_ONE, [0.0])
-            for name, cells in choices:
-                prior = PRIORS[name] if several else PRIORS["alike"]
-                of_one = PRIORS["alike"] if several else PRIORS_OF_ONE[name]
+            for name, cells in itertools.product(PRIORS, PRIOR_CELLS if several else [0.0]):
                 row = {"set": said.set, "target": said.target, "role": said.role, "several": several, "share": share}
-                rows.append(row | {"prior": name, "cells": cells} | measured(said, prior, of_one, cells, share))
+                rows.append(row | {"prior": name, "cells": cells} | measured(said, PRIORS[name], cells, share))
     return pd.DataFrame(rows)
 
 
@@ -169,13 +156,13 @@ def main() -> None:
     if options.run:
         run(options.cache, options.sets)
     table = table_of_all(options.cache)
-    trials = table[table["several"] & ~table["set"].isin(NOT_COUNTED)]
-    of_sets = trials.groupby(["prior", "cells", "share", "set"])[["macro_F1", "AURC"]].mean()
-    print_table("Every prior, several annotated batches", of_sets.groupby(["prior", "cells", "share"]).mean())
+    trials = table[~table["set"].isin(NOT_COUNTED)]
+    of_sets = trials.groupby(["several", "prior", "cells", "share", "set"])[["macro_F1", "AURC"]].mean()
+    print_table("Every prior, for several annotated batches and for one", of_sets.groupby(level=[0, 1, 2, 3]).mean())
     print_table(
         "Leave one set out, if the other sets chose the prior too", _of_sets(leave_one_set_out(table), "all").iloc[-1:]
     )
-    table = table[~table["several"] | table["prior"].isin(CANDIDATES)]
+    table = table[table["prior"].isin(CANDIDATES)]
     for several in (True, False):
         choice = chosen(table[table["several"] == several], None)
         print(

@@ -141,7 +141,5 @@ def _held_out_cells(reference: Reference) -> LeftOut:
         alone,
         members=dict.fromkeys(modes, members),
         held_out=dict.fromkeys(modes, of_held_out),
-        # ALIGN true asks for what nothing here speaks for: then moved cells count as where several batches are annotated.
-        prior=settings.method.prior_weights(2 if settings.always_align else 1),
         is_new=False,
     )

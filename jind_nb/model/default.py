@@ -57,10 +57,8 @@ MEMBERS = {
 # How many heads each has: a regression for each view, or the one discriminant.
 HEADS = {member: 1 if member == "discriminant" else len(views) for member, views in MEMBERS.items()}
 N_HEADS = sum(HEADS.values())
-# Weights of the members, for the target as it is and as it was moved, before left-out batches say better; and those with a
-# single annotated batch, where nothing says whether moving helps (benchmarks/README.md).
+# Weights of the members, for the target as it is and as it was moved, before left-out batches say better (benchmarks/README.md).
 PRIOR = ((0.3, 0.05, 0.05, 0.15), (0.2, 0.15, 0.05, 0.05))
-PRIOR_OF_ONE_BATCH = ((0.6, 0.1, 0.1, 0.2), (0.0, 0.0, 0.0, 0.0))
 MOST_CELLS = 20_000  # that components and classifier are computed from
 FEWEST_OF_A_TYPE = 100  # of these, where a type has so many
 NEVER = -30.0  # log odds of a type that no cell is labelled with
@@ -217,7 +215,7 @@ def fit_jointly(reference: Reference, stage: TrainingStage, batch: str) -> list[
     last = reference.intermediates[-1] if reference.intermediates else None
     if stage != (TrainingStage.RETRAIN if last is None else TrainingStage.FINETUNED) or (last and batch != last):
         return []
-    classifier = fit_classifier(*_training_cells(reference), len(reference.classes), len(reference.batches))
+    classifier = fit_classifier(*_training_cells(reference), len(reference.classes))
     reference.model.classifier = classifier.to(reference.settings.device)
     return reference.intermediates
 
@@ -252,7 +250,7 @@ def _training_cells(reference: Reference) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def fit_classifier(
-    latent: np.ndarray, y: np.ndarray, weights: np.ndarray, at_place: np.ndarray, n_classes: int, n_batches: int = 2
+    latent: np.ndarray, y: np.ndarray, weights: np.ndarray, at_place: np.ndarray, n_classes: int
 ) -> Heads:
     """Fit all members.
 
@@ -263,8 +261,6 @@ def fit_classifier(
         where its batch's offset puts it, bool (n,): the discriminant is computed from these.
     n_classes
         K; a type that no cell has gets next to no probability.
-    n_batches
-        Annotated batches, which decide on the `prior`.
 
     Notes
     -----
@@ -280,7 +276,7 @@ def fit_classifier(
         weight, bias = _softmax_regression(latent[:, columns].astype(np.float64), y, of_types)
         _set_head(classifier, head, columns, np.unique(y), weight, bias)
     _fit_discriminant(classifier, latent[at_place], y[at_place])
-    classifier.prior.copy_(torch.tensor(prior_weights(n_batches)).reshape(2, -1).sum(dim=0))
+    classifier.prior.copy_(torch.tensor(PRIOR).sum(dim=0))
     return classifier
 
 
@@ -461,10 +457,9 @@ def latents_for_novelty(
 # --- 5. the answer -----------------------------------------------------------------------------------------------------------------
 
 
-def prior_weights(n_annotated: int) -> Weights:
+def prior_weights() -> Weights:
     """Return the members' weights before any batch was left out: for the cells as they are, then for the cells as moved."""
-    unmoved, moved = PRIOR if n_annotated > 1 else PRIOR_OF_ONE_BATCH
-    return unmoved + moved
+    return sum(PRIOR, ())
 
 
 def members(model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:

@@ -46,7 +46,7 @@ class SoftmaxViews(nn.Module):
         return torch.logsumexp(torch.log_softmax(logits, dim=2), dim=0) - math.log(N_VIEWS)
 
 
-def prior_weights(n_annotated: int) -> Weights:
+def prior_weights() -> Weights:
     """Return the weight of the only member."""
     return (1.0,)
 

@@ -95,5 +95,5 @@ def left_out_batch(name: str, cells: Cells, model: Reference, known: KnownLatent
         {mode: method.members(by, latent, settings) for mode, (by, latent) in by_mode.items()},
         {mode: method.members_of_held_out(by, known, settings) for mode, (by, _) in by_mode.items()},
         annotated.novelty,
-        method.prior_weights(len(known.batches) + 1),  # this batch is an annotated one too
+        method.prior_weights(),
     )

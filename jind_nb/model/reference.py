@@ -250,7 +250,7 @@ def latent(reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
 # --- 3. the target -----------------------------------------------------------------------------------------------------------
 
 
-def prior_weights(n_annotated: int) -> Weights:
+def prior_weights() -> Weights:
     """Return the weight of the only member."""
     return (1.0,)
 

@@ -185,7 +185,7 @@ class Annotating(Protocol):
 
     NAME: str
 
-    def prior_weights(self, n_annotated: int) -> Weights:
+    def prior_weights(self) -> Weights:
         """Return the weights of the members before any batch was left out; a METHOD may have a single member."""
 
     def members(self, model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:

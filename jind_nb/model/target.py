@@ -104,7 +104,7 @@ def predict(
     novel
         `novelty` of the cells, (n,).
     """
-    weights = rule.weights or known.method.prior_weights(len(known.batches))
+    weights = rule.weights or known.method.prior_weights()
     probabilities = known.method.predict_proba(model, latent, weights, settings)
     held_out = mixed(known.method.members_of_held_out(model, known, settings), weights)
     return Predictions.by(rule, known.classes, probabilities, held_out, settings.theta, novel)

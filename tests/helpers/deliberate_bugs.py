@@ -237,8 +237,8 @@ BUGS = [
     Bug(
         "the weights that left-out batches taught are not used",
         "every target is annotated with the weights of other data sets",
-        "weights = rule.weights or known.method.prior_weights(len(known.batches))",
-        "weights = known.method.prior_weights(len(known.batches))",
+        "weights = rule.weights or known.method.prior_weights()",
+        "weights = known.method.prior_weights()",
         (
             "test_without_alignment_only_the_sum_of_a_member_s_two_weights_counts",
             "test_a_target_is_annotated_with_the_weights_that_left_out_batches_taught",

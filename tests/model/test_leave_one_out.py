@@ -79,7 +79,7 @@ def test_no_model_annotates_a_batch_it_was_trained_on(
     assert [one.batch for one in done] == list(reference.batches)
     groups = folds(list(reference.batches), 3 if method == "reference" else MOST_LEFT_OUT, 0)
     assert trained == [{"a", "b", "d", "e"} - set(group) for group in groups]
-    n_members = len(reference.settings.method.prior_weights(3))
+    n_members = len(reference.settings.method.prior_weights())
     for one in done:
         assert len(one.y) == 60
         assert one.members[AlignmentMode.UNALIGNED].shape == (60, n_members, 2)

@@ -25,7 +25,7 @@ from tests.helpers.simulated import THREE_BATCHES
 quick = hypothesis_settings(deadline=None, max_examples=40)
 SETTINGS = settings_with(method=default)
 N = len(default.MEMBERS)
-WEIGHTS = default.prior_weights(2)
+WEIGHTS = default.prior_weights()
 
 
 def model_of(n_latent: int = 40, n_classes: int = 3, *, moved: bool = True, seed: int = 0) -> Annotator:
@@ -123,7 +123,7 @@ def test_a_target_is_annotated_with_the_weights_that_left_out_batches_taught(tmp
     calibrations = calibrate(reference)
     known = known_with_rules(reference, calibrations)
     weights = known.rules[AlignmentMode.ALIGNED].weights
-    assert weights == calibrations[AlignmentMode.ALIGNED].weights != default.prior_weights(2)
+    assert weights == calibrations[AlignmentMode.ALIGNED].weights != default.prior_weights()
     annotated = annotate(reference.model, target_cells(prepared, plan), known, settings)
     expected = mixed(default.members(annotated.model, annotated.final_latent, settings), weights)
     expected /= expected.sum(axis=1, keepdims=True)
@@ -132,32 +132,22 @@ def test_a_target_is_annotated_with_the_weights_that_left_out_batches_taught(tmp
     assert annotated.final.raw.tolist() == np.array(plan.classes)[expected.argmax(axis=1)].tolist()
 
 
-def test_a_single_annotated_batch_has_a_prior_of_its_own(tmp_path: Path) -> None:
-    """There is no other batch to leave out: what other data sets taught for that case counts."""
+def test_a_single_annotated_batch_is_weighed_by_the_prior(tmp_path: Path) -> None:
+    """There is no other batch to leave out, and its own held-out cells are too easy to learn weights from."""
     values = {"METHOD": "default", "EXCLUDE_DATASETS_NAMES": ["b"]}
     prepared, plan, settings = prepare_simulated(tmp_path, THREE_BATCHES, **values)
     reference = learn(prepared, plan, settings)
     known = known_with_rules(reference, calibrate(reference))
-    own = sum(default.PRIOR_OF_ONE_BATCH, ())
-    assert own != sum(default.PRIOR, ())
-    assert {rule.weights for rule in known.rules.values()} == {own}
+    prior = default.prior_weights()
+    assert {rule.weights for rule in known.rules.values()} == {prior}
     x = target_cells(prepared, plan)
     without_rules = annotate_before_alignment(reference.model, x, known_latents(reference), settings)
-    by_prior = default.predict_proba(reference.model, without_rules.latent[TargetStage.BEFORE], own, settings)
+    by_prior = default.predict_proba(reference.model, without_rules.latent[TargetStage.BEFORE], prior, settings)
     np.testing.assert_array_equal(without_rules.final.probabilities, by_prior)
 
 
-def test_who_asks_for_alignment_gets_it_also_with_a_single_annotated_batch(tmp_path: Path) -> None:
-    """A target of another technology: nothing was left out to find that out, and the user knows it."""
-    values = {"METHOD": "default", "EXCLUDE_DATASETS_NAMES": ["b"], "ALIGN": True}
-    reference = learn(*prepare_simulated(tmp_path, THREE_BATCHES, **values))
-    known = known_with_rules(reference, calibrate(reference))
-    assert {rule.weights for rule in known.rules.values()} == {sum(default.PRIOR, ())}
-
-
-@pytest.mark.parametrize("n_annotated", [1, 2, 5])
-def test_prior_weights_are_shares_of_one_answer(n_annotated: int) -> None:
-    weights = default.prior_weights(n_annotated)
+def test_prior_weights_are_shares_of_one_answer() -> None:
+    weights = default.prior_weights()
     assert len(weights) == 2 * N
     assert sum(weights) == pytest.approx(1)
     assert min(weights) >= 0

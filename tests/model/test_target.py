@@ -70,7 +70,7 @@ def test_the_last_stage_is_what_the_kept_model_says(by_each: Learned) -> None:
     assert annotated.mode == AlignmentMode.ALIGNED
     again = predict(annotated.model, encode(annotated.model, x, CPU), known, settings)
     np.testing.assert_array_equal(again.probabilities, final.probabilities)
-    of_members = known.method.prior_weights(len(known.batches))
+    of_members = known.method.prior_weights()
     expected = class_thresholds(
         mixed(known.method.members_of_held_out(annotated.model, known, settings), of_members), settings.theta
     )
