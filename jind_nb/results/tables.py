@@ -16,7 +16,7 @@ from .target import REASONS, Level, TargetResult, count_fallbacks
 
 # The columns of the predictions table before the probabilities; those of options only where an option is set.
 CLUSTER_COLUMNS = "cluster", "cluster_majority", "cluster_share"
-BEFORE_PROBABILITIES = ("raw_predictions", "predictions", "level", "reason", *CLUSTER_COLUMNS)
+BEFORE_PROBABILITIES = ("raw_predictions", "predictions", "level", "confidence", "reason", *CLUSTER_COLUMNS)
 
 COMPOSITION_LABELS = {
     "parent_only": "parent only", "rejected": UNASSIGNED, "median_confidence": "median confidence",
@@ -93,7 +93,7 @@ def hover_table(points: pd.DataFrame) -> pd.DataFrame:
 def predictions_table(result: TargetResult) -> pd.DataFrame:
     """Return a row for each target cell, in the input's order, index `cellname`.
 
-    Columns `raw_predictions`, `predictions`, [`level` with parents], `reason`, [`cluster`, `cluster_majority`,
+    Columns `raw_predictions`, `predictions`, [`level` with parents], `confidence`, `reason`, [`cluster`, `cluster_majority`,
     `cluster_share` with clusters], one probability per cell type (`p(TYPE)` where a type is named like any of these
     columns), and `labels` where any are known.
     """
@@ -103,6 +103,7 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
     )
     if result.parents:
         table["level"] = result.level
+    table["confidence"] = final.confidence
     table["reason"] = result.reasons
     if result.clusters is not None:
         for name, values in zip(CLUSTER_COLUMNS, vars(result.clusters).values(), strict=True):
@@ -120,9 +121,9 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
 
 
 def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:
-    """Return the first cells' predictions in short: the columns before the probabilities, `confidence`, [`labels`]."""
+    """Return the first cells' predictions in short: the columns before the probabilities, [`labels`]."""
     table = predictions_table(result)
-    short = table.iloc[:, : n_before_probabilities(table)].assign(confidence=result.final.confidence)
+    short = table.iloc[:, : n_before_probabilities(table)]
     return (short.assign(labels=table["labels"]) if result.labels is not None else short).head(n)
 
 
@@ -136,7 +137,7 @@ def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], lat
     obs.drop(columns=[f"jind_{name}" for name in ("level", *CLUSTER_COLUMNS)], errors="ignore", inplace=True)
     obs["jind_prediction"] = pd.Categorical(table["predictions"], categories=answers)
     obs["jind_raw_prediction"] = pd.Categorical(table["raw_predictions"], categories=classes)
-    obs["jind_confidence"] = probabilities_of(table, classes).max(axis=1).astype(np.float32)
+    obs["jind_confidence"] = table["confidence"].to_numpy(dtype=np.float32)
     obs["jind_reason"] = pd.Categorical(table["reason"], categories=_reasons("level" in before))
     if "level" in before:
         obs["jind_level"] = pd.Categorical(table["level"], categories=[str(level) for level in Level])

@@ -1,35 +1,28 @@
 """Write what a run says about the target: for the next stage, and the files that users get."""
 
-import re
-from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-from xlsxwriter import Workbook
-from xlsxwriter.worksheet import Worksheet
 
+from ..core.csv_files import write_csv
 from ..core.files import whole_file, write_json
 from ..data.cells import read_cells, read_target
 from ..model import hierarchy
 from ..model.calibration import Calibration
-from ..model.expected_error import expected_error
+from ..model.expected_error import ExpectedError, expected_error
 from ..model.history import StageResult
 from ..model.state import Annotated
 from ..runs.folder import Run
 from ..runs.stages import begin_stage, load_plan, save_target
+from .about import about_table
 from .tables import annotate_obs, predictions_table
 from .target import TargetResult, fallback_metrics, known_types_metrics
-
-SHEET_ROWS, CELL_CHARACTERS = 1_048_576, 32_767  # the most that a workbook holds
+from .workbook import write_sheets
 
 MEANS = "error_among_assigned", "assigned", "AURC", "calibration_error"  # of left-out batches, in metrics.json
-
-NOT_IN_A_WORKBOOK = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 def save_annotated(annotated: Annotated, run: Run) -> None:
@@ -53,55 +46,20 @@ def save_annotated(annotated: Annotated, run: Run) -> None:
     save_target(run, arrays, record)
 
 
-def write_predictions(table: pd.DataFrame, run: Run) -> None:
-    """Write the predictions as parquet, and as xlsx as far as a sheet's rows go."""
-    begin_stage(run, "4_evaluate")
-    with whole_file(run.predictions_parquet) as temporary:
-        table.to_parquet(temporary)
-    write_sheets(run.predictions_xlsx, {"predictions": table}, rest=run.predictions_parquet.name)
-
-
-def write_sheets(path: Path, tables: Mapping[str, pd.DataFrame], rest: str = "") -> None:
-    """Write a workbook with a sheet for each table, named indexes as first columns; text stays text (no formulas).
+def write_predictions(table: pd.DataFrame, run: Run, error: ExpectedError | None = None) -> None:
+    """Write the predictions as parquet, as CSV, and as xlsx as far as a sheet's rows go, with a sheet `about`.
 
     Parameters
     ----------
-    rest
-        The file with all rows, which the last row names where a table has more than a sheet can hold.
+    error
+        The stated error, for the sheet `about`.
     """
-    options = {"constant_memory": True, "use_zip64": True, "nan_inf_to_errors": True}
-    with (
-        whole_file(path) as temporary,
-        # Beside the workbook: a run that is killed leaves it where the next one finds it.
-        TemporaryDirectory(prefix=".rows-", suffix=".part", dir=path.parent) as rows,
-        Workbook(str(temporary), options | {"tmpdir": rows}) as book,
-    ):
-        for name, table in tables.items():
-            _write_sheet(book.add_worksheet(name), table, rest)
-
-
-def _write_sheet(sheet: Worksheet, table: pd.DataFrame, rest: str) -> None:
-    fitting = table if len(table) < SHEET_ROWS else table.iloc[: SHEET_ROWS - 2]
-    columns = fitting.reset_index() if any(table.index.names) else fitting
-    sheet.freeze_panes(1, 1)
-    sheet.set_column(0, columns.shape[1] - 1, 14)
-    for row, values in enumerate(chain([map(str, columns)], columns.itertuples(index=False, name=None))):
-        for column, value in enumerate(values):
-            if isinstance(value, str):
-                _write_text(sheet, row, column, value)
-            elif pd.notna(value):
-                sheet.write_number(row, column, value)
-    if len(fitting) < len(table):
-        _write_text(sheet, len(fitting) + 1, 0, f"{len(table) - len(fitting):,} more rows: see {rest}")
-
-
-def _write_text(sheet: Worksheet, row: int, column: int, text: str) -> None:
-    """Write text as it is, without what a workbook cannot hold: control characters, and more than 32,767 of any."""
-    text = NOT_IN_A_WORKBOOK.sub("\ufffd", text)[:CELL_CHARACTERS]
-    if text.startswith("<r>"):  # XlsxWriter would take it for text it has formatted before, and not escape it
-        sheet.write_rich_string(row, column, text[0], text[1], text[2:])
-    else:
-        sheet.write_string(row, column, text)
+    begin_stage(run, "4_evaluate")
+    with whole_file(run.predictions_parquet) as temporary:
+        table.to_parquet(temporary)
+    write_csv(run.predictions_csv, table, index=True)
+    sheets = {"predictions": table, "about": about_table(table, run, error)}
+    write_sheets(run.predictions_xlsx, sheets, rest=run.predictions_parquet.name)
 
 
 def write_annotated_target(result: TargetResult, run: Run) -> None:

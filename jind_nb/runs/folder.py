@@ -37,6 +37,7 @@ class Run:
     # Files for users.
     predictions_xlsx = InFolder("predicted_label_test_data.xlsx")
     predictions_parquet = InFolder("predictions.parquet")
+    predictions_csv = InFolder("predictions.csv")
     annotated_target = InFolder("annotated_target.h5ad")
     models = InFolder("trained_models")
     metrics = InFolder("metrics.json")
@@ -73,7 +74,8 @@ class Run:
         """Return the files that every finished run has, whatever its parameters."""
         target, n_intermediates = self.parameters.TARGET_DATASET_NAME, len(training["intermediates"])
         return [
-            self.predictions_xlsx, self.predictions_parquet, self.annotated_target, self.metrics, self.report_html,
+            self.predictions_xlsx, self.predictions_parquet, self.predictions_csv, self.annotated_target, self.metrics,
+            self.report_html,
             self.parameters_yaml, self.log, self.history_pdf(training["source"], n_intermediates, target),
             *(self.models / name for name in ("model.json", "target.pth", "MODEL_CARD.md")),
             *map(self.notebook, self.stages),
@@ -82,7 +84,7 @@ class Run:
     def possible_files(self) -> list[Path]:
         """Return every file and folder that a run may write, whether it exists or not."""
         return [
-            self.predictions_xlsx, self.predictions_parquet, self.annotated_target, self.models, self.metrics,
+            self.predictions_xlsx, self.predictions_parquet, self.predictions_csv, self.annotated_target, self.models, self.metrics,
             self.report_html, self.report_pdf, self.parameters_yaml, self.manifest, self.log, self.notebooks, self.work,
             *self.folder.glob("train[[]*]-test[[]*].pdf"),
         ]  # fmt: skip

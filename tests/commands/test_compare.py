@@ -21,7 +21,7 @@ from jind_nb.data import cells as data_cells
 from jind_nb.data import prepare, roles
 from jind_nb.errors import InputError
 from jind_nb.model.predictions import Predictions
-from jind_nb.results.write import write_sheets
+from jind_nb.results.workbook import write_sheets
 from tests.conftest import run_command
 from tests.helpers.simulated import THREE_BATCHES, simulated
 

@@ -43,7 +43,7 @@ from tests.helpers.whole import (
 pytestmark = pytest.mark.slow
 
 DEMO_FILES = [
-    "predicted_label_test_data.xlsx", "predictions.parquet", "annotated_target.h5ad", "metrics.json", "manifest.json",
+    "predicted_label_test_data.xlsx", "predictions.parquet", "predictions.csv", "annotated_target.h5ad", "metrics.json", "manifest.json",
     "parameters.yaml", "report.html", "report.pdf", "run.log", "train[well 7, 6]-test[well 1].pdf",
     "trained_models/model.json", "trained_models/target.pth", "trained_models/val_stats_trained_model.json",
     *(f"trained_models/well%20{i}.pt" for i in range(2, 9)), *(f"notebooks/{stage}.ipynb" for stage in STAGES),

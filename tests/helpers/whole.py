@@ -144,7 +144,7 @@ def predictions_of(run: Path) -> pd.DataFrame:
 
 
 def probabilities_of(table: pd.DataFrame) -> pd.DataFrame:
-    return table.drop(columns=["raw_predictions", "predictions", "reason", "labels"], errors="ignore")
+    return table.drop(columns=["raw_predictions", "predictions", "confidence", "reason", "labels"], errors="ignore")
 
 
 def strict_json(file: Path) -> Any:

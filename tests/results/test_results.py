@@ -15,9 +15,9 @@ from jind_nb.core.labels import UNASSIGNED
 from jind_nb.core.parameters import Parameters
 from jind_nb.data.plan import Plan
 from jind_nb.model.calibration import Calibration
-from jind_nb.model.expected_error import expected_error
+from jind_nb.model.expected_error import ExpectedError, expected_error
 from jind_nb.model.predictions import NONE_PASSES, Predictions
-from jind_nb.results import summary, tables, target, write
+from jind_nb.results import summary, tables, target, workbook, write
 from jind_nb.results.clusters import Clusters
 from jind_nb.results.target import TargetResult
 from jind_nb.runs.folder import Run
@@ -59,7 +59,7 @@ def test_table_has_raw_and_rejected_predictions_probabilities_and_labels() -> No
     table = tables.predictions_table(annotated(["B", "T"], THREE_CELLS, ["B", None, "T"]))
     assert table.index.name == "cellname"
     assert list(table.index) == ["c0", "c1", "c2"]
-    assert list(table) == ["raw_predictions", "predictions", "reason", "B", "T", "labels"]
+    assert list(table) == ["raw_predictions", "predictions", "confidence", "reason", "B", "T", "labels"]
     assert list(table["raw_predictions"]) == ["B", "B", "T"]
     assert list(table["predictions"]) == ["B", UNASSIGNED, "T"]
     assert list(table["labels"]) == ["B", None, "T"]
@@ -82,7 +82,7 @@ def with_levels(labels: list[str | None] | None = None) -> TargetResult:
 def test_a_parent_is_the_answer_where_the_type_is_ambiguous() -> None:
     """And its level and reason say so, or it would be taken for a type."""
     table = tables.predictions_table(with_levels())
-    assert list(table)[:5] == ["raw_predictions", "predictions", "level", "reason", "B"]
+    assert list(table)[:6] == ["raw_predictions", "predictions", "level", "confidence", "reason", "B"]
     assert table["predictions"].tolist() == ["B", "T", UNASSIGNED, "CD8 T"]
     assert table["level"].tolist() == ["cell type", "parent", UNASSIGNED, "cell type"]
     assert table["reason"].tolist() == ["confident", "parent only", "ambiguous", "confident"]
@@ -139,13 +139,24 @@ def test_the_annotated_file_has_the_level_and_the_clusters() -> None:
 
 
 @pytest.mark.parametrize(
-    "taken", ["level", "cluster", "cluster_share", "reason", "labels", "predictions", "raw_predictions", "cellname"]
+    "taken",
+    [
+        "level",
+        "confidence",
+        "cluster",
+        "cluster_share",
+        "reason",
+        "labels",
+        "predictions",
+        "raw_predictions",
+        "cellname",
+    ],
 )
 def test_type_named_like_a_column_keeps_both(taken: str, run: Run) -> None:
     """Else the type's probabilities would replace the predictions themselves."""
     result = annotated([taken, "T"], THREE_CELLS, ["T", "T", "T"])
     table = tables.predictions_table(result)
-    assert list(table) == ["raw_predictions", "predictions", "reason", f"p({taken})", "T", "labels"]
+    assert list(table) == ["raw_predictions", "predictions", "confidence", "reason", f"p({taken})", "T", "labels"]
     assert list(table[f"p({taken})"]) == [0.9, 0.55, 0.2]
     assert list(table["predictions"]) == [taken, UNASSIGNED, "T"]
     assert list(table["labels"]) == ["T", "T", "T"]
@@ -157,14 +168,14 @@ def test_type_named_like_a_column_keeps_both(taken: str, run: Run) -> None:
 def test_preview_is_short_and_names_the_confidence() -> None:
     """With hundreds of types the notebook's first table would else be hundreds of columns wide."""
     result = annotated(["B", "T"], THREE_CELLS * 10, ["B", None, "T"] * 10)
-    assert list(tables.preview(result)) == ["raw_predictions", "predictions", "reason", "confidence", "labels"]
+    assert list(tables.preview(result)) == ["raw_predictions", "predictions", "confidence", "reason", "labels"]
     assert len(tables.preview(result)) == 5
     assert list(tables.preview(result, 3)["confidence"]) == [0.9, 0.55, 0.8]
     assert list(tables.preview(annotated(["B", "T"], THREE_CELLS))) == [
         "raw_predictions",
         "predictions",
-        "reason",
         "confidence",
+        "reason",
     ]
 
 
@@ -191,7 +202,7 @@ def test_composition_of_a_saved_model_knows_no_training_cells() -> None:
 @pytest.mark.parametrize(("cells", "written"), [(5, 5), (6, 4), (9, 4)])
 def test_past_a_sheets_rows_it_says_so(cells: int, written: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Excel would refuse the file, or the missing cells would go unnoticed."""
-    monkeypatch.setattr(write, "SHEET_ROWS", 6)
+    monkeypatch.setattr(workbook, "SHEET_ROWS", 6)
     table = tables.predictions_table(annotated(["B", "T"], [[0.9, 0.1]] * cells))
     write.write_predictions(table, run)
     rows = sheet_of(run)
@@ -218,7 +229,7 @@ def test_characters_a_workbook_can_hold_stay_as_they_are(name: str, run: Run) ->
     """Else a type would have one name in the xlsx and another in every other file."""
     write.write_predictions(tables.predictions_table(annotated([name, "T"], THREE_CELLS)), run)
     rows = sheet_of(run)
-    assert rows[0][4] == name
+    assert rows[0][5] == name
     assert rows[1][1] == name
 
 
@@ -249,7 +260,35 @@ def test_a_name_longer_than_a_cell_is_cut_and_kept(run: Run) -> None:
 def test_missing_labels_are_empty_cells(run: Run) -> None:
     """The word None or nan in the sheet would count as a cell type in the user's own tables."""
     write.write_predictions(tables.predictions_table(annotated(["B", "T"], THREE_CELLS, ["B", None, "T"])), run)
-    assert [row[6] if len(row) > 6 else None for row in sheet_of(run)] == ["labels", "B", None, "T"]
+    assert [row[7] if len(row) > 7 else None for row in sheet_of(run)] == ["labels", "B", None, "T"]
+
+
+def test_the_workbook_is_made_to_be_read(run: Run) -> None:
+    """A wall of 17 digits without a filter sends a biologist back to somebody who can program."""
+    result = annotated(["B", "T"], [[0.9999, 0.0001], *THREE_CELLS])
+    error = ExpectedError(0.12, (0.08, 0.16), "From 3 cells.")
+    write.write_predictions(tables.predictions_table(result), run, error)
+    book = openpyxl.load_workbook(run.predictions_xlsx)
+    sheet, about = book.worksheets
+    assert (sheet.freeze_panes, sheet.auto_filter.ref) == ("B2", "A1:G5")
+    assert {sheet.cell(row, 6).number_format for row in range(2, 6)} == {workbook.NUMBER_FORMATS["share"]}
+    assert sheet.column_dimensions["B"].width > len("raw_predictions")
+    facts = {(section, name): value for section, name, value in about.iter_rows(values_only=True)}
+    assert facts["about", "cells"] == 4
+    assert facts["cells by answer", "B"] == 2
+    assert facts["expected error", "value"] == "about 12.0 % of the annotated cells are wrong"
+    assert facts["parameter", "BATCH_COL"] == "batch"
+    assert ("version", "jind-nb") in facts
+
+
+def test_the_csv_has_the_same_table(run: Run) -> None:
+    """R and a text editor open no parquet."""
+    table = tables.predictions_table(annotated(["B", "T"], THREE_CELLS, ["B", None, "T"]))
+    write.write_predictions(table, run)
+    read = pd.read_csv(run.predictions_csv, index_col="cellname")
+    pd.testing.assert_frame_equal(read.drop(columns="labels"), table.drop(columns="labels"), check_dtype=False)
+    assert read["labels"].isna().tolist() == [False, True, False]
+    assert list(read["confidence"]) == [0.9, 0.55, 0.8]
 
 
 def test_accuracy_on_the_target_counts_labelled_cells_only() -> None:

@@ -66,7 +66,9 @@ def test_the_types_and_probabilities_are_those_of_a_run_without_levels_and_clust
     """What is beside the answer must not change it."""
     with_, without = (pd.read_parquet(folder / "predictions.parquet") for folder in (run, plain))
     assert with_["raw_predictions"].tolist() == without["raw_predictions"].tolist()
-    probabilities = [name for name in without if name not in ("raw_predictions", "predictions", "reason", "labels")]
+    probabilities = [
+        name for name in without if name not in ("raw_predictions", "predictions", "confidence", "reason", "labels")
+    ]
     np.testing.assert_array_equal(with_[probabilities], without[probabilities])
     fell_back = with_["level"] == "parent"
     assert fell_back.any()
@@ -147,7 +149,9 @@ def test_a_saved_models_run_takes_its_parents_and_explains_it(
     again = run_of(tmp_path / "own", file, **parameters)
     then, now = (pd.read_parquet(folder / "predictions.parquet") for folder in (run, again))
     assert now["predictions"].tolist() == then["predictions"].tolist()
-    probabilities = sorted(set(now) - {"raw_predictions", "predictions", "reason", "labels", "level"} - CLUSTERS)
+    probabilities = sorted(
+        set(now) - {"raw_predictions", "predictions", "confidence", "reason", "labels", "level"} - CLUSTERS
+    )
     np.testing.assert_allclose(now[probabilities], then[probabilities], atol=1e-6)
     html = (again / "report.html").read_text("utf-8")
     assert "share of what speaks for the type %" in html

@@ -430,8 +430,8 @@ class RunOfVisitor:
         """Return the files that the visitor may fetch by their names, those that exist."""
         run = self.run
         files = [
-            run.report_html, run.report_pdf, run.predictions_xlsx, run.predictions_parquet, run.annotated_target,
-            run.parameters_yaml, run.metrics, run.log,
+            run.report_html, run.report_pdf, run.predictions_xlsx, run.predictions_csv, run.predictions_parquet,
+            run.annotated_target, run.parameters_yaml, run.metrics, run.log,
         ]  # fmt: skip
         return {file.name: file for file in files if file.is_file() and not file.is_symlink()}
 

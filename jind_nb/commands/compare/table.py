@@ -27,7 +27,7 @@ from ...data.roles import make_plan
 from ...errors import InputError
 from ...report.chapter import chapter
 from ...report.plots import compare, style
-from ...results.write import write_sheets
+from ...results.workbook import write_sheets
 from ...runs import cache
 from ...runs.folder import Run, check_output
 from ..kernels import execute, kernels_ahead, own_kernels
