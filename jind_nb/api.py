@@ -79,6 +79,7 @@ def annotate(
     normalisation: Normalisation = "auto",
     align: bool | None = None,
     parents: Mapping[str, str] | str | None = None,
+    types: Sequence[str] = (),
     cluster_resolution: float | None = None,
     **unknown: Never,
 ) -> Model:
@@ -144,6 +145,9 @@ def annotate(
     parents
         A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous cell is then
         given the parent, where that is confident.
+    types
+        The only cell types that may be given, say those of the tissue; empty: all. Cells of others stay Unassigned and are
+        counted.
     cluster_resolution
         Leiden clusters of the target at this resolution (1 is usual), and the majority of each, beside the answer for each
         cell.
@@ -159,7 +163,7 @@ def annotate(
     `adata.obs["jind_confidence"]` : float32
         Its probability, calibrated on annotated batches that were left out of training.
     `adata.obs["jind_reason"]` : categorical
-        `confident`; of Unassigned cells `ambiguous`, or `unlike reference` (unlike all annotated cells).
+        `confident`; of Unassigned cells `ambiguous`, `unlike reference` (unlike all annotated cells), or `not in TYPES`.
     `adata.obsm["X_jind"]` : float32, `n_obs` x size of a latent
         The cells' latents: what the model knows of a cell.
     `adata.obs["jind_level"]`; `["jind_cluster"]`, `["jind_cluster_majority"]`, `["jind_cluster_share"]`
@@ -230,7 +234,7 @@ def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult, dict[str
 
     names = prepared.obs.loc[is_target, "cell"].astype(str).to_numpy()
     result = target.TargetResult(annotated.stages, names, annotated.final_latent, None, annotated.mode)
-    result = target.with_parents(result, plan.parents)
+    result = target.with_types(target.with_parents(result, plan.parents), parameters.TYPES)
     result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
     return plan, result, calibrations
 
@@ -294,6 +298,7 @@ class Model:
         layer: str | None = None,
         gene_col: str | None = None,
         normalisation: Normalisation | None = None,
+        types: Sequence[str] | None = None,
         use_gpu: bool | None = None,
         **unknown: Never,
     ) -> None:
@@ -310,7 +315,7 @@ class Model:
             default all cells are one batch.
         align
             Whether to align the cells with the annotated ones first.
-        layer, gene_col, normalisation, use_gpu
+        layer, gene_col, normalisation, types, use_gpu
             As in `annotate`; by default as the model was trained.
 
         Raises
@@ -318,7 +323,9 @@ class Model:
         InputError
             If the model or the data cannot be used, with what to do; `adata` is then as it was.
         """
-        options = {"layer": layer, "gene_col": gene_col, "normalisation": normalisation, "use_gpu": use_gpu}
+        options = {
+            "layer": layer, "gene_col": gene_col, "normalisation": normalisation, "types": types, "use_gpu": use_gpu,
+        }  # fmt: skip
         values = from_python(options | unknown, PARAMETERS_OF_FILE)
         with _as_file(adata, {"batch_key": batch_key} if batch_key else {}, values) as file:
             settings = parameters_for(self.folder, file, values | {"ALIGN": align, "OUTPUT_PATH": str(file.parent)})

@@ -174,7 +174,9 @@ def predict(
     ] = None,
     s: Annotated[
         list[str] | None,
-        typer.Option("-s", metavar="NAME=VALUE", help="LAYER, GENE_COL, NORMALISATION or USE_GPU for this file."),
+        typer.Option(
+            "-s", metavar="NAME=VALUE", help="LAYER, GENE_COL, NORMALISATION, TYPES or USE_GPU for this file."
+        ),
     ] = None,
 ) -> None:
     """Annotate a new file with a saved model, without training.

@@ -1,6 +1,6 @@
 """`jind-nb predict`: annotate a new file with a saved model; only alignment trains anything."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
 from ..data import parents as data_parents
+from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
 from ..data.h5ad import copy_with, frame, local_file, no_column, open_file, texts
@@ -28,15 +29,15 @@ from ..model.annotate import settings_of
 from ..model.networks import encode
 from ..model.state import Settings
 from ..model.target import align, annotate_latent, reject_empty
-from ..results.tables import annotate_obs, predictions_table
-from ..results.target import TargetResult, with_parents
+from ..results.tables import annotate_obs, outside_notes, predictions_table
+from ..results.target import TargetResult, with_parents, with_types
 from ..results.write import write_cells, write_predictions
 from ..runs import previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import model_folder
 
 # Parameters that may differ from the model's run.
-PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "USE_GPU")
+PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TYPES", "USE_GPU")
 
 # Parameters that are the model's own.
 PARAMETERS_OF_MODEL = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
@@ -88,7 +89,7 @@ def predict(
         Column of `obs` with batches, whose values may be of different kinds and which are aligned one by one; by
         default the whole file is one batch.
     values
-        LAYER, GENE_COL, NORMALISATION and USE_GPU for this file; by default as in the model's run.
+        LAYER, GENE_COL, NORMALISATION, TYPES and USE_GPU for this file; by default as in the model's run.
 
     Raises
     ------
@@ -137,8 +138,9 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     settings = settings_of(parameters)
     encoded = _encode(model, prepare_in_blocks(parameters, cells, plan), settings)
-    table, latent, notes = _annotate(model, cells, encoded, settings, plan.parents)
-    return Predicted(table, latent, plan.classes, plan.warnings, [*plan.notes, *notes], run)
+    table, latent, notes = _annotate(model, cells, encoded, settings, plan.parents, parameters.TYPES)
+    notes = [*plan.notes, *notes, *outside_notes(table)]
+    return Predicted(table, latent, plan.classes, plan.warnings, notes, run)
 
 
 def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:
@@ -166,7 +168,10 @@ def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parame
     of_model = {name: training[name] for name in PARAMETERS_OF_MODEL}
     paths = {"PATH": str(h5ad.absolute()), "PRETRAINED_MODEL_PATH": str(model.absolute())}
     names = {"BATCH_COL": "(none)", "LABELS_COL": "(none)", "TARGET_DATASET_NAME": h5ad.stem}
-    return make_parameters(of_model | paths | names | dict(values))
+    parameters = make_parameters(of_model | paths | names | dict(values))
+    if parameters.TYPES:
+        allowed_types(parameters.TYPES, read_model_json(model)["classes"])
+    return parameters
 
 
 def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
@@ -222,7 +227,12 @@ def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings
 
 
 def _annotate(
-    model: Path, cells: pd.DataFrame, encoded: _Encoded, settings: Settings, parents: data_parents.Parents
+    model: Path,
+    cells: pd.DataFrame,
+    encoded: _Encoded,
+    settings: Settings,
+    parents: data_parents.Parents,
+    types: Sequence[str],
 ) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     """Annotate the model's own target as in its run, and all other cells with the shared model.
 
@@ -247,7 +257,7 @@ def _annotate(
         notes += annotated.notes
         latent[rows] = annotated.final_latent
         result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None)
-        tables.append(predictions_table(with_parents(result, parents)))
+        tables.append(predictions_table(with_types(with_parents(result, parents), types)))
         order.append(rows)
     table = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]
     return table, latent, notes

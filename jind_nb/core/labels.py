@@ -4,4 +4,6 @@ UNASSIGNED = "Unassigned"
 
 CONFIDENT, AMBIGUOUS, UNLIKE = REASONS = ("confident", "ambiguous", "unlike reference")
 
+OUTSIDE = "not in TYPES"  # the reason where a cell is more probably of none of the types that may be given
+
 PARENT_ONLY = "parent only"  # the reason where a cell was given its type's parent

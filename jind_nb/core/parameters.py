@@ -141,6 +141,9 @@ class Parameters(BaseModel):
     PARENTS: Parents = None
     """A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous cell is
     then given the parent, where that is confident."""
+    TYPES: Names = []
+    """The only cell types that may be given, say those of the tissue; empty: all. Cells of others stay Unassigned and are
+    counted."""
     CLUSTER_RESOLUTION: MaybeNumber = Field(None, gt=0, le=100, allow_inf_nan=False)
     """Leiden clusters of the target at this resolution (1 is usual), and the majority of each, beside the answer for
     each cell."""

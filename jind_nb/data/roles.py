@@ -10,6 +10,7 @@ from ..core.model_json import read_model_json
 from ..core.parameters import Parameters
 from ..core.text import did_you_mean, listing, plural
 from ..errors import InputError
+from .allowed_types import allowed_types
 from .cells import names_of
 from .label_names import label_warnings
 from .parents import set_parents
@@ -54,6 +55,8 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
     cells["trains"] = False
     if p.PRETRAINED_MODEL_PATH is not None:
         plan.source = None
+        if p.TYPES:
+            allowed_types(p.TYPES, read_model_json(Path(p.PRETRAINED_MODEL_PATH))["classes"])
         if p.PARENTS is not None:
             if isinstance(p.PARENTS, str):
                 column = f"{p.PARENTS!r} is a column, and a saved model has no annotated cells to read it from"
@@ -78,6 +81,8 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
     plan.warnings += label_warnings({name: counts[name] for name in plan.annotated})
     plan.classes = sorted(set().union(*plan.cells.values()))
     plan.dropped = sorted(set().union(*(of_batch.index for of_batch in counts.values())) - set(plan.classes))
+    if p.TYPES:
+        allowed_types(p.TYPES, plan.classes)
     if p.PARENTS is not None:
         set_parents(p.PARENTS, cells, plan)
     return plan

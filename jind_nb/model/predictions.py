@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..core.labels import AMBIGUOUS, CONFIDENT, UNASSIGNED, UNLIKE
+from ..core.labels import AMBIGUOUS, CONFIDENT, OUTSIDE, UNASSIGNED, UNLIKE
 from .mixture import Weights
 
 NO_EVIDENCE = 0.9
@@ -97,6 +98,7 @@ class Predictions:
     theta: float = 0.0
     threshold_cap: float | None = None  # no class-wise threshold is above it
     floor: float = 0.0  # no threshold is below it
+    outside: np.ndarray | None = None  # bool (n_cells,): more probably of none of TYPES than of one; None: not asked
 
     @classmethod
     def by(
@@ -141,16 +143,20 @@ class Predictions:
     @property
     def rejected(self) -> np.ndarray:
         """Bool (n_cells,): the confidence is strictly below the threshold of its type, or the cell is unlike anything
-        annotated."""
-        doubtful: np.ndarray = self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
-        return doubtful if self.unlike is None else doubtful | self.unlike
+        annotated or of no type that may be given."""
+        rejected: np.ndarray = self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
+        for also in (self.unlike, self.outside):
+            rejected = rejected if also is None else rejected | also
+        return rejected
 
     @property
     def reasons(self) -> np.ndarray:
         """Why each cell was kept or rejected, objects (n_cells,): `unlike reference` if its novelty is above the rule's
-        limit, else `ambiguous` if it is rejected, else `confident`."""
-        unlike = np.zeros(len(self.probabilities), dtype=bool) if self.unlike is None else self.unlike
-        return np.select([unlike, self.rejected], [UNLIKE, AMBIGUOUS], CONFIDENT).astype(object)
+        limit, else `not in TYPES` if it is of no type that may be given, else `ambiguous` if it is rejected, else
+        `confident`."""
+        none = np.zeros(len(self.probabilities), dtype=bool)
+        unlike, outside = (none if of is None else of for of in (self.unlike, self.outside))
+        return np.select([unlike, outside, self.rejected], [UNLIKE, OUTSIDE, AMBIGUOUS], CONFIDENT).astype(object)
 
     @property
     def names(self) -> np.ndarray:
@@ -159,5 +165,23 @@ class Predictions:
 
     def subset(self, cells: np.ndarray) -> Predictions:
         """Return only some cells, bool or index (n_chosen,)."""
-        unlike = None if self.unlike is None else self.unlike[cells]
-        return replace(self, probabilities=self.probabilities[cells], unlike=unlike)
+        unlike, outside = (None if of is None else of[cells] for of in (self.unlike, self.outside))
+        return replace(self, probabilities=self.probabilities[cells], unlike=unlike, outside=outside)
+
+    def among(self, types: Collection[str]) -> Predictions:
+        """Return what the same probabilities say if only some types may be given (TYPES).
+
+        A cell that is more probably of none of them than of one is rejected and keeps its probabilities, so that it can be
+        told what it would have been. Of all others the probabilities are those given that the type is one of `types`:
+        divided by their sum over these, and zero for the rest. Thresholds stay.
+
+        >>> p = Predictions(["B", "NK", "T"], np.array([[0.5, 0.0, 0.5], [0.9, 0.0, 0.1]]), np.full(3, 0.8))
+        >>> list(p.names), list(p.among(["NK", "T"]).names), list(p.among(["NK", "T"]).raw)
+        (['Unassigned', 'Unassigned'], ['T', 'Unassigned'], ['T', 'B'])
+        """
+        allowed = np.isin(self.classes, list(types))
+        share = self.probabilities[:, allowed].sum(axis=1, keepdims=True)
+        outside = share < 0.5
+        given = np.where(allowed, self.probabilities, 0) / np.where(outside, 1, share)
+        probabilities = np.where(outside, self.probabilities, given).astype(self.probabilities.dtype)
+        return replace(self, probabilities=probabilities, outside=outside[:, 0])

@@ -9,7 +9,7 @@ from ..runs.folder import Run
 from ..runs.stages import load_plan, load_prepared_obs, load_target
 from .clusters import Clusters
 from .tables import CLUSTER_COLUMNS, n_before_probabilities
-from .target import TargetResult
+from .target import TargetResult, with_types
 
 
 def load_result(run: Run) -> TargetResult:
@@ -35,7 +35,7 @@ def _load(run: Run, labels: np.ndarray | None) -> TargetResult:
         for stage in record["stages"]
     }
     thresholds = record.get("parent thresholds", {})
-    return TargetResult(
+    result = TargetResult(
         stages,
         cells=obs.loc[obs["batch"] == plan.target, "cell"].astype(str).to_numpy(),
         latent=arrays[f"codes {record['stages'][-1]}"],
@@ -45,3 +45,4 @@ def _load(run: Run, labels: np.ndarray | None) -> TargetResult:
         parents=plan.parents if thresholds else {},
         parent_thresholds=thresholds,
     )
+    return with_types(result, run.parameters.TYPES)

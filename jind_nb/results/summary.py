@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.labels import UNASSIGNED, UNLIKE
+from ..core.labels import OUTSIDE, UNASSIGNED, UNLIKE
 from ..core.resources import templates
 from ..core.text import listing, percent, plural
 from ..data.plan import Plan
@@ -18,7 +18,7 @@ from ..model.state import AlignmentMode
 from ..runs.folder import Run
 from ..runs.stages import load_plan, load_training
 from .load import load_finished
-from .tables import composition_table
+from .tables import composition_table, outside_notes, predictions_table
 from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
 
 FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
@@ -79,7 +79,10 @@ def _numbers(result: TargetResult, labelled: Mapping[str, Any] | None, expected_
     """Return the few numbers that most readers want."""
     n, (n_types, n_parent, n_rejected) = len(result.cells), _count_levels(result).values()
     n_unlike = int((result.final.reasons == UNLIKE).sum())
-    why = f"{plural(n_rejected, 'cell')}: {n_rejected - n_unlike:,} ambiguous, {n_unlike:,} unlike all annotated cells"
+    n_outside = int((result.final.reasons == OUTSIDE).sum())
+    n_ambiguous = n_rejected - n_unlike - n_outside
+    why = f"{plural(n_rejected, 'cell')}: {n_ambiguous:,} ambiguous, {n_unlike:,} unlike all annotated cells"
+    why += f", {n_outside:,} not in TYPES" if result.types else ""
     numbers = [Number("Annotated", percent(n_types / n), f"{n_types:,} of {n:,} cells")]
     if result.parents:
         words = f"{plural(n_parent, 'cell')} of ambiguous type"
@@ -154,6 +157,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     n_odd = int((result.final.reasons == UNLIKE).sum())
     odd = [plural(n_odd, "Unassigned cell is", "Unassigned cells are")] if n_odd else []
     unchecked = [] if labelled else [plan.target]
+    not_known = [name for name in result.types if name not in plan.classes]
     doubts: dict[str, Sequence[str]] = {
         "By the file's labels, fewer than half of the cells of these types were recognised: {}.": missed,
         "The target has no labels for a check. Look at marker genes before you rely on a type.": unchecked,
@@ -165,7 +169,10 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
         ],
         "{} unlike all cells of the annotated batches: perhaps of a cell type that these lack, or damaged.": odd,
         "Too rare in the annotated batches to be learned, so never predicted: {}.": plan.dropped,
-        "No cell is most like {}: absent here, or missed.": table.index[most_like == 0],
+        "TYPES names {}, which no annotated cell has; ignored.": not_known,
+        "No cell is most like {}: absent here, or missed.": [
+            name for name in table.index[most_like == 0] if not result.types or name in result.types
+        ],
         f"Too few held-out cells to set a threshold for {{}}: their cells need a confidence of {NO_EVIDENCE} instead.": [
             name for name in result.without_evidence if most_like[name]
         ],
@@ -174,7 +181,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
         batches = [batch for batch, why in plan.left_out.items() if why == reason]
         doubts[f"Not used: {{}} ({reason})."] = batches
     named = [text.replace("{}", listing(names, 6, quoted=False), 1) for text, names in doubts.items() if len(names)]
-    return [*plan.warnings, *named, *plan.notes]
+    return [*plan.warnings, *outside_notes(predictions_table(result)), *named, *plan.notes]
 
 
 def one_line(run: Run) -> str:

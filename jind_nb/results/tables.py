@@ -6,7 +6,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from ..core.labels import PARENT_ONLY, UNASSIGNED
+from ..core.labels import OUTSIDE, PARENT_ONLY, UNASSIGNED
+from ..core.text import listing, plural
 from ..data import parents as data_parents
 from ..data.plan import Plan
 from ..model.calibration import Calibration
@@ -28,12 +29,43 @@ MODE_WORDS = {AlignmentMode.UNALIGNED: "without alignment", AlignmentMode.ALIGNE
 
 def reasons_table(result: TargetResult) -> pd.DataFrame:
     """Return how many cells were kept or rejected, and why."""
-    counts = pd.Series(result.reasons).value_counts().reindex(_reasons(bool(result.parents)), fill_value=0)
+    counts = (
+        pd.Series(result.reasons)
+        .value_counts()
+        .reindex(_reasons(bool(result.parents), bool(result.types)), fill_value=0)
+    )
     return counts.rename_axis("reason").to_frame("cells")
 
 
-def _reasons(has_parents: bool) -> list[str]:
-    return [reason for reason in REASONS if reason != PARENT_ONLY or has_parents]
+def _reasons(has_parents: bool, has_types: bool) -> list[str]:
+    of_options = {PARENT_ONLY: has_parents, OUTSIDE: has_types}
+    return [reason for reason in REASONS if of_options.get(reason, True)]
+
+
+def outside_table(result: TargetResult) -> pd.DataFrame:
+    """Return a row for each type that TYPES leaves out: of the target's cells that are most like it, how many there are, how
+    many would be annotated with it if it might be given, and how many now get a type, a parent or nothing."""
+    if result.of_all_types is None:
+        return pd.DataFrame({"note": ["TYPES is not set: every type may be given."]})
+    left_out = [name for name in result.final.classes if name not in result.types]
+    without = result.of_all_types
+    numbers = pd.DataFrame({"cell type": without.raw, "annotated": without.names == without.raw, "now": result.level})
+    now = pd.crosstab(numbers["cell type"], numbers["now"]).reindex(left_out, columns=map(str, Level), fill_value=0)
+    now.columns = pd.Index(["now one of TYPES", "now a parent type only", f"now {UNASSIGNED}"])
+    would_be = numbers.groupby("cell type")["annotated"].agg(["size", "sum"]).reindex(left_out, fill_value=0)
+    would_be.columns = pd.Index(["cells most like it", "annotated without TYPES"])
+    table = would_be.join(now.drop(columns=[] if result.parents else "now a parent type only"))
+    return table.sort_values("cells most like it", ascending=False, kind="stable").rename_axis("left out by TYPES")
+
+
+def outside_notes(table: pd.DataFrame) -> list[str]:
+    """Return a sentence on the cells of a `predictions_table` that TYPES leaves Unassigned; nothing without any."""
+    types = table.loc[table["reason"] == OUTSIDE, "raw_predictions"].value_counts()
+    if types.empty:
+        return []
+    like = listing((f"{name} ({n:,})" for name, n in types.items()), 6, quoted=False)
+    which = "more probably of a type that TYPES leaves out than of one that it names"
+    return [f"{plural(int(types.sum()), 'cell is', 'cells are')} {which}, and left Unassigned; most like: {like}."]
 
 
 def type_table(result: TargetResult, plan: Plan, on_target: list[StageResult]) -> pd.DataFrame:
@@ -138,7 +170,9 @@ def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], lat
     obs["jind_prediction"] = pd.Categorical(table["predictions"], categories=answers)
     obs["jind_raw_prediction"] = pd.Categorical(table["raw_predictions"], categories=classes)
     obs["jind_confidence"] = table["confidence"].to_numpy(dtype=np.float32)
-    obs["jind_reason"] = pd.Categorical(table["reason"], categories=_reasons("level" in before))
+    obs["jind_reason"] = pd.Categorical(
+        table["reason"], categories=_reasons("level" in before, OUTSIDE in set(table["reason"]))
+    )
     if "level" in before:
         obs["jind_level"] = pd.Categorical(table["level"], categories=[str(level) for level in Level])
     if "cluster" in before:

@@ -1,6 +1,6 @@
 """The target after the last stage, and what is computed from it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -10,8 +10,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from ..core.labels import AMBIGUOUS, CONFIDENT, PARENT_ONLY, UNASSIGNED, UNLIKE
+from ..core.labels import AMBIGUOUS, CONFIDENT, OUTSIDE, PARENT_ONLY, UNASSIGNED, UNLIKE
 from ..data import parents as data_parents
+from ..data.allowed_types import allowed_types
 from ..model import hierarchy
 from ..model.calibration import Calibration
 from ..model.history import HELD_OUT, UNSEEN, StageResult, evaluate, stage_result
@@ -20,7 +21,7 @@ from ..model.state import AlignmentMode
 from .clusters import Clusters
 
 # Why a cell was given its type, its parent or nothing.
-REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE)
+REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE, OUTSIDE)
 
 
 class Level(StrEnum):
@@ -44,6 +45,8 @@ class TargetResult:
     parents: data_parents.Parents = field(default_factory=dict)  # cell type -> parent; empty: no cell falls back
     parent_thresholds: Mapping[str, float] = field(default_factory=dict)
     clusters: Clusters | None = None
+    types: list[str] = field(default_factory=list)  # TYPES: the only ones that may be given; empty: all
+    of_all_types: Predictions | None = None  # the answer without TYPES, where they are given
 
     @property
     def final(self) -> Predictions:
@@ -81,6 +84,21 @@ class TargetResult:
         """All possible answers, in the order to show them: types, parents, `Unassigned`."""
         parents = set(data_parents.parents_of(self.final.classes, self.parents))
         return [*self.final.classes, *sorted(parents - set(self.final.classes)), UNASSIGNED]
+
+
+def with_types(result: TargetResult, types: Sequence[str]) -> TargetResult:
+    """Return the result with TYPES as the only types that may be given, at every stage; unchanged without any.
+
+    Raises
+    ------
+    InputError
+        As `allowed_types` does.
+    """
+    if not types:
+        return result
+    allowed = allowed_types(types, result.final.classes)
+    stages = {stage: predictions.among(allowed) for stage, predictions in result.stages.items()}
+    return replace(result, stages=stages, types=list(types), of_all_types=result.final)
 
 
 def with_parents(result: TargetResult, parents: data_parents.Parents) -> TargetResult:

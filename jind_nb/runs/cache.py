@@ -28,7 +28,7 @@ MATTERS_FROM = {
     ),
     "2_train": ("USE_GPU", "EPOCHS", "REJECTION", "TARGET_ERROR"),
     "3_align": ("ALIGN",),
-    "4_evaluate": ("CLUSTER_RESOLUTION",),
+    "4_evaluate": ("TYPES", "CLUSTER_RESOLUTION"),
     "report": ("OUTPUT_PATH",),
 }  # fmt: skip
 

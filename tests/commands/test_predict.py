@@ -241,3 +241,19 @@ def test_how_to_read_the_file_can_be_said_and_nothing_else(run_folder: Path, tmp
     done = jind_nb("predict", run_folder / "trained_models", tmp_path / "new.h5ad", "-s", "EPOCHS=3")
     assert done.status == 2
     assert "EPOCHS" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+def test_a_saved_model_can_be_kept_to_some_types(run_folder: Path, tmp_path: Path, jind_nb: Command) -> None:
+    """A tissue's types, without a model of its own; the rest is counted and not forced into them."""
+    adata = ad.read_h5ad(run_folder.parent / "input.h5ad")
+    all_types = pd.read_parquet(annotate(jind_nb, run_folder, adata, tmp_path) / "predictions.parquet")
+    some = annotate(jind_nb, run_folder, adata, tmp_path, "-s", "TYPES=B, T")
+    table = pd.read_parquet(some / "predictions.parquet")
+    assert set(table["predictions"]) <= {"B", "T", UNASSIGNED}
+    assert (table["reason"][all_types["predictions"] == "NK"] == "not in TYPES").all()
+    assert "that TYPES leaves out" in " ".join(json.loads((some / "manifest.json").read_text())["notes"])
+    done = jind_nb("predict", run_folder / "trained_models", tmp_path / "new.h5ad", "-s", "TYPES=neuron")
+    assert done.status == 2
+    assert "TYPES" in done.err

@@ -214,3 +214,21 @@ def test_a_cell_is_confident_if_and_only_if_it_is_assigned(
     judged = Predictions.by(Rule(1.5, None, 1.0), list("ABCDE")[: table.shape[1]], table, table, theta, novelty)
     assert (judged.reasons == "confident").tolist() == (judged.names != UNASSIGNED).tolist()
     assert set(judged.reasons) <= set(REASONS)
+
+
+@quick
+@given(probability_tables(), st.data())
+def test_only_types_that_may_be_given_are_given(table: np.ndarray, data: st.DataObject) -> None:
+    """And no cell is forced into one of them that is more probably of another."""
+    classes = list("ABCDE")[: table.shape[1]]
+    types = data.draw(st.sets(st.sampled_from(classes), min_size=1))
+    before = Predictions(classes, table, np.full(len(classes), 0.6))
+    after = before.among(types)
+    assert set(after.names) <= {*types, UNASSIGNED}
+    share = table[:, np.isin(classes, list(types))].sum(axis=1)
+    assert (after.reasons[share < 0.5] == "not in TYPES").all()
+    np.testing.assert_array_equal(after.probabilities[share < 0.5], table[share < 0.5])
+    np.testing.assert_allclose(after.probabilities.sum(axis=1), table.sum(axis=1), atol=1e-5)
+    kept = np.isin(before.names, list(types))
+    assert (after.names[kept] == before.names[kept]).all()
+    assert after.subset(np.arange(len(table))).reasons.tolist() == after.reasons.tolist()

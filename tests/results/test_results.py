@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.core.parameters import Parameters
 from jind_nb.data.plan import Plan
+from jind_nb.errors import InputError
 from jind_nb.model.calibration import Calibration
 from jind_nb.model.expected_error import ExpectedError, expected_error
 from jind_nb.model.predictions import NONE_PASSES, Predictions
@@ -117,6 +118,47 @@ def test_a_fallback_counts_as_rejected_in_the_numbers_of_types() -> None:
     table = tables.composition_table(with_levels(), Plan("t", None, [], ["B", "CD4 T", "CD8 T"]))
     assert table.loc["CD4 T", ["annotated", "parent_only", "rejected"]].tolist() == [0, 1, 0]
     assert table[["annotated", "parent_only", "rejected"]].sum().sum() == 4
+
+
+FOUR_OF_THREE_TYPES = [[0.9, 0.05, 0.05], [0.48, 0.04, 0.48], [0.04, 0.9, 0.06], [0.48, 0.04, 0.48]]
+
+
+def test_what_a_left_out_type_would_have_been_is_counted() -> None:
+    """Else a user would not see that TYPES is wrong."""
+    result = target.with_types(annotated(["B", "NK", "T"], FOUR_OF_THREE_TYPES), ["T", "NK", "neuron"])
+    table = tables.predictions_table(result)
+    assert table["predictions"].tolist() == [UNASSIGNED, "T", "NK", "T"]
+    assert table["reason"].tolist() == ["not in TYPES", *["confident"] * 3]
+    assert table["raw_predictions"].tolist()[0] == "B"
+    assert tables.outside_table(result).loc["B"].to_dict() == {
+        "cells most like it": 3, "annotated without TYPES": 1, "now one of TYPES": 2, "now Unassigned": 1,
+    }  # fmt: skip
+    assert "1 cell is more probably" in tables.outside_notes(table)[0]
+    told = summary.summarise(
+        result, Plan("t", None, [], ["B", "NK", "T"]), {"history": [], "calibration": {}, "intermediates": []}
+    )
+    assert any("TYPES names neuron, which no annotated cell has" in text for text in told.distrust)
+    assert any("most like: B (1)" in text for text in told.distrust)
+    adata = simulated({"a": {"B": 4}})
+    tables.annotate_obs(adata, table, ["B", "NK", "T"], result.latent)
+    assert adata.obs["jind_reason"].tolist()[0] == "not in TYPES"
+
+
+def test_without_types_nothing_speaks_of_them() -> None:
+    result = annotated(["B", "T"], THREE_CELLS)
+    assert target.with_types(result, []) is result
+    assert "not in TYPES" not in tables.reasons_table(result).index
+    assert "TYPES is not set" in tables.outside_table(result).iloc[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("types", "message"),
+    [(["B cells"], "did you mean 'B cell'"), (["neuron"], "no annotated cell has one of these types")],
+)
+def test_a_type_that_cannot_be_given_is_refused(types: list[str], message: str) -> None:
+    """Else a misspelt type would leave all of its cells Unassigned."""
+    with pytest.raises(InputError, match=message):
+        target.with_types(annotated(["B cell", "T cell"], THREE_CELLS), types)
 
 
 def test_the_annotated_file_has_the_level_and_the_clusters() -> None:

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ...core.labels import AMBIGUOUS, CONFIDENT, PARENT_ONLY, UNLIKE
+from ...core.labels import AMBIGUOUS, CONFIDENT, OUTSIDE, PARENT_ONLY, UNLIKE
 from .. import html
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D00", "#000000"]
@@ -28,11 +28,13 @@ MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
 
 GREY = "#BBBBBB"
 
-REASON_COLOURS = {CONFIDENT: "#0072B2", PARENT_ONLY: "#56B4E9", AMBIGUOUS: "#E69F00", UNLIKE: "#D55E00"}
+REASON_COLOURS = {
+    CONFIDENT: "#0072B2", PARENT_ONLY: "#56B4E9", AMBIGUOUS: "#E69F00", UNLIKE: "#D55E00", OUTSIDE: "#CC79A7",
+}  # fmt: skip
 
 REASON_STYLES: dict[str, dict[str, Any]] = {
     reason: {"color": colour, "marker": marker, "linewidths": 0}
-    for (reason, colour), marker in zip(REASON_COLOURS.items(), "os^D", strict=True)
+    for (reason, colour), marker in zip(REASON_COLOURS.items(), "os^Dv", strict=True)
 }
 
 REJECTED: dict[str, Any] = {"color": GREY, "hatch": "///", "edgecolor": "white"}  # bars of cells without a type
