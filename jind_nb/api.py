@@ -51,7 +51,7 @@ OBSM_KEY = "X_jind"
 
 FILE = "adata.h5ad"
 
-NOT_KNOWN = ExpectedError(None, None, "This model was loaded; its own run's metrics.json has it.")
+NOT_KNOWN = ExpectedError(None, None, "This model has annotated no target.")
 
 
 def annotate(
@@ -250,7 +250,7 @@ class Model:
         What was noticed about the data it was trained on, warnings first; nothing of a loaded one.
     expected_error, expected_error_range, expected_error_basis
         The share of wrong cells to expect among the assigned ones of the target, between which shares it probably is, and what
-        that rests on. None with a single annotated batch, and for a loaded model.
+        that rests on. None with a single annotated batch, and where an earlier version saved the model.
     """
 
     def __init__(self, folder: Path, notes: Sequence[str] = (), error: ExpectedError = NOT_KNOWN) -> None:
@@ -301,7 +301,7 @@ class Model:
         types: Sequence[str] | None = None,
         use_gpu: bool | None = None,
         **unknown: Never,
-    ) -> None:
+    ) -> ExpectedError:
         """Annotate every cell of other data, without training; writes the keys that `annotate` writes.
 
         Cells that the model annotated as its target are known again by their values, and get the same answers.
@@ -318,6 +318,11 @@ class Model:
         layer, gene_col, normalisation, types, use_gpu
             As in `annotate`; by default as the model was trained.
 
+        Returns
+        -------
+        The share of wrong cells to expect among the assigned ones of these data (`value`), between which shares it probably is
+        (`range`), and what that rests on (`basis`).
+
         Raises
         ------
         InputError
@@ -332,6 +337,7 @@ class Model:
             predicted = annotate_file(Run(settings), batch_key)
         _write_into(adata, np.ones(adata.n_obs, dtype=bool), predicted.table, predicted.classes, predicted.latent)
         _warn(predicted.warnings)
+        return predicted.error
 
     def __repr__(self) -> str:
         model = read_model_json(self.folder)
@@ -355,7 +361,8 @@ def load_model(folder: Path | str) -> Model:
     folder = Path(folder).expanduser()
     with _errors_in_python():
         store.load_shared(folder, torch.device("cpu"))
-    return Model(folder)
+        error = store.error_of_own_target(folder)
+    return Model(folder, error=error)
 
 
 # --- in and out ------------------------------------------------------------------------------------------------------

@@ -202,6 +202,7 @@ def predict(
         out.print(f"Note: {plain(note)}", highlight=False)
     print_line(
         f"\n[bold]{plain(h5ad.name)}: {predicted.one_line}[/bold]\n"
+        f"{plain(predicted.error_line)}\n"
         f"predictions: {plain(str(predicted.run.predictions_xlsx))}\n"
         f"annotated:   {plain(str(predicted.run.annotated_target))}"
     )

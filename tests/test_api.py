@@ -264,8 +264,11 @@ def test_a_model_saved_and_loaded_says_the_same(annotated: tuple[ad.AnnData, jn.
     loaded = jn.load_model(tmp_path / "deep" / "model")
     assert loaded.classes == model.classes == ["B", "NK", "T"]
     one, two = (simulated(THREE_BATCHES, seed=3) for _ in range(2))
-    assert model.predict(one) is None
-    loaded.predict(two)
+    stated = model.predict(one)
+    assert stated == loaded.predict(two)
+    assert stated.value is not None
+    names = ("expected_error", "expected_error_range", "expected_error_basis")
+    assert [getattr(loaded, name) for name in names] == [getattr(model, name) for name in names]
     pd.testing.assert_frame_equal(one.obs, two.obs)
     assert one.obs["jind_prediction"].notna().all()
     assert (one.obs["jind_raw_prediction"] == one.obs["celltype"]).mean() > 0.9

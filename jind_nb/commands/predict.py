@@ -13,9 +13,11 @@ from scipy import sparse
 
 from ..core import locks
 from ..core.files import sha256, whole_file, write_json
+from ..core.labels import UNASSIGNED
 from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
+from ..core.text import percent
 from ..data import parents as data_parents
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
@@ -26,6 +28,7 @@ from ..data.prepare import prepare_in_blocks
 from ..errors import InputError
 from ..model import store as model_store
 from ..model.annotate import settings_of
+from ..model.expected_error import ExpectedError, pooled_error
 from ..model.networks import encode
 from ..model.state import Settings
 from ..model.target import align, annotate_latent, reject_empty
@@ -53,6 +56,16 @@ class Predicted:
     warnings: list[str]
     notes: list[str]
     run: Run
+    error: ExpectedError  # among the assigned cells
+
+    @property
+    def error_line(self) -> str:
+        """The error to expect, in a sentence."""
+        if self.error.value is None or self.error.range is None:
+            return f"How many of them are wrong is not known. {self.error.basis}"
+        low, high = self.error.range
+        share = percent(self.error.value)
+        return f"About {share} of them are probably wrong ({percent(low)} to {percent(high)}). {self.error.basis}"
 
     @property
     def one_line(self) -> str:
@@ -72,7 +85,7 @@ def predict(
     batch_col: str | None = None,
     values: Mapping[str, Any] | None = None,
 ) -> Predicted:
-    """Annotate every cell of a file; write the predictions (xlsx, parquet), the annotated file and a manifest.
+    """Annotate every cell of a file; write the predictions (xlsx, parquet), the annotated file, metrics.json and a manifest.
 
     Cells that the model annotated in its own run are recognised and annotated as there, with target.pth; all others
     with the shared encoder and classifier.
@@ -138,9 +151,9 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     settings = settings_of(parameters)
     encoded = _encode(model, prepare_in_blocks(parameters, cells, plan), settings)
-    table, latent, notes = _annotate(model, cells, encoded, settings, plan.parents, parameters.TYPES)
-    notes = [*plan.notes, *notes, *outside_notes(table)]
-    return Predicted(table, latent, plan.classes, plan.warnings, notes, run)
+    answer = _annotate(model, cells, encoded, settings, plan.parents, parameters.TYPES)
+    notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
+    return Predicted(answer.table, answer.latent, plan.classes, plan.warnings, notes, run, answer.error)
 
 
 def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:
@@ -226,6 +239,16 @@ def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings
     return _Encoded(np.concatenate(latents), is_own, sparse.vstack(held, format="csr"), place, np.concatenate(empty))
 
 
+@dataclass
+class _Answer:
+    """What a model says of all cells of a file, in the file's order."""
+
+    table: pd.DataFrame
+    latent: np.ndarray  # float32 (n, d)
+    notes: list[str]
+    error: ExpectedError
+
+
 def _annotate(
     model: Path,
     cells: pd.DataFrame,
@@ -233,17 +256,13 @@ def _annotate(
     settings: Settings,
     parents: data_parents.Parents,
     types: Sequence[str],
-) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-    """Annotate the model's own target as in its run, and all other cells with the shared model.
-
-    Returns
-    -------
-    The table of predictions and the latents, in the file's order, and notes.
-    """
+) -> _Answer:
+    """Annotate the model's own target as in its run, and all other cells with the shared model."""
+    description = read_model_json(model)
     shared, known = model_store.load_shared(model, settings.device)
     names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
     batches = [batch == name for name in pd.unique(batch)] if settings.align else [np.ones_like(own)]
-    tables, order, latent, notes = [], [], np.empty_like(encoded.latent), []
+    tables, order, latent, notes, errors = [], [], np.empty_like(encoded.latent), [], []
     for is_in_group in (own, *(~own & in_batch for in_batch in batches)):
         rows = np.flatnonzero(is_in_group)
         if not len(rows):
@@ -257,10 +276,13 @@ def _annotate(
         notes += annotated.notes
         latent[rows] = annotated.final_latent
         result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None)
-        tables.append(predictions_table(with_types(with_parents(result, parents), types)))
+        result = with_types(with_parents(result, parents), types)
+        error = model_store.stated_error(description, result.final, annotated.mode)
+        errors.append((error, int((~result.final.rejected).sum())))
+        tables.append(predictions_table(result))
         order.append(rows)
     table = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]
-    return table, latent, notes
+    return _Answer(table, latent, notes, pooled_error(errors))
 
 
 def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> None:
@@ -275,7 +297,22 @@ def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> 
         "input": [{"path": str(h5ad), "sha256": hash_of_input}],
         "notes": [*predicted.warnings, *predicted.notes],
     }
+    write_json(run.metrics, {"target": _metrics(predicted)})
     write_json(run.manifest, manifest)
+
+
+def _metrics(predicted: Predicted) -> dict[str, Any]:
+    """Return the numbers of a prediction, under the names that a run's metrics.json has."""
+    rejected = predicted.table["predictions"] == UNASSIGNED
+    return {
+        "batch": predicted.run.parameters.TARGET_DATASET_NAME,
+        "cells": len(rejected),
+        "annotated": int((~rejected).sum()),
+        "rejected": int(rejected.sum()),
+        "expected_error": predicted.error.value,
+        "expected_error_range": predicted.error.range,
+        "expected_error_basis": predicted.error.basis,
+    }
 
 
 def _write_annotated(run: Run, adata: ad.AnnData, h5ad: Path) -> str:

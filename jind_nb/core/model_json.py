@@ -20,6 +20,8 @@ LARGEST = 1e15
 
 Threshold = Annotated[float, Field(ge=0, le=2)]  # of a confidence or a distance; above 1 every cell is Unassigned
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
 Normalisation = Literal["auto", "counts", "log1p", "clr", "panel", "volume", "as_is"]
 
 
@@ -107,6 +109,10 @@ class _Target(BaseModel):
     has_adapter: bool
     thresholds: dict[str, Threshold]
     hashes: dict[str, str]
+    # Of the cells that were assigned: None where it could not be known, or an earlier version saved the model.
+    expected_error: Share | None = None
+    expected_error_range: tuple[Share, Share] | None = None
+    expected_error_basis: str = ""
 
 
 class _Training(BaseModel):

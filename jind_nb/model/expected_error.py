@@ -5,6 +5,7 @@ annotated batch that was left out. After Guillory et al. 2021 (difference of con
 2022 (arXiv:2201.04234); `benchmarks/research/stated_error.py` compares it with the mean error of left-out batches.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,10 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
         return ExpectedError(None, None, alone)
     if not len(assigned):
         return ExpectedError(None, None, "No cell was assigned.")
-    checked = [row for row in calibration.batches if row.get("doubt_among_assigned") is not None]
+    if not any("doubt_among_assigned" in row for row in calibration.batches):
+        older = "The model was saved by an earlier version, which did not keep how doubt and error compared."
+        return ExpectedError(None, None, older)
+    checked = [row for row in calibration.batches if row["doubt_among_assigned"] is not None]
     doubt = float(1 - assigned.mean())
     errors = sum(row["error_among_assigned"] for row in checked)
     doubts = sum(row["doubt_among_assigned"] for row in checked)
@@ -67,3 +71,21 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
         "It cannot see cell types that no annotated batch has."
     )
     return ExpectedError(value, (max(0.0, value - half), min(1.0, value + half)), basis)
+
+
+def pooled_error(parts: Sequence[tuple[ExpectedError, int]]) -> ExpectedError:
+    """Return the error to expect among all assigned cells of several batches, each of its error and number of assigned cells.
+
+    The batches share what is odd about the model, so the ends of their intervals are averaged and nothing is gained by there being
+    many. None where it is None for a batch with assigned cells.
+    """
+    counted = [(error, cells) for error, cells in parts if cells]
+    if len(counted) < 2:
+        return (counted or parts)[0][0]
+    cells = np.array([n for _, n in counted])
+    known = [(error.value, *error.range) for error, _ in counted if error.value is not None and error.range is not None]
+    if len(known) < len(counted):
+        return next(error for error, _ in counted if error.value is None)
+    value, low, high = np.average(known, axis=0, weights=cells).tolist()
+    basis = f"From {len(counted)} groups of cells, by their numbers of annotated cells. {counted[0][0].basis}"
+    return ExpectedError(value, (low, high), basis)

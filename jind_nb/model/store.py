@@ -38,8 +38,9 @@ from ..errors import InputError
 from . import default_4
 from .annotate import METHODS, known_with_rules
 from .calibration import Calibration
+from .expected_error import ExpectedError, expected_error
 from .networks import Annotator, classify, encode
-from .predictions import Rule
+from .predictions import Predictions, Rule
 from .state import AlignmentMode, Annotated, Annotating, KnownLatents, Reference, Settings, TargetStage
 from .target import align, annotate_before_alignment, predict, reject_empty
 
@@ -193,12 +194,16 @@ def save_target(folder: Path, annotated: Annotated, batch: str, x: sparse.csr_ma
     }
     _save({name: torch.from_numpy(values) for name, values in answers.items()}, folder / TARGET_CELLS)
     description = read_model_json(folder)
+    error = stated_error(description, last, annotated.mode)
     description["target"] = {
         "batch": batch,
         "file": TARGET,
         "has_adapter": annotated.model.adapter is not None,
         "cells": x.shape[0],
         "thresholds": _by_class(description["classes"], last.thresholds),
+        "expected_error": error.value,
+        "expected_error_range": error.range,
+        "expected_error_basis": error.basis,
         "hashes": {name: sha256(folder / name) for name in (TARGET, TARGET_CELLS)},
     }
     write_model_json(folder, description)
@@ -353,6 +358,28 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLat
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"PRETRAINED_MODEL_PATH: the model in {folder} does not fit its model.json: {error}") from None
     return model.to(device), known
+
+
+def stated_error(description: Mapping[str, Any], predictions: Predictions, mode: str) -> ExpectedError:
+    """Return the error to expect among the assigned cells of a batch that the model of a description annotated in a mode."""
+    calibrations = description["calibration"]
+    values = calibrations.get(mode) or calibrations.get(AlignmentMode.UNALIGNED)
+    return expected_error(predictions, Calibration.from_json(values) if values else None)
+
+
+def error_of_own_target(folder: Path) -> ExpectedError:
+    """Return what a saved model states of its own run's target: None and the reason where it states nothing.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no model.
+    """
+    target = read_model_json(folder)["target"] or {}
+    if "expected_error_basis" not in target:
+        return ExpectedError(None, None, "The model was saved by an earlier version, which did not keep it.")
+    low_high = target["expected_error_range"]
+    return ExpectedError(target["expected_error"], low_high and tuple(low_high), target["expected_error_basis"])
 
 
 def load_target(folder: Path) -> Annotator:

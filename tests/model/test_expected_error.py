@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jind_nb.model.calibration import Calibration
-from jind_nb.model.expected_error import expected_error
+from jind_nb.model.expected_error import ExpectedError, expected_error, pooled_error
 from jind_nb.model.predictions import Predictions
 
 SHARE = st.floats(0, 1)
@@ -63,12 +63,28 @@ def test_nothing_is_stated_of_no_cell() -> None:
     assert expected_error(of_confidence(), calibration((0.1, 0.1))).value is None
 
 
-def test_models_of_format_4_did_not_keep_the_doubt_of_left_out_batches() -> None:
+def test_nothing_is_stated_by_a_model_that_did_not_keep_the_doubt_of_left_out_batches() -> None:
+    """Its own confidence alone, which nothing corrects, would be believed."""
     older = Calibration(1.0, None, None, None, 3, [{"error_among_assigned": 0.3}], {}, [])
-    assert expected_error(of_confidence(0.9), older).value == pytest.approx(0.1)
+    found = expected_error(of_confidence(0.9), older)
+    assert found.value is None
+    assert "earlier version" in found.basis
 
 
-@given(st.lists(st.floats(0.5, 1), min_size=1, max_size=30), st.lists(st.tuples(SHARE, SHARE), max_size=5))
+def test_groups_of_cells_count_by_their_assigned_cells() -> None:
+    pooled = pooled_error([(ExpectedError(0.1, (0.0, 0.2), "so"), 90), (ExpectedError(0.2, (0.1, 0.3), "so"), 10)])
+    assert pooled.value == pytest.approx(0.11)
+    assert pooled.range == pytest.approx((0.01, 0.21))
+    assert pooled_error([(ExpectedError(None, None, "No cell was assigned."), 0)]).value is None
+
+
+def test_nothing_is_stated_where_nothing_is_known_of_some_assigned_cells() -> None:
+    known, unknown = ExpectedError(0.1, (0.0, 0.2), "so"), ExpectedError(None, None, "why")
+    assert pooled_error([(known, 5), (unknown, 5)]) == unknown
+    assert pooled_error([(known, 5), (unknown, 0)]) == known
+
+
+@given(st.lists(st.floats(0.5, 1), min_size=1, max_size=30), st.lists(st.tuples(SHARE, SHARE), min_size=1, max_size=5))
 def test_it_is_a_share_within_its_interval(confidence: list[float], rows: list[tuple[float, float]]) -> None:
     found = expected_error(of_confidence(*confidence), calibration(*rows))
     assert found.value is not None
