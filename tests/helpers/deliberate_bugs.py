@@ -72,8 +72,8 @@ BUGS = [
     Bug(
         "cells of a block that holds values of two kinds come back in another order",
         "each cell has another cell's values, and so another cell's label",
-        'return sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(rows), kind="stable")]',
-        'return sparse.vstack(parts, format="csr")',
+        'matrix = sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(rows), kind="stable")]',
+        'matrix = sparse.vstack(parts, format="csr")',
         ("test_each_batch_is_normalised_by_what_its_own_values_are",),
     ),
     # --- features -----------------------------------------------------------------------------------------------------
