@@ -1,4 +1,4 @@
-"""The kernels that run the notebooks: started ahead, executed with papermill, killed when a run is stopped."""
+"""The kernel that runs the notebooks: started once for all stages, given to papermill, killed when a run is stopped."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 logging.getLogger("papermill").addHandler(logging.NullHandler())
 
 KERNEL = "python3"
+
+EMPTY = "get_ipython().reset(); import gc; gc.collect(); del gc"
+
+KERNEL_SECONDS = 60  # for a kernel that is at work on nothing to answer
 
 IMPORTED_AHEAD = {
     "1_preprocess": "jind_nb.data.prepare, jind_nb.report.plots.confusion, jind_nb.report.plots.target",
@@ -93,35 +97,53 @@ def own_kernels(folder: Path, lock_descriptor: int | None = None) -> Iterator[Ow
 
 
 @contextmanager
-def kernels_ahead(stages: Sequence[str], own: OwnKernels) -> Iterator[Iterator[tuple[str, KernelManager]]]:
-    """Start a kernel for each stage while the stage before it runs, and end all of them with the block.
+def one_kernel(stages: Sequence[str], own: OwnKernels) -> Iterator[Iterator[tuple[str, KernelManager]]]:
+    """Start one kernel for all stages, empty it before each stage but the first, and end it with the block.
 
     Yields
     ------
-    An iterator over the stages and their kernels.
+    An iterator over the stages, each with the kernel.
 
     Notes
     -----
-    A kernel takes two seconds to start and up to four to import what its notebook needs. A notebook mostly uses one
-    core, so the next kernel starts on another one.
+    To start a kernel and to import what the notebooks need takes six CPU seconds, more than a stage of a small run.
     """
-    alive: list[KernelManager] = []
+    if not stages:
+        yield iter(())
+        return
+    imports = dict.fromkeys(name for stage in stages for name in IMPORTED_AHEAD[stage].split(", "))
+    kernel = own.start(stages[0], ", ".join(imports))
 
-    def stages_with_kernels() -> Iterator[tuple[str, KernelManager]]:
-        for stage in stages[:1]:
-            alive.append(own.start(stage, IMPORTED_AHEAD[stage]))
-        for i, stage in enumerate(stages):
-            for following in stages[i + 1 : i + 2]:
-                alive.append(own.start(following, IMPORTED_AHEAD[following]))
-            yield stage, alive[0]
-            alive[0].shutdown_kernel(now=True)
-            del alive[0]
+    def emptied() -> Iterator[tuple[str, KernelManager]]:
+        for stage in stages:
+            if stage != stages[0]:
+                _empty(kernel)
+            yield stage, kernel
 
     try:
-        yield stages_with_kernels()
+        yield emptied()
+        kernel.shutdown_kernel(now=True)
     finally:
-        for kernel in alive:
-            kill_kernel(kernel)
+        kill_kernel(kernel)
+
+
+def _empty(kernel: KernelManager) -> None:
+    """Delete all that a notebook has left in its kernel, so that the next one finds what it would find in a new one.
+
+    Raises
+    ------
+    StageError
+        If the kernel was killed after its notebook had ended.
+    """
+    client = kernel.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=KERNEL_SECONDS)
+        client.execute(EMPTY, store_history=False, reply=True, timeout=KERNEL_SECONDS)
+    except (RuntimeError, TimeoutError):  # the client's errors where nobody answers
+        raise StageError(f"The process of the notebooks was killed from outside: {memory_limit()}.") from None
+    finally:
+        client.stop_channels()
 
 
 def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder: Path, kernel: KernelManager) -> None:

@@ -30,7 +30,7 @@ from ..errors import InputError
 from ..runs import cache, previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import load_training
-from .kernels import OUT_OF_MEMORY, StageError, execute, kernels_ahead, own_kernels
+from .kernels import OUT_OF_MEMORY, StageError, execute, one_kernel, own_kernels
 from .progress import stage_progress
 from .usage import measured_usage
 
@@ -118,7 +118,7 @@ def _run_stages(active: ActiveRun, console: Console) -> None:
     with (
         stage_progress(console, this.log, len(this.stages) + 1) as show_stage,
         own_kernels(this.folder, active.hold.descriptor) as own,
-        kernels_ahead(notebooks, own) as kernels,
+        one_kernel(notebooks, own) as kernels,
     ):
         for stage in active.reused:
             log.info("%s: %s", stage, UNCHANGED)

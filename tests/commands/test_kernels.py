@@ -27,11 +27,13 @@ from pathlib import Path
 from jind_nb.commands import kernels
 folder, shipped = Path(sys.argv[1]), Path(sys.argv[2])
 kernels.shipped = lambda _: shipped
-kernels.IMPORTED_AHEAD["look"] = "json"
-with kernels.own_kernels(folder) as own, kernels.kernels_ahead(["look"], own) as ahead:
-    for name, kernel in ahead:
-        kernels.execute(name, folder / "look.ipynb", {}, folder, kernel)
+kernels.IMPORTED_AHEAD |= {"look": "json", "again": "json"}
+with kernels.own_kernels(folder) as own, kernels.one_kernel(["look", "again"], own) as stages:
+    for name, kernel in stages:
+        kernels.execute(name, folder / f"{name}.ipynb", {}, folder, kernel)
 """
+
+LEFT = "print([name for name in ('mine', 'json', '_') if name in globals()])"
 
 
 def test_kernels_see_nothing_of_the_users(tmp_path: Path) -> None:
@@ -48,7 +50,10 @@ def test_kernels_see_nothing_of_the_users(tmp_path: Path) -> None:
     (folder / "umap.py").write_text("raise RuntimeError('executed')")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(LOOK)])
     notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    notebook.cells.append(nbformat.v4.new_code_cell("mine = 1\nmine"))
     nbformat.write(notebook, shipped / "look.ipynb")
+    notebook.cells[:] = [nbformat.v4.new_code_cell(LEFT)]
+    nbformat.write(notebook, shipped / "again.ipynb")
     of_user = dict.fromkeys(("JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"), str(users))
     of_user |= {"MATPLOTLIBRC": str(users / "matplotlibrc"), "MPLBACKEND": "pdf", "TMPDIR": str(long)}
     of_user |= {"PYTHONSTARTUP": str(users / "startup.py"), "JUPYTER_PREFER_ENV_PATH": "0"}
@@ -61,9 +66,11 @@ def test_kernels_see_nothing_of_the_users(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    outputs = nbformat.read(folder / "look.ipynb", as_version=4).cells[-1].outputs
+    outputs = nbformat.read(folder / "look.ipynb", as_version=4).cells[-2].outputs
     seen = json.loads("".join(output.text for output in outputs if output.name == "stdout"))
     assert seen.pop("umap") not in (None, str(folder / "umap.py"))
     assert seen.pop("ends first")  # when memory runs out: the run itself says so then
     assert seen == {"python": sys.executable, "usetex": False, "size": 10.0, "started": False, "inline": True}
     assert list(long.iterdir()) == []
+    again = nbformat.read(folder / "again.ipynb", as_version=4).cells[-1]
+    assert "".join(output.text for output in again.outputs) == "[]\n"  # one kernel, and nothing of the notebook before

@@ -141,7 +141,7 @@ def _run(order: dict[str, Any]) -> int:
     os.chdir(order["cwd"])
     for descriptor, file in enumerate(order["said"], 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
-    run.kernels_ahead, run.execute = _no_kernels, _execute  # type: ignore[assignment]
+    run.one_kernel, run.execute = _no_kernels, _execute  # type: ignore[assignment]
     if not order["pdf"]:
         run.report.write_pdf = lambda *_: "this test looks at none"
     sys.argv = ["jind-nb", *order["arguments"]]

@@ -30,7 +30,7 @@ from ...report.plots import compare, style
 from ...results.workbook import write_sheets
 from ...runs import cache
 from ...runs.folder import Run, check_output
-from ..kernels import execute, kernels_ahead, own_kernels
+from ..kernels import execute, one_kernel, own_kernels
 from .measure import CONTROLS, COVERAGES, METHODS, SEEDED, UnavailableError, measure, target_labels
 
 log = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ def run(comparison: Comparison, tell: Callable[[str], None]) -> pd.DataFrame:
             raise RuntimeError("No method could run: " + "; ".join(comparison.problems.values()))
         methods = [name for name in comparison.methods if name not in comparison.problems]
         parameters = comparison.parameters.model_dump() | {"METHODS": methods, "SEEDS": comparison.seeds}
-        with own_kernels(comparison.folder) as own, kernels_ahead(["compare"], own) as kernels:
+        with own_kernels(comparison.folder) as own, one_kernel(["compare"], own) as kernels:
             for name, kernel in kernels:
                 execute(name, comparison.notebook, parameters, comparison.folder, kernel)
         html = templates().get_template("comparison.html.j2")
