@@ -30,7 +30,7 @@ from .core.python_names import from_python, in_python
 from .data import cells as data_cells
 from .data import plan as data_plan
 from .data import prepare, roles
-from .data.h5ad import no_column, texts
+from .data.h5ad import embedding_key, no_column, texts
 from .data.integrity import mark_as_undamaged
 from .data.layers import VOLUME_COLUMNS
 from .errors import InputError
@@ -134,7 +134,7 @@ def annotate(
     feature_types
         Which `var.feature_types` to use; default: Gene Expression where all batches have it, else what all have.
     layer
-        Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`.
+        Which values to use: a layer's name, `.raw`, or `obsm:KEY` for an embedding of your own; default: `X`.
     normalisation
         What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, `log1p` values, counts of
         antibodies (`clr`), cytometry (`panel`), in situ counts to divide by the cell's volume (`volume`), or to be left
@@ -332,6 +332,9 @@ class Model:
             "layer": layer, "gene_col": gene_col, "normalisation": normalisation, "types": types, "use_gpu": use_gpu,
         }  # fmt: skip
         values = from_python(options | unknown, PARAMETERS_OF_FILE)
+        learned_from = read_model_json(self.folder)["preprocessing"]["layer"]
+        if embedding_key(learned_from) is not None:
+            values = {"LAYER": learned_from} | values
         with _as_file(adata, {"batch_key": batch_key} if batch_key else {}, values) as file:
             settings = parameters_for(self.folder, file, values | {"ALIGN": align, "OUTPUT_PATH": str(file.parent)})
             predicted = annotate_file(Run(settings), batch_key)
@@ -399,6 +402,10 @@ def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str,
             }
             if adata.X is not None and (searched or layer is None):
                 parts["X"] = adata.X
+            if (key := embedding_key(layer)) is not None:
+                if key not in adata.obsm:
+                    raise InputError(f"layer: obsm has no matrix {key!r}; it has {', '.join(adata.obsm) or 'none'}.")
+                parts["obsm"] = {key: adata.obsm[key]}
             if adata.raw is not None and (searched or layer == ".raw"):
                 parts["raw"] = {"X": adata.raw.X, "var": _as_text(_names_in(adata.raw.var, values.get("GENE_COL")))}
             with h5py.File(file, "w") as h5:

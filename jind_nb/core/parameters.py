@@ -128,7 +128,7 @@ class Parameters(BaseModel):
     FEATURE_TYPES: Words = []
     """Which `var.feature_types` to use; default: Gene Expression where all batches have it, else what all have."""
     LAYER: MaybeText = None
-    """Which values to use: the name of a layer, `.raw` for `adata.raw`; default: `X`."""
+    """Which values to use: a layer's name, `.raw`, or `obsm:KEY` for an embedding of your own; default: `X`."""
     NORMALISATION: Normalisation = "auto"
     """What the values are: recognised batch by batch (`auto`), `counts` or another linear scale, `log1p` values, counts
     of antibodies (`clr`), cytometry (`panel`), in situ counts to divide by the cell's volume (`volume`), or to be left

@@ -12,11 +12,13 @@ from ..core.text import did_you_mean, listing
 from ..errors import InputError
 from .chunks import read_rows
 from .features import match, name_columns, names_type
-from .h5ad import frame, input_files, matrix_of, open_file
+from .h5ad import features_of, input_files, matrix_of, open_file
 from .integrity import Store
 from .recognise import antibodies, evenly_spaced
 
 GENES, PEAKS, ANTIBODIES, NOT_SAID = "Gene Expression", "Peaks", "Antibody Capture", "(not said)"
+
+DIMENSIONS = "dimensions of an embedding"
 
 # What stands among genes and is none, by its name, where var.feature_types does not say.
 KINDS_BY_NAME = {
@@ -33,7 +35,9 @@ CELLS_LOOKED_AT = 50
 
 def feature_kinds(store: Store, table: str) -> np.ndarray:
     """Return the kind of each feature of a `var` table, objects (n_features,): `feature_types`, or what names say."""
-    var = frame(store, table)
+    var = features_of(store, table)
+    if table.startswith("obsm/"):
+        return np.full(len(var), DIMENSIONS, dtype=object)
     return kinds_of(var, next(iter(name_columns(var).values())))
 
 
@@ -94,7 +98,7 @@ def choose_kinds(
                     seen = set(kinds[np.unique(read_rows(store, path, np.sort(some)).indices)])
                 batches[str(name)] = batches.get(str(name), set()) | seen
             if len(model_features) and len(set(kinds)) > 1:
-                names = next(iter(name_columns(frame(store, table)).values()))
+                names = next(iter(name_columns(features_of(store, table)).values()))
                 found = match(pd.Index(model_features), names)[0]
                 of_model += Counter(kinds[found[found >= 0]])
     if len(features) < 2:

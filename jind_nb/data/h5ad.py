@@ -32,6 +32,8 @@ from .integrity import (
     rehearse,
 )
 
+EMBEDDING = "obsm:"  # LAYER names a matrix of obsm so
+
 R_MISSING = -(2**31)  # NA_integer_, which some converters write as a number
 
 
@@ -194,6 +196,8 @@ def matrix_of(store: Store, layer: str | None) -> tuple[str, str, str]:
         If there is no such layer, or its shape does not fit the tables.
     """
     has, where = other_layers(store), path_of(store)
+    if (key := embedding_key(layer)) is not None:
+        return _embedding(store, key)
     if layer is None and not has_part(store, "X"):
         raise InputError(f"PATH: {where} has no X; set LAYER to what it has: {', '.join(has) or 'nothing'}.")
     if layer is not None and layer not in has:
@@ -205,12 +209,50 @@ def matrix_of(store: Store, layer: str | None) -> tuple[str, str, str]:
     return path, table, what
 
 
+def embedding_key(layer: str | None) -> str | None:
+    """Return the key of `obsm` that LAYER names, None if it names no embedding.
+
+    >>> embedding_key("obsm:X_scVI"), embedding_key("counts")
+    ('X_scVI', None)
+    """
+    return layer.removeprefix(EMBEDDING) if layer is not None and layer.startswith(EMBEDDING) else None
+
+
+def _embedding(store: Store, key: str) -> tuple[str, str, str]:
+    """Return what `matrix_of` does, for a matrix of `obsm`; in place of a table of `var` there is its path."""
+    stored: Any = store.get("obsm")
+    has = [decoded(name) for name in stored] if is_group(stored) else []
+    if key not in has:
+        raise InputError(
+            f"LAYER: {path_of(store)} has no matrix {key!r} in obsm; it has {', '.join(has) or 'none'}."
+            f"{did_you_mean(key, has)}"
+        )
+    path, what = f"obsm/{key}", layer_name(EMBEDDING + key)
+    if not is_array(stored[key]) and stored[key].attrs.get("encoding-type") == "dataframe":
+        raise InputError(
+            f"LAYER: {what} of {path_of(store)} is a table; write it as a matrix: adata.obsm[{key!r}] = "
+            f"adata.obsm[{key!r}].to_numpy()."
+        )
+    _check_shape(store, path, path, what)
+    return path, path, what
+
+
+def features_of(store: Store, table: str) -> pd.DataFrame:
+    """Return the table of a matrix's features that `matrix_of` names; the columns of an embedding have numbers for names."""
+    if not table.startswith("obsm/"):
+        return frame(store, table)
+    n = shape_of(store[table])[1]
+    return pd.DataFrame(index=[f"dimension {i + 1:0{len(str(n))}d}" for i in range(n)])
+
+
 def layer_name(layer: str | None) -> str:
     """Return what messages call a layer.
 
-    >>> layer_name(None), layer_name(".raw"), layer_name("counts")
-    ('X', '.raw', "layer 'counts'")
+    >>> layer_name(None), layer_name(".raw"), layer_name("counts"), layer_name("obsm:X_pca")
+    ('X', '.raw', "layer 'counts'", "obsm 'X_pca'")
     """
+    if (key := embedding_key(layer)) is not None:
+        return f"obsm {key!r}"
     return "X" if layer is None else layer if layer == ".raw" else f"layer {layer!r}"
 
 

@@ -20,7 +20,18 @@ from ..errors import InputError
 from .chunks import KEPT_VALUES, Block, Blocks, read_rows
 from .feature_kinds import choose_kinds, feature_kinds
 from .features import NameColumns, choose_name_columns, match, name_columns, unique_names
-from .h5ad import frame, has_part, input_files, layer_name, matrix_of, no_column, open_file, other_layers, texts
+from .h5ad import (
+    embedding_key,
+    features_of,
+    has_part,
+    input_files,
+    layer_name,
+    matrix_of,
+    no_column,
+    open_file,
+    other_layers,
+    texts,
+)
 from .integrity import Store, path_of
 from .recognise import (
     CELLS_COMPARED,
@@ -69,6 +80,11 @@ class InputFile:
     def by_block(self, values: np.ndarray) -> list[np.ndarray]:
         """Return an array (n, ...) with a row for each cell, cut into one part for each block."""
         return np.split(values, np.cumsum([len(block.rows) for block in self.blocks.blocks])[:-1])
+
+    @property
+    def is_embedding(self) -> bool:
+        """Return whether the values are a matrix of obsm, which is never normalised."""
+        return embedding_key(self.layer) is not None
 
     @property
     def value_types(self) -> set[str]:
@@ -128,7 +144,13 @@ def choose_layers(
         except InputError:
             raise reason from None
     panel = scale.kinds == ["panel"]  # of the model, if there is one: a few cells of a panel may look like anything
-    if scale.values == "as they are" and parameters.NORMALISATION == "auto" and not panel:
+    is_embedding = any(file.is_embedding for file in files)
+    if is_embedding:
+        notes.append(
+            f"{layer_name(files[0].layer)} is used as it is: its columns are the features. Whether all cells lie in one "
+            "space cannot be seen here."
+        )
+    elif scale.values == "as they are" and parameters.NORMALISATION == "auto" and not panel:
         warnings.append(_unknown_scale_warning(files, others))
     table = [
         row
@@ -191,6 +213,8 @@ def _layer_to_try(parameters: Parameters, number: int, trained: Preprocessing | 
     """Return LAYER; without it, the layer that the model was trained on, if the file has it."""
     if parameters.LAYER is not None or trained is None or trained.layer is None:
         return parameters.LAYER
+    if embedding_key(trained.layer) is not None:
+        return trained.layer  # nothing else lies in the model's space
     with open_file(input_files(parameters)[number]) as store:
         return trained.layer if trained.layer in other_layers(store) else None
 
@@ -217,7 +241,7 @@ def _input_file(
     here = cells[cells["file"] == number]
     with open_file(path) as store:
         in_store, table, what = matrix_of(store, layer)
-        columns = _read_name_columns(store, table, parameters.GENE_COL)
+        columns = _read_name_columns(store, table, None if embedding_key(layer) is not None else parameters.GENE_COL)
         said = feature_kinds(store, table)
         kept = np.flatnonzero(np.isin(said, kinds)) if kinds else None
         if kept is not None:
@@ -251,7 +275,7 @@ def _volumes(store: Store, rows: np.ndarray) -> np.ndarray | None:
 
 
 def _read_name_columns(store: Store, table: str, gene_col: str | None) -> NameColumns:
-    var = frame(store, table)
+    var = features_of(store, table)
     if gene_col is None:
         return name_columns(var)
     if gene_col not in var:
@@ -292,6 +316,10 @@ def _recognise_batches(file: InputFile) -> None:
     }
     together = alike(found_in, {name: len(rows) for name, rows in file.rows.items()})
     file.evidence = {name: replace(of, has_volume=file.volumes is not None) for name, of in together.items()}
+    if file.is_embedding:
+        why = "LAYER names a matrix of obsm"
+        for name, of in file.evidence.items():
+            file.evidence[name] = replace(of, value_type="embedding", because=why, clear=True)
 
 
 def _block_summary(block: Block, is_compared: np.ndarray) -> tuple[np.ndarray, sparse.csr_matrix]:
@@ -340,17 +368,42 @@ def _recognise_other_layers(file: InputFile, cells: pd.DataFrame, number: int, k
 def _common_scale(
     p: Parameters, files: list[InputFile], trained: Preprocessing | None, warnings: list[str]
 ) -> CommonScale:
+    normalisation = p.NORMALISATION
+    if any(file.is_embedding for file in files):
+        _check_embeddings(p, files, trained)
+        normalisation = "as_is"
     unclear = _resolve_unclear_logarithms(p, files, trained, warnings)
     evidence = {name: batch for file in files for name, batch in file.evidence.items()}
     if trained is None:
-        return common_scale(evidence, p.NORMALISATION, unclear)
-    found = [scale_for_model(name, batch, p.NORMALISATION, trained) for name, batch in evidence.items()]
+        return common_scale(evidence, normalisation, unclear)
+    found = [scale_for_model(name, batch, normalisation, trained) for name, batch in evidence.items()]
     scales = [scale for scale, _ in found]
     warnings += [warning for _, of_batch in found for warning in of_batch]
     chosen = next((scale for scale in scales if scale.rescaled), scales[0])
     if any(scale.normalisation != chosen.normalisation for scale in scales):
         return replace(chosen, normalisation="auto")  # batches of different value types: each is normalised by its own
     return chosen
+
+
+def _check_embeddings(p: Parameters, files: list[InputFile], trained: Preprocessing | None) -> None:
+    """Check that an embedding is asked for as it is, and has the same dimensions in all files and the saved model.
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    if p.NORMALISATION not in ("auto", "as_is"):
+        raise InputError(f"NORMALISATION: an embedding ({p.LAYER}) is never normalised; leave NORMALISATION out.")
+    of_model = None if trained is None else trained.totals_over
+    if trained is not None and embedding_key(trained.layer) is None:
+        raise InputError(f"LAYER: the model was trained on {layer_name(trained.layer)}, and not on an embedding.")
+    dimensions = {file.path.name: file.blocks.shape[1] for file in files}
+    dimensions |= {} if of_model is None else {"the model": len(of_model)}
+    if len(set(dimensions.values())) > 1:
+        found = ", ".join(f"{n} in {where}" for where, n in dimensions.items())
+        what = f"{files[0].blocks.what.split(' of ')[0]} has not the same number of columns everywhere ({found})"
+        raise InputError(f"LAYER: {what}; compute one embedding of all cells together.")
 
 
 def _resolve_unclear_logarithms(

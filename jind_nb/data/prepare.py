@@ -273,6 +273,8 @@ def _totals_over(
     """Return the features that a cell's total is over: those common to several files; None: all of the only file."""
     if trained is not None and trained.totals_over is not None:
         return pd.Index(trained.totals_over)
+    if chosen.files[0].is_embedding:
+        return names[0]  # all dimensions, of which a new file must have as many
     if len(names) == 1:
         # The mean of a cell is over these; in a new file too, which may have other antibodies beside them.
         return names[0] if chosen.scale.values == "clr" and trained is None else None

@@ -21,6 +21,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from ..core.subsample import subsample
+from ..data.h5ad import embedding_key, layer_name
 from ..data.plan import Plan
 from .expression import COLUMNS, means_and_shares
 
@@ -36,6 +37,11 @@ from .target import TargetResult
 CELLS_OF_A_TYPE, MOST_CELLS = 50, 1_500
 
 STEPS = 20  # of the integral: the shares' sum is within one in a hundred of the whole difference
+
+NOT_OF_EMBEDDINGS = (
+    "The features are the columns of {}, which mean nothing by themselves: it cannot be said which genes speak for a cell "
+    "type. Look at marker genes in the annotated file."
+)
 
 ROWS = 40  # about as many in the table of features
 
@@ -97,6 +103,7 @@ class Attribution:
     features: pd.DataFrame  # `top_features`
     cells: str  # which cells were used, in words
     sections: dict[str, list[str]]  # type -> its first few features, for dot plots
+    note: str = ""  # why nothing can be said
 
 
 def attribute_types(model: nn.Module, prepared: ad.AnnData, result: TargetResult, plan: Plan) -> Attribution:
@@ -110,6 +117,8 @@ def attribute_types(model: nn.Module, prepared: ad.AnnData, result: TargetResult
         Maps prepared cells, float32 (n, p), to logits (n, K).
     """
     classes = result.final.classes
+    if plan.preprocessing is not None and embedding_key(plan.preprocessing.layer) is not None:
+        return Attribution(pd.DataFrame(), "", {}, NOT_OF_EMBEDDINGS.format(layer_name(plan.preprocessing.layer)))
     is_target = (prepared.obs["batch"] == plan.target).to_numpy()
     types, cells = prepared.obs["cell_type"].astype(object).to_numpy(), "annotated cells, by label"
     if is_target.all():
@@ -170,7 +179,7 @@ def attribution_table(attribution: Attribution) -> pd.DataFrame:
     """Return the features as a table to read, shares as percent."""
     table = attribution.features.round({"mean": 2, "mean in others": 2})
     if table.empty:
-        return pd.DataFrame({"note": ["No cell has a type, so there is nothing to explain."]})
+        return pd.DataFrame({"note": [attribution.note or "No cell has a type, so there is nothing to explain."]})
     table[["share", "cells with it"]] = (100 * table[["share", "cells with it"]]).round(1)
     table["speaks by"] = np.where(table.pop("by absence").astype(bool), "absence", "presence")
     labels = {
