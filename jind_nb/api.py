@@ -24,6 +24,7 @@ import torch
 from anndata.io import write_elem
 
 from .commands.predict import PARAMETERS_OF_FILE, annotate_file, parameters_for
+from .core.coerce import ONTOLOGY
 from .core.model_json import Normalisation, read_model_json
 from .core.parameters import make_parameters
 from .core.python_names import from_python, in_python
@@ -44,7 +45,7 @@ from .runs.folder import Run
 
 OBS_KEYS = (
     "jind_prediction", "jind_raw_prediction", "jind_confidence", "jind_reason", "jind_level", "jind_cluster",
-    "jind_cluster_majority", "jind_cluster_share",
+    "jind_cluster_majority", "jind_cluster_share", "jind_prediction_ontology_term_id",
 )  # fmt: skip
 
 OBSM_KEY = "X_jind"
@@ -79,6 +80,7 @@ def annotate(
     normalisation: Normalisation = "auto",
     align: bool | None = None,
     parents: Mapping[str, str] | str | None = None,
+    ontology: Mapping[str, str] | str | None = None,
     types: Sequence[str] = (),
     cluster_resolution: float | None = None,
     **unknown: Never,
@@ -143,8 +145,11 @@ def annotate(
         Align the target with the annotated batches (method `default`: as far as that helped left-out batches); default:
         yes, but not with pretrained_model_path.
     parents
-        A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous cell is then
-        given the parent, where that is confident.
+        A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, a column of `obs` with it, or `ontology`; an ambiguous
+        cell is then given the parent, where that is confident.
+    ontology
+        Terms of the Cell Ontology beside the answers: `auto`, by the types' names, or a map with more, such as {"Mono":
+        "CL:0000576"}.
     types
         The only cell types that may be given, say those of the tissue; empty: all. Cells of others stay Unassigned and are
         counted.
@@ -195,7 +200,11 @@ def annotate(
         raise InputError(f"{missing[0]} is missing: jind_nb.annotate(adata, batch_key=…, labels_key=…, target=…).")
     values = from_python(options | unknown)
     columns = {"batch_key": values["BATCH_COL"], "labels_key": values["LABELS_COL"]}
-    if isinstance(values.get("PARENTS"), str) and values["PARENTS"].strip()[:1] not in ("", "{"):
+    if (
+        isinstance(values.get("PARENTS"), str)
+        and values["PARENTS"] != ONTOLOGY
+        and values["PARENTS"].strip()[:1] not in ("", "{")
+    ):
         columns["parents"] = values["PARENTS"]
     with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder, _as_file(adata, columns, values) as file:
         run = Run(make_parameters(values | {"PATH": str(file), "OUTPUT_PATH": folder}))
@@ -234,7 +243,8 @@ def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult, dict[str
 
     names = prepared.obs.loc[is_target, "cell"].astype(str).to_numpy()
     result = target.TargetResult(annotated.stages, names, annotated.final_latent, None, annotated.mode)
-    result = target.with_types(target.with_parents(result, plan.parents), parameters.TYPES)
+    result.ontology = plan.ontology
+    result = target.with_types(target.with_parents(result, plan.parents, plan.coarser), parameters.TYPES)
     result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
     return plan, result, calibrations
 

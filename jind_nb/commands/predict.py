@@ -18,7 +18,6 @@ from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
 from ..core.text import percent
-from ..data import parents as data_parents
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
@@ -151,7 +150,7 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     settings = settings_of(parameters)
     encoded = _encode(model, prepare_in_blocks(parameters, cells, plan), settings)
-    answer = _annotate(model, cells, encoded, settings, plan.parents, parameters.TYPES)
+    answer = _annotate(model, cells, encoded, settings, plan, parameters.TYPES)
     notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
     return Predicted(answer.table, answer.latent, plan.classes, plan.warnings, notes, run, answer.error)
 
@@ -254,7 +253,7 @@ def _annotate(
     cells: pd.DataFrame,
     encoded: _Encoded,
     settings: Settings,
-    parents: data_parents.Parents,
+    plan: Plan,
     types: Sequence[str],
 ) -> _Answer:
     """Annotate the model's own target as in its run, and all other cells with the shared model."""
@@ -275,8 +274,8 @@ def _annotate(
         reject_empty(annotated, encoded.empty[rows])
         notes += annotated.notes
         latent[rows] = annotated.final_latent
-        result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None)
-        result = with_types(with_parents(result, parents), types)
+        result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None, ontology=plan.ontology)
+        result = with_types(with_parents(result, plan.parents, plan.coarser), types)
         error = model_store.stated_error(description, result.final, annotated.mode)
         errors.append((error, int((~result.final.rejected).sum())))
         tables.append(predictions_table(result))

@@ -11,7 +11,9 @@ from .address import check_address, is_remote
 from .files import read_yaml
 from .text import as_text, listing
 
-AUTO: Literal["auto"] = "auto"  # of MIN_CELL_TYPE_POPULATION
+AUTO: Literal["auto"] = "auto"  # of MIN_CELL_TYPE_POPULATION and ONTOLOGY
+
+ONTOLOGY = "ontology"  # of PARENTS
 
 
 def _name(value: object) -> object:
@@ -114,6 +116,15 @@ def _parents(value: object) -> object:
     raise ValueError("must be a map of cell types to parents, or a column of obs")
 
 
+def _ontology(value: object) -> object:
+    value = _map(value)
+    if not value or value == AUTO:
+        return value or None
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise ValueError(f"must be {AUTO}, or a map of cell types to terms, as in {{B: CL:0000236}}")
+    return {key: item.strip().replace("_", ":") for key, item in value.items()}
+
+
 def _rename(value: object) -> object:
     value = _map({} if value is None else value)
     if not isinstance(value, dict) or any(isinstance(item, dict | list) for item in value.values()):
@@ -153,6 +164,8 @@ _Features = Annotated[
 Markers = Annotated[dict[_Writable, _Features], BeforeValidator(_markers)]
 
 Parents = Annotated[dict[Name, Name] | Name | None, BeforeValidator(_parents)]
+
+Ontology = Annotated[dict[Name, str] | Literal["auto"] | None, BeforeValidator(_ontology)]
 
 Rename = Annotated[dict[Name, Name], BeforeValidator(_rename)]
 

@@ -153,6 +153,8 @@ class _Model(BaseModel):
     code_size: int = Field(alias="code size", ge=1, le=256)
     hashes: dict[str, str]
     parents: dict[str, str] = {}
+    coarser: list[dict[str, str]] = []
+    ontology: dict[str, Annotated[str, Field(pattern=r"^CL:\d{7}$")]] = {}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -17,6 +17,7 @@ from ..errors import InputError
 from .address import is_remote
 from .coerce import (
     AUTO,
+    ONTOLOGY,
     Markers,
     MaybeBool,
     MaybeName,
@@ -24,6 +25,7 @@ from .coerce import (
     MaybeText,
     Name,
     Names,
+    Ontology,
     Parents,
     Paths,
     Population,
@@ -139,8 +141,11 @@ class Parameters(BaseModel):
     MARKERS: Markers = {}
     """Features to look at for each cell type, a map such as {"T": ["CD3D", "CD3E"], "B": ["MS4A1"]}."""
     PARENTS: Parents = None
-    """A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, or a column of `obs` with it; an ambiguous cell is
-    then given the parent, where that is confident."""
+    """A coarser level: a map such as {"CD4 T": "T", "CD8 T": "T"}, a column of `obs` with it, or `ontology`; an ambiguous
+    cell is then given the parent, where that is confident."""
+    ONTOLOGY: Ontology = None
+    """Terms of the Cell Ontology beside the answers: `auto`, by the types' names, or a map with more, such as {"Mono":
+    "CL:0000576"}."""
     TYPES: Names = []
     """The only cell types that may be given, say those of the tissue; empty: all. Cells of others stay Unassigned and are
     counted."""
@@ -192,6 +197,17 @@ class Parameters(BaseModel):
         """Return how many labelled cells of a type a batch needs to be trained with the type."""
         least = self.MIN_CELL_TYPE_POPULATION
         return 1 if isinstance(least, str) else least
+
+    @property
+    def parents_column(self) -> str | None:
+        """Return the column of `obs` that PARENTS names; None if it names none."""
+        return self.PARENTS if isinstance(self.PARENTS, str) and self.PARENTS != ONTOLOGY else None
+
+    @property
+    def terms(self) -> dict[str, str] | None:
+        """Return the terms that ONTOLOGY gives; None if no terms are asked for, also not by PARENTS."""
+        asked = self.ONTOLOGY is not None or self.PARENTS == ONTOLOGY
+        return (self.ONTOLOGY if isinstance(self.ONTOLOGY, dict) else {}) if asked else None
 
     @property
     def aligns(self) -> bool:

@@ -125,7 +125,7 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
         For an unreadable file, a missing column, or fewer than two cells.
     """
     tables, any_labels = [], False
-    parents = parameters.PARENTS if isinstance(parameters.PARENTS, str) else None
+    parents = parameters.parents_column
     files = input_files(parameters)
     for number, (file, found) in enumerate(zip(files, _read_files(parameters), strict=True)):
         obs = found.obs

@@ -24,6 +24,8 @@ class Plan:
     values: list[dict[str, Any]] = field(default_factory=list)  # value type and normalisation of each batch, and why
     overlap: list[dict[str, Any]] = field(default_factory=list)  # how many features each batch has
     parents: dict[str, str] = field(default_factory=dict)  # cell type -> parent, where PARENTS says so
+    coarser: list[dict[str, str]] = field(default_factory=list)  # the same of further levels, the nearest first
+    ontology: dict[str, str] = field(default_factory=dict)  # cell type or parent -> term of the Cell Ontology
     features: dict[str, int] = field(default_factory=dict)  # in_file, kept; missing: only with a saved model
     preprocessing: Preprocessing | None = None  # None: not prepared yet
 

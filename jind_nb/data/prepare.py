@@ -156,7 +156,9 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
         model = read_model_json(Path(parameters.PRETRAINED_MODEL_PATH))
         trained = Preprocessing(**model["preprocessing"])
         plan.classes = model["classes"]
-        plan.parents = plan.parents or model.get("parents", {})
+        if not plan.parents:
+            plan.parents, plan.coarser = model.get("parents", {}), model.get("coarser", [])
+        plan.ontology = model.get("ontology", {}) | plan.ontology
     chosen = choose_layers(parameters, cells, trained, model["features"] if model else ())
     plan.notes += chosen.notes
     _describe_values(chosen, plan)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.coerce import AUTO
+from ..core.coerce import AUTO, ONTOLOGY
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters
 from ..core.text import did_you_mean, listing, plural
@@ -13,6 +13,7 @@ from ..errors import InputError
 from .allowed_types import allowed_types
 from .cells import names_of
 from .label_names import label_warnings
+from .ontology import set_levels, set_ontology
 from .parents import set_parents
 from .plan import Plan
 
@@ -57,7 +58,12 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
         plan.source = None
         if p.TYPES:
             allowed_types(p.TYPES, read_model_json(Path(p.PRETRAINED_MODEL_PATH))["classes"])
-        if p.PARENTS is not None:
+        if p.terms is not None:
+            plan.classes = read_model_json(Path(p.PRETRAINED_MODEL_PATH))["classes"]
+            set_ontology(p.terms, plan)
+        if p.PARENTS == ONTOLOGY:
+            set_levels(plan)
+        elif p.PARENTS is not None:
             if isinstance(p.PARENTS, str):
                 column = f"{p.PARENTS!r} is a column, and a saved model has no annotated cells to read it from"
                 raise InputError(f"PARENTS: {column}; give a map, or leave PARENTS out to use the model's own.")
@@ -83,7 +89,11 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
     plan.dropped = sorted(set().union(*(of_batch.index for of_batch in counts.values())) - set(plan.classes))
     if p.TYPES:
         allowed_types(p.TYPES, plan.classes)
-    if p.PARENTS is not None:
+    if p.terms is not None:
+        set_ontology(p.terms, plan)
+    if p.PARENTS == ONTOLOGY:
+        set_levels(plan)
+    elif p.PARENTS is not None:
         set_parents(p.PARENTS, cells, plan)
     return plan
 

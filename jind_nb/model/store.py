@@ -100,6 +100,8 @@ def save_model(
         "features": reference.features,
         "preprocessing": asdict(plan)["preprocessing"],
         "parents": plan.parents,
+        "coarser": plan.coarser,
+        "ontology": plan.ontology,
         "thresholds": _by_class(reference.classes, thresholds),
         "calibration": {mode: calibration.to_json() for mode, calibration in calibrations.items()},
         "a new file is annotated with": AlignmentMode.UNALIGNED,

@@ -63,7 +63,7 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return bool(some) and all(isinstance(value, Real) and not isinstance(value, bool) for value in some)
 
 
-def value_text(value: Any) -> str:
+def value_text(value: Any) -> str | Markup:
     """Return a value as people read it.
 
     >>> value_text(1200), value_text(0.12345), value_text(None), value_text(float("nan")), value_text(True)
@@ -77,4 +77,4 @@ def value_text(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, Real):
         return f"{float(value):,.0f}" if abs(float(value)) >= 1000 else f"{float(value):.3g}"
-    return str(value)
+    return value if isinstance(value, Markup) else str(value)

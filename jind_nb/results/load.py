@@ -44,5 +44,8 @@ def _load(run: Run, labels: np.ndarray | None) -> TargetResult:
         without_evidence=record.get("without evidence", []),
         parents=plan.parents if thresholds else {},
         parent_thresholds=thresholds,
+        coarser=plan.coarser if thresholds else (),
+        coarser_thresholds=record.get("coarser thresholds", ()),
+        ontology=plan.ontology,
     )
     return with_types(result, run.parameters.TYPES)

@@ -1,15 +1,19 @@
 """Tables of the target: predictions, cell types, reasons, points of pictures, left-out batches."""
 
 from collections.abc import Mapping
+from re import fullmatch
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from ..core.labels import OUTSIDE, PARENT_ONLY, UNASSIGNED
 from ..core.text import listing, plural
 from ..data import parents as data_parents
 from ..data.plan import Plan
+from ..model import hierarchy
 from ..model.calibration import Calibration
 from ..model.history import StageResult
 from ..model.state import AlignmentMode
@@ -17,12 +21,27 @@ from .target import REASONS, Level, TargetResult, count_fallbacks
 
 # The columns of the predictions table before the probabilities; those of options only where an option is set.
 CLUSTER_COLUMNS = "cluster", "cluster_majority", "cluster_share"
-BEFORE_PROBABILITIES = ("raw_predictions", "predictions", "level", "confidence", "reason", *CLUSTER_COLUMNS)
+TERM_COLUMN, OBS_TERM = "ontology_term_id", "jind_prediction_ontology_term_id"
+LEVEL_COLUMN = r"level_\d+(_probability)?"
+BEFORE_PROBABILITIES = (
+    TERM_COLUMN,
+    "raw_predictions",
+    "predictions",
+    "level",
+    "confidence",
+    "reason",
+    *CLUSTER_COLUMNS,
+)
 
 COMPOSITION_LABELS = {
     "parent_only": "parent only", "rejected": UNASSIGNED, "median_confidence": "median confidence",
     "training_cells": "learned from cells",
 }  # fmt: skip
+
+# What the schema of CELLxGENE wants where no term is right.
+UNKNOWN_TERM = "unknown"
+
+TERM_PAGE = "http://purl.obolibrary.org/obo/"
 
 MODE_WORDS = {AlignmentMode.UNALIGNED: "without alignment", AlignmentMode.ALIGNED: "after alignment"}
 
@@ -135,6 +154,9 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
     )
     if result.parents:
         table["level"] = result.level
+    if result.ontology:
+        table[TERM_COLUMN] = [result.ontology.get(name, UNKNOWN_TERM) for name in result.names]
+    table = table.assign(**_level_columns(result))
     table["confidence"] = final.confidence
     table["reason"] = result.reasons
     if result.clusters is not None:
@@ -144,12 +166,37 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
     taken = reserved | set(final.classes)
     for k, name in enumerate(final.classes):
         column = name
-        while column in taken - {name} or column in reserved or column in table.columns:
+        while (
+            column in taken - {name} or column in reserved or column in table.columns or fullmatch(LEVEL_COLUMN, column)
+        ):
             column = f"p({column})"
         table[column] = final.probabilities[:, k]
     if result.labels is not None:
         table["labels"] = result.labels
     return table
+
+
+def _level_columns(result: TargetResult) -> dict[str, np.ndarray]:
+    """Return, where there are several levels of parents, for each of them from the coarsest on a cell's most probable type
+    (`level_1`) and its probability (`level_1_probability`): the sum over its types."""
+    columns: dict[str, np.ndarray] = {}
+    final, levels = result.final, [level for level, _ in result.levels][::-1]
+    for i, level in enumerate(levels if result.coarser else [], start=1):
+        names, summed = hierarchy.parent_probabilities(final.probabilities, final.classes, level)
+        columns[f"level_{i}"] = np.array(names, dtype=object)[summed.argmax(axis=1)]
+        columns[f"level_{i}_probability"] = summed.max(axis=1)
+    return columns
+
+
+def ontology_table(result: TargetResult) -> pd.DataFrame:
+    """Return a row for each possible answer: its term of the Cell Ontology, with a link to it, and its cells."""
+    if not result.ontology:
+        return pd.DataFrame({"note": ["ONTOLOGY is not set: the answers have no terms of the Cell Ontology."]})
+    answers = [name for name in result.answers if name != UNASSIGNED]
+    counts = pd.Series(result.names).value_counts().reindex(answers, fill_value=0)
+    terms = [result.ontology.get(name) for name in answers]
+    links = [Markup('<a href="{}">{}</a>').format(TERM_PAGE + t.replace(":", "_"), t) if t else None for t in terms]
+    return counts.rename_axis("answer").to_frame("cells").assign(**{"Cell Ontology": links})
 
 
 def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:
@@ -166,13 +213,17 @@ def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], lat
     parents = sorted(set(table["predictions"]) - {*classes, UNASSIGNED})
     answers = [*classes, *parents, UNASSIGNED]
     obs, before = adata.obs, table.columns[: n_before_probabilities(table)]
-    obs.drop(columns=[f"jind_{name}" for name in ("level", *CLUSTER_COLUMNS)], errors="ignore", inplace=True)
+    obs.drop(
+        columns=[f"jind_{name}" for name in ("level", *CLUSTER_COLUMNS)] + [OBS_TERM], errors="ignore", inplace=True
+    )
     obs["jind_prediction"] = pd.Categorical(table["predictions"], categories=answers)
     obs["jind_raw_prediction"] = pd.Categorical(table["raw_predictions"], categories=classes)
     obs["jind_confidence"] = table["confidence"].to_numpy(dtype=np.float32)
     obs["jind_reason"] = pd.Categorical(
         table["reason"], categories=_reasons("level" in before, OUTSIDE in set(table["reason"]))
     )
+    if TERM_COLUMN in before:
+        obs[OBS_TERM] = pd.Categorical(table[TERM_COLUMN])
     if "level" in before:
         obs["jind_level"] = pd.Categorical(table["level"], categories=[str(level) for level in Level])
     if "cluster" in before:
@@ -190,7 +241,7 @@ def probabilities_of(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
 
 def n_before_probabilities(table: pd.DataFrame) -> int:
     """Count the columns of a predictions table before the probabilities; no type's column is named like them."""
-    return int(table.columns.isin(BEFORE_PROBABILITIES).sum())
+    return int((table.columns.isin(BEFORE_PROBABILITIES) | table.columns.str.fullmatch(LEVEL_COLUMN)).sum())
 
 
 def fallback_table(result: TargetResult) -> pd.DataFrame:
@@ -198,12 +249,13 @@ def fallback_table(result: TargetResult) -> pd.DataFrame:
     how many of them are `labelled` and how many `right`."""
     if not result.parents:
         return pd.DataFrame({"note": ["PARENTS is not set: no cell was given a coarser type."]})
-    parent = data_parents.parents_of(result.final.classes, result.parents)
-    rows = {}
-    for name in sorted({name for name in parent if parent.count(name) > 1}):
-        numbers = count_fallbacks(result, result.fallback == name)
-        types = [cell_type for cell_type, of in zip(result.final.classes, parent, strict=True) if of == name]
-        rows[name] = {"cell types": ", ".join(types), "required probability": result.parent_thresholds[name]} | numbers
+    rows: dict[str, dict[str, Any]] = {}
+    for level, thresholds in result.levels:
+        parent = data_parents.parents_of(result.final.classes, level)
+        for name in sorted({name for name in parent if parent.count(name) > 1} - set(rows)):
+            numbers = count_fallbacks(result, result.fallback == name)
+            types = [cell_type for cell_type, of in zip(result.final.classes, parent, strict=True) if of == name]
+            rows[name] = {"cell types": ", ".join(types), "required probability": thresholds[name]} | numbers
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parent").round(3)
 
 

@@ -44,6 +44,10 @@ class TargetResult:
     without_evidence: list[str] = field(default_factory=list)  # types with too few held-out cells for a threshold
     parents: data_parents.Parents = field(default_factory=dict)  # cell type -> parent; empty: no cell falls back
     parent_thresholds: Mapping[str, float] = field(default_factory=dict)
+    # Further levels, the nearest first: cell type -> parent, and the thresholds of these.
+    coarser: Sequence[data_parents.Parents] = ()
+    coarser_thresholds: Sequence[Mapping[str, float]] = ()
+    ontology: Mapping[str, str] = field(default_factory=dict)  # cell type or parent -> term of the Cell Ontology
     clusters: Clusters | None = None
     types: list[str] = field(default_factory=list)  # TYPES: the only ones that may be given; empty: all
     of_all_types: Predictions | None = None  # the answer without TYPES, where they are given
@@ -54,10 +58,18 @@ class TargetResult:
 
     @cached_property
     def fallback(self) -> np.ndarray:
-        """The parent that a cell falls back to, objects (n_target,); None where it does not."""
-        if not self.parents:
-            return np.full(len(self.cells), None, dtype=object)
-        return hierarchy.fall_back(self.final, self.parents, self.parent_thresholds)
+        """The parent that a cell falls back to, the nearest that is confident, objects (n_target,); None where it does not."""
+        fallen = np.full(len(self.cells), None, dtype=object)
+        for parents, thresholds in self.levels:
+            here = hierarchy.fall_back(self.final, parents, thresholds)
+            fallen = np.where(pd.isna(fallen), here, fallen)
+        return fallen
+
+    @property
+    def levels(self) -> list[tuple[data_parents.Parents, Mapping[str, float]]]:
+        """Each level of parents and their thresholds, the nearest first; none without parents."""
+        nearest = [(self.parents, self.parent_thresholds)] if self.parents else []
+        return [*nearest, *zip(self.coarser, self.coarser_thresholds, strict=True)]
 
     @property
     def fell_back(self) -> np.ndarray:
@@ -82,7 +94,7 @@ class TargetResult:
     @property
     def answers(self) -> list[str]:
         """All possible answers, in the order to show them: types, parents, `Unassigned`."""
-        parents = set(data_parents.parents_of(self.final.classes, self.parents))
+        parents = {name for level, _ in self.levels for name in data_parents.parents_of(self.final.classes, level)}
         return [*self.final.classes, *sorted(parents - set(self.final.classes)), UNASSIGNED]
 
 
@@ -101,11 +113,15 @@ def with_types(result: TargetResult, types: Sequence[str]) -> TargetResult:
     return replace(result, stages=stages, types=list(types), of_all_types=result.final)
 
 
-def with_parents(result: TargetResult, parents: data_parents.Parents) -> TargetResult:
-    """Return the result with ambiguous cells falling back to their type's parent; unchanged without parents."""
+def with_parents(
+    result: TargetResult, parents: data_parents.Parents, coarser: Sequence[data_parents.Parents] = ()
+) -> TargetResult:
+    """Return the result with ambiguous cells falling back to their type's parent, or to one of a further level; unchanged
+    without parents."""
     if not parents:
         return result
-    return replace(result, parents=parents, parent_thresholds=hierarchy.parent_thresholds(result.final, parents))
+    nearest, *others = (hierarchy.parent_thresholds(result.final, level) for level in (parents, *coarser))
+    return replace(result, parents=parents, parent_thresholds=nearest, coarser=coarser, coarser_thresholds=others)
 
 
 def target_rows(prepared: ad.AnnData, target: str) -> np.ndarray:
@@ -162,8 +178,9 @@ def count_fallbacks(result: TargetResult, here: np.ndarray) -> dict[str, Any]:
     numbers: dict[str, Any] = {"cells": int(here.sum()), "labelled": 0, "right": None}
     if result.labels is not None:
         known = here & pd.notna(result.labels)
-        truth = np.array(data_parents.parents_of(list(result.labels[known]), result.parents), dtype=object)
-        numbers |= {"labelled": int(known.sum()), "right": int((truth == result.fallback[known]).sum())}
+        truths = [data_parents.parents_of(list(result.labels[known]), level) for level, _ in result.levels]
+        right = (np.array(truths, dtype=object) == result.fallback[known]).any(axis=0)
+        numbers |= {"labelled": int(known.sum()), "right": int(right.sum())}
     return numbers
 
 

@@ -34,12 +34,13 @@ def save_annotated(annotated: Annotated, run: Run) -> None:
         arrays[f"thresholds {stage}"] = predictions.thresholds
         if predictions.unlike is not None:
             arrays[f"unlike {stage}"] = predictions.unlike
-    last, parents = list(annotated.stages.values())[-1], load_plan(run).parents
+    last, plan = list(annotated.stages.values())[-1], load_plan(run)
     record = {
         "stages": list(annotated.stages),
         "way": annotated.mode,
         "without evidence": last.without_evidence,
-        "parent thresholds": hierarchy.parent_thresholds(last, parents) if parents else {},
+        "parent thresholds": hierarchy.parent_thresholds(last, plan.parents) if plan.parents else {},
+        "coarser thresholds": [hierarchy.parent_thresholds(last, level) for level in plan.coarser],
         "curves": annotated.curves,
         "notes": annotated.notes,
     }
