@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ..errors import InputError
 from ..runs import cache, previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import load_training
+from .crate import write_crate
 from .kernels import OUT_OF_MEMORY, StageError, execute, one_kernel, own_kernels
 from .progress import stage_progress
 from .usage import measured_usage
@@ -140,7 +142,9 @@ def _run_stages(active: ActiveRun, console: Console) -> None:
     missing = [str(path) for path in this.promised(load_training(this)) if not path.exists()]
     if missing:
         raise StageError(f"The notebooks ran, but these files are missing: {', '.join(missing)}")
-    write_json(this.manifest, _manifest(active))
+    manifest = _manifest(active)
+    write_crate(this, manifest, {stage: active.records[stage] for stage in active.keys})
+    write_json(this.manifest, manifest)
 
 
 def _import_for_the_report() -> None:
@@ -209,9 +213,16 @@ class ActiveRun:
             raise StageError(self._removed())
         if cache.input_signature(self.run) != self.input_signature:
             raise StageError(f"The input was changed while {stage} was at work with it; run again.")
-        not_of_stages = {self.run.log, self.run.parameters_yaml, self.run.manifest, self.run.stages_json}
+        not_of_stages = {
+            self.run.log,
+            self.run.parameters_yaml,
+            self.run.manifest,
+            self.run.crate,
+            self.run.stages_json,
+        }
         changed = dict(previous.snapshot(self.run).items() - before.items())
         written = [file for file in changed if file not in not_of_stages and not file.name.startswith(".")]
+        record["finished"] = datetime.now().astimezone().isoformat(timespec="seconds")
         self.records[stage] = cache.stage_record(self.run, stage, self.keys[stage], written, **record)
         write_json(self.run.stages_json, self.records)
 

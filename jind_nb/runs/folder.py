@@ -45,6 +45,7 @@ class Run:
     report_pdf = InFolder("report.pdf")
     parameters_yaml = InFolder("parameters.yaml")
     manifest = InFolder("manifest.json")
+    crate = InFolder("ro-crate-metadata.json")
     log = InFolder("run.log")
     notebooks = InFolder("notebooks")
 
@@ -85,7 +86,7 @@ class Run:
         """Return every file and folder that a run may write, whether it exists or not."""
         return [
             self.predictions_xlsx, self.predictions_parquet, self.predictions_csv, self.annotated_target, self.models, self.metrics,
-            self.report_html, self.report_pdf, self.parameters_yaml, self.manifest, self.log, self.notebooks, self.work,
+            self.report_html, self.report_pdf, self.parameters_yaml, self.manifest, self.crate, self.log, self.notebooks, self.work,
             *self.folder.glob("train[[]*]-test[[]*].pdf"),
         ]  # fmt: skip
 

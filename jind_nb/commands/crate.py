@@ -1,0 +1,113 @@
+"""ro-crate-metadata.json, what manifest.json knows in a form that archives and workflow systems read.
+
+A Process Run Crate (https://w3id.org/ro/wfrun/process/0.5), one of the profiles of Workflow Run RO-Crate: the run as one
+action and each stage as another, with inputs and their hashes, parameters, software, outputs and times.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from rocrate.model.contextentity import ContextEntity
+from rocrate.rocrate import ROCrate
+
+from ..core.files import write_json
+from ..core.stage_words import STAGE_WORDS
+from ..runs.folder import Run
+
+PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
+
+HOME = "https://pypi.org/project/{}/"
+
+TYPES = {
+    ".h5ad": "application/x-hdf5", ".html": "text/html", ".pdf": "application/pdf", ".json": "application/json",
+    ".csv": "text/csv", ".ipynb": "application/x-ipynb+json", ".yaml": "application/yaml", ".md": "text/markdown",
+    ".parquet": "application/vnd.apache.parquet",
+    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+}  # fmt: skip
+
+Records = Mapping[str, Mapping[str, Any]]
+
+
+def write_crate(run: Run, manifest: Mapping[str, Any], records: Records) -> None:
+    """Write a finished run's ro-crate-metadata.json.
+
+    Parameters
+    ----------
+    manifest
+        What manifest.json holds.
+    records
+        Of each stage in order, `runs.cache.stage_record` with `seconds` and, of stages of this version, `finished`.
+    """
+    crate = ROCrate(gen_preview=False)
+    crate.name = f"Cell types of {run.parameters.TARGET_DATASET_NAME}"
+    crate.description = "A run of jind-nb: cell-type labels carried over from annotated batches to one without labels."
+    crate.root_dataset["conformsTo"] = {"@id": PROFILE}
+    crate.add(ContextEntity(crate, PROFILE, {"@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}))
+    software = [_software(crate, name, version) for name, version in manifest["versions"].items()]
+    ours = next(entity for entity in software if entity["name"] == "jind-nb")
+    ours["softwareRequirements"] = [entity for entity in software if entity is not ours]
+    inputs = [_input(crate, file) for file in manifest["input"]]
+    parameters = [_parameter(crate, name, value) for name, value in run.parameters.model_dump().items()]
+    outputs = {stage: _outputs(crate, run, record) for stage, record in records.items()}
+    times = {stage: _times(record) for stage, record in records.items()}
+    for stage, record in records.items():
+        reused = " (reused from an earlier run)" if stage in manifest["reused"] else ""
+        about = {"@type": "CreateAction", "name": f"{stage}: {STAGE_WORDS[stage]}{reused}"} | times[stage]
+        about["description"] = f"{record['seconds']:g} seconds, {record['peak_memory_bytes'] / 1e9:.2f} GB at most"
+        action = crate.add(ContextEntity(crate, f"#{stage}", about))
+        action["instrument"], action["result"] = ours, outputs[stage]
+    whole = crate.add(ContextEntity(crate, "#run", {"@type": "CreateAction", "name": "jind-nb run"} | _from_to(times)))
+    whole["instrument"], whole["object"] = ours, [*inputs, *parameters]
+    whole["result"] = [file for of_stage in outputs.values() for file in of_stage]
+    crate.root_dataset["mentions"] = [whole, *(crate.dereference(f"#{stage}") for stage in records)]
+    write_json(run.crate, crate.metadata.generate())
+
+
+def _software(crate: ROCrate, name: str, version: str) -> ContextEntity:
+    url = "https://www.python.org" if name == "python" else HOME.format(name)
+    about = {"@type": "SoftwareApplication", "name": name, "softwareVersion": version}
+    return crate.add(ContextEntity(crate, f"#{name}", about | ({} if name == "jind-nb" else {"url": url})))
+
+
+def _input(crate: ROCrate, file: Mapping[str, Any]) -> Any:
+    path = Path(file["path"])
+    about = {"name": path.name, "sha256": file["sha256"], "contentUrl": path.absolute().as_uri()}
+    return crate.add_file(file.get("fetched from", path.absolute().as_uri()), properties=about)
+
+
+def _parameter(crate: ROCrate, name: str, value: Any) -> ContextEntity:
+    plain = value if isinstance(value, str | int | float | bool) else "" if value is None else str(value)
+    return crate.add(ContextEntity(crate, f"#{name}", {"@type": "PropertyValue", "name": name, "value": plain}))
+
+
+def _outputs(crate: ROCrate, run: Run, record: Mapping[str, Any]) -> list[Any]:
+    """Return the files for users that a stage wrote; what one stage leaves for the next is not among them."""
+    found = []
+    for name, signature in record["files"].items():
+        if name.startswith(f"{run.work.name}/"):
+            continue
+        path = run.folder / name
+        about = {"name": path.name, "encodingFormat": TYPES.get(path.suffix)}
+        if "bytes" in signature:  # of a file that a later stage changes there is only a hash of a part
+            about |= {"sha256": signature["sha256"], "contentSize": str(signature["bytes"])}
+        known = {key: value for key, value in about.items() if value is not None}
+        found.append(crate.add_file(path, dest_path=name, properties=known))
+    return found
+
+
+def _times(record: Mapping[str, Any]) -> dict[str, str]:
+    if "finished" not in record:
+        return {}
+    end = datetime.fromisoformat(record["finished"])
+    start = end - timedelta(seconds=record["seconds"])
+    return {"startTime": start.isoformat(timespec="seconds"), "endTime": end.isoformat(timespec="seconds")}
+
+
+def _from_to(times: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    known = [of_stage for of_stage in times.values() if of_stage]
+    if not known:
+        return {}
+    starts, ends = ([of_stage[name] for of_stage in known] for name in ("startTime", "endTime"))
+    return {"startTime": min(starts, key=datetime.fromisoformat), "endTime": max(ends, key=datetime.fromisoformat)}
