@@ -7,6 +7,8 @@ trained_models/reference codes.pt   latents of annotated cells, for thresholds, 
 trained_models/val_stats_trained_model.json   predictions on held-out cells
 trained_models/model.json       features, classes, preprocessing, thresholds, calibration, files with their hashes
 trained_models/MODEL_CARD.md    the same for people
+trained_models/README.md        MODEL_CARD.md with the front matter that the Hugging Face hub reads
+trained_models/*.safetensors    the tensors of each .pt and .pth file once more, for other programs; never read here
 
 Hashes tell a damaged or changed file. They do not tell who made a model: whoever changes one can hash it again. What is
 read is data all the same; nothing in it is ever executed.
@@ -18,13 +20,14 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from scipy import sparse
 
@@ -49,6 +52,9 @@ LATENTS = "reference codes.pt"
 TARGET_CELLS = "target cells.pt"
 TARGET = "target.pth"
 
+# Behind the whole name: a batch may be called target.
+SAFETENSORS = ".safetensors"
+
 # In the file -> in `KnownLatents`.
 LATENT_ARRAYS = {"codes": "latent", "batch": "batch", "y": "y", "held_out": "held_out", "counts": "counts"}
 
@@ -57,10 +63,14 @@ LATENT_ARRAYS = {"codes": "latent", "batch": "batch", "y": "y", "held_out": "hel
 
 
 def _save(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors twice: as torch does it, which is what is read here, and as safetensors, for everybody else."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     content = io.BytesIO()  # into a file, torch would write the file's temporary name as well, which holds a process id
-    torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, content)
+    torch.save(plain, content)
     with whole_file(path) as temporary:
         temporary.write_bytes(content.getbuffer())
+    with whole_file(path.with_name(path.name + SAFETENSORS)) as temporary:
+        temporary.write_bytes(safetensors.torch.save(plain))
 
 
 def save_model(
@@ -117,9 +127,14 @@ def save_model(
             "held_out": {name: int(c.held_out.sum()) for name, c in cells.items()},
             "cells of each type": dict(zip(reference.classes, known.counts.tolist(), strict=True)),
         },
-        "hashes": {name: sha256(folder / name) for name in (*files.values(), LATENTS)},
+        "hashes": _hashes(folder, (*files.values(), LATENTS)),
     }
     write_model_json(folder, description)
+
+
+def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the hash of each file of weights, in both of its forms."""
+    return {form: sha256(folder / form) for name in names for form in (name, name + SAFETENSORS)}
 
 
 def card(folder: Path) -> str:
@@ -181,7 +196,9 @@ def save_target(folder: Path, annotated: Annotated, batch: str, x: sparse.csr_ma
     """
     if model != folder:
         others = read_model_json(model)
-        for name in (LATENTS, *others["files"].values()):
+        names = [LATENTS, *others["files"].values()]
+        # Models of earlier versions have the torch form only.
+        for name in (*names, *(name + SAFETENSORS for name in names if name + SAFETENSORS in others["hashes"])):
             with whole_file(folder / Path(name).name) as temporary:
                 shutil.copyfile(_checked(model, name, others), temporary)
         write_model_json(folder, others | {"target": None})
@@ -206,10 +223,13 @@ def save_target(folder: Path, annotated: Annotated, batch: str, x: sparse.csr_ma
         "expected_error": error.value,
         "expected_error_range": error.range,
         "expected_error_basis": error.basis,
-        "hashes": {name: sha256(folder / name) for name in (TARGET, TARGET_CELLS)},
+        "hashes": _hashes(folder, (TARGET, TARGET_CELLS)),
     }
     write_model_json(folder, description)
-    write_text(folder / "MODEL_CARD.md", _card(folder, description))
+    text = _card(folder, description)
+    write_text(folder / "MODEL_CARD.md", text)
+    front_matter = text_templates().get_template("front_matter.yaml.j2").render(model=description)
+    write_text(folder / "README.md", front_matter + text)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------

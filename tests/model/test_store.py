@@ -13,7 +13,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
+import yaml
 from scipy import sparse
 
 import jind_nb as jn
@@ -469,3 +471,28 @@ def test_files_of_weights_name_them_as_earlier_versions_did(saved: Saved, tmp_pa
     codes = (folder / store.LATENTS for folder in (saved.folder, tmp_path))
     names, earlier_names = (list(torch.load(file, weights_only=True)) for file in codes)
     assert names == earlier_names
+
+
+def test_the_folder_can_be_put_on_a_hub_as_it_is(saved: Saved, copied: Path) -> None:
+    """A README with front matter, and every tensor in the form that needs no torch; the card in a notebook stays without."""
+    model, known = store.load_shared(saved.folder, CPU)
+    annotated = annotate_before_alignment(model, saved.x, known, saved.reference.settings)
+    store.save_target(copied, annotated, "c", saved.x, copied)
+    for file in (file for file in copied.iterdir() if file.suffix in (".pt", ".pth")):
+        stored = safetensors.torch.load_file(copied / f"{file.name}.safetensors")
+        assert equal(stored, torch.load(file, weights_only=True)), file.name
+    _, front_matter, card = (copied / "README.md").read_text("utf-8").split("---\n", 2)
+    assert yaml.safe_load(front_matter)["library_name"] == "jind-nb"
+    assert card.strip() == (copied / "MODEL_CARD.md").read_text("utf-8").strip()
+    assert {f"{name}.safetensors" for name in saved_names(copied)} <= set(read_model_json(copied)["hashes"])
+
+
+def saved_names(folder: Path) -> list[str]:
+    return list(read_model_json(folder)["files"].values())
+
+
+def test_a_model_that_was_copied_keeps_both_forms_of_its_weights(saved: Saved, tmp_path: Path) -> None:
+    model, known = store.load_shared(saved.folder, CPU)
+    annotated = annotate_before_alignment(model, saved.x, known, saved.reference.settings)
+    store.save_target(tmp_path, annotated, "c", saved.x, saved.folder)
+    assert all((tmp_path / f"{name}.safetensors").exists() for name in saved_names(tmp_path))
