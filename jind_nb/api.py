@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Never
 
@@ -22,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata.io import write_elem
+from scipy import sparse
 
 from .commands.predict import PARAMETERS_OF_FILE, annotate_file, parameters_for
 from .core.coerce import ONTOLOGY
@@ -38,9 +40,8 @@ from .errors import InputError
 from .model import annotate as model_annotate
 from .model import store
 from .model.annotate import calibrate, known_with_rules, settings_of, train
-from .model.calibration import Calibration
 from .model.expected_error import ExpectedError, expected_error
-from .results import clusters, tables, target
+from .results import clusters, cohort, tables, target
 from .runs.folder import Run
 
 OBS_KEYS = (
@@ -60,7 +61,7 @@ def annotate(
     *,
     batch_key: str,
     labels_key: str,
-    target: str,
+    target: str | Sequence[str] | None = None,
     source: str | None = None,
     intermediates: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -85,9 +86,9 @@ def annotate(
     cluster_resolution: float | None = None,
     **unknown: Never,
 ) -> Model:
-    """Annotate one batch of `adata`, the target, with the labels of its other batches.
+    """Annotate one batch of `adata`, the target, or several, with the labels of its other batches.
 
-    The labels of the target, if it has any, are never read. What METHOD `default` does is in docs/method.md; with the same
+    The labels of a target, if it has any, are never read. What METHOD `default` does is in docs/method.md; with the same
     values and seed the answers are those of `jind-nb run`, bit for bit.
 
     Parameters
@@ -101,7 +102,8 @@ def annotate(
     labels_key
         Column of `adata.obs` with the cell types of the annotated batches; missing where not known.
     target
-        The batch to annotate.
+        The batch to annotate, or a list of batches; absent: every batch without labels. docs/cohorts.md compares the
+        answers for several with those of a call for each.
     source
         The annotated batch training starts from; chosen automatically if absent.
     intermediates
@@ -170,7 +172,8 @@ def annotate(
     `adata.obs["jind_reason"]` : categorical
         `confident`; of Unassigned cells `ambiguous`, `unlike reference` (unlike all annotated cells), or `not in TYPES`.
     `adata.obsm["X_jind"]` : float32, `n_obs` x size of a latent
-        The cells' latents: what the model knows of a cell.
+        The cells' latents: what the model knows of a cell. Those of several targets are on axes of their own each (method
+        `reference`: on the same).
     `adata.obs["jind_level"]`; `["jind_cluster"]`, `["jind_cluster_majority"]`, `["jind_cluster_share"]`
         With `parents`; with `cluster_resolution`.
 
@@ -195,9 +198,9 @@ def annotate(
     np.int64(95)
     """
     options: dict[str, Any] = {name: value for name, value in locals().items() if name not in ("adata", "unknown")}
-    missing = [name for name in ("batch_key", "labels_key", "target") if options[name] is None]
+    missing = [name for name in ("batch_key", "labels_key") if options[name] is None]
     if missing:
-        raise InputError(f"{missing[0]} is missing: jind_nb.annotate(adata, batch_key=…, labels_key=…, target=…).")
+        raise InputError(f"{missing[0]} is missing: jind_nb.annotate(adata, batch_key=…, labels_key=…).")
     values = from_python(options | unknown)
     columns = {"batch_key": values["BATCH_COL"], "labels_key": values["LABELS_COL"]}
     if (
@@ -207,16 +210,38 @@ def annotate(
     ):
         columns["parents"] = values["PARENTS"]
     with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder, _as_file(adata, columns, values) as file:
-        run = Run(make_parameters(values | {"PATH": str(file), "OUTPUT_PATH": folder}))
-        plan, result, calibrations = _all_stages(run)
-        error = expected_error(result.final, calibrations.get(result.mode))
-        model = Model(_moved(run.models), [*plan.warnings, *plan.notes], error)
+        run = Run(roles.with_targets(make_parameters(values | {"PATH": str(file), "OUTPUT_PATH": folder})))
+        found = {one.plan.target: one for one in _all_stages(run)}
+        warned, notes = (
+            list(dict.fromkeys(text for one in found.values() for text in getattr(one.plan, which)))
+            for which in ("warnings", "notes")
+        )
+        errors = {name: one.error for name, one in found.items()}
+        error = errors if len(errors) > 1 else next(iter(errors.values()))
+        model = Model(_moved(run.models), [*warned, *notes], error)
     weakref.finalize(model, shutil.rmtree, model.folder, ignore_errors=True)
-    table = tables.predictions_table(result)
-    of_target = (texts(adata.obs[columns["batch_key"]]) == plan.target).to_numpy()
-    _write_into(adata, of_target, table, result.final.classes, result.latent)
-    _warn(plan.warnings)
+    _write_targets(adata, texts(adata.obs[columns["batch_key"]]), {name: one.result for name, one in found.items()})
+    _warn(warned)
     return model
+
+
+def _write_targets(adata: ad.AnnData, batch: pd.Series, results: Mapping[str, target.TargetResult]) -> None:
+    """Write the answers for the cells of all targets into an AnnData; latents shorter than others end in zeros."""
+    order = np.argsort(np.concatenate([np.flatnonzero((batch == name).to_numpy()) for name in results]))
+    table = tables.joint_table({name: tables.predictions_table(result) for name, result in results.items()})
+    classes = sorted({name for result in results.values() for name in result.final.classes})
+    latent = tables.joint_latent([result.latent for result in results.values()])
+    rows = batch.isin(list(results)).to_numpy()
+    _write_into(adata, rows, table.drop(columns="target").iloc[order], classes, latent[order])
+
+
+@dataclass
+class Stages:
+    """What all stages give for one target."""
+
+    plan: data_plan.Plan
+    result: target.TargetResult
+    error: ExpectedError
 
 
 def _moved(models: Path) -> Path:
@@ -225,28 +250,40 @@ def _moved(models: Path) -> Path:
     return models.rename(kept)  # of an empty folder takes the place
 
 
-def _all_stages(run: Run) -> tuple[data_plan.Plan, target.TargetResult, dict[str, Calibration]]:
+def _all_stages(run: Run) -> list[Stages]:
     """Do what the four notebooks do, but for their tables and pictures; leave `run.models`."""
     parameters = run.parameters
     cells = data_cells.read_cells(parameters)
-    plan = roles.make_plan(parameters, cells)
-    prepared = prepare.prepare(parameters, cells, plan)
+    of_all = cells.copy()
+    plan = roles.make_plan(parameters, of_all)
+    prepared = prepare.prepare(parameters, of_all, plan)
     settings = settings_of(parameters)
-    is_target = (prepared.obs["batch"] == plan.target).to_numpy()
-    x = prepared[is_target].X
-
     reference = train(prepared, plan, settings, keep_history=False)
     calibrations = calibrate(reference)
-    annotated = model_annotate.annotate(reference.model, x, known_with_rules(reference, calibrations), settings)
+    known = known_with_rules(reference, calibrations)
     store.save_model(run.models, reference, calibrations, plan, parameters)
-    store.save_target(run.models, annotated, plan.target, x, run.models)
-
-    names = prepared.obs.loc[is_target, "cell"].astype(str).to_numpy()
-    result = target.TargetResult(annotated.stages, names, annotated.final_latent, None, annotated.mode)
-    result.ontology = plan.ontology
-    result = target.with_types(target.with_parents(result, plan.parents, plan.coarser), parameters.TYPES)
-    result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
-    return plan, result, calibrations
+    found = []
+    for one in run.each_target:
+        of_one, values, own = plan, prepared, calibrations
+        if one is not run:
+            of_one, values = cohort.prepare_target(one, cells, plan, prepared)
+        is_target = (values.obs["batch"] == of_one.target).to_numpy()
+        x = sparse.csr_matrix(values[is_target].X)
+        if cohort.learns_alone(one):
+            alone = model_annotate.learn_and_annotate(values, of_one, settings, keep_history=False)
+            annotated, own = alone.annotated, alone.calibrations
+        else:
+            annotated = model_annotate.annotate(reference.model, x, known, settings)
+        if one is run:
+            store.save_target(run.models, annotated, plan.target, x, run.models)
+        names = values.obs.loc[is_target, "cell"].astype(str).to_numpy()
+        result = target.TargetResult(annotated.stages, names, annotated.final_latent, None, annotated.mode)
+        result.ontology = of_one.ontology
+        result = target.with_types(target.with_parents(result, of_one.parents, of_one.coarser), parameters.TYPES)
+        result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
+        found.append(Stages(of_one, result, expected_error(result.final, own.get(result.mode))))
+    store.write_card(run.models)
+    return found
 
 
 class Model:
@@ -260,14 +297,26 @@ class Model:
         What was noticed about the data it was trained on, warnings first; nothing of a loaded one.
     expected_error, expected_error_range, expected_error_basis
         The share of wrong cells to expect among the assigned ones of the target, between which shares it probably is, and what
-        that rests on. None with a single annotated batch, and where an earlier version saved the model.
+        that rests on. None with a single annotated batch, and where an earlier version saved the model. Of several targets
+        each is a dict by target.
     """
 
-    def __init__(self, folder: Path, notes: Sequence[str] = (), error: ExpectedError = NOT_KNOWN) -> None:
+    expected_error: float | dict[str, float | None] | None
+    expected_error_range: tuple[float, float] | dict[str, tuple[float, float] | None] | None
+    expected_error_basis: str | dict[str, str]
+
+    def __init__(
+        self, folder: Path, notes: Sequence[str] = (), error: ExpectedError | dict[str, ExpectedError] = NOT_KNOWN
+    ) -> None:
         self.folder = folder
         self.notes = [_in_python(note) for note in notes]
-        self.expected_error, self.expected_error_range = error.value, error.range
-        self.expected_error_basis = error.basis
+        if isinstance(error, dict):
+            self.expected_error = {name: of.value for name, of in error.items()}
+            self.expected_error_range = {name: of.range for name, of in error.items()}
+            self.expected_error_basis = {name: of.basis for name, of in error.items()}
+        else:
+            self.expected_error, self.expected_error_range = error.value, error.range
+            self.expected_error_basis = error.basis
 
     @property
     def classes(self) -> list[str]:

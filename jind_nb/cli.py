@@ -237,7 +237,7 @@ def compare(
     this = Comparison(parameters, chosen, seeds)
     with stopped_with("The same comparison again continues with what is not measured yet."):
         rows = run(this, lambda line: print_line(plain(line), err))
-    print_table(plain(parameters.TARGET_DATASET_NAME), short_table(rows))
+    print_table(plain(parameters.target), short_table(rows))
     print_line(f"report: {plain(str(this.file('html')))}")
 
 

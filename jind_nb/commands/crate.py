@@ -41,7 +41,7 @@ def write_crate(run: Run, manifest: Mapping[str, Any], records: Records) -> None
         Of each stage in order, `runs.cache.stage_record` with `seconds` and, of stages of this version, `finished`.
     """
     crate = ROCrate(gen_preview=False)
-    crate.name = f"Cell types of {run.parameters.TARGET_DATASET_NAME}"
+    crate.name = f"Cell types of {run.parameters.target}"
     crate.description = "A run of jind-nb: cell-type labels carried over from annotated batches to one without labels."
     crate.root_dataset["conformsTo"] = {"@id": PROFILE}
     crate.add(ContextEntity(crate, PROFILE, {"@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}))
@@ -86,7 +86,8 @@ def _outputs(crate: ROCrate, run: Run, record: Mapping[str, Any]) -> list[Any]:
     """Return the files for users that a stage wrote; what one stage leaves for the next is not among them."""
     found = []
     for name, signature in record["files"].items():
-        if name.startswith(f"{run.work.name}/"):
+        parts = Path(name).parts
+        if run.work.name in (parts[0], *(parts[2:-1] if parts[0] == run.targets.name else ())):
             continue
         path = run.folder / name
         about = {"name": path.name, "encodingFormat": TYPES.get(path.suffix)}

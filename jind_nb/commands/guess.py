@@ -304,12 +304,14 @@ def _guess_roles(
     if "TARGET_DATASET_NAME" not in given:
         source = given.get("SOURCE_DATASET_NAME")
         fit = table[(table["cells"] >= 2) & ~table.index.isin({*out, source, *given.get("INTER_DATASETS_NAMES", [])})]
-        for name, reason in _possible_targets(fit):
-            if (_learned(counts, {name, *out}).sum() > 0).sum() >= 2:
-                values["TARGET_DATASET_NAME"], why["TARGET_DATASET_NAME"] = name, reason
+        for names, reason in _possible_targets(fit):
+            if (_learned(counts, {*names, *out}).sum() > 0).sum() >= 2:
+                values["TARGET_DATASET_NAME"] = names[0] if len(names) == 1 else names
+                why["TARGET_DATASET_NAME"] = reason
                 break
     target = values["TARGET_DATASET_NAME"]
-    annotated = _learned(counts, {target, *out})
+    targets = target if isinstance(target, list) else [target]
+    annotated = _learned(counts, {*targets, *out})
     if target is None or annotated.empty:
         return
     if "MIN_CELL_TYPE_POPULATION" not in given:
@@ -328,21 +330,15 @@ def _guess_roles(
             )
 
 
-def _possible_targets(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return batches that could be the target, the likeliest first, and why."""
-    bare = table[table["labelled"] == 0].sort_values("cells", ascending=False, kind="stable")
+def _possible_targets(table: pd.DataFrame) -> list[tuple[list[str], str]]:
+    """Return batches that could be the target or targets, the likeliest first, and why."""
+    bare = table.index[table["labelled"] == 0]
     labelled = table[table["labelled"] > 0].sort_values("cells", kind="stable")
     large = labelled["cells"] >= SMALLEST_TARGET
-    one = "the only batch without labels"
-    if len(bare) > 1:
-        others = listing(map(one_line, bare.index[1:]), 5, quoted=False)
-        one = (
-            f"the largest of {len(bare)} batches without labels; for the others ({others}) use "
-            "jind-nb run with -s TARGET_DATASET_NAME and --output-path"
-        )
+    without = "the only batch without labels" if len(bare) == 1 else "the batches without labels; each is annotated"
     known = "every batch has labels: choose the one to annotate; this small one is good for a first try"
     by_size = [*labelled.index[large], *labelled.index[~large][::-1]]
-    return [*((name, one) for name in bare.index), *((name, known) for name in by_size)]
+    return [*([([*bare], without)] if len(bare) else []), *(([name], known) for name in by_size)]
 
 
 def _learned(counts: pd.DataFrame, without: set[Any]) -> pd.DataFrame:

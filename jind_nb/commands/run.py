@@ -23,10 +23,10 @@ from ..core.limits import is_out_of_memory, memory_limit
 from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import BUNDLED, Parameters
-from ..core.stage_words import STAGE_WORDS, UNCHANGED
+from ..core.stage_words import OF_A_TARGET, STAGE_WORDS, UNCHANGED
 from ..data.cells import read_cells
 from ..data.h5ad import input_files, n_bytes
-from ..data.roles import make_plan
+from ..data.roles import make_plan, with_targets
 from ..errors import InputError
 from ..runs import cache, previous
 from ..runs.folder import Run, check_output
@@ -39,16 +39,22 @@ from .usage import measured_usage
 log = logging.getLogger(__name__)
 
 
-def check(parameters: Parameters) -> None:
+def check(parameters: Parameters) -> Parameters:
     """Check all that is quick to check before a run; the values are checked by the first notebook.
+
+    Returns
+    -------
+    The parameters with their targets named.
 
     Raises
     ------
     InputError
         If something is wrong.
     """
+    parameters = with_targets(parameters)
     make_plan(parameters, read_cells(parameters))
     check_folder_and_model(parameters)
+    return parameters
 
 
 def check_folder_and_model(parameters: Parameters) -> None:
@@ -94,8 +100,7 @@ def run(parameters: Parameters, console: Console | None = None, *, force: bool =
         If a notebook failed, was killed, or did not write a promised file; if the disk is full; if the folder or the
         input was changed meanwhile. The same run again continues after the last finished stage.
     """
-    check(parameters)
-    this = Run(parameters)
+    this = Run(check(parameters))
     with locks.held(this.folder) as hold:
         previous.refuse_foreign_files(this)
         previous.recover(this)
@@ -130,9 +135,11 @@ def _run_stages(active: ActiveRun, console: Console) -> None:
             if [stage, cache.REPORT] == to_do[-2:]:
                 threading.Thread(target=_import_for_the_report, name="imports").start()
             with active.recorded_stage(stage):
-                log.info("%s: %s", stage, STAGE_WORDS[stage])
-                this.notebooks.mkdir(exist_ok=True)
-                execute(stage, this.notebook(stage), this.parameters.model_dump(), this.folder, kernel)
+                for one in _runs_of(stage, this):
+                    words = STAGE_WORDS[stage] if one is this else f"{STAGE_WORDS[stage]}, {one.parameters.target}"
+                    log.info("%s: %s", stage, words)
+                    one.notebook(stage).parent.mkdir(parents=True, exist_ok=True)
+                    execute(stage, one.notebook(stage), this.parameters.model_dump(), this.folder, kernel)
         if cache.REPORT in to_do:
             show_stage(cache.REPORT, STAGE_WORDS[cache.REPORT])
             with active.recorded_stage(cache.REPORT) as record:
@@ -145,6 +152,11 @@ def _run_stages(active: ActiveRun, console: Console) -> None:
     manifest = _manifest(active)
     write_crate(this, manifest, {stage: active.records[stage] for stage in active.keys})
     write_json(this.manifest, manifest)
+
+
+def _runs_of(stage: str, this: Run) -> list[Run]:
+    """Return what a stage is done for: the run, or each of its targets in turn, in the kernel of the first."""
+    return this.each_target if stage in OF_A_TARGET else [this]
 
 
 def _import_for_the_report() -> None:

@@ -34,6 +34,7 @@ def validate(parameters: Parameters) -> Findings:
     InputError
         If a run would raise it.
     """
+    parameters = roles.with_targets(parameters)
     cells = data_cells.read_cells(parameters)
     plan = roles.make_plan(parameters, cells)
     run.check_folder_and_model(parameters)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from contextlib import suppress
 from datetime import date
 from typing import Annotated, Literal
 
@@ -59,6 +60,23 @@ def _names(value: object) -> object:
     if isinstance(value, int | float):
         value = [value]
     return [_name(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _targets(value: object) -> object:
+    """Return one name, a list of several, or None for none; text is a name, unless it is a list as Python writes it."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = ast.literal_eval(value.strip())
+    if isinstance(value, list | tuple):
+        names = _names(value)
+        if isinstance(names, list) and len(names) < 2:
+            return names[0] if names else None
+        return names
+    return None if value is None else _name(value)
+
+
+def _no_repeats_of_several(names: str | list[str] | None) -> str | list[str] | None:
+    return _without_repeats(names) if isinstance(names, list) else names
 
 
 def _without_repeats(names: list[str]) -> list[str]:
@@ -149,6 +167,8 @@ MaybeText = Annotated[str | None, BeforeValidator(_none_if_empty)]
 Paths = Annotated[str | list[str], BeforeValidator(_paths)]
 
 Names = Annotated[list[Name], BeforeValidator(_names), AfterValidator(_without_repeats)]
+
+Targets = Annotated[Name | list[Name] | None, BeforeValidator(_targets), AfterValidator(_no_repeats_of_several)]
 
 Words = Annotated[list[Annotated[str, BeforeValidator(_name)]], BeforeValidator(_names)]
 

@@ -23,13 +23,13 @@ from .coerce import (
     MaybeName,
     MaybeNumber,
     MaybeText,
-    Name,
     Names,
     Ontology,
     Parents,
     Paths,
     Population,
     Rename,
+    Targets,
     Whole,
     Words,
 )
@@ -46,6 +46,8 @@ MOST_BYTES = 2**18
 DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom", ".h5mu")
 
 PUBLISHED_MINIMUM = 100  # MIN_CELL_TYPE_POPULATION of the JIND-Multi program
+
+MOST_TARGETS_NAMED = 3
 
 OLDER_NAMES = {"TRAIN_DATASETS_NAMES": "INTER_DATASETS_NAMES"}
 
@@ -87,8 +89,9 @@ class Parameters(BaseModel):
     file."""
     LABELS_COL: str = Field(min_length=1)
     """Column of `obs` with the cell types of the annotated batches."""
-    TARGET_DATASET_NAME: Name
-    """The batch to annotate; its labels, if any, only serve evaluation."""
+    TARGET_DATASET_NAME: Targets = None
+    """The batch to annotate, or a list of batches; absent: every batch without labels. Its labels, if any, only serve
+    evaluation."""
     SOURCE_DATASET_NAME: MaybeName = None
     """The annotated batch training starts from; chosen automatically if absent."""
     OUTPUT_PATH: str = Field(min_length=1)
@@ -163,14 +166,16 @@ class Parameters(BaseModel):
 
     @model_validator(mode="after")
     def _roles_are_disjoint(self) -> Self:
-        target, source = self.TARGET_DATASET_NAME, self.SOURCE_DATASET_NAME
-        if source == target:
-            equal = f"SOURCE_DATASET_NAME and TARGET_DATASET_NAME are both {target!r}; the target cannot train itself"
-            raise ValueError(f"{equal}: name another source, or leave it out to have one chosen")
-        if target in self.INTER_DATASETS_NAMES:
-            raise ValueError(
-                f"TARGET_DATASET_NAME {target!r} is also in INTER_DATASETS_NAMES; take it out of one of them"
-            )
+        for target in self.targets:
+            if target == self.SOURCE_DATASET_NAME:
+                equal = (
+                    f"SOURCE_DATASET_NAME and TARGET_DATASET_NAME are both {target!r}; the target cannot train itself"
+                )
+                raise ValueError(f"{equal}: name another source, or leave it out to have one chosen")
+            if target in self.INTER_DATASETS_NAMES:
+                raise ValueError(
+                    f"TARGET_DATASET_NAME {target!r} is also in INTER_DATASETS_NAMES; take it out of one of them"
+                )
         for other in ("TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "INTER_DATASETS_NAMES"):
             both = [name for name in self.batches_in(other) if name in self.EXCLUDE_DATASETS_NAMES]
             if both:
@@ -181,6 +186,16 @@ class Parameters(BaseModel):
         """Return the batches that a parameter names, also if it is one name or none."""
         value = getattr(self, parameter)
         return [value] if isinstance(value, str) else list(value or ())
+
+    @property
+    def targets(self) -> list[str]:
+        """Return the batches to annotate; none while TARGET_DATASET_NAME is absent."""
+        return self.batches_in("TARGET_DATASET_NAME")
+
+    @property
+    def target(self) -> str:
+        """Return the batch to annotate, of several their names in one text."""
+        return listing(self.targets, MOST_TARGETS_NAMED, quoted=False)
 
     @property
     def paths(self) -> list[str]:

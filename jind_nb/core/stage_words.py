@@ -2,6 +2,8 @@
 
 STAGES = ("1_preprocess", "2_train", "3_align", "4_evaluate")
 
+OF_A_TARGET = STAGES[2:]  # done for each of several targets
+
 STAGE_WORDS = {
     "1_preprocess": "reading and preparing",
     "2_train": "learning from the annotated batches",

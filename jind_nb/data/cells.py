@@ -96,7 +96,7 @@ def _keep_apart(files: list[FileOfCells], paths: list[Path], parameters: Paramet
     called = names_of(paths)
     for name, where in places.items():
         others = where if len(where) > 1 else []
-        if others and name == parameters.TARGET_DATASET_NAME:
+        if others and name in parameters.targets:
             bare = [i for i in where if files[i].labels[files[i].batch == name].isna().all()]
             if len(bare) not in (1, len(where)):
                 names = listing(f"{name} ({called[i]})" for i in where)
@@ -148,7 +148,7 @@ def read_cells(parameters: Parameters) -> pd.DataFrame:
     if len(cells) < 2:
         n = plural(len(cells), "cell")
         raise InputError(f"PATH: {listing(files, quoted=False)} holds {n}; at least two are needed.")
-    of_target = cells["batch"] == parameters.TARGET_DATASET_NAME
+    of_target = cells["batch"].isin(parameters.targets)
     cells["rejected"] &= ~of_target
     for column in ("cell_type", "parent") if parents is not None else ("cell_type",):
         cells[column] = cells[column].astype(object).mask(of_target, None)
@@ -163,22 +163,21 @@ def read_target_labels(parameters: Parameters) -> np.ndarray | None:
     None if no target cell has a label.
     """
     labels = [
-        file.labels[file.batch == parameters.TARGET_DATASET_NAME].to_numpy(dtype=object)
-        for file in _read_files(parameters)
+        file.labels[file.batch.isin(parameters.targets)].to_numpy(dtype=object) for file in _read_files(parameters)
     ]
     known = np.concatenate(labels)
     return known if pd.notna(known).any() else None
 
 
 def read_target(parameters: Parameters, cells: pd.DataFrame) -> ad.AnnData:
-    """Return the target batch, unchanged: X, layers, raw, obs, var, obsm, in the input's order.
+    """Return the target batch (or several), unchanged: X, layers, raw, obs, var, obsm, in the input's order.
 
     Raises
     ------
     InputError
         If any part of a file cannot be read.
     """
-    target = cells[cells["batch"] == parameters.TARGET_DATASET_NAME]
+    target = cells[cells["batch"].isin(parameters.targets)]
     parts = []
     for number, file in enumerate(input_files(parameters)):
         rows = target.loc[target["file"] == number, "row"].to_numpy()

@@ -10,7 +10,7 @@ from ..core.model_json import Preprocessing
 class Plan:
     """Hold what a run does with each batch, and what was found in the data. It is saved as JSON."""
 
-    target: str
+    target: str  # of several their names in one text
     source: str | None  # None: to be chosen
     annotated: list[str]  # in training order, a named source first
     classes: list[str]  # cell types that are trained, sorted by name
@@ -28,6 +28,11 @@ class Plan:
     ontology: dict[str, str] = field(default_factory=dict)  # cell type or parent -> term of the Cell Ontology
     features: dict[str, int] = field(default_factory=dict)  # in_file, kept; missing: only with a saved model
     preprocessing: Preprocessing | None = None  # None: not prepared yet
+    targets: list[str] = field(default_factory=list)  # the batches to annotate
+
+    def __post_init__(self) -> None:
+        """Name the only target also where an earlier version wrote the plan."""
+        self.targets = self.targets or [self.target]
 
     @property
     def n_labelled(self) -> int:

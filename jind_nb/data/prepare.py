@@ -68,7 +68,7 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     """
     selection = _select(parameters, cells, plan)
     files = input_files(parameters)
-    for number in sorted(set(cells.loc[cells["batch"] == plan.target, "file"])):
+    for number in sorted(set(cells.loc[cells["batch"].isin(plan.targets), "file"])):
         plan.warnings += uncopied_warnings(files[number])
     wanted = (selection.columns, np.array(list(selection.markers.values()), dtype=int))
     x, *of_markers = read_features(selection.values, selection.used, wanted[: 2 if selection.markers else 1])
@@ -77,7 +77,7 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     x, of_markers = _without_empty(selection, cells, plan, x, of_markers)
     obs = selection.cells[["cell", "file", "row", "batch", "cell_type"]].copy()
     obs.index = pd.RangeIndex(len(obs)).astype(str)
-    obs["batch"] = pd.Categorical(obs["batch"], categories=[*plan.annotated, plan.target])
+    obs["batch"] = pd.Categorical(obs["batch"], categories=[*plan.annotated, *plan.targets])
     obs["cell_type"] = pd.Categorical(obs["cell_type"], categories=plan.classes)
     prepared = ad.AnnData(x, obs=obs, var=selection.var)
     if selection.markers:
@@ -94,13 +94,13 @@ def _without_empty(
     Of the target, cells without a value in any selected feature count too: `model.target.reject_empty` rejects them. The
     plan and the column `trains` of `cells` say what is left.
     """
-    of_target = (selection.cells["batch"] == plan.target).to_numpy()
+    of_target = selection.cells["batch"].isin(plan.targets).to_numpy()
     empty = np.where(of_target, np.diff(x.indptr) == 0, selection.empty)
     if not empty.any():
         return x, others
     dropped = selection.cells[empty & ~of_target]
     parts = [(len(dropped), "of the annotated batches, which do not train")]
-    parts += [(int((empty & of_target).sum()), f"of {plan.target!r}, which stay Unassigned")]
+    parts += [(int((empty & of_target).sum()), f"of {listing(plan.targets, 5)}, which stay Unassigned")]
     told = " and ".join(f"{n:,} {whose}" for n, whose in parts if n)
     plan.warnings.append(
         f"{int(empty.sum()):,} cells are empty, without any value in the features that are used: {told}."
@@ -150,7 +150,7 @@ def prepare_in_blocks(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -
 
 def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selection:
     """Read the values once or twice, enter what they are into the plan, and select features."""
-    cells = cells[cells["batch"].isin([*plan.annotated, plan.target])].reset_index(drop=True)
+    cells = cells[cells["batch"].isin([*plan.annotated, *plan.targets])].reset_index(drop=True)
     model, trained = None, None
     if parameters.PRETRAINED_MODEL_PATH is not None:
         model = read_model_json(Path(parameters.PRETRAINED_MODEL_PATH))
@@ -167,11 +167,11 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
     names = in_files[0] if totals_over is None else totals_over
     columns = [None if totals_over is None else features.match(totals_over, index)[0] for index in in_files]
     values = NormalisedFiles(chosen.files, chosen.scale, columns)
-    used = (cells["trains"] | (cells["batch"] == plan.target)).to_numpy()
+    used = (cells["trains"] | cells["batch"].isin(plan.targets)).to_numpy()
     markers = _marker_columns(parameters, names, chosen.files[0], in_files[0], plan)
     if model is None:
         # A file to annotate later will be like the target's, where the files differ.
-        of_target = next((i for i, file in enumerate(chosen.files) if plan.target in file.rows), 0)
+        of_target = next((i for i, file in enumerate(chosen.files) if set(plan.targets) & set(file.rows)), 0)
         plan.preprocessing = Preprocessing(
             **asdict(chosen.scale),
             layer=chosen.files[of_target].layer,
@@ -307,7 +307,7 @@ def _totals_over(
 def _compare_files(p: Parameters, chosen: ChosenLayers, names: list[pd.Index], plan: Plan) -> None:
     """Check how many of the highly variable features of each annotated file every other file has."""
     for file, index in zip(chosen.files, names, strict=True):
-        if plan.target in file.rows and len(file.rows) == 1:
+        if set(file.rows) <= set(plan.targets):
             continue
         values = NormalisedFiles([file], chosen.scale, [None])
         found = mean_variance(values, np.full(len(file.cells), ""))

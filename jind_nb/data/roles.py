@@ -11,7 +11,7 @@ from ..core.parameters import Parameters
 from ..core.text import did_you_mean, listing, plural
 from ..errors import InputError
 from .allowed_types import allowed_types
-from .cells import names_of
+from .cells import names_of, read_cells
 from .label_names import label_warnings
 from .ontology import set_levels, set_ontology
 from .parents import set_parents
@@ -23,18 +23,43 @@ CELLS_PER_BATCH = {"default": 10_000, "reference": 50_000}
 # MIN_CELL_TYPE_POPULATION `auto`: labelled cells that a type needs in all annotated batches together.
 LEARNABLE = 2
 
+ROLES = ("SOURCE_DATASET_NAME", "INTER_DATASETS_NAMES", "EXCLUDE_DATASETS_NAMES")  # of batches that are no target
+
 FEWEST_OF_A_TYPE = 100  # of these, for each cell type with so many
 
 
 def _check_names(p: Parameters, known: list[str]) -> None:
     """Check that there are the batches that parameters name; with a saved model, which needs no other, the target."""
-    others = ("SOURCE_DATASET_NAME", "INTER_DATASETS_NAMES", "EXCLUDE_DATASETS_NAMES")
     where = f"column {p.BATCH_COL!r} of {', '.join(p.paths)}"
-    for parameter in ("TARGET_DATASET_NAME", *(others if p.PRETRAINED_MODEL_PATH is None else ())):
+    for parameter in ("TARGET_DATASET_NAME", *(ROLES if p.PRETRAINED_MODEL_PATH is None else ())):
         for name in p.batches_in(parameter):
             if name not in known:
                 has = f"it has {listing(known)}.{did_you_mean(name, known)}"
                 raise InputError(f"{parameter}: there is no batch {name!r} in {where}; {has}")
+
+
+def with_targets(parameters: Parameters) -> Parameters:
+    """Return the parameters with their targets named: every batch without labels, where TARGET_DATASET_NAME is absent.
+
+    Batches in EXCLUDE_DATASETS_NAMES, and those with another role, are no targets; nor is a single cell.
+
+    Raises
+    ------
+    InputError
+        If there is no such batch.
+    """
+    if parameters.targets:
+        return parameters
+    cells = read_cells(parameters)
+    table = cells.groupby("batch", sort=False)["cell_type"].agg(["size", "count"])
+    used = {name for other in ROLES for name in parameters.batches_in(other)}
+    found = [str(name) for name in table.index[(table["count"] == 0) & (table["size"] > 1)] if name not in used]
+    if not found:
+        raise InputError(
+            f"TARGET_DATASET_NAME is absent, which means every batch without labels, and each has some in column "
+            f"{parameters.LABELS_COL!r}; name the batch to annotate: {listing(table.index)}."
+        )
+    return parameters.model_copy(update={"TARGET_DATASET_NAME": found[0] if len(found) == 1 else found})
 
 
 def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
@@ -48,10 +73,11 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
     p = parameters
     batches = list(dict.fromkeys(cells["batch"].dropna()))
     _check_names(p, batches)
-    plan = Plan(target=p.TARGET_DATASET_NAME, source=p.SOURCE_DATASET_NAME, annotated=[], classes=[])
-    n_target = int((cells["batch"] == plan.target).sum())
-    if n_target < 2:
-        raise InputError(f"TARGET_DATASET_NAME: batch {plan.target!r} has {n_target} cell; at least two are needed.")
+    plan = Plan(p.target, p.SOURCE_DATASET_NAME, annotated=[], classes=[], targets=p.targets)
+    for target in plan.targets:
+        n_target = int((cells["batch"] == target).sum())
+        if n_target < 2:
+            raise InputError(f"TARGET_DATASET_NAME: batch {target!r} has {n_target} cell; at least two are needed.")
     _note_names(p, cells, plan)
     cells["trains"] = False
     if p.PRETRAINED_MODEL_PATH is not None:
@@ -101,7 +127,7 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
 def _candidates(p: Parameters, batches: list[str], plan: Plan) -> list[str]:
     """Return the batches that may train, in training order: those named, or all but the target and the excluded."""
     candidates = p.batches_in("SOURCE_DATASET_NAME") + p.intermediates
-    unnamed = [name for name in batches if name not in (*candidates, plan.target, *p.EXCLUDE_DATASETS_NAMES)]
+    unnamed = [name for name in batches if name not in (*candidates, *plan.targets, *p.EXCLUDE_DATASETS_NAMES)]
     if p.INTER_DATASETS_NAMES:
         plan.left_out |= dict.fromkeys(unnamed, "not named in INTER_DATASETS_NAMES")
     else:
@@ -175,7 +201,7 @@ def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan)
         raise InputError(f"SOURCE_DATASET_NAME: {no_label}; name an annotated batch.")
     if all(of_batch.empty for of_batch in counts.values()):
         raise InputError(
-            f"No annotated batch is left to learn from: apart from the target {plan.target!r}, no cell has a label in "
+            f"No annotated batch is left to learn from: apart from the target {listing(plan.targets, 5)}, no cell has a label in "
             f"LABELS_COL {p.LABELS_COL!r}. Check LABELS_COL, UNLABELED and EXCLUDE_DATASETS_NAMES."
         )
     largest = pd.DataFrame(counts).max(axis=1).sort_values(ascending=False)

@@ -9,7 +9,7 @@ annotated = annotate(reference.model, x, known, settings)
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anndata as ad
@@ -102,6 +102,35 @@ def annotate(model: Annotator, x: sparse.csr_matrix, known: KnownLatents, settin
     annotated = annotate_before_alignment(model, x, known, settings)
     align(annotated, x, known, settings)
     return annotated
+
+
+@dataclass(frozen=True)
+class WholeSequence:
+    """What the whole sequence gives for one target."""
+
+    reference: Reference
+    calibrations: dict[str, Calibration]
+    known: KnownLatents
+    annotated: Annotated
+
+
+def learn_and_annotate(
+    prepared: ad.AnnData, plan: Plan, settings: Settings, *, keep_history: bool = True
+) -> WholeSequence:
+    """Follow the whole sequence for one target.
+
+    Parameters
+    ----------
+    prepared, plan
+        From `data.prepare` and `data.roles`, of this target alone.
+    keep_history
+        Whether to evaluate every stage on every batch.
+    """
+    reference = train(prepared, plan, settings, keep_history=keep_history)
+    calibrations = calibrate(reference)
+    known = known_with_rules(reference, calibrations)
+    x = sparse.csr_matrix(prepared[prepared.obs["batch"].isin(plan.targets).to_numpy()].X)
+    return WholeSequence(reference, calibrations, known, annotate(reference.model, x, known, settings))
 
 
 def leave_batches_out(reference: Reference) -> list[LeftOut]:

@@ -39,6 +39,7 @@ from .target import add_stage
 
 NAME = "default"
 SOURCE_HELD_OUT = 0.1
+TARGET_IN_ENCODER = True
 SOURCE_BY_TRIAL = False
 ALWAYS_ALIGNS = False
 ALWAYS_CALIBRATES = True

@@ -72,7 +72,7 @@ def start(
     candidates: list[dict[str, Any]] = []
     source = plan.source or richest(batches)
     if plan.source is None and len(batches) > 1 and settings.method.SOURCE_BY_TRIAL:
-        target = prepared[(prepared.obs["batch"] == plan.target).to_numpy()].X
+        target = prepared[prepared.obs["batch"].isin(plan.targets).to_numpy()].X
         source, candidates = choose_source(batches, target, plan.classes, settings, encoder)
     reference = learn_source(batches, source, plan.classes, settings, encoder)
     reference.features, reference.candidates, reference.checkpoint = list(prepared.var_names), candidates, kept

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 NAME = "reference"
 SOURCE_HELD_OUT = 0.2
+TARGET_IN_ENCODER = False
 SOURCE_BY_TRIAL = True
 ALWAYS_ALIGNS = True
 ALWAYS_CALIBRATES = False

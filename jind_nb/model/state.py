@@ -219,6 +219,7 @@ class Method(Annotating, Protocol):
     """What a METHOD must be able to do: the functions and constants of its module."""
 
     SOURCE_HELD_OUT: float  # share of the source's cells that no stage trains on
+    TARGET_IN_ENCODER: bool  # whether the encoder is computed from the target's cells too: each target learns anew
     SOURCE_BY_TRIAL: (
         bool  # whether every batch is tried as the source; else it is the one of most types, then of most cells
     )

@@ -195,14 +195,7 @@ def save_target(folder: Path, annotated: Annotated, batch: str, x: sparse.csr_ma
         Where the annotated batches' model is. If that is another folder, it is copied first, so that this one is complete.
     """
     if model != folder:
-        others = read_model_json(model)
-        names = [LATENTS, *others["files"].values()]
-        # Models of earlier versions have the torch form only.
-        for name in (*names, *(name + SAFETENSORS for name in names if name + SAFETENSORS in others["hashes"])):
-            with whole_file(folder / Path(name).name) as temporary:
-                shutil.copyfile(_checked(model, name, others), temporary)
-        write_model_json(folder, others | {"target": None})
-        _card(model, others)  # refuses what it cannot describe
+        copy_model(model, folder)
     _save(_as_stored(annotated.model), folder / TARGET)
     last = annotated.final
     unlike = np.zeros(x.shape[0], dtype=bool) if last.unlike is None else last.unlike
@@ -226,6 +219,12 @@ def save_target(folder: Path, annotated: Annotated, batch: str, x: sparse.csr_ma
         "hashes": _hashes(folder, (TARGET, TARGET_CELLS)),
     }
     write_model_json(folder, description)
+    write_card(folder)
+
+
+def write_card(folder: Path) -> None:
+    """Write MODEL_CARD.md beside a model, and README.md, the same with what a hub of models reads."""
+    description = read_model_json(folder)
     text = _card(folder, description)
     write_text(folder / "MODEL_CARD.md", text)
     front_matter = text_templates().get_template("front_matter.yaml.j2").render(model=description)
@@ -397,11 +396,39 @@ def error_of_own_target(folder: Path) -> ExpectedError:
     InputError
         If the folder holds no model.
     """
-    target = read_model_json(folder)["target"] or {}
+    target = read_model_json(folder)["target"]
+    if target is None:
+        return ExpectedError(None, None, "The model has no target; metrics.json of a run of several has each one's.")
     if "expected_error_basis" not in target:
         return ExpectedError(None, None, "The model was saved by an earlier version, which did not keep it.")
     low_high = target["expected_error_range"]
     return ExpectedError(target["expected_error"], low_high and tuple(low_high), target["expected_error_basis"])
+
+
+def save_target_alone(file: Path, annotated: Annotated) -> None:
+    """Write the weights of one of several targets: its encoder, classifier and adapter."""
+    _save(_as_stored(annotated.model), file)
+
+
+def load_target_alone(file: Path, method: Annotating, n_features: int, n_classes: int, n_latent: int) -> Annotator:
+    """Read the encoder and classifier of one of several targets, without its adapter, on the CPU."""
+    stored = {key.replace("head.", "classifier.", 1): weights for key, weights in _load(file).items()}
+    has_adapter = any(key.startswith("adapter.") for key in stored)
+    model = method.empty_annotator(n_features, n_classes, n_latent, has_adapter)
+    model.load_state_dict(stored)
+    return Annotator(model.encoder, model.classifier)
+
+
+def copy_model(model: Path, folder: Path) -> None:
+    """Copy the annotated batches' model, without a target, to another folder."""
+    others = read_model_json(model)
+    names = [LATENTS, *others["files"].values()]
+    # Models of earlier versions have the torch form only.
+    for name in (*names, *(name + SAFETENSORS for name in names if name + SAFETENSORS in others["hashes"])):
+        with whole_file(folder / Path(name).name) as temporary:
+            shutil.copyfile(_checked(model, name, others), temporary)
+    write_model_json(folder, others | {"target": None})
+    _card(model, others)  # refuses what it cannot describe
 
 
 def load_target(folder: Path) -> Annotator:

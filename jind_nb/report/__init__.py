@@ -7,7 +7,7 @@ starts with other work.
 from importlib import import_module
 from typing import Any
 
-PARTS = {"write_html": "page", "write_failed_html": "page", "write_pdf": "pdf"}
+PARTS = {"write_html": "cohort", "write_failed_html": "page", "write_pdf": "pdf"}
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,7 @@ def methods(
     versions
         Of Python and packages, as in manifest.json.
     """
-    method = read_model_json(run.models)["training"]["METHOD"]
+    method = read_model_json((run.cohort or run).models)["training"]["METHOD"]
     epochs = None if run.parameters.PRETRAINED_MODEL_PATH else run.parameters.EPOCHS
     values = {
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,

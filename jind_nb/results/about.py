@@ -49,7 +49,7 @@ Rows = Iterator[tuple[str, str, object]]
 
 
 def _overview(table: pd.DataFrame, run: Run) -> Rows:
-    target = run.parameters.TARGET_DATASET_NAME
+    target = run.parameters.target
     of = f" for the cells of {target}" if target else ""
     yield (
         "about",

@@ -7,15 +7,15 @@ from ..data.plan import Plan
 
 def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Return a row for each batch of the input: its role, cells, labelled cells, training cells, why it is left out."""
-    roles = dict.fromkeys(plan.annotated, "annotated") | {plan.target: "target"}
+    roles = dict.fromkeys(plan.annotated, "annotated") | dict.fromkeys(plan.targets, "target")
     if plan.source:
         roles |= {plan.source: "source"} | {name: "intermediate" for name in plan.annotated if name != plan.source}
     names = list(dict.fromkeys(cells["batch"].dropna()))
-    names.sort(key=lambda name: (name not in plan.annotated, name == plan.target, name in plan.left_out))
+    names.sort(key=lambda name: (name not in plan.annotated, name in plan.targets, name in plan.left_out))
     groups = cells.groupby("batch", sort=False)
     table = pd.DataFrame({"cells": groups.size(), "labelled": groups["cell_type"].count()}, dtype=object).loc[names]
     table.insert(0, "role", [roles.get(name, "left out") for name in names])
-    table.loc[table.index == plan.target, "labelled"] = "not read"
+    table.loc[table.index.isin(plan.targets), "labelled"] = "not read"
     return table.assign(
         training=groups["trains"].sum().astype(int), **{"why left out": [plan.left_out.get(name, "") for name in names]}
     )

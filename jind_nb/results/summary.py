@@ -185,5 +185,6 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
 
 
 def one_line(run: Run) -> str:
-    """Return the run's result in one line, for the terminal."""
-    return summarise(load_finished(run), load_plan(run), load_training(run)).sentence
+    """Return the run's result in one line, for the terminal; of several targets in one for each."""
+    each = run.each_target
+    return "\n".join(summarise(load_finished(one), load_plan(one), load_training(one)).sentence for one in each)

@@ -1,6 +1,6 @@
 """Tables of the target: predictions, cell types, reasons, points of pictures, left-out batches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from re import fullmatch
 from typing import Any
 
@@ -197,6 +197,32 @@ def ontology_table(result: TargetResult) -> pd.DataFrame:
     terms = [result.ontology.get(name) for name in answers]
     links = [Markup('<a href="{}">{}</a>').format(TERM_PAGE + t.replace(":", "_"), t) if t else None for t in terms]
     return counts.rename_axis("answer").to_frame("cells").assign(**{"Cell Ontology": links})
+
+
+def joint_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the `predictions_table` of several targets below each other, the column `target` first.
+
+    A cell type that the model of a target lacks has no probability there (0); one named `target` has the column `p(target)`.
+    """
+    if len({tuple(table.columns) for table in tables.values()}) == 1:
+        joint = pd.concat(list(tables.values()))
+    else:
+        first = list(dict.fromkeys(name for t in tables.values() for name in t.columns[: n_before_probabilities(t)]))
+        every = dict.fromkeys(name for table in tables.values() for name in table.columns)
+        types = [name for name in every if name not in (*first, "labels")]
+        types.sort(key=lambda name: name[2:-1] if name.startswith("p(") else name)
+        last = ["labels"] if "labels" in every else []
+        joint = pd.concat(list(tables.values())).reindex(columns=[*first, *types, *last])
+        joint[types] = joint[types].fillna(0.0)
+    joint = joint.rename(columns={"target": "p(target)"})
+    joint.insert(0, "target", [name for name, table in tables.items() for _ in range(len(table))])
+    return joint
+
+
+def joint_latent(latents: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the latents (n, d) of several targets below each other; where d differs, shorter ones end in zeros."""
+    width = max(latent.shape[1] for latent in latents)
+    return np.concatenate([np.pad(latent, ((0, 0), (0, width - latent.shape[1]))) for latent in latents])
 
 
 def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:

@@ -86,7 +86,7 @@ def write_metrics(history: list[StageResult], result: TargetResult, calibration:
         means = {name: calibration.mean(name) for name in MEANS}
         new_batch = {**means, "is_guarantee": is_guarantee, "left_out": calibration.batches}
     error = expected_error(result.final, calibration)
-    name = run.parameters.TARGET_DATASET_NAME
+    name = run.parameters.target
     on_target = [stage for stage in history if stage.batch == name]
     target = {
         "batch": name,

@@ -3,6 +3,9 @@
 `runs.stages` reads and writes what one stage leaves for the next, `model.store` the models, `results.write` the tables.
 """
 
+from __future__ import annotations
+
+import re
 import shlex
 import shutil
 import tempfile
@@ -11,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.files import InFolder, file_name
+from ..core.files import InFolder, file_name, file_names
 from ..core.limits import FILE_SIZE, file_size_limit
 from ..core.parameters import Parameters
-from ..core.stage_words import STAGES
+from ..core.stage_words import OF_A_TARGET, STAGES
 from ..errors import InputError
 
 
@@ -24,6 +27,30 @@ class Run:
 
     parameters: Parameters
     input_matters: bool = True  # False: read the folder as it is, also where the input was changed or deleted
+    cohort: Run | None = None  # the run of several targets that this is one of
+
+    @property
+    def each_target(self) -> list[Run]:
+        """A run for each target: this one, or of several targets one for each, in a folder of its own."""
+        p = self.parameters
+        if len(p.targets) == 1:
+            return [self]
+        names = {name: re.sub(r"^\.", "%2E", of) for name, of in file_names(p.targets).items()}
+        roles = {name: [*p.EXCLUDE_DATASETS_NAMES, *(other for other in names if other != name)] for name in names}
+        return [
+            Run(
+                p.model_copy(
+                    update={
+                        "TARGET_DATASET_NAME": name,
+                        "EXCLUDE_DATASETS_NAMES": roles[name],
+                        "OUTPUT_PATH": str(self.targets / of),
+                    }
+                ),
+                self.input_matters,
+                self,
+            )
+            for name, of in names.items()
+        ]
 
     @property
     def folder(self) -> Path:
@@ -39,6 +66,9 @@ class Run:
     predictions_parquet = InFolder("predictions.parquet")
     predictions_csv = InFolder("predictions.csv")
     annotated_target = InFolder("annotated_target.h5ad")
+    annotated_targets = InFolder("annotated_targets.h5ad")  # of several targets, beside their own folders:
+    targets = InFolder("targets")
+    target_pth = InFolder("target.pth")  # in the folder of one of several targets
     models = InFolder("trained_models")
     metrics = InFolder("metrics.json")
     report_html = InFolder("report.html")
@@ -60,7 +90,8 @@ class Run:
         return self.work / f"{stage}.json"
 
     def notebook(self, stage: str) -> Path:
-        return self.notebooks / f"{stage}.ipynb"
+        notebooks = self.notebooks if self.cohort is None else self.cohort.notebooks / self.folder.name
+        return notebooks / f"{stage}.ipynb"
 
     def history_pdf(self, source: str, n_intermediates: int, target: str) -> Path:
         name = f"train[{file_name(source, safe=' ')}, {n_intermediates}]-test[{file_name(target, safe=' ')}].pdf"
@@ -73,20 +104,25 @@ class Run:
 
     def promised(self, training: Mapping[str, Any]) -> list[Path]:
         """Return the files that every finished run has, whatever its parameters."""
-        target, n_intermediates = self.parameters.TARGET_DATASET_NAME, len(training["intermediates"])
+        of_targets = [] if self.each_target == [self] else [self.annotated_targets]
+        for one in self.each_target:
+            of_targets += [
+                one.predictions_xlsx, one.predictions_parquet, one.predictions_csv, one.annotated_target, one.metrics,
+                one.history_pdf(training["source"], len(training["intermediates"]), one.parameters.target),
+                one.models / "target.pth" if one is self else one.target_pth, *map(one.notebook, OF_A_TARGET),
+            ]  # fmt: skip
         return [
-            self.predictions_xlsx, self.predictions_parquet, self.predictions_csv, self.annotated_target, self.metrics,
-            self.report_html,
-            self.parameters_yaml, self.log, self.history_pdf(training["source"], n_intermediates, target),
-            *(self.models / name for name in ("model.json", "target.pth", "MODEL_CARD.md")),
-            *map(self.notebook, self.stages),
+            self.predictions_xlsx, self.predictions_parquet, self.predictions_csv, self.metrics, self.report_html,
+            self.parameters_yaml, self.log, *(self.models / name for name in ("model.json", "MODEL_CARD.md")),
+            *(self.notebook(stage) for stage in self.stages if stage not in OF_A_TARGET), *of_targets,
         ]  # fmt: skip
 
     def possible_files(self) -> list[Path]:
         """Return every file and folder that a run may write, whether it exists or not."""
         return [
-            self.predictions_xlsx, self.predictions_parquet, self.predictions_csv, self.annotated_target, self.models, self.metrics,
-            self.report_html, self.report_pdf, self.parameters_yaml, self.manifest, self.crate, self.log, self.notebooks, self.work,
+            self.predictions_xlsx, self.predictions_parquet, self.predictions_csv, self.annotated_target,
+            self.annotated_targets, self.targets, self.models, self.metrics, self.report_html,
+            self.report_pdf, self.parameters_yaml, self.manifest, self.crate, self.log, self.notebooks, self.work,
             *self.folder.glob("train[[]*]-test[[]*].pdf"),
         ]  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The first call of every notebook: its parameters become a run."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,13 @@ from ..core.logs import log_to
 from ..core.parameters import from_notebook
 from ..core.progress import OnScreen
 from ..core.resources import checkout
+from ..core.text import listing
+from ..data.roles import with_targets
+from ..errors import InputError
 from .folder import Run, check_output
+from .stages import is_done
+
+log = logging.getLogger(__name__)
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run:
@@ -26,7 +33,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     """
     from IPython import get_ipython
 
-    run = Run(from_notebook(namespace, checkout() or Path.cwd()))
+    run = Run(with_targets(from_notebook(namespace, checkout() or Path.cwd())))
     check_output(run.parameters, needed=0)
     refuse_if_in_use(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -34,6 +41,32 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     if (shell := get_ipython()) is not None:
         shell.set_custom_exc((KeyboardInterrupt,), _show_stopped)
     return run
+
+
+def open_target(namespace: Mapping[str, Any], stage: str, target: str | None = None) -> Run:
+    """Return the run of the target that a notebook is about: `run = open_target(globals(), "3_align")`.
+
+    Of several targets it is the first that the stage has not been done for: run the notebook once for each.
+
+    Parameters
+    ----------
+    target
+        One of several targets, in place of the next.
+
+    Raises
+    ------
+    InputError
+        As `open_run`; if there is no such target.
+    """
+    run = open_run(namespace)
+    each = {one.parameters.target: one for one in run.each_target}
+    if target is not None and target not in each:
+        raise InputError(f"target: {target!r} is none of the targets; they are {listing(each)}.")
+    waiting = [name for name, one in each.items() if not is_done(one, stage)]
+    chosen = target or next(iter(waiting), run.parameters.targets[0])
+    if len(each) > 1:
+        log.info("target %d of %d: %s", list(each).index(chosen) + 1, len(each), chosen)
+    return each[chosen]
 
 
 def _show_stopped(shell: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None) -> Any:

@@ -57,7 +57,9 @@ def recover(run: Run) -> None:
         if outdated.exists() and not previous.exists():
             outdated.rename(previous)
     shutil.rmtree(outdated, ignore_errors=True)
-    for place in (run.folder, run.work, run.models, run.notebooks):
+    of_targets = [folder for where in (run.targets, run.notebooks) for folder in where.glob("*/")]
+    of_targets += run.targets.glob("*/work/")
+    for place in (run.folder, run.work, run.models, run.notebooks, *of_targets):
         for left in [*place.glob(".*.part"), *place.glob(".*.running.ipynb")]:
             if left.is_dir():
                 shutil.rmtree(left)
@@ -120,6 +122,7 @@ def _manifest_last(files: list[Path], run: Run) -> list[Path]:
 
 
 def _remove_empty(run: Run) -> None:
-    for folder in (run.work, run.models, run.notebooks):
+    of_targets = sorted([*run.targets.rglob("*/"), *run.notebooks.glob("*/")], reverse=True)
+    for folder in (*of_targets, run.targets, run.work, run.models, run.notebooks):
         with suppress(OSError):  # it does not exist, or a file is kept in it
             folder.rmdir()

@@ -38,13 +38,14 @@ def begin_stage(run: Run, stage: str) -> None:
     InputError
         If a `jind-nb run` is at work in the folder.
     """
-    if run.manifest.exists() and not cache.has_same_parameters(run):
+    whole = run.cohort or run
+    if whole.manifest.exists() and not cache.has_same_parameters(whole):
         before = STAGES[: STAGES.index(stage)]
-        records = cache.read_records(run) or {}
-        keep = cache.recorded_files(run, records, [name for name in before if name in records]) | {run.log}
-        with locks.held(run.folder):
-            previous.recover(run)
-            previous.set_aside(run, keep)
+        records = cache.read_records(whole) or {}
+        keep = cache.recorded_files(whole, records, [name for name in before if name in records]) | {whole.log}
+        with locks.held(whole.folder):
+            previous.recover(whole)
+            previous.set_aside(whole, keep)
         log.info("The finished run here had other parameters or input; it was moved to %s.", previous.PREVIOUS)
     run.stage_parameters_json(stage).unlink(missing_ok=True)
 
@@ -64,7 +65,15 @@ def model_folder(run: Run) -> Path:
     """
     if run.parameters.PRETRAINED_MODEL_PATH is not None:
         return Path(run.parameters.PRETRAINED_MODEL_PATH)
-    return _file_of_stage(run, "2_train", run.models / "model.json").parent
+    whole = run.cohort or run
+    return _file_of_stage(whole, "2_train", whole.models / "model.json").parent
+
+
+def is_done(run: Run, stage: str) -> bool:
+    """Return whether a stage has finished with the run's parameters."""
+    return run.stage_parameters_json(stage).exists() and not (
+        run.input_matters and cache.changed_parameters(run, stage)
+    )
 
 
 # --- stage 1 -----------------------------------------------------------------------------------------------------------
@@ -114,7 +123,12 @@ def save_training(run: Run, training: Mapping[str, Any]) -> None:
 
 
 def load_training(run: Run) -> dict[str, Any]:
-    """Read stage 2's record; of a saved model as much as its model.json tells."""
+    """Read stage 2's record; of a saved model as much as its model.json tells.
+
+    One of several targets has a record of its own where it learned anew.
+    """
+    if run.cohort is not None and not (run.work / "training.json").exists():
+        return load_training(run.cohort)
     if run.parameters.PRETRAINED_MODEL_PATH is not None:
         # A finished run has its own copy, and may be on another machine.
         given = model_folder(run)

@@ -233,8 +233,16 @@ PARAMETERS = [
     Mistake("Python's name", ["did you mean TARGET_DATASET_NAME?"], parameters={"target": "c"}, commands=VALIDATE),
     Mistake(
         "missing",
-        ["TARGET_DATASET_NAME is missing", "Fill in TARGET_DATASET_NAME in", ".yaml"],
+        ["LABELS_COL is missing", "Fill in LABELS_COL in", ".yaml"],
+        parameters={"LABELS_COL": ...},
+    ),
+    Mistake(
+        "no batch without labels",
+        ["TARGET_DATASET_NAME is absent", "every batch without labels", "name the batch to annotate: "],
         parameters={"TARGET_DATASET_NAME": ...},
+    ),
+    Mistake(
+        "a target twice", ["TARGET_DATASET_NAME", "more than once"], parameters={"TARGET_DATASET_NAME": ["c", "c"]}
     ),
     Mistake("out of limits", ["REJECTION: found 1.5"], parameters={"REJECTION": 1.5}),
     Mistake("not a number", ["NUM_FEATURES: found 'many'"], parameters={"NUM_FEATURES": "many"}),

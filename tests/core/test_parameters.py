@@ -189,7 +189,7 @@ def test_every_unknown_name_is_told_at_once() -> None:
     assert "SEED?" in message
 
 
-@pytest.mark.parametrize("name", ["PATH", "BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME"])
+@pytest.mark.parametrize("name", ["PATH", "BATCH_COL", "LABELS_COL"])
 def test_a_missing_parameter_is_named_with_what_it_means(name: str) -> None:
     with pytest.raises(InputError, match=f"{name} is missing: ") as error:
         make_parameters({key: value for key, value in NEEDED.items() if key != name})
@@ -533,3 +533,16 @@ def test_any_text_as_a_parameter_file_or_override_is_read_or_refused(
     else:
         with pytest.raises(InputError, match="NAME=VALUE"):
             parse_override(text)
+
+
+def test_targets_are_one_name_a_list_or_absent() -> None:
+    """An empty shell variable must not annotate every batch, and a batch whose name has a comma stays one batch."""
+    assert made(TARGET_DATASET_NAME=["a", 2]).targets == ["a", "2"]
+    assert made(TARGET_DATASET_NAME="['a', 'b']").targets == ["a", "b"]
+    assert made(TARGET_DATASET_NAME="a, b").targets == ["a, b"]
+    assert made(TARGET_DATASET_NAME="[a, b]").targets == ["[a, b]"]
+    assert made(TARGET_DATASET_NAME=["a"]).TARGET_DATASET_NAME == "a"
+    assert made(TARGET_DATASET_NAME=[]).targets == made(TARGET_DATASET_NAME=None).targets == []
+    assert "TARGET_DATASET_NAME" in refusal(TARGET_DATASET_NAME="")
+    assert "more than once" in refusal(TARGET_DATASET_NAME=["a", "a"])
+    assert "'b' is also in INTER_DATASETS_NAMES" in refusal(TARGET_DATASET_NAME=["a", "b"], INTER_DATASETS_NAMES=["b"])

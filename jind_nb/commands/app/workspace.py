@@ -423,7 +423,7 @@ class RunOfVisitor:
     def title(self) -> str:
         """Return when the run was started, and what it annotates."""
         when = f"{self.name[:4]}-{self.name[4:6]}-{self.name[6:8]} {self.name[9:11]}:{self.name[11:13]}"
-        target = "unreadable" if self.problem() else self.run.parameters.TARGET_DATASET_NAME
+        target = "unreadable" if self.problem() else self.run.parameters.target
         return f"{when}, {target}"
 
     def files(self) -> dict[str, Path]:

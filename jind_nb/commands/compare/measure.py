@@ -112,7 +112,7 @@ def target_labels(parameters: Parameters) -> np.ndarray:
     truth = data_cells.read_target_labels(parameters)
     if truth is None:
         raise InputError(
-            f"LABELS_COL: no cell of the target {parameters.TARGET_DATASET_NAME!r} has a label, so nothing can be "
+            f"LABELS_COL: no cell of the target {parameters.target!r} has a label, so nothing can be "
             "compared; name a target whose labels are known."
         )
     return truth

@@ -190,7 +190,7 @@ class Comparison:
                 self.problems[method] = str(reason)
                 tell(f"{what}: left out: {reason}")
                 continue
-            new = {"target": self.parameters.TARGET_DATASET_NAME, **row, KEY: key}
+            new = {"target": self.parameters.target, **row, KEY: key}
             rows = pd.DataFrame([*rows.to_dict("records"), new])
             write_csv(self.file("csv"), rows)
             tell(f"{what}: macro-F1 {row['macro_F1']:.3f}, {row['seconds']:.0f} s")
@@ -205,7 +205,7 @@ class Comparison:
         """Write comparison.xlsx (the summary and every row) and comparison.png."""
         write_sheets(self.file("xlsx"), {"summary": summary(rows), "rows": rows})
         with whole_file(self.file("png")) as temporary:
-            temporary.write_bytes(style.png(compare.comparison(by_target(rows), self.parameters.TARGET_DATASET_NAME)))
+            temporary.write_bytes(style.png(compare.comparison(by_target(rows), self.parameters.target)))
 
 
 def open_comparison(namespace: Mapping[str, Any]) -> Comparison:
@@ -242,6 +242,6 @@ def run(comparison: Comparison, tell: Callable[[str], None]) -> pd.DataFrame:
                 execute(name, comparison.notebook, parameters, comparison.folder, kernel)
         html = templates().get_template("comparison.html.j2")
         content = Markup(chapter(comparison.notebook))
-        target = comparison.parameters.TARGET_DATASET_NAME
+        target = comparison.parameters.target
         write_text(comparison.file("html"), html.render(target=target, content=content, problems=comparison.problems))
     return rows

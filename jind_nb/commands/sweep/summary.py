@@ -60,7 +60,7 @@ def row_of(
     """
     this, log = Run(parameters), files.log(file)
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row |= {"run": name, "target": parameters.TARGET_DATASET_NAME, "status": status, "message": message}
+    row |= {"run": name, "target": parameters.target, "status": status, "message": message}
     row["model"] = parameters.PRETRAINED_MODEL_PATH
     row["log"] = _relative(log, files) if log.exists() else None
     if status not in DONE:

@@ -1,0 +1,99 @@
+"""report.html of several targets: a page on all of them, then a section for each, then what they have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from ..core.address import last_name
+from ..data.plan import Plan
+from ..model.expected_error import expected_error
+from ..results.across import samples_table, shares_table, what_stands_out
+from ..results.cohort import learns_alone
+from ..results.load import load_finished
+from ..results.summary import Summary, summarise
+from ..results.tables import type_table
+from ..results.target import TargetResult, evaluate_target, target_calibration
+from ..runs.folder import Run
+from ..runs.stages import load_plan, load_training
+from . import html as report_html
+from . import page
+from .chapter import PointData, figure_html, scrolling_html
+from .methods_text import methods
+from .plots import style
+from .plots.cohort import compositions, compositions_alt
+
+MOST_WITH_EVIDENCE = 8  # targets; of more, the pictures of each are in its notebook
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One target's section."""
+
+    run: Run
+    result: TargetResult
+    plan: Plan
+    training: Mapping[str, Any]
+    summary: Summary
+    id: str
+    types: Markup
+    evidence: Markup
+
+
+def write_html(run: Run, facts: Mapping[str, Any]) -> str:
+    """Write report.html, one file that needs no network, from the run's folder alone, and return its text.
+
+    Parameters
+    ----------
+    facts
+        `versions` and `input` as in manifest.json.
+    """
+    each = run.each_target
+    if len(each) == 1:
+        return page.write_html(run, facts)
+    shown = each if len(each) <= MOST_WITH_EVIDENCE else []
+    notebooks = [one.notebook(page.EVIDENCE) for one in shown]
+    before = [stage for stage in run.stages if run.notebook(stage).exists()]
+    points = PointData(most_bytes=page._most_bytes([*notebooks, *map(run.notebook, before)]))
+    samples = [_sample(one, i, points, has_evidence=one in shown) for i, one in enumerate(each, 1)]
+    results = {sample.plan.target: sample.result for sample in samples}
+    errors = {
+        sample.plan.target: expected_error(sample.result.final, target_calibration(sample.training, sample.result))
+        for sample in samples
+    }
+    shares, first = shares_table(results), samples[0]
+    figure = compositions(shares)
+    about = {"alt": compositions_alt(shares), **style.pixels(figure)}
+    picture = figure_html(style.png(figure), about)
+    percents = (100 * shares).round(1).rename(columns=lambda name: f"{name} %")
+    html = page._render(
+        "cohort.html.j2",
+        run=run,
+        facts=facts,
+        samples=samples,
+        n_cells=sum(len(result.cells) for result in results.values()),
+        n_annotated=sum(int((~result.final.rejected).sum()) for result in results.values()),
+        data=", ".join(map(last_name, run.parameters.paths)),
+        learns_alone=learns_alone(first.run),
+        stands_out=what_stands_out(results, errors),
+        picture=picture,
+        table=scrolling_html(report_html.table_html(samples_table(results, errors), "Each sample")),
+        shares=scrolling_html(report_html.table_html(percents, "The share of each cell type in each sample")),
+        chapters=[page._part(run.notebook(stage), points) for stage in before],
+        methods=methods(first.run, first.result, first.plan, first.training, facts["versions"]),
+        parameters=page._by_name(page._parameters(run), ["parameter", "value"], "Every parameter as it was used"),
+        versions=page._by_name(facts["versions"], ["package", "version"], "Python and the packages that made this run"),
+        point_data=points.content,
+    )
+    return page._write(html, run)
+
+
+def _sample(one: Run, number: int, points: PointData, *, has_evidence: bool) -> Sample:
+    """Return the section of one target; without its pictures unless it has them."""
+    result, plan, training = load_finished(one), load_plan(one), load_training(one)
+    types = type_table(result, plan, evaluate_target(result, plan.target))
+    table = scrolling_html(report_html.table_html(types, f"Each cell type in {plan.target}"))
+    evidence = Markup(page._part(one.notebook(page.EVIDENCE), points)["html"] if has_evidence else "")
+    name = f"sample-{number}"
+    return Sample(one, result, plan, training, summarise(result, plan, training), name, table, evidence)

@@ -1,0 +1,64 @@
+"""The composition of several targets side by side."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ...core.labels import UNASSIGNED
+from ...core.text import listing, percent
+from .style import COLOURS, REJECTED, legend_below, short, short_names
+
+MOST_TYPES = 14  # with a colour of their own; the others share one
+
+OTHERS = "other types"
+
+
+def compositions(shares: pd.DataFrame) -> Figure:
+    """Draw a bar for each target, as long as the others, with the share of each answer; `shares` as `across.shares_table`
+    returns it."""
+    shown = _with_others_together(shares)
+    figure, axes = plt.subplots(figsize=(7.2, 1.4 + 0.26 * len(shown)), layout="constrained")
+    y, left = np.arange(len(shown))[::-1], np.zeros(len(shown))
+    hatches = (None, "...", "xxx")
+    for i, (name, of_answer) in enumerate(shown.items()):
+        look: dict[str, Any] = {
+            "color": COLOURS[i % len(COLOURS)],
+            "hatch": hatches[i // len(COLOURS)],
+            "edgecolor": "white",
+        }
+        look = REJECTED if name == UNASSIGNED else look
+        axes.barh(y, 100 * of_answer, left=100 * left, height=0.8, label=short(str(name)), linewidth=0.3, **look)
+        left += of_answer.to_numpy()
+    axes.set_yticks(y, short_names([str(name) for name in shown.index]), fontsize=8 if len(shown) <= 24 else 7)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.set_xlabel("cells (%)", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend_below(figure, *axes.get_legend_handles_labels(), ncols=4)
+    return figure
+
+
+def compositions_alt(shares: pd.DataFrame) -> str:
+    """Return the alt text of `compositions`.
+
+    >>> compositions_alt(pd.DataFrame({"B": [0.75, 0.5], "Unassigned": [0.25, 0.5]}, index=["s1", "s2"]))
+    'Bars of 2 samples by cell type: s1 (B 75.0 %), s2 (B 50.0 %).'
+    """
+    types = shares.drop(columns=UNASSIGNED)
+    most = [
+        f"{name} ({types.columns[row.argmax()]} {percent(row.max())})"
+        for name, row in zip(types.index, types.to_numpy(), strict=True)
+    ]
+    return f"Bars of {len(shares)} samples by cell type: {listing(most, 10, quoted=False)}."
+
+
+def _with_others_together(shares: pd.DataFrame) -> pd.DataFrame:
+    types = shares.columns.drop(UNASSIGNED)
+    if len(types) <= MOST_TYPES:
+        return shares
+    shown = shares[types[:MOST_TYPES]].copy()
+    shown[OTHERS] = shares[types[MOST_TYPES:]].sum(axis=1)
+    return shown.assign(**{UNASSIGNED: shares[UNASSIGNED]})
