@@ -178,6 +178,7 @@ def predict(
             "-s", metavar="NAME=VALUE", help="LAYER, GENE_COL, NORMALISATION, TYPES or USE_GPU for this file."
         ),
     ] = None,
+    xlsx: Annotated[bool, typer.Option("--xlsx", help="Write the workbook also of more than 50,000 cells.")] = False,
 ) -> None:
     """Annotate a new file with a saved model, without training.
 
@@ -189,6 +190,7 @@ def predict(
 
     jind-nb predict runs/demo/trained_models new_cells.h5ad -s LAYER=counts
     """
+    from .commands.predict import Options
     from .commands.predict import predict as annotate
     from .data.h5ad import local_file
 
@@ -197,13 +199,13 @@ def predict(
     with arguments_named(names):
         h5ad = local_file(data)
         output = output_path or Path("runs") / f"{h5ad.stem}-predicted"
-        predicted = annotate(model_dir, h5ad, output, align=align, batch_col=batch_col, values=values)
+        predicted = annotate(model_dir, h5ad, output, Options(align, batch_col, xlsx), values)
     for note in (*predicted.warnings, *predicted.notes):
         out.print(f"Note: {plain(note)}", highlight=False)
     print_line(
         f"\n[bold]{plain(h5ad.name)}: {predicted.one_line}[/bold]\n"
         f"{plain(predicted.error_line)}\n"
-        f"predictions: {plain(str(predicted.run.predictions_xlsx))}\n"
+        f"predictions: {plain(str(predicted.written))}\n"
         f"annotated:   {plain(str(predicted.run.annotated_target))}"
     )
 

@@ -33,7 +33,7 @@ from ..model.state import Settings
 from ..model.target import align, annotate_latent, reject_empty
 from ..results.tables import annotate_obs, outside_notes, predictions_table
 from ..results.target import TargetResult, with_parents, with_types
-from ..results.write import write_cells, write_predictions
+from ..results.write import write_cells, write_tables, write_workbook
 from ..runs import previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import model_folder
@@ -43,6 +43,19 @@ PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TY
 
 # Parameters that are the model's own.
 PARAMETERS_OF_MODEL = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
+
+
+MOST_IN_A_WORKBOOK = 50_000  # cells: more take longer to write there than to annotate
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a file is annotated."""
+
+    align: bool = False  # align each batch of new cells with the annotated cells first, and self-train on it
+    # Column of `obs` with batches, whose values may be of different kinds and which are aligned one by one; None: one batch.
+    batch_col: str | None = None
+    xlsx: bool = False  # write the workbook also of more than 50,000 cells
 
 
 @dataclass
@@ -56,6 +69,11 @@ class Predicted:
     notes: list[str]
     run: Run
     error: ExpectedError  # among the assigned cells
+
+    @property
+    def written(self) -> Path:
+        """The table to look at: the workbook, or the CSV where there is none."""
+        return self.run.predictions_xlsx if self.run.predictions_xlsx.exists() else self.run.predictions_csv
 
     @property
     def error_line(self) -> str:
@@ -79,12 +97,10 @@ def predict(
     model: Path,
     h5ad: Path,
     output: Path,
-    *,
-    align: bool = False,
-    batch_col: str | None = None,
+    options: Options,
     values: Mapping[str, Any] | None = None,
 ) -> Predicted:
-    """Annotate every cell of a file; write the predictions (xlsx, parquet), the annotated file, metrics.json and a manifest.
+    """Annotate every cell of a file; write the predictions (parquet, csv, xlsx), the annotated file, metrics.json and a manifest.
 
     Cells that the model annotated in its own run are recognised and annotated as there, with target.pth; all others
     with the shared encoder and classifier.
@@ -95,11 +111,6 @@ def predict(
         A run's `trained_models` folder.
     output
         Folder for the results; those of an earlier run there are moved to its `previous/`.
-    align
-        Align each batch of new cells with the annotated cells first, and self-train on it.
-    batch_col
-        Column of `obs` with batches, whose values may be of different kinds and which are aligned one by one; by
-        default the whole file is one batch.
     values
         LAYER, GENE_COL, NORMALISATION, TYPES and USE_GPU for this file; by default as in the model's run.
 
@@ -109,7 +120,7 @@ def predict(
         If the model or the file cannot be used; nothing has been written then.
     """
     h5ad = local_file(str(h5ad))
-    own: dict[str, Any] = {"ALIGN": align, "OUTPUT_PATH": str(output.absolute())}
+    own: dict[str, Any] = {"ALIGN": options.align, "OUTPUT_PATH": str(output.absolute())}
     parameters = parameters_for(model, h5ad, own | dict(values or {}))
     run = Run(parameters)
     previous.refuse_foreign_files(run)
@@ -119,7 +130,7 @@ def predict(
             "lost; choose another folder."
         )
     check_output(parameters, 0)
-    predicted = annotate_file(run, batch_col)
+    predicted = annotate_file(run, options.batch_col)
     # Before anything is written: parts of the file that were not read yet may be damaged.
     adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad)
     with locks.held(run.folder):
@@ -127,7 +138,7 @@ def predict(
         replace = previous.set_aside if run.manifest.exists() else previous.discard
         replace(run, keep=set())
         log_to(run.log)
-        _write(predicted, adata, model, h5ad)
+        _write(predicted, adata, h5ad, options)
     return predicted
 
 
@@ -284,12 +295,20 @@ def _annotate(
     return _Answer(table, latent, notes, pooled_error(errors))
 
 
-def _write(predicted: Predicted, adata: ad.AnnData, model: Path, h5ad: Path) -> None:
-    run = predicted.run
+def _write(predicted: Predicted, adata: ad.AnnData, h5ad: Path, options: Options) -> None:
+    run, model = predicted.run, model_folder(predicted.run)
+    xlsx = options.xlsx or len(predicted.table) <= MOST_IN_A_WORKBOOK
+    if not xlsx:
+        words = (
+            f"{run.predictions_xlsx.name} is written of at most {MOST_IN_A_WORKBOOK:,} cells, because it takes longest"
+        )
+        predicted.notes.append(f"{words}; of more with --xlsx. {run.predictions_csv.name} has the same table.")
     annotate_obs(adata, predicted.table, predicted.classes, predicted.latent)
     with ThreadPoolExecutor(1) as aside:  # copying needs the disk, the workbook the processor
         copied = aside.submit(_write_annotated, run, adata, h5ad)
-        write_predictions(predicted.table, run)
+        write_tables(predicted.table, run)
+        if xlsx:
+            write_workbook(predicted.table, run, predicted.error)
         hash_of_input = copied.result()
     manifest = {
         "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},

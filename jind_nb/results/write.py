@@ -48,17 +48,21 @@ def save_annotated(annotated: Annotated, run: Run) -> None:
 
 
 def write_predictions(table: pd.DataFrame, run: Run, error: ExpectedError | None = None) -> None:
-    """Write the predictions as parquet, as CSV, and as xlsx as far as a sheet's rows go, with a sheet `about`.
-
-    Parameters
-    ----------
-    error
-        The stated error, for the sheet `about`.
-    """
+    """Write the predictions as parquet, as CSV and as a workbook, of which `write_workbook` tells."""
     begin_stage(run, "4_evaluate")
+    write_tables(table, run)
+    write_workbook(table, run, error)
+
+
+def write_tables(table: pd.DataFrame, run: Run) -> None:
+    """Write the predictions as parquet and as CSV."""
     with whole_file(run.predictions_parquet) as temporary:
         table.to_parquet(temporary)
     write_csv(run.predictions_csv, table, index=True)
+
+
+def write_workbook(table: pd.DataFrame, run: Run, error: ExpectedError | None) -> None:
+    """Write the predictions as xlsx as far as a sheet's rows go, with a sheet `about` that states the error."""
     sheets = {"predictions": table, "about": about_table(table, run, error)}
     write_sheets(run.predictions_xlsx, sheets, rest=run.predictions_parquet.name)
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from jind_nb.commands import predict
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.model import fit, loop, reference
 from tests.conftest import Answer, Whole
@@ -109,6 +110,25 @@ def test_new_cells_are_named_and_the_file_comes_back_with_them(
     manifest = json.loads((out / "manifest.json").read_text())
     model = json.loads((run_folder / "trained_models" / "model.json").read_text())
     assert manifest["model"]["sha256"] == model["sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+def test_a_workbook_of_many_cells_is_written_only_if_asked_for(
+    run_folder: Path, tmp_path: Path, jind_nb: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits minutes for a file that hardly opens; and nobody looks for it in vain."""
+    monkeypatch.setattr(predict, "MOST_IN_A_WORKBOOK", 20)
+    new = simulated({"e": {"B": 10, "T": 10, "NK": 10}}, seed=0)
+    out = annotate(jind_nb, run_folder, new, tmp_path)
+    assert not (out / "predicted_label_test_data.xlsx").exists()
+    table = pd.read_parquet(out / "predictions.parquet")
+    assert pd.read_csv(out / "predictions.csv")["predictions"].tolist() == table["predictions"].tolist()
+    assert any("--xlsx" in note for note in json.loads((out / "manifest.json").read_text())["notes"])
+    out = annotate(jind_nb, run_folder, new, tmp_path, "--xlsx")
+    book = openpyxl.load_workbook(out / "predicted_label_test_data.xlsx")
+    assert book.active.max_row == 31
+    assert any(value and "wrong" in str(value) for row in book["about"].iter_rows(values_only=True) for value in row)
 
 
 @pytest.mark.slow
