@@ -30,7 +30,18 @@ def write_csv(path: Path, table: pd.DataFrame, *, index: bool = False) -> None:
     index
         Whether the index is the first columns.
     """
-    shown = table.reset_index() if index else table.copy()
+    text, changed = csv_text(table.reset_index() if index else table)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+    for value in changed[:MOST_TOLD]:
+        _tell(path, value)
+    if len(changed) > MOST_TOLD:
+        _tell(path, f"… and {len(changed) - MOST_TOLD} more")
+
+
+def csv_text(table: pd.DataFrame) -> tuple[str, list[str]]:
+    """Return a table without its index as CSV, and the texts in it that got an apostrophe because they are formulas."""
+    shown = table.copy()
     changed: dict[str, None] = {}
     quoting = csv.QUOTE_MINIMAL
 
@@ -47,12 +58,7 @@ def write_csv(path: Path, table: pd.DataFrame, *, index: bool = False) -> None:
     for place, dtype in enumerate(shown.dtypes):
         if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
             shown.isetitem(place, shown.iloc[:, place].astype(object).map(harmless))
-    with whole_file(path) as temporary:
-        shown.to_csv(temporary, index=False, quoting=quoting)
-    for value in list(changed)[:MOST_TOLD]:
-        _tell(path, value)
-    if len(changed) > MOST_TOLD:
-        _tell(path, f"… and {len(changed) - MOST_TOLD} more")
+    return shown.to_csv(index=False, quoting=quoting, lineterminator="\n"), list(changed)
 
 
 @cache  # a table that grows is written again and again

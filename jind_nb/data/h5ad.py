@@ -9,6 +9,7 @@ from typing import Any
 
 import anndata as ad
 import h5py
+import numpy as np
 import pandas as pd
 import zarr
 
@@ -262,15 +263,19 @@ def has_part(store: Store, name: str) -> bool:
 
 
 def copy_with(file: Path, to: Path, adata: ad.AnnData) -> None:
-    """Copy an h5ad file; replace `obs` and those parts of `obsm` that `adata` has."""
+    """Copy an h5ad file; replace `obs`, those parts of `obsm` that `adata` has, and colours in `uns`."""
     shutil.copyfile(file, to)
     with h5py.File(to, "r+") as h5:
         with ad.settings.override(allow_write_nullable_strings=True):  # what the file has already
             ad.io.write_elem(h5, "obs", adata.obs)
         if "obsm" not in h5:
             ad.io.write_elem(h5, "obsm", {})
+        if "uns" not in h5:
+            ad.io.write_elem(h5, "uns", {})
         for name, values in adata.obsm.items():
             ad.io.write_elem(h5["obsm"], name, values)
+        for name in [name for name in adata.uns if name.endswith("_colors")]:
+            ad.io.write_elem(h5["uns"], name, np.array(adata.uns[name], dtype=object))
 
 
 def _layers(store: Store) -> list[str]:

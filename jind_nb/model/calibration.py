@@ -9,8 +9,9 @@ Wasserman & Ramdas 2023, doi 10.1080/01621459.2022.2060112).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,9 @@ class Calibration:
     threshold_cap: float | None = None  # REJECTION's; None with a single annotated batch: see `_rule`
     weights: Weights = ()  # of the METHOD's members; empty in models of format 4
     floor: float = 0.0  # no threshold is below it; 0 in models of format 4
+    # Left-out cells of known types, all batches together: (true type, answer, cells), places among the classes; the answer
+    # after the last class is Unassigned. Empty in older models.
+    confusion: list[tuple[int, int, int]] = field(default_factory=list)
 
     @property
     def rule(self) -> Rule:
@@ -237,6 +241,7 @@ def calibrate(
     if n_annotated == 1:
         rule = replace(rule, threshold_cap=None)
     rows, plain, calibrated, rights = [], [], [], []
+    confusion: Counter[tuple[int, int]] = Counter()
     for batch in left_out:
         others = [other for other in left_out if other is not batch]
         by = _rule(others, mode, theta, target_error) if others else rule
@@ -244,6 +249,7 @@ def calibrate(
         plain.append(_confidence(batch, mode, replace(by, temperature=1.0)))
         calibrated.append(_confidence(batch, mode, by))
         rights.append(_right(batch, mode, by))
+        confusion.update(_answers(batch, mode, by, theta))
     right = np.concatenate(rights)
     coverage, risk = risk_coverage(np.concatenate(calibrated), right)
     shown = np.unique(np.linspace(0, len(risk) - 1, min(101, len(risk))).astype(int))
@@ -255,6 +261,7 @@ def calibrate(
         threshold_cap=rule.threshold_cap,
         weights=rule.weights,
         floor=rule.floor,
+        confusion=[(true, given, n) for (true, given), n in sorted(confusion.items())],
         n_annotated=n_annotated,
         batches=rows,
         reliability={
@@ -327,15 +334,27 @@ def _right(batch: LeftOut, mode: str, rule: Rule) -> np.ndarray:
     return right
 
 
+def _judged(batch: LeftOut, mode: str, rule: Rule, theta: float) -> Predictions:
+    """Return what a rule makes of the cells whose type could be known."""
+    known, held_out = batch.could_be_known, mixed(batch.held_out[mode], rule.weights)
+    probabilities = _mixed(batch, mode, rule.weights)[known]
+    return Predictions.by(rule, batch.classes, probabilities, held_out, theta, batch.novelty[known])
+
+
+def _answers(batch: LeftOut, mode: str, rule: Rule, theta: float) -> Counter[tuple[int, int]]:
+    """Count true types and answers as in `Calibration.confusion`."""
+    judged = _judged(batch, mode, rule, theta)
+    given = np.where(judged.rejected, len(batch.classes), judged.probabilities.argmax(axis=1))
+    return Counter(zip(batch.y[batch.could_be_known].tolist(), given.tolist(), strict=True))
+
+
 def _row(batch: LeftOut, mode: str, rule: Rule, theta: float) -> dict[str, Any]:
     """Return the numbers of one left-out batch, its cells of types that could be known; None where there is nothing to take a share of.
 
     `calibration_error` is of the calibrated confidence, `network_calibration_error` of the network's own;
     `doubt_among_assigned` is one minus the mean confidence.
     """
-    probabilities, right = _mixed(batch, mode, rule.weights)[batch.could_be_known], _right(batch, mode, rule)
-    novelty, held_out = batch.novelty[batch.could_be_known], mixed(batch.held_out[mode], rule.weights)
-    judged = Predictions.by(rule, batch.classes, probabilities, held_out, theta, novelty)
+    right, judged = _right(batch, mode, rule), _judged(batch, mode, rule, theta)
     kept = ~judged.rejected
     some = bool(len(right))
     confidence = _confidence(batch, mode, rule)

@@ -20,9 +20,15 @@ from .plots import style
 
 NOTEBOOK_ONLY = "notebook-only"  # tag of cells that repeat what the report's own pages say
 
+APPENDIX = "appendix"  # tag of the headings of sections that belong to the technical appendix
+
 FEW_ROWS = 14  # a table of so many rows is not split between two pages
 
 WIDE = 1000, 1.15  # pixels, and times the height: a wider picture gets a landscape page
+
+PIXELS_OF_HALF = round(style.PIXELS * style.HALF) + 10  # of a picture that has another one beside it
+
+TALL = 600  # pixels: such a picture may stand on the page after its text
 
 LARGER = 1.3  # such a picture on a screen, which can be scrolled
 
@@ -44,7 +50,9 @@ class PointData:
         return name
 
 
-def chapter(notebook: Path, points: PointData | None = None, deeper: int = 0) -> str:
+def chapter(
+    notebook: Path, points: PointData | None = None, deeper: int = 0, *, in_appendix: bool | None = None
+) -> str:
     """Return an executed notebook's prose, tables and pictures as HTML, without code, log lines and the parameters cell, and
     without sections that show nothing.
 
@@ -54,22 +62,39 @@ def chapter(notebook: Path, points: PointData | None = None, deeper: int = 0) ->
         Collects what pictures show about their points; without it they show nothing.
     deeper
         How many levels to move headings down.
+    in_appendix
+        Only the sections (`##`) with or without the tag `appendix`; None: all.
     """
     to_html = markdown_to_html()
     sections: list[list[str]] = [[]]
-    has_content = [True]
+    has_content = [not in_appendix]
+    is_wanted = not in_appendix
     for cell in nbformat.read(notebook, as_version=4).cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            sections.append([])
+            has_content.append(False)
+            is_wanted = in_appendix is None or in_appendix == (APPENDIX in tags)
+        if not is_wanted or NOTEBOOK_ONLY in tags:
+            continue
         if cell.cell_type == "markdown":
-            if cell.source.startswith("## "):
-                sections.append([])
-                has_content.append(False)
             deep = re.sub(r"^(#+ )", "#" * deeper + r"\1", cell.source, flags=re.MULTILINE)
             sections[-1].append(to_html(deep))
-        elif cell.cell_type == "code" and NOTEBOOK_ONLY not in cell.metadata.get("tags", []):
+        elif cell.cell_type == "code":
             shown = [html for output in cell.outputs for html in [_output_html(output, points)] if html is not None]
             sections[-1] += shown
             has_content[-1] |= bool(shown)
-    return "\n".join(html for section in compress(sections, has_content) for html in section)
+    return _in_pairs("\n".join(html for section in compress(sections, has_content) for html in section))
+
+
+def _in_pairs(html: str) -> str:
+    """Put small pictures that follow each other into a box, where they stand side by side."""
+    return re.sub(
+        r"(?:<figure class=\"half\".*?</figure>\s*)+",
+        lambda found: f'<div class="pair">{found[0]}</div>',
+        html,
+        flags=re.DOTALL,
+    )
 
 
 def _output_html(output: Any, points: PointData | None) -> str | None:
@@ -78,29 +103,33 @@ def _output_html(output: Any, points: PointData | None) -> str | None:
         return None
     if "image/png" in output.data:
         about = dict(output.metadata.get("image/png", {}))
-        for name in ("where", "what"):
-            value = about.pop(name, None)
-            if points is not None and value is not None:
-                about[name] = points.add(value)
-        picture = base64.b64decode(output.data["image/png"])
-        return figure_html(picture if points is None else style.at_most(picture, points.most_bytes), about)
+        return figure_html(base64.b64decode(output.data["image/png"]), about, points)
     html = output.data.get("text/html", "")
     return scrolling_html(html) if html and 'class="nothing"' not in html[:40] else None
 
 
-def figure_html(png: bytes, about: Mapping[str, Any]) -> Markup:
-    """Return a picture as HTML; a wide one can be scrolled on a screen and has its own page on paper.
+def figure_html(png: bytes, about: Mapping[str, Any], points: PointData | None = None) -> Markup:
+    """Return a picture as HTML; a wide one can be scrolled on a screen and has its own page on paper, two small ones stand
+    side by side.
 
     Parameters
     ----------
     about
-        `alt`, `width` and `height` in pixels, [`where`, `what`: ids of `PointData`].
+        As `style.described` returns it.
+    points
+        Collects `where`, `what` and `legend`; without it they are left out.
     """
+    data_of = {name: about[name] for name in ("where", "what", "legend") if name in about}
+    about = {name: value for name, value in about.items() if name not in data_of}
+    if points is not None:
+        about |= {name: points.add(value) for name, value in data_of.items()}
+        png = style.at_most(png, points.most_bytes)
     width, height = about.get("width", 0), about.get("height", 1)
     is_wide = width > WIDE[0] and width > WIDE[1] * height
+    kind = "half" if 0 < width <= PIXELS_OF_HALF else "tall" if height >= TALL else ""
     data, shown_width = base64.b64encode(png).decode(), round((LARGER if is_wide else 1) * width)
     template = templates().get_template("figure.html.j2")
-    return Markup(template.render(about, data=data, is_wide=is_wide, shown_width=shown_width))
+    return Markup(template.render(about, data=data, is_wide=is_wide, kind=kind, shown_width=shown_width))
 
 
 def scrolling_html(table: str) -> Markup:
@@ -110,4 +139,6 @@ def scrolling_html(table: str) -> Markup:
     caption = re.search(r"<caption>(.*?)</caption>", table)
     name = caption[1] if caption else "Table"
     together = " together" if table.count("<tr") <= FEW_ROWS else ""
-    return Markup(f'<div class="scrolls{together}" tabindex="0" role="region" aria-label="{name}">{table}</div>')
+    table, end, rest = table.partition("</table>")
+    box = f'<div class="scrolls{together}" tabindex="0" role="region" aria-label="{name}">{table}{end}</div>'
+    return Markup(f"{box}{rest}")

@@ -1,5 +1,7 @@
 """HTML tables that a screen reader can read and report.js can sort."""
 
+import base64
+import re
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -8,12 +10,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from ..core.csv_files import csv_text
 from ..core.resources import templates
 
 NONE = "–"
 
 
-def table_html(table: pd.DataFrame, caption: str | None = None) -> Markup:
+def table_html(table: pd.DataFrame, caption: str | None = None, *, has_download: bool = False) -> Markup:
     """Return a data frame as an HTML table, with a named index as the first columns.
 
     A table with only the column `note` becomes a paragraph for each note; one without rows, a sentence.
@@ -34,23 +37,60 @@ def table_html(table: pd.DataFrame, caption: str | None = None) -> Markup:
     has_names = any(name is not None for name in table.index.names)
     frame = table.reset_index() if has_names else table
     rows = list(frame.itertuples(index=False, name=None))
-    return rows_html(list(frame.columns), rows, caption, has_names=has_names)
+    return rows_html(list(frame.columns), rows, caption, has_names=has_names, has_download=has_download)
 
 
 def rows_html(
-    heads: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | None = None, *, has_names: bool = True
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    caption: str | None = None,
+    *,
+    has_names: bool = True,
+    has_download: bool = False,
 ) -> Markup:
-    """Return rows as an HTML table: names as text, missing values as a dash, numbers to three digits and aligned right.
+    """Return rows as an HTML table: names as text, missing values as a dash, numbers aligned right, those of a column with
+    the same number of decimals.
 
     Parameters
     ----------
     has_names
         Whether the first value of a row is its heading; a row named like the one before it has the class `again`.
+    has_download
+        Whether a link after the table holds it as CSV, with all digits.
     """
     template = templates().get_template("table.html.j2")
-    numeric = [_are_numbers([row[j] for row in rows]) for j in range(len(heads))]
+    columns = [[row[j] for row in rows] for j in range(len(heads))]
+    numeric = [_are_numbers(column) for column in columns]
+    decimals = [_decimals(str(head), column) for head, column in zip(heads, columns, strict=True)]
     values = {"heads": heads, "rows": rows, "caption": caption, "has_names": has_names, "numeric": numeric}
-    return Markup(template.render(values, text=value_text))
+    table = Markup(template.render(values, decimals=decimals, text=value_text))
+    return table + csv_link(heads, rows, caption) if has_download else table
+
+
+def csv_link(heads: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | None = None) -> Markup:
+    """Return a link that holds rows as a CSV file."""
+    text, _ = csv_text(pd.DataFrame(rows, columns=list(heads), dtype=object))
+    return data_link(text, f"{caption or 'table'}.csv")
+
+
+def data_link(csv: str, name: str) -> Markup:
+    """Return a link that holds a CSV file of a name."""
+    data = base64.b64encode(csv.encode("utf-8", "replace")).decode()
+    file = re.sub(r"[^\w.]+", "_", name.lower())[:60]
+    link = '<p class="csv"><a download="{}" href="data:text/csv;base64,{}">Download as CSV</a></p>\n'
+    return Markup(link).format(file, data)
+
+
+def _decimals(head: str, values: Sequence[Any]) -> int:
+    """Return how many decimals the numbers of a column have: one for percent, three for shares, none for large numbers."""
+    some = [abs(float(value)) for value in values if isinstance(value, Real) and not _is_missing(value)]
+    if head.endswith("%"):
+        return 1
+    if some and max(some) > 1 and all(value.is_integer() for value in some):
+        return 0
+    if max(some, default=0.0) <= 1:
+        return 3
+    return 0 if max(some) >= 1000 else 2
 
 
 def _is_missing(value: Any) -> bool:
@@ -63,11 +103,13 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return bool(some) and all(isinstance(value, Real) and not isinstance(value, bool) for value in some)
 
 
-def value_text(value: Any) -> str | Markup:
-    """Return a value as people read it.
+def value_text(value: Any, decimals: int = 3) -> str | Markup:
+    """Return a value as people read it; a share that is nearly 1 is not shown as certain.
 
-    >>> value_text(1200), value_text(0.12345), value_text(None), value_text(float("nan")), value_text(True)
-    ('1,200', '0.123', '–', '–', 'yes')
+    >>> value_text(1200), value_text(0.12345), value_text(None), value_text(0.99996), value_text(True)
+    ('1,200', '0.123', '–', '>0.999', 'yes')
+    >>> value_text(12.345, 1), value_text(0.00001)
+    ('12.3', '<0.001')
     """
     if _is_missing(value):
         return NONE
@@ -76,5 +118,10 @@ def value_text(value: Any) -> str | Markup:
     if isinstance(value, Integral):
         return f"{value:,}"
     if isinstance(value, Real):
-        return f"{float(value):,.0f}" if abs(float(value)) >= 1000 else f"{float(value):.3g}"
+        number = float(value)
+        if decimals == 3 and 0.9995 <= number < 1:
+            return ">0.999"
+        if decimals == 3 and 0 < number < 0.0005:
+            return "<0.001"
+        return f"{number:,.{decimals}f}"
     return value if isinstance(value, Markup) else str(value)

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from html import unescape
+from html import escape, unescape
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -19,21 +19,25 @@ from markupsafe import Markup
 from ..core.address import last_name
 from ..core.files import read_json, whole_file
 from ..core.resources import templates
+from ..data.plan import Plan
 from ..model.annotate import METHODS
 from ..results.load import load_finished
 from ..results.summary import alignment_reason, expected_error_sentence, summarise
-from ..results.tables import composition_table, type_table
-from ..results.target import evaluate_target, fallback_metrics, known_types_metrics
+from ..results.tables import composition_shares, composition_table, describe_points, hover_table, type_table
+from ..results.target import TargetResult, evaluate_target, fallback_metrics, known_types_metrics
 from ..runs.folder import Run
 from ..runs.previous import PREVIOUS
-from ..runs.stages import load_plan, load_training
+from ..runs.stages import load_latent_points, load_plan, load_training
 from . import html as report_html
 from .chapter import PointData, chapter, figure_html, scrolling_html
 from .methods_text import methods
 from .plots import style
-from .plots.target import composition_alt, composition_bars
+from .plots.embedding import last_stage, target_umap, target_umap_alt
+from .plots.target import MOST_BARS, composition_alt, composition_bars
 
 PICTURES = 2_800_000  # bytes of all of them; with the data about points, the page stays below 5 MB
+
+MOST_CSV = 1_000_000  # bytes of the table of all cells that the page holds itself
 
 EVIDENCE = "4_evaluate"
 
@@ -47,9 +51,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         `versions` and `input` as in manifest.json.
     """
     result, plan, training = load_finished(run), load_plan(run), load_training(run)
-    types, composition = type_table(result, plan, evaluate_target(result, plan.target)), composition_table(result, plan)
-    figure = composition_bars(composition, plan.target)
-    about = {"alt": composition_alt(composition, plan.target), **style.pixels(figure)}
+    types = type_table(result, plan, evaluate_target(result, plan.target))
     points = PointData(most_bytes=_most_bytes([run.notebook(stage) for stage in run.stages]))
     before = [stage for stage in run.stages if stage != EVIDENCE]
     of_run = {"facts": facts, "run": run, "result": result, "plan": plan, "training": training}
@@ -64,15 +66,45 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         always_aligns=METHODS[run.parameters.METHOD].ALWAYS_ALIGNS,
         expected_error_sentence=expected_error_sentence,
         quantile=np.quantile,
-        composition_picture=figure_html(style.png(figure), about),
-        table=scrolling_html(report_html.table_html(types, "Each cell type in the target")),
-        chapters=[_part(run.notebook(stage), points) for stage in (EVIDENCE, *before)],
+        pictures=_answer_pictures(run, result, plan, points),
+        table=scrolling_html(report_html.table_html(types, "Each cell type in the target", has_download=True)),
+        all_cells=_all_cells(run),
+        evidence=_part(run.notebook(EVIDENCE), points, in_appendix=False),
+        appendix=[
+            _part(run.notebook(EVIDENCE), points, in_appendix=True, title="More evidence"),
+            *(_part(run.notebook(stage), points) for stage in before),
+        ],
         methods=methods(run, result, plan, training, facts["versions"]),
         parameters=_by_name(_parameters(run), ["parameter", "value"], "Every parameter as it was used"),
         versions=_by_name(facts["versions"], ["package", "version"], "Python and the packages that made this run"),
         point_data=points.content,
     )
     return _write(html, run)
+
+
+def _answer_pictures(run: Run, result: TargetResult, plan: Plan, points: PointData) -> Markup:
+    """Return page one's pictures: the target's cells by type, and their composition beside the annotated batches'."""
+    last = last_stage(describe_points(load_latent_points(run), result))
+    composition = composition_table(result, plan)
+    shares = composition_shares(composition, plan, MOST_BARS)
+    cells = target_umap(last, "cell type", plan.target, result.answers, has_legend=False)
+    bars = composition_bars(shares, plan.target, result.answers)
+    alts = target_umap_alt(last, "cell type", plan.target), composition_alt(composition, plan.target)
+    both = style.described(cells, alts[0], hover_table(last)), style.described(bars, alts[1])
+    return Markup('<div class="pair">{}</div>').format(
+        Markup("").join(figure_html(png, about, points) for png, about in both)
+    )
+
+
+def _all_cells(run: Run) -> Markup:
+    """Return a link to the table of all cells: with the table itself in it where that is small, else to the file."""
+    file = run.predictions_csv
+    if not file.exists():  # of a run of an earlier version
+        return Markup("")
+    if file.stat().st_size < MOST_CSV:
+        return report_html.data_link(file.read_text("utf-8"), file.name)
+    link = '<p class="csv">The file <a href="{0}">{0}</a> beside this report has every cell.</p>'
+    return Markup(link).format(file.name)
 
 
 def _write(html: str, run: Run) -> str:
@@ -82,7 +114,7 @@ def _write(html: str, run: Run) -> str:
 
 
 def _by_name(values: Mapping[str, str], heads: list[str], caption: str) -> Markup:
-    return scrolling_html(report_html.rows_html(heads, list(values.items()), caption))
+    return scrolling_html(report_html.rows_html(heads, list(values.items()), caption, has_download=True))
 
 
 def _most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
@@ -102,12 +134,25 @@ def _most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
     return math.inf
 
 
-def _part(notebook: Path, points: PointData) -> dict[str, str]:
-    """Return an executed notebook as a chapter of the report: its `id`, `title` for the table of contents, and `html`."""
-    html = chapter(notebook, points, deeper=1)
-    title = re.search(r"<h2>(.*?)</h2>", html)
-    title_text = unescape(title[1]) if title else notebook.stem
-    return {"id": f"notebook-{notebook.stem}", "title": title_text, "html": Markup(html)}
+def _part(
+    notebook: Path, points: PointData, *, in_appendix: bool | None = None, title: str | None = None
+) -> dict[str, str]:
+    """Return an executed notebook as a chapter of the report: its `id`, `title` for the table of contents, and `html`.
+
+    Parameters
+    ----------
+    in_appendix
+        As in `chapter`.
+    title
+        The chapter's heading; default: the notebook's own.
+    """
+    html = chapter(notebook, points, deeper=1, in_appendix=in_appendix)
+    if title is not None:
+        html = f"<h2>{escape(title)}</h2>\n{html}"
+    found = re.search(r"<h2>(.*?)</h2>", html)
+    title_text = unescape(found[1]) if found else notebook.stem
+    name = f"{notebook.stem}-appendix" if in_appendix else notebook.stem
+    return {"id": f"notebook-{name}", "title": title_text, "html": Markup(html)}
 
 
 def write_failed_html(run: Run) -> str:

@@ -125,7 +125,7 @@ def attribute_types(model: nn.Module, prepared: ad.AnnData, result: TargetResult
         types, cells = result.final.names, f"cells of {plan.target}, by prediction: a saved model comes without cells"
     y = pd.Categorical(types, categories=classes).codes
     x = sparse.csr_matrix(prepared.X)
-    n_shown = int(np.clip(COLUMNS // max(1, len(classes)), 2, 8))
+    n_shown = int(np.clip(COLUMNS // max(1, len(classes)), 1, 8))
     table = top_features(attributions(model, x, y, len(classes)), (x, y), classes, prepared.var_names, n_shown)
     present = table[~table["by absence"].astype(bool)].groupby("cell type", sort=False)["feature"]
     return Attribution(table, cells, {str(name): list(features[:n_shown]) for name, features in present})
@@ -181,9 +181,9 @@ def attribution_table(attribution: Attribution) -> pd.DataFrame:
     if table.empty:
         return pd.DataFrame({"note": [attribution.note or "No cell has a type, so there is nothing to explain."]})
     table[["share", "cells with it"]] = (100 * table[["share", "cells with it"]]).round(1)
-    table["speaks by"] = np.where(table.pop("by absence").astype(bool), "absence", "presence")
+    table["in this type"] = np.where(table.pop("by absence").astype(bool), "low", "high")
     labels = {
-        "share": "share of what speaks for the type %", "mean": "mean in the type",
+        "share": "importance %", "mean": "mean in the type",
         "cells with it": "cells of the type with it %", "mean in others": "mean in other types",
     }  # fmt: skip
     return table.rename(columns=labels).set_index("cell type").rename_axis(f"cell type ({attribution.cells})")

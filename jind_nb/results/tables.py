@@ -8,7 +8,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from scipy import sparse
 
+from ..core.colours import colours_of
 from ..core.labels import OUTSIDE, PARENT_ONLY, UNASSIGNED
 from ..core.text import listing, plural
 from ..data import parents as data_parents
@@ -130,14 +132,13 @@ def describe_points(points: pd.DataFrame, result: TargetResult) -> pd.DataFrame:
 
 
 def hover_table(points: pd.DataFrame) -> pd.DataFrame:
-    """Return what the report shows about the cell under the pointer, from `describe_points`: `panel`, `x`, `y` and columns
+    """Return what the report shows about the cell under the pointer, from `describe_points`: `x`, `y` and columns
     by the names that a reader sees."""
     shown = points.assign(
-        panel=pd.factorize(points["stage"])[0],
         prediction=points["cell type"].where(points["cell"] >= 0, None),
         probability=points["confidence"].astype(float).round(2),
     )
-    columns = ["panel", "x", "y", "name", "batch", "prediction", "raw", "probability", "reason", "label"]
+    columns = ["x", "y", "name", "batch", "prediction", "raw", "probability", "reason", "label"]
     return shown[columns].rename(columns={"name": "cell", "raw": "most probable type", "label": "label in the file"})
 
 
@@ -234,8 +235,8 @@ def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:
 
 def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], latent: np.ndarray) -> None:
     """Add `obs` `jind_prediction`, `jind_raw_prediction`, `jind_reason`, [`jind_level`], [`jind_cluster`,
-    `jind_cluster_majority`] (categories), `jind_confidence`, [`jind_cluster_share`] (float32), and `obsm['X_jind']`
-    (float32, n x size of the latent space), from a `predictions_table`, row by row; an earlier annotation is replaced."""
+    `jind_cluster_majority`] (categories), `jind_confidence`, [`jind_cluster_share`] (float32), `obsm['X_jind']`
+    (float32, n x size of the latent space), and `uns['jind_prediction_colors']`, which scanpy's pictures use, from a `predictions_table`, row by row; an earlier annotation is replaced."""
     parents = sorted(set(table["predictions"]) - {*classes, UNASSIGNED})
     answers = [*classes, *parents, UNASSIGNED]
     obs, before = adata.obs, table.columns[: n_before_probabilities(table)]
@@ -257,6 +258,7 @@ def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], lat
         obs["jind_cluster_majority"] = pd.Categorical(table["cluster_majority"], categories=answers)
         obs["jind_cluster_share"] = table["cluster_share"].to_numpy(dtype=np.float32)
     adata.obsm["X_jind"] = latent.astype(np.float32)
+    adata.uns["jind_prediction_colors"] = list(colours_of(answers).values())
 
 
 def probabilities_of(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
@@ -297,6 +299,78 @@ def composition_table(result: TargetResult, plan: Plan) -> pd.DataFrame:
     if plan.cells:
         table["training_cells"] = pd.DataFrame(plan.cells).sum(axis=1).reindex(table.index, fill_value=0).astype(int)
     return table.rename_axis("cell type").sort_values("annotated", ascending=False, kind="stable")
+
+
+def composition_shares(composition: pd.DataFrame, plan: Plan, most: int) -> pd.DataFrame:
+    """Return a row for each cell type of the target or an annotated batch, shares from 0 to 1, the largest first.
+
+    Parameters
+    ----------
+    composition
+        As `composition_table` returns it.
+    most
+        Rows; where there are more types, the last row is all others together.
+
+    Returns
+    -------
+    Of the target `annotated`, `parent_only`, `rejected` (of the cells most like the type) and `cells` (int, annotated); of the
+    annotated batches' training cells `mean`, `low` and `high`, NaN of a saved model.
+    """
+    names = ["annotated", "parent_only", "rejected"]
+    table = composition[names] / max(1, composition[names].to_numpy().sum())
+    table["cells"] = composition["annotated"]
+    shares = pd.DataFrame(plan.cells, dtype=float).reindex(table.index).fillna(0.0)
+    shares = shares / shares.sum()
+    table["total"] = table[names].sum(axis=1) + (shares.mean(axis=1) * 1e-6 if len(shares.columns) else 0)
+    order = table["total"].sort_values(ascending=False, kind="stable").index
+    if len(order) > most:
+        rest = order[most - 1 :]
+        other = f"{len(rest)} other types"
+        table.loc[other], shares.loc[other] = table.loc[rest].sum(), shares.loc[rest].sum()
+        order = [*order[: most - 1], other]
+    table, shares = table.loc[order], shares.loc[order]
+    spread = {"mean": shares.mean(axis=1), "low": shares.min(axis=1), "high": shares.max(axis=1)}
+    return table.assign(**spread).drop(columns="total").astype({"cells": int})
+
+
+def quality_table(x: sparse.csr_matrix, result: TargetResult) -> pd.DataFrame:
+    """Return `features` (with a value above zero), `total` (sum of the values as they were used) and `reason` of each target cell.
+
+    Parameters
+    ----------
+    x
+        The target's values, (n_target, n_features).
+    """
+    total = np.asarray(x.sum(axis=1)).ravel()
+    features = np.asarray((x > 0).sum(axis=1)).ravel()
+    return pd.DataFrame({"features": features, "total": total, "reason": result.reasons})
+
+
+def confusion_table(result: TargetResult) -> pd.DataFrame | None:
+    """Return counts of the target's labelled cells, true types by answers with `Unassigned` last; None without labels."""
+    if result.labels is None or not pd.notna(result.labels).any():
+        return None
+    known = pd.notna(result.labels)
+    counts = pd.crosstab(result.labels[known], result.names[known])
+    others = sorted(set(counts.index) - set(result.final.classes))
+    rows = [name for name in result.final.classes if name in counts.index] + others
+    used = [name for name in result.answers if name in counts.columns or name in rows]
+    return counts.reindex(
+        index=rows, columns=[*(name for name in used if name != UNASSIGNED), UNASSIGNED], fill_value=0
+    )
+
+
+def left_out_confusion(calibration: Calibration | None, classes: list[str]) -> pd.DataFrame | None:
+    """Return the counts of `confusion_table` for all left-out batches together; None where they are not known."""
+    if calibration is None or not calibration.confusion:
+        return None
+    counts = np.zeros((len(classes), len(classes) + 1), dtype=int)
+    for true, given, n in calibration.confusion:
+        if 0 <= true < len(classes) and 0 <= given <= len(classes):  # a model's description comes from others
+            counts[true, given] = n
+    table = pd.DataFrame(counts, classes, [*classes, UNASSIGNED])
+    used = (table.sum(axis=1) > 0) | (table[classes].sum() > 0)
+    return table.loc[table.sum(axis=1) > 0, [*used.index[used], UNASSIGNED]]
 
 
 def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:

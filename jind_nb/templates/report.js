@@ -1,5 +1,6 @@
 "use strict";
-// Sort tables, and show what is known of the cell under the pointer. Without this script the page has the same content.
+// Sort and filter tables, show what is known of the cell under the pointer, and highlight the cells of a legend's entry.
+// Without this script the page has the same content.
 (() => {
   document.documentElement.classList.add("js");
 
@@ -24,8 +25,31 @@
     head.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
   };
 
+  const FILTERED = 8; // rows
+
+  const addFilter = (table) => {
+    const box = document.createElement("input");
+    box.type = "search";
+    box.className = "filter";
+    box.placeholder = "Show rows with …";
+    const caption = table.caption ? table.caption.textContent : "this table";
+    box.setAttribute("aria-label", `Filter the rows of: ${caption}`);
+    box.addEventListener("input", () => {
+      const words = box.value.trim().toLowerCase();
+      for (const row of table.tBodies[0].rows) row.hidden = !row.textContent.toLowerCase().includes(words);
+    });
+    (table.closest(".scrolls") || table).before(box);
+  };
+
   for (const table of document.querySelectorAll("table")) {
-    if (!table.tHead || table.tBodies[0].rows.length < 2) continue;
+    if (!table.tHead) continue;
+    const names = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
+    table.classList.add("stack"); // on a phone: a card for each row
+    for (const row of table.tBodies[0].rows) {
+      [...row.cells].forEach((cell, column) => (cell.dataset.head = names[column]));
+    }
+    if (table.tBodies[0].rows.length < 2) continue;
+    if (table.tBodies[0].rows.length >= FILTERED) addFilter(table);
     [...table.tHead.rows[0].cells].forEach((head, column) => {
       const button = document.createElement("button");
       button.type = "button";
@@ -81,5 +105,56 @@
     image.addEventListener("pointermove", (event) => showTip(image, event));
     image.addEventListener("pointerdown", (event) => showTip(image, event));
     image.addEventListener("pointerleave", () => (tip.hidden = true));
+  }
+
+  // A legend's entry highlights its cells in every picture that knows them: all others fade.
+  let highlighted = null;
+
+  const highlight = (image, entry) => {
+    const holder = image.closest(".picture");
+    for (const old of holder.querySelectorAll("canvas")) old.remove();
+    if (!entry) return;
+    const column = pointData(image.dataset.what).find(({ name }) => name === entry.column);
+    if (!column) return;
+    const { x, y } = pointData(image.dataset.where);
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const pen = canvas.getContext("2d");
+    pen.fillStyle = "rgba(255, 255, 255, 0.75)";
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.fillStyle = "#D55E00";
+    const { values, levels } = column;
+    for (let i = 0; i < x.length; i++) {
+      if ((levels && values[i] >= 0 ? levels[values[i]] : values[i]) !== entry.name) continue;
+      pen.beginPath();
+      pen.arc((x[i] / 1e4) * canvas.width, (y[i] / 1e4) * canvas.height, canvas.width / 180, 0, 2 * Math.PI);
+      pen.fill();
+    }
+    holder.append(canvas);
+  };
+
+  const toggle = (entry) => {
+    const same = highlighted && highlighted.column === entry.column && highlighted.name === entry.name;
+    highlighted = same ? null : entry;
+    for (const image of document.querySelectorAll("img[data-where]")) highlight(image, highlighted);
+    for (const button of document.querySelectorAll(".picture button")) {
+      const { column, name } = button.dataset;
+      const isOn = highlighted && column === highlighted.column && name === highlighted.name;
+      button.setAttribute("aria-pressed", Boolean(isOn));
+    }
+  };
+
+  for (const image of document.querySelectorAll("img[data-legend]")) {
+    for (const { column, name, box } of pointData(image.dataset.legend)) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.title = `Show only: ${name}`;
+      button.setAttribute("aria-label", `Show only the cells with ${column} ${name}`);
+      button.setAttribute("aria-pressed", "false");
+      [button.dataset.column, button.dataset.name] = [column, name];
+      ["left", "top", "width", "height"].forEach((side, i) => (button.style[side] = `${box[i] / 100}%`));
+      button.addEventListener("click", () => toggle({ column, name }));
+      image.closest(".picture").append(button);
+    }
   }
 })();

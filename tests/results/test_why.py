@@ -117,7 +117,7 @@ def test_the_report_shows_what_drives_each_type_and_the_users_markers(run: Path)
     assert all("share of cells with each of 5 features, and its mean value" in alt for alt in dots[2:])  # the markers
     assert any("UMAP of the target's cells by cluster" in alt for alt in alts)
     tables = " ".join(output["data"].get("text/html", "") for output in shown if "data" in output)
-    assert "share of what speaks for the type %" in tables
+    assert "importance %" in tables
     for marker in ("MS4A1", "GNLY", "FCGR3A"):
         assert re.search(f"<td[^>]*>{marker}</td>", tables)
     plan = json.loads((run / "work" / "plan.json").read_text())
@@ -154,7 +154,7 @@ def test_a_saved_models_run_takes_its_parents_and_explains_it(
     )
     np.testing.assert_allclose(now[probabilities], then[probabilities], atol=1e-6)
     html = (again / "report.html").read_text("utf-8")
-    assert "share of what speaks for the type %" in html
+    assert "importance %" in html
     assert "Your markers" not in html  # MARKERS is not set: a heading over nothing is left out
     (tmp_path / "p.yaml").write_text(
         yaml.safe_dump(

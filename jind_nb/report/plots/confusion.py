@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
@@ -17,7 +18,9 @@ from ...core.labels import UNASSIGNED
 from ...core.text import percent, plural
 from ...model.history import TRAINED_ON, StageResult
 from ...model.state import TrainingStage
-from .style import COLOURS, MANY, boxes_for_missing_letters, legend_below, short, short_names, three_digits
+from .style import COLOURS, FULL, MANY, boxes_for_missing_letters, legend_below, short, short_names, three_digits
+
+FEW_COLUMNS = 6  # of one matrix as wide as a page: more have numbers for names
 
 SIDE_BY_SIDE = 12  # confusion matrices of at most so many types share a row
 
@@ -113,6 +116,71 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
     )
 
 
+def share_matrix(counts: pd.DataFrame, title: str) -> Figure:
+    """Draw one confusion matrix as wide as a page: each row shaded by the shares of its cells, with numbers where they fit.
+
+    Parameters
+    ----------
+    counts
+        Cells, true types (rows) by answers (columns), `Unassigned` last; as `tables.confusion_table` returns it.
+    """
+    n_rows, n_columns = counts.shape
+    is_numbered = n_columns - 1 > FEW_COLUMNS
+    names = short_names([str(name) for name in counts.index], 24 if n_columns <= 40 else 18)
+    heads = short_names([str(name) for name in counts.columns], 20)
+    left = 0.25 + 0.058 * (max(map(len, names)) + 4 * is_numbered)
+    cell = float(np.clip((FULL - left - 1.15) / n_columns, 0.095, 0.42))
+    row = float(np.clip(cell, 0.108, 0.2 if n_rows <= 20 else 0.14))
+    bottom = 0.32 + 0.058 * (len(UNASSIGNED) if is_numbered else max(map(len, heads)))
+    height = 0.5 + row * n_rows + bottom
+    figure = plt.figure(figsize=(FULL, height))
+    axes = figure.add_axes((left / FULL, bottom / height, cell * n_columns / FULL, row * n_rows / height))
+    totals = counts.to_numpy().sum(axis=1, keepdims=True)
+    shares = counts.to_numpy() / np.maximum(1, totals)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    longest = max(len(f"{n:,}") for n in counts.to_numpy().ravel())
+    if cell >= 0.04 + 0.058 * longest:
+        for (i, j), n in np.ndenumerate(counts.to_numpy()):
+            if n:
+                color = "white" if shares[i, j] > 0.6 else "black"
+                axes.text(j, i, f"{n:,}", ha="center", va="center", fontsize=7, color=color)
+    axes.axvline(n_columns - 1.5, color="black", linewidth=0.8)
+    at = {name: j for j, name in enumerate(counts.columns)}
+    right = np.array([counts.iloc[i, at[name]] if name in at else 0 for i, name in enumerate(counts.index)])
+    for x, head in ((0.3, "cells"), (0.75, "right")):
+        axes.text(n_columns - 0.5 + x / cell, -0.75, head, ha="center", va="bottom", fontsize=7, fontweight="bold")
+    for i, total in enumerate(totals[:, 0]):
+        axes.text(n_columns - 0.5 + 0.3 / cell, i, f"{total:,}", ha="center", va="center", fontsize=7)
+        share = f"{100 * right[i] / max(1, total):.0f} %"
+        axes.text(n_columns - 0.5 + 0.75 / cell, i, share, ha="center", va="center", fontsize=7)
+    if is_numbered:
+        heads = [*map(str, range(1, n_columns)), UNASSIGNED]
+        names = [
+            f"{word}  {at[name] + 1 if name in at else '–'}" for name, word in zip(counts.index, names, strict=True)
+        ]
+    axes.set_xticks(range(n_columns), heads, rotation=90, fontsize=7)
+    axes.set_yticks(range(n_rows), names, fontsize=7)
+    axes.tick_params(length=2, pad=2)
+    numbered = ", numbered as the rows" if is_numbered else ""
+    axes.set_xlabel(f"answer{numbered}", fontsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.text(0.01, 1 - 0.1 / height, title, fontsize=8.5, va="top")
+    return figure
+
+
+def share_matrix_alt(counts: pd.DataFrame, title: str) -> str:
+    """Return the alt text of `share_matrix`: how many are right, and the most frequent mistakes."""
+    long = counts.stack()
+    mistakes = [(int(n), *pair) for pair, n in long.items() if n and pair[0] != pair[1] and pair[1] != UNASSIGNED]
+    largest = sorted(mistakes, key=lambda mistake: -mistake[0])[:3]
+    words = "; ".join(f"{n:,} of {truth} called {given}" for n, truth, given in largest) or "no mistakes"
+    n_right = sum(int(counts.loc[name, name]) for name in counts.index if name in counts.columns)
+    n_wrong, n_left = sum(mistake[0] for mistake in mistakes), int(counts[UNASSIGNED].sum())
+    return (
+        f"Confusion matrix. {title}: {n_right:,} right, {n_wrong:,} wrong, {n_left:,} Unassigned. Most often: {words}."
+    )
+
+
 def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) -> Figure | str:
     """Draw confusion matrices in reading order, as many side by side as fit into a width (inches)."""
     if not results:
@@ -167,7 +235,7 @@ def batch_results(history: Sequence[StageResult], batch: str, stages: Sequence[s
 
 def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -> Figure:
     """Draw raw and effective accuracy of many stages, one line each, in reading order."""
-    figure, axes = plt.subplots(figsize=(8.5, 1.4 + 0.22 * len(results)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(FULL, 1.4 + 0.22 * len(results)), layout="constrained")
     y = np.arange(len(results))
     numbers = [result.metrics for result in results]
     axes.plot([m["raw_accuracy"] for m in numbers], y, "o", color=COLOURS[0], label="raw accuracy (all cells)")

@@ -1,7 +1,7 @@
-"""What all pictures share: colours, marker shapes, short names, and how a figure becomes a PNG in a notebook.
+"""What all pictures share: colours of lines, short names, and how a figure becomes a PNG in a notebook.
 
-Colours are Okabe and Ito's eight, which colour-blind readers can tell apart. Where there are more groups than colours,
-each marker shape repeats them: colour and shape together tell up to 64 groups apart.
+Lines and bars have Okabe and Ito's eight colours, which colour-blind readers can tell apart; cell types and batches those of
+`core.colours`.
 """
 
 import io
@@ -17,8 +17,10 @@ import pandas as pd
 from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
+from ...core.colours import GREY
 from ...core.labels import AMBIGUOUS, CONFIDENT, OUTSIDE, PARENT_ONLY, UNLIKE
 from .. import html
 
@@ -26,22 +28,17 @@ COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8
 
 MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
 
-GREY = "#BBBBBB"
-
 REASON_COLOURS = {
     CONFIDENT: "#0072B2", PARENT_ONLY: "#56B4E9", AMBIGUOUS: "#E69F00", UNLIKE: "#D55E00", OUTSIDE: "#CC79A7",
 }  # fmt: skip
-
-REASON_STYLES: dict[str, dict[str, Any]] = {
-    reason: {"color": colour, "marker": marker, "linewidths": 0}
-    for (reason, colour), marker in zip(REASON_COLOURS.items(), "os^Dv", strict=True)
-}
 
 REJECTED: dict[str, Any] = {"color": GREY, "hatch": "///", "edgecolor": "white"}  # bars of cells without a type
 
 MOST_HOVER = 10_000  # points with text under the pointer
 
 DOTS, PIXELS = 150, 100  # per inch: in the file, and on a screen
+
+FULL, HALF = 6.6, 3.3  # inches: a picture as wide as a page, and one of two side by side
 
 MANY = 24  # cell types from which on names are small, numbered, or in two columns
 
@@ -54,43 +51,79 @@ def boxes_for_missing_letters() -> Iterator[None]:
         yield
 
 
-def show(figure: Figure | str | None, alt: str = "", cells: pd.DataFrame | None = None) -> None:
+def show(figure: Figure | str | None, alt: str = "", points: pd.DataFrame | None = None) -> None:
     """Display a figure in a notebook as a PNG with its alt text, or a sentence in its place; nothing for None.
 
     Parameters
     ----------
     alt
         What the picture shows, for readers who cannot see it.
-    cells
-        What the report shows about the point under the pointer: a row for each point, with `panel` (int, which of the
-        figure's axes), `x`, `y` (in data coordinates) and the columns to show by their names. Left out if it has more
-        than 10,000 rows.
+    points
+        What the report shows about the point under the pointer: `described`.
     """
     if figure is None:
         return
     if isinstance(figure, str):
         display(HTML(f'<p class="nothing">{escape(figure)}</p>'))
         return
-    about: dict[str, Any] = {"alt": alt, **pixels(figure)}
-    if cells is not None and len(cells) <= MOST_HOVER:
-        about |= {"where": _places(figure, cells), "what": _hover_columns(cells.drop(columns=["panel", "x", "y"]))}
-    display({"image/png": png(figure), "text/plain": alt}, raw=True, metadata={"image/png": about})
+    data, about = described(figure, alt, points)
+    display({"image/png": data, "text/plain": alt}, raw=True, metadata={"image/png": about})
 
 
-def pixels(figure: Figure) -> dict[str, int]:
-    """Return a figure's `width` and `height` on a screen."""
+def described(figure: Figure, alt: str, points: pd.DataFrame | None = None) -> tuple[bytes, dict[str, Any]]:
+    """Return a figure as PNG data, and what the report knows of it; the figure is closed.
+
+    Parameters
+    ----------
+    points
+        A row for each point of the first axes, with `x`, `y` (in data coordinates) and columns to show by their names. Left
+        out if it has more than 10,000 rows.
+
+    Returns
+    -------
+    `alt`, `width` and `height` on a screen in pixels; of points `where` (places) and `what` (columns); `legend`, the entries
+    that were made `clickable`.
+    """
     width, height = figure.get_size_inches()
-    return {"width": round(PIXELS * width), "height": round(PIXELS * height)}
-
-
-def _places(figure: Figure, cells: pd.DataFrame) -> dict[str, list[int]]:
-    """Return each point's place, in ten thousandths of the picture's width and height from its upper left corner."""
+    about: dict[str, Any] = {"alt": alt, "width": round(PIXELS * width), "height": round(PIXELS * height)}
     with boxes_for_missing_letters():
-        figure.draw_without_rendering()  # puts the axes where they will be
-    places = np.empty((len(cells), 2))
-    for panel, rows in cells.reset_index(drop=True).groupby("panel"):
-        axes = figure.axes[panel]
-        places[rows.index] = figure.transFigure.inverted().transform(axes.transData.transform(rows[["x", "y"]]))
+        figure.draw_without_rendering()  # puts everything where it will be
+    if points is not None and len(points) <= MOST_HOVER:
+        about |= {"where": _places(figure, points), "what": _hover_columns(points.drop(columns=["x", "y"]))}
+    if legend := _clickable_entries(figure):
+        about["legend"] = legend
+    return png(figure), about
+
+
+CLICKABLE = "clickable "
+
+
+def clickable(text: Text, column: str, name: str) -> None:
+    """Make a word of a picture highlight the points that have a name in a column of `tables.hover_table`."""
+    text.set_gid(f"{CLICKABLE}{column}\n{name}")
+
+
+def _clickable_entries(figure: Figure) -> list[dict[str, Any]]:
+    """Return the words that `clickable` marked: `column`, `name`, and `box`, left, top, width and height in ten thousandths of the
+    picture, with the swatch on a legend entry's left."""
+    found = []
+    whole = figure.bbox
+    for text in figure.findobj(Text):
+        gid = text.get_gid() or ""
+        if not gid.startswith(CLICKABLE):
+            continue
+        column, name = gid.removeprefix(CLICKABLE).split("\n", 1)
+        box, swatch = text.get_window_extent(), 0.14 * figure.dpi
+        left, top = (box.x0 - swatch) / whole.width, 1 - box.y1 / whole.height
+        sizes = left, top, (box.width + swatch) / whole.width, box.height / whole.height
+        found.append({"column": column, "name": name, "box": [round(1e4 * size) for size in sizes]})
+    return found
+
+
+def _places(figure: Figure, points: pd.DataFrame) -> dict[str, list[int]]:
+    """Return each point's place, in ten thousandths of the picture's width and height from its upper left corner."""
+    on_paper = figure.axes[0].transData.transform(points[["x", "y"]])
+    places = figure.transFigure.inverted().transform(on_paper)
     x, y = np.rint(1e4 * np.clip([places[:, 0], 1 - places[:, 1]], 0, 1)).astype(int).tolist()
     return {"x": x, "y": y}
 
@@ -109,11 +142,11 @@ def _hover_columns(cells: pd.DataFrame) -> list[dict[str, Any]]:
 
 def show_table(table: pd.DataFrame, caption: str | None = None) -> None:
     """Display a table in a notebook, its index as the first column."""
-    display(HTML(html.table_html(table, caption)))
+    display(HTML(html.table_html(table, caption, has_download=True)))
 
 
 def png(figure: Figure) -> bytes:
-    """Return a figure as PNG data of 256 colours, a third as large as with all colours; the figure is closed."""
+    """Return a figure as PNG data of 256 colours, a third as large as with all of them; the figure is closed."""
     drawn = io.BytesIO()
     with boxes_for_missing_letters():
         figure.savefig(drawn, format="png", dpi=DOTS)
@@ -122,8 +155,24 @@ def png(figure: Figure) -> bytes:
 
 
 def _few_colours(image: Image.Image, n: int) -> bytes:
+    """Return an image as PNG data of n colours.
+
+    The palette is chosen from the colours that occur, each counted once: counted by their area, two batches of few cells
+    would get one colour.
+    """
+    pixels = np.asarray(image.convert("RGB"))
+    occurring = np.unique(pixels.reshape(-1, 3).astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32))
+    once = np.stack([occurring >> 16, (occurring >> 8) & 255, occurring & 255], axis=-1).astype(np.uint8)
+    found = Image.fromarray(once[None]).quantize(n - 1, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    colours = (found.getpalette() or [])[: 3 * (n - 1)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([255, 255, 255, *colours])
+    places = np.array(Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE))
+    places[(pixels == 255).all(axis=2)] = 0  # Pillow takes the first that is near; paper stays white
+    few = Image.fromarray(places, mode="P")
+    few.putpalette([255, 255, 255, *colours])
     data = io.BytesIO()
-    image.convert("RGB").quantize(n, dither=Image.Dither.NONE).save(data, format="png", optimize=True)
+    few.save(data, format="png", optimize=True)
     return data.getvalue()
 
 
@@ -134,7 +183,7 @@ def at_most(data: bytes, n_bytes: float) -> bytes:
     image = Image.open(io.BytesIO(data)).convert("RGB")
     for share in (0.8, 0.65, 0.5, 0.35, 0.25):
         size = round(image.width * share), round(image.height * share)
-        smaller = _few_colours(image.resize(size, Image.Resampling.LANCZOS), 64)
+        smaller = _few_colours(image.resize(size, Image.Resampling.LANCZOS), 128)
         if len(smaller) <= n_bytes:
             break
     return smaller
@@ -167,9 +216,3 @@ def legend_beside(axes: Axes, ncols: int = 1, markerscale: float = 1.0) -> None:
     """Draw the legend of axes on their right."""
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
     axes.legend(fontsize=7, frameon=False, ncols=ncols, markerscale=markerscale, **place)
-
-
-def group_style(position: int) -> dict[str, Any]:
-    """Return matplotlib's colour, marker and line width for the group of a position (0 to 63)."""
-    turn, colour = divmod(position, len(COLOURS))
-    return {"color": COLOURS[colour], "marker": MARKERS[turn % len(MARKERS)], "linewidths": 0}

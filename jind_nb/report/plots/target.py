@@ -1,86 +1,195 @@
 """What the target consists of, how far its confidence can be trusted, and its clusters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ... import metrics
+from ...core.colours import GREY, colours_of
 from ...core.labels import UNASSIGNED
 from ...core.text import listing, plural
 from ...model.calibration import Calibration
 from ...results.clusters import Clusters
-from .embedding import scatter
-from .style import COLOURS, GREY, MANY, REJECTED, legend_below, short, short_names, three_digits
+from .embedding import FEW, scatter
+from .style import (
+    COLOURS,
+    FULL,
+    HALF,
+    MANY,
+    REASON_COLOURS,
+    REJECTED,
+    clickable,
+    legend_below,
+    short,
+    short_names,
+    three_digits,
+)  # fmt: skip
+
+MOST_BARS = 36  # types in the picture of the composition
+
+PALE: dict[str, Any] = {
+    "facecolor": "#E8E8E8",
+    "edgecolor": "#777777",
+    "linewidth": 0.4,
+}  # bars of cells with a parent only
+
+QUALITY_WORDS = {"features": "features with a value", "total": "total of the values"}
+
+OUTLIERS = {"marker": ".", "markersize": 2, "markeredgewidth": 0, "markerfacecolor": "#777777"}
 
 FEWEST_OF_A_RANGE = 5  # cells in a range of confidence; the share of right ones among fewer says nothing
 
 
-def composition_bars(table: pd.DataFrame, target: str) -> Figure:
-    """Draw cells of each type, annotated and rejected, many types in two columns; `table` as `tables.composition_table`
-    returns it."""
-    table = table[table[["annotated", "parent_only", "rejected"]].sum(axis=1) > 0]
-    n_columns = 1 if len(table) <= MANY else 2
-    n_rows = -(-len(table) // n_columns)
-    step = 0.24 if n_rows <= 12 else 0.155
-    size = 7.2, 1.15 + step * n_rows
-    figure, grid = plt.subplots(1, n_columns, figsize=size, layout="constrained", squeeze=False, sharex=True)
-    most = max(1, int(table[["annotated", "parent_only", "rejected"]].sum(axis=1).max()))
-    for i, axes in enumerate(grid.flat):
-        _draw_composition(axes, table[i * n_rows : (i + 1) * n_rows][::-1], most)
-        axes.set_ylim(-0.6, n_rows - 0.4)
-        axes.tick_params(axis="y", labelsize=8 if n_columns == 1 else 6.5)
-        axes.set_xlim(0, most * (1.18 if n_columns == 1 else 1.4))
-    figure.suptitle(f"Cell types of {short(target)}", fontsize=10)
-    legend_below(figure, *grid[0, 0].get_legend_handles_labels(), ncols=3)
+def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> Figure:
+    """Draw the target's share of each cell type beside the annotated batches'; each bar has its type's colour.
+
+    Parameters
+    ----------
+    table
+        As `tables.composition_shares` returns it.
+    names
+        All possible answers in their order, which gives colours and numbers.
+    """
+    colours, numbers = colours_of(names), {name: i + 1 for i, name in enumerate(names)}
+    step = 0.21 if len(table) <= 12 else 0.15 if len(table) <= 20 else 0.118
+    height = max(3.02, 0.95 + step * len(table))
+    figure, axes = plt.subplots(figsize=(HALF, height), layout="constrained")
+    y = np.arange(len(table))
+    given = 100 * table["annotated"].to_numpy()
+    axes.barh(y, given, color=[colours.get(name, GREY) for name in table.index], height=0.72)
+    start = given
+    for column, style in (("parent_only", PALE), ("rejected", REJECTED)):
+        if table[column].any():
+            axes.barh(y, 100 * table[column], left=start, height=0.72, **style)
+            start = start + 100 * table[column].to_numpy()
+    ends = start
+    if table["mean"].notna().any():
+        axes.hlines(y, 100 * table["low"], 100 * table["high"], color="black", linewidth=0.9)
+        axes.plot(100 * table["mean"], y, "|", color="black", markersize=6, markeredgewidth=1.4)
+        ends = np.maximum(start, 100 * table["high"].fillna(0).to_numpy())
+    for i, (end, n) in enumerate(zip(ends, table["cells"], strict=True)):
+        axes.text(end, i, f" {n:,}", va="center", fontsize=7)
+    is_numbered = len([name for name in names if name != UNASSIGNED]) > FEW
+    words = [
+        f"{numbers[name]}: {word}" if is_numbered and name in numbers else word
+        for name, word in zip(table.index, short_names([str(name) for name in table.index], 22), strict=True)
+    ]
+    axes.set_yticks(y, words, fontsize=7)
+    for name, label in zip(table.index, axes.get_yticklabels(), strict=True):
+        clickable(label, "prediction", str(name))
+    axes.set(ylim=(len(table) - 0.4, -0.6), xlim=(0, 1.2 * max(1.0, float(ends.max(initial=0)))))
+    axes.tick_params(axis="x", labelsize=7, length=2)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("% of the cells; number: annotated", fontsize=7)
+    axes.set_title(f"What {short(target, 24)} consists of", fontsize=8.5, loc="left")
+    handles, labels = _composition_legend(table)
+    figure.legend(
+        handles, labels, fontsize=7, frameon=False, loc="outside lower center", ncols=1, borderpad=0.1, labelspacing=0.2
+    )
     return figure
 
 
+def _composition_legend(table: pd.DataFrame) -> tuple[list[Any], list[str]]:
+    """Return what the marks beside the coloured bars mean, those that are drawn."""
+    marks: dict[str, Any] = {}
+    if table["mean"].notna().any():
+        line = plt.Line2D([], [], color="black", marker="|", markersize=6, linewidth=0.9)
+        marks["annotated batches: mean, lowest and highest"] = line
+    if table["parent_only"].any():
+        marks["most like this type, but its parent only"] = plt.Rectangle((0, 0), 1, 1, **PALE)
+    if table["rejected"].any():
+        marks["most like this type, but Unassigned"] = plt.Rectangle(
+            (0, 0), 1, 1, facecolor=GREY, hatch="///", edgecolor="white"
+        )
+    return list(marks.values()), list(marks)
+
+
 def composition_alt(table: pd.DataFrame, target: str) -> str:
-    """Return the alt text of `composition_bars`.
+    """Return the alt text of `composition_bars`; `table` as `tables.composition_table` returns it.
 
     >>> composition_alt(pd.DataFrame({"annotated": [8, 2], "rejected": [1, 0]}, index=["B", "T"]), "donor 4")
-    'Bar chart of the cells of donor 4 by cell type: B 8, T 2. 1 cell is left Unassigned.'
+    'Bar chart of the cells of donor 4 by cell type, beside the annotated batches: B 8, T 2. 1 cell is left Unassigned.'
     """
     counts, rejected = table["annotated"][table["annotated"] > 0], int(table["rejected"].sum())
     named = listing((f"{name} {n:,}" for name, n in counts.items()), 5, quoted=False) or "none annotated"
     left = f"{plural(rejected, 'cell')} {'is' if rejected == 1 else 'are'} left Unassigned"
-    return f"Bar chart of the cells of {target} by cell type: {named}. {left}."
+    return f"Bar chart of the cells of {target} by cell type, beside the annotated batches: {named}. {left}."
 
 
-def _draw_composition(axes: Axes, table: pd.DataFrame, most: int) -> None:
-    """Draw the bars of one column, the first at the bottom."""
-    y = np.arange(len(table))
-    axes.barh(y, table["annotated"], color=COLOURS[0], label="annotated")
-    named = table["annotated"] + table["parent_only"]
-    if table["parent_only"].any():
-        label = "most like this type, but its parent only"
-        axes.barh(y, table["parent_only"], left=table["annotated"], color=COLOURS[4], label=label)
-    axes.barh(y, table["rejected"], left=named, label="most like this type, but Unassigned", **REJECTED)
-    for i, row in enumerate(table.itertuples()):
-        others = [f"+{n:,}" for n in (row.parent_only, row.rejected) if n]
-        text = f" {row.annotated:,}" + (f" ({', '.join(others)})" if others else "")
-        size = 7 if most and len(table) <= MANY else 6
-        axes.text(row.annotated + row.parent_only + row.rejected, i, text, va="center", fontsize=size)
-    axes.set_yticks(y, [short(str(name)) for name in table.index])
-    axes.set_xlabel("cells", fontsize=8)
+def confidence_histogram(confidence: np.ndarray, rejected: np.ndarray, target: str) -> Figure:
+    """Draw how many cells have which confidence, annotated and `Unassigned` ones; bool `rejected` (n_target,)."""
+    figure, axes = plt.subplots(figsize=(HALF, 2.2), layout="constrained")
+    bins = np.linspace(0, 1, 21)
+    style = {key: [COLOURS[0], GREY][i] for i, key in enumerate(("kept", "rejected"))}
+    parts, colours = [confidence[~rejected], confidence[rejected]], list(style.values())
+    axes.hist(
+        parts, bins=bins, stacked=True, color=colours, label=["annotated", UNASSIGNED], edgecolor="white", linewidth=0.4
+    )
+    axes.set(xlim=(0, 1))
+    axes.set_xlabel("confidence", fontsize=7)
+    axes.set_ylabel("cells", fontsize=7)
+    axes.tick_params(labelsize=7, length=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"How sure the model is of {short(target, 20)}", fontsize=8.5, loc="left")
+    legend_below(figure, ncols=2)
+    return figure
+
+
+def histogram_alt(confidence: np.ndarray, rejected: np.ndarray, target: str) -> str:
+    """Return the alt text of `confidence_histogram`."""
+    return (
+        f"Histogram of the confidence of {plural(len(confidence), 'cell')} of {target}: {int((confidence >= 0.9).sum()):,} have "
+        f"0.9 or more, {int((confidence < 0.5).sum()):,} less than 0.5; {int(rejected.sum()):,} are Unassigned."
+    )
+
+
+def quality_by_reason(table: pd.DataFrame, target: str) -> Figure:
+    """Draw how many features the cells have, and their total, by the reason of their answer; `table` as
+    `tables.quality_table` returns it."""
+    reasons = [reason for reason in REASON_COLOURS if (table["reason"] == reason).any()]
+    figure, panels = plt.subplots(1, 2, figsize=(HALF, 2.2), layout="constrained", sharey=True)
+    for axes, (column, words) in zip(panels, QUALITY_WORDS.items(), strict=True):
+        values = [table.loc[table["reason"] == reason, column].to_numpy() for reason in reasons]
+        drawn = axes.boxplot(values, orientation="horizontal", widths=0.6, patch_artist=True, flierprops=OUTLIERS)
+        for box, reason in zip(drawn["boxes"], reasons, strict=True):
+            box.set(facecolor=REASON_COLOURS[reason], alpha=0.55, linewidth=0.6)
+        for line in drawn["medians"]:
+            line.set(color="black", linewidth=1.2)
+        axes.set_xlabel(words, fontsize=7)
+        axes.tick_params(labelsize=7, length=2)
+        axes.locator_params(axis="x", nbins=3)
+        axes.spines[["top", "right"]].set_visible(False)
+    words = [f"{reason.replace(' ', chr(10))}\n({(table['reason'] == reason).sum():,})" for reason in reasons]
+    panels[0].set_yticks(range(1, len(reasons) + 1), words, fontsize=7)
+    panels[0].invert_yaxis()
+    figure.suptitle(f"Quality of the cells of {short(target, 20)}", fontsize=8.5, x=0.02, ha="left")
+    return figure
+
+
+def quality_alt(table: pd.DataFrame, target: str) -> str:
+    """Return the alt text of `quality_by_reason`."""
+    medians = table.groupby("reason", observed=True)["features"].median()
+    words = "; ".join(f"{reason} {value:,.0f}" for reason, value in medians.items())
+    return f"Box plots of features with a value and of the total of the cells of {target} by reason. Median features: {words}."
 
 
 def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapping[str, float], target: str) -> Figure:
     """Draw each cell's confidence by its most probable type, and the threshold below which it is rejected."""
     names = sorted(set(raw))
     height = 1.3 + (0.26 if len(names) <= MANY else 0.15) * len(names)
-    figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
+    figure, axes = plt.subplots(figsize=(FULL, height), layout="constrained")
     jitter = np.random.default_rng(0).uniform(-0.32, 0.32, len(raw))
     for i, name in enumerate(names):
         at = np.flatnonzero(raw == name)
         axes.scatter(confidence[at], i + jitter[at], s=4, color=COLOURS[0], alpha=0.5, linewidths=0, rasterized=True)
         axes.plot([thresholds[name]] * 2, [i - 0.42, i + 0.42], color=COLOURS[3], linewidth=2)
     axes.plot([], [], color=COLOURS[3], linewidth=2, label="threshold: cells below it are Unassigned")
-    axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=8 if len(names) <= MANY else 6.5)
+    axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=8 if len(names) <= MANY else 7)
     axes.set(xlim=(0, 1.02), xlabel="confidence (probability of the most probable type)", ylabel="most probable type")
     axes.set_title(f"Confidence of each cell of {short(target)}", fontsize=10)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -110,7 +219,7 @@ def reliability_curves(
     """
     if calibration is None and labelled is None:
         return "No annotated batch was left out of training, and the target has no labels for comparison."
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(FULL, 3.3), layout="constrained")
     left.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfect calibration")
     if calibration is not None:
         which = "left-out batches" if calibration.n_annotated > 1 else "held-out cells"
@@ -139,7 +248,11 @@ def reliability_curves(
     right.set_title("Risk and coverage", fontsize=10)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=6.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        axes.tick_params(labelsize=7)
+        for words in (axes.xaxis.label, axes.yaxis.label):
+            words.set_fontsize(7)
+        axes.title.set_fontsize(8.5)
+        axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure
 
 
@@ -161,7 +274,7 @@ def reliability_alt(calibration: Calibration | None, labelled: tuple[np.ndarray,
 def cluster_bars(table: pd.DataFrame, target: str) -> Figure:
     """Draw the share of each cluster's cells that are of its majority, and what the others are; `table` as
     `clusters.cluster_table` returns it."""
-    figure, axes = plt.subplots(figsize=(7.2, 1.3 + 0.24 * len(table)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(FULL, 1.3 + 0.24 * len(table)), layout="constrained")
     y = np.arange(len(table))
     share = table["share %"].to_numpy(dtype=float)
     unassigned = np.where(table["majority"] == UNASSIGNED, 0.0, table["Unassigned %"].to_numpy(dtype=float))

@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from ...core.colours import GREY
 from ...core.labels import UNASSIGNED
 from ...model.state import TargetStage
-from .style import COLOURS, GREY, MANY, REJECTED, legend_below, legend_beside, short, short_names
+from .style import COLOURS, FULL, MANY, REJECTED, legend_below, legend_beside, short, short_names
 
 
 def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target: int) -> Figure | str:
@@ -21,15 +22,15 @@ def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target
         return f"A saved model annotates {target}, {n_target:,} cells; there is no training."
     table = pd.DataFrame(cells).fillna(0).astype(int).sort_index()
     has_numbers = table.shape[1] <= 12
-    width, height = (0.5 if has_numbers else 0.17), (0.24 if len(table) <= MANY else 0.15)
+    width, height = (0.5 if has_numbers else 0.12), (0.24 if len(table) <= MANY else 0.15)
     longest = max(len(name) for name in short_names(list(table.columns)))
-    size = max(6.4, 2.6 + width * table.shape[1]), 1.2 + 0.07 * longest + height * len(table)
+    size = max(FULL, 2.6 + width * table.shape[1]), 1.2 + 0.07 * longest + height * len(table)
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     largest = max(2, int(table.to_numpy().max()))
     # Up to four times the largest number, so that the numbers in the cells stay readable.
     shades = LogNorm(vmin=0.5, vmax=4 * largest)
     drawn = axes.imshow(table.where(table > 0).to_numpy(dtype=float), cmap="Blues", aspect="auto", norm=shades)
-    letters = 7 if len(table) <= MANY else 6
+    letters = 7
     if has_numbers:
         for (row, column), n in np.ndenumerate(table.to_numpy()):
             axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=letters)
