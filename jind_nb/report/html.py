@@ -86,7 +86,7 @@ def _decimals(head: str, values: Sequence[Any]) -> int:
     some = [abs(float(value)) for value in values if isinstance(value, Real) and not _is_missing(value)]
     if head.endswith("%"):
         return 1
-    if some and max(some) > 1 and all(value.is_integer() for value in some):
+    if some and all(value.is_integer() for value in some):
         return 0
     if max(some, default=0.0) <= 1:
         return 3
@@ -103,12 +103,12 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return bool(some) and all(isinstance(value, Real) and not isinstance(value, bool) for value in some)
 
 
-def value_text(value: Any, decimals: int = 3) -> str | Markup:
-    """Return a value as people read it; a share that is nearly 1 is not shown as certain.
+def value_text(value: Any, decimals: int | None = None) -> str | Markup:
+    """Return a value as people read it, a number alone with three digits; a share that is nearly 1 is not shown as certain.
 
-    >>> value_text(1200), value_text(0.12345), value_text(None), value_text(0.99996), value_text(True)
+    >>> value_text(1200), value_text(0.12345), value_text(None), value_text(0.99996, 3), value_text(True)
     ('1,200', '0.123', '–', '>0.999', 'yes')
-    >>> value_text(12.345, 1), value_text(0.00001)
+    >>> value_text(12.345, 1), value_text(0.00001, 3)
     ('12.3', '<0.001')
     """
     if _is_missing(value):
@@ -119,6 +119,8 @@ def value_text(value: Any, decimals: int = 3) -> str | Markup:
         return f"{value:,}"
     if isinstance(value, Real):
         number = float(value)
+        if decimals is None:
+            return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
         if decimals == 3 and 0.9995 <= number < 1:
             return ">0.999"
         if decimals == 3 and 0 < number < 0.0005:

@@ -60,7 +60,7 @@ def test_numbers_are_aligned_and_words_are_not() -> None:
     )
     found = Cells(report_html.table_html(frame))
     kinds = [attributes.get("class") for tag, attributes in found.tags if tag == "td"]
-    assert kinds == ["number", None, None] * 2
+    assert kinds == ["number", "word", None, "number", None, None]
     left = [attributes.get("style") for tag, attributes in found.tags if tag in ("td", "th")]
     assert left == ["text-align: left", None, "text-align: left", "text-align: left"] * 3
     scopes = [attributes["scope"] for tag, attributes in found.tags if tag == "th"]

@@ -20,14 +20,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from jind_nb.core.colours import GREY, colours_of
 from jind_nb.core.labels import UNASSIGNED
+from jind_nb.data.plan import Plan
 from jind_nb.metrics import reliability, risk_coverage
 from jind_nb.model.calibration import Calibration
 from jind_nb.model.history import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, stage_result
 from jind_nb.model.predictions import Predictions
 from jind_nb.report.plots import compare, confusion, embedding, style, training
 from jind_nb.report.plots import target as plots_target
-from jind_nb.results import clusters
+from jind_nb.results import clusters, tables
 from jind_nb.results.clusters import Clusters
 
 SOURCE, TARGET = "donor 1", "donor 9"
@@ -236,7 +238,7 @@ def test_unassigned_is_grey_and_apart_from_all_types() -> None:
     assert legend is not None
     assert legend.get_texts()[0].get_text() == "Unassigned (1)"
     assert len(set(styles(figure))) == 61
-    assert [colour for colour, _ in styles(figure)].count(style.GREY.lower()) == 1
+    assert [colour for colour, _ in styles(figure)].count(GREY.lower()) == 1
 
 
 def seen_cells(n: int, stages: tuple[str, ...] = ("before alignment", "after alignment")) -> pd.DataFrame:
@@ -249,39 +251,86 @@ def seen_cells(n: int, stages: tuple[str, ...] = ("before alignment", "after ali
     return pd.concat([part.assign(stage=stage) for stage in stages for part in (known, target)], ignore_index=True)
 
 
+def last_of(n: int) -> pd.DataFrame:
+    return embedding.last_stage(seen_cells(n))
+
+
 @pytest.mark.parametrize("by", ["batch", "cell type", "confidence", "reason"])
-def test_before_and_after_alignment_share_axes_and_name_every_group(by: str) -> None:
-    """Without the same axes the two pictures could not be compared."""
-    figure = embedding.before_after(seen_cells(60), by, TARGET)
-    left, right = figure.axes[:2]
-    assert left.get_xlim() == right.get_xlim()
-    assert (left.get_title(), right.get_title()) == tuple(
-        f"{TARGET}, {when} alignment: by {by}" for when in ("before", "after")
-    )
-    groups = {"batch": 2, "cell type": 60, "confidence": 0, "reason": 3}[by]
-    words = [t.get_text() for legend in figure.legends for t in legend.get_texts()]
-    assert len(set(words)) == groups
-    assert len(set(styles(figure))) == groups
+@pytest.mark.parametrize("n", [3, 60])
+def test_the_targets_picture_names_every_group_inside_it(by: str, n: int) -> None:
+    """A name beyond the edge, or none, leaves a colour that says nothing."""
+    names = type_names(n) if by == "cell type" else [f"donor {i}" for i in range(n)]
+    seen = last_of(n).assign(batch=lambda frame: np.where(frame["cell"] >= 0, TARGET, "donor 1"))
+    figure = embedding.target_umap(seen, by, TARGET, names)
+    words = [text for legend in figure.legends for text in legend.get_texts()]
+    groups = {"batch": 2 if n == 3 else 1, "cell type": n, "confidence": 0, "reason": 3}[by]
+    assert len({text.get_text() for text in words}) == groups
     figure.canvas.draw()
-    for text in [t for legend in figure.legends for t in legend.get_texts()]:
+    for text in words:
         box = text.get_window_extent()
         assert box.x0 > 0, text
         assert box.x1 < figure.bbox.width, text
         assert box.y0 > 0, text
 
 
-def test_a_target_that_was_not_aligned_is_shown_once() -> None:
-    """Two equal pictures would look as if alignment had done nothing."""
-    (axes,) = embedding.before_after(seen_cells(3, ("before alignment",)), "cell type", TARGET).axes
-    assert axes.get_title() == f"{TARGET}, not aligned: by cell type"
+def test_a_type_has_one_colour_in_every_picture_and_in_the_annotated_file() -> None:
+    """A reader who has learned that B cells are blue would else take T cells for them on the next page."""
+    names = [*type_names(60), UNASSIGNED]
+    colours = colours_of(names)
+    assert len(set(colours.values())) == 61
+    seen = last_of(60)
+    figure = embedding.target_umap(seen, "cell type", TARGET, names)
+    drawn = [to_hex(c.get_facecolor()[0]).upper() for c in figure.axes[0].collections[1:]]
+    assert drawn == [colours[name] for name in type_names(60)]
+    bars = plots_target.composition_bars(shares_of(60, 60), TARGET, names).axes[0].patches[:60]
+    assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == [colours[name] for name in type_names(60)]
+
+
+def test_batches_stay_apart_in_the_file_of_the_picture() -> None:
+    """A palette of 256 colours must not give two donors of few cells the same one."""
+    names = [f"batch {i}" for i in range(12)]
+    x = np.repeat(np.arange(12.0), 3)
+    points = pd.DataFrame({"x": x, "y": np.tile([0.0, 1, 2], 12), "cell": -1, "batch": np.repeat(names, 3)})
+    figure = embedding.target_umap(points, "batch", TARGET, names)
+    for drawn in figure.axes[0].collections:
+        drawn.set_alpha(1)
+    pixels = np.array(Image.open(io.BytesIO(style.png(figure))).convert("RGB")).reshape(-1, 3).astype(int)
+    for colour in colours_of(names).values():
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert np.abs(pixels - wanted).max(axis=1).min() < 12, colour
+    assert (pixels == 255).all(axis=1).any()
+
+
+def test_before_alignment_is_shown_only_where_it_moved_something() -> None:
+    """Two equal pictures would look as if alignment had done nothing, and cost a page."""
+    seen = seen_cells(20)
+    assert not embedding.moved(seen)
+    at = (seen["stage"] == "after alignment") & (seen["cell"] >= 0)
+    seen.loc[at, "x"] += 5
+    assert embedding.moved(seen)
+    titles = [figure.axes[0].get_title(loc="left") for figure, _, _ in embedding.pictures_of_target(seen, TARGET, [])]
+    assert titles[0] == f"{TARGET} before alignment: by batch"
+    assert len(titles) == 4
+    assert len(embedding.pictures_of_target(seen_cells(3, ("before alignment",)), TARGET, [])) == 3
 
 
 def test_the_target_is_told_from_many_annotated_batches() -> None:
     """Whether it lies among them cannot be seen in sixty colours."""
-    (legend,) = embedding.before_after(seen_cells(60), "batch", TARGET).legends
-    assert [t.get_text() for t in legend.get_texts()] == ["60 annotated batches", TARGET]
-    (legend,) = embedding.before_after(seen_cells(3), "batch", TARGET).legends
+    (legend,) = embedding.target_umap(last_of(60), "batch", TARGET, type_names(60)).legends
+    assert [t.get_text() for t in legend.get_texts()] == [TARGET]
+    (legend,) = embedding.target_umap(last_of(3), "batch", TARGET, type_names(3)).legends
     assert len(legend.get_texts()) == 4
+
+
+def test_a_click_on_a_name_finds_its_cells() -> None:
+    """The report highlights the points whose column has that very name."""
+    seen = last_of(3)
+    _, about = style.described(embedding.target_umap(seen, "cell type", TARGET, type_names(3)), "alt", seen[["x", "y"]])
+    assert [(entry["column"], entry["name"]) for entry in about["legend"]] == [("prediction", n) for n in type_names(3)]
+    for entry in about["legend"]:
+        left, top, width, height = entry["box"]
+        assert 0 <= left <= left + width <= 1e4
+        assert 0 <= top <= top + height <= 1e4
 
 
 def test_the_number_of_a_group_stands_on_one_of_its_cells() -> None:
@@ -292,25 +341,24 @@ def test_the_number_of_a_group_stands_on_one_of_its_cells() -> None:
 
 
 def test_many_groups_are_numbered_where_they_lie() -> None:
-    """Sixty pairs of colour and shape are more than an eye tells apart: the number in the picture leads to the name."""
-    figure = embedding.before_after(seen_cells(60), "cell type", TARGET)
-    written = [t.get_text() for t in figure.axes[1].texts]
+    """Sixty colours are more than an eye tells apart: the number in the picture leads to the name."""
+    figure = embedding.target_umap(last_of(60), "cell type", TARGET, type_names(60))
+    written = [t.get_text() for t in figure.axes[0].texts]
     assert written == [str(i + 1) for i in range(60)]
     (legend,) = figure.legends
     assert [t.get_text() for t in legend.get_texts()] == [f"{i + 1}: {name}" for i, name in enumerate(type_names(60))]
-    assert not embedding.before_after(seen_cells(3), "cell type", TARGET).axes[1].texts
+    assert not embedding.target_umap(last_of(3), "cell type", TARGET, type_names(3)).axes[0].texts
 
 
 def test_the_place_of_a_point_in_the_picture_is_where_it_is_drawn() -> None:
     """The report tells about the cell under the pointer: another one's name there would be believed."""
-    seen = seen_cells(3)
-    figure = embedding.before_after(seen, "cell type", TARGET)
-    told = seen.assign(panel=pd.factorize(seen["stage"])[0])
-    places = style._places(figure, told)
+    seen = last_of(3)
+    figure = embedding.target_umap(seen, "cell type", TARGET, type_names(3))
     figure.canvas.draw()
+    places = style._places(figure, seen)
     width, height = figure.get_size_inches() * figure.dpi
-    for i, row in enumerate(told.itertuples()):
-        x, y = figure.axes[row.panel].transData.transform((row.x, row.y))
+    for i, row in enumerate(seen.itertuples()):
+        x, y = figure.axes[0].transData.transform((row.x, row.y))
         assert places["x"][i] == pytest.approx(1e4 * x / width, abs=1)
         assert places["y"][i] == pytest.approx(1e4 * (1 - y / height), abs=1)
 
@@ -337,26 +385,73 @@ def composition_of(n: int) -> pd.DataFrame:
     )
 
 
-@pytest.mark.parametrize("n", [1, 3, 60])
+def shares_of(n: int, most: int = plots_target.MOST_BARS, **columns: object) -> pd.DataFrame:
+    cells = {"a": dict.fromkeys(type_names(n), 10), "b": {type_names(n)[0]: 5}}
+    return tables.composition_shares(composition_of(n).assign(**columns), Plan(TARGET, "a", [], [], cells=cells), most)
+
+
+@pytest.mark.parametrize("n", [1, 3, 28, 60])
 def test_composition_has_a_bar_for_each_type(n: int) -> None:
     """The picture on the report's first page must show every type that was found, and still leave room there."""
-    figure = plots_target.composition_bars(composition_of(n), TARGET)
-    shown = [t.get_text() for axes in figure.axes for t in axes.get_yticklabels()[::-1]]
-    assert shown == type_names(n)
-    widths = [bar.get_width() for axes in figure.axes for bar in axes.patches]
-    assert sum(widths) == composition_of(n)[["annotated", "rejected"]].to_numpy().sum()
-    assert figure.get_size_inches()[1] < 6.5
+    shares = shares_of(n)
+    figure = plots_target.composition_bars(shares, TARGET, type_names(n))
+    shown = [label.get_text().split(": ")[-1] for label in figure.axes[0].get_yticklabels()]
+    most = plots_target.MOST_BARS
+    assert shown == (type_names(n) if n <= most else [*type_names(n)[: most - 1], f"{n - most + 1} other types"])
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert sum(widths) == pytest.approx(100)
+    assert shares["cells"].sum() == composition_of(n)["annotated"].sum()
+    assert figure.get_size_inches()[1] < 5.6
+
+
+def test_composition_stands_beside_the_annotated_batches() -> None:
+    """A type of which the target has none, and every donor a tenth, is the first thing to look at."""
+    shares = shares_of(4)
+    assert shares.loc[type_names(1)[0], ["low", "high"]].tolist() == [0.25, 1.0]
+    assert shares.loc[type_names(2)[1], "mean"] == pytest.approx(0.125)
+    figure = plots_target.composition_bars(shares, TARGET, type_names(4))
+    assert any("annotated batches" in text.get_text() for text in figure.legends[0].get_texts())
+    of_model = tables.composition_shares(composition_of(4), Plan(TARGET, None, [], []), 36)
+    assert of_model["mean"].isna().all()
+    figure = plots_target.composition_bars(of_model, TARGET, type_names(4))
+    assert not any("annotated batches" in text.get_text() for text in figure.legends[0].get_texts())
 
 
 def test_composition_shows_cells_with_a_parent_only_apart_from_those_unassigned() -> None:
-    table = composition_of(3).assign(parent_only=[4, 0, 2])
-    figure = plots_target.composition_bars(table, TARGET)
-    axes = figure.axes[0]
+    figure = plots_target.composition_bars(shares_of(3, parent_only=[4, 0, 2]), TARGET, type_names(3))
     assert any("parent only" in text.get_text() for text in figure.legends[0].get_texts())
-    columns = ["annotated", "parent_only", "rejected"]
-    assert sum(bar.get_width() for bar in axes.patches) == table[columns].to_numpy().sum()
-    ends = {round(bar.get_x() + bar.get_width()) for bar in axes.patches}
-    assert set(table[columns].sum(axis=1)) <= ends
+    assert sum(bar.get_width() for bar in figure.axes[0].patches) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("n", [2, 28, 60])
+def test_one_matrix_fits_a_page_and_its_letters_can_be_read(n: int) -> None:
+    """On paper a page is 6.6 inches wide; letters below 7 points are not read."""
+    counts = pd.DataFrame(np.eye(n, dtype=int) * 1234 + 1, type_names(n), type_names(n)).assign(**{UNASSIGNED: 3})
+    figure = confusion.share_matrix(counts, "all left-out batches")
+    assert figure.get_size_inches()[0] == style.FULL
+    assert figure.get_size_inches()[1] < 8.6
+    axes = figure.axes[0]
+    assert overlapping(list(axes.get_yticklabels()), figure) == []
+    for text in [*axes.get_yticklabels(), *axes.get_xticklabels(), *axes.texts]:
+        assert text.get_fontsize() >= 7
+        box = text.get_window_extent()
+        assert box.x0 > -1, text
+        assert box.x1 < figure.bbox.width + 1, text
+    assert f"{1235 * n:,} right" in confusion.share_matrix_alt(counts, "x")
+
+
+def test_quality_names_every_reason_and_its_cells() -> None:
+    """Unassigned cells of few features are damaged cells, not a new type."""
+    table = pd.DataFrame(
+        {"features": [10, 20, 5], "total": [9.0, 9.0, 1.0], "reason": ["confident"] * 2 + ["ambiguous"]}
+    )
+    figure = plots_target.quality_by_reason(table, TARGET)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["confident\n(2)", "ambiguous\n(1)"]
+    assert "confident 15" in plots_target.quality_alt(table, TARGET)
+    confidence, rejected = np.array([0.95, 0.7, 0.2]), np.array([False, False, True])
+    figure = plots_target.confidence_histogram(confidence, rejected, TARGET)
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 3
+    assert "1 have 0.9 or more, 1 less than 0.5" in plots_target.histogram_alt(confidence, rejected, TARGET)
 
 
 def clusters_of(n: int) -> Clusters:
@@ -400,7 +495,7 @@ def many_types(n: int) -> dict[str, Figure]:
     raw = np.array(names * 20, dtype=object)
     batches = {f"donor {i}": {name: int(random.integers(0, 20_000)) for name in names} for i in range(40)}
     return {
-        "composition_bars": plots_target.composition_bars(composition_of(n), TARGET),
+        "composition_bars": plots_target.composition_bars(shares_of(n), TARGET, names),
         "confidence_by_type": plots_target.confidence_by_type(
             raw, random.uniform(size=len(raw)), dict.fromkeys(names, 0.5), TARGET
         ),
@@ -479,7 +574,7 @@ def test_a_picture_is_made_small_enough_and_a_small_one_left_alone() -> None:
 def test_png_closes_its_figure() -> None:
     """Hundreds of open figures would fill the memory of a long notebook."""
     before = plt.get_fignums()
-    assert style.png(plots_target.composition_bars(composition_of(3), TARGET)).startswith(b"\x89PNG")
+    assert style.png(plots_target.composition_bars(shares_of(3), TARGET, type_names(3))).startswith(b"\x89PNG")
     assert plt.get_fignums() == before
 
 

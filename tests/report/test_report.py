@@ -126,8 +126,8 @@ def test_first_heading_is_the_result(seen: Seen) -> None:
     assert SENTENCE.match(text)
     parts = [text for level, text in seen.headings if level == 2]
     assert parts == [
-        "What to distrust, and why", "The cell types, one by one", "The run in short",
-        "Evidence: how far to trust the annotation", "What is in the data", "Learning from the annotated batches",
+        "Check before you use these labels", "The cell types, one by one", "Evidence: how far to trust the annotation",
+        "Appendix: the run in short", "More evidence", "What is in the data", "Learning from the annotated batches",
         "Aligning the target", "Methods, ready for a paper",
     ]  # fmt: skip
 
@@ -167,7 +167,7 @@ def test_pointing_at_a_cell_tells_its_name_type_and_probability(opened: tuple[Pa
     page, _ = opened
     table = pd.read_parquet(demo_run / "predictions.parquet")
     images = page.locator("img[data-where]")
-    assert images.count() == 4
+    assert images.count() == 4  # by type, batch, confidence and reason
     where, what = (
         json.loads(page.locator(f"#{images.first.get_attribute(name)}").text_content() or "")
         for name in ("data-where", "data-what")
@@ -181,8 +181,7 @@ def test_pointing_at_a_cell_tells_its_name_type_and_probability(opened: tuple[Pa
     checked = 0
     for i, name in enumerate(names):
         alone = (np.hypot(*(places - places[i]).T) < 1).sum() == 1
-        earlier = name in names[i + 1 :]  # in the panel before alignment: its answer there is not the table's
-        if name is None or earlier or not alone or checked >= 12:
+        if name is None or not alone or checked >= 12:
             continue
         page.mouse.move(box["x"] + places[i, 0], box["y"] + places[i, 1])
         said = page.inner_text(".tip")
@@ -222,6 +221,47 @@ def test_numbers_are_sorted_as_numbers_and_missing_ones_last(opened: tuple[Page,
     assert len({len(text) for text in before}) > 1
 
 
+def test_a_legends_entry_highlights_its_cells(opened: tuple[Page, Seen]) -> None:
+    """Ten colours in one picture: the question is always where this one type lies. A second click ends it."""
+    page, _ = opened
+    button = page.locator('.picture button[data-column="prediction"]').first
+    assert button.get_attribute("aria-pressed") == "false"
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "true"
+    assert page.locator(".picture canvas").count() == 4
+    button.click()
+    assert page.locator(".picture canvas").count() == 0
+
+
+def test_a_table_is_filtered_and_saved(opened: tuple[Page, Seen], demo_run: Path) -> None:
+    """With sixty types nobody scrolls; and the numbers behind a table are wanted in the next program."""
+    page, _ = opened
+    box = page.locator("#types input.filter")
+    rows = page.locator("#types table").first.locator("tbody tr")
+    n = rows.count()
+    box.fill("CD19")
+    assert 0 < len([row for row in rows.all() if row.is_visible()]) < n
+    box.fill("")
+    links = page.locator("a[download]")
+    assert links.count() > 8
+    with page.expect_download() as started:
+        page.locator("#types a[download]").last.click()
+    saved = pd.read_csv(started.value.path(), index_col="cellname")
+    pd.testing.assert_index_equal(saved.index, pd.read_parquet(demo_run / "predictions.parquet").index)
+
+
+def test_on_a_phone_tables_stack(demo_run: Path, browser: Browser) -> None:
+    """A table that is wider than the phone hides its numbers."""
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto((demo_run / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = page.locator("#types table tbody tr td").nth(3).bounding_box()
+    assert box is not None
+    assert box["x"] < 100
+    page.close()
+
+
 def test_without_scripts_the_page_reads_the_same(demo_run: Path, browser: Browser, seen: Seen) -> None:
     """Mail programs and careful readers run none."""
     page = browser.new_context(java_script_enabled=False).new_page()
@@ -230,7 +270,7 @@ def test_without_scripts_the_page_reads_the_same(demo_run: Path, browser: Browse
     assert SENTENCE.search(text)
     assert "Methods, ready for a paper" in text
     assert "Point at a cell" not in text
-    assert page.locator("button").count() == 0
+    assert page.locator("button, input").count() == 0
 
 
 def test_page_is_small_enough_to_mail(demo_run: Path) -> None:
@@ -276,7 +316,13 @@ def pages(demo_run: Path) -> list[str]:
 def test_first_page_of_paper_has_the_result_and_what_to_distrust(pages: list[str]) -> None:
     """Page one is what gets printed."""
     assert SENTENCE.search(pages[0])
-    assert "What to distrust" in pages[0]
+    assert "Check before you use these labels" in pages[0]
+
+
+def test_answer_and_evidence_are_six_pages(pages: list[str]) -> None:
+    """Who has ten minutes reads these; the appendix is for who has an hour."""
+    (first,) = re.findall(r"Appendix: the run in short … page (\d+)", pages[0])
+    assert int(first) <= 7
 
 
 def test_paper_has_all_pages_and_no_parameters_first(pages: list[str]) -> None:

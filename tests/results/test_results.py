@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from jind_nb.core.colours import GREY
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.core.parameters import Parameters
 from jind_nb.data.plan import Plan
@@ -175,6 +176,9 @@ def test_the_annotated_file_has_the_level_and_the_clusters() -> None:
     assert obs["jind_cluster_majority"].tolist() == result.names.tolist()
     assert obs["jind_cluster_share"].tolist() == [0.5, 0.5, 1.0, 0.25]
     np.testing.assert_allclose(obs["jind_confidence"], [0.9, 0.5, 0.4, 0.9])
+    colours = adata.uns["jind_prediction_colors"]
+    assert len(set(colours)) == len(obs["jind_prediction"].cat.categories)
+    assert colours[-1] == GREY
     plain = annotated(["B", "T"], [[0.9, 0.1]] * 4)
     tables.annotate_obs(adata, tables.predictions_table(plain), ["B", "T"], plain.latent)
     assert not {"jind_level", "jind_cluster", "jind_cluster_majority", "jind_cluster_share"} & set(adata.obs)

@@ -129,7 +129,8 @@ def share_matrix(counts: pd.DataFrame, title: str) -> Figure:
     names = short_names([str(name) for name in counts.index], 24 if n_columns <= 40 else 18)
     heads = short_names([str(name) for name in counts.columns], 20)
     left = 0.25 + 0.058 * (max(map(len, names)) + 4 * is_numbered)
-    cell = float(np.clip((FULL - left - 1.15) / n_columns, 0.095, 0.42))
+    cell = float(np.clip((FULL - left - 1.15) / n_columns, 0.05, 0.42))
+    every = int(np.ceil(0.105 / cell))  # so many columns share a number
     row = float(np.clip(cell, 0.108, 0.2 if n_rows <= 20 else 0.14))
     bottom = 0.32 + 0.058 * (len(UNASSIGNED) if is_numbered else max(map(len, heads)))
     height = 0.5 + row * n_rows + bottom
@@ -154,7 +155,7 @@ def share_matrix(counts: pd.DataFrame, title: str) -> Figure:
         share = f"{100 * right[i] / max(1, total):.0f} %"
         axes.text(n_columns - 0.5 + 0.75 / cell, i, share, ha="center", va="center", fontsize=7)
     if is_numbered:
-        heads = [*map(str, range(1, n_columns)), UNASSIGNED]
+        heads = [str(j) if (j - 1) % every == 0 else "" for j in range(1, n_columns)] + [UNASSIGNED]
         names = [
             f"{word}  {at[name] + 1 if name in at else '–'}" for name, word in zip(counts.index, names, strict=True)
         ]

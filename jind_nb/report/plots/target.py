@@ -124,7 +124,7 @@ def composition_alt(table: pd.DataFrame, target: str) -> str:
 def confidence_histogram(confidence: np.ndarray, rejected: np.ndarray, target: str) -> Figure:
     """Draw how many cells have which confidence, annotated and `Unassigned` ones; bool `rejected` (n_target,)."""
     figure, axes = plt.subplots(figsize=(HALF, 2.2), layout="constrained")
-    bins = np.linspace(0, 1, 21)
+    bins = [i / 20 for i in range(21)]
     style = {key: [COLOURS[0], GREY][i] for i, key in enumerate(("kept", "rejected"))}
     parts, colours = [confidence[~rejected], confidence[rejected]], list(style.values())
     axes.hist(
@@ -153,14 +153,14 @@ def quality_by_reason(table: pd.DataFrame, target: str) -> Figure:
     `tables.quality_table` returns it."""
     reasons = [reason for reason in REASON_COLOURS if (table["reason"] == reason).any()]
     figure, panels = plt.subplots(1, 2, figsize=(HALF, 2.2), layout="constrained", sharey=True)
-    for axes, (column, words) in zip(panels, QUALITY_WORDS.items(), strict=True):
+    for axes, (column, label) in zip(panels, QUALITY_WORDS.items(), strict=True):
         values = [table.loc[table["reason"] == reason, column].to_numpy() for reason in reasons]
         drawn = axes.boxplot(values, orientation="horizontal", widths=0.6, patch_artist=True, flierprops=OUTLIERS)
         for box, reason in zip(drawn["boxes"], reasons, strict=True):
             box.set(facecolor=REASON_COLOURS[reason], alpha=0.55, linewidth=0.6)
         for line in drawn["medians"]:
             line.set(color="black", linewidth=1.2)
-        axes.set_xlabel(words, fontsize=7)
+        axes.set_xlabel(label, fontsize=7)
         axes.tick_params(labelsize=7, length=2)
         axes.locator_params(axis="x", nbins=3)
         axes.spines[["top", "right"]].set_visible(False)
