@@ -69,7 +69,8 @@ def rows_html(
 
 def csv_link(heads: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | None = None) -> Markup:
     """Return a link that holds rows as a CSV file."""
-    text, _ = csv_text(pd.DataFrame(rows, columns=list(heads), dtype=object))
+    plain = [[value.striptags() if isinstance(value, Markup) else value for value in row] for row in rows]
+    text, _ = csv_text(pd.DataFrame(plain, columns=list(heads), dtype=object))
     return data_link(text, f"{caption or 'table'}.csv")
 
 

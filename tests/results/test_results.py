@@ -462,7 +462,6 @@ def test_what_is_told_of_a_cell_is_its_own_at_each_stage() -> None:
     seen = tables.describe_points(points, result)
     assert seen["cell type"].tolist() == ["T", "T", "T", "T", "T", "B"]
     told = tables.hover_table(seen)
-    assert told["panel"].tolist() == [0, 0, 0, 1, 1, 1]
     assert told["cell"].fillna("").tolist() == ["", "c2", "c0"] * 2
     assert told["prediction"].tolist() == [None, "T", "T", None, "T", "B"]
     assert told["probability"].tolist()[1:3] == [0.6, 0.6]
