@@ -63,9 +63,8 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         for sample in samples
     }
     shares, first = shares_table(results), samples[0]
-    figure = compositions(shares)
-    about = {"alt": compositions_alt(shares), **style.pixels(figure)}
-    picture = figure_html(style.png(figure), about)
+    answers = list(dict.fromkeys(answer for sample in samples for answer in sample.result.answers))
+    picture = figure_html(*style.described(compositions(shares, answers), compositions_alt(shares)), points)
     percents = (100 * shares).round(1).rename(columns=lambda name: f"{name} %")
     html = page._render(
         "cohort.html.j2",
@@ -78,8 +77,10 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         learns_alone=learns_alone(first.run),
         stands_out=what_stands_out(results, errors),
         picture=picture,
-        table=scrolling_html(report_html.table_html(samples_table(results, errors), "Each sample")),
-        shares=scrolling_html(report_html.table_html(percents, "The share of each cell type in each sample")),
+        table=scrolling_html(report_html.table_html(samples_table(results, errors), "Each sample", has_download=True)),
+        shares=scrolling_html(
+            report_html.table_html(percents, "The share of each cell type in each sample", has_download=True)
+        ),
         chapters=[page._part(run.notebook(stage), points) for stage in before],
         methods=methods(first.run, first.result, first.plan, first.training, facts["versions"]),
         parameters=page._by_name(page._parameters(run), ["parameter", "value"], "Every parameter as it was used"),
@@ -93,7 +94,10 @@ def _sample(one: Run, number: int, points: PointData, *, has_evidence: bool) -> 
     """Return the section of one target; without its pictures unless it has them."""
     result, plan, training = load_finished(one), load_plan(one), load_training(one)
     types = type_table(result, plan, evaluate_target(result, plan.target))
-    table = scrolling_html(report_html.table_html(types, f"Each cell type in {plan.target}"))
-    evidence = Markup(page._part(one.notebook(page.EVIDENCE), points)["html"] if has_evidence else "")
+    table = scrolling_html(report_html.table_html(types, f"Each cell type in {plan.target}", has_download=True))
+    evidence = Markup("")
+    if has_evidence:
+        pictures = page._answer_pictures(one, result, plan, points)
+        evidence = pictures + page._part(one.notebook(page.EVIDENCE), points, in_appendix=False)["html"]
     name = f"sample-{number}"
     return Sample(one, result, plan, training, summarise(result, plan, training), name, table, evidence)

@@ -1,5 +1,6 @@
 """The composition of several targets side by side."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -7,28 +8,32 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...core.colours import GREY, colours_of
 from ...core.labels import UNASSIGNED
 from ...core.text import listing, percent
-from .style import COLOURS, REJECTED, legend_below, short, short_names
+from .style import FULL, REJECTED, legend_below, short, short_names
 
-MOST_TYPES = 14  # with a colour of their own; the others share one
+MOST_TYPES = 24  # with a colour of their own; the others share one
 
 OTHERS = "other types"
 
 
-def compositions(shares: pd.DataFrame) -> Figure:
-    """Draw a bar for each target, as long as the others, with the share of each answer; `shares` as `across.shares_table`
-    returns it."""
+def compositions(shares: pd.DataFrame, answers: Sequence[str]) -> Figure:
+    """Draw a bar for each target, as long as the others, with the share of each answer.
+
+    Parameters
+    ----------
+    shares
+        As `across.shares_table` returns it.
+    answers
+        All possible answers in their order, so that each has the same colour in all pictures.
+    """
+    colours = colours_of(answers) | {OTHERS: "#D9D9D9"}
     shown = _with_others_together(shares)
-    figure, axes = plt.subplots(figsize=(7.2, 1.4 + 0.26 * len(shown)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(FULL, 1.4 + 0.26 * len(shown)), layout="constrained")
     y, left = np.arange(len(shown))[::-1], np.zeros(len(shown))
-    hatches = (None, "...", "xxx")
-    for i, (name, of_answer) in enumerate(shown.items()):
-        look: dict[str, Any] = {
-            "color": COLOURS[i % len(COLOURS)],
-            "hatch": hatches[i // len(COLOURS)],
-            "edgecolor": "white",
-        }
+    for name, of_answer in shown.items():
+        look: dict[str, Any] = {"color": colours.get(str(name), GREY), "edgecolor": "white"}
         look = REJECTED if name == UNASSIGNED else look
         axes.barh(y, 100 * of_answer, left=100 * left, height=0.8, label=short(str(name)), linewidth=0.3, **look)
         left += of_answer.to_numpy()
