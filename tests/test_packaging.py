@@ -45,6 +45,28 @@ def test_conda_users_get_the_same_requirements() -> None:
     assert conda == wanted
 
 
+def test_the_conda_recipe_asks_for_what_the_environment_has() -> None:
+    text = re.sub(r"{%.*?%}|{{.*?}}", "", (ROOT / "conda" / "meta.yaml").read_text())
+    recipe, environment = yaml.safe_load(text), yaml.safe_load((ROOT / "environment.yml").read_text())
+    wanted = [name for name in environment["dependencies"] if isinstance(name, str) and name != "pip"]
+    assert recipe["requirements"]["run"] == wanted
+
+
+def test_whoever_cites_finds_how() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert all(paper["doi"] in readme for paper in citation["references"])
+
+
+def test_a_tag_is_published_only_after_its_files_ran_on_every_python_we_name() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "package.yml").read_text())["jobs"]
+    named = [text.rsplit(" ", 1)[1] for text in PROJECT["classifiers"] if re.search(r"Python :: \d\.\d+$", text)]
+    assert jobs["install"]["strategy"]["matrix"]["python"] == named
+    assert jobs["publish"]["needs"] == "install"
+    assert jobs["publish"]["permissions"] == {"id-token": "write"}
+
+
 def test_lock_satisfies_every_requirement_and_leaves_torch_out() -> None:
     pins = locked()
     for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
