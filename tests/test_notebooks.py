@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 import yaml
 from jupyter_client.manager import run_kernel
@@ -18,7 +19,9 @@ from jupyter_client.manager import run_kernel
 from jind_nb.commands.compare.measure import METHODS
 from jind_nb.core.parameters import Parameters, load_parameters
 from jind_nb.core.stage_words import STAGES
+from jind_nb.runs.notebook import parameters_of
 from tests.conftest import ROOT
+from tests.helpers import parameter_cells
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -77,10 +80,11 @@ def test_template_defines_nothing_and_cells_are_short(template: Path) -> None:
 def test_parameters_are_those_of_the_command_line(template: Path) -> None:
     """A name or default that differs would make the notebook do another thing than `jind-nb run`."""
     values = assigned(parameters_cell(template))
+    assert values.pop("PARAMETERS") is None
     if template == COMPARE:
         assert set(values.pop("METHODS")) < set(METHODS)
         assert values.pop("SEEDS") == 1
-    assert list(values) == list(Parameters.model_fields)
+    assert sorted(values) == sorted(Parameters.model_fields)
     demo = load_parameters(ROOT / "parameters" / "demo.yaml").model_dump()
     assert values | {"OUTPUT_PATH": demo["OUTPUT_PATH"]} == demo
     named = yaml.safe_load((ROOT / "parameters" / "demo.yaml").read_text())
@@ -90,18 +94,54 @@ def test_parameters_are_those_of_the_command_line(template: Path) -> None:
 
 
 @each_template
-def test_each_parameter_is_explained_beside_it(template: Path) -> None:
-    """Who has a notebook open has no README beside it; papermill's --help-notebook shows these comments, too."""
-    for line in parameters_cell(template).source.splitlines():
-        name, said = line.split(" = ")[0], line.split("  # ")[1]
-        assert said == Parameters.model_fields[name].description if name in Parameters.model_fields else said, line
+def test_the_cell_is_as_parameters_have_it(template: Path) -> None:
+    """Each parameter with its sentence above it, the usual ones first; `python -m tests.helpers.parameter_cells` writes it."""
+    source = parameters_cell(template).source
+    assert source == parameter_cells.parameters_cell(template.stem)
+    assert max(map(len, source.splitlines())) <= parameter_cells.WIDTH + 8  # none scrolls sideways
+    usual, rare = source.split("# rarely needed")
+    assert "LABELS_COL = " in usual
+    assert "UNLABELED = " in rare
 
 
-def test_parameter_cells_are_the_same_in_all_templates() -> None:
-    """Run All would else mix two data sets."""
-    sources = {parameters_cell(template).source for template in TEMPLATES}
-    assert len(sources) == 1
-    assert parameters_cell(COMPARE).source.startswith(sources.pop())
+def test_a_parameter_file_stands_between_the_cell_and_papermill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person edits one file, not four cells; a workflow manager still has the last word."""
+    monkeypatch.chdir(tmp_path)
+    cell = assigned(parameters_cell(TEMPLATES[0]))
+    (tmp_path / "mine.yaml").write_text(
+        "PATH: a.h5ad\nBATCH_COL: donor\nLABELS_COL: type\nTARGET_DATASET_NAME: d4\nSEED: 3\n"
+    )
+    here = cell | {"PARAMETERS": "mine.yaml", "NUM_FEATURES": 77}
+    found = parameters_of(here)
+    assert str(tmp_path / "a.h5ad") == found.PATH
+    assert (found.BATCH_COL, found.targets, found.SEED, found.NUM_FEATURES) == ("donor", ["d4"], 3, 77)
+    assert found.SOURCE_DATASET_NAME is None  # the demo's source is no batch of this file
+    assert str(tmp_path / "runs" / "mine") == found.OUTPUT_PATH
+    injected = '# Parameters\nSEED = 0\nOUTPUT_PATH = "elsewhere"\n'
+    found = parameters_of(here | {"OUTPUT_PATH": "elsewhere", "SEED": 0, "In": ["", "x = 1", injected]})
+    assert (0, str(tmp_path / "elsewhere")) == (found.SEED, found.OUTPUT_PATH)
+    (tmp_path / "few.yaml").write_text("NUM_FEATURES: 50\n")
+    found = parameters_of(cell | {"PARAMETERS": str(tmp_path / "few.yaml")})
+    assert (found.NUM_FEATURES, found.SOURCE_DATASET_NAME) == (50, "well 7")
+
+
+def test_relative_paths_mean_the_notebooks_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook that was copied beside the data reads them there; the repository's own write to its root."""
+    cell = assigned(parameters_cell(TEMPLATES[0])) | {"PATH": "mine.h5ad"}
+    monkeypatch.chdir(tmp_path)
+    assert str(tmp_path / "mine.h5ad") == parameters_of(cell).PATH
+    assert str(tmp_path / "runs" / "demo") == parameters_of(cell).OUTPUT_PATH
+    monkeypatch.chdir(NOTEBOOKS)
+    assert str(ROOT / "runs" / "demo") == parameters_of(cell).OUTPUT_PATH
+
+
+def test_papermill_knows_every_parameter() -> None:
+    """Else `papermill -f` warns of an unknown parameter for each one, and nobody believes that it was used."""
+    for template in TEMPLATES:
+        known = papermill.inspect_notebook(template)
+        assert set(known) == {*Parameters.model_fields, "PARAMETERS"}
 
 
 @pytest.mark.parametrize("template", [*TEMPLATES, COMPARE, TUTORIAL], ids=lambda path: path.stem)

@@ -7,7 +7,7 @@ The names are those of the JIND-Multi program, upper case, in YAML, JSON, the no
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -48,6 +48,18 @@ DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom", ".h5mu")
 PUBLISHED_MINIMUM = 100  # MIN_CELL_TYPE_POPULATION of the JIND-Multi program
 
 MOST_TARGETS_NAMED = 3
+
+# Parameters that say where the data are, what they hold and where results go: together they are of one data set.
+DATA_NAMES = (
+    "PATH", "BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME", "SOURCE_DATASET_NAME", "INTER_DATASETS_NAMES",
+    "EXCLUDE_DATASETS_NAMES", "OUTPUT_PATH",
+)  # fmt: skip
+
+# What most people set, in this order; a notebook's cell has these first.
+USUAL_NAMES = (
+    "PATH", "BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME", "OUTPUT_PATH", "SOURCE_DATASET_NAME", "EXCLUDE_DATASETS_NAMES",
+    "MARKERS", "PARENTS", "CLUSTER_RESOLUTION",
+)  # fmt: skip
 
 OLDER_NAMES = {"TRAIN_DATASETS_NAMES": "INTER_DATASETS_NAMES"}
 
@@ -380,10 +392,28 @@ def load_parameters(file: Path | str, overrides: Mapping[str, Any] | None = None
         raise InputError(f"{error}\nFill in {', '.join(missing)} in {file}, or give -s NAME=VALUE.") from None
 
 
-def from_notebook(namespace: Mapping[str, Any], folder: Path) -> Parameters:
-    """Return the parameters in a notebook's variables (`globals()`); relative paths are relative to `folder`."""
+def from_notebook(namespace: Mapping[str, Any], folder: Path, injected: Collection[str] = ()) -> Parameters:
+    """Return the parameters in a notebook's variables (`globals()`); relative paths are relative to `folder`.
+
+    Parameters
+    ----------
+    namespace
+        Where PARAMETERS names a file, its values come before those of the notebook's cell. If it names the data (PATH), nothing
+        that the cell says of data and results holds (DATA_NAMES): that is of other data.
+    injected
+        Names that papermill gave values; these come before the file's.
+    """
     values = {name: namespace[name] for name in Parameters.model_fields if name in namespace}
-    return make_parameters(_absolute({k: v for k, v in values.items() if v is not None}, folder))
+    given = {name: values[name] for name in injected if name in values}
+    values = _absolute({name: value for name, value in values.items() if value is not None}, folder)
+    if (parameter_file := namespace.get("PARAMETERS")) is not None:
+        file = (folder / Path(str(parameter_file)).expanduser()).resolve()
+        in_file = _absolute(_with_newer_names(_read_mapping(file)), file.parent)
+        if "PATH" in in_file:
+            values = {name: value for name, value in values.items() if name not in DATA_NAMES}
+            values["OUTPUT_PATH"] = str(folder / "runs" / file.stem)
+        values |= {name: value for name, value in in_file.items() if value is not None}
+    return make_parameters(values | _absolute({n: v for n, v in given.items() if v is not None}, folder))
 
 
 def parse_override(text: str) -> tuple[str, Any]:

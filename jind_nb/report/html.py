@@ -16,10 +16,13 @@ from ..core.resources import templates
 NONE = "–"
 
 
-def table_html(table: pd.DataFrame, caption: str | None = None, *, has_download: bool = False) -> Markup:
+def table_html(
+    table: pd.DataFrame, caption: str | None = None, *, has_download: bool = False, bold: pd.DataFrame | None = None
+) -> Markup:
     """Return a data frame as an HTML table, with a named index as the first columns.
 
-    A table with only the column `note` becomes a paragraph for each note; one without rows, a sentence.
+    A table with only the column `note` becomes a paragraph for each note; one without rows, a sentence. `bold`, bool and shaped
+    like the table, says which values stand out.
 
     >>> import pandas as pd
     >>> print(table_html(pd.DataFrame({"cells": [1200]}, index=pd.Index(["<b>"], name="cell type"))))
@@ -37,7 +40,10 @@ def table_html(table: pd.DataFrame, caption: str | None = None, *, has_download:
     has_names = any(name is not None for name in table.index.names)
     frame = table.reset_index() if has_names else table
     rows = list(frame.itertuples(index=False, name=None))
-    return rows_html(list(frame.columns), rows, caption, has_names=has_names, has_download=has_download)
+    marked = (
+        None if bold is None else [[False] * (frame.shape[1] - bold.shape[1]) + list(row) for row in bold.to_numpy()]
+    )
+    return rows_html(list(frame.columns), rows, caption, has_names=has_names, has_download=has_download, bold=marked)
 
 
 def rows_html(
@@ -47,6 +53,7 @@ def rows_html(
     *,
     has_names: bool = True,
     has_download: bool = False,
+    bold: Sequence[Sequence[bool]] | None = None,
 ) -> Markup:
     """Return rows as an HTML table: names as text, missing values as a dash, numbers aligned right, those of a column with
     the same number of decimals.
@@ -57,13 +64,15 @@ def rows_html(
         Whether the first value of a row is its heading; a row named like the one before it has the class `again`.
     has_download
         Whether a link after the table holds it as CSV, with all digits.
+    bold
+        Which values of each row stand out.
     """
     template = templates().get_template("table.html.j2")
     columns = [[row[j] for row in rows] for j in range(len(heads))]
     numeric = [_are_numbers(column) for column in columns]
     decimals = [_decimals(str(head), column) for head, column in zip(heads, columns, strict=True)]
     values = {"heads": heads, "rows": rows, "caption": caption, "has_names": has_names, "numeric": numeric}
-    table = Markup(template.render(values, decimals=decimals, text=value_text))
+    table = Markup(template.render(values, decimals=decimals, text=value_text, bold=bold))
     return table + csv_link(heads, rows, caption) if has_download else table
 
 

@@ -1,14 +1,15 @@
 """The first call of every notebook: its parameters become a run."""
 
+import ast
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core._compat import replace_traceback
 from ..core.locks import refuse_if_in_use
 from ..core.logs import log_to
-from ..core.parameters import from_notebook
+from ..core.parameters import Parameters, from_notebook
 from ..core.progress import OnScreen
 from ..core.resources import checkout
 from ..core.text import listing
@@ -23,8 +24,8 @@ log = logging.getLogger(__name__)
 def open_run(namespace: Mapping[str, Any]) -> Run:
     """Return the run of a notebook's parameters: `run = open_run(globals())`.
 
-    Relative paths are relative to the repository's root, or to the working directory for an installed package. From
-    here on the package logs to the screen and to `run.log`, and the stop button shows a sentence and no traceback.
+    Relative paths are relative to the notebook's folder, those of the repository's own notebooks to its root. From here on the
+    package logs to the screen and to `run.log`, and the stop button shows a sentence and no traceback.
 
     Raises
     ------
@@ -33,7 +34,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     """
     from IPython import get_ipython
 
-    run = Run(with_targets(from_notebook(namespace, checkout() or Path.cwd())))
+    run = Run(with_targets(parameters_of(namespace)))
     check_output(run.parameters, needed=0)
     refuse_if_in_use(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +42,26 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     if (shell := get_ipython()) is not None:
         shell.set_custom_exc((KeyboardInterrupt,), _show_stopped)
     return run
+
+
+def parameters_of(namespace: Mapping[str, Any]) -> Parameters:
+    """Return the parameters of a notebook's variables: the cell's, then those of the file PARAMETERS, then papermill's."""
+    return from_notebook(namespace, _folder(), _injected_names(namespace.get("In", ())))
+
+
+def _folder() -> Path:
+    """Return what relative paths are relative to. A kernel works in its notebook's folder."""
+    here, root = Path.cwd(), checkout()
+    return root if root is not None and here in (root, root / "notebooks") else here
+
+
+def _injected_names(cells: Sequence[str]) -> list[str]:
+    """Return the names in the last cell that papermill put after the parameters cell; `cells` are the executed ones' text."""
+    added = [cell for cell in cells if cell.startswith("# Parameters\n")]
+    if not added:
+        return []
+    statements = [part for part in ast.parse(added[-1]).body if isinstance(part, ast.Assign)]
+    return [name.id for part in statements for name in part.targets if isinstance(name, ast.Name)]
 
 
 def open_target(namespace: Mapping[str, Any], stage: str, target: str | None = None) -> Run:

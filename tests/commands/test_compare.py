@@ -184,12 +184,24 @@ def test_differences_are_over_the_targets_both_have() -> None:
     assert table["targets"].to_dict() == {"a": 2, "b": 1}
 
 
+def test_the_best_method_stands_out_and_seeds_show_their_spread() -> None:
+    """A reader looks for the winner, and for whether it won by more than luck."""
+    rows = rows_of({("s", "t", "a"): [0.8, 0.9], ("s", "t", "b"): [0.5, 0.5], ("s", "t", "true labels"): [1.0]})
+    table = compare_table.numbers(rows.drop(columns="set"))
+    assert compare_table.is_best(table)["macro-F1"].to_dict() == {"true labels": False, "a": True, "b": False}
+    assert table.loc["a", "macro-F1, standard deviation over seeds"] == pytest.approx(np.std([0.8, 0.9], ddof=1))
+    one = compare_table.numbers(rows[rows["seed"] == rows["seed"].iloc[0]].drop(columns="set"))
+    assert not [name for name in one if "deviation" in name]
+
+
 def test_controls_alone_make_a_table_too() -> None:
     """Where no other tool is installed, that should be told, and not end in an error."""
     rows = rows_of({("s", "t", "majority"): [0.2], ("s", "t", "random labels"): [0.1]}).drop(columns="set")
     table = compare_table.summary(rows)
     assert table["difference from best"].tolist() == pytest.approx([0, -0.1])
-    assert list(compare_table.numbers(rows).columns) == ["majority", "random labels"]
+    table = compare_table.numbers(rows)
+    assert list(table.index) == ["majority", "random labels"]
+    assert not compare_table.is_best(table).to_numpy().any()  # a control is no method to be best
 
 
 def test_a_batchs_name_is_text_in_the_workbook(tmp_path: Path) -> None:

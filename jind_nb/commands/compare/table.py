@@ -20,8 +20,8 @@ from ...core import code_hash
 from ...core.csv_files import as_it_was, write_csv
 from ...core.files import InFolder, whole_file, write_text
 from ...core.locks import held
-from ...core.parameters import Parameters, from_notebook
-from ...core.resources import checkout, templates
+from ...core.parameters import Parameters
+from ...core.resources import templates
 from ...data.cells import read_cells
 from ...data.roles import make_plan
 from ...errors import InputError
@@ -30,6 +30,7 @@ from ...report.plots import compare, style
 from ...results.workbook import write_sheets
 from ...runs import cache
 from ...runs.folder import Run, check_output
+from ...runs.notebook import parameters_of
 from ..kernels import execute, one_kernel, own_kernels
 from .measure import CONTROLS, COVERAGES, METHODS, SEEDED, UnavailableError, measure, target_labels
 
@@ -41,6 +42,21 @@ NUMBERS = [
     "raw_accuracy", "macro_F1", "macro_F1_10", "balanced_accuracy", "effective_accuracy", "rejection", "mAP", "AURC",
     *AT_COVERAGES, "calibration_error", "seconds", "peak_GB", "cpu_seconds",
 ]  # fmt: skip
+
+HIGHER_IS_BETTER = (
+    "macro_F1", "macro_F1_10", "raw_accuracy", "balanced_accuracy", "accuracy_at_90%", "effective_accuracy", "mAP",
+)  # fmt: skip
+
+LOWER_IS_BETTER = ("AURC", "calibration_error")
+
+# What a reader of the notebook sees; all numbers are in comparison.csv.
+WORDS = {
+    "macro_F1": "macro-F1", "macro_F1_10": "macro-F1, types of 10 cells or more", "raw_accuracy": "accuracy, all cells",
+    "balanced_accuracy": "balanced accuracy", "accuracy_at_90%": "accuracy, surest 90 %",
+    "effective_accuracy": "accuracy, assigned cells", "rejection": "share rejected", "mAP": "mean average precision",
+    "AURC": "AURC (lower is better)", "calibration_error": "calibration error (lower is better)", "seconds": "seconds",
+    "peak_GB": "memory (GB)", "difference from best": "macro-F1, difference from the best",
+}  # fmt: skip
 
 KEY = "parameters"  # column with a hash of all that a row depends on besides method and seed
 
@@ -85,10 +101,25 @@ def short_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def numbers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the summary of one target's rows, a column per method, for the notebook and the page."""
-    one_target = ["targets", "macro_F1, worst target", "its sd", "lowest", "highest"]
-    table = summary(rows).drop(columns=one_target).T.rename_axis("number", columns=None)
-    return table.rename(index={"difference from best": "macro_F1, difference from best"})
+    """Return the summary of one target's rows in words, a row for each method, best macro-F1 first, for the notebook and the
+    page; with the spread of macro-F1 over seeds where there are several."""
+    table = summary(rows)[[*WORDS]].rename(columns=WORDS)
+    if rows.groupby("method")["seed"].nunique().max() > 1:
+        spread = rows.assign(macro_F1=pd.to_numeric(rows["macro_F1"])).groupby("method")["macro_F1"].std()
+        table.insert(1, "macro-F1, standard deviation over seeds", spread.reindex(table.index))
+    return table
+
+
+def is_best(table: pd.DataFrame) -> pd.DataFrame:
+    """Return which methods have the best number of each column of `numbers`, controls left aside: bool, shaped like it."""
+    best = pd.DataFrame(False, table.index, table.columns)
+    methods = [name for name in table.index if name not in CONTROLS]
+    for column in table.columns.intersection([WORDS[name] for name in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)]):
+        of_methods = pd.to_numeric(table.loc[methods, column])
+        if len(methods) > 1 and of_methods.notna().any():
+            is_low = column in [WORDS[name] for name in LOWER_IS_BETTER]
+            best.loc[methods, column] = of_methods == (of_methods.min() if is_low else of_methods.max())
+    return best
 
 
 def wide_by_target(rows: pd.DataFrame, number: str) -> pd.DataFrame:
@@ -210,7 +241,7 @@ class Comparison:
 
 def open_comparison(namespace: Mapping[str, Any]) -> Comparison:
     """Return the comparison of a notebook's variables: its parameters, METHODS and SEEDS."""
-    parameters = from_notebook(namespace, checkout() or Path.cwd())
+    parameters = parameters_of(namespace)
     return Comparison(parameters, list(namespace["METHODS"]), int(namespace["SEEDS"]))
 
 

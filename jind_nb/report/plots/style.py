@@ -140,9 +140,9 @@ def _hover_columns(cells: pd.DataFrame) -> list[dict[str, Any]]:
     return columns
 
 
-def show_table(table: pd.DataFrame, caption: str | None = None) -> None:
-    """Display a table in a notebook, its index as the first column."""
-    display(HTML(html.table_html(table, caption, has_download=True)))
+def show_table(table: pd.DataFrame, caption: str | None = None, bold: pd.DataFrame | None = None) -> None:
+    """Display a table in a notebook, its index as the first column; `bold`, bool and shaped like it, says what stands out."""
+    display(HTML(html.table_html(table, caption, has_download=True, bold=bold)))
 
 
 def png(figure: Figure) -> bytes:
