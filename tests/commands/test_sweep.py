@@ -35,7 +35,7 @@ from jind_nb.commands.sweep.summary import (
     in_words,
     write_summary,
 )
-from jind_nb.core.files import read_json, write_json
+from jind_nb.core.files import read_json
 from jind_nb.core.stage_words import STAGES
 from jind_nb.errors import InputError
 from tests.conftest import ROOT, Answer, Whole, run_command, skip
@@ -611,37 +611,3 @@ def test_a_running_scheduler_does_the_runs_and_stays(
     assert "one: finished (1 of 1)" in done.stderr
     assert read_json(tmp_path / "one" / "manifest.json")["reused"] == list(STAGES)
     assert worker.is_running()
-
-
-# --- with Snakemake ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_snakefile_calls_run_for_every_parameter_file(tmp_path: Path) -> None:
-    """An example that does not parse is worse than none."""
-    snakemake = shutil.which("snakemake")
-    if snakemake is None:
-        skip("no snakemake (pip install snakemake, into an environment of its own)")
-    for name in ("one", "two"):
-        write(tmp_path / "parameters" / f"{name}.yaml")
-    write_json(tmp_path / "runs" / "two" / "manifest.json", {})
-    done = subprocess.run(
-        [
-            str(snakemake),
-            "--snakefile",
-            ROOT / "examples" / "Snakefile",
-            "--dry-run",
-            "--printshellcmds",
-            "--cores",
-            "2",
-        ],
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert "jind-nb run parameters/one.yaml --output-path runs/one" in said
-    assert "--output-path runs/two" not in said  # done, and newer than its parameters
