@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any
 if "OMP_NUM_THREADS" in os.environ and "numba" not in sys.modules:
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
+# torch's products are then the same bit for bit on any number of threads, and a cell's answer with them (Intel's oneMKL
+# Developer Guide, "Conditional Numerical Reproducibility"). It is read at the first product of a process.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
 from .errors import InputError
 
 if TYPE_CHECKING:

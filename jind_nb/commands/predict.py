@@ -225,6 +225,7 @@ class _Encoded:
     """What is kept in memory of all cells of a file."""
 
     latent: np.ndarray  # float32 (n, d), of the shared encoder
+    fingerprints: np.ndarray  # uint64 (n,)
     own: np.ndarray  # bool (n,): cells that the model annotated in its own run
     values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned
     place: np.ndarray  # int (n,): a cell's row of `values`
@@ -237,16 +238,24 @@ class _Encoded:
 def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings) -> _Encoded:
     """Read the values block by block and encode them."""
     shared, own_target = model_store.load_shared(model, settings.device)[0], model_store.own_target(model)
-    latents, own, held, empty = [], [], [], []
+    latents, prints, own, held, empty = [], [], [], [], []
     for x in blocks:
         empty.append(np.diff(x.indptr) == 0)
         latents.append(encode(shared, x, settings.device))
-        own.append(np.isin(fingerprints(x), own_target))
+        prints.append(fingerprints(x))
+        own.append(np.isin(prints[-1], own_target))
         held.append(x if settings.align else x[own[-1]])
     is_own = np.concatenate(own)
     is_held = np.ones_like(is_own) if settings.align else is_own
     place = np.cumsum(is_held) - 1
-    return _Encoded(np.concatenate(latents), is_own, sparse.vstack(held, format="csr"), place, np.concatenate(empty))
+    return _Encoded(
+        np.concatenate(latents),
+        np.concatenate(prints),
+        is_own,
+        sparse.vstack(held, format="csr"),
+        place,
+        np.concatenate(empty),
+    )
 
 
 @dataclass
@@ -275,6 +284,7 @@ def _annotate(
     tables, order, latent, notes, errors = [], [], np.empty_like(encoded.latent), [], []
     for is_in_group in (own, *(~own & in_batch for in_batch in batches)):
         rows = np.flatnonzero(is_in_group)
+        rows = rows[np.argsort(encoded.fingerprints[rows], kind="stable")]  # however the file is sorted
         if not len(rows):
             continue
         annotated = annotate_latent(shared, encoded.latent[rows], known, settings)

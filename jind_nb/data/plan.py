@@ -1,5 +1,6 @@
 """The plan of a run: which batches are used for training, which is annotated, and what is left out and why."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ class Plan:
     cells: dict[str, dict[str, int]] = field(default_factory=dict)  # batch -> cell type -> cells that train
     too_rare: list[dict[str, Any]] = field(default_factory=list)  # batch, cell_type, cells
     dropped: list[str] = field(default_factory=list)  # cell types that no batch trains
+    labelled: dict[str, int] = field(default_factory=dict)  # batch -> labelled cells, also those that do not train
     left_out: dict[str, str] = field(default_factory=dict)  # batch -> reason
     warnings: list[str] = field(default_factory=list)  # what a reader of the results should know first
     notes: list[str] = field(default_factory=list)
@@ -38,6 +40,20 @@ class Plan:
     def n_labelled(self) -> int:
         """Return the number of labelled cells that train."""
         return sum(sum(counts.values()) for counts in self.cells.values())
+
+    @property
+    def dropped_shares(self) -> dict[str, float]:
+        """Return for each batch with labels the share of its labelled cells whose type no batch trains."""
+        return {name: self._share(name, self.dropped) for name in self.labelled}
+
+    @property
+    def untrained_shares(self) -> dict[str, float]:
+        """Return for each batch with labels the share of its labelled cells whose type it does not train."""
+        return {name: self._share(name, None) for name in self.labelled}
+
+    def _share(self, batch: str, types: Collection[str] | None) -> float:
+        rare = [row for row in self.too_rare if row["batch"] == batch]
+        return sum(row["cells"] for row in rare if types is None or row["cell_type"] in types) / self.labelled[batch]
 
     @property
     def scale(self) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 from ..core.coerce import AUTO, ONTOLOGY
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters
-from ..core.text import did_you_mean, listing, plural
+from ..core.text import did_you_mean, listing, percent, plural
 from ..errors import InputError
 from .allowed_types import allowed_types
 from .cells import names_of, read_cells
@@ -99,7 +99,7 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
 
     candidates = _candidates(p, batches, plan)
     has_label = cells["cell_type"].notna()
-    labelled = {name: cells.loc[has_label & (cells["batch"] == name), ["cell_type"]] for name in candidates}
+    labelled = {name: cells.loc[has_label & (cells["batch"] == name), ["cell", "cell_type"]] for name in candidates}
     counts = {name: batch["cell_type"].value_counts().sort_index() for name, batch in labelled.items()}
     total = pd.DataFrame(counts).sum(axis=1)
     learnable = total.index[(total >= LEARNABLE) | (p.MIN_CELL_TYPE_POPULATION != AUTO)]
@@ -110,9 +110,17 @@ def make_plan(parameters: Parameters, cells: pd.DataFrame) -> Plan:
             plan.cells[name] = {str(t): int(n) for t, n in batch["cell_type"].value_counts().sort_index().items()}
             cells.loc[batch.index, "trains"] = True
     _check_what_is_left(p, counts, plan)
-    plan.warnings += label_warnings({name: counts[name] for name in plan.annotated})
+    if p.TARGET_ERROR is not None and len(plan.annotated) == 1:
+        raise InputError(
+            f"TARGET_ERROR: found {p.TARGET_ERROR}, but there is a single annotated batch ({plan.annotated[0]!r}). How wrong a "
+            "new batch will be can only be seen by leaving an annotated batch out, and then none is left to learn from. Leave "
+            "TARGET_ERROR out (REJECTION works), or add a second annotated batch."
+        )
     plan.classes = sorted(set().union(*plan.cells.values()))
     plan.dropped = sorted(set().union(*(of_batch.index for of_batch in counts.values())) - set(plan.classes))
+    plan.labelled = {name: int(of_batch.sum()) for name, of_batch in counts.items() if of_batch.sum()}
+    plan.warnings += _dropped_warning(p, plan)  # the first of all: page one counts on these types being there
+    plan.warnings += label_warnings({name: counts[name] for name in plan.annotated})
     if p.TYPES:
         allowed_types(p.TYPES, plan.classes)
     if p.terms is not None:
@@ -131,7 +139,7 @@ def _candidates(p: Parameters, batches: list[str], plan: Plan) -> list[str]:
     if p.INTER_DATASETS_NAMES:
         plan.left_out |= dict.fromkeys(unnamed, "not named in INTER_DATASETS_NAMES")
     else:
-        candidates += unnamed
+        candidates += sorted(unnamed)  # not as the file happens to be sorted
     plan.left_out |= dict.fromkeys(p.EXCLUDE_DATASETS_NAMES, "named in EXCLUDE_DATASETS_NAMES")
     return candidates
 
@@ -162,6 +170,7 @@ def _subsample_batch(p: Parameters, name: str, batch: pd.DataFrame, plan: Plan) 
     most = CELLS_PER_BATCH[p.METHOD]
     if len(batch) <= most:
         return batch
+    batch = batch.sort_values("cell", kind="stable")  # no values were read yet; the file may be sorted in any way
     types = batch["cell_type"].astype("category").cat.codes.to_numpy()
     fewest = min(FEWEST_OF_A_TYPE, most // len(np.unique(types)))
     order = np.random.default_rng(p.SEED).permutation(len(batch))
@@ -172,7 +181,7 @@ def _subsample_batch(p: Parameters, name: str, batch: pd.DataFrame, plan: Plan) 
         f"{name!r} has {len(batch):,} labelled cells; {most:,} of them, chosen at random, are used for training, at least "
         f"{fewest} of each cell type or all of it."
     )
-    return batch.iloc[np.sort(chosen)]
+    return batch.iloc[np.sort(chosen)].sort_index()
 
 
 def _choose_types(p: Parameters, name: str, counts: pd.Series, learnable: pd.Index, plan: Plan) -> None:
@@ -191,6 +200,23 @@ def _choose_types(p: Parameters, name: str, counts: pd.Series, learnable: pd.Ind
         return
     plan.annotated.append(name)
     plan.cells[name] = {str(cell_type): int(n) for cell_type, n in enough.items()}
+
+
+def _dropped_warning(p: Parameters, plan: Plan) -> list[str]:
+    """Return what to tell where cell types are left out of all training; nothing where none is."""
+    if not plan.dropped:
+        return []
+    cells = sum(row["cells"] for row in plan.too_rare if row["cell_type"] in plan.dropped)
+    share = percent(cells / sum(plan.labelled.values()))
+    how = "they have a single cell" if p.MIN_CELL_TYPE_POPULATION == AUTO else f"below {p.MIN_CELL_TYPE_POPULATION}"
+    types = (
+        f"{plural(len(plan.dropped), 'cell type is', 'cell types are')} too rare in the annotated batches to be learned"
+    )
+    keep = "" if p.MIN_CELL_TYPE_POPULATION == AUTO else "; a lower value, or `auto`, keeps them"
+    return [
+        f"MIN_CELL_TYPE_POPULATION: {types} ({how}): {listing(plan.dropped, 6, quoted=False)}. They are never predicted: every "
+        f"cell of these types gets a wrong label or none. They are {share} of the labelled cells, and count as errors{keep}."
+    ]
 
 
 def _check_what_is_left(p: Parameters, counts: dict[str, pd.Series], plan: Plan) -> None:

@@ -25,7 +25,7 @@ from .fit import learn_intermediates, start
 from .leave_one_out import LeftOut, folds, left_out_batch, subsample_left_out, train_without
 from .networks import Annotator
 from .state import AlignmentMode, Annotated, KnownLatents, Method, Reference, Settings
-from .target import align, annotate_before_alignment, annotate_latent, known_latents
+from .target import align, annotate_before_alignment, annotate_latent, in_own_order, known_latents
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +99,13 @@ def known_with_rules(reference: Reference, calibrations: Mapping[str, Calibratio
 
 def annotate(model: Annotator, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> Annotated:
     """Annotate a batch without labels, float32 (n, p): by the annotated batches' model, then after alignment."""
-    annotated = annotate_before_alignment(model, x, known, settings)
-    align(annotated, x, known, settings)
-    return annotated
+
+    def in_this_order(x: sparse.csr_matrix) -> Annotated:
+        annotated = annotate_before_alignment(model, x, known, settings)
+        align(annotated, x, known, settings)
+        return annotated
+
+    return in_own_order(x, in_this_order)
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,14 @@ def leave_batches_out(reference: Reference) -> list[LeftOut]:
             cells = subsample_left_out(reference.batches[name], seed)
             annotated = annotate(model.model, cells.x, known, settings)
             left_out.append(left_out_batch(name, cells, model, known, annotated))
-    return sorted(left_out, key=lambda batch: names.index(batch.batch))
+    by_name = {batch.batch: _with_unchecked(batch, reference) for batch in left_out}
+    return [by_name[name] for name in names if name in by_name]
+
+
+def _with_unchecked(batch: LeftOut, reference: Reference) -> LeftOut:
+    """Return a left-out batch that knows how many of its labelled cells no model could have been right about."""
+    name = batch.batch
+    return replace(batch, dropped=reference.dropped.get(name, 0.0), untrained=reference.untrained.get(name, 0.0))
 
 
 def _held_out_cells(reference: Reference) -> LeftOut:
@@ -167,7 +178,7 @@ def _held_out_cells(reference: Reference) -> LeftOut:
     modes = list(AlignmentMode) if settings.align else [AlignmentMode.UNALIGNED]
     (members,), (of_held_out,) = alone.members.values(), alone.held_out.values()
     return replace(
-        alone,
+        _with_unchecked(alone, reference),
         members=dict.fromkeys(modes, members),
         held_out=dict.fromkeys(modes, of_held_out),
         is_new=False,

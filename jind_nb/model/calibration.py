@@ -169,11 +169,21 @@ class Calibration:
     # Left-out cells of known types, all batches together: (true type, answer, cells), places among the classes; the answer
     # after the last class is Unassigned. Empty in older models.
     confusion: list[tuple[int, int, int]] = field(default_factory=list)
+    borrows: bool = False  # whether thresholds from few held-out cells borrow from the others; not in older models
+    dropped: float = (
+        0.0  # share of the annotated batches' labelled cells whose type none trains, each batch counted alike
+    )
 
     @property
     def rule(self) -> Rule:
         return Rule(
-            self.temperature, self.threshold, self.novelty_threshold, self.threshold_cap, self.weights, self.floor
+            self.temperature,
+            self.threshold,
+            self.novelty_threshold,
+            self.threshold_cap,
+            self.weights,
+            self.floor,
+            self.borrows,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -262,6 +272,8 @@ def calibrate(
         weights=rule.weights,
         floor=rule.floor,
         confusion=[(true, given, n) for (true, given), n in sorted(confusion.items())],
+        borrows=rule.borrows,
+        dropped=float(np.mean([batch.dropped for batch in left_out])),
         n_annotated=n_annotated,
         batches=rows,
         reliability={
@@ -312,11 +324,14 @@ def _rule(left_out: list[LeftOut], mode: str, theta: float, target_error: float 
     that no left-out one has.
     """
     weights = member_weights(left_out, mode)
-    rule = Rule(weights=weights, novelty_threshold=novelty_threshold(left_out), floor=MORE_LIKELY_THAN_NOT)
+    rule = Rule(
+        weights=weights, novelty_threshold=novelty_threshold(left_out), floor=MORE_LIKELY_THAN_NOT, borrows=True
+    )
     rule = replace(rule, temperature=temperature(left_out, mode, rule.weights))
     cells = [(_confidence(batch, mode, rule), _right(batch, mode, rule)) for batch in left_out]
     if target_error is not None:
-        return replace(rule, threshold=safe_threshold(cells, target_error))
+        with_dropped = [_with_dropped(*of_batch, batch) for of_batch, batch in zip(cells, left_out, strict=True)]
+        return replace(rule, threshold=safe_threshold(with_dropped, target_error))
     return replace(rule, threshold_cap=max(NO_EVIDENCE, safe_threshold(cells, theta)))
 
 
@@ -348,23 +363,43 @@ def _answers(batch: LeftOut, mode: str, rule: Rule, theta: float) -> Counter[tup
     return Counter(zip(batch.y[batch.could_be_known].tolist(), given.tolist(), strict=True))
 
 
+def dropped_per_cell(batch: LeftOut) -> float:
+    """Return how many labelled cells of types that no batch trains there are for each cell whose answer could be checked."""
+    return batch.dropped / batch.checked if batch.checked else 0.0
+
+
+def _with_dropped(confidence: np.ndarray, right: np.ndarray, batch: LeftOut) -> tuple[np.ndarray, np.ndarray]:
+    """Add the batch's cells of types that no batch trains: no answer for them can be right, and they are taken to be as
+    confident as its others."""
+    n = round(dropped_per_cell(batch) * len(right))
+    if not n:
+        return confidence, right
+    theirs = np.quantile(confidence, (np.arange(n) + 0.5) / n).astype(confidence.dtype)
+    return np.concatenate([confidence, theirs]), np.concatenate([right, np.zeros(n, dtype=bool)])
+
+
 def _row(batch: LeftOut, mode: str, rule: Rule, theta: float) -> dict[str, Any]:
     """Return the numbers of one left-out batch, its cells of types that could be known; None where there is nothing to take a share of.
 
     `calibration_error` is of the calibrated confidence, `network_calibration_error` of the network's own;
-    `doubt_among_assigned` is one minus the mean confidence.
+    `doubt_among_assigned` is one minus the mean confidence. Cells of types that no batch trains count as wrong in
+    `raw_accuracy` and `error_among_assigned`, as often assigned as the others; `error_of_known_types` is without them.
+    `checked` is the share of the batch's labelled cells that `cells` stand for.
     """
     right, judged = _right(batch, mode, rule), _judged(batch, mode, rule, theta)
     kept = ~judged.rejected
     some = bool(len(right))
-    confidence = _confidence(batch, mode, rule)
+    confidence, dropped = _confidence(batch, mode, rule), dropped_per_cell(batch)
+    error = float(1 - right[kept].mean()) if kept.any() else None
     return {
         "batch": batch.batch,
         "cells": len(right),
-        "raw_accuracy": float(right.mean()) if some else None,
+        "checked": batch.checked,
+        "raw_accuracy": float(right.mean()) / (1 + dropped) if some else None,
         "assigned": float(kept.mean()) if some else None,
         "unlike_reference": float(np.mean(judged.reasons == REASONS[2])) if some else None,
-        "error_among_assigned": float(1 - right[kept].mean()) if kept.any() else None,
+        "error_among_assigned": None if error is None else (error + dropped) / (1 + dropped),
+        "error_of_known_types": error,
         "doubt_among_assigned": float(1 - confidence[kept].mean()) if kept.any() else None,
         "AURC": area_under_risk_coverage(confidence, right) if some else None,
         "network_calibration_error": calibration_error(_confidence(batch, mode, replace(rule, temperature=1.0)), right)

@@ -30,6 +30,8 @@ from torch import Tensor, nn
 
 from ..core.subsample import subsample
 from ..core.text import percent
+from ..core.threads import one_blas_thread
+from ..data.fingerprints import own_order
 from .mixture import Weights, mixed
 from .neighbours import nearest
 from .networks import Annotator, classify, encode
@@ -131,7 +133,7 @@ def fit_projection(x: sparse.csr_matrix, seed: int) -> Projection:
     Scaling cells to one length takes out how deep they were read. Dividing by the standard deviation lets features of small
     variance speak, the median keeps those of next to none quiet.
     """
-    x = x[subsample(x.shape[0], MOST_CELLS, seed)].astype(np.float64)
+    x = x[own_order(x)[subsample(x.shape[0], MOST_CELLS, seed)]].astype(np.float64)
     lengths = linalg.norm(x, axis=1)
     length = float(lengths[lengths > 0].mean()) if (lengths > 0).any() else 1.0
     x = sparse.diags_array(length / np.maximum(lengths, 1e-6)) @ x
@@ -197,6 +199,7 @@ def near_columns(n_latent: int) -> np.ndarray:
     return np.concatenate([columns_of(view, n_latent) for view in MEMBERS["discriminant"]])
 
 
+@one_blas_thread
 def fit_source(
     cells: Cells, n_classes: int, settings: Settings, encoder: nn.Module | None = None
 ) -> tuple[Annotator, list[dict[str, Any]]]:
@@ -211,6 +214,7 @@ def fit_source(
     return Annotator(encoder, classifier.to(settings.device)), []
 
 
+@one_blas_thread
 def fit_jointly(reference: Reference, stage: TrainingStage, batch: str) -> list[str]:
     """Learn all members from all batches: once, when the last one has its offset."""
     last = reference.intermediates[-1] if reference.intermediates else None
@@ -354,6 +358,7 @@ class Offset(nn.Module):
         return latent
 
 
+@one_blas_thread
 def fit_adapter(reference: Reference, batch: str) -> Offset:
     """Compute a batch's offset: to where the training cells of the batches learned so far have the same types."""
     n_classes = len(reference.classes)
@@ -428,6 +433,7 @@ def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, setti
     add_stage(annotated, TargetStage.ALIGNED, latent + b, known, settings)
 
 
+@one_blas_thread
 def target_offset(
     classifier: nn.Module, latent: np.ndarray, known: KnownLatents, settings: Settings
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:

@@ -5,12 +5,13 @@ annotated batch that was left out. After Guillory et al. 2021 (difference of con
 2022 (arXiv:2201.04234); `benchmarks/research/stated_error.py` compares it with the mean error of left-out batches.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.text import plural
+from ..core.text import percent, plural
 from .calibration import Calibration
 from .predictions import Predictions
 
@@ -58,19 +59,25 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
         older = "The model was saved by an earlier version, which did not keep how doubt and error compared."
         return ExpectedError(None, None, older)
     checked = [row for row in calibration.batches if row["doubt_among_assigned"] is not None]
-    doubt = float(1 - assigned.mean())
-    errors = sum(row["error_among_assigned"] for row in checked)
+    doubt = 1 - math.fsum(assigned) / len(assigned)  # the same in any order of the cells
+    errors = sum(row.get("error_of_known_types", row["error_among_assigned"]) for row in checked)
     doubts = sum(row["doubt_among_assigned"] for row in checked)
     power = len(checked) / (len(checked) + PRIOR_BATCHES)
     value = min(1.0, doubt * ((errors + FLOOR) / (doubts + FLOOR)) ** power)
     variance = SPREAD**2 + (SPREAD_OF_ERROR * value) ** 2 + max(value, 0.01) * (1 - value) / len(assigned)
     half = NORMAL * float(np.sqrt(variance))
+    low, high = max(0.0, value - half), min(1.0, value + half)
+    value, low, high = (1 - (1 - share) * (1 - calibration.dropped) for share in (value, low, high))
+    n_cells, share = sum(row["cells"] for row in checked), [row["checked"] for row in checked if "checked" in row]
+    of_labelled = f", {percent(float(np.mean(share)))} of the labelled ones" if share else ""
     basis = (
         f"From the confidence of the {len(assigned):,} annotated cells of this batch, corrected by "
-        f"{plural(len(checked), 'annotated batch that was', 'annotated batches that were')} left out in turn. "
-        "It cannot see cell types that no annotated batch has."
+        f"{plural(len(checked), 'annotated batch that was', 'annotated batches that were')} left out in turn "
+        f"({n_cells:,} of their cells could be checked{of_labelled}). "
     )
-    return ExpectedError(value, (max(0.0, value - half), min(1.0, value + half)), basis)
+    if calibration.dropped:
+        basis += f"{percent(calibration.dropped)} of the labelled cells are of types too rare to be learned: added as errors. "
+    return ExpectedError(value, (low, high), f"{basis}It cannot see cell types that no annotated batch has.")
 
 
 def pooled_error(parts: Sequence[tuple[ExpectedError, int]]) -> ExpectedError:

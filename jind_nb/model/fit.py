@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
+from ..data.fingerprints import own_order
 from ..data.plan import Plan
 from ..errors import InputError
 from . import checkpoint
@@ -68,14 +69,16 @@ def start(
         reference = _reference(batches, stored["source"], plan.classes, settings, model.to(settings.device))
         checkpoint.restore(reference, stored)
         reference.features, reference.checkpoint = list(prepared.var_names), kept
+        reference.dropped, reference.untrained = plan.dropped_shares, plan.untrained_shares
         return reference
     candidates: list[dict[str, Any]] = []
     source = plan.source or richest(batches)
     if plan.source is None and len(batches) > 1 and settings.method.SOURCE_BY_TRIAL:
-        target = prepared[prepared.obs["batch"].isin(plan.targets).to_numpy()].X
-        source, candidates = choose_source(batches, target, plan.classes, settings, encoder)
+        target = sparse.csr_matrix(prepared.X[prepared.obs["batch"].isin(plan.targets).to_numpy()])
+        source, candidates = choose_source(batches, target[own_order(target)], plan.classes, settings, encoder)
     reference = learn_source(batches, source, plan.classes, settings, encoder)
     reference.features, reference.candidates, reference.checkpoint = list(prepared.var_names), candidates, kept
+    reference.dropped, reference.untrained = plan.dropped_shares, plan.untrained_shares
     reference.keeps_history = keep_history
     evaluate_batch(reference, source, TrainingStage.INITIAL)
     checkpoint.keep(reference)
@@ -83,9 +86,11 @@ def start(
 
 
 def _cells_of(prepared: ad.AnnData, batch: str, settings: Settings) -> Cells:
+    """Return a batch's cells in an order of their own, so that nothing depends on how the file is sorted."""
     rows = (prepared.obs["batch"] == batch).to_numpy()
-    y = prepared.obs["cell_type"].cat.codes.to_numpy()[rows].astype(np.int64)
-    return Cells(sparse.csr_matrix(prepared.X[rows]), y, hold_out(y, settings.held_out, settings.seed))
+    x, y = sparse.csr_matrix(prepared.X[rows]), prepared.obs["cell_type"].cat.codes.to_numpy()[rows].astype(np.int64)
+    order = own_order(x, y)
+    return Cells(x[order], y[order], hold_out(y[order], settings.held_out, settings.seed))
 
 
 def _as_source(cells: Cells, settings: Settings) -> Cells:

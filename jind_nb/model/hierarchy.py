@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.labels import AMBIGUOUS
 from ..data.parents import Parents, parents_of
-from .predictions import Predictions, class_thresholds, within
+from .predictions import Predictions
 
 
 def parent_probabilities(
@@ -39,8 +39,7 @@ def parent_thresholds(predictions: Predictions, parents: Parents) -> dict[str, f
     names, _ = parent_probabilities(predictions.probabilities[:0], predictions.classes, parents)
     if predictions.held_out is not None:
         held_out = parent_probabilities(predictions.held_out, predictions.classes, parents)[1]
-        own = class_thresholds(held_out, predictions.theta)
-        thresholds = within(own, predictions.threshold_cap, predictions.floor)
+        thresholds = predictions.thresholds_by(held_out)
         return dict(zip(names, thresholds.tolist(), strict=True))
     parent = np.array(parents_of(predictions.classes, parents))
     return {name: float(predictions.thresholds[parent == name].max()) for name in names}

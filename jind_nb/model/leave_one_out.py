@@ -32,6 +32,15 @@ class LeftOut:
     novelty: np.ndarray  # (n,), how unlike the training cells (`target.novelty`)
     prior: Weights  # of the members, before any batch was left out
     is_new: bool = True  # False: cells held out of the only annotated batch stand in
+    dropped: float = (
+        0.0  # share of the batch's labelled cells whose type no batch trains: they are not among the cells here
+    )
+    untrained: float = 0.0  # share of its labelled cells that are not among the cells here, those included
+
+    @property
+    def checked(self) -> float:
+        """The share of the batch's labelled cells whose answers could be checked."""
+        return (1 - self.untrained) * float(self.could_be_known.mean()) if len(self.y) else 0.0
 
 
 def folds(batches: list[str], most: int, seed: int) -> list[list[str]]:

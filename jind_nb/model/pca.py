@@ -7,6 +7,8 @@ from scipy import sparse
 from scipy.linalg import blas
 from scipy.sparse import linalg
 
+from ..core.threads import one_blas_thread
+
 DENSE_CELLS = 2_000  # at once; memory only
 SMALL = 50  # cells or features, up to which all components are computed exactly
 
@@ -40,8 +42,7 @@ def principal_axes(
     """
     if x.shape[1] ** 2 < 2 * x.nnz and n < x.shape[1] - 1:
         covariance = _covariance(x, mean)
-        start = np.random.default_rng(seed).uniform(-1, 1, x.shape[1])
-        return [linalg.eigsh(s[:, None] * covariance * s, k=n, v0=start)[1].T[::-1] for s in scales]
+        return [_by_covariance(s[:, None] * covariance * s, n, seed) for s in scales]
     return [_by_pca(sparse.csr_matrix(x.multiply(s)), n, seed) for s in scales]
 
 
@@ -57,6 +58,14 @@ def _covariance(x: sparse.csr_matrix, mean: np.ndarray) -> np.ndarray:
     return covariance
 
 
+@one_blas_thread
+def _by_covariance(covariance: np.ndarray, n: int, seed: int) -> np.ndarray:
+    start = np.random.default_rng(seed).uniform(-1, 1, len(covariance))
+    axes: np.ndarray = linalg.eigsh(covariance, k=n, v0=start)[1].T[::-1]
+    return axes
+
+
+@one_blas_thread
 def _by_pca(x: sparse.csr_matrix, n: int, seed: int) -> np.ndarray:
     from sklearn.decomposition import PCA  # takes 0.5 s to import, which most commands need not wait for
 

@@ -13,6 +13,8 @@ from .mixture import Weights
 
 NO_EVIDENCE = 0.9
 
+SUREST = 1e-6  # from 0 and 1, of which there are no log odds
+
 NONE_PASSES = 1.01  # a threshold above every probability
 
 
@@ -47,6 +49,56 @@ def class_thresholds(probabilities: np.ndarray, theta: float) -> np.ndarray:
     return thresholds
 
 
+def borrowing_thresholds(probabilities: np.ndarray, theta: float) -> np.ndarray:
+    """Return thresholds as `class_thresholds` does, where types of few held-out cells borrow from all held-out cells together.
+
+    Of two held-out cells, the published rule rejects what is below the second: half of all new cells of the type, instead of
+    theta. Here the threshold of a type with n cells called so is, in log odds, (1 - a) times its own theta-quantile plus a
+    times the one of all held-out cells, a = 1 - theta n, and 0 from n = 1 / theta on. Over new cells like the held-out ones
+    about theta is rejected, whatever n.
+
+    Parameters
+    ----------
+    probabilities
+        Of the held-out cells, (n_cells, K).
+    theta
+        Share to reject, 0 to 1.
+
+    Returns
+    -------
+    Thresholds float64 (K,); 0.9 where there is no held-out cell at all.
+    """
+    if not len(probabilities):
+        return np.full(probabilities.shape[1], NO_EVIDENCE)
+    top = np.clip(probabilities.max(axis=1).astype(np.float64), SUREST, 1 - SUREST)
+    log_odds, winner = np.log(top / (1 - top)), probabilities.argmax(axis=1)
+    thresholds = np.full(probabilities.shape[1], _lower_quantile(log_odds, theta, beyond=True))
+    for k in np.unique(winner):
+        own = log_odds[winner == k]
+        borrowed = max(0.0, 1 - theta * len(own))
+        thresholds[k] = (1 - borrowed) * _lower_quantile(own, theta, beyond=False) + borrowed * thresholds[k]
+    # A cell that is as sure as the one the threshold is from passes, however log odds were rounded.
+    as_probabilities: np.ndarray = 1 / (1 + np.exp(-thresholds)) - SUREST
+    return as_probabilities
+
+
+def _lower_quantile(values: np.ndarray, share: float, *, beyond: bool) -> float:
+    """Return what a new value is below with a probability of `share`, if it is one more of the same kind.
+
+    Of n + 1 exchangeable values each place is as likely for the new one, so it is the value at place share (n + 1), between two
+    of them by interpolation. Below the first place it is the smallest value or, with `beyond`, one that lies below it as far as
+    an exponential tail goes; the tail's scale is that of the lower half, made larger where these are few.
+    """
+    ordered, place = np.sort(values), share * (len(values) + 1)
+    if place >= 1:
+        return float(np.interp(place, np.arange(1, len(values) + 1), ordered))
+    lower = ordered[: max(2, (len(ordered) + 1) // 2)]
+    if not beyond or len(lower) < 2 or place <= 0:
+        return float(ordered[0])
+    scale = (lower.mean() - lower[0]) * (len(lower) + 2) / (len(lower) - 1)
+    return float(ordered[0] + scale * np.log(place))
+
+
 def within(thresholds: np.ndarray, cap: float | None, floor: float) -> np.ndarray:
     """Return thresholds of which none is above the cap, and none below the floor (`Rule`)."""
     limited: np.ndarray = np.clip(thresholds, floor, np.inf if cap is None else max(cap, floor))
@@ -78,6 +130,7 @@ class Rule:
     threshold_cap: float | None = None  # no class-wise threshold is above it; None: no cap
     weights: Weights = ()  # of the METHOD's members; empty: its prior
     floor: float = 0.0  # no threshold is below it
+    borrows: bool = False  # whether types of few held-out cells borrow from the others: `borrowing_thresholds`
 
 
 @dataclass(frozen=True)
@@ -99,6 +152,7 @@ class Predictions:
     threshold_cap: float | None = None  # no class-wise threshold is above it
     floor: float = 0.0  # no threshold is below it
     outside: np.ndarray | None = None  # bool (n_cells,): more probably of none of TYPES than of one; None: not asked
+    borrows: bool = False  # whether types of few held-out cells borrow from the others
 
     @classmethod
     def by(
@@ -117,8 +171,15 @@ class Predictions:
         if rule.threshold is not None:
             return cls(classes, judged, np.full(len(classes), max(rule.threshold, rule.floor)), unlike)
         by = tempered(held_out, rule.temperature)
-        thresholds = within(class_thresholds(by, theta), rule.threshold_cap, rule.floor)
-        return cls(classes, judged, thresholds, unlike, by, theta, rule.threshold_cap, rule.floor)
+        judged_alike = cls(
+            classes, judged, np.empty(0), unlike, by, theta, rule.threshold_cap, rule.floor, borrows=rule.borrows
+        )
+        return replace(judged_alike, thresholds=judged_alike.thresholds_by(by))
+
+    def thresholds_by(self, held_out: np.ndarray) -> np.ndarray:
+        """Return the thresholds that held-out cells give, (J,) of probabilities (m, J) of types or of their parents."""
+        by_type = borrowing_thresholds if self.borrows else class_thresholds
+        return within(by_type(held_out, self.theta), self.threshold_cap, self.floor)
 
     @property
     def raw(self) -> np.ndarray:
@@ -135,7 +196,7 @@ class Predictions:
     @property
     def without_evidence(self) -> list[str]:
         """The types that too few held-out cells are called for a threshold of their own, which is 0.9 then."""
-        if self.held_out is None:
+        if self.held_out is None or (self.borrows and len(self.held_out)):
             return []
         called = np.bincount(self.held_out.argmax(axis=1), minlength=len(self.classes))
         return [name for name, n in zip(self.classes, called, strict=True) if math.floor(self.theta * n) + 1 >= n]

@@ -7,7 +7,7 @@ annotated batches), `target` (annotating a batch) and `annotate` (the whole sequ
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,6 +88,9 @@ class Reference:
     batches: dict[str, Cells]  # in training order, the source first
     model: Annotator  # the shared encoder and classifier, without an adapter: the source's own annotator
     features: list[str] = field(default_factory=list)
+    # For each batch, the shares of its labelled cells whose type no batch trains, and whose type it does not train itself.
+    dropped: dict[str, float] = field(default_factory=dict)
+    untrained: dict[str, float] = field(default_factory=dict)
     adapters: dict[str, torch.nn.Module | None] = field(default_factory=dict)  # of the batches learned so far
     candidates: list[dict[str, Any]] = field(default_factory=list)  # how the source was chosen
     keeps_history: bool = True  # False where only the model is wanted
@@ -168,6 +171,15 @@ class Annotated:
     mode: str = AlignmentMode.UNALIGNED  # in which the last stage was annotated
     curves: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def subset(self, cells: np.ndarray) -> Annotated:
+        """Return the same of some cells only, or in another order: index (n_chosen,)."""
+        return replace(
+            self,
+            stages={stage: predictions.subset(cells) for stage, predictions in self.stages.items()},
+            latent={stage: latent[cells] for stage, latent in self.latent.items()},
+            novelty=self.novelty[cells],
+        )
 
     @property
     def final(self) -> Predictions:

@@ -45,7 +45,7 @@ from .expected_error import ExpectedError, expected_error
 from .networks import Annotator, classify, encode
 from .predictions import Predictions, Rule
 from .state import AlignmentMode, Annotated, Annotating, KnownLatents, Reference, Settings, TargetStage
-from .target import align, annotate_before_alignment, predict, reject_empty
+from .target import align, annotate_before_alignment, in_own_order, predict, reject_empty
 
 # The space keeps these apart from any batch's file, where it would be %20.
 LATENTS = "reference codes.pt"
@@ -516,10 +516,14 @@ def annotate_with_model(
         For a missing, damaged or foreign file.
     """
     shared, known = load_shared(model, settings.device)
-    annotated = annotate_before_alignment(shared, x, known, settings)
-    if recall_own and of_own_target(model, x).all():
-        recall(annotated, x, model, known, settings)
-    else:
-        align(annotated, x, known, settings)
-    reject_empty(annotated, np.diff(x.indptr) == 0)
-    return annotated, known
+
+    def in_this_order(x: sparse.csr_matrix) -> Annotated:
+        annotated = annotate_before_alignment(shared, x, known, settings)
+        if recall_own and of_own_target(model, x).all():
+            recall(annotated, x, model, known, settings)
+        else:
+            align(annotated, x, known, settings)
+        reject_empty(annotated, np.diff(x.indptr) == 0)
+        return annotated
+
+    return in_own_order(x, in_this_order), known

@@ -1,6 +1,7 @@
 """Annotating a batch without labels, whatever the METHOD: before alignment, and after each stage of alignment."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from ..core.subsample import subsample
+from ..data.fingerprints import own_order
 from .mixture import mixed
 from .neighbours import nearest
 from .networks import Annotator, encode, no_subnormal_numbers
@@ -40,6 +42,15 @@ def known_latents(reference: Reference) -> KnownLatents:
         held_out=reference.held_out_latent(),
         counts=np.bincount(np.concatenate([cells.y for cells in reference.batches.values()]), minlength=n_classes),
     )
+
+
+def in_own_order(x: sparse.csr_matrix, annotate: Callable[[sparse.csr_matrix], Annotated]) -> Annotated:
+    """Annotate a batch's cells, float32 (n, p), in an order that their values give them; return them as they came.
+
+    So a cell's answer does not depend on the row it stands in.
+    """
+    order = own_order(x)
+    return annotate(x[order]).subset(np.argsort(order))
 
 
 def annotate_before_alignment(

@@ -13,6 +13,7 @@ from scipy import sparse
 from ..core._compat import import_umap
 from ..core.labels import UNASSIGNED
 from ..core.subsample import subsample
+from ..data.fingerprints import own_order
 from .embedding import COMPONENTS, NEIGHBOURS
 
 MOST_CELLS = 20_000  # that are clustered; the others join the cluster of their neighbours
@@ -63,6 +64,11 @@ def leiden(x: sparse.csr_matrix, resolution: float, seed: int) -> np.ndarray:
     -------
     Objects (n,): numbers as text, the largest cluster first.
     """
+    order = own_order(x)
+    return _leiden_in_this_order(x[order], resolution, seed)[np.argsort(order)]
+
+
+def _leiden_in_this_order(x: sparse.csr_matrix, resolution: float, seed: int) -> np.ndarray:
     n = x.shape[0]
     rows = subsample(n, MOST_CELLS, seed)
     n_components = min(COMPONENTS, len(rows) - 1, x.shape[1] - 1)

@@ -65,8 +65,13 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
         sentence += f"; {agrees} of the annotated cells agree with the file's labels{among}"
     elif not labelled and expected.value is not None:
         sentence += f"; about {percent(expected.value)} of the annotated cells are probably wrong"
+    if plan.dropped:
+        types = plural(len(plan.dropped), "type is never predicted", "types are never predicted")
+        sentence += f"; {types}: {listing(plan.dropped, 3, quoted=False)}"
     distrust = [*_alignment_hurts(training, result), *_distrust(result, plan, stages)]
-    numbers = _numbers(result, labelled, _expected_number(expected, calibration, held_out))
+    dropped = list(plan.dropped_shares.values())  # shares of labelled cells that no answer could be right about
+    stated = _expected_number(expected, calibration, held_out, sum(dropped) / max(1, len(dropped)))
+    numbers = _numbers(result, labelled, stated)
     return Summary(f"{sentence}.", numbers, distrust, calibration, held_out, labelled)
 
 
@@ -96,7 +101,7 @@ def _numbers(result: TargetResult, labelled: Mapping[str, Any] | None, expected_
 
 
 def _expected_number(
-    expected: ExpectedError, calibration: Calibration | None, held_out: Mapping[str, float] | None
+    expected: ExpectedError, calibration: Calibration | None, held_out: Mapping[str, float] | None, dropped: float = 0.0
 ) -> Number:
     """Return the share of wrong cells to expect among the annotated ones, and what it rests on."""
     name = "Expected error"
@@ -106,7 +111,7 @@ def _expected_number(
         return Number(name, f"about {percent(expected.value)}", words)
     of_batch = calibration.mean("error_among_assigned") if calibration and calibration.n_annotated == 1 else None
     if of_batch is None and held_out is not None:
-        of_batch = 1 - held_out["effective_accuracy"]
+        of_batch = 1 - held_out["effective_accuracy"] * (1 - dropped)
     if of_batch is None:
         return Number(name, "not known", expected.basis)
     words = f"{percent(of_batch)} of the cells held out of the annotated batches are wrong, and a new batch is harder."
@@ -168,7 +173,9 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
             f"{name} ({plural(n, 'cell')})" for name, n in few.items()
         ],
         "{} unlike all cells of the annotated batches: perhaps of a cell type that these lack, or damaged.": odd,
-        "Too rare in the annotated batches to be learned, so never predicted: {}.": plan.dropped,
+        "All their labelled cells are empty, so these types are never predicted: {}.": [
+            name for name in plan.dropped if name not in {row["cell_type"] for row in plan.too_rare}
+        ],
         "TYPES names {}, which no annotated cell has; ignored.": not_known,
         "No cell is most like {}: absent here, or missed.": [
             name for name in table.index[most_like == 0] if not result.types or name in result.types

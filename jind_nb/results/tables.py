@@ -388,11 +388,13 @@ def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
 def left_out_table(calibration: Calibration) -> pd.DataFrame:
     """Return how the method did on each left-out batch, shares as percent."""
     names = {
-        "cells": "cells", "raw_accuracy": "right before rejection %", "assigned": "assigned %",
+        "cells": "cells", "checked": "checked of labelled %", "raw_accuracy": "right before rejection %", "assigned": "assigned %",
         "error_among_assigned": "wrong among assigned %", "unlike_reference": "unlike reference %", "AURC": "AURC",
         "network_calibration_error": "calibration error, uncalibrated %", "calibration_error": "calibration error, calibrated %",
     }  # fmt: skip
-    table = pd.DataFrame(calibration.batches).set_index("batch").rename_axis("left-out batch")[list(names)]
+    table = (
+        pd.DataFrame(calibration.batches).set_index("batch").rename_axis("left-out batch").reindex(columns=list(names))
+    )
     table = table.rename(columns=names).astype(float)
     shares = table.columns.str.endswith("%")
     table.loc[:, shares] = (100 * table.loc[:, shares]).round(1)

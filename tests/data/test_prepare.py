@@ -373,6 +373,10 @@ def test_a_type_too_rare_in_one_batch_is_left_out_there_and_learned_from_another
         ("b", "NK"): 20,
         ("b", "T"): 30,
     }
+    assert result.plan.dropped_shares == {"a": 0, "b": 2 / 56}
+    assert result.plan.untrained_shares == {"a": 4 / 39, "b": 6 / 56}
+    assert "1 cell type is too rare in the annotated batches to be learned (below 5): DC." in result.plan.warnings[0]
+    assert "2.1 % of the labelled cells" in result.plan.warnings[0]
     table = data_tables.too_rare_table(result.plan)
     assert table["learned from other batches"].to_dict() == {"NK": "yes", "B": "yes", "DC": "no: never predicted"}
 
@@ -406,7 +410,7 @@ def test_batches_that_cannot_train_are_left_out_by_name_and_reason(prepare: Call
 def test_training_order_is_the_users(prepare: Callable[..., Prepared]) -> None:
     adata = simulated({name: {"B": 10, "T": 10} for name in ("z", "a", "m", "k", "c")})
     in_file = [name for name in dict.fromkeys(adata.obs["batch"]) if name != "c"]
-    assert prepare(adata).plan.annotated == in_file
+    assert prepare(adata).plan.annotated == sorted(in_file)  # whatever the order of the rows
     assert prepare(adata, INTER_DATASETS_NAMES=["m", "z", "k"]).plan.annotated == ["m", "z", "k"]
     named = prepare(adata, INTER_DATASETS_NAMES="['m', 'a', 'z']", SOURCE_DATASET_NAME="a")
     assert named.plan.annotated == ["a", "m", "z"]
@@ -1156,3 +1160,10 @@ def test_a_saved_models_parents_hold_unless_the_parameters_give_others(
     assert prepare(simulated(THREE_BATCHES), **saved, PARENTS=other).plan.parents == other
     with pytest.raises(InputError, match="PARENTS: there is no cell type 'alpha'"):
         prepare(simulated(THREE_BATCHES), **saved, PARENTS={"alpha": "endocrine"})
+
+
+def test_a_single_annotated_batch_promises_no_target_error(prepare: Callable[..., Prepared]) -> None:
+    """Its own held-out cells would keep the promise, and a new batch have several times as many errors."""
+    adata = simulated({"a": {"B": 20, "T": 20}, "c": {"B": 9, "T": 9}})
+    with pytest.raises(InputError, match=r"TARGET_ERROR: found 0.05, but there is a single annotated batch \('a'\)"):
+        prepare(adata, TARGET_ERROR=0.05)

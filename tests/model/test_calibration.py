@@ -168,6 +168,21 @@ def test_what_is_told_of_a_left_out_batch_rests_on_the_others() -> None:
     assert error["b"]["calibration_error"] == pytest.approx(calibration_error(by_other, right))
 
 
+def test_cells_of_types_that_no_batch_trains_count_as_errors() -> None:
+    """Else a check on the types that are left says that next to nothing is wrong, where a fifth of all cells is."""
+    left_out = [batch("a", seed=1), batch("b", seed=2)]
+    dropped = [replace(one, dropped=0.2, untrained=0.25) for one in left_out]
+    whole, less = (calibrate(cells, AlignmentMode.UNALIGNED, 0.05, None, 2) for cells in (left_out, dropped))
+    assert less.dropped == pytest.approx(0.2)
+    for row, before in zip(less.batches, whole.batches, strict=True):
+        assert row["checked"] == pytest.approx(0.75)
+        assert row["error_of_known_types"] == before["error_among_assigned"]
+        assert row["raw_accuracy"] == pytest.approx(before["raw_accuracy"] * 0.75 / 0.95)
+        assert row["error_among_assigned"] == pytest.approx(1 - (1 - before["error_among_assigned"]) * 0.75 / 0.95)
+    wanted = [calibrate(cells, AlignmentMode.UNALIGNED, 0.05, 0.1, 2).threshold for cells in (left_out, dropped)]
+    assert wanted[1] > 0.99 > wanted[0]  # more than a tenth is wrong whatever the confidence
+
+
 def test_a_mode_few_batches_were_annotated_in_is_judged_by_those_alone() -> None:
     left_out = [batch("a", seed=1), batch("b", seed=2, mode=AlignmentMode.ALIGNED)]
     assert [row["batch"] for row in calibrate(left_out, AlignmentMode.ALIGNED, 0.05, None, 2).batches] == ["b"]

@@ -1,5 +1,7 @@
 """The error that page one states: collaborators act on it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +22,7 @@ def of_confidence(*confidence: float) -> Predictions:
 
 def calibration(*rows: tuple[float | None, float | None], n_annotated: int = 3) -> Calibration:
     """What left-out batches taught: of each the error and the doubt among its assigned cells."""
-    batches = [{"error_among_assigned": error, "doubt_among_assigned": doubt} for error, doubt in rows]
+    batches = [{"cells": 100, "error_among_assigned": error, "doubt_among_assigned": doubt} for error, doubt in rows]
     return Calibration(1.0, None, None, None, n_annotated, batches, {}, [])
 
 
@@ -38,6 +40,17 @@ def test_a_model_that_was_too_sure_of_left_out_batches_is_not_believed() -> None
     assert honest is not None
     assert boastful is not None
     assert boastful > 2 * honest
+
+
+def test_types_that_were_left_out_are_added_as_errors() -> None:
+    """A fifth of the annotated cells is of types too rare to be learned: so, probably, is a fifth of the target."""
+    learned = calibration((0.02, 0.02), (0.02, 0.02))
+    whole = expected_error(of_confidence(*[0.98] * 50), learned)
+    found = expected_error(of_confidence(*[0.98] * 50), replace(learned, dropped=0.2))
+    assert whole.range is not None
+    assert found.value == pytest.approx(0.02 + 0.98 * 0.2)
+    assert found.range == pytest.approx([1 - 0.8 * (1 - share) for share in whole.range])
+    assert "20.0 % of the labelled cells are of types too rare to be learned" in found.basis
 
 
 def test_only_assigned_cells_count() -> None:

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jind_nb.core.labels import REASONS, UNASSIGNED
-from jind_nb.model.predictions import NO_EVIDENCE, NONE_PASSES, Predictions, Rule, class_thresholds, tempered
+from jind_nb.model.predictions import (
+    NO_EVIDENCE,
+    NONE_PASSES,
+    Predictions,
+    Rule,
+    borrowing_thresholds,
+    class_thresholds,
+    tempered,
+)
 
 quick = settings(deadline=None, max_examples=50)
 
@@ -232,3 +240,45 @@ def test_only_types_that_may_be_given_are_given(table: np.ndarray, data: st.Data
     kept = np.isin(before.names, list(types))
     assert (after.names[kept] == before.names[kept]).all()
     assert after.subset(np.arange(len(table))).reasons.tolist() == after.reasons.tolist()
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.5])
+@pytest.mark.parametrize("n", [2, 5, 10, 20, 100])
+def test_the_share_that_is_asked_for_is_rejected_however_few_cells_were_held_out(n: int, apart: float) -> None:
+    """The published rule rejects half of the cells of a type of which two were held out. Types may differ in how sure they are."""
+    random, n_types, n_new, shares = np.random.default_rng(0), 6, 50, []
+    means = 1.5 + apart * np.arange(n_types)
+
+    def drawn(cells: int) -> np.ndarray:
+        log_odds = random.normal(np.tile(means, cells), 1.2)
+        top = np.maximum(1 / (1 + np.exp(-log_odds)), 0.3)
+        table = np.repeat((1 - top)[:, None] / (n_types - 1), n_types, axis=1)
+        table[np.arange(len(top)), np.tile(np.arange(n_types), cells)] = top
+        return table
+
+    for _ in range(200):
+        thresholds = borrowing_thresholds(drawn(n), 0.05)
+        new = drawn(n_new)
+        shares.append((new.max(axis=1) < thresholds[new.argmax(axis=1)]).mean())
+    assert np.mean(shares) == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_cell_as_sure_as_all_held_out_ones_passes() -> None:
+    """Many cells have one and the same probability, of 1 too; rounding must not reject them."""
+    for top in (0.98, 1.0, 0.7):
+        table = np.tile(np.array([[top, 1 - top]], dtype=np.float32), (30, 1))
+        assert borrowing_thresholds(table, 0.05)[0] <= np.float32(top)
+        assert borrowing_thresholds(table[:2], 0.05)[1] <= np.float32(top)  # of a type that no held-out cell is called
+
+
+def test_without_any_held_out_cell_a_type_needs_a_confidence_of_0_9() -> None:
+    assert borrowing_thresholds(np.empty((0, 2)), 0.05).tolist() == [NO_EVIDENCE] * 2
+
+
+def test_only_rules_of_left_out_batches_borrow() -> None:
+    """METHOD `reference`, and models of earlier versions, keep the published rule."""
+    rules = [Rule(), Rule(borrows=True)]
+    published, borrowed = (Predictions.by(rule, ["B", "NK", "T"], HELD_OUT, HELD_OUT, 0.05) for rule in rules)
+    assert published.thresholds.tolist() == class_thresholds(HELD_OUT, 0.05).tolist()
+    assert borrowed.thresholds.tolist() == borrowing_thresholds(HELD_OUT, 0.05).tolist()
+    assert borrowed.without_evidence == []

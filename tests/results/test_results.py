@@ -513,7 +513,9 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     alone = summary._expected_number(expected_error(result.final, one), one, held_out)
     assert alone.value == "not known"
     assert "There is a single annotated batch" in alone.words
-    none_wrong = [{"error_among_assigned": 0.0, "doubt_among_assigned": 0.0}] * 2
+    with_dropped = summary._expected_number(unknown, None, held_out, dropped=0.2)
+    assert "24.0 % of the cells held out" in with_dropped.words  # the others are wrong whatever is said of them
+    none_wrong = [{"cells": 9, "error_among_assigned": 0.0, "doubt_among_assigned": 0.0}] * 2
     several = Calibration(1.0, None, None, None, 3, none_wrong, {}, [])
     some = summary._expected_number(expected_error(result.final, several), several, held_out)
     assert some.value.startswith("about ")

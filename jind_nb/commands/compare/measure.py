@@ -212,7 +212,12 @@ def single_source(parameters: Parameters) -> Parameters:
         plan.annotated, key=lambda name: (len(plan.cells[name]), sum(plan.cells[name].values()))
     )
     others = [name for name in dict.fromkeys(cells["batch"].dropna()) if name not in (source, plan.target)]
-    roles = {"SOURCE_DATASET_NAME": source, "INTER_DATASETS_NAMES": [], "EXCLUDE_DATASETS_NAMES": others}
+    roles = {
+        "SOURCE_DATASET_NAME": source,
+        "INTER_DATASETS_NAMES": [],
+        "EXCLUDE_DATASETS_NAMES": others,
+        "TARGET_ERROR": None,
+    }
     return parameters.model_copy(update=roles)
 
 
