@@ -207,7 +207,7 @@ class Parameters(BaseModel):
     @property
     def target(self) -> str:
         """Return the batch to annotate, of several their names in one text."""
-        return listing(self.targets, MOST_TARGETS_NAMED, quoted=False)
+        return listing(self.targets, MOST_TARGETS_NAMED, quoted=False) or "every batch without labels"
 
     @property
     def paths(self) -> list[str]:

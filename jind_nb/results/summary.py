@@ -192,6 +192,10 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
 
 
 def one_line(run: Run) -> str:
-    """Return the run's result in one line, for the terminal; of several targets in one for each."""
-    each = run.each_target
-    return "\n".join(summarise(load_finished(one), load_plan(one), load_training(one)).sentence for one in each)
+    """Return the run's result in one line, for the terminal."""
+    if run.each_target == [run]:
+        return summarise(load_finished(run), load_plan(run), load_training(run)).sentence
+    answers = pd.read_parquet(run.predictions_parquet, columns=["predictions"])["predictions"]
+    rejected = int((answers == UNASSIGNED).sum())
+    of = f"{len(answers) - rejected:,} of {len(answers):,} cells annotated, {rejected:,} left Unassigned"
+    return f"{len(run.each_target)} samples ({run.parameters.target}): {of}."

@@ -208,3 +208,22 @@ def test_old_uploads_and_ended_runs_go_and_nothing_else(workspace: Workspace, mo
 def test_processes_of_the_page_take_no_module_from_a_visitors_folder() -> None:
     """Lost otherwise: the server, to an upload that is called like a library."""
     assert "-P" in python_module("jind_nb.commands.app.process", "describe")
+
+
+# --- several targets ---------------------------------------------------------------------------------------------------
+
+
+def test_all_batches_without_labels_are_proposed_together(workspace: Workspace) -> None:
+    """Lost otherwise: a run for each donor, and a colleague who forgets the third."""
+    form = new_run.NewRunForm(workspace, start_task=lambda work: work.close(), started=lambda _: None)
+    columns = {"donor": {"a": 50, "b": 40, "c": 30, "d": 20}, "type": {"T": 60, "B": 30}}
+    labelled = {"donor": {"type": {"a": 50, "b": 40}}}
+    proposed = {"BATCH_COL": "donor", "LABELS_COL": "type", "MIN_CELL_TYPE_POPULATION": None}
+    form.path = EXAMPLE
+    form._show_content({"cells": 140, "features": 9, "proposed": proposed, "columns": columns, "labelled": labelled})
+    target = form.fields["TARGET_DATASET_NAME"]
+    assert target.options[1][0] == "– every batch without labels (2) –"
+    assert target.value == new_run.EVERY
+    assert "TARGET_DATASET_NAME" not in form._values()
+    target.value = "d"
+    assert form._values()["TARGET_DATASET_NAME"] == "d"

@@ -19,6 +19,8 @@ from .workspace import EXAMPLE, RunOfVisitor, Workspace, ask_process
 
 NOTHING = ("– choose –", "")
 
+EVERY = "every\nbatch without labels"  # with a line break, so that no batch has this name
+
 AUTOMATIC = ("– chosen automatically –", "")
 
 METHODS = [("default: what we recommend", "default"), ("reference: as published", "reference")]
@@ -149,9 +151,11 @@ class NewRunForm:
         labelled = {} if of_batch is None else of_batch.get(labels, names)
         self.batches.value = _label_tables(names, types, labelled)
         target, source = self.fields["TARGET_DATASET_NAME"], self.fields["SOURCE_DATASET_NAME"]
-        without = next((name for name in names if labels and not labelled.get(name)), "")
+        without = [name for name in names if labels and not labelled.get(name)]
         options = [(name, name) for name in names]
-        ours.fill(target, [NOTHING, *options], target.value or without)
+        every = [(f"– every batch without labels ({len(without)}) –", EVERY)] if len(without) > 1 else []
+        likeliest = EVERY if every else "".join(without)
+        ours.fill(target, [NOTHING, *every, *options], target.value or likeliest)
         ours.fill(source, [AUTOMATIC, *options], source.value)
         self.fields["EXCLUDE_DATASETS_NAMES"].options = list(names)
         self._discard_check()
@@ -175,7 +179,7 @@ class NewRunForm:
         chosen = {"PATH": self.path} | {name: field.value for name, field in self.fields.items()}
         chosen["EXCLUDE_DATASETS_NAMES"] = list(chosen["EXCLUDE_DATASETS_NAMES"])
         chosen["TARGET_ERROR"] = chosen["TARGET_ERROR"].strip()
-        return {name: value for name, value in chosen.items() if value not in ("", [])}
+        return {name: value for name, value in chosen.items() if value not in ("", [], EVERY)}
 
     # --- 3. check
 

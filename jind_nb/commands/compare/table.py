@@ -259,6 +259,10 @@ def run(comparison: Comparison, tell: Callable[[str], None]) -> pd.DataFrame:
     RuntimeError
         If no method could run.
     """
+    if len(comparison.parameters.targets) != 1:
+        raise InputError(
+            f"TARGET_DATASET_NAME: {comparison.parameters.target} cannot be compared; name one target whose labels are known."
+        )
     make_plan(comparison.parameters, read_cells(comparison.parameters))
     target_labels(comparison.parameters)
     check_output(comparison.parameters, needed=10_000_000)
