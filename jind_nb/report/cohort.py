@@ -55,7 +55,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     shown = each if len(each) <= MOST_WITH_EVIDENCE else []
     notebooks = [one.notebook(page.EVIDENCE) for one in shown]
     before = [stage for stage in run.stages if run.notebook(stage).exists()]
-    points = PointData(most_bytes=page._most_bytes([*notebooks, *map(run.notebook, before)]))
+    points = PointData(most_bytes=page.most_bytes([*notebooks, *map(run.notebook, before)]))
     samples = [_sample(one, i, points, has_evidence=one in shown) for i, one in enumerate(each, 1)]
     results = {sample.plan.target: sample.result for sample in samples}
     errors = {
@@ -66,7 +66,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     answers = list(dict.fromkeys(answer for sample in samples for answer in sample.result.answers))
     picture = figure_html(*style.described(compositions(shares, answers), compositions_alt(shares)), points)
     percents = (100 * shares).round(1).rename(columns=lambda name: f"{name} %")
-    html = page._render(
+    html = page.render(
         "cohort.html.j2",
         run=run,
         facts=facts,
@@ -81,13 +81,15 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         shares=scrolling_html(
             report_html.table_html(percents, "The share of each cell type in each sample", has_download=True)
         ),
-        chapters=[page._part(run.notebook(stage), points) for stage in before],
+        chapters=[page.part(run.notebook(stage), points) for stage in before],
         methods=methods(first.run, first.result, first.plan, first.training, facts["versions"]),
-        parameters=page._by_name(page._parameters(run), ["parameter", "value"], "Every parameter as it was used"),
-        versions=page._by_name(facts["versions"], ["package", "version"], "Python and the packages that made this run"),
+        parameters=page.by_name(
+            page.parameters_in_words(run), ["parameter", "value"], "Every parameter as it was used"
+        ),
+        versions=page.by_name(facts["versions"], ["package", "version"], "Python and the packages that made this run"),
         point_data=points.content,
     )
-    return page._write(html, run)
+    return page.write(html, run)
 
 
 def _sample(one: Run, number: int, points: PointData, *, has_evidence: bool) -> Sample:
@@ -97,7 +99,7 @@ def _sample(one: Run, number: int, points: PointData, *, has_evidence: bool) -> 
     table = scrolling_html(report_html.table_html(types, f"Each cell type in {plan.target}", has_download=True))
     evidence = Markup("")
     if has_evidence:
-        pictures = page._answer_pictures(one, result, plan, points)
-        evidence = pictures + page._part(one.notebook(page.EVIDENCE), points, in_appendix=False)["html"]
+        pictures = page.answer_pictures(one, result, plan, points)
+        evidence = pictures + page.part(one.notebook(page.EVIDENCE), points, in_appendix=False)["html"]
     name = f"sample-{number}"
     return Sample(one, result, plan, training, summarise(result, plan, training), name, table, evidence)

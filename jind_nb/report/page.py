@@ -52,10 +52,10 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     """
     result, plan, training = load_finished(run), load_plan(run), load_training(run)
     types = type_table(result, plan, evaluate_target(result, plan.target))
-    points = PointData(most_bytes=_most_bytes([run.notebook(stage) for stage in run.stages]))
+    points = PointData(most_bytes=most_bytes([run.notebook(stage) for stage in run.stages]))
     before = [stage for stage in run.stages if stage != EVIDENCE]
     of_run = {"facts": facts, "run": run, "result": result, "plan": plan, "training": training}
-    html = _render(
+    html = render(
         "report.html.j2",
         **of_run,
         summary=summarise(result, plan, training),
@@ -66,23 +66,23 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         always_aligns=METHODS[run.parameters.METHOD].ALWAYS_ALIGNS,
         expected_error_sentence=expected_error_sentence,
         quantile=np.quantile,
-        pictures=_answer_pictures(run, result, plan, points),
+        pictures=answer_pictures(run, result, plan, points),
         table=scrolling_html(report_html.table_html(types, "Each cell type in the target", has_download=True)),
         all_cells=_all_cells(run),
-        evidence=_part(run.notebook(EVIDENCE), points, in_appendix=False),
+        evidence=part(run.notebook(EVIDENCE), points, in_appendix=False),
         appendix=[
-            _part(run.notebook(EVIDENCE), points, in_appendix=True, title="More evidence"),
-            *(_part(run.notebook(stage), points) for stage in before),
+            part(run.notebook(EVIDENCE), points, in_appendix=True, title="More evidence"),
+            *(part(run.notebook(stage), points) for stage in before),
         ],
         methods=methods(run, result, plan, training, facts["versions"]),
-        parameters=_by_name(_parameters(run), ["parameter", "value"], "Every parameter as it was used"),
-        versions=_by_name(facts["versions"], ["package", "version"], "Python and the packages that made this run"),
+        parameters=by_name(parameters_in_words(run), ["parameter", "value"], "Every parameter as it was used"),
+        versions=by_name(facts["versions"], ["package", "version"], "Python and the packages that made this run"),
         point_data=points.content,
     )
-    return _write(html, run)
+    return write(html, run)
 
 
-def _answer_pictures(run: Run, result: TargetResult, plan: Plan, points: PointData) -> Markup:
+def answer_pictures(run: Run, result: TargetResult, plan: Plan, points: PointData) -> Markup:
     """Return page one's pictures: the target's cells by type, and their composition beside the annotated batches'."""
     last = last_stage(describe_points(load_latent_points(run), result))
     composition = composition_table(result, plan)
@@ -107,17 +107,17 @@ def _all_cells(run: Run) -> Markup:
     return Markup(link).format(file.name)
 
 
-def _write(html: str, run: Run) -> str:
+def write(html: str, run: Run) -> str:
     with whole_file(run.report_html) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="replace")
     return html
 
 
-def _by_name(values: Mapping[str, str], heads: list[str], caption: str) -> Markup:
+def by_name(values: Mapping[str, str], heads: list[str], caption: str) -> Markup:
     return scrolling_html(report_html.rows_html(heads, list(values.items()), caption, has_download=True))
 
 
-def _most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
+def most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
     """Return how many bytes a picture may have so that all pictures fit, if larger ones are made that small."""
     sizes = sorted(
         len(output.data["image/png"]) * 3 / 4
@@ -134,7 +134,7 @@ def _most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
     return math.inf
 
 
-def _part(
+def part(
     notebook: Path, points: PointData, *, in_appendix: bool | None = None, title: str | None = None
 ) -> dict[str, str]:
     """Return an executed notebook as a chapter of the report: its `id`, `title` for the table of contents, and `html`.
@@ -162,7 +162,7 @@ def write_failed_html(run: Run) -> str:
     """
     failure = read_json(run.failure_json)
     notebook, earlier = run.notebook(failure["stage"]), run.folder / PREVIOUS / run.report_html.name
-    html = _render(
+    html = render(
         "failed.html.j2",
         run=run,
         failure=failure,
@@ -170,7 +170,7 @@ def write_failed_html(run: Run) -> str:
         earlier=earlier.relative_to(run.folder) if earlier.exists() else None,
     )
     run.report_pdf.unlink(missing_ok=True)
-    return _write(html, run)
+    return write(html, run)
 
 
 def script_and_hash() -> tuple[str, str]:
@@ -180,13 +180,13 @@ def script_and_hash() -> tuple[str, str]:
     return script, f"'sha256-{digest}'"
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
     script, name = map(Markup, script_and_hash())
     constants = {"script": script, "allowed_script": name, "version": version("jind-nb")}
     return templates().get_template(template).render(constants, **values)
 
 
-def _parameters(run: Run) -> dict[str, str]:
+def parameters_in_words(run: Run) -> dict[str, str]:
     def words(value: Any) -> str:
         if isinstance(value, Mapping):
             value = "; ".join(f"{k}: {v if isinstance(v, str) else ', '.join(v)}" for k, v in value.items())

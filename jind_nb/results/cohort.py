@@ -19,6 +19,7 @@ from ..data.cells import read_cells, read_target
 from ..data.plan import Plan
 from ..model import store
 from ..model.annotate import METHODS, learn_and_annotate
+from ..model.history import HELD_OUT, StageResult
 from ..model.networks import Annotator
 from ..model.state import Annotated, KnownLatents, Settings
 from ..runs.folder import Run
@@ -114,6 +115,15 @@ def shared_model(run: Run, result: TargetResult, n_features: int, device: torch.
         shape = n_features, n_classes, result.latent.shape[1]
         return store.load_target_alone(run.target_pth, method, *shape).to(device)
     return store.load_shared(model_folder(run), device)[0]
+
+
+def stages_in_detail(run: Run, history: list[StageResult]) -> list[StageResult]:
+    """Return the stages whose confusion matrices are drawn: all, or for one of several targets, which would have most in common,
+    those of the target and the last one of each annotated batch on held-out cells."""
+    if run.cohort is None:
+        return history
+    last = {result.batch: result for result in history if result.cells == HELD_OUT}
+    return [*last.values(), *(result for result in history if result.batch == run.parameters.target)]
 
 
 def finish_target(run: Run) -> None:

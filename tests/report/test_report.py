@@ -579,6 +579,6 @@ def test_pictures_together_fit_into_a_mail(tmp_path: Path) -> None:
     sizes = (300, 300, 9_000, 30_000)
     pictures = [displays(png=base64.b64encode(bytes(n)).decode()) for n in sizes]
     notebook = notebook_of(tmp_path, *pictures)
-    assert report_page._most_bytes([notebook], 50_000) == float("inf")
-    assert report_page._most_bytes([notebook], 20_600) == 11_000
-    assert report_page._most_bytes([notebook], 10_600) == 5_000
+    assert report_page.most_bytes([notebook], 50_000) == float("inf")
+    assert report_page.most_bytes([notebook], 20_600) == 11_000
+    assert report_page.most_bytes([notebook], 10_600) == 5_000

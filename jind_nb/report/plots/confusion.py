@@ -274,8 +274,16 @@ def accuracy_pages(results: Sequence[StageResult], source: str, title: str, at_o
         yield accuracy_by_stage(part, source, title if not start else f"{title} (continued)")
 
 
-def write_history(history: Sequence[StageResult], source: str, target: str, path: Path) -> None:
-    """Write the training history as a PDF: an overview, then a page of confusion matrices for each stage of each batch."""
+def write_history(
+    history: Sequence[StageResult], source: str, target: str, path: Path, in_detail: Sequence[StageResult] | None = None
+) -> None:
+    """Write the training history as a PDF: an overview, then a page of confusion matrices for each stage of each batch.
+
+    Parameters
+    ----------
+    in_detail
+        The stages that have a confusion matrix; default: all.
+    """
     with whole_file(path) as temporary, PdfPages(temporary) as pdf, boxes_for_missing_letters():
 
         def page(figure: Figure | str) -> None:
@@ -290,7 +298,7 @@ def write_history(history: Sequence[StageResult], source: str, target: str, path
             figure = plt.figure(figsize=(8.5, 2))
             figure.text(0.05, 0.5, f"{heading}:\nnothing was trained, and the target has no labels for comparison.")
             page(figure)
-        for pages in _pages(history):
+        for pages in _pages(history if in_detail is None else in_detail):
             page(confusions(pages, source, width=14.0))
 
 
