@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 # One worker a core, up to four; tests/conftest.py says which tests stay together.
 ON_BOTH_CORES := -n auto --maxprocesses=4 --no-loadscope-reorder --durations=20
 
-.PHONY: demo test quick lint types lock clean
+.PHONY: demo test quick lint types docs lock clean
 
 demo: $(READY)
 	@$(BIN)/jind-nb run parameters/demo.yaml
@@ -27,6 +27,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The website, in docs/_build; the tutorial is executed, and a warning is an error.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -c docs -d docs/_build/doctrees . docs/_build/html
 
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)

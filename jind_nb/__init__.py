@@ -10,6 +10,7 @@ jn.load_model("my_model").predict(new_adata)
 import os
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 # numba, once at work, sets the threads of OpenMP, and so torch's, to its own number, which is all cores: OMP_NUM_THREADS
@@ -26,12 +27,13 @@ from .errors import InputError
 if TYPE_CHECKING:
     from .api import Model, annotate, load_model
 
-__version__ = "0.1.0"
 __all__ = ["InputError", "Model", "annotate", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
     # The command line imports this package too, and should not wait for torch to say what is wrong.
+    if name == "__version__":
+        return version("jind-nb")
     if name in __all__:
         return getattr(import_module(".api", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

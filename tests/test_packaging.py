@@ -152,6 +152,11 @@ def test_every_layer_is_on_the_map() -> None:
     assert (modules | layers) - named == set()
 
 
+def test_the_website_has_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text("utf-8").splitlines()
+    assert {file.stem for file in (ROOT / "docs").glob("*.md")} - {"index"} <= set(index)
+
+
 def test_links_in_the_pages_lead_somewhere() -> None:
     """A link into nothing ends a newcomer's reading; headings that are linked must be there too."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
