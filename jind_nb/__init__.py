@@ -25,15 +25,18 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 from .errors import InputError
 
 if TYPE_CHECKING:
+    from . import datasets, pl
     from .api import Model, annotate, load_model
 
-__all__ = ["InputError", "Model", "annotate", "load_model"]
+__all__ = ["InputError", "Model", "annotate", "datasets", "load_model", "pl"]
 
 
 def __getattr__(name: str) -> Any:
     # The command line imports this package too, and should not wait for torch to say what is wrong.
     if name == "__version__":
         return version("jind-nb")
+    if name in ("datasets", "pl"):
+        return import_module(f".{name}", __name__)
     if name in __all__:
         return getattr(import_module(".api", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

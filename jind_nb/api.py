@@ -30,6 +30,7 @@ from .core.coerce import ONTOLOGY
 from .core.model_json import Normalisation, read_model_json
 from .core.parameters import make_parameters
 from .core.python_names import from_python, in_python
+from .core.text import listing, plural
 from .data import cells as data_cells
 from .data import plan as data_plan
 from .data import prepare, roles
@@ -41,7 +42,7 @@ from .model import annotate as model_annotate
 from .model import store
 from .model.annotate import calibrate, known_with_rules, settings_of, train
 from .model.expected_error import ExpectedError, expected_error
-from .results import clusters, cohort, tables, target
+from .results import clusters, cohort, summary, tables, target
 from .runs.folder import Run
 
 OBS_KEYS = (
@@ -84,6 +85,7 @@ def annotate(
     ontology: Mapping[str, str] | str | None = None,
     types: Sequence[str] = (),
     cluster_resolution: float | None = None,
+    key_added: str = "jind",
     **unknown: Never,
 ) -> Model:
     """Annotate one batch of `adata`, the target, or several, with the labels of its other batches.
@@ -158,6 +160,8 @@ def annotate(
     cluster_resolution
         Leiden clusters of the target at this resolution (1 is usual), and the majority of each, beside the answer for each
         cell.
+    key_added
+        What the names of the keys that are written begin with, in place of `jind`: two answers stand side by side.
 
     Returns
     -------
@@ -174,6 +178,8 @@ def annotate(
     `adata.obsm["X_jind"]` : float32, `n_obs` x size of a latent
         The cells' latents: what the model knows of a cell. Those of several targets are on axes of their own each (method
         `reference`: on the same).
+    `adata.uns["jind_prediction_colors"]` : list of str
+        The colour of each answer, in the order of the categories; scanpy's pictures use them.
     `adata.obs["jind_level"]`; `["jind_cluster"]`, `["jind_cluster_majority"]`, `["jind_cluster_share"]`
         With `parents`; with `cluster_resolution`.
 
@@ -197,7 +203,9 @@ def annotate(
     >>> adata.obs["jind_prediction"].notna().sum()  # the cells of well 1
     np.int64(95)
     """
-    options: dict[str, Any] = {name: value for name, value in locals().items() if name not in ("adata", "unknown")}
+    own = ("adata", "unknown", "key_added")
+    options: dict[str, Any] = {name: value for name, value in locals().items() if name not in own and name != "own"}
+    _check_key(key_added)
     missing = [name for name in ("batch_key", "labels_key") if options[name] is None]
     if missing:
         raise InputError(f"{missing[0]} is missing: jind_nb.annotate(adata, batch_key=…, labels_key=…).")
@@ -218,21 +226,25 @@ def annotate(
         )
         errors = {name: one.error for name, one in found.items()}
         error = errors if len(errors) > 1 else next(iter(errors.values()))
-        model = Model(_moved(run.models), [*warned, *notes], error)
+        summaries = [one.summary for one in found.values()]
+        model = Model(_moved(run.models), [*warned, *notes], error, summaries)
     weakref.finalize(model, shutil.rmtree, model.folder, ignore_errors=True)
-    _write_targets(adata, texts(adata.obs[columns["batch_key"]]), {name: one.result for name, one in found.items()})
+    results = {name: one.result for name, one in found.items()}
+    _write_targets(adata, texts(adata.obs[columns["batch_key"]]), results, key_added)
     _warn(warned)
     return model
 
 
-def _write_targets(adata: ad.AnnData, batch: pd.Series, results: Mapping[str, target.TargetResult]) -> None:
+def _write_targets(
+    adata: ad.AnnData, batch: pd.Series, results: Mapping[str, target.TargetResult], key_added: str
+) -> None:
     """Write the answers for the cells of all targets into an AnnData; latents shorter than others end in zeros."""
     order = np.argsort(np.concatenate([np.flatnonzero((batch == name).to_numpy()) for name in results]))
     table = tables.joint_table({name: tables.predictions_table(result) for name, result in results.items()})
     classes = sorted({name for result in results.values() for name in result.final.classes})
     latent = tables.joint_latent([result.latent for result in results.values()])
     rows = batch.isin(list(results)).to_numpy()
-    _write_into(adata, rows, table.drop(columns="target").iloc[order], classes, latent[order])
+    _write_into(adata, rows, table.drop(columns="target").iloc[order], classes, latent[order], key_added)
 
 
 @dataclass
@@ -242,6 +254,7 @@ class Stages:
     plan: data_plan.Plan
     result: target.TargetResult
     error: ExpectedError
+    summary: str
 
 
 def _moved(models: Path) -> Path:
@@ -264,14 +277,14 @@ def _all_stages(run: Run) -> list[Stages]:
     store.save_model(run.models, reference, calibrations, plan, parameters)
     found = []
     for one in run.each_target:
-        of_one, values, own = plan, prepared, calibrations
+        of_one, values, own, learned = plan, prepared, calibrations, reference
         if one is not run:
             of_one, values = cohort.prepare_target(one, cells, plan, prepared)
         is_target = (values.obs["batch"] == of_one.target).to_numpy()
         x = sparse.csr_matrix(values[is_target].X)
         if cohort.learns_alone(one):
             alone = model_annotate.learn_and_annotate(values, of_one, settings, keep_history=False)
-            annotated, own = alone.annotated, alone.calibrations
+            annotated, own, learned = alone.annotated, alone.calibrations, alone.reference
         else:
             annotated = model_annotate.annotate(reference.model, x, known, settings)
         if one is run:
@@ -281,7 +294,9 @@ def _all_stages(run: Run) -> list[Stages]:
         result.ontology = of_one.ontology
         result = target.with_types(target.with_parents(result, of_one.parents, of_one.coarser), parameters.TYPES)
         result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
-        found.append(Stages(of_one, result, expected_error(result.final, own.get(result.mode))))
+        training = learned.record() | {"calibration": {mode: of_mode.to_json() for mode, of_mode in own.items()}}
+        text = summary.as_text(summary.summarise(result, of_one, training))
+        found.append(Stages(of_one, result, expected_error(result.final, own.get(result.mode)), text))
     store.write_card(run.models)
     return found
 
@@ -306,9 +321,14 @@ class Model:
     expected_error_basis: str | dict[str, str]
 
     def __init__(
-        self, folder: Path, notes: Sequence[str] = (), error: ExpectedError | dict[str, ExpectedError] = NOT_KNOWN
+        self,
+        folder: Path,
+        notes: Sequence[str] = (),
+        error: ExpectedError | dict[str, ExpectedError] = NOT_KNOWN,
+        summaries: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self._summaries = [_in_python(text) for text in summaries]
         self.notes = [_in_python(note) for note in notes]
         if isinstance(error, dict):
             self.expected_error = {name: of.value for name, of in error.items()}
@@ -322,6 +342,15 @@ class Model:
     def classes(self) -> list[str]:
         """The cell types that it can name, sorted."""
         return list(read_model_json(self.folder)["classes"])
+
+    def summary(self) -> str:
+        """Return what page one of a report says: how many cells were annotated, the error to expect, and what to check before
+        the labels are used; a part for each target. Of a loaded model, what it can name and has learned from."""
+        if self._summaries:
+            return "\n\n".join(self._summaries)
+        model = read_model_json(self.folder)
+        types, batches = plural(len(self.classes), "cell type"), listing(model["files"], quoted=False)
+        return f"A saved model of {types} ({listing(self.classes, quoted=False)}), learned from {batches}."
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
         """Copy the model to a folder, which is made; with it a colleague annotates new data. It holds weights,
@@ -359,6 +388,7 @@ class Model:
         normalisation: Normalisation | None = None,
         types: Sequence[str] | None = None,
         use_gpu: bool | None = None,
+        key_added: str = "jind",
         **unknown: Never,
     ) -> ExpectedError:
         """Annotate every cell of other data, without training; writes the keys that `annotate` writes.
@@ -376,6 +406,8 @@ class Model:
             Whether to align the cells with the annotated ones first.
         layer, gene_col, normalisation, types, use_gpu
             As in `annotate`; by default as the model was trained.
+        key_added
+            What the names of the keys that are written begin with.
 
         Returns
         -------
@@ -390,6 +422,7 @@ class Model:
         options = {
             "layer": layer, "gene_col": gene_col, "normalisation": normalisation, "types": types, "use_gpu": use_gpu,
         }  # fmt: skip
+        _check_key(key_added)
         values = from_python(options | unknown, PARAMETERS_OF_FILE)
         learned_from = read_model_json(self.folder)["preprocessing"]["layer"]
         if embedding_key(learned_from) is not None:
@@ -397,7 +430,8 @@ class Model:
         with _as_file(adata, {"batch_key": batch_key} if batch_key else {}, values) as file:
             settings = parameters_for(self.folder, file, values | {"ALIGN": align, "OUTPUT_PATH": str(file.parent)})
             predicted = annotate_file(Run(settings), batch_key)
-        _write_into(adata, np.ones(adata.n_obs, dtype=bool), predicted.table, predicted.classes, predicted.latent)
+        everywhere = np.ones(adata.n_obs, dtype=bool)
+        _write_into(adata, everywhere, predicted.table, predicted.classes, predicted.latent, key_added)
         _warn(predicted.warnings)
         return predicted.error
 
@@ -512,20 +546,30 @@ def _warn(messages: Sequence[str]) -> None:
         warnings.warn(_in_python(text), UserWarning, stacklevel=3)
 
 
+def _check_key(key_added: str) -> None:
+    if not isinstance(key_added, str) or not key_added.strip() or "/" in key_added:
+        raise InputError(f"key_added: found {key_added!r}; a word such as 'jind' is needed, without a slash.")
+
+
 def _write_into(
-    adata: ad.AnnData, rows: np.ndarray, table: pd.DataFrame, classes: list[str], latent: np.ndarray
+    adata: ad.AnnData, rows: np.ndarray, table: pd.DataFrame, classes: list[str], latent: np.ndarray, key_added: str
 ) -> None:
-    """Write the answers for some rows (bool) of an AnnData into it, missing values for all others; what an earlier annotation
-    left is replaced."""
+    """Write the answers for some rows (bool) of an AnnData into it, missing values for all others, under names that begin with
+    `key_added`; what an earlier annotation of that name left is replaced."""
     some = ad.AnnData(obs=pd.DataFrame(index=pd.RangeIndex(int(rows.sum())).astype(str)))
     tables.annotate_obs(some, table, classes, latent)
     place = np.where(rows, np.cumsum(rows) - 1, -1)
-    obs = adata.obs.drop(columns=list(OBS_KEYS), errors="ignore")
+    obs = adata.obs.drop(columns=[_named(name, key_added) for name in OBS_KEYS], errors="ignore")
     for name, column in some.obs.items():
-        obs[name] = column.array.take(place, allow_fill=True)
+        obs[_named(str(name), key_added)] = column.array.take(place, allow_fill=True)
     all_latents = np.full((adata.n_obs, latent.shape[1]), np.nan, dtype=np.float32)
     all_latents[rows] = some.obsm[OBSM_KEY]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ad.ImplicitModificationWarning)  # a view becomes a copy
         adata.obs = obs
-        adata.obsm[OBSM_KEY] = all_latents
+        adata.obsm[f"X_{key_added}"] = all_latents
+        adata.uns[f"{key_added}_prediction_colors"] = some.uns["jind_prediction_colors"]
+
+
+def _named(name: str, key_added: str) -> str:
+    return key_added + name.removeprefix("jind")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +25,7 @@ from jind_nb.core.parameters import NOT_IN_PYTHON, Parameters
 from jind_nb.core.python_names import in_python, python_names
 from jind_nb.data.datasets import bundled_file
 from jind_nb.errors import InputError
-from tests.conftest import run_command
+from tests.conftest import ROOT, run_command
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
 KEYS = ["jind_prediction", "jind_raw_prediction", "jind_confidence", "jind_reason"]
@@ -56,6 +58,62 @@ def answers(adata: ad.AnnData) -> pd.DataFrame:
     return pd.concat([target.obs[KEYS].astype({key: str for key in KEYS if key != "jind_confidence"}), codes], axis=1)
 
 
+# --- what is told and drawn -------------------------------------------------------------------------------------------
+
+
+def test_the_model_says_what_page_one_says(annotated: tuple[ad.AnnData, jn.Model]) -> None:
+    """Who works in a notebook opens no report; the error to expect and what to check must reach them too."""
+    _, model = annotated
+    text = model.summary()
+    assert text.startswith("c: ")
+    assert "Expected error: about" in text
+    assert "Check before you use these labels:" in text
+    assert model.classes == ["B", "NK", "T"]
+    assert "A saved model of 3 cell types (B, NK, T)" in jn.load_model(model.folder).summary()
+
+
+def test_four_pictures_are_drawn_from_what_was_written(annotated: tuple[ad.AnnData, jn.Model]) -> None:
+    """A scanpy user wants figures in the notebook, not files in a folder; `Unassigned` and unannotated cells included."""
+    adata, model = annotated
+    composition = jn.pl.composition(adata, batch_key="batch", labels_key="truth")
+    assert sum(bar.get_width() for bar in composition.axes[0].patches) == pytest.approx(100)
+    assert {label.get_text() for label in composition.axes[0].get_yticklabels()} == {"B", "NK", "T"}
+    assert any("annotated batches" in text.get_text() for text in composition.legends[0].get_texts())
+    points = sum(len(drawn.get_offsets()) for drawn in jn.pl.umap(adata).axes[0].collections)
+    assert points == (adata.obs["batch"] == "c").sum()
+    drawn = jn.pl.umap(adata, basis="X_pca")
+    assert sum(len(part.get_offsets()) for part in drawn.axes[0].collections) == adata.n_obs
+    assert sum(bar.get_height() for bar in jn.pl.confidence(adata).axes[0].patches) == points
+    assert len(jn.pl.reliability(model).axes) == 2
+    with pytest.raises(InputError, match="annotate the cells first"):
+        jn.pl.confidence(cells())
+    plt.close("all")
+
+
+def test_another_name_keeps_both_answers(annotated: tuple[ad.AnnData, jn.Model]) -> None:
+    """Two references side by side is the usual comparison; the second must not replace the first."""
+    adata, model = annotated[0].copy(), annotated[1]
+    before = adata.obs["jind_prediction"].copy()
+    model.predict(adata, key_added="second")
+    pd.testing.assert_series_equal(adata.obs["jind_prediction"], before)
+    assert adata.obs["second_prediction"].notna().all()
+    assert {"X_jind", "X_second"} <= set(adata.obsm)
+    assert jn.pl.confidence(adata, key="second").axes
+    plt.close("all")
+    with pytest.raises(InputError, match="key_added"):
+        model.predict(adata, key_added="a/b")
+
+
+@pytest.mark.slow
+def test_the_page_about_python_says_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user types the page's lines as they stand."""
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testfile(str(ROOT / "docs" / "python.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
+    plt.close("all")
+    assert found.attempted > 8
+    assert found.failed == 0
+
+
 # --- what is written --------------------------------------------------------------------------------------------------
 
 
@@ -75,7 +133,8 @@ def test_labels_go_into_obs_and_nothing_else_changes(annotated: tuple[ad.AnnData
     assert (adata.X != before.X).nnz == 0
     assert (adata.layers["counts"] != before.layers["counts"]).nnz == 0
     assert list(adata.obsm) == ["X_pca", "X_jind"]
-    assert adata.uns == before.uns
+    assert len(set(adata.uns["jind_prediction_colors"])) == 4
+    assert {name: adata.uns[name] for name in adata.uns if "jind" not in name} == before.uns
 
 
 def _layer(adata: ad.AnnData) -> dict[str, Any]:
@@ -427,7 +486,7 @@ def test_every_parameter_has_a_name_in_python_or_a_reason_for_none() -> None:
     assert {*python_names().values(), *NOT_IN_PYTHON} == set(Parameters.model_fields)
     assert not set(python_names().values()) & set(NOT_IN_PYTHON)
     signature = inspect.signature(jn.annotate)
-    assert list(signature.parameters) == ["adata", *python_names(), "unknown"]
+    assert list(signature.parameters) == ["adata", *python_names(), "key_added", "unknown"]
     text = " ".join(str(jn.annotate.__doc__).split())
     for python, name in python_names().items():
         assert f"\n    {python}\n" in str(jn.annotate.__doc__)

@@ -38,11 +38,11 @@ def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:
     n_components = min(COMPONENTS, min(x.shape) - 1)
     if n_components < 2:
         return pd.DataFrame({"row": rows, "x": np.asarray(x.sum(axis=1)).ravel(), "y": np.zeros(len(rows))})
-    points = _umap(coordinates(x, n_components, seed), seed)
+    points = umap_of_latents(coordinates(x, n_components, seed), seed)
     return pd.DataFrame({"row": rows, "x": points[:, 0], "y": points[:, 1]})
 
 
-def _umap(components: np.ndarray, seed: int) -> np.ndarray:
+def umap_of_latents(components: np.ndarray, seed: int) -> np.ndarray:
     """Compute a UMAP of cells (n, d), float (n, 2); of fewer than 16 cells return their first two coordinates.
 
     Notes
@@ -82,7 +82,7 @@ def latent_points(annotated: Annotated, known: KnownLatents, target: str, seed: 
     chosen = subsample(len(known.latent), most, seed)
     drawn = subsample(len(annotated.latent[stages[0]]), most, seed)
     latents = [known.latent[chosen], *(annotated.latent[stage][drawn] for stage in stages)]
-    places = np.split(_umap(np.concatenate(latents), seed), np.cumsum([len(part) for part in latents])[:-1])
+    places = np.split(umap_of_latents(np.concatenate(latents), seed), np.cumsum([len(part) for part in latents])[:-1])
 
     def frame(stage: str, place: np.ndarray, batch: object, cell_type: np.ndarray, cell: object) -> pd.DataFrame:
         x, y = place[:, 0], place[:, 1]

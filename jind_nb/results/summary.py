@@ -191,6 +191,14 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     return [*plan.warnings, *outside_notes(predictions_table(result)), *named, *plan.notes]
 
 
+def as_text(summary: Summary) -> str:
+    """Return the first page as plain text."""
+    lines = [summary.sentence, *(f"{number.name}: {number.value} {number.words}" for number in summary.numbers)]
+    if summary.distrust:
+        lines += ["Check before you use these labels:", *(f"- {point}" for point in summary.distrust)]
+    return "\n".join(lines)
+
+
 def one_line(run: Run) -> str:
     """Return the run's result in one line, for the terminal."""
     if run.each_target == [run]:

@@ -113,7 +113,7 @@ def test_latent_points_have_every_cell_of_every_stage_on_the_same_axes(
 def test_one_thread_asked_for_is_one_thread(first: str) -> None:
     """On a shared machine threads that nobody asked for wait for each other, and slow all down several times."""
     code = f"{first}import torch, numpy as np; from jind_nb.results import embedding\n"
-    code += "embedding._umap(np.random.default_rng(0).random((60, 5)), 0); print(torch.get_num_threads())"
+    code += "embedding.umap_of_latents(np.random.default_rng(0).random((60, 5)), 0); print(torch.get_num_threads())"
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_NUM_THREADS"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
