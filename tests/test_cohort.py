@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ import pytest
 import yaml
 
 import jind_nb as jn
+from jind_nb.commands.sweep import summary
+from jind_nb.core.parameters import load_parameters
+from jind_nb.data.roles import with_targets
+from jind_nb.errors import InputError
+from jind_nb.runs import previous
+from jind_nb.runs.folder import Run
+from jind_nb.runs.notebook import open_target
+from jind_nb.runs.stages import finish_stage
 from tests.conftest import run_command
 from tests.helpers.simulated import simulated
 from tests.helpers.whole import strict_json
@@ -144,3 +153,44 @@ def test_the_model_of_a_cohort_annotates_new_cells(cohort: Path) -> None:
     new = simulated({"new": {"B": 20, "T": 20, "NK": 20}}, seed=3)
     jn.load_model(cohort / "trained_models").predict(new)
     assert (new.obs["jind_raw_prediction"].astype(str) == new.obs["celltype"]).mean() > 0.8
+
+
+def test_a_finished_cohort_is_set_aside_whole_and_brought_back_whole(cohort: Path, tmp_path: Path) -> None:
+    """Another run in the folder moves days of somebody's results; none of a donor's files may stay behind or be lost."""
+    folder = Path(shutil.copytree(cohort, tmp_path / "run"))
+    run = Run(with_targets(load_parameters(cohort.parent / "p.yaml", {"OUTPUT_PATH": str(folder)})))
+    before = {file.relative_to(folder) for file in folder.rglob("*") if file.is_file()}
+    previous.set_aside(run, set())
+    there = {file.relative_to(folder / "previous") for file in (folder / "previous").rglob("*") if file.is_file()}
+    assert there >= {file for file in before if not file.name.startswith(".")}
+    assert not run.targets.exists()
+    assert not run.notebooks.exists()
+    (folder / "previous").rename(folder / previous.MOVING)  # as a kill in the middle leaves it
+    previous.recover(run)
+    assert {file.relative_to(folder) for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_notebooks_by_hand_take_one_target_after_the_other(cohort: Path, tmp_path: Path) -> None:
+    """Whoever opens notebook 3 in JupyterLab annotates every donor by running it again, and can name the one to see."""
+    folder = Path(shutil.copytree(cohort, tmp_path / "run"))
+    values = {"PATH": str(cohort.parent / "input.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype"}
+    values |= {"OUTPUT_PATH": str(folder), "SOURCE_DATASET_NAME": "a", "MIN_CELL_TYPE_POPULATION": 5}
+    first, second = Run(with_targets(load_parameters(cohort.parent / "p.yaml", values))).each_target
+    for one in (first, second):
+        one.stage_parameters_json("3_align").unlink()
+    assert open_target(values, "3_align").parameters.target == "donor 1"
+    finish_stage(first, "3_align")
+    assert open_target(values, "3_align").parameters.target == "donor/2"
+    assert open_target(values, "3_align", "donor 1").parameters.target == "donor 1"
+    with pytest.raises(InputError, match="'donor 3' is none of the targets"):
+        open_target(values, "3_align", "donor 3")
+
+
+def test_a_sweep_counts_the_cells_of_all_targets_of_a_run(cohort: Path) -> None:
+    """A cohort among the runs of a sweep is one row, not a sweep that ends without a table."""
+    parameters = with_targets(load_parameters(cohort.parent / "p.yaml", {"OUTPUT_PATH": str(cohort)}))
+    row = summary.row_of(summary.SweepFolder(cohort.parent), "all", "all", parameters, summary.FINISHED, "")
+    assert row["cells"] == 130
+    assert 0.5 < row["assigned"] <= 1
+    assert 0 <= row["expected_error"] <= 1
+    assert row["accuracy"] is None

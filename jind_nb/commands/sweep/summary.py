@@ -54,8 +54,8 @@ def row_of(
 ) -> dict[str, Any]:
     """Return a run's row of summary.csv.
 
-    `assigned` is a share of the target's cells, `expected_error` a share of the assigned ones. Targets without labels
-    have no accuracies. `seconds` is the sum over all stages, `peak_GB` their maximum. `model` is the saved model that
+    `assigned` is a share of the target's cells, `expected_error` a share of the assigned ones; of a run of several targets both
+    are over all of them together, and there are no accuracies, nor for targets without labels. `seconds` is the sum over all stages, `peak_GB` their maximum. `model` is the saved model that
     annotated the target, if the run trained none. `report` and `log` are relative to the sweep's folder.
     """
     this, log = Run(parameters), files.log(file)
@@ -66,11 +66,14 @@ def row_of(
     if status not in DONE:
         return row
     metrics, manifest = read_json(this.metrics), read_json(this.manifest)
-    target, labelled = metrics["target"], metrics["target"]["labelled"] or {}
+    each = list(metrics["targets"].values()) if "targets" in metrics else [metrics["target"]]
+    labelled = each[0]["labelled"] or {} if len(each) == 1 else {}
+    cells, annotated = (sum(target[which] for target in each) for which in ("cells", "annotated"))
+    wrong = [target["expected_error"] and target["expected_error"] * target["annotated"] for target in each]
     return row | {
-        "cells": target["cells"],
-        "assigned": target["annotated"] / target["cells"],
-        "expected_error": metrics["target"]["expected_error"],
+        "cells": cells,
+        "assigned": annotated / cells,
+        "expected_error": None if None in wrong else sum(wrong) / max(1, annotated),
         **{column: labelled.get(column) for column in ("accuracy", "raw_accuracy", "macro_F1")},
         "seconds": round(sum(manifest["seconds"].values()), 1),
         "peak_GB": round(max(manifest["peak_memory_bytes"].values()) / 1e9, 3),
