@@ -9,6 +9,7 @@ from ..core.parameters import load_parameters
 from ..errors import InputError
 from ..runs import cache
 from ..runs.folder import Run
+from .crate import write_crate
 
 
 def report_again(folder_of_run: Path) -> tuple[Run, str | None]:
@@ -61,5 +62,7 @@ def _render(this: Run) -> str | None:
         files = [file for file in (this.report_html, this.report_pdf) if file.exists()]
         records[cache.REPORT] |= cache.stage_record(this, cache.REPORT, key, files, pdf_missing=pdf_missing)
         write_json(this.stages_json, records)
+        stages = [stage for stage in (*this.stages, cache.REPORT) if stage in records]
+        write_crate(this, manifest, {stage: records[stage] for stage in stages})
     write_json(this.manifest, manifest | {"report_pdf": pdf_missing or "written"})
     return pdf_missing

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from jind_nb.commands.crate import PROFILE, write_crate
 from jind_nb.core.files import sha256
 from jind_nb.core.parameters import make_parameters
 from jind_nb.runs.folder import Run
-from tests.conftest import Whole
+from tests.conftest import Answer, Whole
 
 
 def written(folder: Path, **of_record: Any) -> ROCrate:
@@ -53,6 +55,17 @@ def test_the_crate_says_what_went_in_how_and_what_came_out(tmp_path: Path) -> No
 
 def test_a_stage_of_an_earlier_version_has_no_times(tmp_path: Path) -> None:
     assert "endTime" not in written(tmp_path).dereference("#run").properties()
+
+
+@pytest.mark.slow
+def test_a_report_that_is_made_again_is_in_the_crate(
+    whole: Whole, tmp_path: Path, jind_nb: Callable[..., Answer]
+) -> None:
+    """Else the archive's hash would not be that of the file beside it."""
+    run = shutil.copytree(whole.run, tmp_path / "run")
+    assert jind_nb("report", run).status == 0
+    (report,) = [one for one in ROCrate(run).get_by_type("File") if one.id == "report.html"]
+    assert report["sha256"] == sha256(run / "report.html")
 
 
 @pytest.mark.slow
