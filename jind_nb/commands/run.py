@@ -74,8 +74,10 @@ def check_folder_and_model(parameters: Parameters) -> None:
             )
     this = Run(parameters)
     previous.refuse_foreign_files(this)
-    # Prepared cells, the annotated target, predictions and models: seen to stay below twice the input plus this.
-    needed = 2 * sum(n_bytes(file) for file in input_files(parameters)) + 200_000_000
+    # Prepared cells, the annotated target, predictions and models: seen to stay below twice the input plus this. Each of several
+    # targets has prepared cells of its own.
+    times = 2 if len(parameters.targets) < 2 else 2 + len(parameters.targets)
+    needed = times * sum(n_bytes(file) for file in input_files(parameters)) + 200_000_000
     if not this.manifest.exists():  # an interrupted run's files are there already, and are used or deleted
         needed -= sum(size for _, _, size in previous.snapshot(this).values())
     check_output(parameters, needed)
