@@ -63,7 +63,7 @@ def shorten(table: pd.DataFrame) -> pd.DataFrame:
     same = [name for name in ("value type", "evidence", "normalisation", "features") if name in table]
     if table.index.name != "batch" or len(table) <= MOST_BATCHES or not same:
         return table
-    enough = table["%"] >= ENOUGH_FEATURES if "%" in table else pd.Series(True, index=table.index)
+    enough = table["found %"] >= ENOUGH_FEATURES if "found %" in table else pd.Series(True, index=table.index)
     keys = table[same].assign(enough=enough, of=table.index.where(~enough, ""))
     rows = [
         (listing(group.index, 3, quoted=False), *(_joined(column, group[column]) for column in table))

@@ -43,13 +43,17 @@ def matrices_table(plan: Plan) -> pd.DataFrame:
 
 def overlap_table(plan: Plan) -> pd.DataFrame:
     """Return how many of the wanted features each batch has, and the first few missing ones by name."""
-    return pd.DataFrame(plan.overlap).set_index("batch")
+    return (
+        pd.DataFrame(plan.overlap)
+        .set_index("batch")
+        .rename(columns={"there": "found", "of": "expected", "%": "found %"})
+    )
 
 
 def _short_numbers(table: pd.DataFrame) -> pd.DataFrame:
     for name in ("from", "to", "median cell total"):
         table[name] = [f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}" for value in table[name]]
-    return table
+    return table.rename(columns={"from": "min", "to": "max"})
 
 
 def notes_table(plan: Plan) -> pd.DataFrame:

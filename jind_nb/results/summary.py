@@ -167,7 +167,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
         "By the file's labels, fewer than half of the cells of these types were recognised: {}.": missed,
         "The target has no labels for a check. Look at marker genes before you rely on a type.": unchecked,
         "The model is unsure of these types and left many of their cells Unassigned: {}.": [
-            f"{name} ({rejected[name]:,} of the {most_like[name]:,} cells most like it)" for name in unsure
+            f"{name} ({rejected[name]:,} of its {most_like[name]:,} candidate cells)" for name in unsure
         ],
         "These types were learned from few cells, so they are easily missed or mistaken: {}.": [
             f"{name} ({plural(n, 'cell')})" for name, n in few.items()

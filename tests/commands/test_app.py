@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -382,7 +383,7 @@ def fill(tab: Tab, file: Path) -> None:
     """Uploads a file and picks what there is to pick."""
     tab.page.set_input_files("input[type=file]", file)
     tab.page.get_by_label("Batches are in", exact=True).wait_for(timeout=PATIENCE)
-    tab.button("More options").click()
+    tab.button("More").click()
     tab.page.get_by_label("Fewest cells of a type").fill("5")
     tab.page.get_by_label("Fewest cells of a type").press("Tab")
 
@@ -444,6 +445,7 @@ def test_from_a_bad_file_to_the_annotated_one(
     for words, name in {
         "Report (HTML)": "report.html",
         "Predictions (Excel)": "predicted_label_test_data.xlsx",
+        "Predictions (CSV)": "predictions.csv",
         "Annotated target (h5ad)": "annotated_target.h5ad",
         "Parameter file": "parameters.yaml",
     }.items():
@@ -453,6 +455,15 @@ def test_from_a_bad_file_to_the_annotated_one(
         download.value.save_as(tmp_path / name)
         assert (tmp_path / name).read_bytes() == (results / name).read_bytes()
     assert "jind_prediction" in ad.read_h5ad(tmp_path / "annotated_target.h5ad").obs
+    with again.page.expect_download(timeout=PATIENCE) as download:
+        again.page.get_by_role("link", name="Everything (zip)").click()
+    names = zipfile.ZipFile(download.value.path()).namelist()
+    assert {"report.html", "predictions.csv", "trained_models/model.json"} <= set(names)
+    phone = opened(f"{server.address}{link}", context)
+    phone.page.set_viewport_size({"width": 390, "height": 800})
+    phone.wait_for("Annotated target (h5ad)")
+    phone.shot("9-phone")
+    phone.page.close()
 
     stranger = server.visitor()
     for name in ("report.html", "annotated_target.h5ad"):

@@ -890,7 +890,7 @@ def test_the_overlap_of_every_batch_is_shown_and_a_small_one_warned_of(
     values[np.ix_((adata.obs["batch"] == "c").to_numpy(), np.arange(60) >= 36)] = 0
     result = prepare(_as(lambda _: sparse.csr_matrix(values))(adata))
     table = data_tables.overlap_table(result.plan)
-    assert table["there"].to_dict() == {"a": 60, "b": 60, "c": 36}
+    assert table["found"].to_dict() == {"a": 60, "b": 60, "c": 36}
     assert table.loc["c", "missing"].startswith("gene036, gene037")
     (warning,) = result.plan.warnings
     assert "Batch 'c' has only 36 of 60 features (60 %)" in warning
@@ -903,7 +903,7 @@ def test_a_small_batch_is_not_accused_of_missing_what_it_has_too_few_cells_to_sh
 ) -> None:
     result = prepare(simulated(THREE_BATCHES | {"c": {"B": 3}}))
     assert not result.plan.warnings
-    assert set(data_tables.overlap_table(result.plan)["%"]) == {100.0}
+    assert set(data_tables.overlap_table(result.plan)["found %"]) == {100.0}
 
 
 # --- with a saved model's features -----------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ AUTOMATIC = ("– chosen automatically –", "")
 
 METHODS = [("default: what we recommend", "default"), ("reference: as published", "reference")]
 
+TYPED = ("TARGET_ERROR", "MARKERS", "PARENTS", "RENAME", "LAYER", "CLUSTER_RESOLUTION")
+
 NEEDED = ("BATCH_COL", "LABELS_COL", "TARGET_DATASET_NAME")
 
 
@@ -69,7 +71,7 @@ class NewRunForm:
         batch, labels, *others = self.fields
         columns = [self.seen, self.fields[batch], self.fields[labels], self.batches]
         described = [part for name in others for part in (self.fields[name], ours.description(name))]
-        more = widgets.ToggleButton(description="More options", layout={"width": "200px"})
+        more = widgets.ToggleButton(description="More", tooltip="More options", layout={"width": "200px"})
         of_more = widgets.VBox(described[4:])
         hide(of_more)
         more.observe(lambda change: hide(of_more, hidden=not change.new), "value")
@@ -129,6 +131,10 @@ class NewRunForm:
             ours.fill(self.fields[name], options, proposed[name] or "")
         self.fields["MIN_CELL_TYPE_POPULATION"].value = str(proposed["MIN_CELL_TYPE_POPULATION"] or AUTO)
         self._columns_chosen()
+        target = self.fields["TARGET_DATASET_NAME"]
+        of_init = str(proposed.get("TARGET_DATASET_NAME") or "")
+        if not target.value and of_init in {value for _, value in target.options}:
+            target.value = of_init
         hide(self.choices, hidden=False)
 
     def _delete(self) -> None:
@@ -178,7 +184,9 @@ class NewRunForm:
             raise InputError(f"Please choose: {', '.join(missing)}.")
         chosen = {"PATH": self.path} | {name: field.value for name, field in self.fields.items()}
         chosen["EXCLUDE_DATASETS_NAMES"] = list(chosen["EXCLUDE_DATASETS_NAMES"])
-        chosen["TARGET_ERROR"] = chosen["TARGET_ERROR"].strip()
+        chosen = {
+            name: value.strip() if isinstance(value, str) and name in TYPED else value for name, value in chosen.items()
+        }
         return {name: value for name, value in chosen.items() if value not in ("", [], EVERY)}
 
     # --- 3. check
@@ -213,8 +221,15 @@ class NewRunForm:
 
 def _fields() -> dict[str, Any]:
     """Return a widget for each parameter that can be chosen, in the order of the page."""
-    excluded, fewest, error = "Batches to leave out", "Fewest cells of a type", "Wrong labels to stay below"
+    excluded, fewest, error = "Batches to leave out", "Fewest cells of a type", "Maximum error rate"
     several, share = "Several: hold Ctrl, or Shift.", "empty, or a share such as 0.05"
+    of_text = {
+        "MARKERS": ("Marker genes", "{T: [CD3D, CD3E], B: [MS4A1]}"),
+        "PARENTS": ("Parent types", "{CD4 T: T, CD8 T: T}, or a column of obs"),
+        "RENAME": ("Labels to rename", "{b cells: B, Bcell: B}"),
+        "LAYER": ("Values in", "empty: X; or the name of a layer, .raw"),
+        "CLUSTER_RESOLUTION": ("Clusters at resolution", "empty: none; 1 is usual"),
+    }
     return {
         "BATCH_COL": ours.dropdown("Batches are in", [NOTHING], "BATCH_COL"),
         "LABELS_COL": ours.dropdown("Cell types are in", [NOTHING], "LABELS_COL"),
@@ -224,7 +239,7 @@ def _fields() -> dict[str, Any]:
         "MIN_CELL_TYPE_POPULATION": ours.labelled(widgets.Text, fewest, value=AUTO, placeholder=AUTO),
         "TARGET_ERROR": ours.labelled(widgets.Text, error, placeholder=share),
         "METHOD": ours.dropdown("Method", METHODS, "METHOD"),
-    }
+    } | {name: ours.labelled(widgets.Text, text, placeholder=example) for name, (text, example) in of_text.items()}
 
 
 def _label_tables(names: dict[str, int], types: dict[str, int], labelled: dict[str, int]) -> str:

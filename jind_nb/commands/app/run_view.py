@@ -32,7 +32,7 @@ class RunView:
         self.again = button("Run again", lambda: start_task(self._do(RunOfVisitor.start)), continues, "success")
         self.delete = confirmed_button("Delete this run", lambda: start_task(self._do(RunOfVisitor.delete)))
         buttons = widgets.HBox([self.cancel, self.again, self.delete])
-        self.box = widgets.VBox([self.description, self.status, self.progress, self.log, buttons, self.result])
+        self.box = widgets.VBox([self.description, self.status, self.progress, self.result, buttons, self.log])
 
     def show(self, run: RunOfVisitor | None) -> None:
         """Show another run, or none."""
@@ -68,7 +68,7 @@ class RunView:
             return
         stage, self.progress.max, _ = run.progress()
         self.progress.value = max(0, stage - 1)
-        self.status.value, self.log.value = html.status(run, state), html.log(run)
+        self.status.value, self.log.value = html.status(run, state), html.log(run, at_work)
         if state != self.shown:
             hide(self.progress, self.cancel, hidden=not at_work)
             hide(self.again, hidden=state not in ("failed", "cancelled"))

@@ -14,7 +14,9 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ PORTS_TRIED = 20
 
 # A report holds other people's data: it may only show itself and run its own script, as a page without origin.
 REPORT_MAY = (
-    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
+    "sandbox allow-scripts allow-downloads; default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
     "frame-ancestors 'self'; script-src {}"
 )
 
@@ -206,6 +208,14 @@ class Upload(JupyterHandler):
     on_connection_close = on_finish = _drop
 
 
+def _zipped(members: Mapping[str, Path], file: Path) -> Path:
+    """Write files into an archive, as they are: the large ones are compressed already."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, member in members.items():
+            archive.write(member, name)
+    return file
+
+
 class Result(JupyterHandler):
     """GET results/VISITOR/RUN/NAME: a file of a run; the report is shown, all others are downloaded."""
 
@@ -215,8 +225,16 @@ class Result(JupyterHandler):
     async def get(self, visitor: str, run: str, name: str) -> None:
         of_visitor = _workspace(self, visitor).run(run)
         file = of_visitor.files().get(name) if of_visitor else None
+        if file is None and of_visitor and (members := of_visitor.archived(name)):
+            with tempfile.TemporaryDirectory(prefix="jind-nb-zip-") as folder:
+                await self._send(await asyncio.to_thread(_zipped, members, Path(folder) / name))
+            return
         if file is None:
             raise tornado.web.HTTPError(404)
+        await self._send(file)
+
+    async def _send(self, file: Path) -> None:
+        name = file.name
         shown = name == "report.html" and not self.get_query_argument("download", "")
         self.set_header("Content-Type", "text/html; charset=utf-8" if shown else "application/octet-stream")
         if not shown:

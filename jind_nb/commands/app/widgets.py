@@ -38,7 +38,12 @@ def hide(*these: widgets.Widget, hidden: bool = True) -> None:
 
 def labelled(kind: type[widgets.Widget], text: str, **options: Any) -> Any:
     """Return a widget with a label to its left."""
-    return kind(description=text, style={"description_width": "220px"}, layout={"width": "720px"}, **options)
+    return kind(
+        description=text,
+        style={"description_width": "220px"},
+        layout={"width": "720px", "max_width": "100%"},
+        **options,
+    )
 
 
 def dropdown(text: str, options: list[tuple[str, str]], parameter: str = "") -> widgets.Dropdown:

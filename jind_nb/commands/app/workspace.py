@@ -435,6 +435,17 @@ class RunOfVisitor:
         ]  # fmt: skip
         return {file.name: file for file in files if file.is_file() and not file.is_symlink()}
 
+    def archived(self, name: str) -> dict[str, Path]:
+        """Return what is in one of the archives that the visitor may fetch, by the names there: `model.zip` has the saved model,
+        `everything.zip` the files too; empty for any other name, and while there is nothing."""
+        models = self.run.models
+        of_model = {
+            f"{models.name}/{file.name}": file
+            for file in sorted(models.glob("*"))
+            if file.is_file() and not file.is_symlink()
+        }
+        return {"model.zip": of_model, "everything.zip": self.files() | of_model}.get(name, {})
+
     def start(self) -> None:
         """Start the process; a run that was ended before continues after its last finished stage."""
         if self.process() is not None:

@@ -29,7 +29,7 @@ from .style import (
     three_digits,
 )  # fmt: skip
 
-MOST_BARS = 36  # types in the picture of the composition
+MOST_BARS = 30  # types in the picture of the composition
 
 PALE: dict[str, Any] = {
     "facecolor": "#E8E8E8",
