@@ -119,6 +119,7 @@ def test_a_run_joins_all_targets_in_its_folder(cohort: Path) -> None:
         assert list(answers[adata.obs["batch"] == target]) == list(of_table)
     metrics = strict_json(cohort / "metrics.json")
     assert list(metrics["targets"]) == TARGETS
+    assert {stage["batch"] for stage in metrics["stages"]} == {"a", "b"}
     assert 0 <= metrics["targets"]["donor 1"]["expected_error"] <= 1
     models = cohort / "trained_models"
     assert (models / "MODEL_CARD.md").exists()
@@ -135,7 +136,7 @@ def test_the_report_compares_the_samples_then_tells_of_each(cohort: Path) -> Non
     assert "2 samples: " in first
     assert "What stands out" in first
     assert "donor/2: " in first
-    assert "of the cells are T" in first
+    assert "% of the cells are B, " in first
     assert html.index('id="sample-1"') < html.index('id="sample-2"') < html.index('id="methods"')
 
 

@@ -40,7 +40,7 @@ def samples_table(results: Mapping[str, TargetResult], errors: Mapping[str, Expe
             "unlike all annotated cells %": 100 * _share(result.final.reasons == UNLIKE),
             "median confidence": float(np.median(result.final.confidence)),
             "expected error %": None if error.value is None else 100 * error.value,
-            "probably %": "not known"
+            "likely range %": "not known"
             if error.range is None
             else " to ".join(f"{100 * end:.1f}" for end in error.range),
         }

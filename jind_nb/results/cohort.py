@@ -23,11 +23,11 @@ from ..model.history import HELD_OUT, StageResult
 from ..model.networks import Annotator
 from ..model.state import Annotated, KnownLatents, Settings
 from ..runs.folder import Run
-from ..runs.stages import finish_stage, is_done, model_folder, save_prepared, save_training
+from ..runs.stages import finish_stage, is_done, load_training, model_folder, save_prepared, save_training
 from .load import load_finished
 from .tables import annotate_obs, joint_latent, joint_table
 from .target import TargetResult
-from .write import write_cells, write_predictions
+from .write import stage_rows, write_cells, write_predictions
 
 
 def learns_alone(one: Run) -> bool:
@@ -151,6 +151,5 @@ def _write_joint(run: Run) -> None:
     with whole_file(run.annotated_targets) as temporary:
         write_cells(temporary, adata)
     metrics = {name: read_json(one.metrics) for name, one in each.items()}
-    stages = [stage for of_first in [next(iter(metrics.values()))] for stage in of_first["stages"]]
-    of_training = [stage for stage in stages if stage["batch"] not in metrics]
-    write_json(run.metrics, {"targets": {name: of["target"] for name, of in metrics.items()}, "stages": of_training})
+    stages = stage_rows([StageResult(**stage) for stage in load_training(run)["history"]])
+    write_json(run.metrics, {"targets": {name: of["target"] for name, of in metrics.items()}, "stages": stages})

@@ -106,7 +106,9 @@ def write_metrics(history: list[StageResult], result: TargetResult, calibration:
         "labelled": on_target[-1].metrics if on_target else None,
         "labelled_known_types": known_types_metrics(result),
     }
-    stages = [
-        {"batch": s.batch, "stage": s.stage, "of": s.cells, **s.metrics, "per_class": s.per_class} for s in history
-    ]
-    write_json(run.metrics, {"target": target, "new_batch": new_batch, "stages": stages})
+    write_json(run.metrics, {"target": target, "new_batch": new_batch, "stages": stage_rows(history)})
+
+
+def stage_rows(history: list[StageResult]) -> list[dict[str, Any]]:
+    """Return the numbers of every stage on every batch, as metrics.json has them."""
+    return [{"batch": s.batch, "stage": s.stage, "of": s.cells, **s.metrics, "per_class": s.per_class} for s in history]
