@@ -122,7 +122,7 @@ def _small_reference(problem: Problem) -> Problem:
     types = problem.prepared.obs["cell_type"].iloc[drawn].value_counts()
     kept = problem.prepared.obs["cell_type"].isin(types.index[types >= 2]).to_numpy()
     rows = np.sort(np.concatenate([drawn[kept[drawn]], np.flatnonzero(is_target)]))
-    return _of_rows(problem, "reference", rows, problem.truth)
+    return of_rows(problem, "reference", rows, problem.truth)
 
 
 def _one_type(problem: Problem) -> Problem:
@@ -131,10 +131,10 @@ def _one_type(problem: Problem) -> Problem:
     chosen = problem.truth == known.mode().iloc[0]
     is_target = problem.is_target
     rows = np.sort(np.concatenate([np.flatnonzero(~is_target), np.flatnonzero(is_target)[chosen]]))
-    return _of_rows(problem, "one type", rows, problem.truth[chosen])
+    return of_rows(problem, "one type", rows, problem.truth[chosen])
 
 
-def _of_rows(problem: Problem, role: str, rows: np.ndarray, truth: np.ndarray) -> Problem:
+def of_rows(problem: Problem, role: str, rows: np.ndarray, truth: np.ndarray) -> Problem:
     """Return a problem with some of the prepared cells, and the plan that they leave."""
     prepared = problem.prepared[rows].copy()
     batch = prepared.obs["batch"].astype(str)

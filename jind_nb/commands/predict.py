@@ -13,7 +13,7 @@ from scipy import sparse
 
 from ..core import locks
 from ..core.files import sha256, whole_file, write_json
-from ..core.labels import UNASSIGNED
+from ..core.labels import NO_VALUES, UNASSIGNED, UNLIKE
 from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
@@ -30,7 +30,7 @@ from ..model.annotate import settings_of
 from ..model.expected_error import ExpectedError, pooled_error
 from ..model.networks import encode
 from ..model.state import Settings
-from ..model.target import align, annotate_latent, reject_empty
+from ..model.target import align, annotate_latent, like_no_type, reject_strange
 from ..results.tables import annotate_obs, outside_notes, predictions_table
 from ..results.target import TargetResult, with_parents, with_types
 from ..results.write import write_cells, write_tables, write_workbook
@@ -40,6 +40,8 @@ from ..runs.stages import model_folder
 
 # Parameters that may differ from the model's run.
 PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TYPES", "USE_GPU")
+
+MOST = 0.5  # of a file's cells: if so many are strange, the file is
 
 # Parameters that are the model's own.
 PARAMETERS_OF_MODEL = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
@@ -163,6 +165,7 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     encoded = _encode(model, prepare_in_blocks(parameters, cells, plan), settings)
     answer = _annotate(model, cells, encoded, settings, plan, parameters.TYPES)
     notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
+    plan.warnings.extend(_strange_warnings(answer.table))
     return Predicted(answer.table, answer.latent, plan.classes, plan.warnings, notes, run, answer.error)
 
 
@@ -230,6 +233,7 @@ class _Encoded:
     values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned
     place: np.ndarray  # int (n,): a cell's row of `values`
     empty: np.ndarray  # bool (n,): cells without any value in the model's features
+    strange: np.ndarray  # bool (n,): cells that are like no type the model knows
 
     def values_of(self, rows: np.ndarray) -> sparse.csr_matrix:
         return self.values[self.place[rows]]
@@ -237,10 +241,14 @@ class _Encoded:
 
 def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings) -> _Encoded:
     """Read the values block by block and encode them."""
-    shared, own_target = model_store.load_shared(model, settings.device)[0], model_store.own_target(model)
-    latents, prints, own, held, empty = [], [], [], [], []
+    (shared, known), own_target = model_store.load_shared(model, settings.device), model_store.own_target(model)
+    latents, prints, own, held, empty, strange, odd = [], [], [], [], [], [], []
+    here = np.zeros(len(read_model_json(model)["features"]), dtype=bool)
     for x in blocks:
         empty.append(np.diff(x.indptr) == 0)
+        here |= np.bincount(x.indices, minlength=len(here)) > 0
+        strange.append(like_no_type(x, known, np.ones_like(here)) & ~empty[-1])
+        odd.append(x[strange[-1]])
         latents.append(encode(shared, x, settings.device))
         prints.append(fingerprints(x))
         own.append(np.isin(prints[-1], own_target))
@@ -248,6 +256,8 @@ def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings
     is_own = np.concatenate(own)
     is_held = np.ones_like(is_own) if settings.align else is_own
     place = np.cumsum(is_held) - 1
+    is_strange = np.concatenate(strange)  # by all features; of these, by those that the file has
+    is_strange[is_strange] = like_no_type(sparse.vstack(odd, format="csr"), known, here)
     return _Encoded(
         np.concatenate(latents),
         np.concatenate(prints),
@@ -255,7 +265,21 @@ def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings
         sparse.vstack(held, format="csr"),
         place,
         np.concatenate(empty),
+        is_strange,
     )
+
+
+def _strange_warnings(table: pd.DataFrame) -> list[str]:
+    """Return a list with one warning if most cells of a file have no values or are unlike all annotated ones, otherwise an empty
+    one."""
+    empty, unlike = (int((table["reason"] == reason).sum()) for reason in (NO_VALUES, UNLIKE))
+    if empty + unlike <= MOST * len(table):
+        return []
+    return [
+        f"{empty + unlike:,} of {len(table):,} cells are nothing that the model knows ({unlike:,} unlike all annotated cells, "
+        f"{empty:,} without values): is this the same tissue, species and kind of data, with its own names of features? "
+        "Do not use the other labels before you know why."
+    ]
 
 
 @dataclass
@@ -292,7 +316,7 @@ def _annotate(
             model_store.recall(annotated, encoded.values_of(rows), model, known, settings)
         elif settings.align:
             align(annotated, encoded.values_of(rows), known, settings)
-        reject_empty(annotated, encoded.empty[rows])
+        reject_strange(annotated, encoded.empty[rows], encoded.strange[rows])
         notes += annotated.notes
         latent[rows] = annotated.final_latent
         result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None, ontology=plan.ontology)

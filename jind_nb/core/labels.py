@@ -6,4 +6,6 @@ CONFIDENT, AMBIGUOUS, UNLIKE = REASONS = ("confident", "ambiguous", "unlike refe
 
 OUTSIDE = "not in TYPES"  # the reason where a cell is more probably of none of the types that may be given
 
+NO_VALUES = "no values"  # the reason where a cell has no value in any feature that is used
+
 PARENT_ONLY = "parent only"  # the reason where a cell was given its type's parent

@@ -130,6 +130,14 @@ class _Rule(BaseModel):
     threshold_cap: Threshold | None = None
 
 
+class _Novelty(BaseModel):
+    """Check how it is judged whether a cell is unlike anything annotated."""
+
+    share: Share
+    floor: Threshold
+    least: Annotated[float, Field(ge=-1, le=1)]  # correlation with a type's mean cell
+
+
 class _Alignment(BaseModel):
     """Check how new cells are aligned, and why."""
 
@@ -150,6 +158,7 @@ class _Model(BaseModel):
     target: _Target | None
     training: _Training
     alignment: _Alignment
+    novelty: _Novelty | None = None  # None: as versions before it was asked
     code_size: int = Field(alias="code size", ge=1, le=256)
     hashes: dict[str, str]
     parents: dict[str, str] = {}

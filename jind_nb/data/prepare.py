@@ -91,7 +91,7 @@ def _without_empty(
 ) -> tuple[sparse.csr_matrix, list[sparse.csr_matrix]]:
     """Leave annotated cells out of the training that have no value at all; count those of the target.
 
-    Of the target, cells without a value in any selected feature count too: `model.target.reject_empty` rejects them. The
+    Of the target, cells without a value in any selected feature count too: `model.target.reject_strange` rejects them. The
     plan and the column `trains` of `cells` say what is left.
     """
     of_target = selection.cells["batch"].isin(plan.targets).to_numpy()

@@ -13,21 +13,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import torch
 from scipy import sparse
 
 from ..core.parameters import Parameters
 from ..core.progress import bar
+from ..core.subsample import subsample
 from ..data.plan import Plan
 from . import default, reference
 from .calibration import Calibration, alignment_in_words, calibrate_modes
 from .fit import learn_intermediates, start
 from .leave_one_out import LeftOut, folds, left_out_batch, subsample_left_out, train_without
 from .networks import Annotator
+from .new_types import Profiles
 from .state import AlignmentMode, Annotated, KnownLatents, Method, Reference, Settings
 from .target import align, annotate_before_alignment, annotate_latent, in_own_order, known_latents
 
 log = logging.getLogger(__name__)
+
+MOST_OF_A_BATCH = 5_000  # cells that types' profiles come from
 
 # The only place that asks which METHOD.
 METHODS: dict[str, Method] = {method.NAME: method for method in (default, reference)}
@@ -91,6 +96,13 @@ def calibrate(reference: Reference) -> dict[str, Calibration]:
 def known_with_rules(reference: Reference, calibrations: Mapping[str, Calibration]) -> KnownLatents:
     """Return the latents of annotated cells with the rules that left-out batches taught: `calibrate` hands them over here."""
     known = known_latents(reference)
+    if reference.settings.method.NOVELTY.by_profiles:
+        batches = [cells.subset(subsample(len(cells.y), MOST_OF_A_BATCH, 0)) for cells in reference.batches.values()]
+        x, y = (
+            sparse.vstack([cells.x for cells in batches], format="csr"),
+            np.concatenate([cells.y for cells in batches]),
+        )
+        known.profiles = Profiles.of(x, y)
     known.rules = {mode: calibration.rule for mode, calibration in calibrations.items()}
     known.mode = AlignmentMode.ALIGNED if AlignmentMode.ALIGNED in calibrations else AlignmentMode.UNALIGNED
     known.why = alignment_in_words(calibrations)

@@ -34,7 +34,7 @@ MORE_LIKELY_THAN_NOT = 0.5  # no cell is assigned a type that is less likely
 
 # What these fields are called in the JSON of saved models.
 JSON_NAMES = {"novelty_threshold": "most_novel", "threshold_cap": "enough"}
-UNLIKE = 0.01  # share of a new batch's cells of known types that may be called unlike the reference
+HIGHEST_LIMIT = 2.0  # of novelty; saved models hold no higher one
 
 
 def temperature(left_out: list[LeftOut], mode: str, weights: Weights) -> float:
@@ -285,12 +285,15 @@ def calibrate(
 
 
 def novelty_threshold(left_out: list[LeftOut]) -> float | None:
-    """Return the novelty that 1 % of the left-out cells of types their model knew exceed, each batch counted alike."""
+    """Return the novelty that a share of the left-out cells of types their model knew exceed, each batch counted alike; the
+    METHOD says which share, and below what the limit never is."""
     novelty = [batch.novelty[batch.could_be_known] for batch in left_out if batch.could_be_known.any()]
     if not novelty:
         return None
     weights = np.concatenate([np.full(len(of_batch), 1 / len(of_batch)) for of_batch in novelty])
-    return float(np.quantile(np.concatenate(novelty), 1 - UNLIKE, weights=weights, method="inverted_cdf"))
+    limit = left_out[0].limit
+    found = np.quantile(np.concatenate(novelty), 1 - limit.share, weights=weights, method="inverted_cdf")
+    return float(min(max(limit.floor, found), HIGHEST_LIMIT))
 
 
 def calibrate_modes(left_out: list[LeftOut], settings: Settings, n_annotated: int) -> dict[str, Calibration]:

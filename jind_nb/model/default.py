@@ -35,9 +35,10 @@ from ..data.fingerprints import own_order
 from .mixture import Weights, mixed
 from .neighbours import nearest
 from .networks import Annotator, classify, encode
+from .new_types import FLOOR, SHARE_ABOVE, AnnotatedSpace
 from .pca import principal_axes
-from .state import Annotated, Cells, KnownLatents, Reference, Settings, TargetStage, TrainingStage
-from .target import add_stage
+from .state import Annotated, Cells, KnownLatents, NoveltyLimit, Reference, Settings, TargetStage, TrainingStage
+from .target import add_stage, by_nearest
 
 NAME = "default"
 SOURCE_HELD_OUT = 0.1
@@ -46,6 +47,7 @@ SOURCE_BY_TRIAL = False
 ALWAYS_ALIGNS = False
 ALWAYS_CALIBRATES = True
 MOST_TRAININGS = 9  # one for each left-out batch (`leave_one_out.MOST_LEFT_OUT`)
+NOVELTY = NoveltyLimit(SHARE_ABOVE, FLOOR, by_profiles=True)
 KEEPS_CHECKPOINTS = False  # all it would save are seconds
 
 COMPONENTS = 100
@@ -451,14 +453,17 @@ def target_offset(
     return b.astype(np.float32), curve
 
 
-def latents_for_novelty(
-    model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first components, of the batch's cells as alignment would move them, also where the batch is not aligned: all
-    cells are moved alike, so what is new stays apart, and a batch is not new as a whole."""
+def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> np.ndarray:
+    """Return how unlike the annotated cells each cell is: by groups of cells, before alignment and after it (`new_types`)."""
     columns = near_columns(latent.shape[1])
-    moved = latent + target_offset(model.classifier, latent, known, settings)[0]
-    return moved[:, columns], known.latent[:, columns]
+    offset = target_offset(model.classifier, latent, known, settings)[0]
+    if known.novelty_limit is None:
+        return by_nearest((latent + offset)[:, columns], known.latent[:, columns], known.y)
+    known.space = known.space or AnnotatedSpace.of(known.latent, known.batch, known.y, columns)
+    empty = np.zeros(len(latent), dtype=bool)
+    if isinstance(model.encoder, Projection):  # a cell without values is where the encoder puts zero
+        empty = np.abs(latent + model.encoder.offset.cpu().numpy()).max(axis=1) < 1e-6
+    return known.space.novelty(latent, offset, empty)
 
 
 # --- 5. the answer -----------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from .mixture import Weights
 from .neighbours import nearest
 from .networks import Annotator, classify
 from .state import AlignmentMode, Annotated, KnownLatents, Settings
+from .target import by_nearest
 
 NAME = default.NAME
 
@@ -83,12 +84,10 @@ def _with_neighbours(own: np.ndarray, theirs: np.ndarray, near: np.ndarray) -> n
     return (1 - NEIGHBOURS_SHARE) * own + NEIGHBOURS_SHARE * of_neighbours
 
 
-def latents_for_novelty(
-    model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the latents as alignment would move them, also where the batch is not aligned."""
-    moved: np.ndarray = latent + target_offset(model.classifier, latent, known, settings)[0]
-    return moved, known.latent
+def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> np.ndarray:
+    """Return the distance to the nearest annotated cells, of the cells as alignment would move them."""
+    moved = latent + target_offset(model.classifier, latent, known, settings)[0]
+    return by_nearest(moved, known.latent, known.y)
 
 
 def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:

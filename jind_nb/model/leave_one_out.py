@@ -4,7 +4,7 @@ A batch left out whole tells what held-out cells of known batches cannot: how fa
 errors to expect, in a NEW batch. `annotate.leave_batches_out` annotates them; `calibration` draws the conclusions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..core.subsample import subsample
 from .fit import learn_intermediates, learn_source, richest
 from .mixture import Weights
 from .networks import Annotator
-from .state import AlignmentMode, Annotated, Cells, KnownLatents, Reference
+from .state import AlignmentMode, Annotated, Cells, KnownLatents, NoveltyLimit, Reference
 
 MOST_LEFT_OUT = 9  # batches; nine promise nine in ten (calibration.py)
 CELLS_OF_A_TRAINING = 20_000
@@ -29,9 +29,10 @@ class LeftOut:
     could_be_known: np.ndarray  # bool (n,): the model was trained on cells of the type
     members: dict[str, np.ndarray]  # alignment mode -> (n, M, K), each member's probabilities
     held_out: dict[str, np.ndarray]  # alignment mode -> (m, M, K), of cells held out of the batches it was trained on
-    novelty: np.ndarray  # (n,), how unlike the training cells (`target.novelty`)
+    novelty: np.ndarray  # (n,), how unlike the training cells (`Method.novelty`)
     prior: Weights  # of the members, before any batch was left out
     is_new: bool = True  # False: cells held out of the only annotated batch stand in
+    limit: NoveltyLimit = field(default_factory=lambda: NoveltyLimit(0.01, 0.0))
     dropped: float = (
         0.0  # share of the batch's labelled cells whose type no batch trains: they are not among the cells here
     )
@@ -105,4 +106,5 @@ def left_out_batch(name: str, cells: Cells, model: Reference, known: KnownLatent
         {mode: method.members_of_held_out(by, known, settings) for mode, (by, _) in by_mode.items()},
         annotated.novelty,
         method.prior_weights(),
+        limit=method.NOVELTY,
     )

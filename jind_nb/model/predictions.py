@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..core.labels import AMBIGUOUS, CONFIDENT, OUTSIDE, UNASSIGNED, UNLIKE
+from ..core.labels import AMBIGUOUS, CONFIDENT, NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
 from .mixture import Weights
 
 NO_EVIDENCE = 0.9
@@ -153,6 +153,7 @@ class Predictions:
     floor: float = 0.0  # no threshold is below it
     outside: np.ndarray | None = None  # bool (n_cells,): more probably of none of TYPES than of one; None: not asked
     borrows: bool = False  # whether types of few held-out cells borrow from the others
+    empty: np.ndarray | None = None  # bool (n_cells,): without any value, so that nothing is known; None: not asked
 
     @classmethod
     def by(
@@ -206,18 +207,19 @@ class Predictions:
         """Bool (n_cells,): the confidence is strictly below the threshold of its type, or the cell is unlike anything
         annotated or of no type that may be given."""
         rejected: np.ndarray = self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
-        for also in (self.unlike, self.outside):
+        for also in (self.unlike, self.outside, self.empty):
             rejected = rejected if also is None else rejected | also
         return rejected
 
     @property
     def reasons(self) -> np.ndarray:
-        """Why each cell was kept or rejected, objects (n_cells,): `unlike reference` if its novelty is above the rule's
+        """Why each cell was kept or rejected, objects (n_cells,): `no values`, else `unlike reference` if its novelty is above the rule's
         limit, else `not in TYPES` if it is of no type that may be given, else `ambiguous` if it is rejected, else
         `confident`."""
         none = np.zeros(len(self.probabilities), dtype=bool)
-        unlike, outside = (none if of is None else of for of in (self.unlike, self.outside))
-        return np.select([unlike, outside, self.rejected], [UNLIKE, OUTSIDE, AMBIGUOUS], CONFIDENT).astype(object)
+        marks = [none if of is None else of for of in (self.empty, self.unlike, self.outside)]
+        names = [NO_VALUES, UNLIKE, OUTSIDE, AMBIGUOUS]
+        return np.select([*marks, self.rejected], names, CONFIDENT).astype(object)
 
     @property
     def names(self) -> np.ndarray:
@@ -226,8 +228,8 @@ class Predictions:
 
     def subset(self, cells: np.ndarray) -> Predictions:
         """Return only some cells, bool or index (n_chosen,)."""
-        unlike, outside = (None if of is None else of[cells] for of in (self.unlike, self.outside))
-        return replace(self, probabilities=self.probabilities[cells], unlike=unlike, outside=outside)
+        unlike, outside, empty = (None if of is None else of[cells] for of in (self.unlike, self.outside, self.empty))
+        return replace(self, probabilities=self.probabilities[cells], unlike=unlike, outside=outside, empty=empty)
 
     def among(self, types: Collection[str]) -> Predictions:
         """Return what the same probabilities say if only some types may be given (TYPES).

@@ -29,8 +29,8 @@ from .loop import MINIBATCH, Loss, accuracy, class_weights, hold_out, minibatche
 from .mixture import Weights
 from .networks import Annotator, classify, encode, no_subnormal_numbers
 from .predictions import Predictions, class_thresholds
-from .state import Annotated, Cells, KnownLatents, Reference, Settings, TargetStage, TrainingStage
-from .target import add_stage, predict
+from .state import Annotated, Cells, KnownLatents, NoveltyLimit, Reference, Settings, TargetStage, TrainingStage
+from .target import add_stage, by_nearest, predict
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ SOURCE_BY_TRIAL = True
 ALWAYS_ALIGNS = True
 ALWAYS_CALIBRATES = False
 MOST_TRAININGS = 3  # one takes long
+NOVELTY = NoveltyLimit(0.01, 0.0)
 KEEPS_CHECKPOINTS = True
 
 LATENT = 256
@@ -271,11 +272,10 @@ def predict_proba(model: Annotator, latent: np.ndarray, weights: Weights, settin
     return classify(model.classifier, latent, settings.device)
 
 
-def latents_for_novelty(
-    model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the latents as they are: those after alignment would have new cell types on known ones."""
-    return latent, known.latent
+def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> np.ndarray:
+    """Return the distance to the nearest annotated cells, of the latents as they are: those after alignment would have new
+    cell types on known ones."""
+    return by_nearest(latent, known.latent, known.y)
 
 
 def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:

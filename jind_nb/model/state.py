@@ -20,7 +20,17 @@ from ..core.subsample import subsample
 from .history import StageResult
 from .mixture import Weights
 from .networks import Annotator
+from .new_types import AnnotatedSpace, Profiles
 from .predictions import Predictions, Rule
+
+
+@dataclass(frozen=True)
+class NoveltyLimit:
+    """Where a METHOD puts the limit above which a cell is unlike anything annotated."""
+
+    share: float  # of left-out cells of known types, above it
+    floor: float  # it is never lower
+    by_profiles: bool = False  # whether cells that resemble no type are unlike anything, too
 
 
 class AlignmentMode(StrEnum):
@@ -151,6 +161,9 @@ class KnownLatents:
     )  # in which the model's own run annotates; of format 4: in which left-out batches were annotated best
     why: str = "No annotated batch was left out to see how much alignment helps"
     near_held_out: np.ndarray | None = None  # training cells nearest each held-out one, once they were asked for
+    novelty_limit: NoveltyLimit | None = None  # None: of a model that judges novelty as versions before it did
+    space: AnnotatedSpace | None = None  # what the latents span, once it was asked for
+    profiles: Profiles | None = None  # None: a model that keeps none
 
     def pooled(self, seed: int) -> np.ndarray:
         """Return latents of annotated cells as alignment draws them: held-out cells in their share, also where only some of
@@ -167,7 +180,7 @@ class Annotated:
     model: Annotator
     stages: dict[str, Predictions]  # in order; the last is the answer
     latent: dict[str, np.ndarray]  # stage -> float32 (n, d)
-    novelty: np.ndarray  # float (n,): `target.novelty`
+    novelty: np.ndarray  # float (n,): `Method.novelty`
     mode: str = AlignmentMode.UNALIGNED  # in which the last stage was annotated
     curves: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -209,10 +222,9 @@ class Annotating(Protocol):
     def predict_proba(self, model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings) -> np.ndarray:
         """Return the weighted mean of `members`, float32 (n, K), without holding them all."""
 
-    def latents_for_novelty(
-        self, model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the latents (n, c) of a batch's cells and (m, c) of the annotated ones by which they are compared."""
+    def novelty(self, model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> np.ndarray:
+        """Return how unlike the annotated cells each cell of a batch is, float (n,), from the batch's latents (n, d) before
+        alignment."""
 
     def align(self, annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:
         """Give a batch without labels an adapter of its own, and annotate it anew."""
@@ -238,6 +250,7 @@ class Method(Annotating, Protocol):
     ALWAYS_ALIGNS: bool  # whether alignment is part of the method, and not asked of left-out batches
     ALWAYS_CALIBRATES: bool  # whether annotated batches are left out also where no TARGET_ERROR asks for it
     MOST_TRAININGS: int  # on left-out batches; where there are more batches, several are left out together
+    NOVELTY: NoveltyLimit
     KEEPS_CHECKPOINTS: bool  # whether training takes long enough to keep what has been learned
 
     def fit_encoder(

@@ -43,9 +43,10 @@ from .annotate import METHODS, known_with_rules
 from .calibration import Calibration
 from .expected_error import ExpectedError, expected_error
 from .networks import Annotator, classify, encode
+from .new_types import Profiles
 from .predictions import Predictions, Rule
-from .state import AlignmentMode, Annotated, Annotating, KnownLatents, Reference, Settings, TargetStage
-from .target import align, annotate_before_alignment, in_own_order, predict, reject_empty
+from .state import AlignmentMode, Annotated, Annotating, KnownLatents, NoveltyLimit, Reference, Settings, TargetStage
+from .target import align, annotate_before_alignment, in_own_order, like_no_type, predict, reject_strange
 
 # The space keeps these apart from any batch's file, where it would be %20.
 LATENTS = "reference codes.pt"
@@ -56,6 +57,7 @@ TARGET = "target.pth"
 SAFETENSORS = ".safetensors"
 
 # In the file -> in `KnownLatents`.
+PROFILES = "profiles"  # `Profiles.means`; not in models of earlier versions
 LATENT_ARRAYS = {"codes": "latent", "batch": "batch", "y": "y", "held_out": "held_out", "counts": "counts"}
 
 
@@ -89,7 +91,10 @@ def save_model(
     for batch in reference.batches:
         _save(_as_stored(reference.annotator(batch)), folder / files[batch])
     known = known_with_rules(reference, calibrations)
-    _save({name: torch.from_numpy(getattr(known, of)) for name, of in LATENT_ARRAYS.items()}, folder / LATENTS)
+    arrays = {name: torch.from_numpy(getattr(known, of)) for name, of in LATENT_ARRAYS.items()}
+    if known.profiles is not None:
+        arrays[PROFILES] = torch.from_numpy(known.profiles.means)
+    _save(arrays, folder / LATENTS)
     settings, cells = reference.settings, reference.batches
     write_json(
         folder / "val_stats_trained_model.json",
@@ -115,6 +120,9 @@ def save_model(
         "thresholds": _by_class(reference.classes, thresholds),
         "calibration": {mode: calibration.to_json() for mode, calibration in calibrations.items()},
         "a new file is annotated with": AlignmentMode.UNALIGNED,
+        "novelty": None
+        if known.novelty_limit is None or known.profiles is None
+        else asdict(known.novelty_limit) | {"least": known.profiles.least},
         "alignment": {"way": known.mode, "why": known.why},
         "code size": known.latent.shape[1],
         "source": reference.source,
@@ -365,15 +373,25 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLat
     model = _annotator(folder, description["files"][description["source"]], description, has_adapter=False)
     stored = _load(_checked(folder, LATENTS, description))
     try:
+        arrays = {own: stored[name].numpy() for name, own in LATENT_ARRAYS.items()}
         known = KnownLatents(
             method=_method(description),
             classes=description["classes"],
             batches=list(description["files"]),
-            **{own: stored[name].numpy() for name, own in LATENT_ARRAYS.items()},
+            latent=arrays["latent"],
+            batch=arrays["batch"],
+            y=arrays["y"],
+            held_out=arrays["held_out"],
+            counts=arrays["counts"],
             rules={mode: Calibration.from_json(values).rule for mode, values in description["calibration"].items()},
             mode=description["alignment"]["way"],
             why=description["alignment"]["why"],
         )
+        if novelty := description.get("novelty"):
+            known.novelty_limit = NoveltyLimit(novelty["share"], novelty["floor"])
+            known.profiles = Profiles(stored[PROFILES].numpy(), novelty["least"])
+            if known.profiles.means.shape != (known.profiles.means.shape[0], len(description["features"])):
+                raise ValueError(f"{LATENTS} does not hold the mean cells it describes")
         if not _fits(known, description["code size"]):
             raise ValueError(f"{LATENTS} does not hold the latents it describes")
     except (KeyError, TypeError, ValueError) as error:
@@ -523,7 +541,7 @@ def annotate_with_model(
             recall(annotated, x, model, known, settings)
         else:
             align(annotated, x, known, settings)
-        reject_empty(annotated, np.diff(x.indptr) == 0)
+        reject_strange(annotated, np.diff(x.indptr) == 0, like_no_type(x, known))
         return annotated
 
     return in_own_order(x, in_this_order), known

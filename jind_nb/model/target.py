@@ -41,6 +41,7 @@ def known_latents(reference: Reference) -> KnownLatents:
         y=np.concatenate([cells.y[of_batch] for _, cells, of_batch in of_batches]),
         held_out=reference.held_out_latent(),
         counts=np.bincount(np.concatenate([cells.y for cells in reference.batches.values()]), minlength=n_classes),
+        novelty_limit=reference.settings.method.NOVELTY,
     )
 
 
@@ -71,12 +72,12 @@ def annotate_before_alignment(
 
 def annotate_latent(shared: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> Annotated:
     """Annotate cells whose latents, float32 (n, d), are known already, as `annotate_before_alignment` does."""
-    novel = novelty(*known.method.latents_for_novelty(shared, latent, known, settings), known.y)
+    novel = known.method.novelty(shared, latent, known, settings)
     first = predict(shared, latent, known, settings, known.rules.get(AlignmentMode.UNALIGNED, Rule()), novel)
     return Annotated(shared, {TargetStage.BEFORE: first}, {TargetStage.BEFORE: latent}, novel)
 
 
-def novelty(latent: np.ndarray, annotated: np.ndarray, y: np.ndarray) -> np.ndarray:
+def by_nearest(latent: np.ndarray, annotated: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return how unlike the annotated cells each cell is: the cosine distance from its latent to the fifth nearest annotated
     cell's, float (n,) in 0 to 2.
 
@@ -127,7 +128,7 @@ def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, setti
         known.method.align(annotated, x, known, settings)
     else:
         annotated.notes.append("ALIGN is false: the target was not aligned.")
-    reject_empty(annotated, np.diff(x.indptr) == 0)
+    reject_strange(annotated, np.diff(x.indptr) == 0, like_no_type(x, known))
 
 
 def add_stage(
@@ -146,13 +147,19 @@ def add_stage(
     log.info("%s: %d of %d cells Unassigned", stage, predictions.rejected.sum(), len(latent))
 
 
-def reject_empty(annotated: Annotated, empty: np.ndarray) -> None:
-    """Reject cells without any value, bool (n,), at every stage: nothing is known of them, whatever the model says."""
-    if not empty.any():
+def reject_strange(annotated: Annotated, empty: np.ndarray, strange: np.ndarray) -> None:
+    """Reject at every stage cells without any value and cells that are like no type, bool (n,) each, whatever the model says."""
+    if not (empty | strange).any():
         return
     for stage, predictions in annotated.stages.items():
-        unlike = empty if predictions.unlike is None else predictions.unlike | empty
-        annotated.stages[stage] = replace(predictions, unlike=unlike)
+        unlike = strange if predictions.unlike is None else predictions.unlike | strange
+        annotated.stages[stage] = replace(predictions, unlike=unlike, empty=empty)
+
+
+def like_no_type(x: sparse.csr_matrix, known: KnownLatents, here: np.ndarray | None = None) -> np.ndarray:
+    """Return which cells (n, p) are like no annotated type, bool (n,): constants, noise, features under wrong names. None where a
+    METHOD, or a model that an earlier version saved, does not ask. `here`: see `Profiles.unlike`."""
+    return np.zeros(x.shape[0], dtype=bool) if known.profiles is None else known.profiles.unlike(x, here)
 
 
 def notes_table(annotated: Annotated) -> pd.DataFrame:

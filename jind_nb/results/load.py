@@ -30,7 +30,11 @@ def _load(run: Run, labels: np.ndarray | None) -> TargetResult:
     (arrays, record), plan, obs = load_target(run), load_plan(run), load_prepared_obs(run)
     stages = {
         stage: Predictions(
-            plan.classes, arrays[f"probabilities {stage}"], arrays[f"thresholds {stage}"], arrays.get(f"unlike {stage}")
+            plan.classes,
+            arrays[f"probabilities {stage}"],
+            arrays[f"thresholds {stage}"],
+            arrays.get(f"unlike {stage}"),
+            empty=arrays.get(f"empty {stage}"),
         )
         for stage in record["stages"]
     }

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from scipy import sparse
 
 from ..core.colours import colours_of
-from ..core.labels import OUTSIDE, PARENT_ONLY, UNASSIGNED
+from ..core.labels import NO_VALUES, OUTSIDE, PARENT_ONLY, UNASSIGNED
 from ..core.text import listing, plural
 from ..data import parents as data_parents
 from ..data.plan import Plan
@@ -50,16 +50,14 @@ MODE_WORDS = {AlignmentMode.UNALIGNED: "without alignment", AlignmentMode.ALIGNE
 
 def reasons_table(result: TargetResult) -> pd.DataFrame:
     """Return how many cells were kept or rejected, and why."""
-    counts = (
-        pd.Series(result.reasons)
-        .value_counts()
-        .reindex(_reasons(bool(result.parents), bool(result.types)), fill_value=0)
-    )
+    reasons = pd.Series(result.reasons)
+    shown = _reasons(bool(result.parents), bool(result.types), NO_VALUES in set(reasons))
+    counts = reasons.value_counts().reindex(shown, fill_value=0)
     return counts.rename_axis("reason").to_frame("cells")
 
 
-def _reasons(has_parents: bool, has_types: bool) -> list[str]:
-    of_options = {PARENT_ONLY: has_parents, OUTSIDE: has_types}
+def _reasons(has_parents: bool, has_types: bool, has_empty: bool) -> list[str]:
+    of_options = {PARENT_ONLY: has_parents, OUTSIDE: has_types, NO_VALUES: has_empty}
     return [reason for reason in REASONS if of_options.get(reason, True)]
 
 
@@ -247,7 +245,8 @@ def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], lat
     obs["jind_raw_prediction"] = pd.Categorical(table["raw_predictions"], categories=classes)
     obs["jind_confidence"] = table["confidence"].to_numpy(dtype=np.float32)
     obs["jind_reason"] = pd.Categorical(
-        table["reason"], categories=_reasons("level" in before, OUTSIDE in set(table["reason"]))
+        table["reason"],
+        categories=_reasons("level" in before, *(name in set(table["reason"]) for name in (OUTSIDE, NO_VALUES))),
     )
     if TERM_COLUMN in before:
         obs[OBS_TERM] = pd.Categorical(table[TERM_COLUMN])

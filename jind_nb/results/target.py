@@ -10,7 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from ..core.labels import AMBIGUOUS, CONFIDENT, OUTSIDE, PARENT_ONLY, UNASSIGNED, UNLIKE
+from ..core.labels import AMBIGUOUS, CONFIDENT, NO_VALUES, OUTSIDE, PARENT_ONLY, UNASSIGNED, UNLIKE
 from ..data import parents as data_parents
 from ..data.allowed_types import allowed_types
 from ..model import hierarchy
@@ -21,7 +21,7 @@ from ..model.state import AlignmentMode
 from .clusters import Clusters
 
 # Why a cell was given its type, its parent or nothing.
-REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE, OUTSIDE)
+REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE, OUTSIDE, NO_VALUES)
 
 
 class Level(StrEnum):

@@ -32,8 +32,9 @@ def save_annotated(annotated: Annotated, run: Run) -> None:
     for stage, predictions in annotated.stages.items():
         arrays[f"probabilities {stage}"] = predictions.probabilities
         arrays[f"thresholds {stage}"] = predictions.thresholds
-        if predictions.unlike is not None:
-            arrays[f"unlike {stage}"] = predictions.unlike
+        for mark in ("unlike", "empty"):
+            if getattr(predictions, mark) is not None:
+                arrays[f"{mark} {stage}"] = getattr(predictions, mark)
     last, plan = list(annotated.stages.values())[-1], load_plan(run)
     record = {
         "stages": list(annotated.stages),

@@ -154,6 +154,21 @@ def test_a_file_damaged_where_nothing_looks_is_refused_before_anything_is_writte
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_trains")
+def test_a_file_of_nothing_is_not_annotated_and_said_to_be(run_folder: Path, tmp_path: Path, jind_nb: Command) -> None:
+    """Moved onto the reference as a whole, all of it came back `confident`."""
+    new = simulated({"e": {"B": 20, "T": 20, "NK": 20}}, seed=0)
+    values = np.random.default_rng(0).permuted(new.X.toarray(), axis=1)
+    values[:5] = 0
+    new.X = values
+    table = pd.read_parquet(annotate(jind_nb, run_folder, new, tmp_path) / "predictions.parquet")
+    assert (table["reason"].to_numpy()[:5] == "no values").all()
+    assert (table["reason"].to_numpy()[5:] == "unlike reference").mean() > 0.8
+    notes = json.loads((tmp_path / "out" / "manifest.json").read_text())["notes"]
+    assert sum("are nothing that the model knows" in note for note in notes) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
 def test_missing_features_are_counted_and_too_many_are_refused(
     run_folder: Path, tmp_path: Path, jind_nb: Command
 ) -> None:

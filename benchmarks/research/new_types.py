@@ -1,0 +1,150 @@
+"""Hide cell types from the annotated batches in turn, and count how many of their cells are found in the target.
+
+python -m benchmarks.research.new_types          # prints the table of results/new_types.csv
+python -m benchmarks.research.new_types --run    # measures what is missing there first; goes on where it stopped
+
+A set's largest types are hidden, one at a time; of the target so many cells are taken that the hidden type makes up 5 to 50 %
+of them. At most 1,500 cells of the target and 4,000 annotated ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.common import RESULTS, append_rows, measured_already, parser_of, print_table, read_rows
+from benchmarks.problems import Problem, of_rows, problems
+from jind_nb.core.subsample import subsample
+from jind_nb.model import annotate
+from jind_nb.model.leave_one_out import LeftOut
+
+OUTPUT = RESULTS / "new_types.csv"
+SETS = (
+    "cellbench_6batches", "pancreas_3studies_small", "pbmc_10x_symphony", "pbmc_citeseq_adt224_3donors",
+    "pbmc_kang_ifnb_4samples", "worm_embryo_amphid_7batches",
+)  # fmt: skip
+MOST_OF_TARGET, MOST_ANNOTATED, MOST_TYPES = 1_500, 4_000, 7
+FEWEST_CELLS = 10  # of a type that is hidden
+RARE, COMMON = 0.05, 0.5  # shares of the target that a hidden type has
+RECALLED = 0.8  # a type that is recalled less often by the model that knows it is a near relative of another
+FLOORS = (0.4, 0.45, 0.5, 0.54, 0.57, 0.6, 0.65, 0.7, 0.8)
+MOST_KNOWN = 0.02  # of known cells that may be flagged, by which the floor is chosen
+
+
+def without(problem: Problem, hidden: str | None) -> Problem:
+    """Return the problem with at most so many cells, and without a type in the annotated batches."""
+    rng, is_target = np.random.default_rng(0), problem.is_target
+    kept, labels = np.arange(len(problem.truth)), problem.prepared.obs["cell_type"].astype(object).to_numpy()
+    annotated = np.flatnonzero(~is_target)
+    if hidden is not None:
+        annotated = annotated[labels[annotated] != hidden]
+        new, others = np.flatnonzero(problem.truth == hidden), np.flatnonzero(problem.truth != hidden)
+        if len(new) > COMMON * len(kept):
+            new = rng.choice(new, len(others), replace=False)
+        elif len(new) < RARE * len(kept):
+            others = rng.choice(others, round(len(new) / RARE) - len(new), replace=False)
+        kept = np.sort(np.concatenate([new, others]))
+    kept = kept[subsample(len(kept), MOST_OF_TARGET, 0)]
+    annotated = annotated[subsample(len(annotated), MOST_ANNOTATED, 0)]
+    sizes = pd.Series(labels[annotated]).value_counts()
+    annotated = annotated[np.isin(labels[annotated], sizes.index[sizes >= 2])]
+    rows = np.sort(np.concatenate([annotated, np.flatnonzero(is_target)[kept]]))
+    return of_rows(problem, "hidden", rows, problem.truth[kept])
+
+
+def recalls(problem: Problem) -> dict[str, float]:
+    """Return how many of each type's target cells the model that knows it names right, largest types first."""
+    problem = without(problem, None)
+    settings = annotate.settings_of(problem.parameters)
+    reference = annotate.train(problem.prepared, problem.plan, settings, keep_history=False)
+    known = annotate.known_with_rules(reference, {})
+    x = sparse.csr_matrix(problem.prepared.X[problem.is_target])
+    raw = annotate.annotate(reference.model, x, known, settings).final.raw
+    sizes = pd.Series(problem.truth).value_counts()
+    types = [name for name in sizes.index if sizes[name] >= FEWEST_CELLS and name in problem.plan.classes]
+    return {name: float((raw == name)[problem.truth == name].mean()) for name in types[:MOST_TYPES]}
+
+
+def measured(problem: Problem, hidden: str, recall: float) -> dict[str, object]:
+    """Return a row for a hidden type."""
+    problem = without(problem, hidden)
+    settings = annotate.settings_of(problem.parameters)
+    reference = annotate.train(problem.prepared, problem.plan, settings, keep_history=False)
+    left_out = annotate.leave_batches_out(reference)
+    known = annotate.known_with_rules(reference, {})
+    x = sparse.csr_matrix(problem.prepared.X[problem.is_target])
+    novelty = annotate.annotate(reference.model, x, known, settings).novelty
+    new = problem.truth == hidden
+    others = np.isin(problem.truth, problem.plan.classes)
+    limit = _left_out_limit(left_out)
+    row = {
+        "set": problem.set,
+        "target": problem.target,
+        "hidden": hidden,
+        "recall": recall,
+        "share": float(new.mean()),
+        "annotated_batches": len(reference.batches),
+        "AUROC": float(roc_auc_score(new[new | others], novelty[new | others])),
+    }
+    for floor in FLOORS:
+        row[f"new_{floor}"] = float((novelty[new] > max(floor, limit)).mean())
+        row[f"known_{floor}"] = float((novelty[others] > max(floor, limit)).mean())
+    return row
+
+
+def _left_out_limit(left_out: list[LeftOut]) -> float:
+    novelty = [batch.novelty[batch.could_be_known] for batch in left_out if batch.could_be_known.any()]
+    weights = np.concatenate([np.full(len(of_batch), 1 / len(of_batch)) for of_batch in novelty])
+    share = left_out[0].limit.share
+    return float(np.quantile(np.concatenate(novelty), 1 - share, weights=weights, method="inverted_cdf"))
+
+
+def run(names: list[str]) -> None:
+    """Measure what is missing; each row is kept as soon as it is done."""
+    done = measured_already(OUTPUT, ["set", "hidden"])
+    for name in names:
+        problem = next(iter(problems(name, hard=False)))
+        for hidden, recall in recalls(problem).items():
+            if (name, hidden) not in done:
+                append_rows(OUTPUT, [measured(problem, hidden, recall)])
+
+
+def report(rows: pd.DataFrame) -> None:
+    """Print shares of new and of known cells flagged: by the floor that the other sets choose, and by each floor."""
+    rows["near_relative"] = rows["recall"] < RECALLED
+    far = rows[~rows["near_relative"]]
+    chosen = {}
+    for name in far["set"].unique():
+        others = far[far["set"] != name]
+        fitting = [floor for floor in FLOORS if others[f"known_{floor}"].mean() <= MOST_KNOWN]
+        chosen[name] = fitting[0] if fitting else FLOORS[-1]
+    floors = rows["set"].map(chosen).fillna(FLOORS[-1])
+    for what in ("new", "known"):
+        rows[what] = [rows.loc[i, f"{what}_{floor}"] for i, floor in floors.items()]
+    far = rows[~rows["near_relative"]]
+    of_sets = far.groupby("set")[["AUROC", "new", "known"]].mean().assign(floor=pd.Series(chosen))
+    print_table("Types hidden in turn, the floor chosen by the other sets", of_sets)
+    for title, some in {"recalled types": far, "near relatives": rows[rows["near_relative"]]}.items():
+        if len(some):
+            print(
+                f"\n{title} ({len(some)}): AUROC {some['AUROC'].mean():.3f} (worst {some['AUROC'].min():.3f}), "
+                f"new cells flagged {some['new'].mean():.3f}, known {some['known'].mean():.3f} (worst {some['known'].max():.3f})"
+            )
+    by_floor = {floor: far[[f"new_{floor}", f"known_{floor}"]].mean().tolist() for floor in FLOORS}
+    print_table("By floor", pd.DataFrame(by_floor, index=["new cells", "known cells"]).T)
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--run", action="store_true", help="measure what is missing in the results first")
+    parser.add_argument("--sets", nargs="*", default=SETS)
+    options = parser.parse_args()
+    if options.run:
+        run(options.sets)
+    report(read_rows(OUTPUT))
+
+
+if __name__ == "__main__":
+    main()

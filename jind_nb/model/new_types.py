@@ -1,0 +1,221 @@
+"""How unlike everything annotated a cell is, for METHOD `default`: cells of types that no annotated batch has.
+
+1. Each cell of the batch is averaged with its nearest cells there. What is left is what a group of cells has in common: chance
+   of single cells goes, a new type stays.
+2. What the components of the annotated cells cannot explain of it is measured before alignment, which would hide it.
+3. Its distance to the nearest annotated type is measured after alignment, in units of how much cells of a type differ within and
+   between annotated batches (Mahalanobis; Lee et al. 2018, NeurIPS, arXiv:1807.03888).
+4. Of both, logarithms are averaged, and the batch's own lower quartile is taken off: a batch may be odd as a whole, and at least
+   a quarter of its cells is taken to be of annotated types. (`resemblance` finds files of which no cell is.)
+benchmarks/research/new_types.py hides types in turn and measures it; benchmarks/README.md compares it with other scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from ..core.subsample import subsample
+from .neighbours import nearest
+
+FLOOR = 0.57  # no limit is below it: a cell e^0.57 times as far as the lower quartile
+SHARE_ABOVE = 0.02  # of left-out cells of known types, that the limit leaves above it
+NEIGHBOURS, CELLS_A_NEIGHBOUR, FEWEST_NEIGHBOURS = 15, 4, 5
+MOST_CELLS = 5_000  # that neighbours are looked for among
+MOST_ANNOTATED = 4_000  # that components, types and their spread are computed from
+FEWEST_OF_A_TYPE = 100
+COMPONENTS = 50  # or a quarter of the latent, if that is less
+SHRINKAGE = 0.3  # of the covariance within types, towards a sphere
+QUARTILE = 0.25
+ROUNDS, FEWEST_FOR_A_SHIFT = 2, 4
+TINY = 1e-9
+# Of the correlation below which a cell is no cell: a share of what nearly all annotated cells reach, but at least so many standard
+# deviations of chance, and never more than the larger share.
+UNLIKE_SHARE, LARGER_SHARE, DEVIATIONS, NEARLY_NONE = 0.4, 0.6, 3.0, 0.01
+LEAST_CORRELATION = (
+    0.1  # of nearly all annotated cells; where they do not resemble their types, nothing can be asked of others
+)
+MOST_COMPARED = 2_000  # annotated cells that the limit comes from
+ENOUGH_CELLS = 50  # in which a feature without any value is one that the file lacks
+
+
+@dataclass(frozen=True)
+class AnnotatedSpace:
+    """What annotated cells span, and how much cells of a type differ there."""
+
+    near: np.ndarray  # int (c,), columns of a latent by which cells are compared
+    mean: np.ndarray  # (b,), of the unscaled block of latents
+    axes: np.ndarray  # (b, k), its components
+    types: np.ndarray  # (K, c), mean latent of each type
+    precision: np.ndarray  # (c, c), inverse of the covariance within types
+
+    @classmethod
+    def of(cls, latent: np.ndarray, batch: np.ndarray, y: np.ndarray, near: np.ndarray) -> AnnotatedSpace:
+        """Describe annotated cells.
+
+        Parameters
+        ----------
+        latent
+            Float (m, d), of each cell where its own batch's adapter puts it; the second half is of unscaled components.
+        batch, y
+            Int (m,), the cells' batches and types.
+        near
+            Columns by which cells are compared, int (c,).
+        """
+        chosen = subsample(len(y), MOST_ANNOTATED, 0)
+        for k in np.unique(y):  # a rare type is not lost among many cells
+            of_type = np.flatnonzero(y == k)
+            chosen = np.union1d(chosen, of_type[subsample(len(of_type), FEWEST_OF_A_TYPE, 0)])
+        latent, batch, y = latent[chosen].astype(np.float64), batch[chosen], y[chosen]
+        smooth = np.empty_like(latent)
+        for one in np.unique(batch):
+            smooth[batch == one] = with_nearest(latent[batch == one], near)
+        names, own = np.unique(y, return_inverse=True)
+        types = np.stack([latent[y == k].mean(axis=0) for k in names])
+        apart = (smooth - types[own])[:, near]
+        weights = 1 / np.bincount(own)[own]  # every type counts alike
+        covariance = (apart * weights[:, None]).T @ apart / weights.sum()
+        sphere = np.trace(covariance) / len(near) + TINY
+        covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * sphere * np.eye(len(near))
+        block = latent[:, latent.shape[1] // 2 :]
+        mean = block.mean(axis=0)
+        _, axes = np.linalg.eigh((block - mean).T @ (block - mean))
+        axes = axes[:, ::-1][:, : min(COMPONENTS, max(1, latent.shape[1] // 4))]
+        return cls(near, mean, axes, types[:, near], np.linalg.inv(covariance))
+
+    def unexplained(self, latent: np.ndarray) -> np.ndarray:
+        """Return the length of what the components do not explain of latents (n, d), float (n,)."""
+        rest = latent[:, latent.shape[1] // 2 :] - self.mean
+        rest = rest - rest @ self.axes @ self.axes.T
+        length: np.ndarray = np.linalg.norm(rest, axis=1)
+        return length
+
+    def distances(self, near: np.ndarray) -> np.ndarray:
+        """Return the distances of latents, of which only the near columns are given (n, c), to every type, float (n, K)."""
+        scaled = near @ self.precision
+        squares = (scaled * near).sum(axis=1)[:, None] - 2 * scaled @ self.types.T
+        squares = squares + ((self.types @ self.precision) * self.types).sum(axis=1)
+        distances: np.ndarray = np.sqrt(np.maximum(squares, 0))
+        return distances
+
+    def novelty(self, latent: np.ndarray, offset: np.ndarray, empty: np.ndarray) -> np.ndarray:
+        """Return how unlike the annotated cells each cell of a batch is, float (n,): about 0 for most cells of known types.
+
+        Parameters
+        ----------
+        latent
+            Of the batch's cells before alignment, float (n, d).
+        offset
+            By which alignment moves them, float (d,).
+        empty
+            Cells without any value, bool (n,), which do not decide where the lower quartile is.
+        """
+        if not len(latent):
+            return np.zeros(0)
+        smooth = with_nearest(latent.astype(np.float64), self.near)
+        unexplained = self.unexplained(smooth)
+        moved = smooth[:, self.near] + offset[self.near]
+        for _ in range(ROUNDS):
+            moved = moved - _shift(moved - self.types[(of := self.distances(moved).argmin(axis=1))], of)
+        farness = (np.log(unexplained + TINY) + np.log(self.distances(moved).min(axis=1) + TINY)) / 2
+        novelty: np.ndarray = farness - np.quantile(farness[~empty] if not empty.all() else farness, QUARTILE)
+        return novelty
+
+
+def with_nearest(latent: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Return the mean of each cell's latent and its 15 nearest cells', float (n, d); of fewer cells in a small batch."""
+    some = subsample(len(latent), MOST_CELLS, 0)
+    k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(latent))))
+    k = min(k, max(1, len(latent) // CELLS_A_NEIGHBOUR))
+    positions, _ = nearest(latent[:, near], latent[some][:, near], k + 1)
+    total = np.zeros(latent.shape)
+    for column in positions.T:  # one neighbour at a time: all at once would be 16 times the memory
+        total += latent[some[column]]
+    mean: np.ndarray = total / positions.shape[1]
+    return mean
+
+
+def _shift(apart: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Return what the ways from their types to a batch's cells have in common, float (c,).
+
+    Of each type the nearer half of its cells counts: a new type's cells lie among those of the nearest annotated one, farther off.
+
+    Parameters
+    ----------
+    apart, of
+        The cells' ways from their nearest types, float (n, c), and these types, int (n,).
+    """
+    shift = np.zeros(apart.shape[1])
+    for _ in range(ROUNDS + 1):
+        length = np.linalg.norm(apart - shift, axis=1)
+        means, weights = [], []
+        for k in np.unique(of):
+            rows = np.flatnonzero(of == k)
+            if len(rows) >= FEWEST_FOR_A_SHIFT:
+                nearer = rows[length[rows] <= np.median(length[rows])]
+                means.append(apart[nearer].mean(axis=0))
+                weights.append(np.sqrt(len(nearer)))
+        if means:
+            shift = np.average(means, axis=0, weights=weights)
+    return shift
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """The mean cell of each type, and how much a cell must at least be like one of them to be one at all.
+
+    Cells of another tissue, technology or state have types' profiles nearly as annotated cells have. Constants, noise, shuffled
+    cells and features under wrong names do not.
+    """
+
+    means: np.ndarray  # float32 (K, p)
+    least: float  # correlation
+
+    @classmethod
+    def of(cls, x: sparse.csr_matrix, y: np.ndarray) -> Profiles:
+        """Average annotated cells, float (m, p), by type, int (m,)."""
+        names, own = np.unique(y, return_inverse=True)
+        shares = sparse.csr_matrix((1 / np.bincount(own)[own], (own, np.arange(len(y)))), shape=(len(names), len(y)))
+        means = np.asarray((shares @ x).todense(), dtype=np.float32)
+        alike = resemblance(x[subsample(len(y), MOST_COMPARED, 0)], means)
+        usual = float(np.quantile(alike, NEARLY_NONE))
+        least = min(max(UNLIKE_SHARE * usual, DEVIATIONS / np.sqrt(x.shape[1])), LARGER_SHARE * usual)
+        return cls(means, least if usual > LEAST_CORRELATION else -1.0)
+
+    def unlike(self, x: sparse.csr_matrix, here: np.ndarray | None = None) -> np.ndarray:
+        """Return which cells (n, p) are like no type, bool (n,), by the features that are `here`, bool (p,): by default those of
+        which some cell has a value, where there are 50 cells or more."""
+        if here is None:
+            here = np.ones(x.shape[1], dtype=bool)
+            if x.shape[0] >= ENOUGH_CELLS:
+                here = np.bincount(x.indices, minlength=x.shape[1]) > 0
+        if here.sum() < 2 or not x.shape[0]:
+            return np.zeros(x.shape[0], dtype=bool)
+        unlike: np.ndarray = resemblance(x[:, np.flatnonzero(here)], self.means[:, here]) < self.least
+        return unlike
+
+
+def resemblance(x: sparse.csr_matrix, means: np.ndarray) -> np.ndarray:
+    """Return each cell's correlation with the type it is most like, float (n,); 0 for a cell whose values are all equal.
+
+    Parameters
+    ----------
+    x, means
+        Cells float (n, p), and the types' mean cells float (K, p).
+
+    >>> means = np.array([[1.0, 2.0, 3.0]])
+    >>> resemblance(sparse.csr_matrix([[2.0, 4.0, 6.0], [5.0, 5.0, 5.0]]), means).round(3)
+    array([1., 0.])
+    """
+    apart = (means - means.mean(axis=1, keepdims=True)).astype(np.float64)
+    lengths = np.linalg.norm(apart, axis=1, keepdims=True)
+    apart = np.where(lengths > TINY, apart / np.maximum(lengths, TINY), 0.0)
+    mean = np.asarray(x.mean(axis=1)).ravel().astype(np.float64)
+    squares = np.asarray(x.multiply(x).sum(axis=1)).ravel().astype(np.float64)
+    spread = squares - x.shape[1] * mean**2
+    varies = spread > 1e-6 * np.maximum(squares, TINY)
+    cosines = np.asarray(x @ apart.T).max(axis=1) / np.sqrt(np.where(varies, spread, 1.0))
+    correlation: np.ndarray = np.where(varies, cosines, 0.0)
+    return correlation

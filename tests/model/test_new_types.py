@@ -1,0 +1,87 @@
+"""Cells of types that no annotated batch has: whoever reads page one must hear of them."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from jind_nb.model.new_types import FLOOR, AnnotatedSpace, Profiles
+
+D = 40  # of a latent: two blocks of 20
+NEAR = np.arange(D)
+
+
+def cells(means: np.ndarray, of: np.ndarray, seed: int) -> np.ndarray:
+    return means[of] + np.random.default_rng(seed).normal(size=(len(of), D))
+
+
+@pytest.fixture(scope="module")
+def means() -> np.ndarray:
+    return np.random.default_rng(9).normal(scale=3, size=(5, D))
+
+
+@pytest.fixture(scope="module")
+def space(means: np.ndarray) -> AnnotatedSpace:
+    """Two annotated batches of the first four types."""
+    y = np.tile(np.arange(4), 100)
+    batch = np.repeat([0, 1], 200)
+    return AnnotatedSpace.of(cells(means, y, 0) + 0.3 * batch[:, None], batch, y, NEAR)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_a_new_type_stands_out_of_a_batch_that_is_odd_as_a_whole(
+    space: AnnotatedSpace, means: np.ndarray, share: float, shift: float
+) -> None:
+    """However common the new type is: today's cell atlases lack half of a tumour."""
+    n_new = int(400 * share)
+    of = np.concatenate([np.full(n_new, 4), np.arange(400 - n_new) % 4])
+    novelty = space.novelty(cells(means, of, 1) + shift, np.zeros(D), np.zeros(400, dtype=bool))
+    assert (novelty[of == 4] > FLOOR).mean() > 0.9
+    assert (novelty[of < 4] > FLOOR).mean() < 0.05
+
+
+def test_cells_without_values_do_not_make_the_others_unlike(space: AnnotatedSpace, means: np.ndarray) -> None:
+    of = np.arange(200) % 4
+    latent = cells(means, of, 2)
+    alone = space.novelty(latent, np.zeros(D), np.zeros(200, dtype=bool))
+    both = np.concatenate([latent, np.zeros((300, D))])
+    empty = np.arange(500) >= 200
+    assert abs(space.novelty(both, np.zeros(D), empty)[:200] - alone).max() < 0.3
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_a_handful_of_cells_is_judged(space: AnnotatedSpace, means: np.ndarray, n: int) -> None:
+    novelty = space.novelty(cells(means, np.arange(n), 3), np.zeros(D), np.zeros(n, dtype=bool))
+    assert novelty.shape == (n,)
+    assert np.isfinite(novelty).all()
+
+
+@pytest.fixture(scope="module")
+def counts() -> tuple[np.ndarray, np.ndarray]:
+    """300 cells of three types in 400 genes, and their types."""
+    rng = np.random.default_rng(4)
+    rates = np.exp(rng.normal(size=(3, 400)))
+    y = np.arange(300) % 3
+    return np.log1p(rng.poisson(rates[y])), y
+
+
+def test_what_is_no_cell_is_like_no_type(counts: tuple[np.ndarray, np.ndarray]) -> None:
+    """`predict` called a file of noise `confident` in 78 to 100 % of its rows."""
+    x, y = counts
+    rng = np.random.default_rng(5)
+    profiles = Profiles.of(sparse.csr_matrix(x), y)
+    nonsense = {
+        "constant": np.full_like(x, 2.0),
+        "noise": rng.exponential(size=x.shape),
+        "shuffled": rng.permuted(x, axis=1),
+        "other names": x[:, rng.permutation(x.shape[1])],
+    }
+    for name, values in nonsense.items():
+        assert profiles.unlike(sparse.csr_matrix(values)).mean() > 0.95, name
+    assert not profiles.unlike(sparse.csr_matrix(x)).any()
+
+
+def test_honest_cells_of_a_file_that_lacks_features_are_like_their_types(counts: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = counts
+    few = np.where(np.arange(x.shape[1]) < 60, x, 0)
+    assert not Profiles.of(sparse.csr_matrix(x), y).unlike(sparse.csr_matrix(few)).any()
