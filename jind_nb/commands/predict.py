@@ -27,7 +27,7 @@ from ..data.prepare import prepare_in_blocks
 from ..errors import InputError
 from ..model import store as model_store
 from ..model.annotate import settings_of
-from ..model.expected_error import ExpectedError, pooled_error
+from ..model.expected_error import ExpectedError, pooled_error, widened
 from ..model.networks import encode
 from ..model.state import Settings
 from ..model.target import align, annotate_latent, like_no_type, reject_strange
@@ -166,7 +166,8 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     answer = _annotate(model, cells, encoded, settings, plan, parameters.TYPES)
     notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
     plan.warnings.extend(_strange_warnings(answer.table))
-    return Predicted(answer.table, answer.latent, plan.classes, plan.warnings, notes, run, answer.error)
+    error = widened(answer.error, plan.features["missing"] / plan.features["kept"])
+    return Predicted(answer.table, answer.latent, plan.classes, plan.warnings, notes, run, error)
 
 
 def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:

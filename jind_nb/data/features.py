@@ -63,6 +63,11 @@ def kinds_of_names_advice(one: pd.Index, other: pd.Index, of_one: str, of_other:
 
 # A feature is missing in a batch if no cell has it, and so many should have it at the rate of the other batches.
 EXPECTED_CELLS = 10
+CELLS_OF_A_TYPE = 20  # from which on a cell type's rate is one
+MOSTLY = 0.5  # of the features that can be judged
+
+# So many informative features are a panel, from which cell types can be learned however many the other batches have.
+ENOUGH_FEATURES = 50
 
 
 def names_type(names: pd.Index) -> str:
@@ -284,8 +289,48 @@ def never_seen(seen: Mapping[str, np.ndarray], cells: Mapping[str, int]) -> dict
     }
 
 
+def not_measured(
+    of_types: Mapping[str, np.ndarray], cells: Mapping[str, int], of_target: np.ndarray, n_target: int
+) -> np.ndarray:
+    """Return which features a target does not have: zero in all its cells, although every annotated cell type has them so often
+    that chance cannot explain it. A target of one type only keeps the markers of all others.
+
+    If the target lacks more than half of the features that can be judged so, it lacks the rare ones too that it never has.
+
+    Parameters
+    ----------
+    of_types
+        Cell type -> how many of its annotated cells have a value of each feature that is not zero, int (n_features,).
+    cells
+        Cell type -> how many annotated cells it has.
+    of_target
+        How many of the target's cells have a value that is not zero, int (n_features,).
+    n_target
+        How many cells the target has.
+
+    Returns
+    -------
+    Bool (n_features,).
+    """
+    common = [name for name in of_types if cells[name] >= CELLS_OF_A_TYPE]
+    if not common or not of_target.any():  # a target without any value is told about elsewhere
+        return np.zeros(len(of_target), dtype=bool)
+    rates = np.stack([of_types[name] / cells[name] for name in common])
+    has = (of_target > 0) & (rates.mean(axis=0) > 0)
+    # A target read less deeply has every feature in fewer cells.
+    depth = min(1.0, float(np.median(of_target[has] / n_target / rates.mean(axis=0)[has]))) if has.any() else 1.0
+    judged = n_target * depth * rates.min(axis=0) >= EXPECTED_CELLS
+    lacking: np.ndarray = judged & (of_target == 0)
+    return of_target == 0 if lacking.sum() > MOSTLY * judged.sum() else lacking
+
+
 def missing_features_warnings(
-    who: str, wanted: pd.Index, missing: np.ndarray, of: str, refuse_below: float = REFUSE_BELOW
+    who: str,
+    wanted: pd.Index,
+    missing: np.ndarray,
+    of: str,
+    refuse_below: float = REFUSE_BELOW,
+    enough: int | None = None,
 ) -> list[str]:
     """Return a list with one warning if under 80 % of the wanted features are there, otherwise an empty one.
 
@@ -301,7 +346,7 @@ def missing_features_warnings(
     Raises
     ------
     InputError
-        If the share of the wanted features that are there is below `refuse_below`.
+        If the share of the wanted features that are there is below `refuse_below`, and not `enough` of them are there.
     """
     there = int((~missing).sum())
     share = there / len(wanted) if len(wanted) else 1.0
@@ -311,6 +356,6 @@ def missing_features_warnings(
         f"{who} has only {there:,} of {len(wanted):,} features ({100 * share:.3g} %) {of}; missing: "
         f"{listing(wanted[missing], NAMES_SHOWN, quoted=False)}."
     )
-    if share >= refuse_below:
+    if share >= refuse_below or (enough is not None and there >= enough):
         return [message]
     raise InputError(f"{message} {PEAKS_ADVICE if names_type(wanted) == 'peaks' else GENES_ADVICE}")

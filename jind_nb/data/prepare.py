@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ..core.model_json import Preprocessing, read_model_json
+from ..core.model_json import CommonScale, Preprocessing, read_model_json
 from ..core.parameters import Parameters
 from ..core.text import listing
 from ..errors import InputError
@@ -26,7 +26,14 @@ from .h5ad import input_files
 from .layers import ChosenLayers, InputFile, choose_layers
 from .plan import Plan
 from .scale import describe_normalisation
-from .variable_features import NormalisedFiles, highly_variable, mean_variance, read_features, read_features_in_blocks
+from .variable_features import (
+    MeanVariance,
+    NormalisedFiles,
+    highly_variable,
+    mean_variance,
+    read_features,
+    read_features_in_blocks,
+)
 
 
 @dataclass
@@ -168,8 +175,20 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
     columns = [None if totals_over is None else features.match(totals_over, index)[0] for index in in_files]
     values = NormalisedFiles(chosen.files, chosen.scale, columns)
     used = (cells["trains"] | cells["batch"].isin(plan.targets)).to_numpy()
-    markers = _marker_columns(parameters, names, chosen.files[0], in_files[0], plan)
+    found = None
     if model is None:
+        batch = cells["batch"].to_numpy()
+        types = cells["cell_type"].astype(object).where(cells["trains"], "").to_numpy()
+        found = mean_variance(values, batch, types)
+        # Where zero is a value like any other, it does not mean that a feature was not measured.
+        measured = chosen.scale.values == "as they are" or _measured(parameters, found, names, cells, plan)
+        if not np.all(measured):  # a cell's total is over what all batches have
+            totals_over = names = names[measured]
+            columns = [features.match(names, index)[0] for index in in_files]
+            values = NormalisedFiles(chosen.files, chosen.scale, columns)
+            found = mean_variance(values, batch)
+    markers = _marker_columns(parameters, names, chosen.files[0], in_files[0], plan)
+    if found is not None:
         # A file to annotate later will be like the target's, where the files differ.
         of_target = next((i for i, file in enumerate(chosen.files) if set(plan.targets) & set(file.rows)), 0)
         plan.preprocessing = Preprocessing(
@@ -178,8 +197,9 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
             gene_col=gene_cols[of_target],
             totals_over=None if totals_over is None else list(totals_over),
         )
-        selected, var = _highly_variable_features(parameters, values, names, cells, plan)
+        selected, var = _highly_variable_features(parameters, found, chosen.scale, names, cells, plan)
     else:
+        assert model is not None
         plan.preprocessing = trained
         selected, var = _model_features(names, in_files, pd.Index(model["features"]), plan)
     plan.features = {"in_file": len(in_files[0]) if model is not None else len(names), "kept": len(var)} | plan.features
@@ -319,7 +339,9 @@ def _compare_files(p: Parameters, chosen: ChosenLayers, names: list[pd.Index], p
                 for batch in other.rows:
                     _enter_overlap(plan, batch, wanted, missing, of)
                 who = f"PATH: {other.path.name} ({listing(list(other.rows), 5)})"
-                plan.warnings += features.missing_features_warnings(who, wanted, missing, of)
+                plan.warnings += features.missing_features_warnings(
+                    who, wanted, missing, of, enough=features.ENOUGH_FEATURES
+                )
 
 
 def _enter_overlap(plan: Plan, batch: str, wanted: pd.Index, missing: np.ndarray, of: str) -> None:
@@ -329,21 +351,50 @@ def _enter_overlap(plan: Plan, batch: str, wanted: pd.Index, missing: np.ndarray
     plan.overlap.append(row)
 
 
+def _measured(p: Parameters, found: MeanVariance, names: pd.Index, cells: pd.DataFrame, plan: Plan) -> np.ndarray:
+    """Return which features are used, bool (len(names),): all but those that the target does not have (`features.not_measured`).
+
+    Among several targets nothing is left out: each of them gets what a run of its own would give.
+    """
+    everything = np.ones(len(names), dtype=bool)
+    if len(plan.targets) > 1 or p.METHOD == "reference":  # which is as it was published
+        return everything
+    sizes = cells.loc[cells["trains"], "cell_type"].value_counts().to_dict()
+    of_types = {name: found.seen_of_types[name] for name in sizes if name in found.seen_of_types}
+    n_target = int((cells["batch"] == plan.target).sum())
+    lacking = features.not_measured(of_types, sizes, found.seen[plan.target], n_target)
+    if not lacking.any():
+        return everything
+    wanted = highly_variable(found.variance, p.NUM_FEATURES)
+    _enter_overlap(plan, plan.target, names[wanted], lacking[wanted], "that vary most, measured in it")
+    of = "that vary most (the others are zero in all its cells, though every annotated type has them)"
+    plan.warnings += features.missing_features_warnings(
+        f"Batch {plan.target!r}", names[wanted], lacking[wanted], of, enough=features.ENOUGH_FEATURES
+    )
+    plan.notes.append(
+        f"{int(lacking.sum()):,} of {len(names):,} features were not measured in {plan.target!r} and are used in no batch: they are "
+        f"zero in all its cells, though every annotated cell type has them "
+        f"({listing(names[lacking], features.NAMES_SHOWN, quoted=False)})."
+    )
+    return ~lacking
+
+
 def _highly_variable_features(
-    p: Parameters, values: NormalisedFiles, names: pd.Index, cells: pd.DataFrame, plan: Plan
+    p: Parameters, found: MeanVariance, scale: CommonScale, names: pd.Index, cells: pd.DataFrame, plan: Plan
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Return position and variance of the highly variable features, sorted by name; check that every batch has them."""
     batch = cells["batch"].to_numpy()
-    found = mean_variance(values, batch)
     selected = highly_variable(found.variance, p.NUM_FEATURES)
     selected = selected[np.argsort(names[selected].to_numpy(dtype=str), kind="stable")]
     seen = {name: found.seen[name][selected] for name in dict.fromkeys(batch)}
     for name, missing in features.never_seen(seen, cells["batch"].value_counts().to_dict()).items():
         _enter_overlap(plan, name, names[selected], missing, "kept, seen at all")
         # Among z-scores zero is a value like any other: it does not mean that a feature was not measured.
-        if values.scale.values != "as they are":
+        if scale.values != "as they are":
             of = "kept (the others are zero in all its cells)"
-            plan.warnings += features.missing_features_warnings(f"Batch {name!r}", names[selected], missing, of)
+            plan.warnings += features.missing_features_warnings(
+                f"Batch {name!r}", names[selected], missing, of, enough=features.ENOUGH_FEATURES
+            )
     return selected, pd.DataFrame({"variance": found.variance[selected].astype(np.float32)}, index=names[selected])
 
 

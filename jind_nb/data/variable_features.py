@@ -42,6 +42,7 @@ class Part:
     used: np.ndarray  # bool (n,): cells to read
     wanted: tuple[np.ndarray, ...]  # positions of the features of each matrix to return; -1: a column of zeros
     volumes: np.ndarray | None = None  # float64 (n,), of the cells; None where the file has none
+    types: np.ndarray | None = None  # objects (n,), names; None where nobody asks
 
 
 @dataclass
@@ -52,6 +53,7 @@ class MeanVariance:
     mean: np.ndarray  # float64 (n_features,)
     variance: np.ndarray  # float64 (n_features,), of the population
     seen: dict[str, np.ndarray] = field(default_factory=dict)  # batch -> cells with a value that is not zero, int64
+    seen_of_types: dict[str, np.ndarray] = field(default_factory=dict)  # the same of cell types
 
     def add(self, more: Self) -> None:
         """Add other cells (Chan, Golub & LeVeque 1983: sums of squares would lose the digits that matter)."""
@@ -60,8 +62,9 @@ class MeanVariance:
             spread = self.cells * self.variance + more.cells * more.variance
             self.variance = (spread + apart**2 * (self.cells * more.cells / n)) / n
             self.mean = self.mean + apart * (more.cells / n)
-        for batch, cells in more.seen.items():
-            self.seen[batch] = self.seen[batch] + cells if batch in self.seen else cells
+        for own, theirs in ((self.seen, more.seen), (self.seen_of_types, more.seen_of_types)):
+            for name, cells in theirs.items():
+                own[name] = own[name] + cells if name in own else cells
         self.cells = n
 
 
@@ -75,15 +78,15 @@ def highly_variable(variances: np.ndarray, n: int) -> np.ndarray:
     return np.argsort(-variances.astype(np.float32), kind="stable")[:n]
 
 
-def mean_variance(values: NormalisedFiles, batch: np.ndarray) -> MeanVariance:
+def mean_variance(values: NormalisedFiles, batch: np.ndarray, types: np.ndarray | None = None) -> MeanVariance:
     """Return mean and variance of each feature over all cells, on the common scale.
 
     Parameters
     ----------
-    batch
-        The batch of each cell of all files, objects (n,).
+    batch, types
+        The batch and the cell type of each cell of all files, objects (n,); `""` for a cell whose type does not count.
     """
-    parts = _each_block(values, _block_mean_variance, batch, np.ones(len(batch), dtype=bool))
+    parts = _each_block(values, _block_mean_variance, batch, np.ones(len(batch), dtype=bool), types=types)
     whole = next(parts)
     for part in parts:
         whole.add(part)
@@ -120,6 +123,7 @@ def _each_block(
     batch: np.ndarray,
     used: np.ndarray,
     wanted: tuple[np.ndarray, ...] = (),
+    types: np.ndarray | None = None,
 ) -> Iterator[Result]:
     ends = np.cumsum([len(file.cells) for file in values.files])
     for file, columns, end in zip(values.files, values.columns, ends, strict=True):
@@ -130,12 +134,13 @@ def _each_block(
         for name, rows in file.rows.items():
             value_type[rows] = list(evidence).index(file.evidence[name].value_type)
         volumes = [None] * len(file.blocks.blocks) if file.volumes is None else file.by_block(file.volumes)
+        of_types = [None] * len(file.blocks.blocks) if types is None else file.by_block(types[here])
         of_cells = map(file.by_block, (value_type, batch[here], used[here]))
         parts = [
-            Part(values.scale, list(evidence.values()), columns, kinds, batches, cells, wanted, volume)
+            Part(values.scale, list(evidence.values()), columns, kinds, batches, cells, wanted, volume, of_block)
             if cells.any()
             else None
-            for kinds, batches, cells, volume in zip(*of_cells, volumes, strict=True)
+            for kinds, batches, cells, volume, of_block in zip(*of_cells, volumes, of_types, strict=True)
         ]
         n = sum(part is not None for part in parts)
         yield from bar(file.blocks.each(function, parts), f"reading {file.path.name}", "block", n)
@@ -176,13 +181,20 @@ def _block_mean_variance(block: Block, part: Part) -> MeanVariance:
     as_stored = matrix
     if part.scale.values == "clr":  # where zero is a value like any other
         as_stored = _block_on_common_scale(block, replace(part, scale=replace(part.scale, values="as they are")))
-    seen = {}
-    for name in dict.fromkeys(part.batch):
-        of_batch = as_stored[part.batch == name]
-        seen[name] = np.bincount(of_batch.indices[of_batch.data != 0], minlength=matrix.shape[1])
+    seen = _seen(as_stored, part.batch)
+    of_types = {} if part.types is None else _seen(as_stored, part.types)
     values = sparse.csr_matrix((matrix.data.astype(np.float64), matrix.indices, matrix.indptr), matrix.shape)
     mean, variance = mean_variance_axis(values, axis=0)
-    return MeanVariance(matrix.shape[0], mean, variance, seen)
+    return MeanVariance(matrix.shape[0], mean, variance, seen, of_types)
+
+
+def _seen(matrix: sparse.csr_matrix, names: np.ndarray) -> dict[str, np.ndarray]:
+    """Return how many of the cells of each name, objects (n,), have a value of each feature that is not zero."""
+    seen = {}
+    for name in dict.fromkeys(names):
+        of_name = matrix[names == name]
+        seen[name] = np.bincount(of_name.indices[of_name.data != 0], minlength=matrix.shape[1])
+    return seen
 
 
 def _block_features(block: Block, part: Part) -> list[sparse.csr_matrix]:

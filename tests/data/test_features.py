@@ -103,3 +103,43 @@ def test_the_limits_of_overlap(there: int, outcome: str | None) -> None:
         warnings = features.missing_features_warnings("b", wanted, missing, "kept")
         assert len(warnings) == (outcome == "warning")
         assert all(f"only {there} of 10" in warning for warning in warnings)
+
+
+def of_types(rates: dict[str, list[float]], cells: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """How many of so many cells of each type have each feature, and how many cells that are."""
+    return {name: np.array(of) * cells for name, of in rates.items()}, dict.fromkeys(rates, cells)
+
+
+# Two features that all have, a T cell's marker, a B cell's, and one that is rare everywhere.
+RATES = {"B": [0.9, 0.5, 0.0, 0.8, 0.01], "T": [0.9, 0.5, 0.8, 0.0, 0.01]}
+
+
+def test_a_target_of_b_cells_alone_keeps_the_markers_of_t_cells() -> None:
+    """Else its B cells would be compared with T cells by what both have."""
+    target = np.array([90, 50, 0, 80, 0])
+    assert not features.not_measured(*of_types(RATES, 100), target, 100).any()
+
+
+def test_a_feature_that_every_type_has_is_not_measured_where_no_cell_has_it() -> None:
+    target = np.array([90, 0, 40, 40, 1])
+    assert features.not_measured(*of_types(RATES, 100), target, 100).tolist() == [False, True, False, False, False]
+
+
+def test_cells_read_less_deeply_or_few_do_not_lack_what_they_happen_not_to_have() -> None:
+    shallow = np.array([9, 0, 4, 4, 0])  # a tenth of the depth: five of 100 cells would have the second feature
+    assert not features.not_measured(*of_types(RATES, 100), shallow, 100).any()
+    assert not features.not_measured(*of_types(RATES, 100), np.array([8, 0, 0, 4, 0]), 9).any()
+
+
+def test_where_most_features_were_not_measured_rare_ones_were_not_either() -> None:
+    """Zeros in place of what a panel lacks were taken for measured where a feature is rare: 63.7 % instead of 11 %."""
+    target = np.array([0, 0, 40, 0, 0])
+    found = features.not_measured(*of_types(RATES, 100), target, 100)
+    assert found.tolist() == [True, True, False, True, True]
+
+
+def test_fifty_features_are_enough_to_learn_from_them_alone() -> None:
+    wanted = pd.Index([f"G{i}" for i in range(1000)])
+    assert features.missing_features_warnings("b", wanted, np.arange(1000) >= 50, "kept", enough=50)
+    with pytest.raises(InputError, match="only 49 of 1,000"):
+        features.missing_features_warnings("b", wanted, np.arange(1000) >= 49, "kept", enough=50)

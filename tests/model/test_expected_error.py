@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jind_nb.model.calibration import Calibration
-from jind_nb.model.expected_error import ExpectedError, expected_error, pooled_error
+from jind_nb.model.expected_error import ExpectedError, expected_error, pooled_error, widened
 from jind_nb.model.predictions import Predictions
 
 SHARE = st.floats(0, 1)
@@ -104,3 +104,12 @@ def test_it_is_a_share_within_its_interval(confidence: list[float], rows: list[t
     assert found.range is not None
     low, high = found.range
     assert 0 <= low <= found.value <= high <= 1
+
+
+def test_what_a_file_lacks_makes_the_interval_wider() -> None:
+    """No left-out batch lacks features, so none tells what that costs."""
+    error = ExpectedError(0.1, (0.05, 0.2), "So.")
+    assert widened(error, 0.0) == error
+    of_few = widened(error, 0.4)
+    assert of_few.range == pytest.approx((0.05, 0.26))
+    assert "40 % of the model's features are missing" in of_few.basis
