@@ -453,6 +453,7 @@ def target_offset(
     return b.astype(np.float32), curve
 
 
+@one_blas_thread
 def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> np.ndarray:
     """Return how unlike the annotated cells each cell is: by groups of cells, before alignment and after it (`new_types`)."""
     columns = near_columns(latent.shape[1])

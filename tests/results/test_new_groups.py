@@ -1,0 +1,44 @@
+"""Cells unlike everything annotated are shown as groups: a reader can tell a new type from debris by its markers."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from jind_nb.model.predictions import Predictions
+from jind_nb.results.new_groups import group_table
+from jind_nb.results.target import TargetResult
+
+
+def case(n_new: int, *, annotated: bool = True) -> tuple[ad.AnnData, TargetResult]:
+    """60 target cells of a known type, and new ones that lack g0 and have g5; 60 annotated cells of two types."""
+    rng = np.random.default_rng(0)
+    n = 60 + n_new
+    values = rng.poisson(0.2, size=(n + 60, 30)).astype(np.float32)
+    values[:60, 0] += 5
+    values[60:n, 5] += 5
+    values[n:, 0] += 5
+    batch = np.repeat(["t", "a"], [n, 60])
+    types = np.array([None] * n + (["B", "T"] * 30 if annotated else [None] * 60), dtype=object)
+    obs = pd.DataFrame({"batch": batch, "cell_type": pd.Categorical(types)}, index=[f"c{i}" for i in range(n + 60)])
+    adata = ad.AnnData(sparse.csr_matrix(values), obs, var=pd.DataFrame(index=[f"g{i}" for i in range(30)]))
+    unlike = np.arange(n) >= 60
+    predictions = Predictions(["B", "T"], np.tile([0.9, 0.1], (n, 1)), np.array([0.5, 0.5]), unlike)
+    return adata, TargetResult({"s": predictions}, np.array(obs.index[:n]), np.zeros((n, 2)), None)
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_a_group_is_told_by_its_size_its_nearest_type_and_what_is_high_and_low(annotated: bool) -> None:
+    adata, result = case(40, annotated=annotated)
+    table = group_table(adata, "t", result, seed=0)
+    assert table is not None
+    assert table["cells"].sum() <= 40
+    first = table.iloc[0]
+    assert first["nearest type"] == "B"
+    assert first["higher"].startswith("g5")
+    assert first["lower"].startswith("g0")
+
+
+def test_a_few_odd_cells_are_no_group() -> None:
+    assert group_table(*(lambda adata, result: (adata, "t", result))(*case(5)), seed=0) is None
