@@ -892,7 +892,7 @@ def test_the_overlap_of_every_batch_is_shown_and_a_small_one_warned_of(
     result = prepare(_as(lambda _: sparse.csr_matrix(values))(adata))
     table = data_tables.overlap_table(result.plan)
     assert table["found"].iloc[0] == 36
-    assert table["of"].iloc[0] == 60
+    assert table["expected"].iloc[0] == 60
     assert table["missing"].iloc[0].startswith("gene036, gene037")
     assert result.adata.n_vars == 36
     assert "24 of 60 features were not measured in 'c'" in " ".join(result.plan.notes)
