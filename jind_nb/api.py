@@ -491,7 +491,8 @@ def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str,
             parts: dict[str, Any] = {
                 "obs": _as_text(adata.obs[list(dict.fromkeys(columns.values()))]).assign(**_volumes(adata.obs)),
                 "var": _as_text(_names_in(adata.var, values.get("GENE_COL"))),
-                "layers": {name: adata.layers[name] for name in adata.layers if searched or name == layer},
+                # From anndata 0.13 on X is among the layers, under None.
+                "layers": {n: adata.layers[n] for n in adata.layers if n is not None and (searched or n == layer)},
             }
             if adata.X is not None and (searched or layer is None):
                 parts["X"] = adata.X
