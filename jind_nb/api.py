@@ -273,6 +273,7 @@ def _all_stages(run: Run) -> list[Stages]:
     settings = settings_of(parameters)
     reference = train(prepared, plan, settings, keep_history=False)
     calibrations = calibrate(reference)
+    plan.warnings += next((of_mode.contradictions for of_mode in calibrations.values()), [])
     known = known_with_rules(reference, calibrations)
     store.save_model(run.models, reference, calibrations, plan, parameters)
     found = []

@@ -22,7 +22,7 @@ from ..core.progress import bar
 from ..core.subsample import subsample
 from ..data.plan import Plan
 from . import default, reference
-from .calibration import Calibration, alignment_in_words, calibrate_modes
+from .calibration import Calibration, alignment_in_words, calibrate_modes, suspect_labels
 from .fit import learn_intermediates, start
 from .leave_one_out import LeftOut, folds, left_out_batch, subsample_left_out, train_without
 from .networks import Annotator
@@ -90,7 +90,10 @@ def calibrate(reference: Reference) -> dict[str, Calibration]:
     """Return, for each alignment mode, what left-out annotated batches taught; nothing where the METHOD leaves none out."""
     if not reference.settings.calibrate:
         return {}
-    return calibrate_modes(leave_batches_out(reference), reference.settings, len(reference.batches))
+    left_out = leave_batches_out(reference)
+    calibrations = calibrate_modes(left_out, reference.settings, len(reference.batches))
+    reference.suspects = suspect_labels(left_out, calibrations)
+    return calibrations
 
 
 def known_with_rules(reference: Reference, calibrations: Mapping[str, Calibration]) -> KnownLatents:

@@ -21,6 +21,7 @@ from scipy.optimize import minimize_scalar
 from ..core.labels import REASONS
 from ..core.text import percent
 from ..metrics import area_under_risk_coverage, calibration_error, reliability, risk_coverage
+from . import label_errors
 from .leave_one_out import LeftOut
 from .mixture import Weights, learned_weights, mixed
 from .predictions import NO_EVIDENCE, NONE_PASSES, Predictions, Rule, tempered
@@ -169,6 +170,8 @@ class Calibration:
     # Left-out cells of known types, all batches together: (true type, answer, cells), places among the classes; the answer
     # after the last class is Unassigned. Empty in older models.
     confusion: list[tuple[int, int, int]] = field(default_factory=list)
+    noise: float = 0.0  # share of the annotated batches' labels that seem to be wrong at random; 0 in older models
+    contradictions: list[str] = field(default_factory=list)  # warnings of `label_errors.contradictions`
     borrows: bool = False  # whether thresholds from few held-out cells borrow from the others; not in older models
     dropped: float = (
         0.0  # share of the annotated batches' labelled cells whose type none trains, each batch counted alike
@@ -260,6 +263,7 @@ def calibrate(
         calibrated.append(_confidence(batch, mode, by))
         rights.append(_right(batch, mode, by))
         confusion.update(_answers(batch, mode, by, theta))
+    judged = _judged_probabilities(left_out, mode, rule)
     right = np.concatenate(rights)
     coverage, risk = risk_coverage(np.concatenate(calibrated), right)
     shown = np.unique(np.linspace(0, len(risk) - 1, min(101, len(risk))).astype(int))
@@ -273,6 +277,8 @@ def calibrate(
         floor=rule.floor,
         confusion=[(true, given, n) for (true, given), n in sorted(confusion.items())],
         borrows=rule.borrows,
+        noise=label_errors.even_noise(left_out, judged),
+        contradictions=label_errors.contradictions(left_out, judged),
         dropped=float(np.mean([batch.dropped for batch in left_out])),
         n_annotated=n_annotated,
         batches=rows,
@@ -300,6 +306,20 @@ def calibrate_modes(left_out: list[LeftOut], settings: Settings, n_annotated: in
     """Calibrate each mode in which left-out batches were annotated; nothing if none were."""
     modes = [mode for mode in AlignmentMode if any(mode in batch.members for batch in left_out)]
     return {mode: calibrate(left_out, mode, settings.theta, settings.target_error, n_annotated) for mode in modes}
+
+
+def suspect_labels(left_out: list[LeftOut], calibrations: Mapping[str, Calibration]) -> list[dict[str, Any]]:
+    """Return the annotated cells whose labels left-out answers contradict, in the mode in which a target is annotated:
+    `label_errors.suspects`."""
+    if not calibrations:
+        return []
+    mode = list(calibrations)[-1]
+    return label_errors.suspects(left_out, _judged_probabilities(left_out, mode, calibrations[mode].rule))
+
+
+def _judged_probabilities(left_out: list[LeftOut], mode: str, rule: Rule) -> list[np.ndarray]:
+    """Return the calibrated probabilities of each left-out batch's cells, (n, K) each."""
+    return [tempered(_mixed(batch, mode, rule.weights), rule.temperature) for batch in left_out]
 
 
 def moved_share(weights: Weights) -> float:

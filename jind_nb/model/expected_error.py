@@ -20,6 +20,7 @@ PRIOR_BATCHES = 1.0  # batches in which doubt was right, that the left-out ones 
 # Of the interval: what is uncertain however few errors are stated, as a share of them, and the normal's 95 % quantile.
 SPREAD, SPREAD_OF_ERROR, NORMAL = 0.03, 0.4, 1.645
 OF_MISSING = 0.15  # of the share of features that a file lacks, that the interval is wider
+WORTH_SAYING = 0.01  # share of labels that are wrong at random
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
     variance = SPREAD**2 + (SPREAD_OF_ERROR * value) ** 2 + max(value, 0.01) * (1 - value) / len(assigned)
     half = NORMAL * float(np.sqrt(variance))
     low, high = max(0.0, value - half), min(1.0, value + half)
+    # Labels that are wrong at random make the model look wrong, and unsure, where it is not.
+    value, low, high = (max(0.0, (share - calibration.noise) / (1 - calibration.noise)) for share in (value, low, high))
     value, low, high = (1 - (1 - share) * (1 - calibration.dropped) for share in (value, low, high))
     n_cells, share = sum(row["cells"] for row in checked), [row["checked"] for row in checked if "checked" in row]
     of_labelled = f", {percent(float(np.mean(share)))} of the labelled ones" if share else ""
@@ -76,6 +79,8 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
         f"{plural(len(checked), 'annotated batch that was', 'annotated batches that were')} left out in turn "
         f"({n_cells:,} of their cells could be checked{of_labelled}). "
     )
+    if calibration.noise >= WORTH_SAYING:
+        basis += f"About {percent(calibration.noise)} of the labels seem to be wrong at random: not counted as errors. "
     if calibration.dropped:
         basis += f"{percent(calibration.dropped)} of the labelled cells are of types too rare to be learned: added as errors. "
     return ExpectedError(value, (low, high), f"{basis}It cannot see cell types that no annotated batch has.")

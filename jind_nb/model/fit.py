@@ -90,7 +90,8 @@ def _cells_of(prepared: ad.AnnData, batch: str, settings: Settings) -> Cells:
     rows = (prepared.obs["batch"] == batch).to_numpy()
     x, y = sparse.csr_matrix(prepared.X[rows]), prepared.obs["cell_type"].cat.codes.to_numpy()[rows].astype(np.int64)
     order = own_order(x, y)
-    return Cells(x[order], y[order], hold_out(y[order], settings.held_out, settings.seed))
+    held_out = hold_out(y[order], settings.held_out, settings.seed)
+    return Cells(x[order], y[order], held_out, rows=np.flatnonzero(rows)[order])
 
 
 def _as_source(cells: Cells, settings: Settings) -> Cells:

@@ -33,6 +33,7 @@ class LeftOut:
     prior: Weights  # of the members, before any batch was left out
     is_new: bool = True  # False: cells held out of the only annotated batch stand in
     limit: NoveltyLimit = field(default_factory=lambda: NoveltyLimit(0.01, 0.0))
+    rows: np.ndarray | None = None  # int (n,), where the cells are among the prepared ones
     dropped: float = (
         0.0  # share of the batch's labelled cells whose type no batch trains: they are not among the cells here
     )
@@ -107,4 +108,5 @@ def left_out_batch(name: str, cells: Cells, model: Reference, known: KnownLatent
         annotated.novelty,
         method.prior_weights(),
         limit=method.NOVELTY,
+        rows=cells.rows,
     )

@@ -82,11 +82,14 @@ class Cells:
     y: np.ndarray  # int64 (n,), index into the classes
     held_out: np.ndarray  # bool (n,), never trained on
     latent: np.ndarray | None = None  # float32 (n, d) without an adapter; stored where the encoder never changes
+    rows: np.ndarray | None = None  # int (n,), where they are among the prepared cells
 
     def subset(self, rows: np.ndarray) -> Cells:
         """Return only some of the cells, bool or index."""
         latent = None if self.latent is None else self.latent[rows]
-        return Cells(self.x[rows], self.y[rows], self.held_out[rows], latent)
+        return Cells(
+            self.x[rows], self.y[rows], self.held_out[rows], latent, None if self.rows is None else self.rows[rows]
+        )
 
 
 @dataclass
@@ -105,6 +108,7 @@ class Reference:
     candidates: list[dict[str, Any]] = field(default_factory=list)  # how the source was chosen
     keeps_history: bool = True  # False where only the model is wanted
     history: list[StageResult] = field(default_factory=list)
+    suspects: list[dict[str, Any]] = field(default_factory=list)  # `label_errors.suspects`, once batches were left out
     curves: list[dict[str, Any]] = field(default_factory=list)  # stage, batch, epoch, loss, [held_out_accuracy]
     learned: list[str] = field(default_factory=list)  # intermediates that are done with
     checkpoint: tuple[Path, str] | None = None  # where what has been learned is kept, and a hash of what it depends on
@@ -139,6 +143,7 @@ class Reference:
             "candidates": self.candidates,
             "history": [asdict(result) for result in self.history],
             "curves": self.curves,
+            "suspects": self.suspects,
         }
 
 

@@ -68,7 +68,8 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     if plan.dropped:
         types = plural(len(plan.dropped), "type is never predicted", "types are never predicted")
         sentence += f"; {types}: {listing(plan.dropped, 3, quoted=False)}"
-    distrust = [*_alignment_hurts(training, result), *_distrust(result, plan, stages)]
+    contradicted = [] if calibration is None else calibration.contradictions
+    distrust = [*_alignment_hurts(training, result), *contradicted, *_distrust(result, plan, stages)]
     dropped = list(plan.dropped_shares.values())  # shares of labelled cells that no answer could be right about
     stated = _expected_number(expected, calibration, held_out, sum(dropped) / max(1, len(dropped)))
     numbers = _numbers(result, labelled, stated)

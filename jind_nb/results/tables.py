@@ -384,6 +384,18 @@ def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
     return pd.concat(tables, names=["annotated"])
 
 
+def suspects_table(suspects: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return a row for each batch and label of which left-out answers contradict cells, most cells first: their number, and what
+    they are called most often."""
+    if not suspects:
+        return pd.DataFrame({"note": ["No label is contradicted by the answers for left-out cells."]})
+    groups = pd.DataFrame(suspects).groupby(["batch", "label"], sort=False)["answer"]
+    table = groups.agg(
+        **{"suspect cells": "size", "most often called": lambda answers: answers.value_counts().index[0]}
+    )
+    return table.sort_values("suspect cells", ascending=False, kind="stable")
+
+
 def left_out_table(calibration: Calibration) -> pd.DataFrame:
     """Return how the method did on each left-out batch, shares as percent."""
     names = {

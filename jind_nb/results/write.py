@@ -1,5 +1,6 @@
 """Write what a run says about the target: for the next stage, and the files that users get."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..model import hierarchy
 from ..model.calibration import Calibration
 from ..model.expected_error import ExpectedError, expected_error
 from ..model.history import StageResult
+from ..model.label_errors import COLUMNS
 from ..model.state import Annotated
 from ..runs.folder import Run
 from ..runs.stages import begin_stage, load_plan, save_target
@@ -66,6 +68,21 @@ def write_workbook(table: pd.DataFrame, run: Run, error: ExpectedError | None) -
     """Write the predictions as xlsx as far as a sheet's rows go, with a sheet `about` that states the error."""
     sheets = {"predictions": table, "about": about_table(table, run, error)}
     write_sheets(run.predictions_xlsx, sheets, rest=run.predictions_parquet.name)
+
+
+def write_suspects(suspects: Sequence[Mapping[str, Any]], cells: pd.DataFrame, run: Run) -> None:
+    """Write the annotated cells whose labels left-out answers contradict, the clearest first, to suspect_labels.csv.
+
+    Parameters
+    ----------
+    suspects
+        `Reference.suspects`.
+    cells
+        `obs` of the prepared cells.
+    """
+    table = pd.DataFrame(suspects, columns=list(COLUMNS))
+    table.insert(0, "cellname", cells["cell"].astype(str).to_numpy()[table.pop("row").to_numpy(dtype=int)])
+    write_csv(run.suspect_labels, table.round(4))
 
 
 def write_annotated_target(result: TargetResult, run: Run) -> None:

@@ -42,6 +42,7 @@ def train(values: dict[str, Any]) -> None:
     calibrations = annotate.calibrate(reference)
     begin_stage(run, "2_train")
     store.save_model(run.models, reference, calibrations, plan, run.parameters)
+    write.write_suspects(reference.suspects, prepared.obs, run)
     save_training(run, reference.record() | {"calibration": {mode: c.to_json() for mode, c in calibrations.items()}})
 
 
