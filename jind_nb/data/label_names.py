@@ -70,6 +70,7 @@ def _coarser(counts: Counts, labels: set[str]) -> list[str]:
     return [
         f"LABELS_COL: {listing(batches, 5)} label cells {label!r} where other batches have {listing(elsewhere, 5)}; a cell "
         "may be given either, and errors are measured as if they were different types. EXCLUDE_DATASETS_NAMES leaves a "
-        "batch out; RENAME gives the finer labels the coarse one."
+        f"batch out; RENAME {{{listing([f'{name}: {label}' for name in elsewhere], 5, quoted=False)}}} gives the finer labels "
+        "the coarse one."
         for (label, elsewhere), batches in found.items()
     ]

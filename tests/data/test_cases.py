@@ -209,6 +209,7 @@ def test_a_batch_that_is_labelled_more_coarsely_is_said() -> None:
     said = label_warnings({"a": pd.Series({"T": 9, "Mono": 9, "B": 9}), "b": fine, "c": fine})
     assert len(said) == 2
     assert any("'a' label cells 'T' where other batches have 'T_CD4', 'T_CD8'" in text for text in said)
+    assert any("RENAME {T_CD4: T, T_CD8: T}" in text for text in said)  # as it would be written
     assert not label_warnings({"b": fine, "c": fine})
 
 
