@@ -365,7 +365,8 @@ def _measured(p: Parameters, found: MeanVariance, names: pd.Index, cells: pd.Dat
     lacking = features.not_measured(of_types, sizes, found.seen[plan.target], n_target)
     if not lacking.any():
         return everything
-    wanted = np.sort(highly_variable(found.variance, p.NUM_FEATURES))
+    wanted = highly_variable(found.variance, p.NUM_FEATURES)
+    wanted = wanted[np.argsort(names[wanted].to_numpy(dtype=str), kind="stable")]
     _enter_overlap(plan, plan.target, names[wanted], lacking[wanted], "that vary most, measured in it")
     of = "that vary most (the others are zero in all its cells, though every annotated type has them)"
     plan.warnings += features.missing_features_warnings(
