@@ -116,15 +116,15 @@ BUGS = [
     Bug(
         "a cell just at its threshold is rejected",
         "the very cells that define a threshold are left Unassigned",
-        "doubtful: np.ndarray = self.confidence < self.thresholds",
-        "doubtful: np.ndarray = self.confidence <= self.thresholds",
+        "rejected: np.ndarray = self.confidence < self.thresholds[",
+        "rejected: np.ndarray = self.confidence <= self.thresholds[",
         ("test_a_cell_exactly_at_its_threshold_is_kept",),
     ),
     Bug(
         "cells unlike the reference are named all the same",
         "a cell type that no annotated batch has gets the name of another",
-        "return doubtful if self.unlike is None else doubtful | self.unlike",
-        "return doubtful",
+        "for also in (self.unlike, self.outside, self.empty):\n            rejected",
+        "for also in (self.outside, self.empty):\n            rejected",
         ("test_a_cell_unlike_the_reference_is_rejected_however_confident_and_says_so",),
     ),
     # --- calibration --------------------------------------------------------------------------------------------------
@@ -375,15 +375,15 @@ BUGS = [
     Bug(
         "a type's probabilities replace the column of its name",
         "a cell type called `labels` overwrites the true labels",
-        "while column in taken - {name} or column in reserved or column in table.columns:",
-        "while column in taken - {name} or column in table.columns and column not in reserved:",
+        "column in taken - {name} or column in reserved or column in table.columns or",
+        "column in taken - {name} or column in table.columns and column not in reserved or",
         ("test_type_named_like_a_column_keeps_both",),
     ),
     Bug(
         "text is written to the workbook as Excel takes it",
         "a cell type called =cmd() runs when the table is opened",
-        "sheet.write_string(row, column, text)",
-        "sheet.write(row, column, text)",
+        "sheet.write_string(row, column, text, style)",
+        "sheet.write(row, column, text, style)",
         ("test_any_text_is_a_cell_of_text",),
     ),
     Bug(
