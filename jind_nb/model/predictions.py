@@ -15,6 +15,9 @@ NO_EVIDENCE = 0.9
 
 SUREST = 1e-6  # from 0 and 1, of which there are no log odds
 
+# What is left of the confidence of a cell unlike everything annotated: that it is of an annotated type is not likelier than not.
+MOST_OF_UNLIKE = 0.5
+
 NONE_PASSES = 1.01  # a threshold above every probability
 
 
@@ -170,7 +173,8 @@ class Predictions:
         unlike = None if rule.novelty_threshold is None or novelty is None else novelty > rule.novelty_threshold
         judged = tempered(probabilities, rule.temperature)
         if rule.threshold is not None:
-            return cls(classes, judged, np.full(len(classes), max(rule.threshold, rule.floor)), unlike)
+            alike = np.full(len(classes), max(rule.threshold, rule.floor))
+            return cls(classes, judged, alike, unlike, borrows=rule.borrows)
         by = tempered(held_out, rule.temperature)
         judged_alike = cls(
             classes, judged, np.empty(0), unlike, by, theta, rule.threshold_cap, rule.floor, borrows=rule.borrows
@@ -190,9 +194,14 @@ class Predictions:
 
     @property
     def confidence(self) -> np.ndarray:
-        """The probability of the most probable type, (n_cells,)."""
+        """The probability that `raw` is right, (n_cells,): that of the most probable type. METHOD `default` halves it for a cell
+        unlike everything annotated, which may be of no annotated type, and of a cell without any value nothing is left."""
         confidence: np.ndarray = self.probabilities.max(axis=1)
-        return confidence
+        if not self.borrows:  # METHOD `reference`, and models of earlier versions
+            return confidence
+        for of, left in ((self.unlike, MOST_OF_UNLIKE), (self.empty, 0)):
+            confidence = confidence if of is None else np.where(of, confidence * left, confidence)
+        return confidence.astype(self.probabilities.dtype, copy=False)
 
     @property
     def without_evidence(self) -> list[str]:

@@ -34,6 +34,7 @@ def _load(run: Run, labels: np.ndarray | None) -> TargetResult:
             arrays[f"probabilities {stage}"],
             arrays[f"thresholds {stage}"],
             arrays.get(f"unlike {stage}"),
+            borrows=record.get("borrows", False),
             empty=arrays.get(f"empty {stage}"),
         )
         for stage in record["stages"]

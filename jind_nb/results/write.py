@@ -42,6 +42,7 @@ def save_annotated(annotated: Annotated, run: Run) -> None:
         "stages": list(annotated.stages),
         "way": annotated.mode,
         "without evidence": last.without_evidence,
+        "borrows": last.borrows,
         "parent thresholds": hierarchy.parent_thresholds(last, plan.parents) if plan.parents else {},
         "coarser thresholds": [hierarchy.parent_thresholds(last, level) for level in plan.coarser],
         "curves": annotated.curves,

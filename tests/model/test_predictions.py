@@ -118,6 +118,18 @@ def test_a_cell_exactly_at_its_threshold_is_kept() -> None:
     assert predictions.confidence.tolist() == probabilities.max(axis=1).tolist()
 
 
+def test_a_cell_unlike_everything_annotated_is_not_confident_of_its_type() -> None:
+    """Who sorts by confidence must not find new cell types at the top; METHOD `reference` says what it said."""
+    probabilities = np.array([[0.8, 0.2], [0.99, 0.01], [0.6, 0.4]], dtype=np.float32)
+    marks = {"unlike": np.array([False, True, False]), "empty": np.array([False, False, True])}
+    predictions = Predictions(["B", "T"], probabilities, np.full(2, 0.5), borrows=True, **marks)
+    assert predictions.confidence.dtype == np.float32
+    np.testing.assert_allclose(predictions.confidence, [0.8, 0.495, 0.0], rtol=1e-6)
+    assert predictions.rejected.tolist() == [False, True, True]
+    as_before = Predictions(["B", "T"], probabilities, np.full(2, 0.5), **marks)
+    assert as_before.confidence.tolist() == probabilities.max(axis=1).tolist()
+
+
 def test_float32_probabilities_reach_their_own_threshold() -> None:
     """Thresholds are float64: a cell that defines one must not fall below it by rounding."""
     probabilities = of_one_type([0.61, 0.7, 0.77]).astype(np.float32)
