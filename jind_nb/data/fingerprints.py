@@ -30,9 +30,9 @@ def own_order(x: sparse.csr_matrix, y: np.ndarray | None = None) -> np.ndarray:
         Types, int (n,); of cells with the same values the lower type comes first.
 
     >>> own_order(sparse.csr_matrix([[1.0], [2.0], [3.0]]))
-    array([2, 1, 0])
+    array([1, 0, 2])
     >>> own_order(sparse.csr_matrix([[3.0], [1.0], [2.0]]))
-    array([0, 2, 1])
+    array([2, 1, 0])
     """
     types = np.zeros(x.shape[0], dtype=np.int64) if y is None else y
     return np.lexsort((types, fingerprints(x)))

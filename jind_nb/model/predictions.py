@@ -249,7 +249,7 @@ class Predictions:
 
         >>> p = Predictions(["B", "NK", "T"], np.array([[0.5, 0.0, 0.5], [0.9, 0.0, 0.1]]), np.full(3, 0.8))
         >>> list(p.names), list(p.among(["NK", "T"]).names), list(p.among(["NK", "T"]).raw)
-        (['Unassigned', 'Unassigned'], ['T', 'Unassigned'], ['T', 'B'])
+        (['Unassigned', 'B'], ['T', 'Unassigned'], ['T', 'B'])
         """
         allowed = np.isin(self.classes, list(types))
         share = self.probabilities[:, allowed].sum(axis=1, keepdims=True)

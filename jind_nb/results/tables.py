@@ -401,7 +401,7 @@ def left_out_table(calibration: Calibration) -> pd.DataFrame:
     names = {
         "cells": "cells", "checked": "checked of labelled %", "raw_accuracy": "right before rejection %", "assigned": "assigned %",
         "error_among_assigned": "wrong among assigned %", "unlike_reference": "unlike reference %", "AURC": "AURC",
-        "network_calibration_error": "calibration error, uncalibrated %", "calibration_error": "calibration error, calibrated %",
+        "calibration_error": "calibration error %",
     }  # fmt: skip
     table = (
         pd.DataFrame(calibration.batches).set_index("batch").rename_axis("left-out batch").reindex(columns=list(names))

@@ -337,7 +337,7 @@ class Tab:
         assert max(wide[:2]) <= wide[2], f"{name}: needs scrolling sideways"
 
     def wait_for(self, text: str) -> None:
-        self.page.get_by_text(text).first.wait_for(timeout=PATIENCE)
+        self.page.get_by_text(text).locator("visible=true").first.wait_for(timeout=PATIENCE)
 
     def button(self, name: str) -> Any:
         return self.page.get_by_role("button", name=name, exact=True)

@@ -53,6 +53,6 @@ def annotate(paths: Path | list[Path], folder: Path, **values: Any) -> Annotated
     }  # fmt: skip
     run = Run(make_parameters(given | values))
     run.folder.mkdir(parents=True, exist_ok=True)
-    plan, result, _ = _all_stages(run)
-    write_annotated_target(result, run)
-    return Annotated(run, plan, predictions_table(result), read_target_labels(run.parameters))
+    (one,) = _all_stages(run)
+    write_annotated_target(one.result, run)
+    return Annotated(run, one.plan, predictions_table(one.result), read_target_labels(run.parameters))

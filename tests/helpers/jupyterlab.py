@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import secrets
@@ -149,8 +150,12 @@ def with_parameters(template: Path, to: Path, values: dict[str, object]) -> None
     (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     lines = cell.source.splitlines()
     for name, value in values.items():
-        (place,) = [i for i, line in enumerate(lines) if line.startswith(f"{name} = ")]
-        lines[place] = f"{name} = {value!r}"
+        ((first, last),) = [
+            (line.lineno - 1, line.end_lineno)
+            for line in ast.parse("\n".join(lines)).body
+            if ast.unparse(line).startswith(f"{name} = ")
+        ]
+        lines[first:last] = [f"{name} = {value!r}"]
     cell.source = "\n".join(lines)
     nbformat.write(notebook, to)
 
