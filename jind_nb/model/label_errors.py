@@ -17,7 +17,7 @@ from .leave_one_out import LeftOut
 SUREST, FLAT = 1 / 3, 0.5  # share of cells; of the other cells' share of mistakes
 EVEN = 1.5  # times the evenly spread mistakes, that noise is at most
 ENOUGH = 15  # of the surest cells that one answer was given to, to say how often each label is among them
-ENOUGH_OF_A_TYPE = 10  # of a batch, to say that the type stands apart in it
+ENOUGH_OF_A_TYPE = 20  # of a batch, to say that the type stands apart in it
 APART, ORDINARY = 0.5, 0.2  # share of contradicted cells: at least this here, at most this in most other batches
 BATCH_APART = 0.25  # by which a batch's share is above the median of the others'
 
@@ -75,8 +75,8 @@ def even_noise(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarray])
     A model's own mistakes are made where it is unsure, and between a few types that are alike. Labels that were mixed up at random
     are found as often where it is surest, and with every answer. So only the surest third of each batch's cells is asked. For each
     label the median is taken of how often it is found among the cells of each other answer, and these are added up: mistakes
-    between two types leave the median as it is. The share of mistakes, at most 1.5 times that sum, is the noise. 0 where fewer than three answers have enough cells, or where the surest third has
-    less than half of the share of mistakes that the other cells have.
+    between two types leave the median as it is. The share of mistakes, at most 1.5 times that sum, is the noise. 0 where fewer than
+    three answers have enough cells, or where the surest third has less than half of the share of mistakes that the other cells have.
     """
     pairs = [
         (batch.y[batch.could_be_known], of[batch.could_be_known])
@@ -129,7 +129,7 @@ def contradictions(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarr
         if name in apart or row["size"] < ENOUGH_OF_A_TYPE or row["mean"] < APART:
             continue
         if len(others) and others.median() <= ORDINARY:
-            here = cells[(cells["batch"] == name) & (cells["y"] == y)]
+            here = cells[(cells["batch"] == name) & (cells["y"] == y) & cells["wrong"]]
             most = left_out[0].classes[int(here["answer"].value_counts().index[0])]
             warnings.append(
                 f"{left_out[0].classes[int(y)]} in batch {name!r} stands apart: {percent(row['mean'])} of "
