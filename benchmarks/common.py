@@ -239,6 +239,19 @@ def run_or_report(about: str | None, run: Callable[[], None], report: Callable[[
     report()
 
 
+def run_sets_or_report(
+    about: str | None, sets: Sequence[str], run: Callable[[Sequence[str]], None], report: Callable[[], None]
+) -> None:
+    """Print the table of a benchmark's results; with `--run`, measure what is missing in them of `--sets` before."""
+    parser = parser_of(about)
+    parser.add_argument("--run", action="store_true", help="measure what is missing in the results first")
+    parser.add_argument("--sets", nargs="*", default=sets)
+    options = parser.parse_args()
+    if options.run:
+        run(options.sets)
+    report()
+
+
 def jind_nb(*arguments: object) -> list[str]:
     """Return the command that runs `jind-nb` in a process of its own."""
     return [sys.executable, "-m", "jind_nb.cli", *map(str, arguments)]

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.common import RESULTS, append_rows, measured_already, parser_of, print_table, read_rows
+from benchmarks.common import RESULTS, append_rows, measured_already, print_table, read_rows, run_sets_or_report
 from benchmarks.problems import Problem, of_rows, problems
 from jind_nb.core.subsample import subsample
 from jind_nb.model import annotate
@@ -136,15 +136,5 @@ def report(rows: pd.DataFrame) -> None:
     print_table("By floor", pd.DataFrame(by_floor, index=["new cells", "known cells"]).T)
 
 
-def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--run", action="store_true", help="measure what is missing in the results first")
-    parser.add_argument("--sets", nargs="*", default=SETS)
-    options = parser.parse_args()
-    if options.run:
-        run(options.sets)
-    report(read_rows(OUTPUT))
-
-
 if __name__ == "__main__":
-    main()
+    run_sets_or_report(__doc__, SETS, run, lambda: report(read_rows(OUTPUT)))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from benchmarks.common import RESULTS, append_rows, measured_already, parser_of, print_table, read_rows
+from benchmarks.common import RESULTS, append_rows, measured_already, print_table, read_rows, run_sets_or_report
 from benchmarks.problems import NOT_COUNTED, SETS, Problem, problems
 from jind_nb.model import annotate
 from jind_nb.model.expected_error import expected_error
@@ -84,15 +84,5 @@ def report(rows: pd.DataFrame) -> None:
     )
 
 
-def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--run", action="store_true", help="measure what is missing in the results first")
-    parser.add_argument("--sets", nargs="*", default=SETS)
-    options = parser.parse_args()
-    if options.run:
-        run(options.sets)
-    report(read_rows(OUTPUT))
-
-
 if __name__ == "__main__":
-    main()
+    run_sets_or_report(__doc__, SETS, run, lambda: report(read_rows(OUTPUT)))

@@ -390,7 +390,7 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLat
         if novelty := description.get("novelty"):
             known.novelty_limit = NoveltyLimit(novelty["share"], novelty["floor"])
             known.profiles = Profiles(stored[PROFILES].numpy(), novelty["least"])
-            if known.profiles.means.shape != (known.profiles.means.shape[0], len(description["features"])):
+            if known.profiles.means.ndim != 2 or known.profiles.means.shape[1] != len(description["features"]):
                 raise ValueError(f"{LATENTS} does not hold the mean cells it describes")
         if not _fits(known, description["code size"]):
             raise ValueError(f"{LATENTS} does not hold the latents it describes")

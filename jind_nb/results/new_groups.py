@@ -7,6 +7,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from ..core.labels import UNLIKE
 from ..core.text import listing
@@ -66,14 +67,8 @@ def standardised_difference(cells: sparse.csr_matrix, others: sparse.csr_matrix)
     >>> standardised_difference(a, b).round(2).tolist()
     [1.33, 0.0]
     """
-    means, variances = zip(*map(_mean_and_variance, (cells, others)), strict=True)
+    means, variances = zip(*(mean_variance_axis(of.astype(np.float64), axis=0) for of in (cells, others)), strict=True)
     spread = np.sqrt((variances[0] + variances[1]) / 2)
     softened = spread + (np.median(spread) or spread.mean() or 1.0)
     difference: np.ndarray = (means[0] - means[1]) / softened
     return difference
-
-
-def _mean_and_variance(cells: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    mean = np.asarray(cells.mean(axis=0), dtype=np.float64).ravel()
-    squares = np.asarray(cells.multiply(cells).mean(axis=0), dtype=np.float64).ravel()
-    return mean, np.maximum(squares - mean**2, 0)
