@@ -34,9 +34,8 @@ TINY = 1e-9
 # Of the correlation below which a cell is no cell: a share of what nearly all annotated cells reach, but at least so many standard
 # deviations of chance, and never more than the larger share.
 UNLIKE_SHARE, LARGER_SHARE, DEVIATIONS, NEARLY_NONE = 0.4, 0.6, 3.0, 0.01
-LEAST_CORRELATION = (
-    0.1  # of nearly all annotated cells; where they do not resemble their types, nothing can be asked of others
-)
+# Of nearly all annotated cells; where they do not resemble their types, nothing can be asked of others.
+LEAST_CORRELATION = 0.1
 MOST_COMPARED = 2_000  # annotated cells that the limit comes from
 ENOUGH_CELLS = 50  # in which a feature without any value is one that the file lacks
 
