@@ -179,12 +179,15 @@ def predict(
         ),
     ] = None,
     xlsx: Annotated[bool, typer.Option("--xlsx", help="Write the workbook also of more than 50,000 cells.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write report.html too, for people (takes some seconds).")
+    ] = False,
 ) -> None:
     """Annotate a new file with a saved model, without training.
 
     Examples:
 
-    jind-nb predict runs/demo/trained_models new_cells.h5ad
+    jind-nb predict runs/demo/trained_models new_cells.h5ad --report
 
     jind-nb predict runs/demo/trained_models new.h5ad --align --batch-col donor
 
@@ -199,7 +202,7 @@ def predict(
     with arguments_named(names):
         h5ad = local_file(data)
         output = output_path or Path("runs") / f"{h5ad.stem}-predicted"
-        predicted = annotate(model_dir, h5ad, output, Options(align, batch_col, xlsx), values)
+        predicted = annotate(model_dir, h5ad, output, Options(align, batch_col, xlsx, report), values)
     for note in (*predicted.warnings, *predicted.notes):
         out.print(f"Note: {plain(note)}", highlight=False)
     print_line(
@@ -207,6 +210,7 @@ def predict(
         f"{plain(predicted.error_line)}\n"
         f"predictions: {plain(str(predicted.written))}\n"
         f"annotated:   {plain(str(predicted.run.annotated_target))}"
+        + (f"\nreport:      {plain(str(predicted.run.report_html))}" if report else "")
     )
 
 

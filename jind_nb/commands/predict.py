@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from .. import report
 from ..core import locks
 from ..core.files import sha256, whole_file, write_json
 from ..core.labels import NO_VALUES, UNASSIGNED, UNLIKE
 from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
-from ..core.text import percent
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
@@ -31,6 +31,7 @@ from ..model.expected_error import ExpectedError, pooled_error, widened
 from ..model.networks import encode
 from ..model.state import Settings
 from ..model.target import align, annotate_latent, like_no_type, reject_strange
+from ..results.predicted import Predicted
 from ..results.tables import annotate_obs, outside_notes, predictions_table
 from ..results.target import TargetResult, with_parents, with_types
 from ..results.write import write_cells, write_tables, write_workbook
@@ -58,41 +59,7 @@ class Options:
     # Column of `obs` with batches, whose values may be of different kinds and which are aligned one by one; None: one batch.
     batch_col: str | None = None
     xlsx: bool = False  # write the workbook also of more than 50,000 cells
-
-
-@dataclass
-class Predicted:
-    """The annotation of a new file."""
-
-    table: pd.DataFrame  # `results.predictions_table`, rows in the file's order
-    latent: np.ndarray  # float32 (n, d)
-    classes: list[str]
-    warnings: list[str]
-    notes: list[str]
-    run: Run
-    error: ExpectedError  # among the assigned cells
-
-    @property
-    def written(self) -> Path:
-        """The table to look at: the workbook, or the CSV where there is none."""
-        return self.run.predictions_xlsx if self.run.predictions_xlsx.exists() else self.run.predictions_csv
-
-    @property
-    def error_line(self) -> str:
-        """The error to expect, in a sentence."""
-        if self.error.value is None or self.error.range is None:
-            return f"How many of them are wrong is not known. {self.error.basis}"
-        low, high = self.error.range
-        share = percent(self.error.value)
-        return f"About {share} of them are probably wrong ({percent(low)} to {percent(high)}). {self.error.basis}"
-
-    @property
-    def one_line(self) -> str:
-        """How many cells were annotated, in a sentence."""
-        n, reasons = len(self.table), self.table["reason"].value_counts()
-        assigned, parents = int(reasons.get("confident", 0)), int(reasons.get("parent only", 0))
-        with_parents = f"{parents:,} with a parent type only, " if parents else ""
-        return f"{assigned:,} of {n:,} cells annotated, {with_parents}{n - assigned - parents:,} left Unassigned."
+    report: bool = False  # write report.html
 
 
 def predict(
@@ -167,7 +134,8 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
     plan.warnings.extend(_strange_warnings(answer.table))
     error = widened(answer.error, plan.features["missing"] / plan.features["kept"])
-    return Predicted(answer.table, answer.latent, plan.classes, plan.warnings, notes, run, error)
+    batch = cells["batch"].to_numpy()
+    return Predicted(answer.table, answer.latent, plan.classes, plan.warnings, notes, run, error, batch, plan.features)
 
 
 def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:
@@ -351,6 +319,8 @@ def _write(predicted: Predicted, adata: ad.AnnData, h5ad: Path, options: Options
         "notes": [*predicted.warnings, *predicted.notes],
     }
     write_json(run.metrics, {"target": _metrics(predicted)})
+    if options.report:
+        report.write_prediction_html(predicted, manifest)
     write_json(run.manifest, manifest)
 
 

@@ -30,7 +30,7 @@ def report_again(folder_of_run: Path) -> tuple[Run, str | None]:
     if not file.exists():
         raise InputError(
             f"RUN_DIR: {folder_of_run} is not the folder of a run: it has no parameters.yaml. Give the folder that "
-            "jind-nb run wrote its results to; jind-nb predict makes no report (a run with PRETRAINED_MODEL_PATH does)."
+            "jind-nb run wrote its results to; jind-nb predict --report makes the report of a prediction."
         )
     this = Run(load_parameters(file, {"OUTPUT_PATH": str(folder_of_run)}), input_matters=False)
     with locks.held(this.folder):

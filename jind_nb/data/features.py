@@ -61,6 +61,12 @@ def kinds_of_names_advice(one: pd.Index, other: pd.Index, of_one: str, of_other:
     )
 
 
+def same_kind_advice(names: pd.Index) -> str:
+    """Return what to look at if two sides have the same kind of gene names and yet none in common; empty for peaks."""
+    words = {"Ensembl ids": "Ensembl ids", "names": "gene symbols"}.get(names_type(names))
+    return "" if words is None else f" Both seem to have {words}: is it the same species, and the same kind of data?"
+
+
 # A feature is missing in a batch if no cell has it, and so many should have it at the rate of the other batches.
 EXPECTED_CELLS = 10
 CELLS_OF_A_TYPE = 20  # from which on a cell type's rate is one

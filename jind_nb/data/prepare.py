@@ -414,14 +414,18 @@ def _model_features(
             plan.notes.append(f"The features were matched to the model's without regard to {disregarded}.")
     plan.features["missing"] = int(missing.sum())
     _enter_overlap(plan, plan.target, wanted, missing, "of the model")
+    who, least = f"PRETRAINED_MODEL_PATH: {plan.target!r}", features.MODEL_REFUSES_BELOW
+    kinds = features.kinds_of_names_advice(in_files[0], wanted, "Your file", "the model")
     if missing.all():
         raise InputError(
             f"PRETRAINED_MODEL_PATH: none of the model's {len(wanted):,} features is in the file (the model has "
             f"{list(wanted[:3])}, the file {list(in_files[0][:3])}). GENE_COL can name another column of var."
-            + features.kinds_of_names_advice(in_files[0], wanted, "Your file", "the model")
+            + (kinds or features.same_kind_advice(wanted))
             + (" Peaks must be re-quantified on the model's." if features.names_type(wanted) == "peaks" else "")
         )
-    who, least = f"PRETRAINED_MODEL_PATH: {plan.target!r}", features.MODEL_REFUSES_BELOW
+    if kinds and (~missing).sum() < least * len(wanted):
+        few = f"{who} has only {int((~missing).sum()):,} of the model's {len(wanted):,} features."
+        raise InputError(few + kinds)
     plan.warnings += features.missing_features_warnings(who, wanted, missing, "of the model", least)
     if missing.any():
         share = f"{int(missing.sum()):,} of the model's {len(wanted):,} features"

@@ -100,7 +100,8 @@ def pooled_error(parts: Sequence[tuple[ExpectedError, int]]) -> ExpectedError:
     if len(known) < len(counted):
         return next(error for error, _ in counted if error.value is None)
     value, low, high = np.average(known, axis=0, weights=cells).tolist()
-    basis = f"From {len(counted)} groups of cells, by their numbers of annotated cells. {counted[0][0].basis}"
+    first = counted[0][0].basis
+    basis = f"The mean of {len(counted)} groups of cells, the larger ones counting more. Of the first: {first[:1].lower()}{first[1:]}"
     return ExpectedError(value, (low, high), basis)
 
 

@@ -1,13 +1,15 @@
 """The report's pictures, page and PDF.
 
-The three functions that a run calls are imported when they are first used: their imports take three seconds, and a run
+The functions that commands call are imported when they are first used: their imports take three seconds, and a run
 starts with other work.
 """
 
 from importlib import import_module
 from typing import Any
 
-PARTS = {"write_html": "cohort", "write_failed_html": "page", "write_pdf": "pdf"}
+PARTS = {
+    "write_html": "cohort", "write_failed_html": "page", "write_pdf": "pdf", "write_prediction_html": "prediction",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from html import escape, unescape
 from importlib.metadata import version
 from importlib.resources import files
@@ -68,7 +68,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         quantile=np.quantile,
         pictures=answer_pictures(run, result, plan, points),
         table=scrolling_html(report_html.table_html(types, "Each cell type in the target", has_download=True)),
-        all_cells=_all_cells(run),
+        all_cells=all_cells(run),
         evidence=part(run.notebook(EVIDENCE), points, in_appendix=False),
         appendix=[
             part(run.notebook(EVIDENCE), points, in_appendix=True, title="More evidence"),
@@ -96,7 +96,7 @@ def answer_pictures(run: Run, result: TargetResult, plan: Plan, points: PointDat
     )
 
 
-def _all_cells(run: Run) -> Markup:
+def all_cells(run: Run) -> Markup:
     """Return a link to the table of all cells: with the table itself in it where that is small, else to the file."""
     file = run.predictions_csv
     if not file.exists():  # of a run of an earlier version
@@ -186,7 +186,9 @@ def render(template: str, **values: Any) -> str:
     return templates().get_template(template).render(constants, **values)
 
 
-def parameters_in_words(run: Run) -> dict[str, str]:
+def parameters_in_words(run: Run, names: Collection[str] | None = None) -> dict[str, str]:
+    """Return parameters as text, all or some of them."""
+
     def words(value: Any) -> str:
         if isinstance(value, Mapping):
             value = "; ".join(f"{k}: {v if isinstance(v, str) else ', '.join(v)}" for k, v in value.items())
@@ -194,4 +196,6 @@ def parameters_in_words(run: Run) -> dict[str, str]:
             value = ", ".join(map(str, value))
         return report_html.value_text(value) or report_html.NONE
 
-    return {name: words(value) for name, value in run.parameters.model_dump().items()}
+    return {
+        name: words(value) for name, value in run.parameters.model_dump(include=set(names) if names else None).items()
+    }

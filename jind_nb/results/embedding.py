@@ -1,6 +1,7 @@
 """Two dimensions for pictures: a UMAP of the prepared cells, and one of the latent space before and after alignment."""
 
 import warnings
+from collections.abc import Mapping
 
 import anndata as ad
 import numpy as np
@@ -77,11 +78,18 @@ def latent_points(annotated: Annotated, known: KnownLatents, target: str, seed: 
     target's cells; -1 for annotated ones). Annotated cells have a row for each stage.
     """
     stages = list(annotated.stages)
-    stages = list(dict.fromkeys([stages[0], stages[-1]]))
+    shown = {stage: (annotated.latent[stage], annotated.stages[stage].names) for stage in (stages[0], stages[-1])}
+    return points_of(shown, known, target, seed)
+
+
+def points_of(
+    stages: Mapping[str, tuple[np.ndarray, np.ndarray]], known: KnownLatents, target: str, seed: int
+) -> pd.DataFrame:
+    """Return `latent_points` of a target's latents (n, d) and answers (n,) at each stage."""
     most = MOST_POINTS // (2 * len(stages))
     chosen = subsample(len(known.latent), most, seed)
-    drawn = subsample(len(annotated.latent[stages[0]]), most, seed)
-    latents = [known.latent[chosen], *(annotated.latent[stage][drawn] for stage in stages)]
+    drawn = subsample(len(next(iter(stages.values()))[0]), most, seed)
+    latents = [known.latent[chosen], *(latent[drawn] for latent, _ in stages.values())]
     places = np.split(umap_of_latents(np.concatenate(latents), seed), np.cumsum([len(part) for part in latents])[:-1])
 
     def frame(stage: str, place: np.ndarray, batch: object, cell_type: np.ndarray, cell: object) -> pd.DataFrame:
@@ -91,7 +99,7 @@ def latent_points(annotated: Annotated, known: KnownLatents, target: str, seed: 
     batches = np.array(known.batches, dtype=object)[known.batch[chosen]]
     types = np.array(known.classes, dtype=object)[known.y[chosen]]
     frames = []
-    for stage, place in zip(stages, places[1:], strict=True):
+    for (stage, (_, names)), place in zip(stages.items(), places[1:], strict=True):
         frames.append(frame(stage, places[0], batches, types, -1))
-        frames.append(frame(stage, place, target, annotated.stages[stage].names[drawn], drawn))
+        frames.append(frame(stage, place, target, names[drawn], drawn))
     return pd.concat(frames, ignore_index=True)

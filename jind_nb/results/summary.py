@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..core.labels import OUTSIDE, UNASSIGNED, UNLIKE
+from ..core.labels import NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
 from ..core.resources import templates
 from ..core.text import listing, percent, plural
 from ..data.plan import Plan
@@ -18,6 +19,7 @@ from ..model.state import AlignmentMode
 from ..runs.folder import Run
 from ..runs.stages import load_plan, load_training
 from .load import load_finished
+from .predicted import Predicted
 from .tables import composition_table, outside_notes, predictions_table
 from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
 
@@ -55,16 +57,14 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     held_out = held_out_accuracy([StageResult(**stage) for stage in training["history"]])
     stages, calibration = evaluate_target(result, plan.target), target_calibration(training, result)
     labelled = stages[-1].metrics if stages else None
-    sentence = f"{plan.target}: {counts[Level.TYPE]:,} of {n:,} cells annotated, "
-    sentence += f"{counts[Level.PARENT]:,} given a parent type only, " if result.parents else ""
-    sentence += f"{counts[Level.UNASSIGNED]:,} left Unassigned"
+    sentence = f"{plan.target}: {_counted(counts)}"
     expected = expected_error(result.final, calibration)
     if labelled and labelled["effective_accuracy"] is not None:
         among = "" if labelled["cells"] == n else f" (checked on {plural(labelled['cells'], 'labelled cell')})"
         agrees = percent(labelled["effective_accuracy"])
         sentence += f"; {agrees} of the annotated cells agree with the file's labels{among}"
-    elif not labelled and expected.value is not None:
-        sentence += f"; about {percent(expected.value)} of the annotated cells are probably wrong"
+    elif not labelled:
+        sentence += _probably_wrong(expected)
     if plan.dropped:
         types = plural(len(plan.dropped), "type is never predicted", "types are never predicted")
         sentence += f"; {types}: {listing(plan.dropped, 3, quoted=False)}"
@@ -72,33 +72,47 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     distrust = [*_alignment_hurts(training, result), *contradicted, *_distrust(result, plan, stages)]
     dropped = list(plan.dropped_shares.values())  # shares of labelled cells that no answer could be right about
     stated = _expected_number(expected, calibration, held_out, sum(dropped) / max(1, len(dropped)))
-    numbers = _numbers(result, labelled, stated)
-    return Summary(f"{sentence}.", numbers, distrust, calibration, held_out, labelled)
-
-
-def _count_levels(result: TargetResult) -> dict[Level, int]:
-    """Count the target's cells of each kind of answer."""
-    return {level: int((result.level == level).sum()) for level in Level}
-
-
-def _numbers(result: TargetResult, labelled: Mapping[str, Any] | None, expected_error: Number) -> list[Number]:
-    """Return the few numbers that most readers want."""
-    n, (n_types, n_parent, n_rejected) = len(result.cells), _count_levels(result).values()
-    n_unlike = int((result.final.reasons == UNLIKE).sum())
-    n_outside = int((result.final.reasons == OUTSIDE).sum())
-    n_ambiguous = n_rejected - n_unlike - n_outside
-    why = f"{plural(n_rejected, 'cell')}: {n_ambiguous:,} ambiguous, {n_unlike:,} unlike all annotated cells"
-    why += f", {n_outside:,} not in TYPES" if result.types else ""
-    numbers = [Number("Annotated", percent(n_types / n), f"{n_types:,} of {n:,} cells")]
-    if result.parents:
-        words = f"{plural(n_parent, 'cell')} of ambiguous type"
-        numbers.append(Number("Parent type only", percent(n_parent / n), words))
-    numbers += [Number(UNASSIGNED, percent(n_rejected / n), why), expected_error]
+    reasons = ({OUTSIDE: 0} if result.types else {}) | pd.Series(result.reasons).value_counts().to_dict()
+    numbers = _numbers(counts, reasons, stated)
     if labelled and labelled["effective_accuracy"] is not None:
         n_labelled = plural(labelled["cells"], "labelled cell")
         words = f"of the annotated cells agree with the file's labels ({n_labelled})"
         numbers.append(Number("Checked here", percent(labelled["effective_accuracy"]), words))
-    return numbers
+    return Summary(f"{sentence}.", numbers, distrust, calibration, held_out, labelled)
+
+
+def _count_levels(result: TargetResult) -> dict[Level, int]:
+    """Count the target's cells of each kind of answer; parents only where there are any."""
+    levels = [level for level in Level if result.parents or level != Level.PARENT]
+    return {level: int((result.level == level).sum()) for level in levels}
+
+
+def _counted(levels: Mapping[Level, int]) -> str:
+    parents = f"{levels[Level.PARENT]:,} given a parent type only, " if Level.PARENT in levels else ""
+    of = f"{levels[Level.TYPE]:,} of {sum(levels.values()):,} cells annotated"
+    return f"{of}, {parents}{levels[Level.UNASSIGNED]:,} left Unassigned"
+
+
+def _probably_wrong(expected: ExpectedError) -> str:
+    return (
+        "" if expected.value is None else f"; about {percent(expected.value)} of the annotated cells are probably wrong"
+    )
+
+
+def _numbers(levels: Mapping[Level, int], reasons: Mapping[str, int], expected_error: Number) -> list[Number]:
+    """Return the few numbers that most readers want, from the cells of each kind of answer and of each reason."""
+    n, n_rejected = sum(levels.values()), levels[Level.UNASSIGNED]
+    words = {UNLIKE: "unlike all annotated cells", OUTSIDE: "not in TYPES", NO_VALUES: "without values"}
+    others = {reason: reasons.get(reason, 0) for reason in words if reason in reasons or reason == UNLIKE}
+    why = f"{plural(n_rejected, 'cell')}: {n_rejected - sum(others.values()):,} ambiguous"
+    why += "".join(f", {count:,} {words[reason]}" for reason, count in others.items())
+    numbers = [Number("Annotated", percent(levels[Level.TYPE] / n), f"{levels[Level.TYPE]:,} of {n:,} cells")]
+    if Level.PARENT in levels:
+        n_parent = levels[Level.PARENT]
+        numbers.append(
+            Number("Parent type only", percent(n_parent / n), f"{plural(n_parent, 'cell')} of ambiguous type")
+        )
+    return [*numbers, Number(UNASSIGNED, percent(n_rejected / n), why), expected_error]
 
 
 def _expected_number(
@@ -151,45 +165,78 @@ def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[
 def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> list[str]:
     """Return what a reader should doubt, and why: a sentence for each kind of doubt, warnings first."""
     table = composition_table(result, plan)
-    rejected = table["rejected"] + table["parent_only"]
-    most_like = table["annotated"] + rejected
     missed = [
         f"{name} ({percent(row['recall'])} of {row['cells']:,} cells)"
         for name, row in (labelled[-1].per_class.items() if labelled else ())
         if row["cells"] >= 5 and row["recall"] < 0.5 and name in plan.classes
     ]
-    unsure = table.index[(most_like >= 5) & (rejected > MUCH_REJECTED * most_like)]
-    few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
-    n_odd = int((result.final.reasons == UNLIKE).sum())
-    odd = [plural(n_odd, "Unassigned cell is", "Unassigned cells are")] if n_odd else []
     unchecked = [] if labelled else [plan.target]
     not_known = [name for name in result.types if name not in plan.classes]
     doubts: dict[str, Sequence[str]] = {
         "By the file's labels, fewer than half of the cells of these types were recognised: {}.": missed,
         "The target has no labels for a check. Look at marker genes before you rely on a type.": unchecked,
+        **_doubts_of_types(table, int((result.final.reasons == UNLIKE).sum())),
+        "All their labelled cells are empty, so these types are never predicted: {}.": [
+            name for name in plan.dropped if name not in {row["cell_type"] for row in plan.too_rare}
+        ],
+        "TYPES names {}, which no annotated cell has; ignored.": not_known,
+        **_absent_types(table, result.types),
+        f"Too few held-out cells to set a threshold for {{}}: their cells need a confidence of {NO_EVIDENCE} instead.": [
+            name for name in result.without_evidence if _most_like(table)[name]
+        ],
+    }
+    for reason in dict.fromkeys(reason for reason in plan.left_out.values() if "none of" in reason):
+        batches = [batch for batch, why in plan.left_out.items() if why == reason]
+        doubts[f"Not used: {{}} ({reason})."] = batches
+    return [*plan.warnings, *outside_notes(predictions_table(result)), *_named(doubts), *plan.notes]
+
+
+def _doubts_of_types(table: pd.DataFrame, n_unlike: int) -> dict[str, Sequence[str]]:
+    """Return the doubts that a `tables.count_types` shows, and that there are cells unlike all annotated ones."""
+    rejected, most_like = table["rejected"] + table["parent_only"], _most_like(table)
+    unsure = table.index[(most_like >= 5) & (rejected > MUCH_REJECTED * most_like)]
+    few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
+    return {
         "The model is unsure of these types and left many of their cells Unassigned: {}.": [
             f"{name} ({rejected[name]:,} of its {most_like[name]:,} candidate cells)" for name in unsure
         ],
         "These types were learned from few cells, so they are easily missed or mistaken: {}.": [
             f"{name} ({plural(n, 'cell')})" for name, n in few.items()
         ],
-        "{} unlike all cells of the annotated batches: perhaps of a cell type that these lack, or damaged.": odd,
-        "All their labelled cells are empty, so these types are never predicted: {}.": [
-            name for name in plan.dropped if name not in {row["cell_type"] for row in plan.too_rare}
-        ],
-        "TYPES names {}, which no annotated cell has; ignored.": not_known,
-        "No cell is most like {}: absent here, or missed.": [
-            name for name in table.index[most_like == 0] if not result.types or name in result.types
-        ],
-        f"Too few held-out cells to set a threshold for {{}}: their cells need a confidence of {NO_EVIDENCE} instead.": [
-            name for name in result.without_evidence if most_like[name]
-        ],
+        "{} unlike all cells of the annotated batches: perhaps of a cell type that these lack, or damaged.": [
+            plural(n_unlike, "Unassigned cell is", "Unassigned cells are")
+        ] * bool(n_unlike),
+    }  # fmt: skip
+
+
+def _absent_types(table: pd.DataFrame, types: Sequence[str]) -> dict[str, Sequence[str]]:
+    absent = table.index[_most_like(table) == 0]
+    return {"No cell is most like {}: absent here, or missed.": [name for name in absent if not types or name in types]}
+
+
+def _most_like(table: pd.DataFrame) -> pd.Series:
+    """Return how many cells are most like each type, whatever became of them."""
+    return table["annotated"] + table["rejected"] + table["parent_only"]
+
+
+def _named(doubts: Mapping[str, Sequence[str]]) -> list[str]:
+    return [text.replace("{}", listing(names, 6, quoted=False), 1) for text, names in doubts.items() if len(names)]
+
+
+def summarise_prediction(predicted: Predicted, types: pd.DataFrame) -> Summary:
+    """Summarise what a saved model says of a new file; `types` is its `tables.count_types`."""
+    counts = predicted.levels
+    name = Path(predicted.run.parameters.paths[0]).name
+    sentence = f"{name}: {_counted(counts)}{_probably_wrong(predicted.error)}."
+    reasons = predicted.table["reason"].value_counts().to_dict()
+    doubts = {
+        "No labels check these answers. Look at marker genes before you rely on a type.": [name],
+        **_doubts_of_types(types, reasons.get(UNLIKE, 0)),
+        **_absent_types(types, predicted.run.parameters.TYPES),
     }
-    for reason in dict.fromkeys(reason for reason in plan.left_out.values() if "none of" in reason):
-        batches = [batch for batch, why in plan.left_out.items() if why == reason]
-        doubts[f"Not used: {{}} ({reason})."] = batches
-    named = [text.replace("{}", listing(names, 6, quoted=False), 1) for text, names in doubts.items() if len(names)]
-    return [*plan.warnings, *outside_notes(predictions_table(result)), *named, *plan.notes]
+    distrust = [*predicted.warnings, *_named(doubts), *predicted.notes]
+    numbers = _numbers(counts, reasons, _expected_number(predicted.error, None, None))
+    return Summary(sentence, numbers, distrust, None, None, None)
 
 
 def as_text(summary: Summary) -> str:

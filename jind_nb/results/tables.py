@@ -116,17 +116,24 @@ def describe_points(points: pd.DataFrame, result: TargetResult) -> pd.DataFrame:
     for stage, here in points.groupby("stage", sort=False):
         predictions = result.stages[str(stage)]
         last = result if predictions is result.final else predictions
-        known = pd.DataFrame(
+        cells = pd.DataFrame(
             {
                 "name": result.cells, "label": labels, "raw": predictions.raw, "confidence": predictions.confidence,
                 "reason": last.reasons, "cell type": last.names,
             }
-        ).reindex(here["cell"]).set_axis(here.index)  # fmt: skip
-        of_target = here["cell"] >= 0
-        for column in ("label", "cell type"):
-            known[column] = known[column].where(of_target, here["cell type"])
-        frames.append(here.assign(**known))
+        )  # fmt: skip
+        frames.append(describe_stage(here, cells))
     return pd.concat(frames, ignore_index=True)
+
+
+def describe_stage(points: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Add to the points of one stage what is known of the target's cells: the columns of `describe_points` and `cell type`, a row
+    for each cell."""
+    known = cells.reindex(points["cell"]).set_axis(points.index)
+    of_target = points["cell"] >= 0
+    for column in ("label", "cell type"):
+        known[column] = known[column].where(of_target, points["cell type"])
+    return points.assign(**known)
 
 
 def hover_table(points: pd.DataFrame) -> pd.DataFrame:
@@ -235,8 +242,7 @@ def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], lat
     """Add `obs` `jind_prediction`, `jind_raw_prediction`, `jind_reason`, [`jind_level`], [`jind_cluster`,
     `jind_cluster_majority`] (categories), `jind_confidence`, [`jind_cluster_share`] (float32), `obsm['X_jind']`
     (float32, n x size of the latent space), and `uns['jind_prediction_colors']`, which scanpy's pictures use, from a `predictions_table`, row by row; an earlier annotation is replaced."""
-    parents = sorted(set(table["predictions"]) - {*classes, UNASSIGNED})
-    answers = [*classes, *parents, UNASSIGNED]
+    answers = answers_of(table, classes)
     obs, before = adata.obs, table.columns[: n_before_probabilities(table)]
     obs.drop(
         columns=[f"jind_{name}" for name in ("level", *CLUSTER_COLUMNS)] + [OBS_TERM], errors="ignore", inplace=True
@@ -258,6 +264,11 @@ def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], lat
         obs["jind_cluster_share"] = table["cluster_share"].to_numpy(dtype=np.float32)
     adata.obsm["X_jind"] = latent.astype(np.float32)
     adata.uns["jind_prediction_colors"] = list(colours_of(answers).values())
+
+
+def answers_of(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:
+    """Return all answers of a `predictions_table` in the order to show them: types, parents that were given, `Unassigned`."""
+    return [*classes, *sorted(set(table["predictions"]) - {*classes, UNASSIGNED}), UNASSIGNED]
 
 
 def probabilities_of(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
@@ -291,13 +302,26 @@ def composition_table(result: TargetResult, plan: Plan) -> pd.DataFrame:
     `parent_only` (given the parent), `rejected` (Unassigned), `median_confidence`; and `training_cells` of all annotated
     batches together (None of a saved model)."""
     final = result.final
-    table = pd.crosstab(final.raw, result.level).reindex(index=final.classes, columns=map(str, Level), fill_value=0)
+    table = count_types(pd.DataFrame({"raw": final.raw, "level": result.level, "confidence": final.confidence}), plan)
+    return table.sort_values("annotated", ascending=False, kind="stable")
+
+
+def count_types(answers: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Return `composition_table` in the order of the model's types.
+
+    Parameters
+    ----------
+    answers
+        A row for each cell: `raw` (most probable type), `level` (`Level` as text), `confidence`.
+    """
+    table = pd.crosstab(answers["raw"].to_numpy(), answers["level"].to_numpy())
+    table = table.reindex(index=plan.classes, columns=list(map(str, Level)), fill_value=0)
     table.columns = pd.Index(["annotated", "parent_only", "rejected"])
-    table["median_confidence"] = pd.Series(final.confidence).groupby(final.raw).median()
+    table["median_confidence"] = answers.groupby("raw")["confidence"].median()
     table["training_cells"] = None
     if plan.cells:
         table["training_cells"] = pd.DataFrame(plan.cells).sum(axis=1).reindex(table.index, fill_value=0).astype(int)
-    return table.rename_axis("cell type").sort_values("annotated", ascending=False, kind="stable")
+    return table.rename_axis("cell type")
 
 
 def composition_shares(composition: pd.DataFrame, plan: Plan, most: int) -> pd.DataFrame:
@@ -406,7 +430,7 @@ def left_out_table(calibration: Calibration) -> pd.DataFrame:
     table = (
         pd.DataFrame(calibration.batches).set_index("batch").rename_axis("left-out batch").reindex(columns=list(names))
     )
-    table = table.rename(columns=names).astype(float)
+    table = table.rename(columns=names).astype(float).dropna(axis=1, how="all")  # an older model does not have all
     shares = table.columns.str.endswith("%")
     table.loc[:, shares] = (100 * table.loc[:, shares]).round(1)
     return table.round({"AURC": 3}).astype({"cells": int})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def test_new_cells_are_named_and_the_file_comes_back_with_them(
     assert len(rows) == 61
     none_there = jind_nb("report", out)
     assert none_there.status == 2
-    assert "jind-nb predict makes no report" in none_there.err
+    assert "jind-nb predict --report makes the report" in none_there.err
     stated = json.loads((out / "metrics.json").read_text())["target"]
     assert stated["annotated"] == (table["predictions"] != UNASSIGNED).sum()
     assert 0 <= stated["expected_error_range"][0] <= stated["expected_error"] <= stated["expected_error_range"][1]
@@ -110,6 +111,27 @@ def test_new_cells_are_named_and_the_file_comes_back_with_them(
     manifest = json.loads((out / "manifest.json").read_text())
     model = json.loads((run_folder / "trained_models" / "model.json").read_text())
     assert manifest["model"]["sha256"] == model["sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+def test_a_report_tells_a_colleague_what_was_found_and_how_far_to_trust_it(
+    run_folder: Path, tmp_path: Path, jind_nb: Command
+) -> None:
+    """The tables alone say neither how many labels are wrong nor what the model knows."""
+    new = simulated({"day <1>": {"B": 20, "T": 20}, "day 2": {"B": 10, "NK": 4}}, seed=0)
+    out = annotate(jind_nb, run_folder, new, tmp_path, "--report", "--batch-col", "batch")
+    page = (out / "report.html").read_text()
+    stated = json.loads((out / "metrics.json").read_text())["target"]
+    assert f"new.h5ad: {stated['annotated']} of 54 cells annotated" in page
+    for words in (stated["expected_error_basis"], "Check before you use these labels", "left out and annotated like"):
+        assert words in page
+    table = pd.read_parquet(out / "predictions.parquet")
+    for name, n in table["raw_predictions"][table["predictions"] != UNASSIGNED].value_counts().items():
+        assert re.search(rf"<th scope=.row.[^>]*>{name}</th><td class=.number.>{n}</td>", page)
+    assert "day &lt;1&gt;" in page
+    assert page.count("<img") == 8
+    assert 'src="http' not in page
 
 
 @pytest.mark.slow

@@ -949,9 +949,14 @@ def test_a_saved_model_gets_its_own_features_in_its_own_order(
 @pytest.mark.parametrize(
     ("features", "preprocessing", "fragment"),
     [
-        (["CD3E", "CD8A"], LOG_COUNTS, "none of the model's 2 features"),
+        (["CD3E", "CD8A"], LOG_COUNTS, "none of the model's 2 features.*Both seem to have gene symbols"),
         (["chr1:1-9", "chr1:10-19"], LOG_COUNTS, "none of the model's 2 features.*re-quantified"),
         (["gene001", *(f"other{i}" for i in range(9))], LOG_COUNTS, r"'c' has only 1 of 10 features \(10 %\)"),
+        (
+            ["gene001", *(f"ENSG{i:011d}" for i in range(9))],
+            LOG_COUNTS,
+            "'c' has only 1 of the model's 10 features.*Your file uses symbols, the model Ensembl ids",
+        ),
         (["gene001"], CENTRED, "as they are: centred, and those of 'c' are counts"),
     ],
 )

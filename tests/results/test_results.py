@@ -494,10 +494,10 @@ def test_few_held_out_cells_are_doubted_by_what_was_held_out_not_by_the_threshol
 def test_the_first_numbers_say_what_they_rest_on() -> None:
     """An expected error of nothing, or of one batch, must not look like a promise."""
     result = annotated(["B", "T"], THREE_CELLS, ["B", "B", "T"])
-    stages = target.evaluate_target(result, "t")
     unknown = expected_error(result.final, None)
-    expected = summary._expected_number(unknown, None, None)
-    numbers = {number.name: number for number in summary._numbers(result, stages[-1].metrics, expected)}
+    no_batch = {"calibration": {}, "history": [], "intermediates": []}
+    told = summary.summarise(result, plan_of(["B", "T"], a={"B": 40, "T": 50}), no_batch)
+    numbers = {number.name: number for number in told.numbers}
     assert list(numbers) == ["Annotated", UNASSIGNED, "Expected error", "Checked here"]
     assert numbers["Annotated"].value == "66.7 %"
     assert numbers["Expected error"].value == "not known"

@@ -1,0 +1,181 @@
+"""report.html of `jind-nb predict --report`: what a saved model says of a new file, as far as the model knows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from markupsafe import Markup
+
+from ..core.labels import UNASSIGNED
+from ..core.model_json import read_model_json
+from ..data.plan import Plan
+from ..model.calibration import Calibration
+from ..model.state import AlignmentMode, KnownLatents
+from ..model.store import load_shared
+from ..results.embedding import points_of
+from ..results.predicted import Predicted, batches_table, flagged_table, reasons_counted
+from ..results.summary import summarise_prediction
+from ..results.tables import (
+    COMPOSITION_LABELS,
+    composition_shares,
+    count_types,
+    describe_stage,
+    hover_table,
+    left_out_confusion,
+    left_out_table,
+)
+from . import html as report_html
+from . import page
+from .chapter import PointData, figure_html, scrolling_html
+from .plots import confusion, style
+from .plots.embedding import pictures_of_target, target_umap, target_umap_alt
+from .plots.target import (
+    MOST_BARS,
+    composition_alt,
+    composition_bars,
+    confidence_histogram,
+    histogram_alt,
+    reliability_alt,
+    reliability_curves,
+)
+
+MOST_FLAGGED = 30  # cells that the page lists
+
+# Parameters that say something about a prediction.
+SHOWN = (
+    "LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TYPES", "ALIGN", "METHOD", "SEED", "REJECTION", "TARGET_ERROR",
+)  # fmt: skip
+
+
+def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str:
+    """Write report.html, one file that needs no network, and return its text.
+
+    Parameters
+    ----------
+    facts
+        `model` and `input` as in manifest.json.
+
+    Raises
+    ------
+    InputError
+        If the model cannot be read.
+    """
+    folder = Path(facts["model"]["path"])
+    description, (_, known) = read_model_json(folder), load_shared(folder, torch.device("cpu"))
+    plan = _plan(predicted, known)
+    types = count_types(_answers(predicted), plan).assign(training_cells=known.counts)
+    types = types.sort_values("annotated", ascending=False, kind="stable")
+    points, flagged = PointData(), flagged_table(predicted.table)
+    several = len(set(predicted.batches)) > 1
+    html = page.render(
+        "prediction.html.j2",
+        name=plan.target,
+        n_cells=len(predicted.table),
+        summary=summarise_prediction(predicted, types),
+        known_types=plan.classes,
+        features=predicted.features,
+        model=description,
+        facts=facts,
+        path=folder,
+        pictures=_answer_pictures(predicted, plan, known, types, points),
+        table=_table(_to_read(types, has_parents="level" in predicted.table), "Each cell type in the file"),
+        batches=_table(batches_table(predicted), "Each batch of the file") if several else None,
+        reasons=_table(reasons_counted(predicted.table), "Why cells were annotated or not"),
+        flagged=_table(flagged.head(MOST_FLAGGED), "Cells without a type, the least sure first"),
+        n_flagged=len(flagged),
+        n_listed=min(len(flagged), MOST_FLAGGED),
+        all_cells=page.all_cells(predicted.run),
+        trust=_trust(description, predicted.classes),
+        learned_from=_table(_learned_from(description), "The annotated batches that the model learned from"),
+        parameters=page.by_name(page.parameters_in_words(predicted.run, SHOWN), ["parameter", "value"], "Parameters"),
+        point_data=points.content,
+    )
+    return page.write(html, predicted.run)
+
+
+def _plan(predicted: Predicted, known: KnownLatents) -> Plan:
+    """Return what the pictures need of a plan: the annotated batches' cells are those that the model keeps."""
+    batches, classes = np.array(known.batches, dtype=object), np.array(known.classes, dtype=object)
+    cells = pd.crosstab(classes[known.y], batches[known.batch]).to_dict()
+    name = Path(predicted.run.parameters.paths[0]).name
+    return Plan(name, None, known.batches, predicted.classes, cells=cells)
+
+
+def _answers(predicted: Predicted) -> pd.DataFrame:
+    table = predicted.table
+    return pd.DataFrame(
+        {
+            "raw": table["raw_predictions"].to_numpy(dtype=object),
+            "level": predicted.level,
+            "confidence": table["confidence"].to_numpy(),
+        }
+    )
+
+
+def _to_read(types: pd.DataFrame, *, has_parents: bool) -> pd.DataFrame:
+    return types.drop(columns=[] if has_parents else "parent_only").rename(columns=COMPOSITION_LABELS)
+
+
+def _table(table: pd.DataFrame, caption: str) -> Markup:
+    return scrolling_html(report_html.table_html(table, caption, has_download=True))
+
+
+def _answer_pictures(
+    predicted: Predicted, plan: Plan, known: KnownLatents, types: pd.DataFrame, points: PointData
+) -> dict[str, Markup]:
+    """Return the pictures of page one, and those that show where the new cells lie and how sure the model is of them."""
+    table, target = predicted.table, plan.target
+    cells = pd.DataFrame(
+        {
+            "name": table.index.to_numpy(dtype=object), "label": None, "raw": table["raw_predictions"].to_numpy(dtype=object),
+            "confidence": table["confidence"].to_numpy(), "reason": table["reason"].to_numpy(dtype=object),
+            "cell type": table["predictions"].to_numpy(dtype=object),
+        }
+    )  # fmt: skip
+    stages = {"answer": (predicted.latent, cells["cell type"].to_numpy())}
+    here = describe_stage(points_of(stages, known, target, predicted.run.parameters.SEED), cells)
+    hover = hover_table(here)
+    bars = composition_bars(composition_shares(types, plan, MOST_BARS), target, predicted.answers)
+    umap = target_umap(here, "cell type", target, predicted.answers, has_legend=False)
+    first = [
+        style.described(umap, target_umap_alt(here, "cell type", target), hover),
+        style.described(bars, composition_alt(types, target)),
+    ]
+    more = [
+        style.described(picture, alt, hover) for picture, alt, _ in pictures_of_target(here, target, plan.annotated)
+    ]
+    confidence, rejected = cells["confidence"].to_numpy(), (cells["cell type"] == UNASSIGNED).to_numpy()
+    histogram = confidence_histogram(confidence, rejected, target)
+    more.append(style.described(histogram, histogram_alt(confidence, rejected, target)))
+    return {"first": _pair(first, points), "more": _pair(more, points)}
+
+
+def _pair(pictures: list[tuple[bytes, dict[str, Any]]], points: PointData) -> Markup:
+    shown = Markup("").join(figure_html(png, about, points) for png, about in pictures)
+    return Markup('<div class="pair">{}</div>').format(shown)
+
+
+def _trust(description: Mapping[str, Any], classes: list[str]) -> Markup | None:
+    """Return what became of the annotated batches that were left out when the model was made; None where none was."""
+    values = description["calibration"].get(AlignmentMode.UNALIGNED)
+    if values is None:
+        return None
+    calibration = Calibration.from_json(values)
+    curves = reliability_curves(calibration, "")
+    assert not isinstance(curves, str)  # a sentence only without a calibration
+    pictures = [style.described(curves, reliability_alt(calibration, None))]
+    if (counts := left_out_confusion(calibration, classes)) is not None:
+        title = "Left-out annotated batches, all together"
+        matrix = confusion.share_matrix(counts, title)
+        pictures.insert(0, style.described(matrix, confusion.share_matrix_alt(counts, title)))
+    table = _table(left_out_table(calibration), "Each annotated batch, left out and annotated like a new file")
+    return table + Markup("").join(figure_html(png, about) for png, about in pictures)
+
+
+def _learned_from(description: Mapping[str, Any]) -> pd.DataFrame:
+    training = description["training"]
+    table = pd.DataFrame({"cells": training["cells"], "of them held out of training": training["held_out"]})
+    return table.rename_axis("batch")

@@ -1,0 +1,109 @@
+"""A new file that a saved model has annotated."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..core.labels import AMBIGUOUS, CONFIDENT, UNASSIGNED, UNLIKE
+from ..core.text import percent
+from ..model.expected_error import ExpectedError
+from ..runs.folder import Run
+from .tables import answers_of
+from .target import REASONS, Level
+
+
+@dataclass
+class Predicted:
+    """The annotation of a new file."""
+
+    table: pd.DataFrame  # `tables.predictions_table`, rows in the file's order
+    latent: np.ndarray  # float32 (n, d)
+    classes: list[str]
+    warnings: list[str]
+    notes: list[str]
+    run: Run
+    error: ExpectedError  # among the assigned cells
+    batches: np.ndarray  # objects (n,), each cell's batch
+    features: dict[str, int]  # `Plan.features`
+
+    @property
+    def written(self) -> Path:
+        """The table to look at: the workbook, or the CSV where there is none."""
+        return self.run.predictions_xlsx if self.run.predictions_xlsx.exists() else self.run.predictions_csv
+
+    @property
+    def level(self) -> np.ndarray:
+        """What kind of answer each cell got, `Level` as text, objects (n,)."""
+        if "level" in self.table:
+            return self.table["level"].to_numpy(dtype=object)
+        is_unassigned = (self.table["predictions"] == UNASSIGNED).to_numpy()
+        return np.where(is_unassigned, UNASSIGNED, str(Level.TYPE)).astype(object)
+
+    @property
+    def levels(self) -> dict[Level, int]:
+        """How many cells got each kind of answer; parents only where the model has any."""
+        levels = [level for level in Level if "level" in self.table or level != Level.PARENT]
+        return {level: int((self.level == level).sum()) for level in levels}
+
+    @property
+    def answers(self) -> list[str]:
+        """All answers in the order to show them: types, parents that were given, `Unassigned`."""
+        return answers_of(self.table, self.classes)
+
+    @property
+    def error_line(self) -> str:
+        """The error to expect, in a sentence."""
+        if self.error.value is None or self.error.range is None:
+            return f"How many of them are wrong is not known. {self.error.basis}"
+        low, high = self.error.range
+        share = percent(self.error.value)
+        return f"About {share} of them are probably wrong ({percent(low)} to {percent(high)}). {self.error.basis}"
+
+    @property
+    def one_line(self) -> str:
+        """How many cells were annotated, in a sentence."""
+        n, reasons = len(self.table), self.table["reason"].value_counts()
+        assigned, parents = int(reasons.get("confident", 0)), int(reasons.get("parent only", 0))
+        with_parents = f"{parents:,} with a parent type only, " if parents else ""
+        return f"{assigned:,} of {n:,} cells annotated, {with_parents}{n - assigned - parents:,} left Unassigned."
+
+
+# Columns of a row of `flagged_table`.
+FLAGGED = {"reason": "why", "raw_predictions": "most like", "confidence": "confidence"}
+
+
+def flagged_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells that got no type, the least sure first: index `cell`, columns `why`, `most like`, `confidence`."""
+    flagged = table[table["reason"] != CONFIDENT].sort_values("confidence", kind="stable")
+    return flagged[list(FLAGGED)].rename(columns=FLAGGED).rename_axis("cell")
+
+
+def reasons_counted(table: pd.DataFrame) -> pd.DataFrame:
+    """Return how many cells have each reason, and their share in percent."""
+    counts = table["reason"].value_counts()
+    counts = counts.reindex(
+        [reason for reason in REASONS if reason in counts or reason in (CONFIDENT, AMBIGUOUS, UNLIKE)]
+    )
+    counts = counts.fillna(0).astype(int)
+    return counts.rename_axis("reason").to_frame("cells").assign(**{"share %": 100 * counts / len(table)})
+
+
+def batches_table(predicted: Predicted) -> pd.DataFrame:
+    """Return a row for each batch of the file: `cells`, shares in percent of those annotated, Unassigned and unlike the annotated
+    ones, `median confidence`, and the most frequent types."""
+    answers = predicted.table["predictions"].to_numpy()
+    rows = {}
+    for name in pd.unique(predicted.batches):
+        here = predicted.batches == name
+        types = pd.Series(answers[here]).value_counts(normalize=True).drop(UNASSIGNED, errors="ignore")
+        rows[name] = {
+            "cells": int(here.sum()),
+            "annotated %": 100 * float((predicted.level[here] == Level.TYPE).mean()),
+            "Unassigned %": 100 * float((answers[here] == UNASSIGNED).mean()),
+            "unlike all annotated cells %": 100 * float((predicted.table["reason"][here] == UNLIKE).mean()),
+            "median confidence": float(predicted.table["confidence"][here].median()),
+            "most frequent": ", ".join(f"{of_type} {100 * share:.0f} %" for of_type, share in types.head(3).items()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("batch")
