@@ -34,6 +34,7 @@ HARD = ("pair", "single", "reference", "one type", "condition")
 TARGETS_OF_A_SET, HARD_TARGETS_OF_A_SET = 5, 3
 MANY_BATCHES, OTHERS_OF_MANY = 10, 8  # of more batches only the eight after the target are annotated
 SMALL_REFERENCE = 200  # cells
+FEATURES_OF_A_PANEL = 250  # proteins and in situ panels of the shared sets have up to 224
 
 
 @dataclass
@@ -57,6 +58,19 @@ class Problem:
     def given(self) -> BaselineInput:
         """What a competitor gets: the same cells, without the target's labels."""
         return baseline_input(self.prepared, self.plan, self.parameters)
+
+    @property
+    def is_panel(self) -> bool:
+        """Whether there are so few features that competitors may prefer the file's values as they are."""
+        return self.prepared.n_vars <= FEATURES_OF_A_PANEL
+
+    @property
+    def given_as_is(self) -> BaselineInput:
+        """The same cells with the file's values as they are."""
+        prepared = read_prepared(self.parameters.model_copy(update={"NORMALISATION": "as_is"}))[0]
+        alike = prepared[self.prepared.obs_names].copy()
+        alike.obs = self.prepared.obs.copy()
+        return baseline_input(alike, self.plan, self.parameters)
 
 
 def targets_of(name: str) -> list[str]:
