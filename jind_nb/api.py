@@ -47,7 +47,7 @@ from .runs.folder import Run
 
 OBS_KEYS = (
     "jind_prediction", "jind_raw_prediction", "jind_confidence", "jind_reason", "jind_level", "jind_cluster",
-    "jind_cluster_majority", "jind_cluster_share", "jind_prediction_ontology_term_id",
+    "jind_cluster_majority", "jind_cluster_share", "jind_doublet_score", "jind_prediction_ontology_term_id",
 )  # fmt: skip
 
 OBSM_KEY = "X_jind"
@@ -84,6 +84,7 @@ def annotate(
     parents: Mapping[str, str] | str | None = None,
     ontology: Mapping[str, str] | str | None = None,
     types: Sequence[str] = (),
+    doublets: bool = False,
     cluster_resolution: float | None = None,
     key_added: str = "jind",
     **unknown: Never,
@@ -157,6 +158,8 @@ def annotate(
     types
         The only cell types that may be given, say those of the tissue; empty: all. Cells of others stay Unassigned and are
         counted.
+    doublets
+        Look for cells of the target that are two cells read as one (Scrublet); they stay Unassigned.
     cluster_resolution
         Leiden clusters of the target at this resolution (1 is usual), and the majority of each, beside the answer for each
         cell.
@@ -174,14 +177,15 @@ def annotate(
     `adata.obs["jind_confidence"]` : float32
         Its probability, calibrated on annotated batches that were left out of training.
     `adata.obs["jind_reason"]` : categorical
-        `confident`; of Unassigned cells `ambiguous`, `unlike reference` (unlike all annotated cells), or `not in TYPES`.
+        `confident`; of Unassigned cells `ambiguous`, `unlike reference` (unlike all annotated cells), `not in TYPES`,
+        `doublet` or `no values`.
     `adata.obsm["X_jind"]` : float32, `n_obs` x size of a latent
         The cells' latents: what the model knows of a cell. Those of several targets are on axes of their own each (method
         `reference`: on the same).
     `adata.uns["jind_prediction_colors"]` : list of str
         The colour of each answer, in the order of the categories; scanpy's pictures use them.
-    `adata.obs["jind_level"]`; `["jind_cluster"]`, `["jind_cluster_majority"]`, `["jind_cluster_share"]`
-        With `parents`; with `cluster_resolution`.
+    `adata.obs["jind_level"]`; `["jind_doublet_score"]`; `["jind_cluster"]`, `["jind_cluster_majority"]`, `["jind_cluster_share"]`
+        With `parents`; with `doublets`; with `cluster_resolution`.
 
     Raises
     ------
@@ -293,6 +297,8 @@ def _all_stages(run: Run) -> list[Stages]:
         names = values.obs.loc[is_target, "cell"].astype(str).to_numpy()
         result = target.TargetResult(annotated.stages, names, annotated.final_latent, None, annotated.mode)
         result.ontology = of_one.ontology
+        if annotated.doublets is not None:
+            result.doublet_scores = annotated.doublets.score
         result = target.with_types(target.with_parents(result, of_one.parents, of_one.coarser), parameters.TYPES)
         result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
         training = learned.record() | {"calibration": {mode: of_mode.to_json() for mode, of_mode in own.items()}}

@@ -8,4 +8,6 @@ OUTSIDE = "not in TYPES"  # the reason where a cell is more probably of none of 
 
 NO_VALUES = "no values"  # the reason where a cell has no value in any feature that is used
 
+DOUBLET = "doublet"  # the reason where a cell seems to be two that were read as one (DOUBLETS)
+
 PARENT_ONLY = "parent only"  # the reason where a cell was given its type's parent

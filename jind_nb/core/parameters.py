@@ -164,6 +164,8 @@ class Parameters(BaseModel):
     TYPES: Names = []
     """The only cell types that may be given, say those of the tissue; empty: all. Cells of others stay Unassigned and are
     counted."""
+    DOUBLETS: bool = False
+    """Look for cells of the target that are two cells read as one (Scrublet); they stay Unassigned."""
     CLUSTER_RESOLUTION: MaybeNumber = Field(None, gt=0, le=100, allow_inf_nan=False)
     """Leiden clusters of the target at this resolution (1 is usual), and the majority of each, beside the answer for
     each cell."""

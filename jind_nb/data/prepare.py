@@ -169,6 +169,8 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
     chosen = choose_layers(parameters, cells, trained, model["features"] if model else ())
     plan.notes += chosen.notes
     _describe_values(chosen, plan)
+    if parameters.DOUBLETS:
+        _check_doublets(chosen.scale)
     in_files, gene_cols = _feature_names(chosen.files, model["features"] if model else None, plan, parameters.GENE_COL)
     totals_over = _totals_over(parameters, chosen, in_files, plan, trained)
     names = in_files[0] if totals_over is None else totals_over
@@ -249,6 +251,15 @@ def _describe_values(chosen: ChosenLayers, plan: Plan) -> None:
     if chosen.scale.rescaled and (len(value_types) > 1 or not value_types <= {"counts", "linear"}):
         different = "Batches hold values of different types or cell totals"
         plan.notes.append(f"{different}; all were brought to {chosen.scale.scale}.")
+
+
+def _check_doublets(scale: CommonScale) -> None:
+    """Raise InputError if DOUBLETS cannot be done here."""
+    if scale.values != "log1p":
+        raise InputError(
+            f"DOUBLETS: Scrublet adds up the counts of two cells, and these values ({scale.values}) cannot be added up; leave "
+            "DOUBLETS out, or name a LAYER with counts."
+        )
 
 
 def _check_positions(file: InputFile, index: pd.Index, *, matched: bool) -> None:

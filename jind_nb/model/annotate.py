@@ -28,7 +28,7 @@ from .leave_one_out import LeftOut, folds, left_out_batch, subsample_left_out, t
 from .networks import Annotator
 from .new_types import Profiles
 from .state import AlignmentMode, Annotated, KnownLatents, Method, Reference, Settings
-from .target import align, annotate_before_alignment, annotate_latent, in_own_order, known_latents
+from .target import align, annotate_before_alignment, annotate_latent, in_own_order, known_latents, reject_doublets
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def settings_of(parameters: Parameters) -> Settings:
         always_align=method.ALWAYS_ALIGNS or parameters.ALIGN is True,
         calibrate=method.ALWAYS_CALIBRATES or parameters.TARGET_ERROR is not None,
         target_error=parameters.TARGET_ERROR,
+        doublets=parameters.DOUBLETS,
         device=_device(parameters.USE_GPU),
     )
 
@@ -118,6 +119,7 @@ def annotate(model: Annotator, x: sparse.csr_matrix, known: KnownLatents, settin
     def in_this_order(x: sparse.csr_matrix) -> Annotated:
         annotated = annotate_before_alignment(model, x, known, settings)
         align(annotated, x, known, settings)
+        reject_doublets(annotated, x, settings)
         return annotated
 
     return in_own_order(x, in_this_order)
@@ -162,7 +164,7 @@ def leave_batches_out(reference: Reference) -> list[LeftOut]:
     groups = folds(names, reference.settings.method.MOST_TRAININGS, seed)
     if not groups:
         return [_held_out_cells(reference)]
-    settings, left_out = replace(reference.settings, always_align=True), []
+    settings, left_out = replace(reference.settings, always_align=True, doublets=False), []
     for i, group in enumerate(bar(groups, "annotated batches left out", "training")):
         log.info("left out, training %d of %d: %s", i + 1, len(groups), ", ".join(group))
         model = train_without(reference, group)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..core.labels import AMBIGUOUS, CONFIDENT, NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
+from ..core.labels import AMBIGUOUS, CONFIDENT, DOUBLET, NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
 from .mixture import Weights
 
 NO_EVIDENCE = 0.9
@@ -157,6 +157,7 @@ class Predictions:
     outside: np.ndarray | None = None  # bool (n_cells,): more probably of none of TYPES than of one; None: not asked
     borrows: bool = False  # whether types of few held-out cells borrow from the others
     empty: np.ndarray | None = None  # bool (n_cells,): without any value, so that nothing is known; None: not asked
+    doublet: np.ndarray | None = None  # bool (n_cells,): seems to be two cells; None: not asked
 
     @classmethod
     def by(
@@ -216,18 +217,18 @@ class Predictions:
         """Bool (n_cells,): the confidence is strictly below the threshold of its type, or the cell is unlike anything
         annotated or of no type that may be given."""
         rejected: np.ndarray = self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
-        for also in (self.unlike, self.outside, self.empty):
+        for also in (self.unlike, self.outside, self.empty, self.doublet):
             rejected = rejected if also is None else rejected | also
         return rejected
 
     @property
     def reasons(self) -> np.ndarray:
-        """Why each cell was kept or rejected, objects (n_cells,): `no values`, else `unlike reference` if its novelty is above the rule's
-        limit, else `not in TYPES` if it is of no type that may be given, else `ambiguous` if it is rejected, else
+        """Why each cell was kept or rejected, objects (n_cells,): `no values`, else `doublet` if it was called one, else `unlike
+        reference` if its novelty is above the rule's limit, else `not in TYPES` if it is of no type that may be given, else `ambiguous` if it is rejected, else
         `confident`."""
         none = np.zeros(len(self.probabilities), dtype=bool)
-        marks = [none if of is None else of for of in (self.empty, self.unlike, self.outside)]
-        names = [NO_VALUES, UNLIKE, OUTSIDE, AMBIGUOUS]
+        marks = [none if of is None else of for of in (self.empty, self.doublet, self.unlike, self.outside)]
+        names = [NO_VALUES, DOUBLET, UNLIKE, OUTSIDE, AMBIGUOUS]
         return np.select([*marks, self.rejected], names, CONFIDENT).astype(object)
 
     @property
@@ -237,8 +238,11 @@ class Predictions:
 
     def subset(self, cells: np.ndarray) -> Predictions:
         """Return only some cells, bool or index (n_chosen,)."""
-        unlike, outside, empty = (None if of is None else of[cells] for of in (self.unlike, self.outside, self.empty))
-        return replace(self, probabilities=self.probabilities[cells], unlike=unlike, outside=outside, empty=empty)
+        unlike, outside, empty, doublet = (
+            None if of is None else of[cells] for of in (self.unlike, self.outside, self.empty, self.doublet)
+        )
+        probabilities = self.probabilities[cells]
+        return replace(self, probabilities=probabilities, unlike=unlike, outside=outside, empty=empty, doublet=doublet)
 
     def among(self, types: Collection[str]) -> Predictions:
         """Return what the same probabilities say if only some types may be given (TYPES).

@@ -17,6 +17,7 @@ import torch
 from scipy import sparse
 
 from ..core.subsample import subsample
+from .doublets import Doublets
 from .history import StageResult
 from .mixture import Weights
 from .networks import Annotator
@@ -71,6 +72,7 @@ class Settings:
     calibrate: bool  # whether annotated batches are left out in turn to learn what probabilities are worth
     target_error: float | None
     device: torch.device
+    doublets: bool = False  # DOUBLETS
     held_out: float = 0.1  # share of each annotated batch's cells that no stage trains on; of the source see `Method`
 
 
@@ -189,6 +191,7 @@ class Annotated:
     mode: str = AlignmentMode.UNALIGNED  # in which the last stage was annotated
     curves: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    doublets: Doublets | None = None  # None: not asked
 
     def subset(self, cells: np.ndarray) -> Annotated:
         """Return the same of some cells only, or in another order: index (n_chosen,)."""
@@ -197,6 +200,7 @@ class Annotated:
             stages={stage: predictions.subset(cells) for stage, predictions in self.stages.items()},
             latent={stage: latent[cells] for stage, latent in self.latent.items()},
             novelty=self.novelty[cells],
+            doublets=None if self.doublets is None else self.doublets.subset(cells),
         )
 
     @property

@@ -46,7 +46,15 @@ from .networks import Annotator, classify, encode
 from .new_types import Profiles
 from .predictions import Predictions, Rule
 from .state import AlignmentMode, Annotated, Annotating, KnownLatents, NoveltyLimit, Reference, Settings, TargetStage
-from .target import align, annotate_before_alignment, in_own_order, like_no_type, predict, reject_strange
+from .target import (
+    align,
+    annotate_before_alignment,
+    in_own_order,
+    like_no_type,
+    predict,
+    reject_doublets,
+    reject_strange,
+)
 
 # The space keeps these apart from any batch's file, where it would be %20.
 LATENTS = "reference codes.pt"
@@ -542,6 +550,7 @@ def annotate_with_model(
         else:
             align(annotated, x, known, settings)
         reject_strange(annotated, np.diff(x.indptr) == 0, like_no_type(x, known))
+        reject_doublets(annotated, x, settings)
         return annotated
 
     return in_own_order(x, in_this_order), known

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from ..core.subsample import subsample
 from ..data.fingerprints import own_order
+from .doublets import find_doublets
 from .mixture import mixed
 from .neighbours import nearest
 from .networks import Annotator, encode, no_subnormal_numbers
@@ -154,6 +155,16 @@ def reject_strange(annotated: Annotated, empty: np.ndarray, strange: np.ndarray)
     for stage, predictions in annotated.stages.items():
         unlike = strange if predictions.unlike is None else predictions.unlike | strange
         annotated.stages[stage] = replace(predictions, unlike=unlike, empty=empty)
+
+
+def reject_doublets(annotated: Annotated, x: sparse.csr_matrix, settings: Settings) -> None:
+    """Reject at every stage the cells, float32 (n, p), that seem to be two cells, if DOUBLETS asks for it."""
+    if not settings.doublets:
+        return
+    annotated.doublets, note = find_doublets(x, settings.seed)
+    annotated.notes.append(note)
+    for stage, predictions in annotated.stages.items():
+        annotated.stages[stage] = replace(predictions, doublet=annotated.doublets.called)
 
 
 def like_no_type(x: sparse.csr_matrix, known: KnownLatents, here: np.ndarray | None = None) -> np.ndarray:

@@ -36,6 +36,7 @@ def _load(run: Run, labels: np.ndarray | None) -> TargetResult:
             arrays.get(f"unlike {stage}"),
             borrows=record.get("borrows", False),
             empty=arrays.get(f"empty {stage}"),
+            doublet=arrays.get(f"doublet {stage}"),
         )
         for stage in record["stages"]
     }
@@ -52,5 +53,6 @@ def _load(run: Run, labels: np.ndarray | None) -> TargetResult:
         coarser=plan.coarser if thresholds else (),
         coarser_thresholds=record.get("coarser thresholds", ()),
         ontology=plan.ontology,
+        doublet_scores=arrays.get("doublet scores"),
     )
     return with_types(result, run.parameters.TYPES)

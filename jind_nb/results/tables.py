@@ -1,6 +1,6 @@
 """Tables of the target: predictions, cell types, reasons, points of pictures, left-out batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from re import fullmatch
 from typing import Any
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from scipy import sparse
 
 from ..core.colours import colours_of
-from ..core.labels import NO_VALUES, OUTSIDE, PARENT_ONLY, UNASSIGNED
+from ..core.labels import DOUBLET, NO_VALUES, OUTSIDE, PARENT_ONLY, UNASSIGNED
 from ..core.text import listing, plural
 from ..data import parents as data_parents
 from ..data.plan import Plan
@@ -23,6 +23,7 @@ from .target import REASONS, Level, TargetResult, count_fallbacks
 
 # The columns of the predictions table before the probabilities; those of options only where an option is set.
 CLUSTER_COLUMNS = "cluster", "cluster_majority", "cluster_share"
+DOUBLET_SCORE = "doublet_score"
 TERM_COLUMN, OBS_TERM = "ontology_term_id", "jind_prediction_ontology_term_id"
 LEVEL_COLUMN = r"level_\d+(_probability)?"
 BEFORE_PROBABILITIES = (
@@ -32,6 +33,7 @@ BEFORE_PROBABILITIES = (
     "level",
     "confidence",
     "reason",
+    DOUBLET_SCORE,
     *CLUSTER_COLUMNS,
 )
 
@@ -51,14 +53,17 @@ MODE_WORDS = {AlignmentMode.UNALIGNED: "without alignment", AlignmentMode.ALIGNE
 def reasons_table(result: TargetResult) -> pd.DataFrame:
     """Return how many cells were kept or rejected, and why."""
     reasons = pd.Series(result.reasons)
-    shown = _reasons(bool(result.parents), bool(result.types), NO_VALUES in set(reasons))
+    scored = {DOUBLET} if result.doublet_scores is not None else set()
+    outside = {OUTSIDE} if result.types else set()
+    shown = _reasons(bool(result.parents), set(reasons) | scored | outside)
     counts = reasons.value_counts().reindex(shown, fill_value=0)
     return counts.rename_axis("reason").to_frame("cells")
 
 
-def _reasons(has_parents: bool, has_types: bool, has_empty: bool) -> list[str]:
-    of_options = {PARENT_ONLY: has_parents, OUTSIDE: has_types, NO_VALUES: has_empty}
-    return [reason for reason in REASONS if of_options.get(reason, True)]
+def _reasons(has_parents: bool, found: Collection[str]) -> list[str]:
+    """Return the reasons to show: those of options and of rare cells only where there are some."""
+    shown = {PARENT_ONLY: has_parents} | {name: name in found for name in (OUTSIDE, DOUBLET, NO_VALUES)}
+    return [reason for reason in REASONS if shown.get(reason, True)]
 
 
 def outside_table(result: TargetResult) -> pd.DataFrame:
@@ -150,7 +155,7 @@ def hover_table(points: pd.DataFrame) -> pd.DataFrame:
 def predictions_table(result: TargetResult) -> pd.DataFrame:
     """Return a row for each target cell, in the input's order, index `cellname`.
 
-    Columns `raw_predictions`, `predictions`, [`level` with parents], `confidence`, `reason`, [`cluster`, `cluster_majority`,
+    Columns `raw_predictions`, `predictions`, [`level` with parents], `confidence`, `reason`, [`doublet_score` with DOUBLETS], [`cluster`, `cluster_majority`,
     `cluster_share` with clusters], one probability per cell type (`p(TYPE)` where a type is named like any of these
     columns), and `labels` where any are known.
     """
@@ -165,6 +170,8 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
     table = table.assign(**_level_columns(result))
     table["confidence"] = final.confidence
     table["reason"] = result.reasons
+    if result.doublet_scores is not None:
+        table[DOUBLET_SCORE] = result.doublet_scores
     if result.clusters is not None:
         for name, values in zip(CLUSTER_COLUMNS, vars(result.clusters).values(), strict=True):
             table[name] = values
@@ -240,20 +247,21 @@ def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:
 
 def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], latent: np.ndarray) -> None:
     """Add `obs` `jind_prediction`, `jind_raw_prediction`, `jind_reason`, [`jind_level`], [`jind_cluster`,
-    `jind_cluster_majority`] (categories), `jind_confidence`, [`jind_cluster_share`] (float32), `obsm['X_jind']`
+    `jind_cluster_majority`] (categories), `jind_confidence`, [`jind_doublet_score`], [`jind_cluster_share`] (float32), `obsm['X_jind']`
     (float32, n x size of the latent space), and `uns['jind_prediction_colors']`, which scanpy's pictures use, from a `predictions_table`, row by row; an earlier annotation is replaced."""
     answers = answers_of(table, classes)
     obs, before = adata.obs, table.columns[: n_before_probabilities(table)]
     obs.drop(
-        columns=[f"jind_{name}" for name in ("level", *CLUSTER_COLUMNS)] + [OBS_TERM], errors="ignore", inplace=True
+        columns=[f"jind_{name}" for name in ("level", DOUBLET_SCORE, *CLUSTER_COLUMNS)] + [OBS_TERM],
+        errors="ignore",
+        inplace=True,
     )
     obs["jind_prediction"] = pd.Categorical(table["predictions"], categories=answers)
     obs["jind_raw_prediction"] = pd.Categorical(table["raw_predictions"], categories=classes)
     obs["jind_confidence"] = table["confidence"].to_numpy(dtype=np.float32)
-    obs["jind_reason"] = pd.Categorical(
-        table["reason"],
-        categories=_reasons("level" in before, *(name in set(table["reason"]) for name in (OUTSIDE, NO_VALUES))),
-    )
+    obs["jind_reason"] = pd.Categorical(table["reason"], categories=_reasons("level" in before, set(table["reason"])))
+    if DOUBLET_SCORE in before:
+        obs["jind_doublet_score"] = table[DOUBLET_SCORE].to_numpy(dtype=np.float32)
     if TERM_COLUMN in before:
         obs[OBS_TERM] = pd.Categorical(table[TERM_COLUMN])
     if "level" in before:

@@ -10,7 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from ..core.labels import AMBIGUOUS, CONFIDENT, NO_VALUES, OUTSIDE, PARENT_ONLY, UNASSIGNED, UNLIKE
+from ..core.labels import AMBIGUOUS, CONFIDENT, DOUBLET, NO_VALUES, OUTSIDE, PARENT_ONLY, UNASSIGNED, UNLIKE
 from ..data import parents as data_parents
 from ..data.allowed_types import allowed_types
 from ..model import hierarchy
@@ -21,7 +21,7 @@ from ..model.state import AlignmentMode
 from .clusters import Clusters
 
 # Why a cell was given its type, its parent or nothing.
-REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE, OUTSIDE, NO_VALUES)
+REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE, OUTSIDE, DOUBLET, NO_VALUES)
 
 
 class Level(StrEnum):
@@ -50,6 +50,7 @@ class TargetResult:
     ontology: Mapping[str, str] = field(default_factory=dict)  # cell type or parent -> term of the Cell Ontology
     clusters: Clusters | None = None
     types: list[str] = field(default_factory=list)  # TYPES: the only ones that may be given; empty: all
+    doublet_scores: np.ndarray | None = None  # float32 (n_target,); None: DOUBLETS did not ask
     of_all_types: Predictions | None = None  # the answer without TYPES, where they are given
 
     @property

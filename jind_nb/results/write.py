@@ -34,9 +34,11 @@ def save_annotated(annotated: Annotated, run: Run) -> None:
     for stage, predictions in annotated.stages.items():
         arrays[f"probabilities {stage}"] = predictions.probabilities
         arrays[f"thresholds {stage}"] = predictions.thresholds
-        for mark in ("unlike", "empty"):
+        for mark in ("unlike", "empty", "doublet"):
             if getattr(predictions, mark) is not None:
                 arrays[f"{mark} {stage}"] = getattr(predictions, mark)
+    if annotated.doublets is not None:
+        arrays["doublet scores"] = annotated.doublets.score
     last, plan = list(annotated.stages.values())[-1], load_plan(run)
     record = {
         "stages": list(annotated.stages),

@@ -27,7 +27,7 @@ MATTERS_FROM = {
         "UNLABELED", "RENAME", "GENE_COL", "FEATURE_TYPES", "LAYER", "NORMALISATION", "MARKERS", "PARENTS", "ONTOLOGY",
     ),
     "2_train": ("USE_GPU", "EPOCHS", "REJECTION", "TARGET_ERROR"),
-    "3_align": ("ALIGN",),
+    "3_align": ("ALIGN", "DOUBLETS"),
     "4_evaluate": ("TYPES", "CLUSTER_RESOLUTION"),
     "report": ("OUTPUT_PATH",),
 }  # fmt: skip

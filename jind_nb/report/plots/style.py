@@ -21,7 +21,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ...core.colours import GREY
-from ...core.labels import AMBIGUOUS, CONFIDENT, NO_VALUES, OUTSIDE, PARENT_ONLY, UNLIKE
+from ...core.labels import AMBIGUOUS, CONFIDENT, DOUBLET, NO_VALUES, OUTSIDE, PARENT_ONLY, UNLIKE
 from .. import html
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D00", "#000000"]
@@ -30,7 +30,7 @@ MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
 
 REASON_COLOURS = {
     CONFIDENT: "#0072B2", PARENT_ONLY: "#56B4E9", AMBIGUOUS: "#E69F00", UNLIKE: "#D55E00", OUTSIDE: "#CC79A7",
-    NO_VALUES: "#999999",
+    DOUBLET: "#8C6D00", NO_VALUES: "#999999",
 }  # fmt: skip
 
 REJECTED: dict[str, Any] = {"color": GREY, "hatch": "///", "edgecolor": "white"}  # bars of cells without a type
