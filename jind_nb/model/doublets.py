@@ -18,7 +18,7 @@ FEWEST_CELLS = 100  # of fewer, pairs say nothing
 COMPONENTS = 10
 PAIRS_A_CELL = 2.0
 TOTAL = 1e4  # that cells and pairs are brought to
-PAIRS_BELOW = 0.4  # a cell is called a doublet if its score is above that of such a share of the added-up pairs
+PAIRS_BELOW = 0.4  # a cell is called a doublet if its score is at least that of such a share of the added-up pairs
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Doublets:
     """What Scrublet says of the cells of a batch."""
 
     score: np.ndarray  # float32 (n,): 0 to 1
-    called: np.ndarray  # bool (n,): the score is above those of two fifths of the added-up pairs
+    called: np.ndarray  # bool (n,): the score is at least those of two fifths of the added-up pairs
 
     def subset(self, cells: np.ndarray) -> Doublets:
         """Return only some cells, bool or index (n_chosen,)."""
@@ -68,7 +68,7 @@ def find_doublets(x: sparse.csr_matrix, seed: int) -> tuple[Doublets, str]:
         )  # fmt: skip
     score = np.zeros(n, dtype=np.float32)
     score[filled] = cells.obs["doublet_score"]
-    called = score > np.float32(np.quantile(cells.uns["scrublet"]["doublet_scores_sim"], PAIRS_BELOW))
+    called = score >= np.float32(np.quantile(cells.uns["scrublet"]["doublet_scores_sim"], PAIRS_BELOW))
     return Doublets(
         score, called
     ), f"DOUBLETS: {int(called.sum()):,} of {n:,} cells are called doublets, and Unassigned."

@@ -59,7 +59,11 @@ def test_doublets_stay_unassigned_with_the_reason_and_their_score() -> None:
     asked = {"batch_key": "batch", "labels_key": "celltype", "target": "c", "min_cell_type_population": 5}
     jn.annotate(adata, **asked, doublets=True)
     called = (adata.obs["jind_reason"] == "doublet").to_numpy()
-    assert called[adata.obs["pair"]].mean() > 0.2
+    score = adata.obs["jind_doublet_score"].to_numpy()[of_target]
+    assert roc_auc_score(adata.obs["pair"].to_numpy()[of_target], score) > 0.95
+    assert (
+        called[adata.obs["pair"]].mean() > 0.1 > 10 * called[of_target][~adata.obs["pair"].to_numpy()[of_target]].mean()
+    )
     assert (adata.obs["jind_prediction"][called] == "Unassigned").all()
     assert adata.obs["jind_doublet_score"].notna().sum() == len(of_target)
     other = adata[np.random.default_rng(1).permutation(adata.n_obs)].copy()
