@@ -128,6 +128,7 @@ class _Rule(BaseModel):
     threshold: Threshold | None = None
     novelty_threshold: Threshold | None = None
     threshold_cap: Threshold | None = None
+    noticed: dict[str, Share] = {}
 
 
 class _Novelty(BaseModel):

@@ -94,7 +94,11 @@ def calibrate(reference: Reference) -> dict[str, Calibration]:
     left_out = leave_batches_out(reference)
     calibrations = calibrate_modes(left_out, reference.settings, len(reference.batches))
     reference.suspects = suspect_labels(left_out, calibrations)
-    return calibrations
+    known, method = known_latents(reference), reference.settings.method
+    return {
+        mode: replace(of_mode, noticed=method.hide_types(known, of_mode.novelty_threshold))
+        for mode, of_mode in calibrations.items()
+    }
 
 
 def known_with_rules(reference: Reference, calibrations: Mapping[str, Calibration]) -> KnownLatents:

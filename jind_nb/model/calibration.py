@@ -33,6 +33,10 @@ FEWEST_FOR_A_GUARANTEE = 4  # left-out batches
 
 MORE_LIKELY_THAN_NOT = 0.5  # no cell is assigned a type that is less likely
 
+# Of a single annotated batch, whose held-out cells are too easy: the median temperature that left-out batches wanted where there
+# were several, and a floor of the thresholds, since nothing shows how wrong a new batch is (benchmarks/README.md).
+ALONE_TEMPERATURE, ALONE_FLOOR = 0.7, 0.8
+
 # What these fields are called in the JSON of saved models.
 JSON_NAMES = {"novelty_threshold": "most_novel", "threshold_cap": "enough"}
 HIGHEST_LIMIT = 2.0  # of novelty; saved models hold no higher one
@@ -164,7 +168,7 @@ class Calibration:
     batches: list[dict[str, Any]]  # a row for each left-out batch: `_row`
     reliability: dict[str, list[dict[str, float]]]  # `network` and `calibrated` -> rows of `metrics.reliability`
     risk_coverage: list[list[float]]  # at most 101 points of coverage and risk, all left-out cells together
-    threshold_cap: float | None = None  # REJECTION's; None with a single annotated batch: see `_rule`
+    threshold_cap: float | None = None  # REJECTION's: see `_rule`
     weights: Weights = ()  # of the METHOD's members; empty in models of format 4
     floor: float = 0.0  # no threshold is below it; 0 in models of format 4
     # Left-out cells of known types, all batches together: (true type, answer, cells), places among the classes; the answer
@@ -173,6 +177,7 @@ class Calibration:
     noise: float = 0.0  # share of the annotated batches' labels that seem to be wrong at random; 0 in older models
     contradictions: list[str] = field(default_factory=list)  # warnings of `label_errors.contradictions`
     borrows: bool = False  # whether thresholds from few held-out cells borrow from the others; not in older models
+    noticed: dict[str, float] = field(default_factory=dict)  # `new_types.hide_in_turn`, by name; not in older models
     dropped: float = (
         0.0  # share of the annotated batches' labelled cells whose type none trains, each batch counted alike
     )
@@ -252,7 +257,7 @@ def calibrate(
     left_out = [batch for batch in left_out if mode in batch.members]
     rule = _rule(left_out, mode, theta, target_error)
     if n_annotated == 1:
-        rule = replace(rule, threshold_cap=None)
+        rule = replace(rule, temperature=ALONE_TEMPERATURE, floor=ALONE_FLOOR, threshold_cap=NO_EVIDENCE)
     rows, plain, calibrated, rights = [], [], [], []
     confusion: Counter[tuple[int, int]] = Counter()
     for batch in left_out:

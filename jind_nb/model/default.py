@@ -35,7 +35,7 @@ from ..data.fingerprints import own_order
 from .mixture import Weights, mixed
 from .neighbours import nearest
 from .networks import Annotator, classify, encode
-from .new_types import FLOOR, SHARE_ABOVE, AnnotatedSpace
+from .new_types import FLOOR, SHARE_ABOVE, AnnotatedSpace, hide_in_turn
 from .pca import principal_axes
 from .state import Annotated, Cells, KnownLatents, NoveltyLimit, Reference, Settings, TargetStage, TrainingStage
 from .target import add_stage, by_nearest
@@ -465,6 +465,16 @@ def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings:
     if isinstance(model.encoder, Projection):  # a cell without values is where the encoder puts zero
         empty = np.abs(latent + model.encoder.offset.cpu().numpy()).max(axis=1) < 1e-6
     return known.space.novelty(latent, offset, empty)
+
+
+@one_blas_thread
+def hide_types(known: KnownLatents, limit: float | None) -> dict[str, float]:
+    """Return which share of each type's cells would be flagged if no other batch had the type, by name: `new_types`."""
+    if limit is None:
+        return {}
+    columns = near_columns(known.latent.shape[1])
+    found = hide_in_turn(known.latent.astype(np.float64), known.batch, known.y, columns, limit)
+    return {known.classes[k]: share for k, share in found.items()}
 
 
 # --- 5. the answer -----------------------------------------------------------------------------------------------------------------

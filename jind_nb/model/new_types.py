@@ -37,6 +37,9 @@ UNLIKE_SHARE, LARGER_SHARE, DEVIATIONS, NEARLY_NONE = 0.4, 0.6, 3.0, 0.01
 # Of nearly all annotated cells; where they do not resemble their types, nothing can be asked of others.
 LEAST_CORRELATION = 0.1
 MOST_COMPARED = 2_000  # annotated cells that the limit comes from
+# Of hiding each annotated type in turn: cells of a batch and of the others, batches a type is hidden in, types, cells it needs.
+MOST_OF_A_BATCH, MOST_OF_OTHERS, BATCHES_A_TYPE, MOST_TYPES, FEWEST_HIDDEN = 500, 2_000, 2, 60, 10
+MOST_HIDDEN = 0.5  # share of the batch that a hidden type makes up: of a batch of new types alone nothing is known
 ENOUGH_CELLS = 50  # in which a feature without any value is one that the file lacks
 
 
@@ -121,6 +124,54 @@ class AnnotatedSpace:
         farness = (np.log(unexplained + TINY) + np.log(self.distances(moved).min(axis=1) + TINY)) / 2
         novelty: np.ndarray = farness - np.quantile(farness[~empty] if not empty.all() else farness, QUARTILE)
         return novelty
+
+
+def hide_in_turn(
+    latent: np.ndarray, batch: np.ndarray, y: np.ndarray, near: np.ndarray, limit: float
+) -> dict[int, float]:
+    """Return which share of a type's cells would have been found unlike everything annotated, had no other batch had the type.
+
+    Nothing is learned anew: components, offsets and the limit are those of all annotated cells, so that the shares are on the high
+    side (benchmarks/README.md has how much).
+
+    Parameters
+    ----------
+    latent, batch, y, near
+        As in `AnnotatedSpace.of`.
+    limit
+        Of novelty.
+
+    Returns
+    -------
+    Type to share, 0 to 1: of the largest 60 types, each hidden from up to two batches. Types that a single batch has, or fewer
+    than ten of its cells, are not among them.
+    """
+    counts = np.zeros((batch.max(initial=-1) + 1, y.max(initial=-1) + 1), dtype=int)
+    np.add.at(counts, (batch, y), 1)
+    found = {}
+    for k in np.argsort(-counts.sum(axis=0), kind="stable")[:MOST_TYPES]:
+        shares = []
+        for one in np.argsort(-counts[:, k], kind="stable")[:BATCHES_A_TYPE]:
+            elsewhere = np.flatnonzero((batch != one) & (y != k))
+            if (
+                counts[one, k] < FEWEST_HIDDEN
+                or counts[one, k] == counts[:, k].sum()
+                or len(np.unique(y[elsewhere])) < 2
+            ):
+                continue
+            own, others = np.flatnonzero((batch == one) & (y == k)), np.flatnonzero((batch == one) & (y != k))
+            here = np.flatnonzero(batch == one)
+            if len(own) > MOST_HIDDEN * len(here):
+                here = np.union1d(others, own[subsample(len(own), max(FEWEST_HIDDEN, len(others)), 0)])
+            here = here[subsample(len(here), MOST_OF_A_BATCH, 0)]
+            elsewhere = elsewhere[subsample(len(elsewhere), MOST_OF_OTHERS, 0)]
+            space = AnnotatedSpace.of(latent[elsewhere], batch[elsewhere], y[elsewhere], near)
+            novelty = space.novelty(latent[here], np.zeros(latent.shape[1]), np.zeros(len(here), dtype=bool))
+            if (y[here] == k).any():
+                shares.append(float((novelty[y[here] == k] > limit).mean()))
+        if shares:
+            found[int(k)] = float(np.mean(shares))
+    return found
 
 
 def with_nearest(latent: np.ndarray, near: np.ndarray) -> np.ndarray:

@@ -278,6 +278,11 @@ def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings:
     return by_nearest(latent, known.latent, known.y)
 
 
+def hide_types(known: KnownLatents, limit: float | None) -> dict[str, float]:
+    """Return nothing: how many cells of a new type would be flagged is not asked."""
+    return {}
+
+
 def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:
     """Align the target against a discriminator, then train on its own confident predictions (section 5)."""
     with no_subnormal_numbers():

@@ -280,3 +280,7 @@ class Method(Annotating, Protocol):
 
     def latent(self, reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
         """Return the latents float32 (m, d) of some of a batch's cells."""
+
+    def hide_types(self, known: KnownLatents, limit: float | None) -> dict[str, float]:
+        """Return which share of each type's cells would be flagged, by a limit of novelty, if the type were new; by name. A
+        METHOD may not ask."""

@@ -416,6 +416,17 @@ def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
     return pd.concat(tables, names=["annotated"])
 
 
+def noticed_table(calibration: Calibration | None) -> pd.DataFrame:
+    """Return a row for each type that was hidden in turn: the share of its cells that would be noticed, were it new, in %; the
+    least noticed first."""
+    if calibration is None or not calibration.noticed:
+        return pd.DataFrame(
+            {"note": ["No type could be hidden: two annotated batches need to have it, of ten cells or more."]}
+        )
+    shares = pd.Series(calibration.noticed).mul(100).round(1).sort_values(kind="stable")
+    return shares.rename_axis("cell type").to_frame("noticed %")
+
+
 def suspects_table(suspects: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a row for each batch and label of which left-out answers contradict cells, most cells first: their number, and what
     they are called most often."""

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from jind_nb.core.text import percent
 from jind_nb.metrics import calibration_error
 from jind_nb.model.calibration import (
+    ALONE_FLOOR,
+    ALONE_TEMPERATURE,
     Calibration,
     alignment_in_words,
     calibrate,
@@ -26,7 +28,7 @@ from jind_nb.model.calibration import (
 )
 from jind_nb.model.leave_one_out import LeftOut
 from jind_nb.model.mixture import mixed
-from jind_nb.model.predictions import NONE_PASSES, tempered
+from jind_nb.model.predictions import NONE_PASSES, Predictions, tempered
 from jind_nb.model.state import AlignmentMode
 
 quick = hypothesis_settings(deadline=None, max_examples=100)
@@ -246,6 +248,16 @@ def test_held_out_cells_of_the_only_batch_teach_no_weights() -> None:
     """They are annotated right by every member that has learned their neighbours by heart."""
     alone = of_two_members("a", 0, is_new=False)
     assert calibrate([alone], AlignmentMode.ALIGNED, 0.05, None, 1).weights == PRIOR
+
+
+def test_held_out_cells_of_the_only_batch_make_nobody_sure() -> None:
+    """They are nearly all right: learned from them, a new batch's cells would all be certain, and half of them wrong."""
+    alone = of_two_members("a", 0, is_new=False)
+    found = calibrate([alone], AlignmentMode.ALIGNED, 0.05, None, 1)
+    assert found.temperature == ALONE_TEMPERATURE
+    judged = Predictions.by(found.rule, CLASSES, *(mixed(alone.members["aligned"], found.weights),) * 2, 0.05)
+    assert (judged.thresholds >= ALONE_FLOOR).all()
+    assert (judged.thresholds <= 0.9).all()
 
 
 def test_cells_of_types_the_model_could_not_know_teach_no_weights() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jind_nb.model.calibration import Calibration
-from jind_nb.model.expected_error import ExpectedError, expected_error, pooled_error, widened
+from jind_nb.model.expected_error import ExpectedError, expected_error, pooled_error, unseen_types, widened
 from jind_nb.model.predictions import Predictions
 
 SHARE = st.floats(0, 1)
@@ -113,3 +113,30 @@ def test_what_a_file_lacks_makes_the_interval_wider() -> None:
     of_few = widened(error, 0.4)
     assert of_few.range == pytest.approx((0.05, 0.26))
     assert "40.0 % of the model's features are missing" in of_few.basis
+
+
+def flagged(share: float) -> Predictions:
+    """A hundred cells, of which a share is unlike the reference."""
+    return replace(of_confidence(*[0.95] * 100), unlike=np.arange(100) < round(100 * share))
+
+
+def test_a_new_type_that_is_seldom_noticed_makes_the_interval_reach_higher() -> None:
+    """Flagged cells of a new type have sisters that got a name; left-out batches have none of these."""
+    learned = calibration((0.05, 0.05), (0.05, 0.05))
+    for row in learned.batches:
+        row["unlike_reference"] = 0.02
+    seldom = replace(learned, noticed={"B": 0.2, "T": 0.4})
+    often = replace(learned, noticed={"B": 1.0, "T": 1.0})
+    plain = expected_error(flagged(0.02), seldom)
+    found = expected_error(flagged(0.12), seldom)
+    noticed = expected_error(flagged(0.12), often)
+    assert plain.range is not None
+    assert found.range is not None
+    assert noticed.range is not None
+    assert unseen_types(flagged(0.02), seldom) == 0
+    assert unseen_types(flagged(0.12), seldom) == pytest.approx(0.1 * 0.7 / 0.88)
+    assert found.range[1] > noticed.range[1] + 0.1
+    assert found.range[0] == pytest.approx(noticed.range[0])
+    assert found.value == pytest.approx(noticed.value)
+    assert "may have been given a name" in found.basis
+    assert "may have been given a name" not in plain.basis

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from jind_nb.model.new_types import FLOOR, AnnotatedSpace, Profiles
+from jind_nb.model.new_types import FLOOR, AnnotatedSpace, Profiles, hide_in_turn
 
 D = 40  # of a latent: two blocks of 20
 NEAR = np.arange(D)
@@ -85,3 +85,22 @@ def test_honest_cells_of_a_file_that_lacks_features_are_like_their_types(counts:
     x, y = counts
     few = np.where(np.arange(x.shape[1]) < 60, x, 0)
     assert not Profiles.of(sparse.csr_matrix(x), y).unlike(sparse.csr_matrix(few)).any()
+
+
+def test_a_type_between_others_would_not_be_noticed_and_a_distant_one_would(means: np.ndarray) -> None:
+    """A biologist must know which types this data could hide, without a run for each."""
+    y = np.tile(np.arange(5), 120)
+    batch = np.repeat([0, 1], 300)
+    alike = means.copy()
+    alike[1] = alike[0] + 0.2
+    shares = hide_in_turn(cells(alike, y, 3), batch, y, NEAR, FLOOR)
+    assert set(shares) == set(range(5))
+    assert max(shares[0], shares[1]) < 0.1
+    assert min(shares[2], shares[3], shares[4]) > 0.9
+
+
+def test_a_type_of_one_batch_cannot_be_hidden(means: np.ndarray) -> None:
+    y = np.concatenate([np.tile(np.arange(3), 50), np.tile(np.arange(2), 75)])
+    batch = np.repeat([0, 1], 150)
+    assert set(hide_in_turn(cells(means, y, 4), batch, y, NEAR, FLOOR)) == {0, 1}
+    assert hide_in_turn(cells(means, y[:150], 4), batch[:150], y[:150], NEAR, FLOOR) == {}
