@@ -62,9 +62,20 @@ def plural(n: int, one: str, many: str | None = None) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share (0 to 1) as a percentage with one decimal.
+    """Return a share (0 to 1) as a percentage with one decimal; what is nearly none or all is not shown as none or all.
 
-    >>> percent(0.1234)
-    '12.3 %'
+    >>> percent(0.1234), percent(0.0001), percent(0.9999)
+    ('12.3 %', '<0.1 %', '>99.9 %')
     """
-    return f"{100 * share:.1f} %"
+    if 0 < share < 0.0005:
+        return "<0.1 %"
+    return ">99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
+
+
+def about(share: float) -> str:
+    """Return an estimated share (0 to 1) in words.
+
+    >>> about(0.1234), about(0.0001)
+    ('about 12.3 %', 'less than 0.1 %')
+    """
+    return "less than 0.1 %" if share < 0.0005 else f"about {percent(share)}"

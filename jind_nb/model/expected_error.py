@@ -78,7 +78,7 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
     unseen = unseen_types(predictions, calibration)
     high = min(1.0, high + OF_UNSEEN * unseen)
     n_cells, share = sum(row["cells"] for row in checked), [row["checked"] for row in checked if "checked" in row]
-    of_labelled = f", {percent(float(np.mean(share)))} of the labelled ones" if share else ""
+    of_labelled = f", {percent(float(np.mean(share)))} of the labelled ones" if share and np.mean(share) < 1 else ""
     basis = (
         f"From the confidence of the {len(assigned):,} annotated cells of this batch, corrected by "
         f"{plural(len(checked), 'annotated batch that was', 'annotated batches that were')} left out in turn "

@@ -215,6 +215,9 @@ def evaluate_batch(reference: Reference, batch: str, stage: TrainingStage) -> No
 def candidates_table(reference: Reference) -> pd.DataFrame:
     """Return how the source was chosen; one row where there was no choice."""
     rows = reference.candidates or [
-        {"batch": reference.source, "why": "named, or the batch with the most cell types and then the most cells"}
+        {
+            "batch": reference.source,
+            "why": "named in SOURCE_DATASET_NAME, or else the batch with the most cell types, then the most cells",
+        }
     ]
     return pd.DataFrame(rows).set_index("batch")

@@ -37,6 +37,7 @@ class Sample:
     training: Mapping[str, Any]
     summary: Summary
     id: str
+    pictures: Markup
     types: Markup
     evidence: Markup
 
@@ -97,9 +98,9 @@ def _sample(one: Run, number: int, points: PointData, *, has_evidence: bool) -> 
     result, plan, training = load_finished(one), load_plan(one), load_training(one)
     types = type_table(result, plan, evaluate_target(result, plan.target))
     table = scrolling_html(report_html.table_html(types, f"Each cell type in {plan.target}", has_download=True))
-    evidence = Markup("")
+    pictures = evidence = Markup("")
     if has_evidence:
         pictures = page.answer_pictures(one, result, plan, points)
-        evidence = pictures + page.part(one.notebook(page.EVIDENCE), points, in_appendix=False)["html"]
+        evidence = Markup(page.part(one.notebook(page.EVIDENCE), points, in_appendix=False)["html"])
     name = f"sample-{number}"
-    return Sample(one, result, plan, training, summarise(result, plan, training), name, table, evidence)
+    return Sample(one, result, plan, training, summarise(result, plan, training), name, pictures, table, evidence)

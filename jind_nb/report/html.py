@@ -69,7 +69,7 @@ def rows_html(
     """
     template = templates().get_template("table.html.j2")
     columns = [[row[j] for row in rows] for j in range(len(heads))]
-    numeric = [_are_numbers(column) for column in columns]
+    numeric = [_are_numbers(column) and not (j == 0 and has_names) for j, column in enumerate(columns)]
     decimals = [_decimals(str(head), column) for head, column in zip(heads, columns, strict=True)]
     values = {"heads": heads, "rows": rows, "caption": caption, "has_names": has_names, "numeric": numeric}
     table = Markup(template.render(values, decimals=decimals, text=value_text, bold=bold))
@@ -96,7 +96,10 @@ def _decimals(head: str, values: Sequence[Any]) -> int:
     some = [abs(float(value)) for value in values if isinstance(value, Real) and not _is_missing(value)]
     if head.endswith("%"):
         return 1
-    if some and all(value.is_integer() for value in some):
+    are_shares = all(
+        isinstance(value, Real) and not isinstance(value, Integral) and 0 <= value <= 1 for value in values
+    )
+    if some and not are_shares and all(value.is_integer() for value in some):
         return 0
     if max(some, default=0.0) <= 1:
         return 3
@@ -107,10 +110,20 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, Real) and value != value)
 
 
+# What a column of numbers may hold as text.
+NUMBER = re.compile(r"[<>]?-?[\d,.]+( %)?( to [\d,.]+( %)?)?")
+NO_NUMBER = ("", "not read", "not known")
+
+
 def _are_numbers(values: Sequence[Any]) -> bool:
-    """Return whether all values that are not missing are numbers; True and False count as words."""
-    some = [value for value in values if not _is_missing(value)]
-    return bool(some) and all(isinstance(value, Real) and not isinstance(value, bool) for value in some)
+    """Return whether all values that are not missing are numbers, or text that stands for one; True and False count as words."""
+    some = [value for value in values if not _is_missing(value) and value not in NO_NUMBER]
+    return bool(some) and all(
+        bool(NUMBER.fullmatch(value))
+        if isinstance(value, str)
+        else isinstance(value, Real) and not isinstance(value, bool)
+        for value in some
+    )
 
 
 def value_text(value: Any, decimals: int | None = None) -> str | Markup:

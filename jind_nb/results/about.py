@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ..core.labels import UNASSIGNED
-from ..core.text import percent
+from ..core.text import about, percent
 from ..model.expected_error import ExpectedError
 from ..runs.folder import Run
 
@@ -67,7 +67,7 @@ def _stated(error: ExpectedError | None) -> Rows:
         return
     value, between = "not known", "not known"
     if error.value is not None and error.range is not None:
-        value = f"about {percent(error.value)} of the annotated cells are wrong"
+        value = f"{about(error.value)} of the annotated cells are wrong"
         between = f"{percent(error.range[0])} to {percent(error.range[1])}"
     yield "expected error", "value", value
     yield "expected error", "probably between", between

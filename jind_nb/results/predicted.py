@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.labels import AMBIGUOUS, CONFIDENT, UNASSIGNED, UNLIKE
-from ..core.text import percent
+from ..core.text import about, percent
 from ..model.expected_error import ExpectedError
 from ..runs.folder import Run
 from .tables import answers_of
@@ -58,8 +58,7 @@ class Predicted:
         if self.error.value is None or self.error.range is None:
             return f"How many of them are wrong is not known. {self.error.basis}"
         low, high = self.error.range
-        share = percent(self.error.value)
-        return f"About {share} of them are probably wrong ({percent(low)} to {percent(high)}). {self.error.basis}"
+        return f"{about(self.error.value).capitalize()} of them are probably wrong ({percent(low)} to {percent(high)}). {self.error.basis}"
 
     @property
     def one_line(self) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..core.labels import NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
 from ..core.resources import templates
-from ..core.text import listing, percent, plural
+from ..core.text import about, listing, percent, plural
 from ..data.plan import Plan
 from ..model.calibration import Calibration, alignment_in_words
 from ..model.expected_error import ExpectedError, expected_error
@@ -94,9 +94,7 @@ def _counted(levels: Mapping[Level, int]) -> str:
 
 
 def _probably_wrong(expected: ExpectedError) -> str:
-    return (
-        "" if expected.value is None else f"; about {percent(expected.value)} of the annotated cells are probably wrong"
-    )
+    return "" if expected.value is None else f"; {about(expected.value)} of the annotated cells are probably wrong"
 
 
 def _numbers(levels: Mapping[Level, int], reasons: Mapping[str, int], expected_error: Number) -> list[Number]:
@@ -123,7 +121,7 @@ def _expected_number(
     if expected.value is not None and expected.range is not None:
         low, high = expected.range
         words = f"of the annotated cells are wrong, probably {100 * low:.1f} to {percent(high)}. {expected.basis}"
-        return Number(name, f"about {percent(expected.value)}", words)
+        return Number(name, about(expected.value), words)
     of_batch = calibration.mean("error_among_assigned") if calibration and calibration.n_annotated == 1 else None
     if of_batch is None and held_out is not None:
         of_batch = 1 - held_out["effective_accuracy"] * (1 - dropped)

@@ -3,6 +3,7 @@
   if (window.jindAlive) return;
   window.jindAlive = true;
   const SECONDS = 10;
+  const PATIENCE = 8; // seconds
   const FAILURES = 2; // one may be a train in a tunnel
   let failures = 0;
 
@@ -24,7 +25,11 @@
   async function ask() {
     let text = "";
     try {
-      const answer = await fetch("alive?kernel=" + encodeURIComponent(kernel()), { cache: "no-store", redirect: "manual" });
+      const answer = await fetch("alive?kernel=" + encodeURIComponent(kernel()), {
+        cache: "no-store",
+        redirect: "manual",
+        signal: AbortSignal.timeout(PATIENCE * 1000), // where a network only swallows, nothing else ends the wait
+      });
       if (answer.type === "opaqueredirect" || answer.status === 401 || answer.status === 403) {
         text = "You are logged out. Open the whole address that you were given again; runs at work continue.";
       } else if (answer.ok) {

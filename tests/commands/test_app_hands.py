@@ -22,6 +22,7 @@ from jind_nb.commands.app.process import describe_file
 from jind_nb.commands.app.run_view import RunView
 from jind_nb.commands.app.workspace import EXAMPLE, AppSettings, RunOfVisitor, Workspace, ask_process, remove_old
 from jind_nb.core.processes import python_module
+from jind_nb.errors import InputError
 
 DAY = 86_400
 
@@ -219,11 +220,22 @@ def test_all_batches_without_labels_are_proposed_together(workspace: Workspace) 
     columns = {"donor": {"a": 50, "b": 40, "c": 30, "d": 20}, "type": {"T": 60, "B": 30}}
     labelled = {"donor": {"type": {"a": 50, "b": 40}}}
     proposed = {"BATCH_COL": "donor", "LABELS_COL": "type", "MIN_CELL_TYPE_POPULATION": None}
+    proposed["SOURCE_DATASET_NAME"] = "a"
     form.path = EXAMPLE
     form._show_content({"cells": 140, "features": 9, "proposed": proposed, "columns": columns, "labelled": labelled})
     target = form.fields["TARGET_DATASET_NAME"]
-    assert target.options[1][0] == "– every batch without labels (2) –"
-    assert target.value == new_run.EVERY
+    assert target.options[0][0] == "– every batch without labels (2) –"
+    assert target.value == (new_run.EVERY,)
     assert "TARGET_DATASET_NAME" not in form._values()
-    target.value = "d"
+    target.value = ["d"]
     assert form._values()["TARGET_DATASET_NAME"] == "d"
+    target.value = ["b", "d"]
+    assert form._values()["TARGET_DATASET_NAME"] == ["b", "d"]
+    form._columns_chosen()
+    assert target.value == ("b", "d")
+    assert form._values()["SOURCE_DATASET_NAME"] == "a"
+    target.value = ["a"]
+    assert "SOURCE_DATASET_NAME" not in form._values()
+    target.value = []
+    with pytest.raises(InputError, match="Please choose: Batches to annotate"):
+        form._values()

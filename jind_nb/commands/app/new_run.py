@@ -61,6 +61,7 @@ class NewRunForm:
         ours.on_change(lambda: start_task(self._choose_file(self.typed.value.strip())), self.typed)
         batch, labels, *others = self.fields.values()
         ours.on_change(self._columns_chosen, batch, labels)
+        ours.on_change(self._targets_chosen, self.fields["TARGET_DATASET_NAME"])
         ours.on_change(self._discard_check, *others)
 
     def _arrange(self) -> None:
@@ -131,10 +132,11 @@ class NewRunForm:
             ours.fill(self.fields[name], options, proposed[name] or "")
         self.fields["MIN_CELL_TYPE_POPULATION"].value = str(proposed["MIN_CELL_TYPE_POPULATION"] or AUTO)
         self._columns_chosen()
+        source = self.fields["SOURCE_DATASET_NAME"]
+        ours.fill(source, list(source.options), source.value or str(proposed.get("SOURCE_DATASET_NAME") or ""))
         target = self.fields["TARGET_DATASET_NAME"]
-        of_init = str(proposed.get("TARGET_DATASET_NAME") or "")
-        if not target.value and of_init in {value for _, value in target.options}:
-            target.value = of_init
+        if not target.value:
+            ours.fill_several(target, list(target.options), _as_list(proposed.get("TARGET_DATASET_NAME")))
         hide(self.choices, hidden=False)
 
     def _delete(self) -> None:
@@ -160,11 +162,18 @@ class NewRunForm:
         without = [name for name in names if labels and not labelled.get(name)]
         options = [(name, name) for name in names]
         every = [(f"– every batch without labels ({len(without)}) –", EVERY)] if len(without) > 1 else []
-        likeliest = EVERY if every else "".join(without)
-        ours.fill(target, [NOTHING, *every, *options], target.value or likeliest)
+        likeliest = [EVERY] if every else without
+        kept = [name for name in target.value if name in names]
+        ours.fill_several(target, [*every, *options], kept or likeliest)
         ours.fill(source, [AUTOMATIC, *options], source.value)
         self.fields["EXCLUDE_DATASETS_NAMES"].options = list(names)
         self._discard_check()
+
+    def _targets_chosen(self) -> None:
+        """Take back a proposed source that is to be annotated."""
+        source = self.fields["SOURCE_DATASET_NAME"]
+        if source.value in self.fields["TARGET_DATASET_NAME"].value:
+            ours.fill(source, list(source.options), "")
 
     def _discard_check(self) -> None:
         """Remove the result of a check, which is not for the present choice."""
@@ -184,10 +193,12 @@ class NewRunForm:
             raise InputError(f"Please choose: {', '.join(missing)}.")
         chosen = {"PATH": self.path} | {name: field.value for name, field in self.fields.items()}
         chosen["EXCLUDE_DATASETS_NAMES"] = list(chosen["EXCLUDE_DATASETS_NAMES"])
+        targets = list(chosen["TARGET_DATASET_NAME"])
+        chosen["TARGET_DATASET_NAME"] = "" if EVERY in targets else targets[0] if len(targets) == 1 else targets
         chosen = {
             name: value.strip() if isinstance(value, str) and name in TYPED else value for name, value in chosen.items()
         }
-        return {name: value for name, value in chosen.items() if value not in ("", [], EVERY)}
+        return {name: value for name, value in chosen.items() if value not in ("", [])}
 
     # --- 3. check
 
@@ -222,7 +233,7 @@ class NewRunForm:
 def _fields() -> dict[str, Any]:
     """Return a widget for each parameter that can be chosen, in the order of the page."""
     excluded, fewest, error = "Batches to leave out", "Fewest cells of a type", "Maximum error rate"
-    several, share = "Several: hold Ctrl, or Shift.", "empty, or a share such as 0.05"
+    share = "empty, or a share such as 0.05"
     of_text = {
         "MARKERS": ("Marker genes", "{T: [CD3D, CD3E], B: [MS4A1]}"),
         "PARENTS": ("Parent types", "{CD4 T: T, CD8 T: T}, or a column of obs"),
@@ -233,13 +244,17 @@ def _fields() -> dict[str, Any]:
     return {
         "BATCH_COL": ours.dropdown("Batches are in", [NOTHING], "BATCH_COL"),
         "LABELS_COL": ours.dropdown("Cell types are in", [NOTHING], "LABELS_COL"),
-        "TARGET_DATASET_NAME": ours.dropdown("Batch to annotate", [NOTHING], "TARGET_DATASET_NAME"),
+        "TARGET_DATASET_NAME": ours.several("Batches to annotate", rows=6),
         "SOURCE_DATASET_NAME": ours.dropdown("Start learning from", [AUTOMATIC], "SOURCE_DATASET_NAME"),
-        "EXCLUDE_DATASETS_NAMES": ours.labelled(widgets.SelectMultiple, excluded, rows=5, tooltip=several),
+        "EXCLUDE_DATASETS_NAMES": ours.several(excluded, rows=5),
         "MIN_CELL_TYPE_POPULATION": ours.labelled(widgets.Text, fewest, value=AUTO, placeholder=AUTO),
         "TARGET_ERROR": ours.labelled(widgets.Text, error, placeholder=share),
         "METHOD": ours.dropdown("Method", METHODS, "METHOD"),
     } | {name: ours.labelled(widgets.Text, text, placeholder=example) for name, (text, example) in of_text.items()}
+
+
+def _as_list(value: Any) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)] if value else []
 
 
 def _label_tables(names: dict[str, int], types: dict[str, int], labelled: dict[str, int]) -> str:

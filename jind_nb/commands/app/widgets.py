@@ -1,6 +1,6 @@
 """Parts of the web page: labelled widgets, and HTML in which names of the data are escaped."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import ipywidgets as widgets
@@ -15,7 +15,21 @@ html: Any = templates().get_template("app.html.j2").module
 
 StartTask = Callable[[Coroutine[Any, Any, None]], None]
 
-BEING_FILLED: set[widgets.Dropdown] = set()
+BEING_FILLED: set[widgets.Widget] = set()
+
+SEVERAL = "Several: hold Ctrl (on a Mac ⌘), or Shift."
+
+# Descriptions of parameters whose own speak of the file of parameters.
+OF_PAGE = {
+    "TARGET_DATASET_NAME": f"{SEVERAL} If these batches have labels, the labels are only compared with the answers.",
+    "SOURCE_DATASET_NAME": "The annotated batch that training starts from.",
+    "EXCLUDE_DATASETS_NAMES": f"{SEVERAL} These batches take no part in anything.",
+    "MARKERS": "Features to look at for each cell type.",
+    "PARENTS": "A coarser level: a cell of ambiguous type is then given the parent, where that is confident.",
+    "RENAME": "Labels to read as others; those of the batches to annotate too.",
+    "LAYER": "Which values to use; `obsm:KEY` for an embedding of your own.",
+    "TARGET_ERROR": "The highest share of wrong labels among the annotated cells of a batch that is new to the model.",
+}
 
 
 def in_words(error: Exception) -> str:
@@ -62,6 +76,16 @@ def fill(choice: widgets.Dropdown, options: list[tuple[str, str]], value: str) -
         BEING_FILLED.discard(choice)
 
 
+def fill_several(choice: widgets.SelectMultiple, options: list[tuple[str, str]], values: Iterable[str]) -> None:
+    """Set the options of a list of which several can be chosen, and choose those of `values` that are among them."""
+    BEING_FILLED.add(choice)
+    try:
+        choice.options = options
+        choice.value = [value for _, value in options if value in set(values)]
+    finally:
+        BEING_FILLED.discard(choice)
+
+
 def on_change(work: Callable[[], None], *these: widgets.Widget) -> None:
     """Call a function whenever the visitor changes one of these widgets, but not when `fill` does."""
     for widget in these:
@@ -91,6 +115,12 @@ def heading(text: str) -> widgets.HTML:
     return widgets.HTML(html.heading(text))
 
 
+def several(text: str, rows: int) -> widgets.SelectMultiple:
+    """Return a list of which several can be chosen."""
+    return labelled(widgets.SelectMultiple, text, rows=rows, tooltip=SEVERAL)
+
+
 def description(parameter: str) -> widgets.HTML:
     """Return a parameter's description and name."""
-    return widgets.HTML(html.parameter(parameter, Parameters.model_fields[parameter].description))
+    text = OF_PAGE.get(parameter) or Parameters.model_fields[parameter].description
+    return widgets.HTML(html.parameter(parameter, text))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ...core.colours import GREY, colours_of
 from ...core.labels import UNASSIGNED
 from ...core.text import listing, percent
-from .style import FULL, REJECTED, legend_below, short, short_names
+from .style import FULL, REJECTED, legend_below, row_height, short, short_names
 
 MOST_TYPES = 24  # with a colour of their own; the others share one
 
@@ -30,7 +30,7 @@ def compositions(shares: pd.DataFrame, answers: Sequence[str]) -> Figure:
     """
     colours = colours_of(answers) | {OTHERS: "#D9D9D9"}
     shown = _with_others_together(shares)
-    figure, axes = plt.subplots(figsize=(FULL, 1.4 + 0.26 * len(shown)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(FULL, 1.4 + row_height(len(shown), 0.26) * len(shown)), layout="constrained")
     y, left = np.arange(len(shown))[::-1], np.zeros(len(shown))
     for name, of_answer in shown.items():
         look: dict[str, Any] = {"color": colours.get(str(name), GREY), "edgecolor": "white"}

@@ -18,7 +18,17 @@ from ...core.labels import UNASSIGNED
 from ...core.text import percent, plural
 from ...model.history import TRAINED_ON, StageResult
 from ...model.state import TrainingStage
-from .style import COLOURS, FULL, MANY, boxes_for_missing_letters, legend_below, short, short_names, three_digits
+from .style import (
+    COLOURS,
+    FULL,
+    MANY,
+    boxes_for_missing_letters,
+    legend_below,
+    row_height,
+    short,
+    short_names,
+    three_digits,
+)
 
 FEW_COLUMNS = 6  # of one matrix as wide as a page: more have numbers for names
 
@@ -236,7 +246,9 @@ def batch_results(history: Sequence[StageResult], batch: str, stages: Sequence[s
 
 def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -> Figure:
     """Draw raw and effective accuracy of many stages, one line each, in reading order."""
-    figure, axes = plt.subplots(figsize=(FULL, 1.4 + 0.22 * len(results)), layout="constrained")
+    figure, axes = plt.subplots(
+        figsize=(FULL, 1.4 + row_height(len(results), 0.22) * len(results)), layout="constrained"
+    )
     y = np.arange(len(results))
     numbers = [result.metrics for result in results]
     axes.plot([m["raw_accuracy"] for m in numbers], y, "o", color=COLOURS[0], label="raw accuracy (all cells)")

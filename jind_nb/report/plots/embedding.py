@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from ...core.colours import colours_of
 from ...core.labels import UNASSIGNED
 from ...core.text import listing
-from .style import HALF, REASON_COLOURS, clickable, legend_beside, short
+from .style import FULL, HALF, REASON_COLOURS, clickable, legend_below, legend_beside, short, short_names
 
 FEW = 8  # groups that colours alone tell apart; more are numbered in the picture
 
@@ -24,7 +24,9 @@ REFERENCE = "#D9D9D9"  # of annotated cells behind the target's
 
 TARGET = "#000000"  # of the target among other batches
 
-PANEL = 2.5  # inches, height of the picture without its legend
+MOST_BESIDE = 26  # groups in a legend beside a picture; that of more is below it
+
+PANEL, LOW_PANEL = 2.5, 1.9  # inches, height of a picture without its legend: by cell type, and by anything else
 
 MOVED = 0.02  # of the picture's diagonal: less is no movement that an eye sees
 
@@ -49,9 +51,12 @@ def scatter(
     words
         The legend's text for groups that are numbers.
     """
-    figure, axes = plt.subplots(figsize=(6.6 + 2.2 * (len(set(group)) // 26), 4.6), layout="constrained")
     groups = np.asarray(group, dtype=object)
     names = [name for name in (order or sorted(set(group))) if (groups == name).any()]
+    is_beside = len(names) <= MOST_BESIDE
+    height = 4.6 if is_beside else 4.3 + 0.15 * -(-len(names) // 3)
+    figure, axes = plt.subplots(figsize=(FULL, height), layout="constrained")
+    called = dict(zip(names, short_names([words[name] if words else name for name in names]), strict=True))
     colours = colours_of(names)
     size = float(np.clip(12_000 / max(1, len(points)), 3, 22))
     if (groups == UNASSIGNED).any():
@@ -59,7 +64,7 @@ def scatter(
     shown = [name for name in names if name != UNASSIGNED]
     for name in names:
         at = groups == name
-        label = f"{short(words[name] if words else name)} ({at.sum():,})"
+        label = f"{called[name]} ({at.sum():,})"
         if words or (len(shown) > FEW and name != UNASSIGNED):
             # Colours alone are hard to tell apart: the group's number is drawn in its middle and in the legend.
             number = name if words else shown.index(name) + 1
@@ -68,7 +73,10 @@ def scatter(
         axes.scatter(
             points["x"][at], points["y"][at], s=size, alpha=0.7, label=label, color=colours[name], linewidths=0
         )
-    legend_beside(axes, ncols=1 + len(names) // 26, markerscale=1.6)
+    if is_beside:
+        legend_beside(axes, markerscale=1.6)
+    else:
+        legend_below(figure, ncols=3)
     axes.set_title(title, fontsize=10)
     axes.set(xlabel="dimension 1 (no unit)", ylabel="dimension 2 (no unit)", xticks=[], yticks=[])
     return figure
@@ -121,11 +129,12 @@ def target_umap(
     of_target = (points["cell"] >= 0).to_numpy()
     colours = _colours(by, names, points, target)
     entries = _entries(points, by, colours, of_target) if by != "confidence" and has_legend else []
-    columns = max(1, min(4, int(HALF / (0.32 + 0.062 * max([len(short(name)) for name in entries], default=0)))))
+    columns = max(1, min(4, int(HALF / (0.32 + 0.062 * max(map(len, short_names(entries)), default=0)))))
     below = 0.42 if by == "confidence" else 0.08 + 0.15 * -(-len(entries) // columns)
-    height = PANEL + 0.24 + below
+    panel = PANEL if by == "cell type" else LOW_PANEL
+    height = panel + 0.24 + below
     figure = plt.figure(figsize=(HALF, height))
-    axes = figure.add_axes((0.02, below / height, 0.96, PANEL / height))
+    axes = figure.add_axes((0.02, below / height, 0.96, panel / height))
     axes.set(xticks=[], yticks=[])
     axes.set_title(title or f"{short(target, 24)}: by {by}", fontsize=8.5, loc="left", pad=4)
     axes.spines[:].set_color("#BBBBBB")
@@ -150,7 +159,7 @@ def target_umap(
         at = (group == name) & is_drawn
         if not at.any():
             continue
-        size = sizes["large"] if by != "batch" or name == target else sizes["small"]
+        size = sizes["large"] if by != "batch" else sizes["large"] / 2 if name == target else sizes["small"]
         axes.scatter(x[at], y[at], s=size, alpha=0.65, color=colours[name], linewidths=0)
         if name in numbers and name != UNASSIGNED:
             _draw_number(axes, numbers[name], x[at], y[at])
@@ -198,7 +207,8 @@ def _legend_below(
         for name in entries
     ]
     words = [
-        f"{numbers[name]}: {short(name)}" if name in numbers and name != UNASSIGNED else short(name) for name in entries
+        f"{numbers[name]}: {word}" if name in numbers and name != UNASSIGNED else word
+        for name, word in zip(entries, short_names(list(entries)), strict=True)
     ]
     legend = figure.legend(
         handles, words, loc="lower center", ncols=columns, fontsize=7, frameon=False, handletextpad=0.1,

@@ -121,7 +121,8 @@ def _dot_legend(figure: Figure, drawn: Any, dots: Dots, largest: float, left: fl
     width, height = figure.get_size_inches()
     shares = np.array([0.05, 0.25, 0.5, 0.75, 1.0])
     words = "open" if dots.what == "peaks" else "above zero"
-    x = min(left, 1.6)
+    unit = textwrap.shorten(f"mean value: {dots.unit}", 52, placeholder="…")
+    x = min(left, 1.6, FULL - 3.25 - 0.062 * len(unit))
     figure.text(x / width, 0.4 / height, f"share of cells {words}", fontsize=7)
     sizes = figure.add_axes((x / width, 0.08 / height, 2.9 / width, 0.26 / height))
     sizes.scatter(np.arange(5), np.zeros(5), s=_dot_size(shares, largest), color="#888888", linewidths=0)
@@ -129,7 +130,6 @@ def _dot_legend(figure: Figure, drawn: Any, dots: Dots, largest: float, left: fl
         sizes.text(i + 0.24, 0, f"{100 * share:.0f} %", fontsize=7, va="center")
     sizes.set(xlim=(-0.3, 5.0), ylim=(-1, 1))
     sizes.axis("off")
-    unit = textwrap.shorten(f"mean value: {dots.unit}", 52, placeholder="…")
     figure.text((x + 3.2) / width, 0.4 / height, unit, fontsize=7)
     bar = figure.add_axes(((x + 3.2) / width, 0.22 / height, 1.6 / width, 0.1 / height))
     figure.colorbar(drawn, cax=bar, orientation="horizontal")

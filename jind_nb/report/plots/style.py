@@ -6,6 +6,7 @@ Lines and bars have Okabe and Ito's eight colours, which colour-blind readers ca
 
 import io
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -198,9 +199,32 @@ def short(name: str, most: int = 28) -> str:
 
 
 def short_names(names: Sequence[str], most: int = 28) -> list[str]:
-    """Return `short` of names that stand side by side; uncut where cutting would make two of them alike."""
-    cut = [short(name, most) for name in names]
-    return cut if len(set(cut)) == len(set(names)) else [short(name, 200) for name in names]
+    """Return `short` of names that stand side by side. Those that would look alike keep more of their end, and as many more
+    letters as they need.
+
+    >>> short_names(["CD4-positive helper T cell, naive", "CD4-positive regulatory T cell, naive", "B"], 22)
+    ['CD4-p…er T cell, naive', 'CD4-p…ry T cell, naive', 'B']
+    """
+    cut = {name: short(name, most) for name in names}
+    for more in range(0, 201, 4):
+        count = Counter(cut.values())
+        alike = [name for name, words in cut.items() if count[words] > 1]
+        if not alike:
+            break
+        cut |= {name: _short_at_front(name, most + more) for name in alike}
+    return [cut[name] for name in names]
+
+
+def _short_at_front(name: str, most: int) -> str:
+    if len(name) > most:
+        name = f"{name[: most // 4]}…{name[len(name) - (most - most // 4 - 1) :]}"
+    return name.replace("$", r"\$")
+
+
+def row_height(n: int, most: float) -> float:
+    """Return inches for each of so many rows: at most 0.15 for many, and less where the picture would not fit a page; letters of 7
+    points always fit a row."""
+    return float(np.clip(7.0 / max(1, n), 0.105, most if n <= MANY else min(most, 0.15)))
 
 
 def three_digits(value: float | None) -> str:

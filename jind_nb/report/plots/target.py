@@ -24,6 +24,7 @@ from .style import (
     REJECTED,
     clickable,
     legend_below,
+    row_height,
     short,
     short_names,
     three_digits,
@@ -59,6 +60,9 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
     height = max(3.02, 0.95 + step * len(table))
     figure, axes = plt.subplots(figsize=(HALF, height), layout="constrained")
     y = np.arange(len(table))
+    is_named = np.isin(table.index.astype(str), list(names))  # all others together would dwarf each of the types
+    rest, table = table, table.copy()
+    table.loc[~is_named] = 0
     given = 100 * table["annotated"].to_numpy()
     axes.barh(y, given, color=[colours.get(name, GREY) for name in table.index], height=0.72)
     start = given
@@ -71,8 +75,9 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
         axes.hlines(y, 100 * table["low"], 100 * table["high"], color="black", linewidth=0.9)
         axes.plot(100 * table["mean"], y, "|", color="black", markersize=6, markeredgewidth=1.4)
         ends = np.maximum(start, 100 * table["high"].fillna(0).to_numpy())
-    for i, (end, n) in enumerate(zip(ends, table["cells"], strict=True)):
-        axes.text(end, i, f" {n:,}", va="center", fontsize=7)
+    for i, (end, n) in enumerate(zip(ends, rest["cells"], strict=True)):
+        share = "" if is_named[i] else f" ({100 * rest['annotated'].iloc[i]:.0f} %)"
+        axes.text(end, i, f" {n:,}{share}", va="center", fontsize=7)
     is_numbered = len([name for name in names if name != UNASSIGNED]) > FEW
     words = [
         f"{numbers[name]}: {word}" if is_numbered and name in numbers else word
@@ -181,7 +186,7 @@ def quality_alt(table: pd.DataFrame, target: str) -> str:
 def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapping[str, float], target: str) -> Figure:
     """Draw each cell's confidence by its most probable type, and the threshold below which it is rejected."""
     names = sorted(set(raw))
-    height = 1.3 + (0.26 if len(names) <= MANY else 0.15) * len(names)
+    height = 1.3 + row_height(len(names), 0.26) * len(names)
     figure, axes = plt.subplots(figsize=(FULL, height), layout="constrained")
     jitter = np.random.default_rng(0).uniform(-0.32, 0.32, len(raw))
     for i, name in enumerate(names):
@@ -189,7 +194,7 @@ def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapp
         axes.scatter(confidence[at], i + jitter[at], s=4, color=COLOURS[0], alpha=0.5, linewidths=0, rasterized=True)
         axes.plot([thresholds[name]] * 2, [i - 0.42, i + 0.42], color=COLOURS[3], linewidth=2)
     axes.plot([], [], color=COLOURS[3], linewidth=2, label="threshold: cells below it are Unassigned")
-    axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=8 if len(names) <= MANY else 7)
+    axes.set_yticks(range(len(names)), short_names(names), fontsize=8 if len(names) <= MANY else 7)
     axes.set(xlim=(0, 1.02), xlabel="confidence (probability of the most probable type)", ylabel="most probable type")
     axes.set_title(f"Confidence of each cell of {short(target)}", fontsize=10)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -274,7 +279,7 @@ def reliability_alt(calibration: Calibration | None, labelled: tuple[np.ndarray,
 def cluster_bars(table: pd.DataFrame, target: str) -> Figure:
     """Draw the share of each cluster's cells that are of its majority, and what the others are; `table` as
     `clusters.cluster_table` returns it."""
-    figure, axes = plt.subplots(figsize=(FULL, 1.3 + 0.24 * len(table)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(FULL, 1.3 + row_height(len(table), 0.24) * len(table)), layout="constrained")
     y = np.arange(len(table))
     share = table["share %"].to_numpy(dtype=float)
     unassigned = np.where(table["majority"] == UNASSIGNED, 0.0, table["Unassigned %"].to_numpy(dtype=float))
@@ -286,7 +291,7 @@ def cluster_bars(table: pd.DataFrame, target: str) -> Figure:
     axes.barh(y, unassigned, left=100 - unassigned, label=UNASSIGNED, **REJECTED)
     rows = zip(table.index, short_names(list(table["majority"])), table["cells"], strict=True)
     names = [f"{name}: {majority} ({n:,})" for name, majority, n in rows]
-    axes.set_yticks(y, names, fontsize=8)
+    axes.set_yticks(y, names, fontsize=8 if len(names) <= MANY else 7)
     axes.set(xlim=(0, 100), ylim=(len(table) - 0.4, -0.6), xlabel="share of the cluster's cells (%)")
     axes.set_ylabel("cluster: majority (cells)")
     axes.set_title(f"Clusters of {short(target)} and their majorities", fontsize=10)

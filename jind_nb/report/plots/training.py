@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ...core.colours import GREY
 from ...core.labels import UNASSIGNED
 from ...model.state import TargetStage
-from .style import COLOURS, FULL, MANY, REJECTED, legend_below, legend_beside, short, short_names
+from .style import COLOURS, FULL, REJECTED, legend_below, legend_beside, row_height, short, short_names
 
 
 def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target: int) -> Figure | str:
@@ -22,7 +22,7 @@ def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target
         return f"A saved model annotates {target}, {n_target:,} cells; there is no training."
     table = pd.DataFrame(cells).fillna(0).astype(int).sort_index()
     has_numbers = table.shape[1] <= 12
-    width, height = (0.5 if has_numbers else 0.12), (0.24 if len(table) <= MANY else 0.15)
+    width, height = (0.5 if has_numbers else 0.12), row_height(len(table), 0.24)
     longest = max(len(name) for name in short_names(list(table.columns)))
     size = max(FULL, 2.6 + width * table.shape[1]), 1.2 + 0.07 * longest + height * len(table)
     figure, axes = plt.subplots(figsize=size, layout="constrained")
@@ -48,7 +48,7 @@ def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figu
     if variances.isna().all():
         return f"The {features['kept']:,} features of the saved model are used."
     ranked = variances.sort_values(ascending=False, kind="stable")
-    figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(FULL, 2.3), layout="constrained")
     axes.plot(np.arange(1, len(ranked) + 1), ranked, color=COLOURS[0])
     axes.set(xlabel="feature, by rank", ylabel="variance over all cells", xscale="log")
     axes.set_title(f"{features['kept']:,} of {features['in_file']:,} features kept, the most variable", fontsize=10)
@@ -65,7 +65,7 @@ def curves(
     frame = pd.DataFrame([point for point in points if point.get(quantity) is not None])
     if frame.empty:
         return None
-    figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(FULL, 2.6), layout="constrained")
     lines = list(frame.groupby("batch", sort=False)) if "batch" in frame else [("", frame)]
     for i, (name, line) in enumerate(lines):
         style = ["-", "--", ":", "-."][(i // len(COLOURS)) % 4]
@@ -113,7 +113,7 @@ def rejection_by_stage(stages: Mapping[str, Any], title: str) -> Figure:
     axes.barh(names, rejected, left=kept, label=UNASSIGNED, **REJECTED)
     for i, (a, b) in enumerate(zip(kept, rejected, strict=True)):
         axes.text(a + b, i, f" {b:,} of {a + b:,} {UNASSIGNED}", va="center", fontsize=8)
-    axes.set_xlim(0, (kept + rejected).max() * 1.35)
+    axes.set_xlim(0, (kept + rejected).max() * 1.5)
     axes.set_xlabel("cells")
     axes.set_title(title, fontsize=10)
     legend_below(figure, ncols=2)
