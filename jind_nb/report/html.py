@@ -29,7 +29,7 @@ def table_html(
     <table class="dataframe">
     <thead><tr><th scope="col" style="text-align: left">cell type</th><th scope="col" class="number">cells</th></tr></thead>
     <tbody>
-    <tr><th scope="row" style="text-align: left">&lt;b&gt;</th><td class="number">1,200</td></tr>
+    <tr><th scope="row" class="word" style="text-align: left">&lt;b&gt;</th><td class="number">1,200</td></tr>
     </tbody>
     </table>
     """
@@ -97,7 +97,7 @@ def _decimals(head: str, values: Sequence[Any]) -> int:
     if head.endswith("%"):
         return 1
     are_shares = all(
-        isinstance(value, Real) and not isinstance(value, Integral) and 0 <= value <= 1 for value in values
+        isinstance(value, Real) and not isinstance(value, Integral) and 0 <= float(value) <= 1 for value in values
     )
     if some and not are_shares and all(value.is_integer() for value in some):
         return 0
