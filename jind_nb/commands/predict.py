@@ -101,7 +101,7 @@ def predict(
     check_output(parameters, 0)
     predicted = annotate_file(run, options.batch_col)
     # Before anything is written: parts of the file that were not read yet may be damaged.
-    adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad)
+    adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad, but=predicted.read)
     with locks.held(run.folder):
         previous.recover(run)
         replace = previous.set_aside if run.manifest.exists() else previous.discard
@@ -129,13 +129,14 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     batches = list(dict.fromkeys(cells["batch"]))
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     settings = settings_of(parameters)
-    encoded = _encode(model, prepare_in_blocks(parameters, cells, plan), settings)
+    read, blocks = prepare_in_blocks(parameters, cells, plan)
+    encoded = _encode(model, blocks, settings)
     answer = _annotate(model, cells, encoded, settings, plan, parameters.TYPES)
     notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
     plan.warnings.extend(_strange_warnings(answer.table))
     error = widened(answer.error, plan.features["missing"] / plan.features["kept"])
     batch = cells["batch"].to_numpy()
-    return Predicted(answer.table, answer.latent, plan.classes, plan.warnings, notes, run, error, batch, plan.features)
+    return Predicted(answer.table, answer.latent, plan.classes, plan.warnings, notes, run, error, batch, plan.features, read)
 
 
 def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:

@@ -107,6 +107,7 @@ class Blocks:
     """Hold some rows of a stored matrix as blocks."""
 
     what: str  # the matrix, in messages
+    path: str  # of the matrix in the file
     blocks: list[Block]
     shape: tuple[int, int]  # of the whole matrix
     n_values: int  # stored in the whole matrix; of a dense one an estimate of those that are not zero
@@ -158,7 +159,7 @@ class Blocks:
             ]
             for block in blocks:
                 block.columns = columns
-        return cls(what, blocks, (n_rows, n_columns), n_values)
+        return cls(what, path, blocks, (n_rows, n_columns), n_values)
 
     def ready(self, folder: Path, *, keep: bool) -> None:
         """Set whether values are kept in memory; if not, sort a CSC matrix by rows into a temporary file.
@@ -284,7 +285,8 @@ def as_float32(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     """Return the matrix in float32, without stored zeros."""
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is reported as such
         matrix = matrix.astype(np.float32, copy=False)
-    matrix.eliminate_zeros()
+    if np.count_nonzero(matrix.data) < len(matrix.data):
+        matrix.eliminate_zeros()
     return matrix
 
 
@@ -517,19 +519,27 @@ def uncopied_warnings(file: Path) -> list[str]:
     return [f"Some parts of {file.name} cannot be read here and will not be in the annotated file: {parts}{more}."]
 
 
-def read_obs_of_whole(file: Path) -> ad.AnnData:
+def read_obs_of_whole(file: Path, but: str = "") -> ad.AnnData:
     """Return the cells' table of an h5ad file after everything in the file was read once, piece by piece.
+
+    Parameters
+    ----------
+    but
+        Path of a matrix whose values were all read before.
 
     Raises
     ------
     InputError
         If any part of it is damaged.
     """
+    parts = but.split("/")
     with open_file(file) as store:
         with reading(file, "read whole"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what nothing here looks at
             h5: Any = store  # an h5ad file, not zarr
-            h5.visititems(_read_in_pieces)
+            h5.visititems(
+                lambda name, item: None if name.split("/")[: len(parts)] == parts else _read_in_pieces(name, item)
+            )
         return ad.AnnData(obs=plain_table(frame(store, "obs")))
 
 

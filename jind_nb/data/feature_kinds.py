@@ -29,6 +29,9 @@ KINDS_BY_NAME = {
     ),
 }
 
+# What all of these names have; most genes' names have not.
+PART_OF_OTHERS = re.compile(r"[-_:.]|totalseq|hashtag", re.IGNORECASE)
+
 # Cells of a batch that show which kinds it has values of.
 CELLS_LOOKED_AT = 50
 
@@ -54,9 +57,10 @@ def kinds_of(var: pd.DataFrame, names: pd.Index) -> np.ndarray:
     else:
         of_all = PEAKS if names_type(names) == "peaks" else ANTIBODIES if antibodies(names) else GENES
         kinds = np.full(len(names), of_all, dtype=object)
-    genes = np.flatnonzero(kinds == GENES)
+    texts = list(map(str, names))
+    genes = [i for i in np.flatnonzero(kinds == GENES) if PART_OF_OTHERS.search(texts[i])]
     for kind, pattern in KINDS_BY_NAME.items():
-        kinds[[i for i in genes if pattern.fullmatch(str(names[i]))]] = kind
+        kinds[[i for i in genes if pattern.fullmatch(texts[i])]] = kind
     return kinds
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-CELLS_HASHED_AT_ONCE = 2_000  # bounds the memory; the result does not depend on it
+from ..core.compiled import compiled
 
 
 def fingerprints(x: sparse.csr_matrix) -> np.ndarray:
@@ -15,8 +15,10 @@ def fingerprints(x: sparse.csr_matrix) -> np.ndarray:
     It is the sum, modulo 2 to the 64, of the hash of each stored value times the hash of its column. It does not protect
     against forgery.
     """
-    of_blocks = [_fingerprints(x[i : i + CELLS_HASHED_AT_ONCE]) for i in range(0, x.shape[0], CELLS_HASHED_AT_ONCE)]
-    return np.concatenate([np.empty(0, dtype=np.uint64), *of_blocks])
+    of_columns = pd.util.hash_array(np.arange(x.shape[1], dtype=x.indices.dtype)) | np.uint64(1)
+    found, bits = np.zeros(x.shape[0], dtype=np.uint64), x.data.view(f"u{x.data.itemsize}")
+    _add_hashes(x.indptr.astype(np.int64, copy=False), x.indices, x.data, bits, of_columns, found)
+    return found
 
 
 def own_order(x: sparse.csr_matrix, y: np.ndarray | None = None) -> np.ndarray:
@@ -38,8 +40,13 @@ def own_order(x: sparse.csr_matrix, y: np.ndarray | None = None) -> np.ndarray:
     return np.lexsort((types, fingerprints(x)))
 
 
-def _fingerprints(x: sparse.csr_matrix) -> np.ndarray:
-    of_values = pd.util.hash_array(x.data)
-    of_values[x.data == 0] = 0
-    of_columns = pd.util.hash_array(np.arange(x.shape[1], dtype=x.indices.dtype)) | np.uint64(1)
-    return sparse.csr_matrix((of_values, x.indices, x.indptr), x.shape) @ of_columns
+@compiled
+def _add_hashes(indptr, indices, data, bits, of_columns, found):
+    """Add up the hashes of each cell's values, as `pd.util.hash_array` has them (Stafford's mix 13 of a number's bits)."""
+    for i in range(len(indptr) - 1):
+        for j in range(indptr[i], indptr[i + 1]):
+            if data[j] != 0:
+                mixed = np.uint64(bits[j])
+                mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+                mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+                found[i] += (mixed ^ (mixed >> np.uint64(31))) * of_columns[indices[j]]

@@ -3,7 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,11 @@ def _check_text(values: pd.Series, what: str) -> None:
         values = pd.Series(values.cat.categories)
     if values.dtype != object and not pd.api.types.is_string_dtype(values.dtype):
         return
-    for value in values:
+    listed = values.tolist()
+    with suppress(TypeError):
+        if "".join(listed).isascii():  # at once, since a file may have a million names of cells
+            return
+    for value in listed:
         if isinstance(value, str):
             if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
                 raise InputError(f"PATH: {what} holds {value[:100]!r}, which is not UTF-8 text; write it as UTF-8.")

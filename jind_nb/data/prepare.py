@@ -148,11 +148,17 @@ def _recount(cells: pd.DataFrame, plan: Plan) -> None:
     )
 
 
-def prepare_in_blocks(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Iterator[sparse.csr_matrix]:
-    """Yield the `X` of `prepare`, some cells at a time, in their order; no more is ever held in memory."""
+def prepare_in_blocks(
+    parameters: Parameters, cells: pd.DataFrame, plan: Plan
+) -> tuple[str, Iterator[sparse.csr_matrix]]:
+    """Return, of one file, where the values are in it, and the `X` of `prepare`, some cells at a time, in their order.
+
+    No more is ever held in memory.
+    """
     selection = _select(parameters, cells, plan)
-    for (x,) in read_features_in_blocks(selection.values, selection.used, (selection.columns,)):
-        yield x
+    (file,) = selection.values.files
+    blocks = read_features_in_blocks(selection.values, selection.used, (selection.columns,))
+    return file.blocks.path, (x for (x,) in blocks)
 
 
 def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selection:

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..core.compiled import compiled
+
 # Cells of a batch that are compared with each other; more would tell nothing new.
 CELLS_COMPARED = 1_000
 
@@ -152,16 +154,25 @@ def cell_statistics(matrix: sparse.csr_matrix) -> np.ndarray:
     """
     statistics = np.zeros(matrix.shape[0], dtype=CELL_STATISTICS)
     statistics["stored"] = np.diff(matrix.indptr)
-    full = statistics["stored"] > 0
-    values, starts = matrix.data, matrix.indptr[:-1][full]
-    statistics["whole"][full] = np.add.reduceat((values == np.floor(values)).astype(np.int32), starts, dtype=np.int64)
-    statistics["smallest"][full] = np.minimum.reduceat(values, starts)
-    statistics["largest"][full] = np.maximum.reduceat(values, starts)
-    values = values.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        statistics["total"][full] = np.add.reduceat(values, starts)
-    statistics["squares"][full] = np.add.reduceat(np.square(values, out=values), starts)
+    columns = [np.ascontiguousarray(statistics[name]) for name in ("whole", "total", "squares", "smallest", "largest")]
+    _add_statistics(matrix.indptr.astype(np.int64, copy=False), matrix.data, *columns)
+    for name, column in zip(("whole", "total", "squares", "smallest", "largest"), columns, strict=True):
+        statistics[name] = column
     return statistics
+
+
+@compiled
+def _add_statistics(indptr, data, whole, total, squares, smallest, largest):
+    for i in range(len(indptr) - 1):
+        if indptr[i] < indptr[i + 1]:
+            smallest[i] = largest[i] = data[indptr[i]]
+        for j in range(indptr[i], indptr[i + 1]):
+            value = np.float64(data[j])
+            whole[i] += value == np.floor(value)
+            total[i] += value
+            squares[i] += value * value
+            smallest[i] = min(smallest[i], data[j])
+            largest[i] = max(largest[i], data[j])
 
 
 def recognise_blocks(statistics: np.ndarray, compared: sparse.csr_matrix, antibodies: str = "") -> Evidence:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from ..core.model_json import CommonScale, Normalisation
+from ..core.sparse_rows import select_columns
 from ..core.text import listing
 from ..errors import InputError
 from .recognise import FORMULAS, LOGARITHMS, MOST_IN_SITU, NEGATIVE, Evidence, invert
@@ -221,14 +222,21 @@ def _changes_base(batch: Evidence, scale: CommonScale) -> bool:
 
 
 def to_common_scale(
-    matrix: sparse.csr_matrix, batch: Evidence, scale: CommonScale, volumes: np.ndarray | None = None
+    matrix: sparse.csr_matrix,
+    batch: Evidence,
+    scale: CommonScale,
+    volumes: np.ndarray | None = None,
+    columns: np.ndarray | None = None,
 ) -> sparse.csr_matrix:
-    """Return a batch's values on the common scale, float32 of the same shape.
+    """Return a batch's values on the common scale, float32.
 
     Parameters
     ----------
     volumes
         Of the cells, float64 (n_cells,); None where the file has none.
+    columns
+        Positions of the features to return; -1: a column of zeros; None: all as they are. A cell's total or mean is over all in
+        `matrix`.
 
     Notes
     -----
@@ -242,12 +250,15 @@ def to_common_scale(
         if scale.values == "volume" and volumes is not None and _is_divided(batch):
             linear = linear * np.repeat(PER_VOLUME / volumes, np.diff(matrix.indptr))
         logs = sparse.csr_matrix((np.log1p(linear), matrix.indices.copy(), matrix.indptr.copy()), matrix.shape)
-        return _centred_in_cells(logs) if scale.values == "clr" else logs.astype(np.float32)
+        found = _centred_in_cells(logs) if scale.values == "clr" else logs.astype(np.float32)
+        return found if columns is None else select_columns(found, columns)
     if scale.rescaled and scale.total is not None:
         if _is_inverted(batch, scale):
             matrix = matrix.copy()
             matrix.data = invert(matrix.data, batch.value_type)
-        return to_log_counts(matrix, scale.total)
+        return to_log_counts(matrix, scale.total, columns)
+    if columns is not None:
+        matrix = select_columns(matrix, columns)
     if _changes_base(batch, scale):
         matrix = matrix.copy()
         matrix.data = (matrix.data * LOGARITHMS[batch.value_type]).astype(np.float32)
@@ -267,14 +278,18 @@ def _centred_in_cells(logs: sparse.csr_matrix) -> sparse.csr_matrix:
     return sparse.csr_matrix((dense - dense.mean(axis=1, keepdims=True)).astype(np.float32))
 
 
-def to_log_counts(matrix: sparse.csr_matrix, per_cell: float = COUNTS_PER_CELL) -> sparse.csr_matrix:
-    """Return log(1 + per_cell x value / (the cell's total + 1e-5)), float32.
+def to_log_counts(
+    matrix: sparse.csr_matrix, per_cell: float = COUNTS_PER_CELL, columns: np.ndarray | None = None
+) -> sparse.csr_matrix:
+    """Return log(1 + per_cell x value / (the cell's total + 1e-5)), float32, of all features or those at some positions.
 
     Notes
     -----
     scanpy's `normalize_total` and `log1p` lack the 1e-5 of the published method.
     """
     totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+    if columns is not None:
+        matrix = select_columns(matrix, columns)
     values = np.repeat(per_cell / (totals + 1e-5), np.diff(matrix.indptr))
     values *= matrix.data
     np.log1p(values, out=values)

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from ..core.model_json import CommonScale
 from ..core.progress import bar
+from ..core.sparse_rows import select_columns
 from .chunks import Block
 from .layers import InputFile
 from .recognise import Evidence
@@ -149,38 +150,50 @@ def _each_block(
 # --- one block -------------------------------------------------------------------------------------------------------
 
 
-def _block_on_common_scale(block: Block, part: Part) -> sparse.csr_matrix:
-    matrix, value_type, volumes = block.matrix(), part.value_type, part.volumes
+def _used_values(block: Block, part: Part) -> tuple[sparse.csr_matrix, Part]:
+    """Return the stored values of the used cells, in the features of `part.columns` that the file has, and the same part of
+    these cells alone."""
+    matrix = block.matrix()
     if not part.used.all():
-        matrix, value_type = matrix[part.used], value_type[part.used]
-        volumes = None if volumes is None else volumes[part.used]
-    there = part.columns is None or (part.columns >= 0).all()
+        volumes = None if part.volumes is None else part.volumes[part.used]
+        matrix, part = matrix[part.used], replace(part, value_type=part.value_type[part.used], volumes=volumes)
     if part.columns is not None:
-        matrix = select_columns(matrix, part.columns[part.columns >= 0])
-        matrix.sort_indices()  # so that a total does not depend on the file's order
-    present = np.unique(value_type)
-    rows = [np.flatnonzero(value_type == i) for i in present]
+        matrix = select_columns(matrix, part.columns[part.columns >= 0])  # in one order, so that totals are alike
+    return matrix, part
+
+
+def _on_common_scale(matrix: sparse.csr_matrix, part: Part, wanted: np.ndarray | None = None) -> sparse.csr_matrix:
+    """Return features, all or those at the positions `wanted`, of `_used_values` on the common scale."""
+    columns = wanted
+    if part.columns is not None and (part.columns < 0).any():
+        # A feature that the file lacks is zero, on whatever scale: it has no part in a cell's mean.
+        there = np.where(part.columns < 0, -1, np.cumsum(part.columns >= 0) - 1)
+        columns = there if wanted is None else np.where(wanted < 0, -1, there[wanted])
+    present = np.unique(part.value_type)
+    rows = [np.flatnonzero(part.value_type == i) for i in present]
     parts = [
-        to_common_scale(matrix[r], part.evidence[i], part.scale, None if volumes is None else volumes[r])
+        to_common_scale(
+            matrix if len(present) == 1 else matrix[r],
+            part.evidence[i],
+            part.scale,
+            None if part.volumes is None else part.volumes[r],
+            columns,
+        )
         for i, r in zip(present, rows, strict=True)
     ]
-    if len(present) > 1:
-        matrix = sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(rows), kind="stable")]
-    elif parts:
-        matrix = parts[0]
-    if there or part.columns is None:
-        return matrix
-    # A feature that the file lacks is zero, on whatever scale: it has no part in a cell's mean.
-    return select_columns(matrix, np.where(part.columns < 0, -1, np.cumsum(part.columns >= 0) - 1))
+    if len(parts) > 1:
+        return sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(rows), kind="stable")]
+    return parts[0] if parts else matrix if columns is None else select_columns(matrix, columns)
 
 
 def _block_mean_variance(block: Block, part: Part) -> MeanVariance:
     from sklearn.utils.sparsefuncs import mean_variance_axis  # scikit-learn takes half a second and more
 
-    matrix = _block_on_common_scale(block, part)
-    as_stored = matrix
+    stored, part_of_used = _used_values(block, part)
+    matrix = as_stored = _on_common_scale(stored, part_of_used)
     if part.scale.values == "clr":  # where zero is a value like any other
-        as_stored = _block_on_common_scale(block, replace(part, scale=replace(part.scale, values="as they are")))
+        as_they_are = replace(part.scale, values="as they are")
+        as_stored = _on_common_scale(stored, replace(part_of_used, scale=as_they_are))
     seen = _seen(as_stored, part.batch)
     of_types = {} if part.types is None else _seen(as_stored, part.types)
     values = sparse.csr_matrix((matrix.data.astype(np.float64), matrix.indices, matrix.indptr), matrix.shape)
@@ -198,15 +211,8 @@ def _seen(matrix: sparse.csr_matrix, names: np.ndarray) -> dict[str, np.ndarray]
 
 
 def _block_features(block: Block, part: Part) -> list[sparse.csr_matrix]:
-    matrix = _block_on_common_scale(block, part)
-    return [select_columns(matrix, columns) for columns in part.wanted]
-
-
-def select_columns(matrix: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:
-    """Return the columns at the given positions, in that order; those at -1 are zero."""
-    n = matrix.shape[1]
-    padded = sparse.csr_matrix((matrix.data, matrix.indices, matrix.indptr), (matrix.shape[0], n + 1))
-    return padded[:, np.where(columns < 0, n, columns)]
+    stored, part = _used_values(block, part)
+    return [_on_common_scale(stored, part, columns) for columns in part.wanted]
 
 
 def stack_rows(parts: list[sparse.csr_matrix], n_columns: int) -> sparse.csr_matrix:

@@ -28,10 +28,12 @@ from scipy import sparse
 from scipy.sparse import linalg
 from torch import Tensor, nn
 
+from ..core.sparse_rows import product, sums_and_squares
 from ..core.subsample import subsample
 from ..core.text import percent
 from ..core.threads import one_blas_thread
 from ..data.fingerprints import own_order
+from .in_blocks import in_blocks
 from .mixture import Weights, mixed
 from .neighbours import nearest
 from .networks import Annotator, classify, encode
@@ -77,6 +79,7 @@ NEIGHBOURS, FEWEST_NEIGHBOURS = 16, 5  # a cell itself and its 15 nearest; where
 CELLS_A_NEIGHBOUR = 4  # of fewer than 64 cells accordingly fewer are asked
 NEIGHBOURS_SHARE = 0.4  # their part in a cell's answer
 MOST_NEIGHBOURS = 10_000  # cells that neighbours are looked for among
+MOST_MOVED = 20_000  # cells of a batch that its offset is computed from
 ROUNDING = 1e-6  # by which the same cosine may differ, computed from either side
 CELLS_AT_ONCE = 5_000  # that all members answer for; memory only
 
@@ -105,6 +108,11 @@ class Projection(nn.Module):
         lengths = x.norm(dim=1, keepdim=True).clamp_min(1e-6)
         latent: Tensor = (x * (self.length / lengths)) @ self.weight - self.offset
         return latent
+
+    def of_sparse(self, x: sparse.csr_matrix) -> Tensor:
+        """Return what `forward` does, to rounding, of cells of which only the values that are not zero are given, on the CPU."""
+        lengths = torch.from_numpy(np.sqrt(sums_and_squares(x)[1]).astype(np.float32)).clamp_min(1e-6)[:, None]
+        return torch.from_numpy(product(x, self.weight.numpy())).mul_(self.length / lengths).sub_(self.offset)
 
 
 def fit_encoder(x: sparse.csr_matrix, batches: dict[str, Cells], settings: Settings) -> Projection:
@@ -442,9 +450,10 @@ def target_offset(
     """Return by how much a batch's latents (n, d) are moved, float32 (d,), and by how much more in each round.
 
     Predicting and moving take turns, five times. Each type is compared with its own kind (`offset_between`), so that a batch of
-    another composition is not moved for it.
+    another composition is not moved for it. At most 20,000 of the cells are asked.
     """
     there = type_means(known.latent, np.eye(len(known.classes))[known.y])
+    latent = latent[subsample(len(latent), MOST_MOVED, settings.seed)]
     b, curve = np.zeros(latent.shape[1]), []
     for i in range(ROUNDS):
         shares = classify(classifier, (latent + b).astype(np.float32), settings.device)
@@ -503,10 +512,7 @@ def members_of_held_out(model: Annotator, known: KnownLatents, settings: Setting
 def predict_proba(model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings) -> np.ndarray:
     """Return the weighted mean of the members' answers, two fifths of it that of a cell's mutual nearest neighbours: float32
     (n, K)."""
-    answers = [
-        mixed(_own(model, latent[start : start + CELLS_AT_ONCE], settings), weights)
-        for start in range(0, max(1, len(latent)), CELLS_AT_ONCE)
-    ]
+    answers = in_blocks(lambda rows: mixed(_own(model, latent[rows], settings), weights), len(latent), CELLS_AT_ONCE)
     return with_neighbours(np.concatenate(answers), mutual_neighbours(latent, settings.seed))
 
 

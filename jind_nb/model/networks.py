@@ -7,7 +7,7 @@ where the other batches' are, and the classifier names the type (Goyal et al. 20
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -56,6 +56,11 @@ class Annotator(nn.Module):
 def encode(model: Annotator, x: sparse.csr_matrix, device: torch.device) -> np.ndarray:
     """Return latents float32 (n, d) of cells (n, p), in evaluation mode."""
     model.eval()
+    # A linear encoder need not look at zeros, which most values are.
+    of_sparse: Callable[[sparse.csr_matrix], Tensor] | None = getattr(model.encoder, "of_sparse", None)
+    if of_sparse is not None and device.type == "cpu":
+        latent: Tensor = of_sparse(x) if model.adapter is None else model.adapter(x, of_sparse)
+        return latent.numpy()
     starts = range(0, max(1, x.shape[0]), CELLS_AT_ONCE)
     blocks = (torch.from_numpy(x[start : start + CELLS_AT_ONCE].toarray()).to(device) for start in starts)
     return np.concatenate([model.latent(block).cpu().numpy() for block in blocks])

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from ..core.sparse_rows import product, sums_and_squares
 from ..core.subsample import subsample
+from .in_blocks import in_blocks
 from .neighbours import nearest
 
 FLOOR = 0.57  # no limit is below it: a cell e^0.57 times as far as the lower quartile
@@ -30,6 +32,8 @@ COMPONENTS = 50  # or a quarter of the latent, if that is less
 SHRINKAGE = 0.3  # of the covariance within types, towards a sphere
 QUARTILE = 0.25
 ROUNDS, FEWEST_FOR_A_SHIFT = 2, 4
+MOST_SHIFTED = 20_000  # cells of a batch that tell what all its cells have in common
+CELLS_AT_ONCE = 5_120  # whose novelty is computed; memory only
 TINY = 1e-9
 # Of the correlation below which a cell is no cell: a share of what nearly all annotated cells reach, but at least so many standard
 # deviations of chance, and never more than the larger share.
@@ -73,7 +77,7 @@ class AnnotatedSpace:
         latent, batch, y = latent[chosen].astype(np.float64), batch[chosen], y[chosen]
         smooth = np.empty_like(latent)
         for one in np.unique(batch):
-            smooth[batch == one] = with_nearest(latent[batch == one], near)
+            smooth[batch == one] = Compared.of(latent[batch == one], near).smooth(latent[batch == one])
         names, own = np.unique(y, return_inverse=True)
         types = np.stack([latent[y == k].mean(axis=0) for k in names])
         apart = (smooth - types[own])[:, near]
@@ -116,12 +120,21 @@ class AnnotatedSpace:
         """
         if not len(latent):
             return np.zeros(0)
-        smooth = with_nearest(latent.astype(np.float64), self.near)
-        unexplained = self.unexplained(smooth)
-        moved = smooth[:, self.near] + offset[self.near]
+        compared = Compared.of(latent, self.near)
+        some = subsample(len(latent), MOST_SHIFTED, 0)
+        smooth_of_some = compared.smooth(latent[some])
+        moved = smooth_of_some[:, self.near] + offset[self.near]
+        shift = np.zeros(len(self.near))
         for _ in range(ROUNDS):
-            moved = moved - _shift(moved - self.types[(of := self.distances(moved).argmin(axis=1))], of)
-        farness = (np.log(unexplained + TINY) + np.log(self.distances(moved).min(axis=1) + TINY)) / 2
+            shift += _shift(moved - shift - self.types[(of := self.distances(moved - shift).argmin(axis=1))], of)
+
+        def farness_of(rows: slice) -> np.ndarray:
+            smooth = smooth_of_some[rows] if len(some) == len(latent) else compared.smooth(latent[rows])
+            to_type = self.distances(smooth[:, self.near] + offset[self.near] - shift).min(axis=1)
+            farness: np.ndarray = (np.log(self.unexplained(smooth) + TINY) + np.log(to_type + TINY)) / 2
+            return farness
+
+        farness = np.concatenate(in_blocks(farness_of, len(latent), CELLS_AT_ONCE))
         novelty: np.ndarray = farness - np.quantile(farness[~empty] if not empty.all() else farness, QUARTILE)
         return novelty
 
@@ -174,17 +187,29 @@ def hide_in_turn(
     return found
 
 
-def with_nearest(latent: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Return the mean of each cell's latent and its 15 nearest cells', float (n, d); of fewer cells in a small batch."""
-    some = subsample(len(latent), MOST_CELLS, 0)
-    k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(latent))))
-    k = min(k, max(1, len(latent) // CELLS_A_NEIGHBOUR))
-    positions, _ = nearest(latent[:, near], latent[some][:, near], k + 1)
-    total = np.zeros(latent.shape)
-    for column in positions.T:  # one neighbour at a time: all at once would be 16 times the memory
-        total += latent[some[column]]
-    mean: np.ndarray = total / positions.shape[1]
-    return mean
+@dataclass(frozen=True)
+class Compared:
+    """The cells of a batch that its cells are averaged with: all, or a subsample."""
+
+    latent: np.ndarray  # float64 (m, d)
+    near: np.ndarray  # int (c,), columns by which cells are compared
+    k: int  # nearest cells, a cell itself among them
+
+    @classmethod
+    def of(cls, latent: np.ndarray, near: np.ndarray) -> Compared:
+        """Choose from a batch's latents, float (n, d): 15 nearest cells, of fewer cells in a small batch or a subsample."""
+        some = subsample(len(latent), MOST_CELLS, 0)
+        k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(latent))))
+        return cls(latent[some].astype(np.float64), near, min(k, max(1, len(latent) // CELLS_A_NEIGHBOUR)) + 1)
+
+    def smooth(self, latent: np.ndarray) -> np.ndarray:
+        """Return the means of the batch's cells nearest to each of some latents (l, d), float64 (l, d)."""
+        positions, _ = nearest(latent[:, self.near], self.latent[:, self.near], self.k)
+        total = np.zeros(latent.shape)
+        for column in positions.T:  # one neighbour at a time: all at once would be 16 times the memory
+            total += self.latent[column]
+        mean: np.ndarray = total / positions.shape[1]
+        return mean
 
 
 def _shift(apart: np.ndarray, of: np.ndarray) -> np.ndarray:
@@ -243,7 +268,10 @@ class Profiles:
                 here = np.bincount(x.indices, minlength=x.shape[1]) > 0
         if here.sum() < 2 or not x.shape[0]:
             return np.zeros(x.shape[0], dtype=bool)
-        unlike: np.ndarray = resemblance(x[:, np.flatnonzero(here)], self.means[:, here]) < self.least
+        means = self.means
+        if not here.all():
+            x, means = x[:, np.flatnonzero(here)], means[:, here]
+        unlike: np.ndarray = resemblance(x, means) < self.least
         return unlike
 
 
@@ -262,10 +290,9 @@ def resemblance(x: sparse.csr_matrix, means: np.ndarray) -> np.ndarray:
     apart = (means - means.mean(axis=1, keepdims=True)).astype(np.float64)
     lengths = np.linalg.norm(apart, axis=1, keepdims=True)
     apart = np.where(lengths > TINY, apart / np.maximum(lengths, TINY), 0.0)
-    mean = np.asarray(x.mean(axis=1)).ravel().astype(np.float64)
-    squares = np.asarray(x.multiply(x).sum(axis=1)).ravel().astype(np.float64)
-    spread = squares - x.shape[1] * mean**2
+    sums, squares = sums_and_squares(x)
+    spread = squares - sums**2 / x.shape[1]
     varies = spread > 1e-6 * np.maximum(squares, TINY)
-    cosines = np.asarray(x @ apart.T).max(axis=1) / np.sqrt(np.where(varies, spread, 1.0))
+    cosines = product(x, apart.T.astype(np.float32)).max(axis=1) / np.sqrt(np.where(varies, spread, 1.0))
     correlation: np.ndarray = np.where(varies, cosines, 0.0)
     return correlation

@@ -27,6 +27,7 @@ class Predicted:
     error: ExpectedError  # among the assigned cells
     batches: np.ndarray  # objects (n,), each cell's batch
     features: dict[str, int]  # `Plan.features`
+    read: str  # where in the file the values are
 
     @property
     def written(self) -> Path:

@@ -17,7 +17,8 @@ import torch
 
 from jind_nb.commands import predict
 from jind_nb.core.labels import UNASSIGNED
-from jind_nb.model import fit, loop, reference
+from jind_nb.data import chunks, layers
+from jind_nb.model import default, fit, loop, new_types, reference
 from tests.conftest import Answer, Whole
 from tests.helpers.simulated import simulated
 
@@ -151,6 +152,29 @@ def test_a_workbook_of_many_cells_is_written_only_if_asked_for(
     book = openpyxl.load_workbook(out / "predicted_label_test_data.xlsx")
     assert book.active.max_row == 31
     assert any(value and "wrong" in str(value) for row in book["about"].iter_rows(values_only=True) for value in row)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+def test_neither_the_order_of_rows_nor_the_size_of_blocks_changes_a_bit(
+    run_folder: Path, tmp_path: Path, jind_nb: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a file sorted by barcode, or a machine with less memory, gives some cells other types."""
+    monkeypatch.setattr(layers, "KEPT_VALUES", 0)
+    for module, name in ((default, "MOST_MOVED"), (default, "MOST_NEIGHBOURS"), (new_types, "MOST_SHIFTED")):
+        monkeypatch.setattr(module, name, 50)  # so that cells are drawn
+    monkeypatch.setattr(new_types, "MOST_CELLS", 40)
+    new = simulated({"e": {"B": 40, "T": 40, "NK": 40}}, seed=0)
+    tables, latents = [], []
+    for i, values_at_once in enumerate((2**22, 3_000)):
+        monkeypatch.setattr(chunks, "VALUES_AT_ONCE", values_at_once)
+        rows = np.random.default_rng(i).permutation(new.n_obs) if i else np.arange(new.n_obs)
+        (tmp_path / str(i)).mkdir()
+        out = annotate(jind_nb, run_folder, new[rows].copy(), tmp_path / str(i))
+        tables.append(pd.read_parquet(out / "predictions.parquet").loc[new.obs_names])
+        latents.append(ad.read_h5ad(out / "annotated_target.h5ad")[new.obs_names].obsm["X_jind"])
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    np.testing.assert_array_equal(*latents)
 
 
 @pytest.mark.slow

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from jind_nb.core import csv_files
 from jind_nb.core.csv_files import as_it_was, write_csv
 
 FORMULAS = [
@@ -67,3 +69,21 @@ def test_names_of_columns_and_rows_are_text_too(tmp_path: Path) -> None:
     write_csv(tmp_path / "table.csv", table, index=True)
     assert (tmp_path / "table.csv").read_text() == "cellname,'@SUM(A1)\n'=1+1,0.5\n"
     assert list(table.columns) == ["@SUM(A1)"]  # the caller's own is as it was
+
+
+@pytest.mark.parametrize("text", ["B", "T, helper", 'a "B"', "=1+1"])
+def test_a_table_of_many_rows_is_read_back_as_it_was(tmp_path: Path, text: str) -> None:
+    """Lost otherwise: digits, or whole columns, of a large file, which another library writes."""
+    n = 2 * csv_files.MANY
+    table = pd.DataFrame(
+        {
+            "type": np.where(np.arange(n) % 2, text, "NK"),
+            "p": np.random.default_rng(0).random(n).astype(np.float32) ** 30,
+            "n": np.arange(n),
+            "none": [None, "x"] * csv_files.MANY,
+        }
+    )
+    write_csv(tmp_path / "table.csv", table)
+    found = pd.read_csv(tmp_path / "table.csv", dtype={"p": np.float32})
+    found["type"] = found["type"].map(as_it_was)
+    pd.testing.assert_frame_equal(found, table.replace({"none": {None: np.nan}}), check_exact=True)
