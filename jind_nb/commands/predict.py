@@ -136,7 +136,9 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     plan.warnings.extend(_strange_warnings(answer.table))
     error = widened(answer.error, plan.features["missing"] / plan.features["kept"])
     batch = cells["batch"].to_numpy()
-    return Predicted(answer.table, answer.latent, plan.classes, plan.warnings, notes, run, error, batch, plan.features, read)
+    return Predicted(
+        answer.table, answer.latent, plan.classes, plan.warnings, notes, run, error, batch, plan.features, read
+    )
 
 
 def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:
