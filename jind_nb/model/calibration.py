@@ -175,7 +175,7 @@ class Calibration:
     # after the last class is Unassigned. Empty in older models.
     confusion: list[tuple[int, int, int]] = field(default_factory=list)
     noise: float = 0.0  # share of the annotated batches' labels that seem to be wrong at random; 0 in older models
-    contradictions: list[str] = field(default_factory=list)  # warnings of `label_errors.contradictions`
+    contradictions: list[str] = field(default_factory=list)  # warnings of `label_errors`
     borrows: bool = False  # whether thresholds from few held-out cells borrow from the others; not in older models
     noticed: dict[str, float] = field(default_factory=dict)  # `new_types.hide_in_turn`, by name; not in older models
     dropped: float = (
@@ -283,7 +283,7 @@ def calibrate(
         confusion=[(true, given, n) for (true, given), n in sorted(confusion.items())],
         borrows=rule.borrows,
         noise=label_errors.even_noise(left_out, judged),
-        contradictions=label_errors.contradictions(left_out, judged),
+        contradictions=label_errors.contradictions(left_out, judged) + label_errors.other_names(left_out, judged),
         dropped=float(np.mean([batch.dropped for batch in left_out])),
         n_annotated=n_annotated,
         batches=rows,

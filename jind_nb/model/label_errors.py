@@ -1,4 +1,5 @@
-"""Labels that the answers for left-out cells contradict: cells, cell types of a batch, whole batches, and noise in all labels.
+"""Labels that the answers for left-out cells contradict: cells, cell types of a batch, whole batches, other names of a type, and noise
+in all labels.
 
 A cell of a left-out batch was annotated by a model that never saw its batch. Where that model is confidently of another type,
 either it or the label is wrong; which of them, people have to see. After confident learning (Northcutt, Jiang & Chuang 2021, J.
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.text import percent, plural
+from ..core.text import listing, percent, plural
 from .leave_one_out import LeftOut
 
 SUREST, FLAT = 1 / 3, 0.5  # share of cells; of the other cells' share of mistakes
@@ -19,6 +20,8 @@ EVEN = 1.5  # times the evenly spread mistakes, that noise is at most
 ENOUGH = 15  # of the surest cells that one answer was given to, to say how often each label is among them
 ENOUGH_OF_A_TYPE = 20  # of a batch, to say that the type stands apart in it
 APART, ORDINARY = 0.5, 0.2  # share of contradicted cells: at least this here, at most this in most other batches
+# Of a label that one batch alone has: cells, share of them called what the batch lacks, and each such answer's least share.
+FEWEST_OF_A_NAME, NEARLY_ALL, PART_OF_A_TYPE = 20, 0.8, 0.1
 BATCH_APART = 0.25  # by which a batch's share is above the median of the others'
 
 # The columns of the table of suspects.
@@ -135,5 +138,36 @@ def contradictions(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarr
                 f"{left_out[0].classes[int(y)]} in batch {name!r} stands apart: {percent(row['mean'])} of "
                 f"{plural(int(row['size']), 'left-out cell')} are called otherwise (most often {most}), "
                 f"{percent(others.median())} in the median other batch. Look at suspect_labels.csv."
+            )
+    return warnings
+
+
+def other_names(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarray]) -> list[str]:
+    """Return a warning for each label of a single batch whose cells are called what that batch never uses: one other name, or the
+    names of several finer types."""
+    classes = left_out[0].classes if left_out else []
+    warnings = []
+    for batch, of in zip(left_out, probabilities, strict=True):
+        if not batch.is_new:
+            continue
+        for k in np.unique(batch.y[~batch.could_be_known]):
+            answers = pd.Series(of[batch.y == k].argmax(axis=1))
+            shares = answers.value_counts(normalize=True)
+            foreign = shares[~shares.index.isin(batch.y) & (shares >= PART_OF_A_TYPE)]
+            if len(answers) < FEWEST_OF_A_NAME or foreign.sum() < NEARLY_ALL:
+                continue
+            names = [classes[i] for i in foreign.index]
+            seen = f"{len(answers):,} cells of batch {batch.batch!r} are labelled {classes[k]!r}, as nowhere else. A model of the other"
+            if len(names) == 1:
+                warnings.append(
+                    f"{seen} batches calls {percent(foreign.iloc[0])} of them {names[0]!r}, which that batch lacks. If it is the "
+                    f"same cell type, RENAME {{{classes[k]}: {names[0]}}} merges them."
+                )
+                continue
+            listed, parents = listing(names, 5), ", ".join(f"{name}: {classes[k]}" for name in names)
+            warnings.append(
+                f"{seen} batches calls {percent(foreign.sum())} of them {listed}, which that batch lacks: its label may be a "
+                f"coarser one, and a cell may be given either. RENAME {{{parents}}} makes all of them coarse; to keep the finer "
+                f"ones, put {batch.batch!r} into EXCLUDE_DATASETS_NAMES."
             )
     return warnings

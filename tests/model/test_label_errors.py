@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jind_nb.model.label_errors import COLUMNS, contradictions, even_noise, suspects
+from jind_nb.model.label_errors import COLUMNS, contradictions, even_noise, other_names, suspects
 from jind_nb.model.leave_one_out import LeftOut
 
 CLASSES = ["B", "DC", "Mono", "NK", "T"]
@@ -81,3 +81,35 @@ def test_a_type_that_one_batch_calls_otherwise_is_pointed_out() -> None:
 
 def test_batches_that_agree_are_not_warned_of() -> None:
     assert contradictions(*several(noise=0.1, mistakes=0.3)) == []
+
+
+def with_label_of_its_own(answers: list[int]) -> tuple[LeftOut, np.ndarray]:
+    """A left-out batch of B cells, and of 40 cells labelled T, as no other batch does, that are called something else."""
+    y = np.array([0] * 60 + [4] * 40)
+    called = np.array([0] * 60 + (answers * 40)[:40])
+    p = np.full((100, 5), 0.05)
+    p[np.arange(100), called] = 0.8
+    one = {"shared": p[:, None]}
+    return LeftOut("a", CLASSES, y, y != 4, one, one, np.zeros(100), (1.0,)), p
+
+
+def test_a_batch_that_labels_coarsely_is_told_with_what_to_write() -> None:
+    """Else half of the target's T cells are given a coarse label and half a fine one, and no name says why."""
+    left_out, p = with_label_of_its_own([1, 3])
+    (warning,) = other_names([left_out], [p])
+    assert "40 cells of batch 'a' are labelled 'T', as nowhere else" in warning
+    assert "RENAME {DC: T, NK: T}" in warning
+
+
+def test_another_name_of_a_type_is_told_with_what_to_write() -> None:
+    left_out, p = with_label_of_its_own([2])
+    (warning,) = other_names([left_out], [p])
+    assert "calls 100.0 % of them 'Mono', which that batch lacks" in warning
+    assert "RENAME {T: Mono}" in warning
+
+
+@pytest.mark.parametrize("answers", [[0], [0, 1], [0, 0, 1, 3]])
+def test_a_type_that_only_one_batch_has_is_no_other_name(answers: list[int]) -> None:
+    """A new type is called like its relatives, which its own batch has too."""
+    left_out, p = with_label_of_its_own(answers)
+    assert other_names([left_out], [p]) == []
