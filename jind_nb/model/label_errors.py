@@ -145,29 +145,35 @@ def contradictions(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarr
 def other_names(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarray]) -> list[str]:
     """Return a warning for each label of a single batch whose cells are called what that batch never uses: one other name, or the
     names of several finer types."""
-    classes = left_out[0].classes if left_out else []
-    warnings = []
+    found: list[tuple[int, list[int], str]] = []  # a label, what its cells are called, and how that is told
     for batch, of in zip(left_out, probabilities, strict=True):
-        if not batch.is_new:
-            continue
-        for k in np.unique(batch.y[~batch.could_be_known]):
-            answers = pd.Series(of[batch.y == k].argmax(axis=1))
-            shares = answers.value_counts(normalize=True)
+        for k in np.unique(batch.y[~batch.could_be_known]).tolist() if batch.is_new else ():
+            shares = pd.Series(of[batch.y == k].argmax(axis=1)).value_counts(normalize=True)
             foreign = shares[~shares.index.isin(batch.y) & (shares >= PART_OF_A_TYPE)]
-            if len(answers) < FEWEST_OF_A_NAME or foreign.sum() < NEARLY_ALL:
-                continue
-            names = [classes[i] for i in foreign.index]
-            seen = f"{len(answers):,} cells of batch {batch.batch!r} are labelled {classes[k]!r}, as nowhere else. A model of the other"
-            if len(names) == 1:
-                warnings.append(
-                    f"{seen} batches calls {percent(foreign.iloc[0])} of them {names[0]!r}, which that batch lacks. If it is the "
-                    f"same cell type, RENAME {{{classes[k]}: {names[0]}}} merges them."
-                )
-                continue
-            listed, parents = listing(names, 5), ", ".join(f"{name}: {classes[k]}" for name in names)
-            warnings.append(
-                f"{seen} batches calls {percent(foreign.sum())} of them {listed}, which that batch lacks: its label may be a "
-                f"coarser one, and a cell may be given either. RENAME {{{parents}}} makes all of them coarse; to keep the finer "
-                f"ones, put {batch.batch!r} into EXCLUDE_DATASETS_NAMES."
-            )
-    return warnings
+            if (batch.y == k).sum() >= FEWEST_OF_A_NAME and foreign.sum() >= NEARLY_ALL:
+                found.append((k, foreign.index.tolist(), _in_words(batch, k, foreign)))
+    coarse = {(fine, k) for k, called, _ in found if len(called) > 1 for fine in called}
+    pairs = {(k, called[0]) for k, called, _ in found}
+    # Cells of the finer labels are called the coarse one in turn, and of two names of a type each is called the other: told once.
+    return [
+        told
+        for k, called, told in found
+        if len(called) > 1 or not ((k, called[0]) in coarse or ((called[0], k) in pairs and called[0] < k))
+    ]
+
+
+def _in_words(batch: LeftOut, k: int, foreign: pd.Series) -> str:
+    """Return what to tell of a label that one batch alone uses; `foreign` has the shares of what its cells are called."""
+    label, names = batch.classes[k], [batch.classes[i] for i in foreign.index]
+    seen = f"{(batch.y == k).sum():,} cells of batch {batch.batch!r} are labelled {label!r}, as nowhere else. A model of the other"
+    if len(names) == 1:
+        return (
+            f"{seen} batches calls {percent(foreign.iloc[0])} of them {names[0]!r}, which that batch lacks. If it is the same "
+            f"cell type, RENAME {{{label}: {names[0]}}} merges them."
+        )
+    listed, rename = listing(names, 5), ", ".join(f"{name}: {label}" for name in names)
+    return (
+        f"{seen} batches calls {percent(foreign.sum())} of them {listed}, which that batch lacks: its label may be a coarser "
+        f"one, and a cell may be given either. RENAME {{{rename}}} makes all of them coarse; to keep the finer ones, put "
+        f"{batch.batch!r} into EXCLUDE_DATASETS_NAMES."
+    )
