@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import sparse
 
 from ..core.compiled import compiled
+from ..core.sparse_rows import SMALL, mean_and_variance
 
 # Cells of a batch that are compared with each other; more would tell nothing new.
 CELLS_COMPARED = 1_000
@@ -154,11 +155,33 @@ def cell_statistics(matrix: sparse.csr_matrix) -> np.ndarray:
     """
     statistics = np.zeros(matrix.shape[0], dtype=CELL_STATISTICS)
     statistics["stored"] = np.diff(matrix.indptr)
-    columns = [np.ascontiguousarray(statistics[name]) for name in ("whole", "total", "squares", "smallest", "largest")]
-    _add_statistics(matrix.indptr.astype(np.int64, copy=False), matrix.data, *columns)
-    for name, column in zip(("whole", "total", "squares", "smallest", "largest"), columns, strict=True):
+    names = ("whole", "total", "squares", "smallest", "largest")
+    columns = [np.zeros(len(statistics), dtype=CELL_STATISTICS[name]) for name in names]
+    add = _add_statistics if matrix.nnz > SMALL else _add_statistics_of_few
+    add(matrix.indptr.astype(np.int64, copy=False), matrix.data, *columns)
+    for name, column in zip(names, columns, strict=True):
         statistics[name] = column
     return statistics
+
+
+def _add_statistics_of_few(
+    indptr: np.ndarray,
+    data: np.ndarray,
+    whole: np.ndarray,
+    total: np.ndarray,
+    squares: np.ndarray,
+    smallest: np.ndarray,
+    largest: np.ndarray,
+) -> None:
+    """Do what `_add_statistics` does, bit for bit."""
+    stored, n = np.diff(indptr), len(whole)
+    full, cell = stored > 0, np.repeat(np.arange(n), stored)
+    whole[:] = np.bincount(cell[data == np.floor(data)], minlength=n)
+    values = data.astype(np.float64)
+    total[:] = np.bincount(cell, weights=values, minlength=n)
+    squares[:] = np.bincount(cell, weights=values * values, minlength=n)
+    smallest[full] = np.minimum.reduceat(data, indptr[:-1][full])
+    largest[full] = np.maximum.reduceat(data, indptr[:-1][full])
 
 
 @compiled
@@ -303,9 +326,7 @@ def _small_fractions(
 
 
 def _feature_sd(matrix: sparse.csr_matrix) -> np.ndarray:
-    from sklearn.utils.sparsefuncs import mean_variance_axis  # scikit-learn takes half a second and more
-
-    return np.sqrt(mean_variance_axis(matrix, axis=0)[1])
+    return np.sqrt(mean_and_variance(matrix)[1])
 
 
 def invert(values: np.ndarray, value_type: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from ..core.model_json import CommonScale
 from ..core.progress import bar
-from ..core.sparse_rows import select_columns
+from ..core.sparse_rows import mean_and_variance, select_columns
 from .chunks import Block
 from .layers import InputFile
 from .recognise import Evidence
@@ -187,8 +187,6 @@ def _on_common_scale(matrix: sparse.csr_matrix, part: Part, wanted: np.ndarray |
 
 
 def _block_mean_variance(block: Block, part: Part) -> MeanVariance:
-    from sklearn.utils.sparsefuncs import mean_variance_axis  # scikit-learn takes half a second and more
-
     stored, part_of_used = _used_values(block, part)
     matrix = as_stored = _on_common_scale(stored, part_of_used)
     if part.scale.values == "clr":  # where zero is a value like any other
@@ -196,9 +194,7 @@ def _block_mean_variance(block: Block, part: Part) -> MeanVariance:
         as_stored = _on_common_scale(stored, replace(part_of_used, scale=as_they_are))
     seen = _seen(as_stored, part.batch)
     of_types = {} if part.types is None else _seen(as_stored, part.types)
-    values = sparse.csr_matrix((matrix.data.astype(np.float64), matrix.indices, matrix.indptr), matrix.shape)
-    mean, variance = mean_variance_axis(values, axis=0)
-    return MeanVariance(matrix.shape[0], mean, variance, seen, of_types)
+    return MeanVariance(matrix.shape[0], *mean_and_variance(matrix), seen, of_types)
 
 
 def _seen(matrix: sparse.csr_matrix, names: np.ndarray) -> dict[str, np.ndarray]:
