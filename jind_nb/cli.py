@@ -195,6 +195,7 @@ def predict(
     """
     from .commands.predict import Options
     from .commands.predict import predict as annotate
+    from .commands.progress import last_messages_shown
     from .data.h5ad import local_file
 
     values = dict(parse_override(text) for text in s or [])
@@ -202,7 +203,8 @@ def predict(
     with arguments_named(names):
         h5ad = local_file(data)
         output = output_path or Path("runs") / f"{h5ad.stem}-predicted"
-        predicted = annotate(model_dir, h5ad, output, Options(align, batch_col, xlsx, report), values)
+        with last_messages_shown(err):
+            predicted = annotate(model_dir, h5ad, output, Options(align, batch_col, xlsx, report), values)
     for note in (*predicted.warnings, *predicted.notes):
         out.print(f"Note: {plain(note)}", highlight=False)
     print_line(

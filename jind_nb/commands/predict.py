@@ -1,5 +1,6 @@
 """`jind-nb predict`: annotate a new file with a saved model; only alignment trains anything."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ..core.labels import NO_VALUES, UNASSIGNED, UNLIKE
 from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
+from ..core.text import plural
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
@@ -38,6 +40,8 @@ from ..results.write import write_cells, write_tables, write_workbook
 from ..runs import previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import model_folder
+
+log = logging.getLogger(__name__)
 
 # Parameters that may differ from the model's run.
 PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TYPES", "USE_GPU")
@@ -100,6 +104,7 @@ def predict(
         )
     check_output(parameters, 0)
     predicted = annotate_file(run, options.batch_col)
+    log.info("checking what else %s has, and writing", h5ad.name)
     # Before anything is written: parts of the file that were not read yet may be damaged.
     adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad, but=predicted.read)
     with locks.held(run.folder):
@@ -129,6 +134,7 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     batches = list(dict.fromkeys(cells["batch"]))
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     settings = settings_of(parameters)
+    log.info("reading %s", parameters.paths[0])
     read, blocks = prepare_in_blocks(parameters, cells, plan)
     encoded = _encode(model, blocks, settings)
     answer = _annotate(model, cells, encoded, settings, plan, parameters.TYPES)
@@ -283,6 +289,7 @@ def _annotate(
         rows = rows[np.argsort(encoded.fingerprints[rows], kind="stable")]  # however the file is sorted
         if not len(rows):
             continue
+        log.info("annotating %s", plural(len(rows), "cell"))
         annotated = annotate_latent(shared, encoded.latent[rows], known, settings)
         if is_in_group is own:
             model_store.recall(annotated, encoded.values_of(rows), model, known, settings)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from jind_nb.core import progress
 from jind_nb.core.progress import OnScreen, bar
 
 
@@ -26,3 +27,16 @@ def test_what_is_logged_reaches_the_screen_as_lines(capsys: pytest.CaptureFixtur
     log.info("two")
     assert capsys.readouterr().out == "one\ntwo\n"
     log.handlers.clear()
+
+
+def test_long_work_tells_the_log_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes of silence look like a program that hangs."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(logging.getLogger("jind_nb"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="jind_nb"):
+        list(bar(iter("abc"), "reading x", "block", 3))
+    assert [record.getMessage() for record in caplog.records][-1] == "reading x: block 3 of 3"
+    OnScreen().emit(caplog.records[-1])  # where a bar shows it
+    assert capsys.readouterr() == ("", "")
