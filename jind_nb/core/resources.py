@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
-from .text import listing, percent, plural
+from .text import about, listing, percent, plural
 
 PACKAGE = Path(str(files("jind_nb")))
 
@@ -27,7 +27,7 @@ def shipped(folder: str) -> Path:
 def templates() -> Environment:
     """Return the environment of all templates, which escapes what is put into them and knows how to write numbers and lists."""
     environment = Environment(loader=PackageLoader("jind_nb"), autoescape=True)
-    environment.globals |= {"listing": listing, "percent": percent, "plural": plural}
+    environment.globals |= {"about": about, "listing": listing, "percent": percent, "plural": plural}
     return environment
 
 

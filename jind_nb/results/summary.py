@@ -27,6 +27,8 @@ FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
 
 MUCH_REJECTED = 0.3
 
+NO_CHECK = "The answers were not compared with labels. Look at marker genes before you rely on a type."
+
 MUCH_LOST = 0.02  # of accuracy, by alignment, on left-out batches
 
 
@@ -172,7 +174,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     not_known = [name for name in result.types if name not in plan.classes]
     doubts: dict[str, Sequence[str]] = {
         "By the file's labels, fewer than half of the cells of these types were recognised: {}.": missed,
-        "The target has no labels for a check. Look at marker genes before you rely on a type.": unchecked,
+        NO_CHECK: unchecked,
         **_doubts_of_types(table, int((result.final.reasons == UNLIKE).sum())),
         "All their labelled cells are empty, so these types are never predicted: {}.": [
             name for name in plan.dropped if name not in {row["cell_type"] for row in plan.too_rare}
@@ -228,7 +230,7 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame) -> Summary:
     sentence = f"{name}: {_counted(counts)}{_probably_wrong(predicted.error)}."
     reasons = predicted.table["reason"].value_counts().to_dict()
     doubts = {
-        "No labels check these answers. Look at marker genes before you rely on a type.": [name],
+        NO_CHECK: [name],
         **_doubts_of_types(types, reasons.get(UNLIKE, 0)),
         **_absent_types(types, predicted.run.parameters.TYPES),
     }

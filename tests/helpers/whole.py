@@ -183,5 +183,5 @@ def annotated_without_labels(run: Path) -> None:
     assert (table["raw_predictions"] == true["celltype"]).mean() > 0.9
     assert strict_json(run / "metrics.json")["target"]["labelled"] is None
     report = (run / "report.html").read_text("utf-8")
-    assert "The target has no labels for a check" in report
+    assert "The answers were not compared with labels" in report
     assert "Check on the target" not in report

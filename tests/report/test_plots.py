@@ -333,10 +333,13 @@ def test_a_click_on_a_name_finds_its_cells() -> None:
 
 
 def test_the_number_of_a_group_stands_on_one_of_its_cells() -> None:
-    """Between two clusters it would name a place where nothing is."""
+    """Between two clusters it would name a place where nothing is; on a group that is smaller than it, hide the colour."""
     _, axes = plt.subplots()
-    embedding._draw_number(axes, 1, np.array([0.0, 1.0, 9.0, 10.0]), np.zeros(4), 7)
-    assert axes.texts[0].xy == (1.0, 0.0)
+    two = pd.DataFrame({"x": [0.0, 1.0, 9.0, 10.0], "y": np.zeros(4)})
+    embedding._draw_number(axes, 1, two, two)
+    assert (axes.texts[0].xy, axes.texts[0].xyann) == ((1.0, 0.0), (0, 0))
+    embedding._draw_number(axes, 2, two[:2], two * 10)
+    assert axes.texts[1].xyann != (0, 0)
 
 
 def test_many_groups_are_numbered_where_they_lie() -> None:

@@ -476,7 +476,7 @@ def test_doubts_are_said_once_for_many_types() -> None:
     result = annotated(classes, np.eye(60).tolist())
     doubts = summary._distrust(result, plan_of(classes, a=dict.fromkeys(classes, 7)), [])
     assert len(doubts) == 2
-    assert doubts[0].startswith("The target has no labels")
+    assert doubts[0].startswith("The answers were not compared with labels")
     assert "type 00 (7 cells)" in doubts[1]
     assert "and 54 more" in doubts[1]
 

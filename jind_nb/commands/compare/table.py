@@ -51,11 +51,11 @@ LOWER_IS_BETTER = ("AURC", "calibration_error")
 
 # What a reader of the notebook sees; all numbers are in comparison.csv.
 WORDS = {
-    "macro_F1": "macro-F1", "macro_F1_10": "macro-F1, types of 10 cells or more", "raw_accuracy": "accuracy, all cells",
-    "balanced_accuracy": "balanced accuracy", "accuracy_at_90%": "accuracy, surest 90 %",
+    "macro_F1": "macro-F1", "macro_F1_10": "macro-F1, larger types", "raw_accuracy": "accuracy, all cells",
+    "balanced_accuracy": "balanced accuracy", "accuracy_at_90%": "accuracy, surest 90 % of cells",
     "effective_accuracy": "accuracy, assigned cells", "rejection": "share rejected", "mAP": "mean average precision",
-    "AURC": "AURC (lower is better)", "calibration_error": "calibration error (lower is better)", "seconds": "seconds",
-    "peak_GB": "memory (GB)", "difference from best": "macro-F1, difference from the best",
+    "AURC": "AURC", "calibration_error": "calibration error", "seconds": "seconds",
+    "peak_GB": "memory (GB)", "difference from best": "behind the best",
 }  # fmt: skip
 
 KEY = "parameters"  # column with a hash of all that a row depends on besides method and seed

@@ -1,6 +1,7 @@
 """Cells in two dimensions, coloured by what is known of them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,6 +28,10 @@ TARGET = "#000000"  # of the target among other batches
 MOST_BESIDE = 26  # groups in a legend beside a picture; that of more is below it
 
 PANEL, LOW_PANEL = 2.5, 1.9  # inches, height of a picture without its legend: by cell type, and by anything else
+
+MOST_IN_HALF = 16  # entries of a legend below a picture of half a page's width
+
+SMALL = 0.06  # of the picture, each way: a number would hide such a group
 
 MOVED = 0.02  # of the picture's diagonal: less is no movement that an eye sees
 
@@ -56,7 +61,8 @@ def scatter(
     is_beside = len(names) <= MOST_BESIDE
     height = 4.6 if is_beside else 4.3 + 0.15 * -(-len(names) // 3)
     figure, axes = plt.subplots(figsize=(FULL, height), layout="constrained")
-    called = dict(zip(names, short_names([words[name] if words else name for name in names]), strict=True))
+    called = [words[name] if words else name for name in names]
+    shown_as = dict(zip(names, short_names(called, 28 if is_beside else 18), strict=True))
     colours = colours_of(names)
     size = float(np.clip(12_000 / max(1, len(points)), 3, 22))
     if (groups == UNASSIGNED).any():
@@ -64,12 +70,12 @@ def scatter(
     shown = [name for name in names if name != UNASSIGNED]
     for name in names:
         at = groups == name
-        label = f"{called[name]} ({at.sum():,})"
+        label = f"{shown_as[name]} ({at.sum():,})"
         if words or (len(shown) > FEW and name != UNASSIGNED):
             # Colours alone are hard to tell apart: the group's number is drawn in its middle and in the legend.
             number = name if words else shown.index(name) + 1
             label = f"{number}: {label}"
-            _draw_number(axes, number, points["x"][at].to_numpy(), points["y"][at].to_numpy())
+            _draw_number(axes, number, points[at], points)
         axes.scatter(
             points["x"][at], points["y"][at], s=size, alpha=0.7, label=label, color=colours[name], linewidths=0
         )
@@ -82,11 +88,20 @@ def scatter(
     return figure
 
 
-def _draw_number(axes: Axes, number: object, x: np.ndarray, y: np.ndarray, size: float = 7) -> None:
-    """Draw a group's number at its point nearest to its median, where there may be no cell."""
+def _draw_number(axes: Axes, number: object, place: pd.DataFrame, every: pd.DataFrame) -> None:
+    """Draw a group's number at its point nearest to its median, where there may be no cell; beside a group that it would hide.
+
+    Parameters
+    ----------
+    place, every
+        Columns `x`, `y`: of the group, and of all points.
+    """
+    x, y = place["x"].to_numpy(), place["y"].to_numpy()
     nearest = np.argmin((x - np.median(x)) ** 2 + (y - np.median(y)) ** 2)
     middle, halo = (float(x[nearest]), float(y[nearest])), [withStroke(linewidth=2, foreground="white")]
-    axes.annotate(str(number), middle, ha="center", va="center", fontsize=size, zorder=5, path_effects=halo)
+    is_small = (np.ptp(place[["x", "y"]], axis=0) <= SMALL * np.ptp(every[["x", "y"]], axis=0)).all()
+    words: dict[str, Any] = {"ha": "center", "va": "center", "xytext": (6, 5) if is_small else (0, 0)}
+    axes.annotate(str(number), middle, textcoords="offset points", fontsize=7, zorder=5, path_effects=halo, **words)
 
 
 def moved(points: pd.DataFrame) -> bool:
@@ -129,11 +144,13 @@ def target_umap(
     of_target = (points["cell"] >= 0).to_numpy()
     colours = _colours(by, names, points, target)
     entries = _entries(points, by, colours, of_target) if by != "confidence" and has_legend else []
-    columns = max(1, min(4, int(HALF / (0.32 + 0.062 * max(map(len, short_names(entries)), default=0)))))
-    below = 0.42 if by == "confidence" else 0.08 + 0.15 * -(-len(entries) // columns)
-    panel = PANEL if by == "cell type" else LOW_PANEL
+    panel, width = PANEL if by == "cell type" else LOW_PANEL, HALF
+    if len(entries) > MOST_IN_HALF:
+        panel, width = 2 * PANEL, FULL
+    columns = max(1, min(4, int(width / (0.32 + 0.062 * max(map(len, short_names(entries)), default=0)))))
+    below = 0.42 if by == "confidence" else 0.12 + 0.13 * -(-len(entries) // columns)
     height = panel + 0.24 + below
-    figure = plt.figure(figsize=(HALF, height))
+    figure = plt.figure(figsize=(width, height))
     axes = figure.add_axes((0.02, below / height, 0.96, panel / height))
     axes.set(xticks=[], yticks=[])
     axes.set_title(title or f"{short(target, 24)}: by {by}", fontsize=8.5, loc="left", pad=4)
@@ -162,7 +179,7 @@ def target_umap(
         size = sizes["large"] if by != "batch" else sizes["large"] / 2 if name == target else sizes["small"]
         axes.scatter(x[at], y[at], s=size, alpha=0.65, color=colours[name], linewidths=0)
         if name in numbers and name != UNASSIGNED:
-            _draw_number(axes, numbers[name], x[at], y[at])
+            _draw_number(axes, numbers[name], points[at], points)
     _legend_below(figure, entries, colours, numbers, columns, _column(by))
     return figure
 

@@ -91,7 +91,7 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("% of the cells; number: annotated", fontsize=7)
-    axes.set_title(f"What {short(target, 24)} consists of", fontsize=8.5, loc="left")
+    figure.suptitle(f"Composition of {short(target, 24)}", fontsize=8.5, x=0.02, ha="left")
     handles, labels = _composition_legend(table)
     figure.legend(
         handles, labels, fontsize=7, frameon=False, loc="outside lower center", ncols=1, borderpad=0.1, labelspacing=0.2
