@@ -3,11 +3,13 @@
     python -m benchmarks.product.scale                              # prints the table of results/scale.csv
     python -m benchmarks.product.scale --run pancreas bmmc_atac     # writes the data, runs, measures, appends rows
     python -m benchmarks.product.scale --run all --data /scratch    # everything; 25 GB of disk
+    python -m benchmarks.product.scale --run cells_300k --model runs/x/trained_models    # predict alone
 
 Counts are negative binomial: a mean for each feature and cell type, shifted by batch, times the cell's depth. A row is a whole
 `jind-nb run` (or `predict`) in a process of its own, notebooks and reports included: wall and CPU seconds, and the peak
 memory (resident set) of the whole process tree, looked at ten times a second; how long a headless Chromium takes to open
-the report. `second run` (with `--again`) repeats a run in another folder right after, with warm caches.
+the report. `second run` (with `--again`) repeats a run in another folder right after, with warm caches. `h5py alone` reads the
+file's values and does nothing with them: predict's CPU seconds are told as a multiple of that too.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -161,6 +164,15 @@ def write(shape: Shape, path: Path, seed: int = 0) -> None:
     temporary.rename(path)
 
 
+# What predict is compared with: every stored value and index, read once by h5py, two million at a time.
+READ_ALONE = """
+import h5py, sys
+with h5py.File(sys.argv[1]) as h5:
+    for name in ("X/data", "X/indices"):
+        for start in range(0, len(h5[name]), 2**21):
+            h5[name][start : start + 2**21]
+"""
+
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
@@ -206,8 +218,11 @@ def memory_of(process: psutil.Process) -> int:
         return 0
 
 
-def one_shape(name: str, folder: Path, *, again: bool) -> None:
-    """Write the data unless they are there, run, predict the same file with the model, and append the rows."""
+def one_shape(name: str, folder: Path, *, again: bool, model: Path | None = None) -> None:
+    """Write the data unless they are there, run, predict the same file with the model, and append the rows.
+
+    With a model of another shape of the same features, nothing is run, and that model predicts.
+    """
     shape, data = SHAPES[name], folder / f"{name}.h5ad"
     if not data.exists():
         began = time.monotonic()
@@ -223,7 +238,7 @@ def one_shape(name: str, folder: Path, *, again: bool) -> None:
         "cores": len(os.sched_getaffinity(0)),
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
     }
-    for what in ("run", "second run")[: 1 + again]:
+    for what in () if model else ("run", "second run")[: 1 + again]:
         output = folder / f"{name}-{what.replace(' ', '-')}"
         shutil.rmtree(output, ignore_errors=True)
         parameters = folder / f"{name}.yaml"
@@ -234,9 +249,12 @@ def one_shape(name: str, folder: Path, *, again: bool) -> None:
         row |= {f"{stage} GB": round(size / 1e9, 2) for stage, size in manifest["peak_memory_bytes"].items()}
         row["report_MB"] = round((output / "report.html").stat().st_size / 1e6, 2)
         append(row | {"raw_accuracy": accuracy(output)} | opened(output / "report.html"))
+        model = output / "trained_models"
+    assert model is not None
     predicted = folder / f"{name}-predicted"
     shutil.rmtree(predicted, ignore_errors=True)
-    command = jind_nb("predict", output / "trained_models", data, "--output-path", predicted)
+    append(common | {"what": "h5py alone", **measured([sys.executable, "-c", READ_ALONE, str(data)])})
+    command = jind_nb("predict", model, data, "--output-path", predicted)
     append(common | {"what": "predict", **measured(command)})
 
 
@@ -278,9 +296,13 @@ def append(row: dict[str, Any]) -> None:
 
 
 def report() -> None:
-    """Print the last row of each shape, and cells per second."""
+    """Print the last row of each shape, cells per second, and how many times longer than reading alone predict takes."""
     rows = pd.read_csv(OUTPUT).groupby(["shape", "what"], sort=False).tail(1).drop(columns=["date", "threads"])
     rows["cells/s"] = (rows["cells"] / rows["seconds"]).round(0)
+    rows["cells/CPU s"] = (rows["cells"] / rows["cpu_seconds"]).round(0)
+    alone = rows[rows["what"] == "h5py alone"].set_index("shape")["cpu_seconds"]
+    times = rows["cpu_seconds"] / rows["shape"].map(alone)
+    rows["times h5py"] = times.round(1).where(rows["what"] == "predict")
     print(rows.set_index(["shape", "what"]).T.to_string())
 
 
@@ -289,11 +311,12 @@ if __name__ == "__main__":
     parser.add_argument("--run", nargs="+", metavar="SHAPE", help=f"{', '.join(SHAPES)}, or all")
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "jind-nb-scale", help="folder")
     parser.add_argument("--again", action="store_true", help="run twice")
+    parser.add_argument("--model", type=Path, help="predict with this trained_models folder; nothing is run")
     parser.add_argument("--keep", action="store_true", help="leave the data there")
     options = parser.parse_args()
     for name in list(SHAPES) if options.run == ["all"] else options.run or []:
         options.data.mkdir(parents=True, exist_ok=True)
-        one_shape(name, options.data, again=options.again)
+        one_shape(name, options.data, again=options.again, model=options.model)
         if not options.keep:
             for left in options.data.glob(f"{name}*"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -20,6 +20,7 @@ from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
 from ..core.text import plural
+from ..core.threads import map_ahead
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
@@ -203,48 +204,47 @@ def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
 
 @dataclass
 class _Encoded:
-    """What is kept in memory of all cells of a file."""
+    """What is kept in memory of all cells of a file, or of some."""
 
     latent: np.ndarray  # float32 (n, d), of the shared encoder
     fingerprints: np.ndarray  # uint64 (n,)
     own: np.ndarray  # bool (n,): cells that the model annotated in its own run
     values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned
-    place: np.ndarray  # int (n,): a cell's row of `values`
     empty: np.ndarray  # bool (n,): cells without any value in the model's features
     strange: np.ndarray  # bool (n,): cells that are like no type the model knows
+    here: np.ndarray  # bool (p,): features of which some cell has a value
+    odd: sparse.csr_matrix  # (o, p), of the cells that are like no type by all features
 
     def values_of(self, rows: np.ndarray) -> sparse.csr_matrix:
-        return self.values[self.place[rows]]
+        held = self.own if self.values.shape[0] < len(self.own) else np.ones_like(self.own)
+        return self.values[(np.cumsum(held) - 1)[rows]]
 
 
 def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings) -> _Encoded:
     """Read the values block by block and encode them."""
     (shared, known), own_target = model_store.load_shared(model, settings.device), model_store.own_target(model)
-    latents, prints, own, held, empty, strange, odd = [], [], [], [], [], [], []
-    here = np.zeros(len(read_model_json(model)["features"]), dtype=bool)
-    for x in blocks:
-        empty.append(np.diff(x.indptr) == 0)
-        here |= np.bincount(x.indices, minlength=len(here)) > 0
-        strange.append(like_no_type(x, known, np.ones_like(here)) & ~empty[-1])
-        odd.append(x[strange[-1]])
-        latents.append(encode(shared, x, settings.device))
-        prints.append(fingerprints(x))
-        own.append(np.isin(prints[-1], own_target))
-        held.append(x if settings.align else x[own[-1]])
-    is_own = np.concatenate(own)
-    is_held = np.ones_like(is_own) if settings.align else is_own
-    place = np.cumsum(is_held) - 1
-    is_strange = np.concatenate(strange)  # by all features; of these, by those that the file has
-    is_strange[is_strange] = like_no_type(sparse.vstack(odd, format="csr"), known, here)
-    return _Encoded(
-        np.concatenate(latents),
-        np.concatenate(prints),
-        is_own,
-        sparse.vstack(held, format="csr"),
-        place,
-        np.concatenate(empty),
-        is_strange,
-    )
+    n_features = len(read_model_json(model)["features"])
+
+    def encoded(x: sparse.csr_matrix) -> _Encoded:
+        prints, empty = fingerprints(x), np.diff(x.indptr) == 0
+        own = np.isin(prints, own_target)
+        strange = like_no_type(x, known, np.ones(n_features, dtype=bool)) & ~empty
+        here = np.bincount(x.indices, minlength=n_features) > 0
+        values = x if settings.align else x[own]
+        return _Encoded(encode(shared, x, settings.device), prints, own, values, empty, strange, here, x[strange])
+
+    parts = list(map_ahead(encoded, blocks))
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("latent", "fingerprints", "own", "empty", "strange")
+    }
+    values, odd = (sparse.vstack([getattr(part, name) for part in parts], format="csr") for name in ("values", "odd"))
+    here = np.any([part.here for part in parts], axis=0)
+    whole = _Encoded(values=values, here=here, odd=odd, **arrays)
+    whole.strange[whole.strange] = like_no_type(
+        odd, known, here
+    )  # by all features; of these, by those that the file has
+    return whole
 
 
 def _strange_warnings(table: pd.DataFrame) -> list[str]:

@@ -1,6 +1,8 @@
-"""How many threads linear algebra uses where that changes the last digits of a result."""
+"""Threads: how many linear algebra uses where that changes the last digits of a result, and work on one thing after the other."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
@@ -8,6 +10,9 @@ from threadpoolctl import ThreadpoolController
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+Thing = TypeVar("Thing")
+
+AT_ONCE = 2  # things at work, so that memory holds no more than these and as many more
 
 
 @cache  # looking for the libraries takes milliseconds; numpy's and scipy's are there before the first call
@@ -28,3 +33,19 @@ def one_blas_thread(function: Callable[Arguments, Result]) -> Callable[Arguments
             return function(*args, **kwargs)
 
     return limited
+
+
+def map_ahead(function: Callable[[Thing], Result], things: Iterable[Thing]) -> Iterator[Result]:
+    """Yield what a function gives for each thing, in order; two are at work at a time, in threads.
+
+    >>> list(map_ahead(abs, [-1, -2, -3]))
+    [1, 2, 3]
+    """
+    ahead = deque[Future[Result]]()
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for thing in things:
+            ahead.append(threads.submit(function, thing))
+            if len(ahead) > AT_ONCE:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
