@@ -5,6 +5,7 @@ anew, in seconds, what it would learn in a run of its own. In METHOD `reference`
 annotated by one model. A run with a single target passes through the same functions.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import anndata as ad
@@ -28,6 +29,8 @@ from .load import load_finished
 from .tables import annotate_obs, joint_latent, joint_table
 from .target import TargetResult
 from .write import stage_rows, write_cells, write_predictions
+
+MOST_ROWS_DRAWN = 6_000  # of confusion matrices: a minute and a half
 
 
 def learns_alone(one: Run) -> bool:
@@ -118,12 +121,24 @@ def shared_model(run: Run, result: TargetResult, n_features: int, device: torch.
 
 
 def stages_in_detail(run: Run, history: list[StageResult]) -> list[StageResult]:
-    """Return the stages whose confusion matrices are drawn: all, or for one of several targets, which would have most in common,
-    those of the target and the last one of each annotated batch on held-out cells."""
-    if run.cohort is None:
+    """Return the stages whose confusion matrices are drawn: all, or those of the target and the last one of each annotated batch.
+
+    The latter for one of several targets, which would have most in common, and for so many batches and types that drawing all would
+    take longer than all else; where these too are too many, the batches of lowest accuracy are drawn.
+    """
+    if run.cohort is None and _n_rows(history) <= MOST_ROWS_DRAWN:
         return history
+    of_target = [result for result in history if result.batch == run.parameters.target]
     last = {result.batch: result for result in history if result.cells == HELD_OUT}
-    return [*last.values(), *(result for result in history if result.batch == run.parameters.target)]
+    worst = sorted(last.values(), key=lambda result: result.metrics["raw_accuracy"] or 0.0)
+    while len(worst) > 1 and _n_rows(worst) > MOST_ROWS_DRAWN:
+        worst.pop()
+    drawn = {result.batch for result in worst}
+    return [*(result for name, result in last.items() if name in drawn), *of_target]
+
+
+def _n_rows(results: Sequence[StageResult]) -> int:
+    return sum(len(result.truth) for result in results)
 
 
 def finish_target(run: Run) -> None:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from jind_nb.core.colours import GREY, colours_of
 from jind_nb.core.labels import UNASSIGNED
+from jind_nb.core.parameters import Parameters
 from jind_nb.data.plan import Plan
 from jind_nb.metrics import reliability, risk_coverage
 from jind_nb.model.calibration import Calibration
@@ -29,8 +30,9 @@ from jind_nb.model.history import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, sta
 from jind_nb.model.predictions import Predictions
 from jind_nb.report.plots import compare, confusion, embedding, style, training
 from jind_nb.report.plots import target as plots_target
-from jind_nb.results import clusters, tables
+from jind_nb.results import clusters, cohort, tables
 from jind_nb.results.clusters import Clusters
+from jind_nb.runs.folder import Run
 
 SOURCE, TARGET = "donor 1", "donor 9"
 
@@ -104,6 +106,26 @@ ORDER_WITH_ONE_INTERMEDIATE = [
     "donor 9: before alignment",
     "donor 9: after alignment",
 ]
+
+
+def test_of_hundreds_of_batches_and_types_the_worst_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two thousand matrices of 200 types would take an hour and a half, and nobody leafs through them."""
+    run = Run(
+        Parameters(PATH="x", BATCH_COL="b", LABELS_COL="l", TARGET_DATASET_NAME=TARGET, OUTPUT_PATH=str(tmp_path))
+    )
+    history = history_of(type_names(4), [f"donor {i}" for i in range(2, 8)])
+    for stage in history:
+        stage.metrics["raw_accuracy"] = 0.2 if stage.batch == "donor 5" else 0.9
+    assert cohort.stages_in_detail(run, history) == history
+    monkeypatch.setattr(cohort, "MOST_ROWS_DRAWN", 4)
+    drawn = cohort.stages_in_detail(run, history)
+    assert [(stage.batch, stage.stage) for stage in drawn] == [
+        ("donor 5", "retrain"), (TARGET, "before alignment"), (TARGET, "after alignment"),
+    ]  # fmt: skip
+    confusion.write_history(history, SOURCE, TARGET, tmp_path / "history.pdf", drawn)
+    pages = pages_of(tmp_path / "history.pdf")
+    assert f"3 of {len(history)}" in pages[0].replace("\n", " ")
+    assert len(pages) == 2 + 3  # all stages are in the overview
 
 
 def test_history_of_few_types_is_a_page_for_each_stage_in_reading_order(write: Callable[..., list[str]]) -> None:

@@ -304,6 +304,10 @@ def write_history(
             plt.close(figure)
 
         heading = f"Training history: labels from {short(source)} and its intermediates to {short(target)}"
+        if in_detail is not None and len(in_detail) < len(history):
+            heading += (
+                f". Confusion matrices: {len(in_detail):,} of {len(history):,}; metrics.json has the numbers of all"
+            )
         for overview in accuracy_pages(history, source, heading):
             page(overview)
         if not history:
