@@ -62,7 +62,7 @@ def umap_of_latents(components: np.ndarray, seed: int) -> np.ndarray:
     distances = np.column_stack([np.zeros(n), distances[:, :-1]])
     with warnings.catch_warnings():
         # No new cells are placed into this picture, so it needs no search index.
-        warnings.filterwarnings("ignore", message=".*(knn_search_index|n_jobs value).*")
+        warnings.filterwarnings("ignore", message=".*(knn_search_index|n_jobs value|not fully connected).*")
         known, epochs = (indices, distances, None), EPOCHS if n > MANY_CELLS else None
         reducer = umap.UMAP(indices.shape[1], n_epochs=epochs, random_state=seed, n_jobs=1, precomputed_knn=known)
         return reducer.fit_transform(components)

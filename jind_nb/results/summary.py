@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.labels import NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
+from ..core.labels import DOUBLET, NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
 from ..core.resources import templates
 from ..core.text import about, listing, percent, plural
 from ..data.plan import Plan
@@ -102,7 +102,12 @@ def _probably_wrong(expected: ExpectedError) -> str:
 def _numbers(levels: Mapping[Level, int], reasons: Mapping[str, int], expected_error: Number) -> list[Number]:
     """Return the few numbers that most readers want, from the cells of each kind of answer and of each reason."""
     n, n_rejected = sum(levels.values()), levels[Level.UNASSIGNED]
-    words = {UNLIKE: "unlike all annotated cells", OUTSIDE: "not in TYPES", NO_VALUES: "without values"}
+    words = {
+        UNLIKE: "unlike all annotated cells",
+        OUTSIDE: "not in TYPES",
+        NO_VALUES: "without values",
+        DOUBLET: "doublets",
+    }
     others = {reason: reasons.get(reason, 0) for reason in words if reason in reasons or reason == UNLIKE}
     why = f"{plural(n_rejected, 'cell')}: {n_rejected - sum(others.values()):,} ambiguous"
     why += "".join(f", {count:,} {words[reason]}" for reason, count in others.items())
