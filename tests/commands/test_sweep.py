@@ -244,6 +244,19 @@ def test_a_zarr_folders_bytes_count_for_how_many_runs_fit_into_memory(
     assert sweep_sweep.default_workers(sweep) == 1
 
 
+def test_a_sweep_of_many_labelled_batches_names_the_quicker_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty donors take an hour; who needs four of them should know before."""
+    monkeypatch.chdir(tmp_path)
+    simulated(THREE_BATCHES).write_h5ad(tmp_path / "input.h5ad")
+    file = write(tmp_path / "p.yaml", OUTPUT_PATH="results")
+    assert sweep_sweep.each_target(file, {}, None).notes == []
+    monkeypatch.setattr(sweep_sweep, "MANY_LABELLED", 2)
+    (note,) = sweep_sweep.each_target(file, {}, None).notes
+    assert "TARGET_DATASET_NAME: [A, B, C]" in note
+
+
 # --- what is wrong is told before anything starts ---------------------------------------------------------------------
 
 

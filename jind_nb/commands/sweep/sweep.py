@@ -44,6 +44,8 @@ from .slurm import SlurmSettings, write_array
 # TARGET_DATASET_NAME while no batch is the target yet; with a line break, so that no batch has this name.
 EACH = "each\ntarget"
 
+MANY_LABELLED = 8  # targets with labels, from which on a sweep of them is worth a thought
+
 SECONDS_BETWEEN_CHECKS = 0.5
 
 SECONDS_TO_STOP = 20
@@ -158,8 +160,14 @@ def each_target(file: Path, values: Mapping[str, Any], folder: Path | None) -> S
 def _groups(base: Parameters, tasks: list[SweepTask], annotated: list[str]) -> tuple[list[list[SweepTask]], list[str]]:
     """Group the runs for which one can train the model of all, and say so in a note."""
     alike, single = [task for task in tasks if task.name not in annotated], [[task] for task in tasks]
-    if len(alike) < 2 or base.PRETRAINED_MODEL_PATH is not None:
+    if base.PRETRAINED_MODEL_PATH is not None:
         return single, []
+    if len(alike) < 2:
+        n_labelled = len(tasks) - len(alike)
+        return single, [] if n_labelled < MANY_LABELLED else [
+            f"{n_labelled} targets have labels, so each is annotated by another set of batches, in a run of its own. Where some targets "
+            "are enough, and need not annotate each other, one run of them (TARGET_DATASET_NAME: [A, B, C]) takes half the time."
+        ]
     what = f"{len(alike)} targets have no labels, so they have the same annotated batches"
     if base.METHOD != "reference":
         # A shared model is measurably worse here: its components are computed without the other targets' cells.
