@@ -229,14 +229,13 @@ def report(rows: pd.DataFrame) -> None:
     counted = rows[~rows["set"].isin(NOT_COUNTED)]
     for title, some in (("All annotated batches", counted["role"] == "all"), ("Hard roles", counted["role"] != "all")):
         of_sets = counted[some].groupby(["method", "set"])[["macro_F1", "AURC", "accuracy"]].mean()
-        print_table(
-            f"{title}: mean over sets", of_sets.groupby("method").mean().sort_values("macro_F1", ascending=False)
-        )
+        means = of_sets.groupby("method").mean().assign(sets=of_sets.groupby("method").size())
+        print_table(f"{title}: mean over sets", means.sort_values("macro_F1", ascending=False))
         wide = of_sets["macro_F1"].unstack("method")
         print_table(f"{title}: macro-F1 of each set", wide)
         if OURS not in wide:
             continue
-        others = [name for name in wide if name != OURS]
+        others = [name for name in wide if name != OURS and wide[name].notna().sum() == wide[OURS].notna().sum()]
         best = wide[others].mean().idxmax()
         print(f"\nBest competitor: {best}; METHOD default is {wide[OURS].mean() - wide[best].mean():+.3f} above it.")
         aurc = of_sets["AURC"].unstack("method")
@@ -256,10 +255,11 @@ def report(rows: pd.DataFrame) -> None:
     if len(slow):
         report_slow(slow, rows)
     decided = rows[(rows["method"] == OURS) & rows["assigned"].notna()]
-    print_table(
-        "METHOD default: share assigned, wrong among them",
-        decided.groupby("set")[["assigned", "wrong_among_assigned"]].mean(),
-    )
+    shares = ["assigned", "wrong_among_assigned"]
+    print_table("METHOD default: share assigned, wrong among them", decided.groupby("set")[shares].mean())
+    counted = decided[~decided["set"].isin(NOT_COUNTED)]
+    of_roles = counted.groupby(["role", "set"])[["macro_F1", *shares]].mean().groupby("role").mean()
+    print_table("METHOD default by role: mean over sets", of_roles)
 
 
 def report_slow(slow: pd.DataFrame, rows: pd.DataFrame) -> None:
