@@ -17,6 +17,8 @@ from .style import FULL, short, short_names
 
 MOST_ROWS = 66  # of one picture, which is then as tall as a page
 
+PAGE = 8.6  # inches: a higher picture would be made smaller, letters too
+
 DOWN = ((20, 0.165), (40, 0.12), (np.inf, 0.105))  # inches of a row, where a plot has at most so many
 
 
@@ -53,8 +55,10 @@ def dot_plot(*plots: Dots) -> Figure:
     below, title = 0.95 + 0.06 * max(map(len, columns)), 0.24
     step = float(np.clip((FULL - left - 0.1) / len(columns), 0.11, 0.19))
     down = next(inches for most, inches in DOWN if max(map(len, rows)) <= most)
+    around = above + title * len(plots) + below
+    down = min(down, max(0.105, (PAGE - around) / sum(map(len, rows))))
     heights = [down * max(len(names), 2) for names in rows]
-    height = above + sum(heights) + title * len(plots) + below
+    height = around + sum(heights)
     figure = plt.figure(figsize=(FULL, height))
     largest = (72 * min(step, down)) ** 2  # a dot of all cells just touches its neighbours
     y = height

@@ -22,9 +22,10 @@ def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target
         return f"A saved model annotates {target}, {n_target:,} cells; there is no training."
     table = pd.DataFrame(cells).fillna(0).astype(int).sort_index()
     has_numbers = table.shape[1] <= 12
-    width, height = (0.5 if has_numbers else 0.12), row_height(len(table), 0.24)
+    height = row_height(len(table), 0.24)
     longest = max(len(name) for name in short_names(list(table.columns)))
-    size = max(FULL, 2.6 + width * table.shape[1]), 1.2 + 0.07 * longest + height * len(table)
+    # Twelve columns with numbers fit a page; of more, each needs the height of its heading's letters.
+    size = max(FULL, 2.6 + 0.105 * table.shape[1]), 1.2 + 0.07 * longest + height * len(table)
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     largest = max(2, int(table.to_numpy().max()))
     # Up to four times the largest number, so that the numbers in the cells stay readable.
@@ -33,7 +34,8 @@ def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target
     letters = 7
     if has_numbers:
         for (row, column), n in np.ndenumerate(table.to_numpy()):
-            axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=letters)
+            color = "white" if n and shades(n) > 0.6 else "black"
+            axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=letters, color=color)
     else:
         figure.colorbar(drawn, label="cells (white: none)", shrink=0.6)
     axes.set_xticks(range(table.shape[1]), short_names(list(table.columns)), rotation=90, fontsize=7)
