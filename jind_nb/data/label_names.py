@@ -57,20 +57,16 @@ def _spellings(labels: pd.Series) -> list[str]:
 def _coarser(counts: Counts, labels: set[str]) -> list[str]:
     """Tell of each batch that uses a label where others use finer ones, as `T` beside `CD4 T` and `CD8 T`."""
     words = {label: set(key_of(label).split()) for label in labels}
-    finer = {label: {other for other in labels if words[label] < words[other]} for label in labels}
-    found = defaultdict(list)
-    for batch, of_batch in counts.items():
-        for label in of_batch.index:
-            elsewhere = sorted(
-                finer[label].intersection(*[set().union(*(set(c.index) for b, c in counts.items() if b != batch))])
-            )
-            has_both = any(label in c.index for b, c in counts.items() if finer[label] & set(c.index))
-            if len(elsewhere) > 1 and not finer[label] & set(of_batch.index) and not has_both:
-                found[(label, tuple(elsewhere))].append(batch)
+    of_batches, found = {batch: set(of_batch.index) for batch, of_batch in counts.items()}, defaultdict(list)
+    for label in labels:
+        finer = {other for other in labels if words[label] < words[other]}
+        using = [batch for batch, names in of_batches.items() if label in names]
+        if len(finer) > 1 and not any(finer & of_batches[batch] for batch in using):
+            found[(label, tuple(sorted(finer)))] = using
     return [
         f"LABELS_COL: {listing(batches, 5)} label cells {label!r} where other batches have {listing(elsewhere, 5)}; a cell "
         "may be given either, and errors are measured as if they were different types. EXCLUDE_DATASETS_NAMES leaves a "
         f"batch out; RENAME {{{listing([f'{name}: {label}' for name in elsewhere], 5, quoted=False)}}} gives the finer labels "
         "the coarse one."
-        for (label, elsewhere), batches in found.items()
+        for (label, elsewhere), batches in sorted(found.items())
     ]
