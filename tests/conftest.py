@@ -31,6 +31,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A property holds or it does not; how long an example takes on a busy machine is no test.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("untimed"), max_examples=20)
 hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,11 +158,26 @@ def pytest_sessionfinish() -> None:
 
 # --- on both cores -----------------------------------------------------------------------------------------------------
 
-# Files of slow tests, the slowest first, so that small ones fill up the other core at the end.
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ask hypothesis for fewer examples in `make quick`."""
+    if config.option.markexpr == "not slow":
+        hypothesis.settings.load_profile("quick")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many workers `-n auto` starts: one more than cores, since some tests wait for a browser or a process."""
+    return (os.cpu_count() or 1) + 1
+
+
+# Files of slow tests by the CPU seconds they take (200 to 20), the slowest first, so that small ones fill up the other
+# cores at the end. Those that need `whole` are not all at the beginning, where one worker makes it and the others wait.
 SLOWEST = (
-    "test_sweep", "test_app", "test_faults", "test_jupyterlab", "test_run", "test_hostile", "test_workspace", "test_notebooks",
-    "test_chunks", "test_compare", "test_compare_methods", "test_report", "test_why", "test_predict",
-    "test_fit", "test_plots", "test_api", "test_prepare", "test_reference", "test_default",
+    "test_faults", "test_prepare", "test_sweep", "test_annotate", "test_jupyterlab", "test_chunks", "test_app",
+    "test_cases", "test_run", "test_plots", "test_api", "test_compare", "test_reference", "test_fit", "test_leave_one_out",
+    "test_hostile", "test_default", "test_cohort", "test_why", "test_ends", "test_notebooks", "test_embedding",
+    "test_bad_input", "test_attribution", "test_panels", "test_report", "test_guess", "test_app_access", "test_metrics",
+    "test_workspace", "test_predict",
 )  # fmt: skip
 
 

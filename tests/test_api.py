@@ -162,6 +162,7 @@ def _column(convert: Callable[[pd.Series], Any]) -> Callable[[ad.AnnData], None]
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -220,6 +221,7 @@ def test_a_backed_anndata_is_annotated_and_its_file_stays(
     assert (tmp_path / "cells.h5ad").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_again_replaces_what_was_there() -> None:
     """Columns of an earlier call, of options that are off now, would pass for this one's."""
     adata = cells()
@@ -229,6 +231,7 @@ def test_again_replaces_what_was_there() -> None:
     assert [column for column in adata.obs if column.startswith("jind_")] == KEYS
 
 
+@pytest.mark.slow
 def test_odd_tables_do_no_harm(annotated: tuple[ad.AnnData, jn.Model]) -> None:
     """Repeated cell names, columns that no file can hold and others' `jind_` columns are no reason to fail or to lose them."""
     adata = cells()
@@ -295,6 +298,7 @@ def test_the_command_line_reads_a_saved_model(annotated: tuple[ad.AnnData, jn.Mo
     np.testing.assert_array_equal(new.obsm["X_jind"], by_file.obsm["X_jind"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [12, 228])
 def test_real_cells_without_labels_are_annotated_right(n: int, shared_file: Callable[[str], Path]) -> None:
     """Simulated cells are easy; three studies of the pancreas in three units are what users bring. A dozen sorted cells

@@ -22,6 +22,7 @@ from jind_nb.runs.folder import Run
 from jind_nb.runs.notebook import open_target
 from jind_nb.runs.stages import finish_stage
 from tests.conftest import run_command
+from tests.helpers.one_process import run_forked
 from tests.helpers.simulated import simulated
 from tests.helpers.whole import strict_json
 
@@ -143,7 +144,7 @@ def test_the_report_compares_the_samples_then_tells_of_each(cohort: Path) -> Non
 def test_the_same_cohort_again_repeats_nothing(cohort: Path) -> None:
     """A finished cohort is opened again with one word of the command, not with minutes of work."""
     before = {file: file.stat().st_mtime_ns for file in cohort.rglob("*.parquet")}
-    done = run_command("run", cohort.parent / "p.yaml", cwd=cohort.parent)
+    done = run_forked("run", cohort.parent / "p.yaml", cwd=cohort.parent, pdf=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("unchanged, reused") == 5
     assert {file: file.stat().st_mtime_ns for file in cohort.rglob("*.parquet")} == before

@@ -18,6 +18,8 @@ from jind_nb.errors import InputError
 from tests.helpers.cases import annotate
 from tests.helpers.mutations import damage_structure, good_h5ad
 
+pytestmark = pytest.mark.slow
+
 OURS = {"TARGET_DATASET_NAME": "c", "MIN_CELL_TYPE_POPULATION": 2}
 
 

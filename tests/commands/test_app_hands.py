@@ -153,6 +153,7 @@ def test_eight_arrow_keys_read_one_file_at_a_time(workspace: Workspace, monkeypa
     assert answers == {**dict.fromkeys(range(7)), 7: {"cells": 1}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["many columns", "long names"])
 def test_a_look_answers_in_kilobytes_whatever_the_file(tmp_path: Path, kind: str) -> None:
     """Lost otherwise: the server's memory, to an upload of some megabytes."""

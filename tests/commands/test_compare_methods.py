@@ -51,6 +51,7 @@ def run(method: str, of: BaselineInput) -> np.ndarray:
     return BASELINES[method](of)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*CHEAP[:2], "kNN after Harmony"])
 def test_types_that_are_plain_to_see_are_found(method: str) -> None:
     """A tool fed wrongly (columns mixed up, no normalisation) would lose to ours for no merit of ours."""

@@ -12,6 +12,8 @@ import pytest
 
 from jind_nb.commands.terminal import Ended
 
+pytestmark = pytest.mark.slow
+
 # A command that starts a child in a temporary folder, prints and waits.
 COMMAND = """
 import os, subprocess, sys, tempfile, time

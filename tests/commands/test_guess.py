@@ -189,6 +189,7 @@ def test_any_table_gives_a_guess(columns: dict[str, list[Any]], categorical: boo
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_the_file_written_for_real_data_is_valid_as_it_stands(
     name: str, shared_file: Callable[[str], Path], jind_nb: Callable[..., Answer], tmp_path: Path, monkeypatch: Any
@@ -311,6 +312,7 @@ def test_any_name_survives_in_one_line_of_yaml(value: str) -> None:
     assert read_yaml(f"X: {one_line({value: value})}") == {"X": {value: value}}
 
 
+@pytest.mark.slow
 def test_hostile_names_make_a_file_that_says_the_same(tmp_path: Path) -> None:
     """Names come from other people's files: none may become a parameter of its own."""
     cells = {name: {"B": 12, "T: #": 12} for name in NASTY if name.strip() == name and "\ufeff" not in name}

@@ -215,13 +215,13 @@ def test_run_ends_with_one_line_and_where_things_are(demo_run: Path) -> None:
 def symphony(shared_file: Callable[[str], Path]) -> dict[str, Any]:
     return {
         "PATH": str(shared_file("pbmc_10x_symphony")), "BATCH_COL": "batch", "LABELS_COL": "celltype",
-        "MIN_CELL_TYPE_POPULATION": 5, "METHOD": "reference", "EPOCHS": 10, "NUM_FEATURES": 500,
+        "MIN_CELL_TYPE_POPULATION": 5, "METHOD": "reference", "EPOCHS": 6, "NUM_FEATURES": 500,
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def trained_run(symphony: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run with METHOD `reference`, two thirds of its epochs: 3pv1 annotated from 3pv2 (source) and 5p."""
+    """A whole run with METHOD `reference`, few epochs: 3pv1 annotated from 3pv2 (source) and 5p."""
     roles = {"SOURCE_DATASET_NAME": "3pv2", "INTER_DATASETS_NAMES": ["5p"], "TARGET_DATASET_NAME": "3pv1"}
     return run_of(tmp_path_factory.mktemp("symphony"), symphony | roles)
 

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_an_edited_module_changes_everything(tmp_path: Path) -> None:
     """Wherever in the package it is: an edit that goes unnoticed gives the results of the code before it."""
     package = Path(

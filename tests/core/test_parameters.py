@@ -346,6 +346,7 @@ def test_a_notebooks_variables_are_parameters_and_nothing_else_is(tmp_path: Path
     assert (p.PATH, p.SEED, p.METHOD) == (str(tmp_path / "a.h5ad"), 3, "default")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text", "fragment"),
     [

@@ -22,6 +22,7 @@ def test_what_is_logged_reaches_the_screen_as_lines(capsys: pytest.CaptureFixtur
     """A line that runs into a bar cannot be read."""
     log = logging.getLogger("jind_nb.test")
     log.addHandler(OnScreen())
+    log.propagate = False  # another test of this process may have left its run's handlers on "jind_nb"
     log.setLevel(logging.INFO)
     log.info("one")
     log.info("two")

@@ -126,6 +126,7 @@ def in_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 # --- the same from every format --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("how", "n_values"),
@@ -146,6 +147,7 @@ def test_every_format_in_blocks_of_any_size_gives_the_same(
     assert not list(tmp_path.glob("**/.rows*")), "a temporary file was left"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["h5ad", "zarr 3"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("layer", [".raw", "counts"])
@@ -348,6 +350,7 @@ def test_a_changed_chunk_is_another_input(folder: Path) -> None:
     assert cache.input_hashes(run)[folder] != hash_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["h5ad", "zarr 2", "zarr 3"])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_target_comes_back_as_it_is(how: str, form: str, tmp_path: Path) -> None:

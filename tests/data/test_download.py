@@ -504,6 +504,7 @@ def test_the_manifest_says_where_a_file_is_from(server: Server, tmp_path: Path) 
     assert told["sha256"] == hashlib.sha256(server.content).hexdigest()
 
 
+@pytest.mark.slow
 def test_validate_without_connection_is_exit_status_2(
     server: Server, write_parameters: Callable[..., Path], tmp_path: Path
 ) -> None:

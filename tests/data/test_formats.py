@@ -122,6 +122,7 @@ FORMS: dict[str, Callable[[ad.AnnData, Path], Path]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_that_tools_leave_are_read_as_they_are(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -123,6 +123,7 @@ def genes(values: np.ndarray, n: int) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RNA)
 @pytest.mark.parametrize("n", [40, 100, 160])
 def test_a_few_genes_are_no_panel(name: str, n: int, shared_file: Callable[[str], Path]) -> None:

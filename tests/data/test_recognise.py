@@ -274,6 +274,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_every_batch_of_the_real_sets_is_recognised(name: str, shared_file: Callable[[str], Path]) -> None:
     adata = ad.read_h5ad(shared_file(name))
@@ -286,6 +287,7 @@ def test_every_batch_of_the_real_sets_is_recognised(name: str, shared_file: Call
         assert {batch for batch, kind in kinds.items() if kind == "linear"} <= {"Lawlor", "Wang", "Xin"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pbmc_10x_symphony", "cellbench_6batches", "scatac_hematopoiesis_3batches"])
 def test_real_cells_on_any_scale_come_back_to_the_same_values(name: str, shared_file: Callable[[str], Path]) -> None:
     adata = ad.read_h5ad(shared_file(name))

@@ -21,7 +21,7 @@ from jind_nb.model.state import AlignmentMode, TargetStage
 from tests.helpers.learn import CPU, METHODS, learn, learned, prepare_simulated, settings_with, target_cells
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
-pytestmark = pytest.mark.usefixtures("short_game")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_game")]
 
 
 @pytest.mark.parametrize(("method", "held_out", "by_trial"), [("default", 0.1, False), ("reference", 0.2, True)])
@@ -67,14 +67,12 @@ def test_without_a_gpu_a_line_says_what_is_used(caplog: pytest.LogCaptureFixture
     assert [record.message for record in caplog.records] == ["computing on cpu (no GPU found)"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_simulated_target_is_annotated_right(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(method_reference, "STEPS", 40)  # as in a run
-    data = {name: dict.fromkeys(("B", "T", "NK"), 150) for name in ("a", "b")} | {"c": dict.fromkeys("BT", 60)}
-    data["c"] = {"B": 60, "T": 60}
+    data = {name: dict.fromkeys(("B", "T", "NK"), 150) for name in ("a", "b")} | {"c": {"B": 60, "T": 60}}
     adata = simulated(data)
-    shared, x, known, settings = learned(tmp_path, adata, EPOCHS=15, METHOD=method, ALIGN=True)
+    shared, x, known, settings = learned(tmp_path, adata, EPOCHS=5, METHOD=method, ALIGN=True)
     annotated = annotate(shared, x, known, settings)
     truth = adata.obs.loc[adata.obs["batch"] == "c", "celltype"].to_numpy()
     for stage, predictions in annotated.stages.items():
@@ -83,7 +81,6 @@ def test_a_simulated_target_is_annotated_right(tmp_path: Path, method: str, monk
         assert (predictions.names == truth)[kept].mean() > 0.95, stage
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_target_s_labels_have_no_say_in_its_annotation(tmp_path: Path, method: str) -> None:
     """Wrong, new or no labels in the target: the same predictions, bit for bit. METHOD `default` has the target's values
@@ -149,7 +146,7 @@ ODD |= {
 }
 
 
-@pytest.mark.parametrize("method", ["default", pytest.param("reference", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_data_are_trained_on_left_out_and_annotated(tmp_path: Path, odd: str, method: str) -> None:
     """All that a run computes, without a warning (an error in tests) and without a number that is none."""

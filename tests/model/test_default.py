@@ -172,6 +172,7 @@ def members_of(classifier: default.Heads, latent: np.ndarray) -> dict[str, np.nd
     return {name: said[:, m] for m, name in enumerate(default.MEMBERS)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_types", [2, 3, 7])
 @pytest.mark.parametrize("size", [2, 12, 200])
 def test_members_of_regressions_are_scikit_learns_and_types_count_by_the_root_of_their_cells(
@@ -316,6 +317,7 @@ def test_an_intermediate_s_shift_is_taken_out(tmp_path: Path) -> None:
         assert moved < bare
 
 
+@pytest.mark.slow
 def test_in_default_the_target_s_values_reach_the_encoder(tmp_path: Path) -> None:
     """On purpose: components of all cells of a run describe the target as well as the annotated batches. Its labels do
     not (`test_annotate.test_the_target_s_labels_have_no_say_in_its_annotation`)."""
@@ -367,6 +369,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     return learned(tmp_path_factory.mktemp("many"), adata)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_a_shifted_target_is_brought_back(many: Learned, seed: int) -> None:
     known = many[2]
@@ -417,6 +420,7 @@ def test_latents_that_are_all_one_are_moved_by_nothing(many: Learned) -> None:
 # --- how much of the answer comes from after alignment -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_strongly_shifted_left_out_batches_ask_for_more_of_alignment(tmp_path: Path) -> None:
     """And the reason is told with the target."""
     names, types = ["a", "b", "d", "e"], {"B": 60, "T": 60, "NK": 60, "Mono": 60}

@@ -70,6 +70,7 @@ def trained(by_each: Prepared) -> Reference:
 # --- choosing the source -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_source_too_small_to_hold_cells_out_still_trains(tmp_path: Path, method: str) -> None:
     data = {"a": {"B": 4, "T": 3}, "b": {"B": 4, "T": 4}, "c": {"B": 3, "T": 3}}
@@ -161,6 +162,7 @@ def test_default_holds_out_a_tenth_of_every_batch(tmp_path: Path) -> None:
 # --- what no stage may see ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [True, False])
 def test_no_stage_trains_on_held_out_cells(by_each: Prepared, held_out: bool) -> None:
     """Other values in the held-out cells of both batches leave every weight that is learned as it was, bit for bit.
@@ -213,6 +215,7 @@ def test_a_new_type_is_learned_in_the_end(tmp_path: Path, method: str) -> None:
     assert final[0].per_class["NK"]["recall"] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_an_intermediate_of_new_types_only_still_joins(tmp_path: Path, method: str) -> None:
     data = {"a": {"B": 20, "T": 20}, "b": {"NK": 20, "Mono": 20}, "c": {"B": 10, "NK": 10}}
@@ -288,6 +291,7 @@ def test_without_history_the_model_is_the_same(by_each: Prepared, trained: Refer
 # --- reproducibility ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(
     by_each: Prepared, trained: Reference
 ) -> None:
@@ -339,6 +343,7 @@ def interrupted_in(stage: str, at_epoch: int) -> Callable[..., Iterator[int]]:
     return epochs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_epoch", [0, 1])
 @pytest.mark.parametrize("stopped_in", ["source", "adapt", "finetuned", "retrain"])
 def test_a_training_goes_on_where_it_was_interrupted(
@@ -364,6 +369,7 @@ def test_a_training_goes_on_where_it_was_interrupted(
     assert again.record() == whole.record()
 
 
+@pytest.mark.slow
 def test_batches_that_were_learned_are_not_learned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the batch that was interrupted, and what follows it; the source that was chosen stays."""
     data = {"a": {"B": 9, "T": 9}, "d": {"B": 8, "T": 8}, "b": {"B": 7, "T": 7}, "c": {"B": 3, "T": 3}}
@@ -389,6 +395,7 @@ def kept(three: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["nothing", "seed", "cells", "damage"])
 def test_what_another_training_learned_is_not_gone_on_with(
     three: Prepared, kept: Path, tmp_path: Path, change: str

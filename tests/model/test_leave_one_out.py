@@ -18,7 +18,7 @@ from jind_nb.model.leave_one_out import MOST_LEFT_OUT, LeftOut, folds
 from jind_nb.model.state import AlignmentMode, Reference
 from tests.helpers.learn import METHODS, equal, every_weight, learn, prepare_simulated
 
-pytestmark = pytest.mark.usefixtures("short_game")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_game")]
 
 TYPES = {"B": 30, "T": 30}
 by_each = pytest.mark.parametrize("method", METHODS)

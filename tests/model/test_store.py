@@ -92,6 +92,7 @@ def said_of(saved: Saved, model: Annotator, known: KnownLatents) -> Predictions:
     return predict(model, encode(model, saved.x, CPU), known, saved.reference.settings)
 
 
+@pytest.mark.slow
 def test_a_loaded_model_says_exactly_what_the_trained_one_said(saved: Saved) -> None:
     model, known = store.load_shared(saved.folder, CPU)
     assert equal(weights(model), weights(saved.reference.model))

@@ -29,6 +29,7 @@ def by_each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return learned(tmp_path_factory.mktemp("each"), METHOD=request.param, ALIGN=True)
 
 
+@pytest.mark.slow
 def test_annotating_a_target_leaves_the_annotated_batches_model_as_it_was(by_each: Learned) -> None:
     """The published program overwrites the shared weights; here a copy is trained."""
     shared, settings = by_each[0], by_each[3]
@@ -78,6 +79,7 @@ def test_the_last_stage_is_what_the_kept_model_says(by_each: Learned) -> None:
     assert final.thresholds.tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_at_most_so_many_latents_are_kept_and_each_keeps_its_batch_and_type(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
@@ -107,6 +109,7 @@ def test_a_target_of_a_few_cells_is_annotated(by_each: Learned, n: int) -> None:
     assert all(np.isfinite(predictions.probabilities).all() for predictions in annotated.stages.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_without_held_out_cells_still_annotates(tmp_path: Path, method: str) -> None:
     data = {"a": {"B": 4, "T": 3}, "b": {"B": 4, "T": 4}, "c": {"B": 3, "T": 3}}

@@ -128,6 +128,7 @@ def test_of_hundreds_of_batches_and_types_the_worst_are_drawn(tmp_path: Path, mo
     assert len(pages) == 2 + 3  # all stages are in the overview
 
 
+@pytest.mark.slow
 def test_history_of_few_types_is_a_page_for_each_stage_in_reading_order(write: Callable[..., list[str]]) -> None:
     """A user who leafs through it follows the run from the source to the target."""
     pages = write(history_of(type_names(4), ["donor 2"]))
@@ -140,6 +141,7 @@ def test_history_of_few_types_is_a_page_for_each_stage_in_reading_order(write: C
     assert pages[1].index(HELD_OUT) < pages[1].index(TRAINED_ON)
 
 
+@pytest.mark.slow
 def test_history_of_forty_types_loses_no_stage(write: Callable[..., list[str]]) -> None:
     """Forty types fill a page: each matrix has its own, and none is left out."""
     history = history_of(type_names(40), [])
@@ -164,6 +166,7 @@ def test_history_of_nothing_says_so(write: Callable[..., list[str]]) -> None:
     assert "nothing was trained" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 40])
 def test_every_matrix_names_its_types_and_its_numbers(n: int, write: Callable[..., list[str]]) -> None:
     """A matrix without cells, rejections, errors and precision beside it hides what the colours do not show."""
@@ -220,6 +223,7 @@ def test_long_names_that_begin_alike_stay_apart(write: Callable[..., list[str]])
     assert len({t.get_text() for t in axes.get_yticklabels()}) == len(LONG)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["$T$", "a_b^c", "<b>B</b>", r"\frac", "100 %", "T{x}", "$", "=cmd()"])
 def test_no_name_is_read_as_mathematics(name: str, write: Callable[..., list[str]]) -> None:
     """One dollar sign in a label would else stop the run, or draw another name."""
@@ -414,6 +418,7 @@ def shares_of(n: int, most: int = plots_target.MOST_BARS, **columns: object) -> 
     return tables.composition_shares(composition_of(n).assign(**columns), Plan(TARGET, "a", [], [], cells=cells), most)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3, 28, 60])
 def test_composition_has_a_bar_for_each_type(n: int) -> None:
     """The picture on the report's first page must show every type that was found, and still leave room there."""
@@ -540,6 +545,7 @@ def drawn_labels(axes: Axes) -> list[Text]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("picture", ["composition_bars", "confidence_by_type", "cells_per_type", "confusions"])
 @pytest.mark.parametrize("n", [3, 60])
 def test_labels_of_many_types_do_not_overlap_and_are_all_inside(picture: str, n: int) -> None:
@@ -557,6 +563,7 @@ def test_labels_of_many_types_do_not_overlap_and_are_all_inside(picture: str, n:
         assert box.y1 < height + 1, text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 4, 12, 40])
 def test_headings_beside_a_matrix_are_clear_of_its_title(n: int) -> None:
     """Accuracy and mAP stand in the title's last line: overprinted, they cannot be read."""
@@ -568,6 +575,7 @@ def test_headings_beside_a_matrix_are_clear_of_its_title(n: int) -> None:
         assert not title.get_window_extent().overlaps(text.get_window_extent()), text.get_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["9", "donor number twenty-eight xy"])
 @pytest.mark.parametrize("n", [1, 30])
 def test_overviews_heading_is_inside_the_page(

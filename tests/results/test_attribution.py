@@ -149,6 +149,7 @@ def test_a_type_without_cells_is_left_out_of_the_table() -> None:
     assert set(table["cell type"]) == {"B", "T"}
 
 
+@pytest.mark.slow
 def test_no_cells_at_all_is_said(real: Callable[[str], tuple[ad.AnnData, Plan, nn.Module]]) -> None:
     """With a saved model, and every cell Unassigned, there is nothing to explain."""
     prepared, plan, model = real("pancreas_3studies_small")
@@ -175,6 +176,7 @@ def test_a_saved_model_is_explained_by_the_targets_own_cells(
     assert dots.title.startswith("Lawlor, by prediction")
 
 
+@pytest.mark.slow
 def test_the_table_names_presence_and_absence(real: Callable[[str], tuple[ad.AnnData, Plan, nn.Module]]) -> None:
     prepared, plan, model = real("pbmc_10x_symphony")
     explanation = attribution.attribute_types(model, prepared, result_of(prepared, plan, model), plan)
@@ -232,6 +234,7 @@ def test_many_features_go_on_in_the_next_plot(n: int) -> None:
     assert sum(sum(map(len, page.values())) for page in pages) == n + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_types", [2, 3, 60])
 def test_a_dot_plot_names_every_group_and_feature_apart_from_each_other(n_types: int) -> None:
     """Names that lie on each other cannot be read; a picture that is cut off at its edge cannot either."""

@@ -79,6 +79,7 @@ def test_ten_thousand_cells_are_drawn_as_five_thousand() -> None:
     assert np.isfinite(points[["x", "y"]].to_numpy()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "of_a"), [("default", 99), ("reference", 88)])  # 110 less 11 or 22 held out
 def test_latent_points_have_every_cell_of_every_stage_on_the_same_axes(
     tmp_path: Path, method: str, of_a: int, monkeypatch: pytest.MonkeyPatch

@@ -40,6 +40,7 @@ def test_a_notebook_too_early_names_the_one_to_run_first(values: dict[str, Any])
         evaluate(values)
 
 
+@pytest.mark.slow
 def test_a_parameter_changed_half_way_is_not_half_obeyed(values: dict[str, Any]) -> None:
     """A value changed in one notebook alone would be shown there, and the predictions be those of the old one."""
     preprocess(values)
@@ -101,6 +102,7 @@ def finish(values: dict[str, Any]) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_set_aside_before_notebooks_by_hand_change_it(values: dict[str, Any]) -> None:
     """Two runs' files side by side look like one run, whose report tells of other predictions than its table."""
     run = finish(values)
@@ -116,6 +118,7 @@ def test_a_finished_run_is_set_aside_before_notebooks_by_hand_change_it(values: 
     pd.read_parquet(run.predictions_parquet)
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_an_earlier_input_is_set_aside(values: dict[str, Any]) -> None:
     """Its report would lie beside predictions of other cells, in a folder that says it is finished."""
     run = finish(values)
@@ -125,6 +128,7 @@ def test_a_finished_run_of_an_earlier_input_is_set_aside(values: dict[str, Any])
     assert (run.folder / "previous" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_the_same_notebooks_again_leave_a_finished_run_where_it_is(values: dict[str, Any]) -> None:
     """Who looks at a run's pages in JupyterLab would else look for its report in vain."""
     run = finish(values)

@@ -30,7 +30,7 @@ from jind_nb.core.stage_words import STAGES
 from jind_nb.errors import InputError
 from jind_nb.runs import cache, previous
 from jind_nb.runs.folder import Run
-from tests.conftest import Answer, Whole, run_command, skip
+from tests.conftest import Answer, Whole, skip
 from tests.helpers.one_process import run_forked
 from tests.helpers.simulated import THREE_BATCHES, simulated
 from tests.helpers.whole import differences, digest, files_in, place_of, predictions_of, problems
@@ -92,17 +92,24 @@ def again(whole: Whole, tmp_path: Path) -> Path:
 def test_killed_three_times_ends_like_an_undisturbed_run(whole: Whole, demo_run: Path, tmp_path: Path) -> None:
     """Days of training are not lost to a power cut, and what is there afterwards is the result of one run.
 
-    The folder holds an earlier run of other data. Killed are the command alone, then all its processes. And the
-    undisturbed run had another hash seed: a result that changes between two identical runs cannot be published.
+    The folder holds an earlier run of other data. Killed are the command alone, then all its processes; of the command's
+    kernel none is left at work, which would write into the folder of the next run. And the undisturbed run had another
+    hash seed: a result that changes between two identical runs cannot be published.
     """
     run = Path(shutil.copytree(demo_run, tmp_path / "run"))
     earlier, rng = digest(run), random.Random(0)
-    for kill_all in (False, True, False):
+    for kill in ("alone", "all", "alone again"):
         process = start(whole.parameters, "--output-path", run, PYTHONHASHSEED="2")
         time.sleep(rng.uniform(0.3, 0.7) * whole.seconds)  # the first notebook takes a third of them
-        killed(process, family(process) if kill_all else family(process)[:1])
+        everyone = family(process)
+        killed(process, everyone if kill == "all" else everyone[:1])
+        if kill == "alone":
+            with pytest.raises(InputError, match="at work"):  # its kernel still holds the folder
+                locks.refuse_if_in_use(run)
+            assert gone(everyone)
+            locks.refuse_if_in_use(run)
         assert problems(run, earlier, digest(whole.run)) == []
-    finished = list(json.loads((run / "work" / "stages.json").read_text()))
+        finished = list(json.loads((run / "work" / "stages.json").read_text()))
     process = start(whole.parameters, "--output-path", run, PYTHONHASHSEED="2")
     out, err = process.communicate()
     assert process.returncode == 0, err
@@ -124,7 +131,7 @@ def test_a_finished_run_is_not_repeated(whole: Whole, again: Path) -> None:
     before = digest(again)
     assert run_forked("run", whole.parameters, "--output-path", again, cwd=again.parent, pdf=True).returncode == 0
     assert reused_of(again) == list(STAGES)
-    done = run_command("run", whole.parameters, "--output-path", again, cwd=again.parent)
+    done = run_forked("run", whole.parameters, "--output-path", again, cwd=again.parent, pdf=True)
     assert done.returncode == 0, done.stderr
     assert "cells annotated" in done.stdout
     assert str(again / "report.html") in done.stdout
@@ -139,7 +146,7 @@ def test_a_finished_run_is_not_repeated(whole: Whole, again: Path) -> None:
     assert list(manifest["seconds"]) == ALL
 
 
-# The next three go on from one another: each begins in the same folder, where the notebook before training is reused.
+# The next two go on from one another: each begins in the same folder, where the notebook before training is reused.
 TRAINS = ("-s", "METHOD=reference", "-s", "ALIGN=false")
 
 
@@ -174,23 +181,10 @@ def test_a_second_run_in_the_same_folder_is_refused(whole: Whole, training: Path
 
 
 @pytest.mark.slow
-def test_killed_command_leaves_no_kernel_at_work(whole: Whole, training: Path) -> None:
-    """A kernel that goes on for hours would write into the folder of the next run."""
-    process = start(whole.parameters, "--output-path", training, *TRAINS, "-s", "EPOCHS=1000")
-    wait_for(process, "2_train")
-    everyone = family(process)
-    killed(process, everyone[:1])
-    with pytest.raises(InputError, match="at work"):  # its kernels still hold the folder
-        locks.refuse_if_in_use(training)
-    assert gone(everyone)
-    locks.refuse_if_in_use(training)
-
-
-@pytest.mark.slow
 def test_killed_while_networks_train_goes_on_after_the_last_batch(whole: Whole, training: Path) -> None:
     """METHOD `reference` trains for hours on an atlas: a queue's time limit must not cost them."""
     arguments, unfinished = (
-        ("--output-path", training, *TRAINS, "-s", "EPOCHS=100"),
+        ("--output-path", training, *TRAINS, "-s", "EPOCHS=40"),
         training / "work" / "unfinished training.pt",
     )
     unfinished.unlink(missing_ok=True)  # of the run above
