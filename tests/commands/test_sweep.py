@@ -492,7 +492,7 @@ def test_on_slurm_a_killed_worker_costs_one_stage_and_shared_training_is_done_on
     truth = simulated(THREE_BATCHES).obs
     without_labels(simulated(THREE_BATCHES), "b", "c").write_h5ad(tmp_path / "input.h5ad")
     (tmp_path / "slurm.yaml").write_text(SLURM_YAML)
-    file = write(tmp_path / "p.yaml", OUTPUT_PATH="results", METHOD="reference", EPOCHS=2)
+    file = write(tmp_path / "p.yaml", OUTPUT_PATH="results", METHOD="reference", EPOCHS=5)
     options = ("--each-target", file, "--cluster", "slurm", "--slurm", "slurm.yaml")
     with at_work(tmp_path, *options, **slurm) as process:
         until(process, "2/5 2_train")

@@ -165,6 +165,7 @@ def test_raw_and_layers_in_blocks_give_the_same(
     same(prepare(file, LAYER=layer), whole["prepared"])
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(n_values=st.integers(1, 30_000), kept=st.sampled_from([0, 10**8]), form=st.sampled_from(sorted(FORMS)))
 def test_no_size_of_a_block_changes_anything(
