@@ -26,6 +26,8 @@ from tests.helpers.one_process import run_forked
 from tests.helpers.simulated import simulated
 from tests.helpers.whole import strict_json
 
+pytestmark = pytest.mark.slow
+
 BATCHES = {
     "a": {"B": 40, "T": 40, "NK": 30},
     "b": {"B": 40, "T": 40, "NK": 30},
