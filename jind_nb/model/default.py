@@ -472,7 +472,9 @@ def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings:
     known.space = known.space or AnnotatedSpace.of(known.latent, known.batch, known.y, columns)
     empty = np.zeros(len(latent), dtype=bool)
     if isinstance(model.encoder, Projection):  # a cell without values is where the encoder puts zero
-        empty = np.abs(latent + model.encoder.offset.cpu().numpy()).max(axis=1) < 1e-6
+        zero = -model.encoder.offset.cpu().numpy()
+        of_blocks = in_blocks(lambda rows: np.abs(latent[rows] - zero).max(axis=1) < 1e-6, len(latent), CELLS_AT_ONCE)
+        empty = np.concatenate(of_blocks)
     return known.space.novelty(latent, offset, empty)
 
 
