@@ -66,7 +66,10 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     shares, first = shares_table(results), samples[0]
     answers = list(dict.fromkeys(answer for sample in samples for answer in sample.result.answers))
     picture = figure_html(*style.described(compositions(shares, answers), compositions_alt(shares)), points)
-    percents = (100 * shares).round(1).rename(columns=lambda name: f"{name} %")
+    percents = (100 * (shares if len(shares) >= len(shares.columns) else shares.T.rename_axis("answer"))).round(
+        1
+    )  # the longer side downwards
+    percents = percents.rename(columns=lambda name: f"{name} %")
     html = page.render(
         "cohort.html.j2",
         run=run,
