@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jind_nb.model import annotate, default, leave_one_out
 from jind_nb.model import reference as method_reference
 from jind_nb.model.annotate import leave_batches_out
-from jind_nb.model.calibration import calibrate_modes
+from jind_nb.model.calibration import ALONE_TEMPERATURE, calibrate_modes
 from jind_nb.model.leave_one_out import MOST_LEFT_OUT, LeftOut, folds
 from jind_nb.model.state import AlignmentMode, Reference
 from tests.helpers.learn import METHODS, equal, every_weight, learn, prepare_simulated
@@ -181,4 +181,4 @@ def test_a_single_batch_without_held_out_cells_teaches_nothing_and_stops_nothing
     (one,) = leave_batches_out(reference)
     assert len(one.y) == len(one.novelty) == 0
     learned = calibrate_modes([one], reference.settings, 1)[AlignmentMode.UNALIGNED]
-    assert (learned.temperature, learned.novelty_threshold) == (1.0, None)
+    assert (learned.temperature, learned.novelty_threshold) == (ALONE_TEMPERATURE, None)
