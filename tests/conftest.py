@@ -26,8 +26,10 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.helpers import one_process
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
-# A shell starts what it puts in the background with Ctrl-C ignored, and so would all that tests start and interrupt.
+# A shell starts what it puts in the background with Ctrl-C ignored, nohup with a closed terminal ignored, and so would all that
+# tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A property holds or it does not; how long an example takes on a busy machine is no test.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
