@@ -181,6 +181,7 @@ def test_a_dense_matrix_is_read_in_pieces_without_loss(
     same(prepare(_as(lambda x: x.toarray())(plain)), whole)
 
 
+@pytest.mark.slow
 def test_prepared_values_are_sparse_float32_and_reading_never_makes_them_dense(
     prepare: Callable[..., Prepared], tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def answers(folder: Path, adata: ad.AnnData, method: str) -> dict[str, np.ndarra
 
 
 @pytest.mark.parametrize("method", ["default", pytest.param("reference", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_another_order_or_number_of_threads_changes_no_bit(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
