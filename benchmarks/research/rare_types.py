@@ -10,7 +10,6 @@ of the twenty sets with two or more annotated batches.
 from __future__ import annotations
 
 import pandas as pd
-from scipy import sparse
 
 from benchmarks.common import RESULTS, append_rows, measured_already, print_table, read_rows, run_sets_or_report
 from benchmarks.problems import NOT_COUNTED, SETS, Problem, problems
@@ -24,13 +23,10 @@ RECALLED = 0.8
 def measured(problem: Problem) -> list[dict[str, object]]:
     """Return a row for each rare type of a target; one without a type where there is none."""
     settings = annotate.settings_of(problem.parameters)
-    reference = annotate.train(problem.prepared, problem.plan, settings, keep_history=False)
-    calibrations = annotate.calibrate(reference)
-    known = annotate.known_with_rules(reference, calibrations)
-    x = sparse.csr_matrix(problem.prepared.X[problem.is_target])
-    annotated = annotate.annotate(reference.model, x, known, settings)
-    found, kept = annotated.final, ~annotated.final.rejected
-    counts = pd.DataFrame(calibrations[annotated.mode].confusion, columns=["true", "answer", "cells"])
+    whole = annotate.learn_and_annotate(problem.prepared, problem.plan, settings, keep_history=False)
+    found, kept = whole.annotated.final, ~whole.annotated.final.rejected
+    confusion = whole.calibrations[whole.annotated.mode].confusion
+    counts = pd.DataFrame(confusion, columns=["true", "answer", "cells"])
     row = {
         "set": problem.set,
         "target": problem.target,

@@ -27,12 +27,9 @@ TARGET_ERROR = 0.05
 def measured(problem: Problem) -> dict[str, object]:
     """Return a row: what is stated of a problem, and what is true."""
     settings = annotate.settings_of(problem.parameters)
-    reference = annotate.train(problem.prepared, problem.plan, settings, keep_history=False)
-    calibrations = annotate.calibrate(reference)
-    known = annotate.known_with_rules(reference, calibrations)
-    x = sparse.csr_matrix(problem.prepared.X[problem.is_target])
-    annotated = annotate.annotate(reference.model, x, known, settings)
-    predictions, calibration = annotated.final, calibrations[annotated.mode]
+    whole = annotate.learn_and_annotate(problem.prepared, problem.plan, settings, keep_history=False)
+    reference, predictions = whole.reference, whole.annotated.final
+    calibration = whole.calibrations[whole.annotated.mode]
     assigned, wrong = shares(predictions, problem.truth)
     stated = expected_error(predictions, calibration)
     low, high = stated.range or (None, None)
@@ -40,6 +37,7 @@ def measured(problem: Problem) -> dict[str, object]:
     if len(reference.batches) > 1:
         strict = replace(reference, settings=replace(settings, target_error=TARGET_ERROR))
         known = annotate.known_with_rules(strict, annotate.calibrate(strict))
+        x = sparse.csr_matrix(problem.prepared.X[problem.is_target])
         by_error = annotate.annotate(reference.model, x, known, strict.settings).final
         promised, wrong_as_promised = shares(by_error, problem.truth)
     return {

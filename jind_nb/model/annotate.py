@@ -94,11 +94,11 @@ def calibrate(reference: Reference) -> dict[str, Calibration]:
     left_out = leave_batches_out(reference)
     calibrations = calibrate_modes(left_out, reference.settings, len(reference.batches))
     reference.suspects = suspect_labels(left_out, calibrations)
-    known, method = known_latents(reference), reference.settings.method
-    return {
-        mode: replace(of_mode, noticed=method.hide_types(known, of_mode.novelty_threshold))
-        for mode, of_mode in calibrations.items()
-    }
+    if not calibrations:
+        return {}
+    limit = next(iter(calibrations.values())).novelty_threshold  # of either mode: novelty does not depend on it
+    noticed = reference.settings.method.hide_types(known_latents(reference), limit)
+    return {mode: replace(of_mode, noticed=noticed) for mode, of_mode in calibrations.items()}
 
 
 def known_with_rules(reference: Reference, calibrations: Mapping[str, Calibration]) -> KnownLatents:
