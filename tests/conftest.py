@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,11 +249,6 @@ class Whole:
     run: Path
     parameters: Path  # its file, beside input.h5ad
 
-    @property
-    def seconds(self) -> float:
-        """How long it took, from its start to its end."""
-        return float((self.parameters.parent / "seconds.txt").read_text())
-
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
@@ -268,10 +262,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
             "MIN_CELL_TYPE_POPULATION": 5, "EPOCHS": 1, "OUTPUT_PATH": "whole",
         }  # fmt: skip
         (folder / "p.yaml").write_text(yaml.safe_dump(values))
-        begun = time.monotonic()
         done = run_command("run", folder / "p.yaml", cwd=folder, PYTHONHASHSEED="1")
         assert done.returncode == 0, done.stderr
-        (folder / "seconds.txt").write_text(str(time.monotonic() - begun))
 
     folder = made_once("whole", tmp_path_factory, make)
     return Whole(folder / "whole", folder / "p.yaml")

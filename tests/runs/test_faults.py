@@ -98,14 +98,20 @@ def test_killed_three_times_ends_like_an_undisturbed_run(whole: Whole, demo_run:
     """
     run = Path(shutil.copytree(demo_run, tmp_path / "run"))
     earlier, rng = digest(run), random.Random(0)
-    for kill in ("alone", "all", "alone again"):
+    for kill, stage in (("alone", "1_preprocess"), ("all", "2_train"), ("alone again", "4_evaluate")):
         process = start(whole.parameters, "--output-path", run, PYTHONHASHSEED="2")
-        time.sleep(rng.uniform(0.3, 0.7) * whole.seconds)  # the first notebook takes a third of them
+        wait_for(process, stage)
+        time.sleep(rng.uniform(0, 2))
         everyone = family(process)
+        if kill == "alone":
+            for one in everyone[1:]:
+                one.suspend()  # as a busy machine does; else the kernel may end before it is looked for
         killed(process, everyone if kill == "all" else everyone[:1])
         if kill == "alone":
             with pytest.raises(InputError, match="at work"):  # its kernel still holds the folder
                 locks.refuse_if_in_use(run)
+            for one in everyone[1:]:
+                one.resume()
             assert gone(everyone)
             locks.refuse_if_in_use(run)
         assert problems(run, earlier, digest(whole.run)) == []
