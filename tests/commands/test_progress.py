@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from jind_nb.commands import progress
+from jind_nb.commands.sweep.progress import SweepProgress
 from jind_nb.core.stage_words import STAGE_WORDS
 
 
@@ -47,3 +48,22 @@ def test_without_a_terminal_there_is_a_line_every_half_a_minute(
         logging.getLogger("jind_nb.test").info("annotating 300,000 cells")
         time.sleep(0.3)
     assert console.file.getvalue().splitlines()[-1].endswith("0 s: annotating 300,000 cells")
+
+
+def test_a_sweep_without_a_terminal_is_never_silent_for_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty runs of minutes each: whoever looks into the log wants to know which are at work."""
+    console, now = Console(file=io.StringIO(), width=80), 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with SweepProgress(console, 3) as shown:
+        for now, ended in ((0.0, None), (24.0, None), (26.0, None), (40.0, "a"), (64.0, None), (66.0, None)):
+            if now == 0.0:
+                for run in ("a", "b"):
+                    shown.show_stage(run, (2, 5, "training"))
+            if ended:
+                shown.show_end(ended, "finished")
+            shown.break_silence()
+    lines = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]
+    assert lines == [
+        "a: 2/5 training", "b: 2/5 training", "0 of 3 ended; at work: a (2/5), b (2/5)", "a: finished (1 of 3)",
+        "1 of 3 ended; at work: b (2/5)",
+    ]  # fmt: skip

@@ -1,4 +1,5 @@
-"""What a sweep shows: a line for each run at work and a bar for all in a terminal; elsewhere a line for each event."""
+"""What a sweep shows: a line for each run at work and a bar for all in a terminal; elsewhere a line for each event, and
+one every half a minute."""
 
 import time
 from typing import Self
@@ -7,7 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from ...core.text import listing
 from ...errors import shown
+from ..progress import LONGEST_SILENCE
+
+MOST_NAMED = 5  # runs at work in one line
 
 
 class SweepProgress:
@@ -18,6 +23,7 @@ class SweepProgress:
         self.stages: dict[str, tuple[int, int, str]] = {}
         self.lines: dict[str, TaskID] = {}
         self.is_waiting = False
+        self.last_line = time.monotonic()
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
@@ -38,6 +44,15 @@ class SweepProgress:
         """Print a line, with the time where there are no bars that show it."""
         clock = f"{time.strftime('%H:%M:%S')} " if self.bars.disable else ""
         self.console.print(Text(clock + shown(text)), soft_wrap=True)
+        self.last_line = time.monotonic()
+
+    def break_silence(self) -> None:
+        """Print how far the runs are, where there are no bars and the last line is half a minute old."""
+        if self.bars.disable and time.monotonic() - self.last_line >= LONGEST_SILENCE:
+            at_work = [f"{run} ({number}/{n_stages})" for run, (number, n_stages, _) in self.stages.items()]
+            self.print(
+                f"{self.n_ended} of {self.n} ended; at work: {listing(at_work, MOST_NAMED, quoted=False) or 'none yet'}"
+            )
 
     def show_stage(self, run: str, stage: tuple[int, int, str]) -> None:
         """Show the stage a run is at: its number, the number of stages, and what it does."""
@@ -55,6 +70,7 @@ class SweepProgress:
     def show_end(self, run: str, status: str, message: str = "") -> None:
         """Show that a run has ended."""
         self.n_ended += 1
+        self.stages.pop(run, None)
         if run in self.lines:
             self.bars.remove_task(self.lines.pop(run))
         self.bars.update(self.all, completed=self.n_ended)

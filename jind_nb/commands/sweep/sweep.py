@@ -396,6 +396,7 @@ class _Loop:
                 time.sleep(SECONDS_BETWEEN_CHECKS)
                 for future in list(self.under_way):
                     self._check_future(future)
+                self.progress.break_silence()
                 if self.under_way:
                     with suppress(OSError):  # the scheduler has ended, which the futures say too
                         self.progress.show_waiting(self.client.scheduler_info(n_workers=0)["n_workers"] == 0)
