@@ -75,6 +75,8 @@ SHAPES = {
     "neurips_brain": Shape(evenly(90_000, 6), 30_000, 0.05, n_types=20),
     "cells_100k": Shape(evenly(100_000, 20), 20_000, 0.05),
     "cells_300k": Shape(evenly(300_000, 20), 20_000, 0.05),
+    "atlas": Shape(evenly(300_000, 301), 20_000, 0.05, n_types=200),
+    "atlas_75": Shape(evenly(300_000, 76), 20_000, 0.05, n_types=200),
     "cells_1m": Shape(evenly(1_000_000, 20), 20_000, 0.05),
 }
 

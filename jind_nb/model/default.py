@@ -39,7 +39,17 @@ from .neighbours import nearest
 from .networks import Annotator, classify, encode
 from .new_types import FLOOR, SHARE_ABOVE, AnnotatedSpace, hide_in_turn
 from .pca import principal_axes
-from .state import Annotated, Cells, KnownLatents, NoveltyLimit, Reference, Settings, TargetStage, TrainingStage
+from .state import (
+    Annotated,
+    Cells,
+    KnownLatents,
+    NoveltyLimit,
+    Reference,
+    Settings,
+    TargetStage,
+    TrainingStage,
+    TypeSums,
+)
 from .target import add_stage, by_nearest
 
 NAME = "default"
@@ -371,15 +381,34 @@ class Offset(nn.Module):
 @one_blas_thread
 def fit_adapter(reference: Reference, batch: str) -> Offset:
     """Compute a batch's offset: to where the training cells of the batches learned so far have the same types."""
-    n_classes = len(reference.classes)
-
-    def means(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        latents = [latent(reference, name, ~reference.batches[name].held_out) for name in names]
-        y = np.concatenate([cells.y[~cells.held_out] for cells in map(reference.batches.__getitem__, names)])
-        return type_means(np.concatenate(latents), np.eye(n_classes)[y])
-
-    b = offset_between(means([batch]), means(list(reference.adapters)))
+    others = _sums_of_learned(reference)
+    b = offset_between(_means(*_sums_of(reference, batch)), _means(others.latent, others.cells))
     return Offset.of(b).to(reference.settings.device)
+
+
+def _sums_of(reference: Reference, batch: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sum of latents of each type in a batch's training cells, float64 (K, d), and their number, float64 (K,)."""
+    cells = reference.batches[batch]
+    y = cells.y[~cells.held_out]
+    of_types = sparse.csr_array((np.ones(len(y)), (y, np.arange(len(y)))), shape=(len(reference.classes), len(y)))
+    return of_types @ latent(reference, batch, ~cells.held_out).astype(np.float64), of_types.sum(axis=1)
+
+
+def _sums_of_learned(reference: Reference) -> TypeSums:
+    """Return the sums over all batches learned so far, to which only those are added that are new since the last call.
+
+    So hundreds of batches cost no more than their cells do.
+    """
+    if reference.sums is None:
+        n_latent = latent(reference, reference.source, np.array([], dtype=np.int64)).shape[1]
+        n_classes = len(reference.classes)
+        reference.sums = TypeSums(np.zeros((n_classes, n_latent)), np.zeros(n_classes))
+    for batch in [name for name in reference.adapters if name not in reference.sums.batches]:
+        of_batch, n_cells = _sums_of(reference, batch)
+        reference.sums.latent += of_batch
+        reference.sums.cells += n_cells
+        reference.sums.batches.add(batch)
+    return reference.sums
 
 
 def type_means(latent: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -398,8 +427,12 @@ def type_means(latent: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.n
     (array([[2.],
            [0.]]), array([2., 0.]))
     """
-    cells = shares.sum(axis=0, dtype=np.float64)
-    return (shares.T.astype(np.float64) @ latent) / np.maximum(cells, 1e-9)[:, None], cells
+    return _means(shares.T.astype(np.float64) @ latent, shares.sum(axis=0, dtype=np.float64))
+
+
+def _means(sums: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means (K, d) of sums over so many cells (K,), and these numbers."""
+    return sums / np.maximum(cells, 1e-9)[:, None], cells
 
 
 def offset_between(own: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

@@ -27,6 +27,10 @@ from .state import Cells, Reference, Settings, TrainingStage
 
 log = logging.getLogger(__name__)
 
+MOST_FOR_HISTORY = (
+    5_000  # held-out cells that a stage's thresholds rest on: with hundreds of batches all would take minutes
+)
+
 
 def start(
     prepared: ad.AnnData,
@@ -193,7 +197,7 @@ def evaluate_batch(reference: Reference, batch: str, stage: TrainingStage) -> No
     if not reference.keeps_history:
         return
     settings, cells, classifier = reference.settings, reference.batches[batch], reference.model.classifier
-    held_out = classify(classifier, reference.held_out_latent(), settings.device)
+    held_out = classify(classifier, reference.held_out_latent(MOST_FOR_HISTORY), settings.device)
     thresholds = class_thresholds(held_out, settings.theta)
     probabilities = classify(classifier, reference.latent(batch, np.arange(len(cells.y))), settings.device)
     truth = np.array(reference.classes, dtype=object)[cells.y]

@@ -95,6 +95,15 @@ class Cells:
 
 
 @dataclass
+class TypeSums:
+    """Sums over the training cells of the batches learned so far, by cell type: what METHOD `default` moves the next batch to."""
+
+    latent: np.ndarray  # float64 (K, d), of latents where their batches' offsets put them
+    cells: np.ndarray  # float64 (K,), how many cells
+    batches: set[str] = field(default_factory=set)
+
+
+@dataclass
 class Reference:
     """The annotated batches, what has been learned from them so far, and how it went."""
 
@@ -107,6 +116,7 @@ class Reference:
     dropped: dict[str, float] = field(default_factory=dict)
     untrained: dict[str, float] = field(default_factory=dict)
     adapters: dict[str, torch.nn.Module | None] = field(default_factory=dict)  # of the batches learned so far
+    sums: TypeSums | None = None  # over these, where the METHOD wants them
     candidates: list[dict[str, Any]] = field(default_factory=list)  # how the source was chosen
     keeps_history: bool = True  # False where only the model is wanted
     history: list[StageResult] = field(default_factory=list)
@@ -133,9 +143,21 @@ class Reference:
         """Return the latents, float32 (m, d), of some of a batch's cells (bool or index), by its own annotator."""
         return self.settings.method.latent(self, batch, rows)
 
-    def held_out_latent(self) -> np.ndarray:
-        """Return the latents (m, d) of the held-out cells of every batch learned so far, each by its own annotator."""
-        return np.concatenate([self.latent(name, self.batches[name].held_out) for name in self.adapters])
+    def held_out_latent(self, most: int | None = None) -> np.ndarray:
+        """Return the latents (m, d) of the held-out cells of every batch learned so far, each by its own annotator.
+
+        Parameters
+        ----------
+        most
+            If there are more, so many are drawn at random.
+        """
+        rows = [np.flatnonzero(self.batches[name].held_out) for name in self.adapters]
+        if most is not None:
+            ends = np.cumsum([len(of_batch) for of_batch in rows])
+            chosen = subsample(ends[-1], most, self.settings.seed)
+            parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+            rows = [of_batch[part - end + len(of_batch)] for of_batch, part, end in zip(rows, parts, ends, strict=True)]
+        return np.concatenate([self.latent(name, some) for name, some in zip(self.adapters, rows, strict=True)])
 
     def record(self) -> dict[str, Any]:
         """Return what the later stages and the report tell about the training, as plain values."""
