@@ -385,6 +385,9 @@ def web_page(
     runs_at_once: Annotated[
         int, typer.Option(min=1, metavar="N", help="How many runs work at once; the others wait.")
     ] = 1,
+    most_pages: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many pages may be open at once, of 100 MB of memory each.")
+    ] = 50,
     keep_days: Annotated[
         float,
         typer.Option(min=0, metavar="N", help="Delete uploads and ended runs after so many days; 0: keep them."),
@@ -417,7 +420,7 @@ def web_page(
     if missing := [path for path in data or [] if not path.is_dir()]:
         raise InputError(f"--data: there is no folder {missing[0]}.")
     folders, most_bytes = tuple(path.resolve() for path in data or []), int(max_upload_gb * 1e9)
-    settings = AppSettings(folder.absolute(), folders, most_bytes, runs_at_once, keep_days, token)
+    settings = AppSettings(folder.absolute(), folders, most_bytes, runs_at_once, most_pages, keep_days, token)
     for warning in settings.warnings(ip):
         print_line(f"[bold yellow]Warning:[/bold yellow] {plain(warning)}", err)
 

@@ -73,6 +73,11 @@ def own_kernels_only() -> type[KernelSpecManager]:
     return OwnKernelOnly
 
 
+def n_kernels(manager: Any) -> int:
+    """Return how many kernels a server's manager has, with those that are about to start, which it does not list."""
+    return len({*manager.list_kernel_ids(), *manager._pending_kernels})
+
+
 def end_first_without_memory(kernel: KernelManager) -> None:
     """Let the system, when memory runs out, kill a kernel before the process that started it, which can say so."""
     process = getattr(kernel.provisioner, "process", None)

@@ -7,7 +7,7 @@ import anndata as ad
 from ..core.files import whole_file
 from ..core.parameters import BUNDLED
 from ..errors import InputError
-from .download import cache_folder
+from .download import CACHE, cache_folder
 
 
 def bundled_file(path: str) -> Path:
@@ -19,7 +19,7 @@ def bundled_file(path: str) -> Path:
     Raises
     ------
     InputError
-        For any other name.
+        For any other name, or if the cache folder cannot be written.
     """
     name = path.removeprefix(BUNDLED)
     if name != "pbmc68k_reduced":
@@ -32,6 +32,11 @@ def bundled_file(path: str) -> Path:
     full = sc.datasets.pbmc68k_reduced()
     adata = ad.AnnData(full.raw.X, obs=full.obs[["bulk_labels"]].copy(), var=full.raw.var[[]].copy())
     adata.obs["well"] = "well " + adata.obs_names.str.rsplit("-", n=1).str[-1]
-    with whole_file(file) as temporary:
-        adata.write_h5ad(temporary, compression="gzip")
+    try:
+        with whole_file(file) as temporary:
+            adata.write_h5ad(temporary, compression="gzip")
+    except PermissionError as error:
+        raise InputError(
+            f"The cache folder {file.parent} cannot be written ({error}); name another in {CACHE}."
+        ) from None
     return file

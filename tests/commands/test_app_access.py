@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.commands.test_app import Served, start, stop
@@ -16,9 +17,12 @@ from tests.commands.test_app import Served, start, stop
 pytestmark = pytest.mark.slow
 
 
+MOST_PAGES = 3  # the tests before the last one open so many
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    served = start(tmp_path_factory.mktemp("token"))
+    served = start(tmp_path_factory.mktemp("token"), "--most-pages", MOST_PAGES)
     yield served
     stop(served)
 
@@ -113,3 +117,17 @@ def test_logging_out_forgets_the_token_and_the_visitor(server: Served) -> None:
     assert status == 200
     assert len(forgotten) == 2
     assert b"Logged out" in server.ask("/logout")[2]
+
+
+def test_one_page_too_many_is_told_and_starts_nothing(server: Served) -> None:
+    """Lost otherwise: the server's memory, which each open page takes a part of, and with it everybody's runs."""
+    visitor = server.visitor()
+    status, body = 200, b""
+    for _ in range(MOST_PAGES + 1):
+        if status == 200:
+            status, headers, body = visitor.get(f"/?session={visitor.session}")
+    assert status == 503
+    assert headers["Retry-After"] == "30"
+    assert b"3 pages are open on this server" in body
+    assert len(psutil.Process(server.process.pid).children()) == MOST_PAGES
+    assert visitor.session not in (server.root.parent / "stderr.txt").read_text()  # who reads it would have the files

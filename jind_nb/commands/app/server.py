@@ -35,7 +35,7 @@ from voila.app import Voila
 from voila.static_file_handler import TemplateStaticFileHandler
 from voila.tornado.handler import TornadoVoilaHandler
 
-from ...core._compat import own_kernels_only
+from ...core._compat import n_kernels, own_kernels_only
 from ...core.files import read_json, write_json
 from ...core.processes import own_folder, own_settings, short_places
 from ...core.resources import shipped
@@ -46,6 +46,8 @@ from .widgets import html
 from .workspace import LOOPBACK, PART, AppSettings, Workspace, remove_old
 
 SECONDS_BEFORE_CULLED = 1800  # for a kernel whose tab is lost or asleep; a closed tab ends its kernel at once
+
+SECONDS_UNTIL_RETRY = 30  # for a page that the server had no room for
 
 SECONDS_BETWEEN_CLEANINGS = 3600
 
@@ -139,6 +141,11 @@ class Page(TornadoVoilaHandler):
             self.redirect(f"{self.base_url}?{urlencode(there)}")
             return
         _workspace(self, visitor)  # or 404
+        if n_kernels(self.kernel_manager) >= settings.most_pages:
+            self.set_status(503)
+            self.set_header("Retry-After", str(SECONDS_UNTIL_RETRY))
+            self.finish(html.too_many_pages(settings, SECONDS_UNTIL_RETRY))
+            return
         secure = self.request.protocol == "https"
         self.set_signed_cookie(cookie, visitor, httponly=True, samesite="Lax", secure=secure, path=self.base_url)
         _set_xsrf_cookie(self)
@@ -359,6 +366,7 @@ def serve(settings: AppSettings, *, ip: str, ports: Sequence[int], base_url: str
                 cookie_secret=secrets_of_folder["cookie_secret"].encode(),
                 identity_provider_class=Identity,
                 tornado_settings={
+                    "log_function": lambda _: None,  # it would print addresses, too
                     "static_path": DEFAULT_STATIC_FILES_PATH,  # Jupyter's error pages need it
                     "app": settings,
                     # Without a token, a page that somebody visits elsewhere could be made to lead here by its name.

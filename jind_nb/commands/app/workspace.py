@@ -79,6 +79,7 @@ class AppSettings:
     data: tuple[Path, ...] = ()
     most_upload_bytes: int = 0  # of all uploads of a visitor; 0: no uploads
     runs_at_once: int = 1
+    most_pages: int = 50  # open at once, each with a kernel
     keep_days: float = 0  # age after which uploads and ended runs are deleted; 0: they are kept
     has_token: bool = True
     served: bool = True  # False: JupyterLab shows the page
