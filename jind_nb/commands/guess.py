@@ -58,8 +58,15 @@ class Guess:
     names: list[str] = field(default_factory=list)  # of all columns of obs
 
 
-def read_obs(files: Sequence[Path]) -> pd.DataFrame:
+def read_obs(files: Sequence[Path], paths: Sequence[str] = ()) -> pd.DataFrame:
     """Return the tables of cells of all files as one, with the file's name in the column EACH_FILE if there are several.
+
+    Parameters
+    ----------
+    files
+        On this machine, as h5ad or zarr.
+    paths
+        What they are called in PATH, if that is something else.
 
     Raises
     ------
@@ -67,7 +74,7 @@ def read_obs(files: Sequence[Path]) -> pd.DataFrame:
         If a file cannot be read.
     """
     tables = []
-    for file, name in zip(files, names_of(files), strict=True):
+    for file, name in zip(files, names_of(paths or files), strict=True):
         with open_file(file) as store:
             table = frame(store, "obs")
         if len(files) == 1:

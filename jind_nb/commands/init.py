@@ -71,7 +71,7 @@ def write(paths: Sequence[str], output: Path | None, given: Mapping[str, Any], *
     given |= {
         name: _for_file(given[name], output) for name in ("OUTPUT_PATH", "PRETRAINED_MODEL_PATH") if given.get(name)
     }
-    found = guess(read_obs(files), given, several_files=len(files) > 1)
+    found = guess(read_obs(files, paths), given, several_files=len(files) > 1)
     values = {"PATH": in_file[0] if len(in_file) == 1 else in_file} | found.values | given
     text = _text(output, values, found, given, _gene_column(files[0]))
     try:

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -94,8 +95,8 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     PATH: Paths
-    """The .h5ad file or .zarr folder, the DOI or https address of an .h5ad file, or a list of these whose genes are
-    matched by name."""
+    """The .h5ad file or .zarr folder, what Cell Ranger writes (.h5, mtx folder), an .h5mu or .loom file, the DOI or https
+    address of an .h5ad file, or a list of these whose genes are matched by name."""
     BATCH_COL: str = Field(min_length=1)
     """Column of `obs` with the batch of each cell; in a list of files, a file without it is one batch named like the
     file."""
@@ -134,10 +135,11 @@ class Parameters(BaseModel):
     model, say 0.05."""
     UNLABELED: Words = [
         "-", "?", "NA", "N/A", "n.a.", "NaN", "None", "null", "unknown", "unassigned", "unlabeled", "unlabelled",
-        "unannotated", "unclassified", "undefined", "undetermined", "unidentified", "not annotated", "not assigned",
-        "not applicable", "not available",
+        "unannotated", "unclassified", "undefined", "undetermined", "unidentified", "unspecified", "unmapped", "unk",
+        "not annotated", "not assigned", "not applicable", "not available", "not determined", "no label", "no annotation", "n.d.",
+        "missing",
     ]  # fmt: skip
-    """Words in LABELS_COL that mean: no label (upper and lower case, blank, hyphen and underscore alike)."""
+    """Words in LABELS_COL that mean: no label (upper and lower case, punctuation and a following "cells" make no difference)."""
     RENAME: Rename = {}
     """Labels to read as others, a map such as {"b cells": "B", "Bcell": "B"}; the target's own too."""
     GENE_COL: MaybeText = None
@@ -245,12 +247,30 @@ class Parameters(BaseModel):
 
     def is_unlabeled(self, label: str) -> bool:
         """Return whether a word in LABELS_COL means no label; an empty one always does."""
-        return not label.strip() or _folded(label) in {_folded(word) for word in self.UNLABELED}
+        folded, bare = _placeholders(tuple(self.UNLABELED))
+        return not label.strip() or _folded(label) in folded or _bare(label) in bare
 
 
 def _folded(word: str) -> str:
     """Return a word without what writers differ in: case, and whether parts are joined by blank, hyphen or underscore."""
-    return " ".join(re.sub("[-_]", " ", word.casefold()).split()) or word.strip()
+    return " ".join(re.sub("[-_]", " ", word.casefold()).split()).rstrip(".") or word.strip()
+
+
+def _bare(word: str) -> str:
+    """Return the letters and digits of a word, without a "cells" behind them.
+
+    >>> _bare("<NA>"), _bare("Un-assigned cells"), _bare("n/a"), _bare("T?")
+    ('na', 'unassigned', 'na', 't')
+    """
+    return re.sub(r"(?<=.)(cell|celltype|type)s?$", "", re.sub(r"[^\w+]|_", "", word.casefold()))
+
+
+@cache
+def _placeholders(words: tuple[str, ...]) -> tuple[set[str], set[str]]:
+    """Return the words of UNLABELED folded, and bare those that are ours: of a user's own, "T?" would be T."""
+    ours = set(map(_folded, Parameters.model_fields["UNLABELED"].get_default()))
+    folded = set(map(_folded, words))
+    return folded, {_bare(word) for word in folded & ours if "." not in word} - {""}
 
 
 for _field in Parameters.model_fields.values():  # their docstrings, as one line each

@@ -1,6 +1,7 @@
 """Names and lists as people read them."""
 
 import difflib
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -34,6 +35,16 @@ def listing(names: Iterable[object], most: int = 20, *, quoted: bool = True) -> 
     names = list(names)
     shown = ", ".join(map(repr if quoted else str, names[:most]))
     return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def in_yaml(name: str) -> str:
+    """Return a name as a map of YAML takes it: with quotes where it holds signs that mean something there.
+
+    >>> print(in_yaml("CD4+ T"), in_yaml("CD8-positive, alpha-beta T cell"))
+    CD4+ T "CD8-positive, alpha-beta T cell"
+    """
+    plain = re.fullmatch(r"[\w(/][\w.+()/ -]*", name)
+    return name if plain else json.dumps(name, ensure_ascii=False)
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -9,11 +9,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from ..core.address import is_remote, last_name, shown_address
 from ..core.labels import UNASSIGNED
-from ..core.parameters import Parameters
+from ..core.parameters import BUNDLED, Parameters
 from ..core.text import listing, plural
 from ..errors import InputError
 from .chunks import read_whole_cells
+from .formats import sample_names
 from .h5ad import frame, input_files, matrix_of, no_column, open_file, texts
 
 
@@ -38,14 +40,37 @@ def _labels(obs: pd.DataFrame, column: str, parameters: Parameters) -> pd.Series
     return labels.mask(_where(labels, lambda label: parameters.is_unlabeled(label) or _is_rejected(label)), None)
 
 
-def names_of(files: Sequence[Path]) -> list[str]:
-    """Return what each file is called: its name without ending, or its folder's where several have one name.
+def names_of(paths: Sequence[str | Path]) -> list[str]:
+    """Return what each file of PATH is called: its name without ending, or folders above it where several have one name.
 
-    >>> names_of([Path("s1/counts.h5ad"), Path("s2/counts.h5ad"), Path("new.h5ad")])
-    ['s1', 's2', 'new']
+    >>> names_of(["s1/counts.h5ad", "s2/counts.h5ad", "new.h5ad"]), names_of(["a/s1/x.h5ad", "b/s1/x.h5ad", "b/s2/x.h5ad"])
+    (['s1', 's2', 'new'], ['a/s1', 'b/s1', 'b/s2'])
     """
-    stems = [file.stem for file in files]
-    return [file.stem if stems.count(file.stem) == 1 else file.absolute().parent.name for file in files]
+    possible = [_possible_names(str(path)) for path in paths]
+    names = [own[0] for own in possible]
+    for name in [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        same = [i for i, other in enumerate(names) if other == name]
+        for i, apart in zip(same, _told_apart([possible[i] for i in same]), strict=True):
+            names[i] = apart
+    return [name if names.index(name) == i else f"{name} ({i + 1})" for i, name in enumerate(names)]
+
+
+def _possible_names(path: str) -> list[str]:
+    if path.startswith(BUNDLED):
+        return [path.removeprefix(BUNDLED)]
+    if is_remote(path):
+        return [Path(last_name(path)).stem, *reversed(shown_address(path).split("/")[:-1])]
+    return sample_names(path)
+
+
+def _told_apart(possible: list[list[str]]) -> list[str]:
+    """Return a name for each of some files with one name: of the first folders above them that differ."""
+    for depth in range(1, max(map(len, possible))):
+        for first in (depth, 1):
+            found = ["/".join(names[depth : first - 1 : -1]) or names[0] for names in possible]
+            if len(set(found)) == len(found):
+                return found
+    return [names[0] for names in possible]
 
 
 def _batches(obs: pd.DataFrame, file: Path, name: str, parameters: Parameters) -> pd.Series:
@@ -69,17 +94,17 @@ class FileOfCells:
 def _read_files(parameters: Parameters) -> list[FileOfCells]:
     """Return the tables of all files, batches of one name in several files kept apart."""
     found, files = [], input_files(parameters)
-    for file, name in zip(files, names_of(files), strict=True):
+    for file, name in zip(files, names_of(parameters.paths), strict=True):
         with open_file(file) as store:
             obs = frame(store, "obs")
             matrix_of(store, parameters.LAYER)  # a missing layer is an error now, not after minutes of work
         labels = _labels(obs, parameters.LABELS_COL, parameters)
         found.append(FileOfCells(obs, _batches(obs, file, name, parameters), labels))
-    _keep_apart(found, files, parameters)
+    _keep_apart(found, parameters)
     return found
 
 
-def _keep_apart(files: list[FileOfCells], paths: list[Path], parameters: Parameters) -> None:
+def _keep_apart(files: list[FileOfCells], parameters: Parameters) -> None:
     """Name batches that occur in several files after their file: `0 (query)`.
 
     The target keeps its name where one file alone has it without labels, or none has labels for it.
@@ -93,7 +118,7 @@ def _keep_apart(files: list[FileOfCells], paths: list[Path], parameters: Paramet
     for i, file in enumerate(files):
         for name in file.batch.dropna().unique():
             places[str(name)].append(i)
-    called = names_of(paths)
+    called = names_of(parameters.paths)
     for name, where in places.items():
         others = where if len(where) > 1 else []
         if others and name in parameters.targets:

@@ -18,18 +18,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from ..errors import InputError
-from .h5ad import form_of, frame, has_part, open_checked, open_file, other_layers, shape_of
+from .h5ad import form_of, frame, has_part, open_checked, open_file, other_layers, shape_of, unread_columns
 from .integrity import Store, decoded, is_array, is_group, path_of, reading
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ LARGEST_CHUNKS = 4
 ROWS_TO_ESTIMATE_BY = 20
 
 PIECE = 2**25  # bytes
+
+UNKNOWN = "a column of an encoding that anndata does not know"
 
 PATIENCE = "30s"  # with a scheduler that does not answer
 
@@ -483,7 +487,8 @@ def uncopied_parts(store: Store) -> dict[str, str]:
 
     Everything that is copied later is read once, but for large matrices, of which the form is checked.
     """
-    found = {}
+    tables = [table for table in ("obs", "var", "raw/var") if table in store]
+    found = {f"{table}/{column}": UNKNOWN for table in tables for column in unread_columns(store, table)}
     for group, key in _parts(store):
         name = f"{group}/{key}" if group else key
         try:
@@ -495,10 +500,19 @@ def uncopied_parts(store: Store) -> dict[str, str]:
                 elif name == "X" or _is_matrix(store[name]):
                     _check_form(store, name)
                 else:
-                    ad.io.read_elem(store[name])
+                    _copy_in_memory(ad.io.read_elem(store[name]))
         except Exception as error:  # anndata, h5py and zarr fail in many ways
             found[name] = " ".join(str(error).split("\n")[0].split())[:200]
     return found
+
+
+def _copy_in_memory(value: Any) -> None:
+    """Copy and write a part as it will be after the training: what can be read cannot always be written."""
+    with (
+        h5py.File("nowhere", "w", driver="core", backing_store=False) as h5,
+        ad.settings.override(allow_write_nullable_strings=True),
+    ):
+        ad.io.write_elem(h5, "x", deepcopy(value))
 
 
 def _check_form(store: Any, name: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.parameters import Parameters
-from ..core.text import did_you_mean, listing
+from ..core.text import as_text, did_you_mean, listing
 from ..errors import InputError
 from .chunks import read_rows
 from .features import match, name_columns, names_type
@@ -20,17 +20,31 @@ GENES, PEAKS, ANTIBODIES, NOT_SAID = "Gene Expression", "Peaks", "Antibody Captu
 
 DIMENSIONS = "dimensions of an embedding"
 
+# Other words for a kind: the multiome data of NeurIPS 2021 say GEX, ATAC and ADT.
+OTHER_WORDS = {
+    **dict.fromkeys(("gene expression", "gex", "rna", "mrna", "gene", "genes"), GENES),
+    **dict.fromkeys(("peaks", "peak", "atac", "chromatin accessibility"), PEAKS),
+    **dict.fromkeys(("antibody capture", "adt", "protein", "proteins", "antibody", "antibodies", "prot"), ANTIBODIES),
+}
+
+# CELLxGENE's feature_type says what Ensembl takes a gene for, which is no other kind of feature.
+A_BIOTYPE = "protein_coding"
+
 # What stands among genes and is none, by its name, where var.feature_types does not say.
 KINDS_BY_NAME = {
     PEAKS: re.compile(r"chr[\w.]+[:_-]\d+[-_]\d+|[\w.]+:\d+-\d+", re.IGNORECASE),
-    "ERCC spike-ins": re.compile(r"ERCC[-_.]\d{5}"),
+    "ERCC spike-ins": re.compile(r"ERCC[-_.]\d{5}", re.IGNORECASE),
     ANTIBODIES: re.compile(
-        r".*totalseq.*|(?:adt|prot|hto|hashtag)[-_:.].+|.+[-_:.](?:adt|prot|hto)|hashtag\d+", re.IGNORECASE
+        r".*totalseq.*|(?:adt|prot|hto|hashtag|anti)[-_:.].+|.+[-_:.](?:adt|prot|hto)|(?:hashtag|hto)\d+", re.IGNORECASE
+    ),
+    "CRISPR Guide Capture": re.compile(
+        r"(?:sg|g)rna[-_:.].+|.+[-_:.](?:sg|g)rna(?:[-_:.]?\d+)?|(?-i:sg[A-Z][A-Z0-9]+[-_.]\d+)|non[-_. ]?targeting.*",
+        re.IGNORECASE,
     ),
 }
 
 # What all of these names have; most genes' names have not.
-PART_OF_OTHERS = re.compile(r"[-_:.]|totalseq|hashtag", re.IGNORECASE)
+PART_OF_OTHERS = re.compile(r"[-_:.]|totalseq|hashtag|^hto|targeting", re.IGNORECASE)
 
 # Cells of a batch that show which kinds it has values of.
 CELLS_LOOKED_AT = 50
@@ -44,6 +58,15 @@ def feature_kinds(store: Store, table: str) -> np.ndarray:
     return kinds_of(var, next(iter(name_columns(var).values())))
 
 
+def kind_of(word: str) -> str:
+    """Return one word for a kind of features.
+
+    >>> kind_of("GEX"), kind_of("gene expression"), kind_of("Custom")
+    ('Gene Expression', 'Gene Expression', 'Custom')
+    """
+    return OTHER_WORDS.get(word.strip().casefold(), word)
+
+
 def kinds_of(var: pd.DataFrame, names: pd.Index) -> np.ndarray:
     """Return the kind of each feature, objects (n_features,).
 
@@ -51,9 +74,10 @@ def kinds_of(var: pd.DataFrame, names: pd.Index) -> np.ndarray:
     ['Gene Expression', 'ERCC spike-ins', 'Peaks']
     """
     column = next((name for name in ("feature_types", "feature_type") if name in var), None)
-    if column is not None:
+    if column is not None and not (var[column] == A_BIOTYPE).any():
         said = var[column].astype(object)
-        kinds = said.where(said.notna(), NOT_SAID).astype(str).to_numpy(dtype=object)
+        said = said.where(said.notna(), NOT_SAID).map(as_text)
+        kinds = said.map({kind: kind_of(kind) for kind in said.unique()}).to_numpy(dtype=object)
     else:
         of_all = PEAKS if names_type(names) == "peaks" else ANTIBODIES if antibodies(names) else GENES
         kinds = np.full(len(names), of_all, dtype=object)
@@ -84,13 +108,13 @@ def choose_kinds(
         If FEATURE_TYPES names a kind that a file does not have.
     """
     features, batches, of_model = Counter[str](), dict[str, set[str]](), Counter[str]()
-    files = input_files(parameters)
+    files, wanted = input_files(parameters), list(map(kind_of, parameters.FEATURE_TYPES))
     for number, layer in layers.items():
         with open_file(files[number]) as store:
             path, table, _ = matrix_of(store, layer)
             kinds = feature_kinds(store, table)
             features |= Counter(kinds)
-            if wrong := [kind for kind in parameters.FEATURE_TYPES if kind not in set(kinds)]:
+            if wrong := [kind for kind in wanted if kind not in set(kinds)]:
                 there = list(dict.fromkeys(kinds))
                 hint = did_you_mean(wrong[0], there)
                 raise InputError(f"FEATURE_TYPES: {files[number]} has no {wrong[0]!r}; it has {listing(there)}.{hint}")
@@ -107,7 +131,7 @@ def choose_kinds(
                 of_model += Counter(kinds[found[found >= 0]])
     if len(features) < 2:
         return [], []
-    chosen, why = list(parameters.FEATURE_TYPES), "FEATURE_TYPES names"
+    chosen, why = wanted, "FEATURE_TYPES names"
     if not chosen and of_model:
         chosen, why = [of_model.most_common(1)[0][0]], "the model has"
     if not chosen:

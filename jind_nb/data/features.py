@@ -23,6 +23,8 @@ NUMBERED = re.compile(r"(.+)[.-]([0-9]{1,3})")  # A-1 as anndata, A.1 as R makes
 # A number of a row, after nothing or what R and pandas put before it.
 POSITION = re.compile(r"(|[VX]|Var|var)[._-]?([0-9]{1,9})(?:\.0)?")
 
+NUMBERED_FEATURE = re.compile(r"(gene|feature|row|col|column|g|f|x)[._ -]?[0-9]{1,9}", re.IGNORECASE)
+
 MOST_POSITIONS = 70_000  # or three times as many as there are names
 
 # Columns of var that hold names, the likeliest first.
@@ -208,6 +210,16 @@ def are_positions(names: pd.Index) -> bool:
     return len({one[1] for one in found if one}) == 1 and max(numbers) < max(MOST_POSITIONS, 3 * len(names))
 
 
+def _are_numbered(names: pd.Index) -> bool:
+    """Return whether names only number the features (gene_0, gene_1, …): they may be names, if there are no others.
+
+    >>> _are_numbered(pd.Index(["gene_0", "gene_1"])), _are_numbered(pd.Index(["CD4", "CD8A"]))
+    (True, False)
+    """
+    found = [NUMBERED_FEATURE.fullmatch(str(name).strip()) for name in names]
+    return bool(found) and all(found) and len({one[1] for one in found if one}) == 1
+
+
 def name_columns(var: pd.DataFrame) -> dict[str, pd.Index]:
     """Return the index of `var` (as "") and its text columns that could be names: few repeats, few gaps.
 
@@ -223,12 +235,15 @@ def name_columns(var: pd.DataFrame) -> dict[str, pd.Index]:
         texts = column.dropna().astype(str)
         if len(texts) > 0.5 * len(var) and texts.nunique() > 0.8 * len(texts):
             columns[str(name)] = pd.Index(column.astype(object).where(column.notna(), "").astype(str))
-    if are_positions(columns[""]):
-        usual = {name: place for place, name in enumerate(NAME_COLUMNS)}
-        by_name = sorted(columns, key=lambda name: usual.get(name, len(usual)))
-        named = {name: columns[name] for name in by_name if name and not are_positions(columns[name])}
+    positions = are_positions(columns[""])
+    if not positions and not _are_numbered(columns[""]):
+        return columns
+    usual = {name: place for place, name in enumerate(NAME_COLUMNS)}
+    by_name = sorted(columns, key=lambda name: usual.get(name, len(usual)))
+    named = {name: columns[name] for name in by_name if name and not are_positions(columns[name])}
+    if positions:
         return named or {"": columns[""]}
-    return columns
+    return {name: column for name, column in named.items() if name in usual} or columns
 
 
 def choose_name_columns(files: list[NameColumns], *, given: bool = False) -> list[str]:

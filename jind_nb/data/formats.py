@@ -10,7 +10,9 @@ import gzip
 import hashlib
 import re
 import shlex
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,13 +21,13 @@ import h5py
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from scipy import sparse
+from scipy import io, sparse
 
 from ..core.files import whole_file
 from ..core.text import listing
 from ..errors import InputError
 from .download import cache_folder
-from .integrity import check_structure, is_group, reading, rehearse
+from .integrity import check_structure, is_array, is_group, reading, rehearse
 
 # Names of files and folders that Cell Ranger gives to every sample; the sample is named by a folder above.
 GENERIC = re.compile(
@@ -38,6 +40,13 @@ VALUES_AT_ONCE = 2**22
 
 CELLS_AT_ONCE = 2_000  # of a loom file, which is dense
 
+# What the names of features and cells are called in loom files, the likeliest first, without what is no letter.
+LOOM_FEATURES = (
+    "gene", "genename", "genenames", "genes", "varnames", "symbol", "genesymbol", "name", "featurename", "accession", "geneid",
+    "geneids", "ensembl", "ensemblid", "ensgene",
+)  # fmt: skip
+LOOM_CELLS = ("cellid", "cellids", "obsnames", "cellname", "cellnames", "cell", "barcode", "barcodes", "index", "name")
+
 H5AD_ADVICE = {
     ".rds": "in R: library(anndataR); write_h5ad(readRDS({path}), {h5ad})",
     ".qs": "in R: library(anndataR); write_h5ad(qs::qread({path}), {h5ad})",
@@ -48,13 +57,20 @@ H5AD_ADVICE = {
     ".txt": "in Python: import anndata; anndata.io.read_text({path}).write_h5ad({h5ad})  # .T if rows are genes",
     ".xlsx": "in Python: import anndata; anndata.io.read_excel({path}, sheet=0).write_h5ad({h5ad})",
     ".gz": "gunzip --keep {path}",
+    ".bz2": "bunzip2 --keep {path}",
+    ".xz": "unxz --keep {path}",
     ".zip": "unzip {path}",
     ".tar": "tar -xf {path}",
     ".fcs": "in Python, with the package pytometry: pytometry.io.read_fcs({path}).write_h5ad({h5ad})",
 }
-H5AD_ADVICE[".rda"], H5AD_ADVICE[".tgz"] = H5AD_ADVICE[".rdata"], H5AD_ADVICE[".tar"]
+H5AD_ADVICE |= {
+    **dict.fromkeys((".rda", ".robj"), H5AD_ADVICE[".rdata"]),
+    **dict.fromkeys((".tgz", ".tar.gz", ".tar.bz2", ".tar.xz"), H5AD_ADVICE[".tar"]),
+    # These readers unpack gzip themselves.
+    **{f"{suffix}.gz": H5AD_ADVICE[suffix] for suffix in (".csv", ".tsv", ".txt")},
+}
 
-SPATIALDATA = "in Python: import spatialdata; spatialdata.read_zarr({path}).tables['table'].write_h5ad({h5ad})"
+SPATIALDATA = "in Python: import spatialdata; spatialdata.read_zarr({path}).tables[{table!r}].write_h5ad({h5ad})"
 
 
 def as_h5ad(path: Path) -> Path:
@@ -67,10 +83,11 @@ def as_h5ad(path: Path) -> Path:
     """
     convert = _converter(path)
     if convert is None:
+        _check_mtx(path)
         if (advice := _advice(path)) is not None:
             raise InputError(f"PATH: {path} is no h5ad file; convert it {advice}")
         return path
-    file = cache_folder() / "converted" / _signature(path) / f"{_sample(path)}.h5ad"
+    file = cache_folder() / "converted" / _signature(path) / f"{sample_names(path)[0]}.h5ad"
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
         if not file.exists():
@@ -82,66 +99,96 @@ def as_h5ad(path: Path) -> Path:
 
 def _converter(path: Path) -> Callable[[Path, h5py.File], None] | None:
     """Return what rewrites a file or folder; None if it is an h5ad file, zarr, missing or of no form known here."""
-    whole, modality = _modality(path)
+    whole, part = _whole_and_part(path)
     if whole is not None:
-        return lambda _, h5: _convert_h5mu(whole, modality, h5)
-    suffix = path.suffix.lower()
+        convert = _convert_h5mu if whole.suffix.lower() == ".h5mu" else _convert_cell_ranger
+        return lambda _, h5: convert(whole, part, h5)
     if path.is_dir() or path.name.removesuffix(".gz").endswith(".mtx"):
-        return _convert_mtx if _mtx_files(path) else None
+        if _mtx_files(path):
+            return _convert_mtx
+        inner = _cell_ranger_file(path)
+        return None if inner is None else lambda _, h5: _convert_cell_ranger(inner, None, h5)
     if not path.is_file() or path.stat().st_size == 0 or not h5py.is_hdf5(path):
         return None
-    if suffix == ".loom":
-        return _convert_loom
-    if suffix in (".h5", ".hdf5"):
-        rehearse(path)
-        with h5py.File(path, "r") as h5:
-            return _convert_cell_ranger if _cell_ranger_groups(h5) else None
-    return None
+    return _convert_loom if path.suffix.lower() == ".loom" else None
 
 
 def _advice(path: Path) -> str | None:
     """Return how to convert a file that cannot be read here; None if its name says nothing."""
     if path.is_dir():
-        kinds = ("tables", "table", "points", "shapes", "images")
-        found = SPATIALDATA if any((path / kind).is_dir() for kind in kinds) and not (path / "obs").is_dir() else None
-    else:
-        found = H5AD_ADVICE.get(path.suffix.lower()) if path.is_file() else None
-    plain = path.with_name(path.name.removesuffix(".gz").removesuffix(".zip"))
-    if found is None:
+        return _advice_for_folder(path)
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    known = ("".join(suffixes[-2:]), *suffixes[-1:])
+    form = next((suffix for suffix in known if suffix in H5AD_ADVICE), None)
+    if form is None or not path.is_file():
         return None
-    text = found.format(
-        path=shlex.quote(str(path)) if " --" in found or "zip" in found or "tar" in found else repr(str(path)),
-        h5ad=repr(str(plain.with_suffix(".h5ad"))),
-    )
-    return f"with: {text}" if not text.startswith("in ") else text
+    if form == ".zip":
+        return f"with: {_unzip(path)}"
+    plain = path.with_name(path.name[: -len(form)])
+    h5ad = plain if plain.suffix.lower() == ".h5ad" else plain.with_name(f"{plain.name}.h5ad")
+    text = H5AD_ADVICE[form]
+    if text.startswith("in "):
+        return text.format(path=repr(str(path)), h5ad=repr(str(h5ad)))
+    return f"with: {text.format(path=shlex.quote(str(path)))}"
+
+
+def _unzip(path: Path) -> str:
+    """Return the command that unpacks an archive; anndata's of a zarr folder holds what is in the folder, without it."""
+    names = []
+    with suppress(zipfile.BadZipFile, OSError):
+        names = zipfile.ZipFile(path).namelist()
+    bare = any(name in ("zarr.json", ".zgroup") for name in names) or (not names and ".zarr" in path.suffixes)
+    into = f" -d {shlex.quote(str(path.with_suffix('')))}" if bare else ""
+    return f"unzip {shlex.quote(str(path))}{into}"
+
+
+def _advice_for_folder(path: Path) -> str | None:
+    if (path / "obs").is_dir():
+        return None
+    if any((path / kind).is_dir() for kind in ("tables", "table", "points", "shapes", "images", "labels")):
+        tables = sorted(table.parent for table in path.glob("table*/*/obs"))
+        text = SPATIALDATA.format(
+            path=repr(str(path)),
+            table=tables[0].name if tables else "table",
+            h5ad=repr(str(path.with_name(f"{path.stem}.h5ad"))),
+        )
+        return text + (f"; or give the table in it: {tables[0]}" if tables else "")
+    return None
 
 
 def _signature(path: Path) -> str:
-    whole, modality = _modality(path)
-    files = [whole] if whole is not None else _mtx_files(path) or [path]
+    whole, part = _whole_and_part(path)
+    files = [whole] if whole is not None else _mtx_files(path) or [_cell_ranger_file(path) or path]
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr((stats, modality, CONVERTED_BY)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((stats, part, CONVERTED_BY)).encode()).hexdigest()[:16]
 
 
-CONVERTED_BY = 1  # to be raised when files must be rewritten because the rewriting changed
+CONVERTED_BY = 2  # to be raised when files must be rewritten because the rewriting changed
 
 
-def _sample(path: Path) -> str:
-    """Return what a sample is called: the first of the name and the folders above it that Cell Ranger does not give to all.
+def sample_names(path: str | Path) -> list[str]:
+    """Return what a sample may be called, the likeliest first: its file's name, then the folders above it.
 
-    >>> _sample(Path("/data/s1/outs/filtered_feature_bc_matrix.h5")), _sample(Path("/data/GSM1_s2_matrix.mtx.gz"))
-    ('s1', 'GSM1_s2')
+    Names that Cell Ranger gives to every sample are none; nor are endings.
+
+    >>> sample_names("/data/s1/outs/filtered_feature_bc_matrix.h5"), sample_names("/data/GSM1_s2_matrix.mtx.gz")
+    (['s1', 'data'], ['GSM1_s2', 'data'])
     """
-    whole, _ = _modality(path)
-    parts = [(whole or path).absolute().name, *[folder.name for folder in (whole or path).absolute().parents]]
-    for part in parts:
-        name = re.sub(r"(\.(h5|hdf5|loom|h5mu|mtx|gz))+$", "", part, flags=re.IGNORECASE)
-        name = re.sub(
-            r"[._-]?(matrix|(filtered|raw)_(feature|gene)_bc_matri(x|ces)(_h5)?)$", "", name, flags=re.IGNORECASE
-        )
-        if name and not GENERIC.fullmatch(name):
-            return name
-    return "sample"
+    path = Path(path)
+    whole, _ = _whole_and_part(path)
+    path = path.absolute() if whole is None else whole.absolute()
+    if path.suffix.lower() in (".h5ad", ".zarr"):
+        return [path.stem, *_folders(path)]
+    name = re.sub(r"(\.(h5|hdf5|loom|h5mu|mtx|gz))+$", "", path.name, flags=re.IGNORECASE)
+    if not GENERIC.fullmatch(name):
+        ends = r"[._-]?(matrix|(filtered|raw)_(feature|gene)_bc_matri(x|ces)(_h5)?)$"
+        name = re.sub(ends, "", name, flags=re.IGNORECASE)
+    names = [name, *_folders(path)] if name and not GENERIC.fullmatch(name) else _folders(path)
+    return names or ["sample"]
+
+
+def _folders(path: Path) -> list[str]:
+    return [folder.name for folder in path.parents if folder.name and not GENERIC.fullmatch(folder.name)]
 
 
 # --- Cell Ranger -----------------------------------------------------------------------------------------------------
@@ -153,18 +200,25 @@ def _cell_ranger_groups(h5: h5py.File) -> list[str]:
     return [name for name in h5 if is_group(h5[name]) and wanted <= set(h5[name])]
 
 
-def _convert_cell_ranger(path: Path, h5: h5py.File) -> None:
+def _cell_ranger_file(path: Path) -> Path | None:
+    """Return the .h5 file of a sample's folder, if there is one of cells."""
+    if not path.is_dir():
+        return None
+    kinds = ("filtered_feature_bc_matrix.h5", "sample_filtered_feature_bc_matrix.h5", "filtered_gene_bc_matrices_h5.h5")
+    inner = [path / above / kind for above in ("", "outs", "count") for kind in kinds]
+    return next((file for file in inner if file.is_file()), None)
+
+
+def _convert_cell_ranger(path: Path, genome: str | None, h5: h5py.File) -> None:
     rehearse(path)
     with h5py.File(path, "r") as stored:
         check_structure(stored, path.stat().st_size)
         groups = _cell_ranger_groups(stored)
-        if len(groups) > 1:
-            raise ValueError(f"it has matrices of several genomes ({', '.join(groups)}); write one of them as h5ad")
-        group = stored[groups[0]]
+        group = stored[_chosen("genome", genome, groups, groups, path)]
         n_features, n_cells = map(int, group["shape"][:])
         if group["indptr"].shape != (n_cells + 1,):
             raise ValueError("its indptr does not fit its shape")
-        _write_tables(h5, _text(group["barcodes"]), _cell_ranger_features(group))
+        _write_tables(h5, _text(group["barcodes"]), _without_genomes(_cell_ranger_features(group)))
         # Features are its rows and each column is a cell, stored by columns: as CSR it is cells by features.
         matrix = _new_csr(h5, n_cells, n_features)
         matrix["indptr"][:] = group["indptr"][:]
@@ -182,14 +236,41 @@ def _cell_ranger_features(group: Any) -> pd.DataFrame:
     return pd.DataFrame({"gene_ids": _text(group["genes"])}, index=_text(group["gene_names"]))
 
 
+def _without_genomes(var: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of features without the genome that Cell Ranger puts before their names where it aligned to several.
+
+    >>> var = pd.DataFrame({"gene_ids": ["GRCh38_ENSG01", "mm10___ENSMUSG02"]}, index=["GRCh38_CD4", "mm10___Cd4"])
+    >>> _without_genomes(var).reset_index().to_numpy().tolist()
+    [['CD4', 'ENSG01', 'GRCh38'], ['Cd4', 'ENSMUSG02', 'mm10']]
+    """
+    found = var["gene_ids"].str.extract(r"^(?P<genome>\w+?)_+(?P<id>ENS[A-Z]*G?\d+.*)$")
+    known = found["genome"].notna().to_numpy()
+    if known.mean() <= 0.5 if len(known) else True:
+        return var
+    prefixes = found["genome"].fillna("")
+    names = [
+        re.sub(rf"^{re.escape(genome)}_+", "", name) if genome else name
+        for name, genome in zip(map(str, var.index), prefixes, strict=True)
+    ]
+    ids = found["id"].where(known, var["gene_ids"].to_numpy())
+    return var.assign(gene_ids=ids.to_numpy(), genome=prefixes.to_numpy()).set_axis(names)
+
+
+def _matrices(folder: Path) -> list[Path]:
+    return [file for name in ("*matrix.mtx", "*matrix.mtx.gz") for file in sorted(folder.glob(name))]
+
+
 def _mtx_files(path: Path) -> list[Path]:
     """Return matrix, features and barcodes of an mtx folder, or of one named by its matrix; empty if there is none."""
     if path.is_dir():
-        found = [file for name in ("*matrix.mtx", "*matrix.mtx.gz") for file in sorted(path.glob(name))]
+        found = _matrices(path)
         if len(found) != 1:
-            inner = [path / name for name in ("filtered_feature_bc_matrix", "outs/filtered_feature_bc_matrix")]
+            kinds = ("filtered_feature_bc_matrix", "sample_filtered_feature_bc_matrix", "filtered_gene_bc_matrices/*")
+            inner = [
+                folder for above in ("", "outs/", "count/") for kind in kinds for folder in path.glob(above + kind)
+            ]
             there = [files for folder in inner if folder.is_dir() and (files := _mtx_files(folder))]
-            return there[0] if not found and there else []
+            return there[0] if not found and len(there) == 1 else []
         path = found[0]
     if not path.is_file() or not re.search(r"matrix\.mtx(\.gz)?$", path.name):
         return []
@@ -198,6 +279,25 @@ def _mtx_files(path: Path) -> list[Path]:
     of_features = [path.with_name(f"{prefix}{name}.tsv{gz}") for name in ("features", "genes") for gz in ("", ".gz")]
     named = [next((file for file in files if file.is_file()), None) for files in (of_features, of_cells)]
     return [path, *(file for file in named if file is not None)] if all(named) else []
+
+
+def _check_mtx(path: Path) -> None:
+    """Check that an mtx matrix is whole, and the only one of its folder.
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    if path.is_dir() and len(found := _matrices(path)) > 1:
+        each = listing(map(str, found), 3, quoted=False)
+        raise InputError(f"PATH: {path} has {len(found)} matrices; name each of them, as in PATH: [{each}].")
+    matrix = next(iter(_matrices(path)), None) if path.is_dir() else path
+    if matrix is not None and matrix.is_file() and matrix.name.removesuffix(".gz").endswith(".mtx"):
+        raise InputError(
+            f"PATH: {matrix} must be called …matrix.mtx (or .gz), and beside it must be …features.tsv (or genes.tsv) and "
+            "…barcodes.tsv (or .gz) with the same beginning."
+        )
 
 
 def _convert_mtx(path: Path, h5: h5py.File) -> None:
@@ -210,26 +310,44 @@ def _convert_mtx(path: Path, h5: h5py.File) -> None:
     if features.shape[1] > 2:
         var["feature_types"] = features[2].to_numpy()
     with _open_text(file) as opened:
-        n_features, n_cells, n_entries, _ = _read_header(opened, file)
-    if (n_features, n_cells) != (len(var), len(cells)):
+        n_rows, n_columns, _, _ = _read_header(opened, file)
+    n_features, n_cells = len(var), len(cells)
+    if (n_rows, n_columns) not in ((n_features, n_cells), (n_cells, n_features)):
         raise ValueError(
-            f"its matrix is {n_features} x {n_cells}, and there are {len(var)} features and {len(cells)} barcodes"
+            f"its matrix is {n_rows} x {n_columns}, and there are {n_features} features and {n_cells} barcodes"
         )
-    _write_tables(h5, cells.to_numpy(), var)
+    _write_tables(h5, cells.to_numpy(), _without_genomes(var))
+    by_cells = (n_rows, n_columns) != (n_features, n_cells)
+    if by_cells or not _write_sorted_entries(file, h5, n_features, n_cells):
+        _write_any_entries(file, h5, by_cells=by_cells)
+
+
+def _write_sorted_entries(file: Path, h5: h5py.File, n_features: int, n_cells: int) -> bool:
+    """Write the matrix, some million entries at a time; return False if they are not sorted by cells, as Cell Ranger's are."""
     matrix, counts, last = _new_csr(h5, n_cells, n_features), np.zeros(n_cells, dtype=np.int64), 0
     for rows, columns, values in _mtx_entries(file):
         if rows.min(initial=1) < 1 or rows.max(initial=1) > n_features or columns.max(initial=1) > n_cells:
             raise ValueError("it has entries outside of its shape")
         if columns.min(initial=last) < last or (np.diff(columns) < 0).any():
-            raise ValueError(
-                "its entries are not sorted by cells, as Cell Ranger writes them; write it with scanpy.read_10x_mtx"
-            )
+            del h5["X"]
+            return False
         last = int(columns[-1]) if len(columns) else last
         counts += np.bincount(columns - 1, minlength=n_cells)
         _append(matrix, values, rows - 1)
+    with _open_text(file) as opened:
+        n_entries = _read_header(opened, file)[2]
     if counts.sum() != n_entries:
         raise ValueError(f"{file.name} is cut short: it has {counts.sum():,} of {n_entries:,} entries; copy it again")
     matrix["indptr"][:] = np.concatenate([[0], np.cumsum(counts)])
+    return True
+
+
+def _write_any_entries(file: Path, h5: h5py.File, *, by_cells: bool) -> None:
+    """Write a matrix whose entries stand in any order, or whose rows are the cells; all of it is held in memory."""
+    stored = sparse.csr_matrix(io.mmread(file) if by_cells else io.mmread(file).T)
+    matrix = _new_csr(h5, *stored.shape)
+    _append(matrix, stored.data, stored.indices)
+    matrix["indptr"][:] = stored.indptr
 
 
 def _open_text(file: Path) -> TextIO:
@@ -261,17 +379,46 @@ def _mtx_entries(file: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarra
 # --- mudata and loom -------------------------------------------------------------------------------------------------
 
 
-def _modality(path: Path) -> tuple[Path | None, str | None]:
-    """Return the .h5mu file that a path names and the modality behind it (`cells.h5mu/rna`); None, None for others.
+def _whole_and_part(path: Path) -> tuple[Path | None, str | None]:
+    """Return the .h5mu or Cell Ranger file that a path names, and the modality or genome behind it (`cells.h5mu/rna`); None,
+    None for others.
 
-    >>> _modality(Path("a.h5ad"))
+    >>> _whole_and_part(Path("a.h5ad"))
     (None, None)
     """
     for whole in (path, *path.parents):
-        if whole.suffix.lower() == ".h5mu" and whole.is_file():
+        suffix = whole.suffix.lower()
+        if suffix in (".h5mu", ".h5", ".hdf5") and whole.is_file():
             inside = path.relative_to(whole).parts
-            return whole, inside[-1] if inside else None
+            if suffix == ".h5mu" or _is_cell_ranger(whole):
+                return whole, inside[-1] if inside else None
     return None, None
+
+
+def _is_cell_ranger(path: Path) -> bool:
+    if path.stat().st_size == 0 or not h5py.is_hdf5(path):
+        return False
+    rehearse(path)
+    with h5py.File(path, "r") as h5:
+        return bool(_cell_ranger_groups(h5))
+
+
+def _chosen(what: str, asked: str | None, there: list[str], usual: list[str], path: Path) -> str:
+    """Return the modality or genome that is asked for; without one the usual one.
+
+    Raises
+    ------
+    InputError
+        If there is none, or several could be meant.
+    """
+    name = asked or (usual[0] if len(usual) == 1 else None)
+    if name not in there:
+        wanted = f"no {what} {asked!r}" if asked else f"several {WORDS_OF_PARTS[what]}"
+        raise InputError(f"PATH: {path} has {wanted} ({listing(there)}); name one of them: {path}/{there[0]}.")
+    return name
+
+
+WORDS_OF_PARTS = {"modality": "modalities", "genome": "genomes"}
 
 
 def _convert_h5mu(path: Path, modality: str | None, h5: h5py.File) -> None:
@@ -279,10 +426,7 @@ def _convert_h5mu(path: Path, modality: str | None, h5: h5py.File) -> None:
     with h5py.File(path, "r") as stored:
         check_structure(stored, path.stat().st_size)
         there = list(stored["mod"])
-        name = modality or ("rna" if "rna" in there else there[0] if len(there) == 1 else None)
-        if name not in there:
-            wanted = f"no modality {modality!r}" if modality else "several modalities"
-            raise InputError(f"PATH: {path} has {wanted} ({listing(there)}); name one of them: {path}/{there[0]}.")
+        name = _chosen("modality", modality, there, ["rna"] if "rna" in there else there, path)
         for part in stored[f"mod/{name}"]:
             if part != "obs":
                 stored.copy(stored[f"mod/{name}/{part}"], h5, name=part)
@@ -300,20 +444,33 @@ def _convert_loom(path: Path, h5: h5py.File) -> None:
         values: Any = stored["matrix"]
         n_features, n_cells = map(int, values.shape)
         var, obs = (_loom_table(stored[group], n) for group, n in (("row_attrs", n_features), ("col_attrs", n_cells)))
-        for table, names in (
-            (var, ("Gene", "gene", "gene_name", "var_names", "Accession")),
-            (obs, ("CellID", "obs_names", "cell_id")),
-        ):
-            if (name := next((name for name in names if name in table), None)) is not None:
+        for table, names in ((var, LOOM_FEATURES), (obs, LOOM_CELLS)):
+            if (name := _loom_index(table, names)) is not None:
                 table.index = pd.Index(table.pop(name).astype(str), name=None)
         _write_frame(h5, "obs", obs)
         _write_frame(h5, "var", var)
-        matrix, counts = _new_csr(h5, n_cells, n_features), []
-        for start in range(0, n_cells, CELLS_AT_ONCE):
-            block = sparse.csr_matrix(values[:, start : start + CELLS_AT_ONCE].T.astype(np.float32))
-            counts.append(np.diff(block.indptr))
-            _append(matrix, block.data, block.indices)
-        matrix["indptr"][:] = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        _write_by_cells(values, _new_csr(h5, n_cells, n_features))
+        layers = stored.get("layers")
+        for name in layers if is_group(layers) else ():
+            if is_array(layers[name]) and layers[name].shape == values.shape and layers[name].dtype.kind in "fiub":
+                _write_by_cells(layers[name], _new_csr(_new_dict(h5, "layers"), n_cells, n_features, name))
+
+
+def _loom_index(table: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """Return the column with the names of features or cells: the first of `names` that there is, in any spelling."""
+    different = [str(column) for column in table if table[column].nunique() > 0.8 * len(table)]
+    there = {re.sub(r"[^a-z]", "", column.lower()): column for column in reversed(different)}
+    return next((there[name] for name in names if name in there), None)
+
+
+def _write_by_cells(values: Any, matrix: h5py.Group) -> None:
+    """Write a dense matrix of features by cells as CSR, some cells at a time."""
+    counts = []
+    for start in range(0, values.shape[1], CELLS_AT_ONCE):
+        block = sparse.csr_matrix(values[:, start : start + CELLS_AT_ONCE].T.astype(np.float32))
+        counts.append(np.diff(block.indptr))
+        _append(matrix, block.data, block.indices)
+    matrix["indptr"][:] = np.cumsum(np.concatenate([[0], *counts]))
 
 
 def _loom_table(group: Any, n: int) -> pd.DataFrame:
@@ -342,14 +499,20 @@ def _write_frame(h5: h5py.File, name: str, table: pd.DataFrame) -> None:
         ad.io.write_elem(h5, name, table)
 
 
-def _new_csr(h5: h5py.File, n_rows: int, n_columns: int) -> h5py.Group:
-    matrix = h5.create_group("X")
+def _new_csr(h5: h5py.Group, n_rows: int, n_columns: int, name: str = "X") -> h5py.Group:
+    matrix = h5.create_group(name)
     matrix.attrs["encoding-type"], matrix.attrs["encoding-version"] = "csr_matrix", "0.1.0"
     matrix.attrs["shape"] = (n_rows, n_columns)
     matrix.create_dataset("indptr", shape=(n_rows + 1,), dtype="i8")
-    for name, dtype in (("data", "f4"), ("indices", "i4")):
-        matrix.create_dataset(name, shape=(0,), maxshape=(None,), dtype=dtype, chunks=(2**16,), compression="lzf")
+    for part, dtype in (("data", "f4"), ("indices", "i4")):
+        matrix.create_dataset(part, shape=(0,), maxshape=(None,), dtype=dtype, chunks=(2**16,), compression="lzf")
     return matrix
+
+
+def _new_dict(h5: h5py.File, name: str) -> h5py.Group:
+    group = h5.require_group(name)
+    group.attrs["encoding-type"], group.attrs["encoding-version"] = "dict", "0.1.0"
+    return group
 
 
 def _append(matrix: h5py.Group, values: np.ndarray, columns: np.ndarray) -> None:

@@ -1,5 +1,7 @@
 """What the files of PATH hold, h5ad (HDF5) or zarr: their tables, and where their layers (X, `.raw`, layers by name) are."""
 
+import ast
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import numpy as np
 import pandas as pd
 import zarr
 
+from ..core._compat import is_unknown_encoding
 from ..core.address import is_remote
 from ..core.parameters import BUNDLED, Parameters
 from ..core.text import as_text, did_you_mean
@@ -35,7 +38,10 @@ from .integrity import (
 
 EMBEDDING = "obsm:"  # LAYER names a matrix of obsm so
 
-R_MISSING = -(2**31)  # NA_integer_, which some converters write as a number
+R_MISSING = (-(2**31), "-2147483648")  # NA_integer_, which some converters write as a number
+
+# What str() makes of bytes.
+BYTES_IN_WORDS = re.compile(r"b(['\"])(?:\\(?:x[0-9a-f]{2}|[\\'\"ntr])|(?!\1)[^\\\n])*\1")
 
 
 def input_files(parameters: Parameters) -> list[Path]:
@@ -133,7 +139,7 @@ def frame(store: Store, name: str) -> pd.DataFrame:
     what = f"{name} of {path_of(store)}"
     with reading(what), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of formats that are refused, or read all the same
-        frame = ad.io.read_elem(store[name])
+        frame = _read_table(store[name])
     if not isinstance(frame, pd.DataFrame):
         raise InputError(
             f"PATH: {what} is no table of anndata 0.7 or later; read the file with scanpy and write it again."
@@ -148,14 +154,66 @@ def frame(store: Store, name: str) -> pd.DataFrame:
     return frame
 
 
+def _read_table(stored: Any) -> Any:
+    """Return a stored table without columns of an encoding that anndata does not know."""
+    try:
+        return ad.io.read_elem(stored)
+    except Exception as error:
+        if not is_unknown_encoding(error):
+            raise
+    columns: dict[str, Any] = {}
+    for column in map(decoded, stored.attrs["column-order"]):
+        try:
+            columns[column] = ad.io.read_elem(stored[column])
+        except Exception as error:
+            if not is_unknown_encoding(error):
+                raise
+    return pd.DataFrame(columns, index=ad.io.read_elem(stored[stored.attrs["_index"]]))
+
+
+def unread_columns(store: Store, name: str) -> list[str]:
+    """Return the columns of a table that `frame` leaves out, since nobody here knows how they are written."""
+    stored: Any = store.get(name)
+    said = stored.attrs.get("column-order", ()) if is_group(stored) else ()
+    return [column for column in map(decoded, said) if column not in frame(store, name)]
+
+
 def _decoded(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with text in place of bytes, which older writers left."""
-    if pd.api.types.infer_dtype(frame.index) == "bytes":
-        frame.index = pd.Index([name.decode("utf-8", "replace") for name in frame.index], name=frame.index.name)
+    """Return a table with text in place of bytes, which older writers left, also as text: `b'T cell'`."""
+    names = pd.Series(frame.index)
+    if (plain := _without_bytes(names)) is not names:
+        frame.index = pd.Index(plain, name=frame.index.name)
     for column in frame:
-        if frame[column].dtype == object and pd.api.types.infer_dtype(frame[column], skipna=True) == "bytes":
-            frame[column] = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in frame[column]]
+        values = frame[column]
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            categories = pd.Series(values.cat.categories)
+            if (plain := _without_bytes(categories)) is not categories:
+                frame[column] = values.map(dict(zip(categories, plain, strict=True))).astype("category")
+        else:
+            frame[column] = _without_bytes(values)
     return frame
+
+
+def _without_bytes(values: pd.Series) -> pd.Series:
+    """Return text for bytes; the values themselves if there are none."""
+    if values.dtype != object and not isinstance(values.dtype, pd.StringDtype):
+        return values
+    kind = pd.api.types.infer_dtype(values, skipna=True)
+    if kind == "bytes":
+        return values.map(lambda value: value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
+    if kind != "string":
+        return values
+    texts = values.dropna().unique() if _like_bytes(values) else []
+    if not len(texts) or not all(map(BYTES_IN_WORDS.fullmatch, texts)):
+        return values
+    plain = {text: ast.literal_eval(text).decode("utf-8", "replace") for text in texts}
+    return values.map(plain).astype(object).where(values.notna(), None)
+
+
+def _like_bytes(values: pd.Series) -> bool:
+    """Return whether the first text looks like bytes, as all would: a file may have a million of them."""
+    first = values.dropna().iloc[:1]
+    return len(first) > 0 and BYTES_IN_WORDS.fullmatch(first.iloc[0]) is not None
 
 
 def _check_text(values: pd.Series, what: str) -> None:
@@ -180,7 +238,7 @@ def _check_text(values: pd.Series, what: str) -> None:
 def texts(column: pd.Series) -> pd.Series:
     """Return the column as text, numbers as `as_text` writes them, missing values (R's for whole numbers, too) as None."""
     column = column.astype(object)
-    column = column.mask(column.isin([R_MISSING]), None)
+    column = column.mask(column.isin(R_MISSING), None)
     texts = {value: as_text(value) for value in column.dropna().unique()}
     return column.map(texts).astype(object).where(column.notna(), None)
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ..core.text import listing
+from ..core.text import in_yaml, listing
 
 MOST_SHOWN = 10
+
+QUOTES = re.compile("[\"'`´‘’‚‛“”„‹›«»]")
 
 Counts = Mapping[str, pd.Series]  # batch -> label -> cells
 
@@ -33,21 +35,27 @@ def key_of(label: str) -> str:
     ('cd4 t', 'naive b', 'cd4- t', 'cd4+ t')
     """
     plain = unicodedata.normalize("NFKD", label.casefold())
-    plain = re.sub("[\"'`´‘’“”]", "", "".join(c for c in plain if not unicodedata.combining(c)))
+    plain = QUOTES.sub("", "".join(c for c in plain if not unicodedata.combining(c)))
     words = re.sub(r"(?<=[^\W_])[-./](?=[^\W_])|_", " ", plain).split()
     words = [word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words]
     return " ".join([word for word in words if word != "cell"] or words)
+
+
+def _has_quotes(label: str) -> bool:
+    return QUOTES.search(label) is not None
 
 
 def _spellings(labels: pd.Series) -> list[str]:
     groups = defaultdict(list)
     for label in labels.sort_values(ascending=False, kind="stable").index:
         groups[key_of(str(label))].append(str(label))
-    same = [group for group in groups.values() if len(group) > 1]
+    same = [sorted(group, key=_has_quotes) for group in groups.values() if len(group) > 1]
     if not same:
         return []
     pairs = listing([" = ".join(map(repr, group)) for group in same], MOST_SHOWN, quoted=False)
-    rename = listing([f"{other}: {first}" for first, *others in same for other in others], MOST_SHOWN, quoted=False)
+    rename = listing(
+        [f"{in_yaml(other)}: {in_yaml(first)}" for first, *others in same for other in others], MOST_SHOWN, quoted=False
+    )
     return [
         f"LABELS_COL: some labels differ in spelling only ({pairs}); they are learned as different cell types. If they are "
         f"the same, RENAME {{{rename}}} merges them."
@@ -66,7 +74,7 @@ def _coarser(counts: Counts, labels: set[str]) -> list[str]:
     return [
         f"LABELS_COL: {listing(batches, 5)} label cells {label!r} where other batches have {listing(elsewhere, 5)}; a cell "
         "may be given either, and errors are measured as if they were different types. EXCLUDE_DATASETS_NAMES leaves a "
-        f"batch out; RENAME {{{listing([f'{name}: {label}' for name in elsewhere], 5, quoted=False)}}} gives the finer labels "
+        f"batch out; RENAME {{{listing([f'{in_yaml(name)}: {in_yaml(label)}' for name in elsewhere], 5, quoted=False)}}} gives the finer labels "
         "the coarse one."
         for (label, elsewhere), batches in sorted(found.items())
     ]

@@ -53,6 +53,9 @@ MOST_LAYERS = 8
 # `.raw` takes the place of X for so many times the common features.
 MORE_FEATURES = 1.1
 
+# A layer has a feature that so many of some cells have; and more values than X where it has so many times as many.
+SEEN_IN_CELLS, MORE_VALUES = 3, 1.02
+
 # Columns of obs with the volume of each cell, as MERSCOPE and others name them.
 VOLUME_COLUMNS = ("volume", "cell_volume")
 
@@ -135,6 +138,7 @@ def choose_layers(
     warnings += _use_raw_for_features(parameters, cells, files, kinds, model_features)
     others = [_recognise_other_layers(file, cells, n, kinds) for file, n in zip(files, numbers, strict=True)]
     all_layers = [{file.layer: file.evidence} | other for file, other in zip(files, others, strict=True)]
+    warnings += _use_layer_for_features(parameters, cells, files, others, kinds)
     try:
         scale = _common_scale(parameters, files, trained, warnings)
     except InputError as reason:
@@ -189,6 +193,60 @@ def _use_raw_for_features(
         if model_features
         else f".raw of {names} is used instead of X: with it {then:,} {what}, with X {now:,}. Set LAYER to choose another."
     ]
+
+
+def _use_layer_for_features(
+    p: Parameters, cells: pd.DataFrame, files: list[InputFile], others: list[OtherLayers], kinds: Sequence[str]
+) -> list[str]:
+    """Put a layer of counts in the place of an X that is zero throughout a batch for a tenth of what the layer has; return
+    warnings.
+
+    Nothing is replaced if the user chose LAYER or NORMALISATION.
+    """
+    if p.LAYER is not None or p.NORMALISATION != "auto":
+        return []
+    numbers, warnings = list(dict.fromkeys(cells["file"])), list[str]()
+    for i, file in enumerate(files):
+        counts = [layer for layer, of in others[i].items() if {batch.value_type for batch in of.values()} == {"counts"}]
+        # In most files X and the layer have values at the same places, which is seen without reading more.
+        fuller = [layer for layer in counts if layer is not None and _has_more_values(others[i][layer], file.evidence)]
+        for layer in fuller if file.layer is None else ():
+            for name in file.rows:
+                some = cells.loc[(cells["file"] == numbers[i]) & (cells["batch"] == name), "row"].to_numpy()
+                in_x, in_layer = _n_features_seen(
+                    file, layer, some[evenly_spaced(len(some), CELLS_OF_OTHER_LAYERS)], kinds
+                )
+                if in_layer > MORE_FEATURES * in_x:
+                    files[i] = _input_file(p, cells, numbers[i], layer, kinds)
+                    _recognise_files(p, [files[i]], files[:i] + files[i + 1 :])
+                    warnings.append(
+                        f"{layer_name(layer)} of {file.path.name} is used instead of X: in {name!r} it has values of "
+                        f"{in_layer:,} features, of which X has {in_x:,}. Set LAYER to choose another."
+                    )
+                    break
+            if files[i] is not file:
+                break
+    return warnings
+
+
+def _has_more_values(layer: Mapping[str, Evidence], of_x: Mapping[str, Evidence]) -> bool:
+    return any(layer[name].stored > MORE_VALUES * of_x[name].stored for name in layer)
+
+
+def _n_features_seen(file: InputFile, layer: str, rows: np.ndarray, kinds: Sequence[str]) -> tuple[int, int]:
+    """Return how many features that a layer has in some cells X has in any of them, and how many that are; 0 of 0 where the
+    layer (`.raw`) has other features."""
+    with open_file(file.path) as store:
+        found = []
+        for one in (None, layer):
+            path, table, _ = matrix_of(store, one)
+            matrix = read_rows(store, path, rows)
+            kept = np.isin(feature_kinds(store, table), kinds) if kinds else np.ones(matrix.shape[1], dtype=bool)
+            found.append(np.bincount(matrix.indices, minlength=matrix.shape[1])[kept])
+    if len(found[0]) != len(found[1]):
+        return 0, 0
+    there = found[1] >= SEEN_IN_CELLS
+    return int((there & (found[0] > 0)).sum()), int(there.sum())
 
 
 def _has_raw(file: InputFile) -> bool:

@@ -148,7 +148,7 @@ def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
     files = cells.groupby("batch", sort=False)["file"].agg(["first", "nunique"])
     for name in files.index[files["nunique"] > 1]:
         plan.notes.append(f"{files.loc[name, 'nunique']} files have a batch {name!r} without labels; it is one batch.")
-    called = names_of([Path(path) for path in p.paths])
+    called = names_of(p.paths)
     ends = {name: f" ({called[number]})" for name, number in files["first"].items()}
     if apart := [name for name, end in ends.items() if len(p.paths) > 1 and str(name).endswith(end)]:
         plan.notes.append(

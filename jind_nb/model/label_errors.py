@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.text import listing, percent, plural
+from ..core.text import in_yaml, listing, percent, plural
+from ..data.label_names import key_of
 from .leave_one_out import LeftOut
 
 SUREST, FLAT = 1 / 3, 0.5  # share of cells; of the other cells' share of mistakes
@@ -150,7 +151,8 @@ def other_names(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarray]
         for k in np.unique(batch.y[~batch.could_be_known]).tolist() if batch.is_new else ():
             shares = pd.Series(of[batch.y == k].argmax(axis=1)).value_counts(normalize=True)
             foreign = shares[~shares.index.isin(batch.y) & (shares >= PART_OF_A_TYPE)]
-            if (batch.y == k).sum() >= FEWEST_OF_A_NAME and foreign.sum() >= NEARLY_ALL:
+            spelt_alike = {key_of(batch.classes[i]) for i in foreign.index} & {key_of(batch.classes[k])}  # told already
+            if (batch.y == k).sum() >= FEWEST_OF_A_NAME and foreign.sum() >= NEARLY_ALL and not spelt_alike:
                 found.append((k, foreign.index.tolist(), _in_words(batch, k, foreign)))
     coarse = {(fine, k) for k, called, _ in found if len(called) > 1 for fine in called}
     pairs = {(k, called[0]) for k, called, _ in found}
@@ -169,9 +171,9 @@ def _in_words(batch: LeftOut, k: int, foreign: pd.Series) -> str:
     if len(names) == 1:
         return (
             f"{seen} batches calls {percent(foreign.iloc[0])} of them {names[0]!r}, which that batch lacks. If it is the same "
-            f"cell type, RENAME {{{label}: {names[0]}}} merges them."
+            f"cell type, RENAME {{{in_yaml(label)}: {in_yaml(names[0])}}} merges them."
         )
-    listed, rename = listing(names, 5), ", ".join(f"{name}: {label}" for name in names)
+    listed, rename = listing(names, 5), ", ".join(f"{in_yaml(name)}: {in_yaml(label)}" for name in names)
     return (
         f"{seen} batches calls {percent(foreign.sum())} of them {listed}, which that batch lacks: its label may be a coarser "
         f"one, and a cell may be given either. RENAME {{{rename}}} makes all of them coarse; to keep the finer ones, put "

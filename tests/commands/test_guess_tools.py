@@ -74,6 +74,23 @@ TOOLS: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
         },
         "orig.ident", "cluster_names", None,
     ),
+    "Seurat's ident": (
+        {"orig.ident": DONORS, "ident": TYPES, "seurat_clusters": NUMBERS.astype(int), "nCount_RNA": I}, "orig.ident", "ident", None,
+    ),
+    "Seurat's hashtags": (
+        {
+            "orig.ident": ["pbmc"] * 300, "HTO_classification": DONORS, "hash.ID": DONORS, "predicted.id": TYPES,
+            "HTO_classification.global": np.where(I % 11, "Singlet", "Doublet"), "cell_type": np.where(OF_D3, None, TYPES),
+        },
+        "hash.ID", "cell_type", "d3",
+    ),
+    "scArches": (
+        {
+            "dataset": DONORS, "ann_level_1": np.where(OF_D3, None, TYPES), "transf_ann_level_1_label": TYPES,
+            "transf_ann_level_1_uncert": I / 300,
+        },
+        "dataset", "ann_level_1", "d3",
+    ),
     "a tool's labels alone": (
         {"sample": DONORS, "predicted_labels": np.where(OF_D3, None, TYPES)}, "sample", "predicted_labels", "d3",
     ),

@@ -65,7 +65,7 @@ def test_only_columns_that_could_be_names_are_tried() -> None:
             "n_cells": range(10),
             "gaps": [None] * 8 + ["x", "y"],
         },
-        index=[f"row{i}" for i in range(10)],
+        index=[f"name{i}" for i in range(10)],
     )
     assert list(features.name_columns(var)) == ["", "gene_ids", "symbol"]
 

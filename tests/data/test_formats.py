@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import pytest
 from scipy import io, sparse
 
 from jind_nb.data import formats
+from jind_nb.data.cells import names_of
 from jind_nb.data.formats import as_h5ad
-from jind_nb.data.h5ad import local_file
+from jind_nb.data.h5ad import frame, local_file, open_file
 from jind_nb.errors import InputError
 from tests.conftest import SHARED, Answer, skip
 from tests.helpers.cases import annotate
@@ -89,8 +91,43 @@ def write_loom(adata: ad.AnnData, path: Path) -> Path:
         h5["col_attrs/CellID"] = np.array(list(adata.obs_names), dtype="S")
         for name in adata.obs:
             h5[f"col_attrs/{name}"] = np.array(list(adata.obs[name]), dtype="S")
-        h5.create_group("layers")
+        h5["layers/spliced"] = adata.X.toarray().T / 2
+        h5["layers/notes"] = np.array(["of", "no", "cell"], dtype="S")
     return path
+
+
+def write_other_loom(adata: ad.AnnData, path: Path) -> Path:
+    """Names under other attributes, as other tools write them."""
+    write_loom(adata, path)
+    with h5py.File(path, "r+") as h5:
+        h5.move("row_attrs/Gene", "row_attrs/gene_names")
+        h5.move("col_attrs/CellID", "col_attrs/cell_names")
+        h5["row_attrs/Name"] = np.array(["same"] * adata.n_vars, dtype="S")
+        h5["col_attrs/pca"] = np.ones((adata.n_obs, 2))
+    return path
+
+
+def write_barnyard(adata: ad.AnnData, path: Path) -> Path:
+    """Aligned to two genomes, whose names Cell Ranger puts before ids and names."""
+    both = adata.copy()
+    ids = [f"ENSG{i:011d}" for i in range(both.n_vars)]
+    both.var["gene_ids"] = [f"GRCh38_{one}" if i % 2 else f"mm10___{one}" for i, one in enumerate(ids)]
+    both.var_names = [f"GRCh38_{one}" if i % 2 else f"mm10___{one}" for i, one in enumerate(both.var_names)]
+    return write_cell_ranger(both, path)
+
+
+def write_unsorted_mtx(adata: ad.AnnData, folder: Path, *, by_cells: bool = False) -> Path:
+    """As scipy writes the transpose of a CSR matrix: sorted by features; or with cells for rows."""
+    write_mtx(adata, folder)
+    (folder / "matrix.mtx.gz").unlink()
+    matrix = sparse.coo_matrix(adata.X if by_cells else adata.X.T)
+    order = np.lexsort((matrix.col, matrix.row))
+    io.mmwrite(
+        folder / "matrix.mtx",
+        sparse.coo_matrix((matrix.data[order], (matrix.row[order], matrix.col[order])), matrix.shape),
+        field="integer",
+    )
+    return folder
 
 
 def write_h5mu(adata: ad.AnnData, path: Path, modalities: tuple[str, ...] = ("rna", "prot")) -> Path:
@@ -116,6 +153,17 @@ FORMS: dict[str, Callable[[ad.AnnData, Path], Path]] = {
     "mtx 2": lambda adata, folder: write_mtx(adata, folder / "s1" / "filtered_gene_bc_matrices" / "GRCh38", 2, zipped=False),
     "mtx of GEO": lambda adata, folder: write_mtx(adata, folder / "x", prefix="s1_") / "s1_matrix.mtx.gz",
     "a sample's folder": lambda adata, folder: write_mtx(adata, folder / "s1" / "outs" / "filtered_feature_bc_matrix").parents[1],
+    "mtx sorted by features": lambda adata, folder: write_unsorted_mtx(adata, folder / "s1"),
+    "mtx of cells": lambda adata, folder: write_unsorted_mtx(adata, folder / "s1", by_cells=True),
+    "mtx 2, a sample's folder": lambda adata, folder: write_mtx(
+        adata, folder / "s1" / "outs" / "filtered_gene_bc_matrices" / "hg19", 2, zipped=False
+    ).parents[2],
+    "Cell Ranger 3, a sample's folder": lambda adata, folder: write_cell_ranger(
+        adata, folder / "s1" / "outs" / "filtered_feature_bc_matrix.h5"
+    ).parents[1],
+    "Cell Ranger 3, two genomes": lambda adata, folder: write_barnyard(adata, folder / "s1.h5"),
+    "Cell Ranger 2, a genome": lambda adata, folder: write_cell_ranger(adata, folder / "s1.h5", 2) / "GRCh38",
+    "loom of other names": lambda adata, folder: write_other_loom(adata, folder / "s1.loom"),
     "loom": lambda adata, folder: write_loom(adata, folder / "s1.loom"),
     "h5mu": lambda adata, folder: write_h5mu(adata, folder / "s1.h5mu"),
     "h5mu and modality": lambda adata, folder: write_h5mu(adata, folder / "s1.h5mu", ("gex", "adt")) / "gex",
@@ -141,6 +189,9 @@ def test_forms_that_tools_leave_are_read_as_they_are(
         assert found.obs["batch"].astype(str).tolist() == adata.obs["batch"].tolist()
     elif "2" not in form:
         assert set(found.var["feature_types"]) == {"Gene Expression"}
+    if "loom" in form:
+        np.testing.assert_array_equal(found.layers["spliced"].toarray(), adata.X.toarray() / 2)
+        assert list(found.layers) == ["spliced"]
     written = file.stat().st_mtime_ns
     (tmp_path / "again").mkdir()
     assert local_file(str(FORMS[form](adata, tmp_path / "again"))) != file
@@ -172,6 +223,49 @@ def test_a_modality_is_asked_for_or_named(tmp_path: Path) -> None:
     assert ad.read_h5ad(as_h5ad(file / "mod" / "adt")).n_vars == 5
 
 
+def test_one_of_several_genomes_is_asked_for(tmp_path: Path) -> None:
+    """Version 2 has a matrix for each; a mixture of human and mouse cells is annotated as one of them."""
+    file = write_cell_ranger(cells(), tmp_path / "x.h5", 2)
+    with h5py.File(file, "r+") as h5:
+        h5.copy("GRCh38", "mm10")
+    with pytest.raises(InputError, match=r"several genomes \('GRCh38', 'mm10'\); name one of them: .*x\.h5/GRCh38"):
+        as_h5ad(file)
+    assert ad.read_h5ad(as_h5ad(file / "mm10")).shape == cells().shape
+    with pytest.raises(InputError, match="has no genome 'hg19'"):
+        as_h5ad(file / "hg19")
+
+
+def test_several_matrices_in_a_folder_are_named(tmp_path: Path) -> None:
+    """What GEO packs into one archive: a folder of samples, told apart by the beginning of their names."""
+    for prefix in ("GSM1_s1_", "GSM2_s2_"):
+        write_mtx(cells(), tmp_path / "x", prefix=prefix)
+    with pytest.raises(
+        InputError, match=r"has 2 matrices; name each of them, as in PATH: \[.*GSM1_s1_matrix.mtx.gz, .*"
+    ):
+        local_file(str(tmp_path / "x"))
+    (tmp_path / "x" / "GSM1_s1_barcodes.tsv.gz").unlink()
+    with pytest.raises(InputError, match=r"beside it must be …features.tsv \(or genes.tsv\) and …barcodes.tsv"):
+        local_file(str(tmp_path / "x" / "GSM1_s1_matrix.mtx.gz"))
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/s1/outs/filtered_feature_bc_matrix.h5", "b/s1/outs/filtered_feature_bc_matrix.h5"], ["a", "b"]),
+        (["s1/outs/x.h5ad", "s2/outs/x.h5ad"], ["s1", "s2"]),
+        (["GSM1_s1_matrix.mtx.gz", "GSM2_s2_matrix.mtx.gz", "new.h5ad"], ["GSM1_s1", "GSM2_s2", "new"]),
+        (["https://a.org/one/x.h5ad?token=1", "https://a.org/two/x.h5ad"], ["one", "two"]),
+        (
+            ["run/per_sample_outs/s1/count/sample_filtered_feature_bc_matrix", "run/per_sample_outs/s2/count"],
+            ["s1", "s2"],
+        ),
+    ],
+)
+def test_a_sample_is_called_by_what_tells_it_from_the_others(paths: list[str], names: list[str]) -> None:
+    """Two samples of one name would be one batch, and nobody would be told."""
+    assert names_of(paths) == names
+
+
 @pytest.mark.parametrize(
     ("name", "command"),
     [
@@ -180,7 +274,10 @@ def test_a_modality_is_asked_for_or_named(tmp_path: Path) -> None:
         ("a.csv", r"anndata\.io\.read_csv\('.*a\.csv'\)\.write_h5ad\('.*a\.h5ad'\)"),
         ("a.tsv", r"read_text\('.*a\.tsv'"),
         ("a.h5ad.gz", r"with: gunzip --keep .*a\.h5ad\.gz"),
-        ("a.zarr.zip", r"with: unzip .*a\.zarr\.zip"),
+        ("a.zarr.zip", r"with: unzip .*a\.zarr\.zip -d .*a\.zarr$"),
+        ("a.csv.gz", r"anndata\.io\.read_csv\('.*a\.csv\.gz'\)\.write_h5ad\('.*/a\.h5ad'\)"),
+        ("a.tar.gz", r"with: tar -xf .*a\.tar\.gz"),
+        ("a.Robj", r"in R: load\('.*a\.Robj'\)"),
     ],
 )
 def test_other_forms_are_refused_with_the_command(name: str, command: str, tmp_path: Path) -> None:
@@ -189,11 +286,29 @@ def test_other_forms_are_refused_with_the_command(name: str, command: str, tmp_p
         as_h5ad(tmp_path / name)
 
 
+@pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")
 def test_spatialdata_is_refused_with_the_command(tmp_path: Path) -> None:
-    (tmp_path / "x.zarr" / "tables").mkdir(parents=True)
+    """Its tables are AnnData in zarr, and can be named as they are."""
+    (tmp_path / "x.zarr" / "shapes").mkdir(parents=True)
     (tmp_path / "x.zarr" / "zarr.json").write_text("{}")
-    with pytest.raises(InputError, match=r"spatialdata\.read_zarr\('.*x\.zarr'\)\.tables\['table'\]"):
+    cells().write_zarr(tmp_path / "x.zarr" / "tables" / "cells")
+    with pytest.raises(
+        InputError, match=r"spatialdata\.read_zarr\('.*x\.zarr'\)\.tables\['cells'\].*give the table in it"
+    ):
         as_h5ad(tmp_path / "x.zarr")
+    with open_file(local_file(str(tmp_path / "x.zarr" / "tables" / "cells"))) as store:
+        assert len(frame(store, "obs")) == cells().n_obs
+
+
+def test_an_archive_is_unpacked_into_a_folder_of_its_own_name(tmp_path: Path) -> None:
+    """anndata's zip of a zarr folder has no folder in it: its parts would lie about where the command was typed."""
+    for name, inside in (("bare", "zarr.json"), ("whole", "whole.zarr/zarr.json")):
+        with zipfile.ZipFile(tmp_path / f"{name}.zarr.zip", "w") as archive:
+            archive.writestr(inside, "{}")
+    with pytest.raises(InputError, match=r"unzip .*bare\.zarr\.zip -d .*bare\.zarr$"):
+        as_h5ad(tmp_path / "bare.zarr.zip")
+    with pytest.raises(InputError, match=r"unzip .*whole\.zarr\.zip$"):
+        as_h5ad(tmp_path / "whole.zarr.zip")
 
 
 def _cut(file: Path) -> Path:
