@@ -34,13 +34,6 @@ def import_umap() -> ModuleType:
     return umap
 
 
-def is_unknown_encoding(error: Exception) -> bool:
-    """Return whether anndata fails because it does not know how a part of a file is written; it has no public name for that."""
-    from anndata._io.specs.registry import IORegistryError
-
-    return isinstance(error, IORegistryError)
-
-
 def own_kernel_spec() -> KernelSpec:
     """Return how a kernel of this Python is started; no kernel that the user has installed under a name is looked for."""
     from ipykernel.kernelspec import get_kernel_dict

@@ -30,12 +30,13 @@ OTHER_WORDS = {
 # CELLxGENE's feature_type says what Ensembl takes a gene for, which is no other kind of feature.
 A_BIOTYPE = "protein_coding"
 
-# What stands among genes and is none, by its name, where var.feature_types does not say.
+# What stands among genes and is none (adt-1 is one, of a worm), by its name, where var.feature_types does not say.
 KINDS_BY_NAME = {
     PEAKS: re.compile(r"chr[\w.]+[:_-]\d+[-_]\d+|[\w.]+:\d+-\d+", re.IGNORECASE),
     "ERCC spike-ins": re.compile(r"ERCC[-_.]\d{5}", re.IGNORECASE),
     ANTIBODIES: re.compile(
-        r".*totalseq.*|(?:adt|prot|hto|hashtag|anti)[-_:.].+|.+[-_:.](?:adt|prot|hto)|(?:hashtag|hto)\d+", re.IGNORECASE
+        r".*totalseq.*|(?!adt-\d+$)(?:adt|prot|hto|hashtag|anti)[-_:.].+|.+[-_:.](?:adt|prot|hto)|(?:hashtag|hto)\d+",
+        re.IGNORECASE,
     ),
     "CRISPR Guide Capture": re.compile(
         r"(?:sg|g)rna[-_:.].+|.+[-_:.](?:sg|g)rna(?:[-_:.]?\d+)?|(?-i:sg[A-Z][A-Z0-9]+[-_.]\d+)|non[-_. ]?targeting.*",

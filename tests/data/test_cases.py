@@ -139,7 +139,7 @@ KINDS = {
         (["sgCD4-1", "sgTP53_2", "gRNA-7", "MYC_sgRNA2", "non-targeting_00012", "NonTargeting.1"], "CRISPR Guide Capture"),
         (["ERCC-00002", "ercc_00171"], "ERCC spike-ins"),
         (["chr1:10-20", "chrX-5-9"], "Peaks"),
-        (["ERCC1", "SGK1.1", "sgcd-2", "HLA-DRA", "Sgk1-1", "NKX2-1", "ANTXR1", "MT-CO1", "ABC7-42389800N19.1"], "Gene Expression"),
+        (["ERCC1", "SGK1.1", "sgcd-2", "HLA-DRA", "Sgk1-1", "NKX2-1", "adt-2", "ANTXR1", "MT-CO1", "ABC7-42389800N19.1"], "Gene Expression"),
     ],
 )  # fmt: skip
 def test_a_kind_is_told_by_names_among_genes(names: list[str], kind: str) -> None:
