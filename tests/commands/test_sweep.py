@@ -24,6 +24,7 @@ import pytest
 import yaml
 
 from jind_nb.commands.sweep import sweep as sweep_sweep
+from jind_nb.commands.sweep import workers
 from jind_nb.commands.sweep.slurm import SlurmSettings, read_slurm, write_array
 from jind_nb.commands.sweep.summary import (
     COLUMNS,
@@ -323,6 +324,18 @@ def test_scheduler_that_does_not_answer_is_told(write_parameters: Callable[..., 
     assert done.returncode == 2
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_worker_killed_at_its_start_is_told_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost otherwise: an hour of looking up what a nanny is, and that the same command goes on."""
+
+    def killed(**_: object) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(workers, "LocalCluster", killed)
+    here = workers.Cluster(workers.LOCAL, 1)
+    with pytest.raises(RuntimeError, match=r"memory ran out: .*The same sweep again"), workers.client_of(here):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -573,6 +573,9 @@ def test_headings_beside_a_matrix_are_clear_of_its_title(n: int) -> None:
     title = next(t for t in axes.get_children() if isinstance(t, Text) and "accuracy raw" in t.get_text())
     for text in axes.texts:
         assert not title.get_window_extent().overlaps(text.get_window_extent()), text.get_text()
+    assert (
+        min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
+    )  # less is not read on paper
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ import dask.system
 from distributed import Client, LocalCluster
 
 from ...core._compat import ignore_dask_logs, is_task_wanted
+from ...core.limits import memory_limit
 from ...core.locks import SECONDS_FOR_ORPHANS, refuse_if_in_use
 from ...core.processes import python_module
 from ...core.progress import NO_BARS
@@ -144,15 +145,7 @@ def client_of(cluster: Cluster) -> Iterator[Client]:
     }
     with dask.config.set(quiet), ExitStack() as started:
         if cluster.where == LOCAL:
-            # No memory limit: a worker does not see the memory that its runs use.
-            address: Any = LocalCluster(
-                n_workers=cluster.workers,
-                threads_per_worker=1,
-                memory_limit=0,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-                preload=[__name__],
-            )
+            address: Any = _local(cluster)
         elif cluster.where == SLURM:
             address = _slurm(cluster)
         else:
@@ -168,6 +161,23 @@ def client_of(cluster: Cluster) -> Iterator[Client]:
             ) from None
         started.push(ignore_signals)
         yield client
+
+
+def _local(cluster: Cluster) -> LocalCluster:
+    try:
+        return LocalCluster(
+            n_workers=cluster.workers,
+            threads_per_worker=1,
+            memory_limit=0,  # a worker does not see the memory that its runs use
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            preload=[__name__],
+        )
+    except RuntimeError:  # Dask's own words speak of its nanny
+        raise RuntimeError(
+            f"A worker was killed at its start, most often because memory ran out: {memory_limit()}. The same sweep again "
+            "continues with the runs that are not finished."
+        ) from None
 
 
 def ignore_signals(*_: object) -> None:

@@ -21,7 +21,6 @@ from ...model.state import TrainingStage
 from .style import (
     COLOURS,
     FULL,
-    MANY,
     boxes_for_missing_letters,
     legend_below,
     row_height,
@@ -52,31 +51,30 @@ def stage_title(result: StageResult, source: str) -> str:
     return f"{short(result.batch)}: {words}"
 
 
+LETTER = 0.058  # inches: the width of a letter or digit of SIZE points, which is the smallest that can be read on paper
+
+SIZE = 7
+
+
 @dataclass(frozen=True)
 class _Grid:
-    """Sizes by the number of types: inches of a matrix's cells and points of its letters. A cell of a small matrix has two
-    lines; a large matrix has small letters and numbered columns."""
+    """Inches of the cells of matrices. With few types a cell has two lines; with many the columns have numbers for names."""
 
     width: float
     height: float
-    size: float
     is_numbered: bool
-
-    @property
-    def step(self) -> float:
-        """Inches from one of the numbers beside a matrix to the next."""
-        return 0.045 * self.size if self.is_numbered else 0.37
+    step: float = 0.37  # from one of the numbers beside a matrix to the next
 
     @classmethod
-    def of(cls, n_types: int) -> Self:
-        if n_types <= SIDE_BY_SIDE:
-            return cls(0.34, 0.29, 6.5, is_numbered=False)
-        if n_types <= MANY:
-            return cls(0.25, 0.2, 6.5, is_numbered=True)
-        return cls(0.118, 0.094, 4.8, is_numbered=True)
+    def of(cls, results: Sequence[StageResult]) -> Self:
+        """Return cells that the largest count fits into; a page is as large as they need."""
+        is_numbered = max(len(result.predicted) for result in results) - 1 > SIDE_BY_SIDE
+        largest = max((n for result in results for row in result.confusion for n in row), default=0)
+        width = 0.05 + LETTER * len(f"{largest:,}")
+        return cls(max(width, 0.12), 0.13, is_numbered) if is_numbered else cls(max(width, 0.34), 0.29, is_numbered)
 
 
-def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
+def draw_confusion(axes: Axes, result: StageResult, title: str, grid: _Grid) -> None:
     """Draw one confusion matrix: counts in cells that are shaded by the share of their row, which is printed below the
     count where types are few. Beside it, for each type: cells, rejected, wrong, average precision."""
     counts = np.array(result.confusion)
@@ -84,32 +82,32 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
     present = totals[:, 0] > 0
     rows = [name for name, here in zip(result.truth, present, strict=True) if here]
     counts, totals = counts[present], totals[present]
-    n_columns, grid = len(result.predicted), _Grid.of(len(result.predicted) - 1)
+    n_columns = len(result.predicted)
     axes.imshow(counts / totals, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), n in np.ndenumerate(counts):
         if n:
             share = n / totals[row, 0]
             style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if share > 0.72 else "black"}
-            axes.text(column, row - (0 if grid.is_numbered else 0.18), f"{n:,}", fontsize=grid.size, **style)
+            axes.text(column, row - (0 if grid.is_numbered else 0.2), f"{n:,}", fontsize=SIZE, **style)
             if not grid.is_numbered:
-                axes.text(column, row + 0.26, f"{100 * share:.0f}%", fontsize=grid.size - 1.5, **style)
+                axes.text(column, row + 0.24, f"{100 * share:.0f}%", fontsize=SIZE, **style)
     axes.axvline(n_columns - 1.5, color="black", linewidth=0.8)
     step = grid.step / grid.width
     for offset, (heading, key) in enumerate(NUMBERS_BESIDE.items()):
         x = n_columns - 0.5 + step * (offset + 0.6)
-        axes.text(x, -0.8, heading, ha="center", va="bottom", fontsize=grid.size, rotation=90, fontweight="bold")
+        axes.text(x, -0.8, heading, ha="center", va="bottom", fontsize=SIZE, rotation=90, fontweight="bold")
         for row, name in enumerate(rows):
             value = result.per_class[name][key]
             text = three_digits(value) if heading == "AP" else f"{value:,}"
-            axes.text(x, row, text, ha="center", va="center", fontsize=grid.size)
+            axes.text(x, row, text, ha="center", va="center", fontsize=SIZE)
     axes.set_xlim(-0.5, n_columns - 0.5 + 4.2 * step)
     of_column = {name: i + 1 for i, name in enumerate(result.predicted)}
     across, down = short_names(result.predicted), short_names(rows)
     if grid.is_numbered:
         across = [*map(str, range(1, n_columns)), UNASSIGNED]
         down = [f"{words}  {of_column.get(name, '–')}" for name, words in zip(rows, down, strict=True)]
-    axes.set_xticks(range(n_columns), across, rotation=90, fontsize=min(7, grid.size))
-    axes.set_yticks(range(len(rows)), down, fontsize=min(7, grid.size))
+    axes.set_xticks(range(n_columns), across, rotation=90, fontsize=SIZE)
+    axes.set_yticks(range(len(rows)), down, fontsize=SIZE)
     axes.tick_params(length=2, pad=2)
     numbered = ", numbered as the rows" if grid.is_numbered else ""
     axes.set_xlabel(f"predicted cell type{numbered} (number: cells; shade: share of the row)", fontsize=7)
@@ -122,7 +120,7 @@ def draw_confusion(axes: Axes, result: StageResult, title: str) -> None:
         f"mAP {three_digits(m['mAP'])}",
         fontsize=8,
         loc="left",
-        pad=46 if grid.size > 6 else 34,
+        pad=52,
     )
 
 
@@ -196,14 +194,12 @@ def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) 
     """Draw confusion matrices in reading order, as many side by side as fit into a width (inches)."""
     if not results:
         return "There are no labels for comparison."
-    grid = _Grid.of(max(len(result.predicted) for result in results) - 1)
+    grid = _Grid.of(results)
     n_columns, n_rows = max(len(r.predicted) for r in results), max(len(r.truth) for r in results)
     # Sizes are computed, in inches: a layout engine would take most of the time of a long history.
     down = max(len(name) for r in results for name in short_names(r.truth))
     across = len(UNASSIGNED) if grid.is_numbered else max(len(n) for r in results for n in short_names(r.predicted))
-    letter = 0.072 * min(7, grid.size) / 7
-    left, bottom = 0.4 + letter * (down + 4 * grid.is_numbered), 0.35 + letter * across
-    top = 1.4 if grid.size > 6 else 1.05
+    left, bottom, top = 0.4 + 0.072 * (down + 4 * grid.is_numbered), 0.35 + 0.072 * across, 1.5
     grid_width, grid_height = max(2.9, grid.width * n_columns + 4.2 * grid.step), max(1.2, grid.height * n_rows)
     panel_width, panel_height = left + grid_width + 0.1, bottom + grid_height + top
     per_row = max(1, min(len(results), int(width // panel_width)))
@@ -213,7 +209,7 @@ def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) 
         row, column = divmod(i, per_row)
         x, y = column * panel_width + left, height - (row + 1) * panel_height + bottom
         axes = figure.add_axes((x / width, y / height, grid_width / width, grid_height / height))
-        draw_confusion(axes, result, stage_title(result, source))
+        draw_confusion(axes, result, stage_title(result, source), grid)
     return figure
 
 
