@@ -51,18 +51,6 @@ GENES_ADVICE = (
 NAMES_SHOWN = 10
 
 
-def kinds_of_names_advice(one: pd.Index, other: pd.Index, of_one: str, of_other: str) -> str:
-    """Return what to do if one side has Ensembl ids and the other symbols; empty otherwise."""
-    kinds = [names_type(one), names_type(other)]
-    if sorted(kinds) != ["Ensembl ids", "names"]:
-        return ""
-    words = {"Ensembl ids": "Ensembl ids", "names": "symbols"}
-    return (
-        f" {of_one} uses {words[kinds[0]]}, {of_other} {words[kinds[1]]}: add the other kind as a column of var (in Python: "
-        "scanpy.queries.biomart_annotations('hsapiens', ['ensembl_gene_id', 'external_gene_name']))."
-    )
-
-
 def same_kind_advice(names: pd.Index) -> str:
     """Return what to look at if two sides have the same kind of gene names and yet none in common; empty for peaks."""
     words = {"Ensembl ids": "Ensembl ids", "names": "gene symbols"}.get(names_type(names))

