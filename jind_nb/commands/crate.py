@@ -12,7 +12,7 @@ from typing import Any
 from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
-from ..core.files import write_json
+from ..core.files import sha256, write_json
 from ..core.stage_words import STAGE_WORDS
 from ..runs.folder import Run
 
@@ -40,14 +40,8 @@ def write_crate(run: Run, manifest: Mapping[str, Any], records: Records) -> None
     records
         Of each stage in order, `runs.cache.stage_record` with `seconds` and, of stages of this version, `finished`.
     """
-    crate = ROCrate(gen_preview=False)
-    crate.name = f"Cell types of {run.parameters.target}"
-    crate.description = "A run of jind-nb: cell-type labels carried over from annotated batches to one without labels."
-    crate.root_dataset["conformsTo"] = {"@id": PROFILE}
-    crate.add(ContextEntity(crate, PROFILE, {"@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}))
-    software = [_software(crate, name, version) for name, version in manifest["versions"].items()]
-    ours = next(entity for entity in software if entity["name"] == "jind-nb")
-    ours["softwareRequirements"] = [entity for entity in software if entity is not ours]
+    crate = _new_crate(f"Cell types of {run.parameters.target}", "A run of jind-nb")
+    ours = _ourselves(crate, manifest["versions"])
     inputs = [_input(crate, file) for file in manifest["input"]]
     parameters = [_parameter(crate, name, value) for name, value in run.parameters.model_dump().items()]
     outputs = {stage: _outputs(crate, run, record) for stage, record in records.items()}
@@ -63,6 +57,54 @@ def write_crate(run: Run, manifest: Mapping[str, Any], records: Records) -> None
     whole["result"] = [file for of_stage in outputs.values() for file in of_stage]
     crate.root_dataset["mentions"] = [whole, *(crate.dereference(f"#{stage}") for stage in records)]
     write_json(run.crate, crate.metadata.generate())
+
+
+def write_prediction_crate(run: Run, manifest: Mapping[str, Any], seconds: float) -> None:
+    """Write ro-crate-metadata.json of `jind-nb predict`: one action, whose instrument is the program and whose objects are the
+    file, the saved model and the parameters.
+
+    Parameters
+    ----------
+    manifest
+        What manifest.json holds.
+    seconds
+        How long it took until now.
+    """
+    crate = _new_crate(f"Cell types of {run.parameters.target}", "A file annotated by jind-nb with a saved model")
+    ours = _ourselves(crate, manifest["versions"])
+    objects = [_input(crate, file) for file in manifest["input"]]
+    model = Path(manifest["model"]["path"]) / "model.json"  # which has the hashes of all other files of the model
+    objects.append(_input(crate, {"path": str(model), "sha256": sha256(model)}))
+    objects += [_parameter(crate, name, value) for name, value in run.parameters.model_dump().items()]
+    written = (run.predictions_parquet, run.predictions_csv, run.predictions_xlsx, run.metrics, run.report_html)
+    files = [_file(crate, run, path, sha256(path), path.stat().st_size) for path in written if path.exists()]
+    # Hashing the annotated file would take as long as writing it.
+    files.append(_file(crate, run, run.annotated_target, None, run.annotated_target.stat().st_size))
+    now = datetime.now().astimezone()
+    times = {"startTime": now - timedelta(seconds=seconds), "endTime": now}
+    about = {"@type": "CreateAction", "name": "jind-nb predict"}
+    about |= {name: time.isoformat(timespec="seconds") for name, time in times.items()}
+    action = crate.add(ContextEntity(crate, "#predict", about))
+    action["instrument"], action["object"], action["result"] = ours, objects, files
+    crate.root_dataset["mentions"] = [action]
+    write_json(run.crate, crate.metadata.generate())
+
+
+def _new_crate(name: str, what: str) -> ROCrate:
+    crate = ROCrate(gen_preview=False)
+    crate.name = name
+    crate.description = f"{what}: cell-type labels carried over from annotated batches to one without labels."
+    crate.root_dataset["conformsTo"] = {"@id": PROFILE}
+    crate.add(ContextEntity(crate, PROFILE, {"@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}))
+    return crate
+
+
+def _ourselves(crate: ROCrate, versions: Mapping[str, str]) -> ContextEntity:
+    """Add Python and the packages to a crate, and return our own."""
+    software = [_software(crate, name, version) for name, version in versions.items()]
+    ours = next(entity for entity in software if entity["name"] == "jind-nb")
+    ours["softwareRequirements"] = [entity for entity in software if entity is not ours]
+    return ours
 
 
 def _software(crate: ROCrate, name: str, version: str) -> ContextEntity:
@@ -89,13 +131,22 @@ def _outputs(crate: ROCrate, run: Run, record: Mapping[str, Any]) -> list[Any]:
         parts = Path(name).parts
         if run.work.name in (parts[0], *(parts[2:-1] if parts[0] == run.targets.name else ())):
             continue
-        path = run.folder / name
-        about = {"name": path.name, "encodingFormat": TYPES.get(path.suffix)}
-        if "bytes" in signature:  # of a file that a later stage changes there is only a hash of a part
-            about |= {"sha256": signature["sha256"], "contentSize": str(signature["bytes"])}
-        known = {key: value for key, value in about.items() if value is not None}
-        found.append(crate.add_file(path, dest_path=name, properties=known))
+        # Of a file that a later stage changes there is only a hash of a part.
+        whole = "bytes" in signature
+        known = (signature["sha256"], signature["bytes"]) if whole else (None, None)
+        found.append(_file(crate, run, run.folder / name, *known))
     return found
+
+
+def _file(crate: ROCrate, run: Run, path: Path, hash_: str | None, size: int | None) -> Any:
+    about = {
+        "name": path.name,
+        "encodingFormat": TYPES.get(path.suffix),
+        "sha256": hash_,
+        "contentSize": None if size is None else str(size),
+    }
+    known = {key: value for key, value in about.items() if value is not None}
+    return crate.add_file(path, dest_path=path.relative_to(run.folder).as_posix(), properties=known)
 
 
 def _times(record: Mapping[str, Any]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`jind-nb predict`: annotate a new file with a saved model; only alignment trains anything."""
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from scipy import sparse
 
 from .. import report
 from ..core import locks
+from ..core.code_hash import versions
 from ..core.files import sha256, whole_file, write_json
 from ..core.labels import NO_VALUES, UNASSIGNED, UNLIKE
 from ..core.logs import log_to
@@ -41,6 +43,7 @@ from ..results.write import write_cells, write_tables, write_workbook
 from ..runs import previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import model_folder
+from .crate import write_prediction_crate
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ def predict(
     InputError
         If the model or the file cannot be used; nothing has been written then.
     """
-    h5ad = local_file(str(h5ad))
+    begun, h5ad = time.monotonic(), local_file(str(h5ad))
     own: dict[str, Any] = {"ALIGN": options.align, "OUTPUT_PATH": str(output.absolute())}
     parameters = parameters_for(model, h5ad, own | dict(values or {}))
     run = Run(parameters)
@@ -113,7 +116,7 @@ def predict(
         replace = previous.set_aside if run.manifest.exists() else previous.discard
         replace(run, keep=set())
         log_to(run.log)
-        _write(predicted, adata, h5ad, options)
+        _write(predicted, adata, h5ad, options, begun)
     return predicted
 
 
@@ -308,7 +311,7 @@ def _annotate(
     return _Answer(table, latent, notes, pooled_error(errors))
 
 
-def _write(predicted: Predicted, adata: ad.AnnData, h5ad: Path, options: Options) -> None:
+def _write(predicted: Predicted, adata: ad.AnnData, h5ad: Path, options: Options, begun: float) -> None:
     run, model = predicted.run, model_folder(predicted.run)
     xlsx = options.xlsx or len(predicted.table) <= MOST_IN_A_WORKBOOK
     if not xlsx:
@@ -324,6 +327,7 @@ def _write(predicted: Predicted, adata: ad.AnnData, h5ad: Path, options: Options
             write_workbook(predicted.table, run, predicted.error)
         hash_of_input = copied.result()
     manifest = {
+        "versions": versions(),
         "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
         "input": [{"path": str(h5ad), "sha256": hash_of_input}],
         "notes": [*predicted.warnings, *predicted.notes],
@@ -331,6 +335,7 @@ def _write(predicted: Predicted, adata: ad.AnnData, h5ad: Path, options: Options
     write_json(run.metrics, {"target": _metrics(predicted)})
     if options.report:
         report.write_prediction_html(predicted, manifest)
+    write_prediction_crate(run, manifest, time.monotonic() - begun)
     write_json(run.manifest, manifest)
 
 

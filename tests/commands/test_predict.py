@@ -14,8 +14,10 @@ import openpyxl
 import pandas as pd
 import pytest
 import torch
+from rocrate.rocrate import ROCrate
 
 from jind_nb.commands import predict
+from jind_nb.core.files import sha256
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.data import chunks, layers
 from jind_nb.model import default, fit, loop, new_types, reference
@@ -112,6 +114,16 @@ def test_new_cells_are_named_and_the_file_comes_back_with_them(
     manifest = json.loads((out / "manifest.json").read_text())
     model = json.loads((run_folder / "trained_models" / "model.json").read_text())
     assert manifest["model"]["sha256"] == model["sha256"]
+    crate = ROCrate(out)
+    action = crate.dereference("#predict")
+    told = {one["name"]: one for one in action["object"]}
+    assert told["model.json"]["sha256"] == sha256(run_folder / "trained_models" / "model.json")
+    assert told["new.h5ad"]["sha256"] == manifest["input"][0]["sha256"]
+    assert action["instrument"]["softwareVersion"] == manifest["versions"]["jind-nb"]
+    written = {one.id: one for one in action["result"]}
+    assert written["predictions.parquet"]["sha256"] == sha256(out / "predictions.parquet")
+    assert "annotated_target.h5ad" in written
+    assert action["startTime"] <= action["endTime"]
 
 
 @pytest.mark.slow
