@@ -22,8 +22,11 @@ import pytest
 from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
+from jind_nb.core import _compat
 from tests.helpers import one_process
 from tests.helpers.simulated import THREE_BATCHES, simulated
+
+_compat.this_process_is_ours()
 
 # A shell starts what it puts in the background with Ctrl-C ignored, nohup with a closed terminal ignored, and so would all that
 # tests start and interrupt.

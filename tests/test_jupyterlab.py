@@ -219,8 +219,8 @@ def test_a_long_cell_shows_a_bar_and_the_stop_button_stops_it(page: Page, lab: j
     jupyterlab.set_parameter(page, "METHOD", "reference")
     jupyterlab.set_parameter(page, "EPOCHS", 1000)
     jupyterlab.run_all(page)
-    page.wait_for_function(
-        f"JSON.stringify({jupyterlab.NOTEBOOK}.content.model.toJSON()).includes('source classifier')"
+    jupyterlab.wait_until(
+        page, f"JSON.stringify({jupyterlab.NOTEBOOK}.content.model.toJSON()).includes('source classifier')"
     )
     first = show(page, "/1000 [")  # by now perhaps of another training: the bar of one is gone when that is done
     page.wait_for_timeout(3000)

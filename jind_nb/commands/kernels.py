@@ -64,7 +64,8 @@ class OwnKernels:
         # Files, not TCP: a port that is free when it is chosen may be taken when the kernel binds it.
         kernel = kernel_manager(kernel_name=KERNEL, transport="ipc", connection_file=f"{self.sockets}/{name}.json")
         # A `matplotlibrc` in the folder where it works comes before all others.
-        first = f"import matplotlib; matplotlib.rcdefaults(); import {imports}"
+        ours = "from jind_nb.core import _compat; _compat.this_process_is_ours()"
+        first = f"{ours}; import matplotlib; matplotlib.rcdefaults(); import {imports}"
         kernel.start_kernel(
             cwd=str(self.folder),
             env=dict(self.environment),

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..core._compat import this_process_is_ours
 from ..core.limits import check_limits, is_out_of_memory, memory_limit
 from ..core.processes import writable_caches
 from ..errors import InputError, shown
@@ -144,6 +145,7 @@ def stopped_with(sentence: str) -> Iterator[None]:
 def exit_status() -> Iterator[None]:
     """Turn an exception of the `with` block, or a signal that ends the program, into a message and an exit status."""
     _open_standard_files()
+    this_process_is_ours()
     for number in ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP, and so do we then
             signal.signal(number, _end)

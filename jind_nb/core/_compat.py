@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,30 @@ if TYPE_CHECKING:
     from jupyter_client.manager import KernelManager
 
 
+_is_ours = False  # whether nobody but this package works in the process
+
+
+def this_process_is_ours() -> None:
+    """Let later imports leave out what takes seconds and nothing here uses; not for a process in which a user works.
+
+    - jsonschema, by which notebooks are read, asks rfc3987_syntax for a grammar of internationalised addresses: two CPU seconds.
+    - umap imports pynndescent, which compiles itself: 24 CPU seconds in a new environment (`import_umap`).
+    """
+    global _is_ours
+    _is_ours = True
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # what Python takes for "cannot be imported"
+
+
 def import_umap() -> ModuleType:
     """Return the module umap, with its slow functions compiled once for all processes."""
+    if _is_ours and "pynndescent" not in sys.modules:
+        from numba.core import config
+
+        config.DISABLE_JIT = 1  # type: ignore[attr-defined]  # its functions would work, slowly; neighbours are found without them
+        try:
+            import_module("pynndescent")
+        finally:
+            config.DISABLE_JIT = 0  # type: ignore[attr-defined]
     with warnings.catch_warnings():
         # umap imports tqdm.auto, which asks for ipywidgets; its bars are not used here.
         warnings.filterwarnings("ignore", message="IProgress not found")

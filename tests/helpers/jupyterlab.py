@@ -95,10 +95,15 @@ def browser(chromium: str) -> Iterator[Page]:
         started.close()
 
 
+def wait_until(page: Page, condition: str, seconds: int = SECONDS_TO_START) -> None:
+    """Waits until an expression is true, and asks twice a second: Playwright would ask at every frame, and draw it for that."""
+    page.wait_for_function(condition, timeout=seconds * 1000, polling=500)
+
+
 def open_notebook(page: Page, lab: Lab, name: str) -> None:
     """Opens a notebook by its address, as from a bookmark, and waits for its kernel."""
     page.goto(f"{lab.url}/lab/workspaces/auto-{secrets.token_hex(4)}/tree/{name}?token={lab.token}")
-    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
+    wait_until(page, "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
 
 
@@ -110,10 +115,11 @@ def run_all(page: Page) -> None:
 
 def wait_until_done(page: Page, seconds: int = SECONDS_TO_RUN) -> None:
     """Waits until no cell is at work or waits for its turn."""
-    page.wait_for_function(
+    wait_until(
+        page,
         f"{NOTEBOOK}.content.widgets.every(cell => cell.model.type !== 'code' || cell.model.executionState === 'idle')"
         f" && {NOTEBOOK}.sessionContext.session.kernel.status === 'idle'",
-        timeout=seconds * 1000,
+        seconds,
     )
 
 

@@ -158,8 +158,9 @@ def _run(order: dict[str, Any]) -> int:
 def serve() -> None:
     """Import everything, then answer each order, a line of JSON, with the exit status of its command."""
     from jind_nb.commands.kernels import IMPORTED_AHEAD
-    from jind_nb.core._compat import import_umap
+    from jind_nb.core._compat import import_umap, this_process_is_ours
 
+    this_process_is_ours()
     names = {name for listed in IMPORTED_AHEAD.values() for name in listed.split(", ")}
     commands = {f"jind_nb.commands.{name}" for name in ("run", "predict", "validate")}
     for name in [*sorted(names | commands), "jind_nb.report.page", "nbconvert", "papermill", "weasyprint"]:
