@@ -2,7 +2,8 @@
 
     python -m benchmarks.product.sweep_kills              # a quarter of an hour on one core
 
-Each of 40 simulated donors of 30 cells is the target once (`jind-nb sweep --each-target`, one run at a time). At random moments
+Each of 40 simulated donors of 30 cells is the target once, annotated by four of them (`jind-nb sweep --each-target`, one run at a
+time). At random moments
 SIGKILL hits the command, its Dask worker, the run at work, that run's kernel, or all of them, and the same command follows
 until it ends with exit status 0. Then nothing may be lost:
 
@@ -103,11 +104,16 @@ def do_session(
     return [*rows, end | {"finished": len(finished(runs)), "wrong": "; ".join([*wrong, *unreadable(runs)])}]
 
 
-def answers(adata: ad.AnnData, target: str) -> pd.DataFrame:
-    """Return what the Python API says of a target whose labels it does not know."""
+def answers(adata: ad.AnnData, parameters: Path) -> pd.DataFrame:
+    """Return what the Python API says of the target of a parameter file, without its labels."""
+    values = yaml.safe_load(parameters.read_text())
+    target, roles = (
+        values["TARGET_DATASET_NAME"],
+        {"source": "SOURCE_DATASET_NAME", "intermediates": "INTER_DATASETS_NAMES"},
+    )
     asked = {"batch_key": "batch", "labels_key": "celltype", "min_cell_type_population": 5, "epochs": 1}
     one = adata.copy()
-    jn.annotate(one, target=target, **asked)
+    jn.annotate(one, target=target, **asked, **{name: values[key] for name, key in roles.items()})
     return one.obs.loc[one.obs["batch"] == target, ["jind_prediction", "jind_confidence"]]
 
 
@@ -118,7 +124,7 @@ def lost(folder: Path, adata: ad.AnnData, donors: list[str]) -> list[str]:
     wrong += [f"{row.target}: {row.status}" for row in summary.itertuples() if not row.status.startswith("finished")]
     for donor in donors:
         table = pd.read_parquet(folder / "results" / "targets" / donor / "predictions.parquet")
-        wanted = answers(adata, donor)
+        wanted = answers(adata, folder / "results" / "parameters" / f"{donor}.yaml")
         same = table["predictions"].tolist() == wanted["jind_prediction"].tolist()
         same &= np.array_equal(table["confidence"].astype("float32"), wanted["jind_confidence"])
         wrong += [] if same and list(table.index) == list(wanted.index) else [f"{donor}: other answers"]

@@ -52,8 +52,18 @@ def overlap_table(plan: Plan) -> pd.DataFrame:
 
 def _short_numbers(table: pd.DataFrame) -> pd.DataFrame:
     for name in ("from", "to", "median cell total"):
-        table[name] = [f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}" for value in table[name]]
+        decimals = _decimals(table[name])
+        table[name] = [f"{value:,.{decimals}f}" for value in table[name]]
     return table.rename(columns={"from": "min", "to": "max"})
+
+
+def _decimals(column: pd.Series) -> int:
+    """Return so many decimals for all numbers of a column that its largest has four digits; none for whole numbers."""
+    numbers = column.astype(float)
+    if (numbers == numbers.round()).all():
+        return 0
+    largest = numbers.abs().max()
+    return next((decimals for most, decimals in ((0.1, 5), (10, 3), (100, 2), (1000, 1)) if largest < most), 0)
 
 
 def notes_table(plan: Plan) -> pd.DataFrame:

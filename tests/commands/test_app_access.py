@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from jind_nb.commands.app.workspace import EXAMPLE
 from tests.commands.test_app import Served, start, stop
 
 pytestmark = pytest.mark.slow
@@ -117,6 +118,27 @@ def test_logging_out_forgets_the_token_and_the_visitor(server: Served) -> None:
     assert status == 200
     assert len(forgotten) == 2
     assert b"Logged out" in server.ask("/logout")[2]
+
+
+def test_an_archive_that_has_no_room_is_told(server: Served) -> None:
+    """Lost otherwise: the reason, to an empty page; and the way to the files, which are all there one by one."""
+    visitor, name = server.visitor(), "20260101-000000-01234567"
+    run = server.root / visitor.session / "runs" / name
+    (run / "results").mkdir(parents=True)
+    values = {"PATH": EXAMPLE, "BATCH_COL": "well", "LABELS_COL": "bulk_labels", "TARGET_DATASET_NAME": "well 1"}
+    (run / "parameters.yaml").write_text(json.dumps(values | {"OUTPUT_PATH": str(run / "results")}))
+    (run / "results" / "predictions.csv").write_bytes(bytes(100_000))
+    archive, process = f"/results/{visitor.session}/{name}/everything.zip", psutil.Process(server.process.pid)
+    assert len(visitor.get(archive)[2]) > 100_000
+    before = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (10_000, before[1]))  # as a full disk
+    try:
+        status, _, body = visitor.get(archive)
+        assert status == 507
+        assert b"Fetch them one by one" in body
+        assert visitor.get(archive.replace("everything.zip", "predictions.csv"))[0] == 200
+    finally:
+        process.rlimit(psutil.RLIMIT_FSIZE, before)
 
 
 def test_one_page_too_many_is_told_and_starts_nothing(server: Served) -> None:

@@ -19,7 +19,7 @@ from jind_nb.errors import InputError
 from jind_nb.model.calibration import Calibration
 from jind_nb.model.expected_error import ExpectedError, expected_error
 from jind_nb.model.predictions import NONE_PASSES, Predictions
-from jind_nb.results import summary, tables, target, workbook, write
+from jind_nb.results import data_tables, summary, tables, target, workbook, write
 from jind_nb.results.clusters import Clusters
 from jind_nb.results.target import TargetResult
 from jind_nb.runs.folder import Run
@@ -520,3 +520,22 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     some = summary._expected_number(expected_error(result.final, several), several, held_out)
     assert some.value.startswith("about ")
     assert "It cannot see cell types that no annotated batch has." in some.words
+
+
+def test_numbers_of_a_column_have_the_same_decimals() -> None:
+    """1.04 below 0.963 reads as the smaller one, where points do not stand below each other."""
+    plan = Plan("c", "a", ["a"], [])
+    for batch, low, high, total in (("a", 0.9634, 1.04, 1948.0), ("b", 0.7, 5.9, 2013.5)):
+        row = {
+            "batch": batch,
+            "value type": "log1p",
+            "from": low,
+            "to": high,
+            "median cell total": total,
+            "stored %": 5.0,
+        }
+        plan.values.append(row)
+    table = data_tables.values_table(plan)
+    assert table["min"].tolist() == ["0.963", "0.700"]
+    assert table["max"].tolist() == ["1.040", "5.900"]
+    assert table["median cell total"].tolist() == ["1,948", "2,014"]

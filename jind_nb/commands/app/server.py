@@ -17,7 +17,7 @@ import socket
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -233,12 +233,20 @@ class Result(JupyterHandler):
         of_visitor = _workspace(self, visitor).run(run)
         file = of_visitor.files().get(name) if of_visitor else None
         if file is None and of_visitor and (members := of_visitor.archived(name)):
-            with tempfile.TemporaryDirectory(prefix="jind-nb-zip-") as folder:
-                await self._send(await asyncio.to_thread(_zipped, members, Path(folder) / name))
+            await self._send_zipped(members, name)
             return
         if file is None:
             raise tornado.web.HTTPError(404)
         await self._send(file)
+
+    async def _send_zipped(self, members: Mapping[str, Path], name: str) -> None:
+        with ExitStack() as made:
+            try:
+                folder = made.enter_context(tempfile.TemporaryDirectory(prefix="jind-nb-zip-"))
+                file = await asyncio.to_thread(_zipped, members, Path(folder) / name)
+            except OSError:
+                raise tornado.web.HTTPError(507) from None
+            await self._send(file)
 
     async def _send(self, file: Path) -> None:
         name = file.name
