@@ -70,11 +70,12 @@ def own_kernel_spec() -> KernelSpec:
 
 def kernel_manager(**traits: Any) -> KernelManager:
     """Return a Jupyter kernel manager of `own_kernel_spec` that does not warn about a connection without encryption at every
-    start."""
+    start, and whose clients let nbclient look meanwhile whether the kernel still lives: a blocking one waits for ever."""
+    from jupyter_client.asynchronous import AsyncKernelClient
     from jupyter_client.manager import KernelManager
 
     KernelManager.transport_encryption = "auto"  # type: ignore[assignment]  # a trait of the class; papermill makes its own
-    manager = KernelManager(**traits)
+    manager = KernelManager(client_factory=AsyncKernelClient, **traits)
     manager._kernel_spec = own_kernel_spec()  # where it keeps what it has found by name
     return manager
 

@@ -74,3 +74,20 @@ def test_kernels_see_nothing_of_the_users(tmp_path: Path) -> None:
     assert list(long.iterdir()) == []
     again = nbformat.read(folder / "again.ipynb", as_version=4).cells[-1]
     assert "".join(output.text for output in again.outputs) == "[]\n"  # one kernel, and nothing of the notebook before
+
+
+def test_a_kernel_that_is_killed_at_work_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    """Lost otherwise: the night, to a run that waits for ever for a process that the system ended when memory ran out."""
+    folder, shipped = tmp_path / "results", tmp_path / "shipped"
+    for made in (folder, shipped):
+        made.mkdir()
+    cell = nbformat.v4.new_code_cell("import os, signal, time; os.kill(os.getpid(), signal.SIGKILL); time.sleep(100)")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), shipped / "look.ipynb")
+    done = subprocess.run(
+        [sys.executable, "-c", EXECUTE, str(folder), str(shipped)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "look: the process was killed from outside, most often because memory ran out: " in done.stderr
