@@ -160,7 +160,8 @@ def happen(fault: str, place: Place, process: subprocess.Popen[bytes], rng: rand
     elif fault == "second run in the folder":
         log = place.folder / "second.txt"
         second = place.start(log=log)
-        if second.wait(SECONDS_UNTIL_A_HANG) != 2 or "at work in" not in log.read_text():
+        is_refused = second.wait(SECONDS_UNTIL_A_HANG) == 2 and "at work in" in log.read_text()
+        if not is_refused and process.poll() is None:  # unless the first one has ended meanwhile
             return [f"a second run was let in: {second.returncode} {log.read_text()[-300:]}"]
     return []
 
