@@ -132,7 +132,8 @@ def annotate(
         Instead of rejection: the highest share of wrong labels among the assigned cells of a batch that is new to the
         model, say 0.05.
     unlabeled
-        Words in labels_key that mean: no label (upper and lower case, blank, hyphen and underscore alike). Default: -, ?, NA,
+        Words in labels_key that mean: no label (upper and lower case, punctuation and a following "cells" make no
+        difference). Default: -, ?, NA,
         unknown and the like.
     rename
         Labels to read as others, a map such as {"b cells": "B", "Bcell": "B"}; the target's own too.
