@@ -91,8 +91,109 @@ def look(page: Page, lab: jupyterlab.Lab, name: str) -> Seen:
     return seen
 
 
+@dataclass
+class Mistakes:
+    """What came of a batch's name spelt wrong in the first notebook, of the right one, and of the second notebook after that."""
+
+    error: dict[str, Any]
+    shown: str
+    errors_after: list[str]
+    batches_after: str
+    other_parameters: list[str]  # errors of the second notebook with its own parameters
+    interrupted: list[str]
+    stopped: str  # what is shown of that
+    bars: tuple[str, str]  # of training, three seconds apart
+    errors_in_the_end: list[str]
+
+
 @pytest.fixture(scope="module")
-def run_by_hand(page: Page, lab: jupyterlab.Lab) -> dict[str, Seen]:
+def mistakes(page: Page, lab: jupyterlab.Lab) -> Mistakes:
+    """The first two notebooks with mistakes, other parameters and a stop; their kernels go on, so that `run_by_hand` finds them
+    as somebody does who starts anew."""
+    jupyterlab.open_notebook(page, lab, "1_preprocess.ipynb")
+    jupyterlab.set_parameter(page, "TARGET_DATASET_NAME", "wel 2")
+    jupyterlab.run_all(page)
+    jupyterlab.wait_until_done(page)
+    (error,) = [output for output in jupyterlab.outputs(page) if output["output_type"] == "error"]
+    shown = show(page, "Please check")
+    picture(page, "mistake")
+    well_2 = {"TARGET_DATASET_NAME": "well 2", "METHOD": "reference"}
+    errors_after = run_with(page, well_2)
+    tables = [
+        output["data"]["text/html"] for output in jupyterlab.outputs(page) if "text/html" in output.get("data", {})
+    ]
+
+    jupyterlab.open_notebook(page, lab, "2_train.ipynb")
+    other_parameters = run_with(page, {})
+    show(page, "Please check")
+    picture(page, "other-parameters")
+    for name, value in (well_2 | {"EPOCHS": 1000}).items():
+        jupyterlab.set_parameter(page, name, value)
+    jupyterlab.run_all(page)
+    jupyterlab.wait_until(
+        page, f"JSON.stringify({jupyterlab.NOTEBOOK}.content.model.toJSON()).includes('source classifier')"
+    )
+    first = show(page, "/1000 [")  # by now perhaps of another training: the bar of one is gone when that is done
+    page.wait_for_timeout(3000)
+    picture(page, "bar")
+    bars = (first, show(page, "/1000 ["))
+    jupyterlab.stop(page)
+    jupyterlab.wait_until_done(page)
+    interrupted, stopped = jupyterlab.errors(page), show(page, "Stopped.")
+    picture(page, "stopped")
+    in_the_end = run_with(page, {"EPOCHS": 1})
+    return Mistakes(
+        error, shown, errors_after, "".join(tables[0]), other_parameters, interrupted, stopped, bars, in_the_end
+    )
+
+
+def run_with(page: Page, values: dict[str, object]) -> list[str]:
+    """Changes parameters of the open notebook and runs all of it; the errors."""
+    for name, value in values.items():
+        jupyterlab.set_parameter(page, name, value)
+    jupyterlab.run_all(page)
+    jupyterlab.wait_until_done(page)
+    return jupyterlab.errors(page)
+
+
+def test_mistakes_read_like_help(mistakes: Mistakes) -> None:
+    """Forty lines of traceback hide the one that says which batch is meant, and make people give up."""
+    assert mistakes.error["ename"] == "InputError"
+    assert len("".join(mistakes.error["traceback"]).splitlines()) == 1
+    assert "TARGET_DATASET_NAME: there is no batch 'wel 2'" in mistakes.shown
+    assert "Did you mean 'well 2'?" in mistakes.shown
+
+
+def test_a_value_put_right_is_obeyed_when_run_again(mistakes: Mistakes) -> None:
+    """Else every correction would cost a new kernel."""
+    assert mistakes.errors_after == []
+    words = re.sub("<[^>]+>", " ", mistakes.batches_after).split()
+    assert words[words.index("target") - 2 :][:2] == ["well", "2"]
+
+
+def test_a_notebook_of_other_parameters_names_the_one_to_run_again(mistakes: Mistakes) -> None:
+    """The second notebook would train on what the first prepared for another target, and say nothing."""
+    (error,) = mistakes.other_parameters
+    assert "notebooks/1_preprocess.ipynb was last run with other parameters" in error
+    assert "TARGET_DATASET_NAME was 'well 2', here it is 'well 1'" in error
+
+
+def test_a_long_cell_shows_a_bar_and_the_stop_button_stops_it(mistakes: Mistakes) -> None:
+    """Else an hour of training looks like a frozen page, and stopping it costs the kernel."""
+    before, after = mistakes.bars
+    assert before != after, "the bar stands still"
+    (error,) = mistakes.interrupted
+    assert error.startswith("KeyboardInterrupt")
+    assert len(mistakes.stopped.splitlines()) == 1
+
+
+def test_after_a_stop_the_same_kernel_goes_on(mistakes: Mistakes) -> None:
+    """What was learned before the stop does no harm, and nobody has to begin anew."""
+    assert mistakes.errors_in_the_end == []
+
+
+@pytest.fixture(scope="module")
+def run_by_hand(mistakes: Mistakes, page: Page, lab: jupyterlab.Lab) -> dict[str, Seen]:
     """The four stages, one after the other."""
     return {stage: look(page, lab, stage) for stage in STAGES}
 
@@ -147,94 +248,4 @@ def test_the_tutorial_runs_and_runs_again(page: Page, lab: jupyterlab.Lab) -> No
     kinds = {kind for output in jupyterlab.outputs(page) for kind in output.get("data", {})}
     assert {"image/png", "text/markdown"} <= kinds
     assert (lab.folder / "pbmc_model" / "model.json").exists()
-    jupyterlab.close(page)
-
-
-@dataclass
-class Mistake:
-    """What came of a batch's name spelt wrong in the first notebook, and then right."""
-
-    error: dict[str, Any]
-    shown: str
-    errors_after: list[str]
-    batches_after: str
-
-
-@pytest.fixture(scope="module")
-def well_2(page: Page, lab: jupyterlab.Lab) -> Mistake:
-    """Afterwards the first notebook has run with well 2 as the target and METHOD `reference`."""
-    jupyterlab.open_notebook(page, lab, "1_preprocess.ipynb")
-    jupyterlab.set_parameter(page, "TARGET_DATASET_NAME", "wel 2")
-    jupyterlab.run_all(page)
-    jupyterlab.wait_until_done(page)
-    (error,) = [output for output in jupyterlab.outputs(page) if output["output_type"] == "error"]
-    shown = show(page, "Please check")
-    picture(page, "mistake")
-    jupyterlab.set_parameter(page, "TARGET_DATASET_NAME", "well 2")
-    jupyterlab.set_parameter(page, "METHOD", "reference")
-    jupyterlab.run_all(page)
-    jupyterlab.wait_until_done(page)
-    tables = [
-        output["data"]["text/html"] for output in jupyterlab.outputs(page) if "text/html" in output.get("data", {})
-    ]
-    seen = Mistake(error, shown, jupyterlab.errors(page), "".join(tables[0]))
-    jupyterlab.close(page)
-    return seen
-
-
-def test_mistakes_read_like_help(well_2: Mistake) -> None:
-    """Forty lines of traceback hide the one that says which batch is meant, and make people give up."""
-    assert well_2.error["ename"] == "InputError"
-    assert len("".join(well_2.error["traceback"]).splitlines()) == 1
-    assert "TARGET_DATASET_NAME: there is no batch 'wel 2'" in well_2.shown
-    assert "Did you mean 'well 2'?" in well_2.shown
-
-
-def test_a_value_put_right_is_obeyed_when_run_again(well_2: Mistake) -> None:
-    """Else every correction would cost a new kernel."""
-    assert well_2.errors_after == []
-    words = re.sub("<[^>]+>", " ", well_2.batches_after).split()
-    assert words[words.index("target") - 2 :][:2] == ["well", "2"]
-
-
-@pytest.mark.usefixtures("well_2")
-def test_a_notebook_of_other_parameters_names_the_one_to_run_again(page: Page, lab: jupyterlab.Lab) -> None:
-    """The second notebook would train on what the first prepared for another target, and say nothing."""
-    jupyterlab.open_notebook(page, lab, "2_train.ipynb")
-    jupyterlab.run_all(page)
-    jupyterlab.wait_until_done(page)
-    (error,) = jupyterlab.errors(page)
-    assert "notebooks/1_preprocess.ipynb was last run with other parameters" in error
-    assert "TARGET_DATASET_NAME was 'well 2', here it is 'well 1'" in error
-    show(page, "Please check")
-    picture(page, "other-parameters")
-    jupyterlab.close(page)
-
-
-@pytest.mark.usefixtures("well_2")
-def test_a_long_cell_shows_a_bar_and_the_stop_button_stops_it(page: Page, lab: jupyterlab.Lab) -> None:
-    """Else an hour of training looks like a frozen page, and stopping it costs the kernel."""
-    jupyterlab.open_notebook(page, lab, "2_train.ipynb")
-    jupyterlab.set_parameter(page, "TARGET_DATASET_NAME", "well 2")
-    jupyterlab.set_parameter(page, "METHOD", "reference")
-    jupyterlab.set_parameter(page, "EPOCHS", 1000)
-    jupyterlab.run_all(page)
-    jupyterlab.wait_until(
-        page, f"JSON.stringify({jupyterlab.NOTEBOOK}.content.model.toJSON()).includes('source classifier')"
-    )
-    first = show(page, "/1000 [")  # by now perhaps of another training: the bar of one is gone when that is done
-    page.wait_for_timeout(3000)
-    picture(page, "bar")
-    assert show(page, "/1000 [") != first, "the bar stands still"
-    jupyterlab.stop(page)
-    jupyterlab.wait_until_done(page)
-    (error,) = jupyterlab.errors(page)
-    assert error.startswith("KeyboardInterrupt")
-    assert len(show(page, "Stopped.").splitlines()) == 1
-    picture(page, "stopped")
-    # The same kernel goes on, and what was learned so far does no harm.
-    jupyterlab.set_parameter(page, "EPOCHS", 1)
-    jupyterlab.run_all(page)
-    jupyterlab.wait_until_done(page)
-    assert jupyterlab.errors(page) == []
     jupyterlab.close(page)

@@ -302,6 +302,8 @@ def test_a_page_runs_the_notebook_and_no_code_of_its_visitor(server: Served, tmp
             return answers
         finally:
             socket.close()
+            while await socket.read_message() is not None:  # until the server has closed its end too
+                pass
 
     assert "kernel_info_reply" in asyncio.run(ask("kernel_info_request"))
     code = f"open({str(tmp_path / 'executed')!r}, 'w')"

@@ -59,6 +59,7 @@ def server(folder: Path, home: Path) -> Iterator[Lab]:
             [
                 sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
                 f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--expose-app-in-browser",
+                "--LanguageServerManager.autodetect=False",
             ],
             env=environment, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
