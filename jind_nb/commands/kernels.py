@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import locks
-from ..core._compat import end_first_without_memory, kernel_manager, kill_kernel
+from ..core._compat import end_first_without_memory, engine_that_saves_rarely, kernel_manager, kill_kernel
 from ..core.files import disk_full, is_disk_full
 from ..core.limits import is_out_of_memory, memory_limit
 from ..core.processes import own_folder, own_settings, short_places
@@ -65,7 +65,8 @@ class OwnKernels:
         kernel = kernel_manager(kernel_name=KERNEL, transport="ipc", connection_file=f"{self.sockets}/{name}.json")
         # A `matplotlibrc` in the folder where it works comes before all others.
         ours = "from jind_nb.core import _compat; _compat.this_process_is_ours()"
-        first = f"{ours}; import matplotlib; matplotlib.rcdefaults(); import {imports}"
+        # What is imported stays: to look for garbage in it again and again takes a second.
+        first = f"import gc; gc.disable(); {ours}; import matplotlib; matplotlib.rcdefaults(); import {imports}; gc.enable()"
         kernel.start_kernel(
             cwd=str(self.folder),
             env=dict(self.environment),
@@ -184,6 +185,7 @@ def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder
             _unformatted(running),
             parameters=dict(parameters),
             kernel_name=KERNEL,
+            engine_name=engine_that_saves_rarely(),
             progress_bar=False,
             cwd=str(folder),
             km=kernel,

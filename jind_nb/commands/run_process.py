@@ -5,8 +5,8 @@ python -m jind_nb.commands.run_process PARAMETERS
 
 import sys
 
+from .. import report
 from ..core.parameters import Parameters, load_parameters
-from ..results.summary import one_line
 from .run import run
 from .terminal import err, exit_status, plain, print_line, stopped_with
 
@@ -20,7 +20,7 @@ def run_in_terminal(parameters: Parameters, *, force: bool = False) -> None:
         this = run(parameters, err, force=force)
     pdf = f"\n             {this.report_pdf}" if this.report_pdf.exists() else ""
     print_line(
-        f"\n[bold]{plain(one_line(this))}[/bold]\n"
+        f"\n[bold]{plain(report.one_line(this))}[/bold]\n"
         f"report:      {plain(str(this.report_html))}{plain(pdf)}\n"
         f"predictions: {plain(str(this.predictions_xlsx))}"
     )

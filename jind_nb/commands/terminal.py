@@ -5,6 +5,7 @@ Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import re
@@ -175,6 +176,8 @@ def exit_status() -> Iterator[None]:
             message = f"Memory ran out: {memory_limit()}. Give it more, or use less data. ({message})"
         print_line(f"[bold red]Failed:[/bold red] {message}", err)
         sys.exit(1)
+    finally:
+        gc.freeze()  # Python looks through all that was ever imported for circles before it ends, which takes two seconds
 
 
 def _end(number: int, _: Any) -> None:
