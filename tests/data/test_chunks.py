@@ -511,9 +511,9 @@ print(prepared.X.nnz, peak() - before)
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_memory_follows_the_kept_features(form: str, tmp_path: Path) -> None:
-    """30 million stored values are 240 MB as CSR alone, and twice that where they are normalised at once; the hundred
-    features kept are 12 MB."""
-    n, p, random = 30_000, 2_000, np.random.default_rng(0)
+    """15 million stored values are 120 MB as CSR alone, and twice that where they are normalised at once; the hundred
+    features kept are 6 MB."""
+    n, p, random = 15_000, 2_000, np.random.default_rng(0)
     obs = pd.DataFrame(
         {"batch": np.repeat(["a", "c"], n // 2), "celltype": np.tile(["B", "T"], n // 2)},
         index=np.arange(n).astype(str),
@@ -546,6 +546,6 @@ def test_memory_follows_the_kept_features(form: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     nnz, took = map(int, done.stdout.split())
-    assert nnz > 10**6
+    assert nnz > 5 * 10**5
     print(f"{form}: {took / 1e6:.0f} MB")
     assert took < 200e6
