@@ -170,8 +170,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return how many workers `-n auto` starts: one more than cores, since some tests wait for a browser or a process."""
-    return (os.cpu_count() or 1) + 1
+    """Return how many workers `-n auto` starts: two more than cores, since some tests wait for a browser or a process."""
+    return (os.cpu_count() or 1) + 2
 
 
 # Files of slow tests by the CPU seconds they take (200 to 20), the slowest first, so that small ones fill up the other

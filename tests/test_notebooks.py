@@ -21,7 +21,7 @@ from jind_nb.commands.compare.measure import METHODS
 from jind_nb.core.parameters import Parameters, load_parameters
 from jind_nb.core.stage_words import STAGES
 from jind_nb.runs.notebook import parameters_of
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Whole
 from tests.helpers import parameter_cells
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
@@ -179,14 +179,14 @@ def papermill_command(*arguments: object, cwd: Path) -> subprocess.CompletedProc
 
 @pytest.mark.slow
 def test_plain_papermill_runs_a_runs_parameter_file(
-    demo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clusters and workflow managers call papermill, not jind-nb; they must get the same answer.
 
     And a warning in a notebook is the first thing its reader sees, and asks about. After the first notebook papermill's
     command line is called in this process, since another one shows nothing more.
     """
-    values = yaml.safe_load((demo_run / "parameters.yaml").read_text()) | {"OUTPUT_PATH": str(tmp_path / "run")}
+    values = yaml.safe_load((whole.run / "parameters.yaml").read_text()) | {"OUTPUT_PATH": str(tmp_path / "run")}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(values))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -203,7 +203,7 @@ def test_plain_papermill_runs_a_runs_parameter_file(
     assert [path.name for path in elsewhere.iterdir()] == ["out.ipynb"]
     for name in ("predicted_label_test_data.xlsx", "annotated_target.h5ad", "metrics.json", "run.log"):
         assert (tmp_path / "run" / name).exists(), name
-    ours, theirs = (pd.read_parquet(run / "predictions.parquet") for run in (tmp_path / "run", demo_run))
+    ours, theirs = (pd.read_parquet(run / "predictions.parquet") for run in (tmp_path / "run", whole.run))
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
