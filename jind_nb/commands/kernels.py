@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import locks
-from ..core._compat import end_first_without_memory, engine_that_saves_rarely, kernel_manager, kill_kernel
+from ..core._compat import end_first_without_memory, kernel_manager, kill_kernel
 from ..core.files import disk_full, is_disk_full
 from ..core.limits import is_out_of_memory, memory_limit
 from ..core.processes import own_folder, own_settings, short_places
@@ -34,6 +35,8 @@ logging.getLogger("papermill").addHandler(logging.NullHandler())
 KERNEL = "python3"
 
 EMPTY = "get_ipython().reset(); import gc; gc.collect(); del gc"
+
+SECONDS_BETWEEN_SAVES = 10
 
 KERNEL_SECONDS = 60  # for a kernel that is at work on nothing to answer
 
@@ -185,7 +188,7 @@ def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder
             _unformatted(running),
             parameters=dict(parameters),
             kernel_name=KERNEL,
-            engine_name=engine_that_saves_rarely(),
+            engine_name=_engine_that_saves_rarely(),
             progress_bar=False,
             cwd=str(folder),
             km=kernel,
@@ -221,6 +224,34 @@ def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder
         raise StageError(f"{template}: {why}.") from None
     finally:
         _keep_if_complete(running, executed)
+
+
+def _engine_that_saves_rarely() -> str:
+    """Return the name by which papermill finds an engine that writes the notebook at its end, and before that now and then.
+
+    Papermill's own writes it before and after each cell, with all pictures so far: 200 times in a run, or three CPU seconds.
+    """
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class SavesRarely(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, *arguments: Any, **options: Any) -> None:
+            save, last = nb_man.save, time.monotonic()
+
+            def save_rarely(**_: Any) -> None:
+                nonlocal last
+                if time.monotonic() - last >= SECONDS_BETWEEN_SAVES:
+                    save()
+                    last = time.monotonic()
+
+            nb_man.save = save_rarely
+            try:
+                super().execute_managed_notebook(nb_man, *arguments, **options)
+            finally:  # papermill saves once more then, whatever happened
+                nb_man.save = save
+
+    papermill_engines.register("jind-nb", SavesRarely)
+    return "jind-nb"
 
 
 def _unformatted(path: Path) -> str:

@@ -7,7 +7,6 @@ that needs one should not wait for the others.
 from __future__ import annotations
 
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -79,37 +78,6 @@ def kernel_manager(**traits: Any) -> KernelManager:
     manager = KernelManager(client_factory=AsyncKernelClient, **traits)
     manager._kernel_spec = own_kernel_spec()  # where it keeps what it has found by name
     return manager
-
-
-SECONDS_BETWEEN_SAVES = 10
-
-
-def engine_that_saves_rarely() -> str:
-    """Return the name by which papermill finds an engine that writes the notebook at its end, and before that now and then.
-
-    Papermill's own writes it before and after each cell, with all pictures so far: 200 times in a run, or three CPU seconds.
-    """
-    from papermill.engines import NBClientEngine, papermill_engines
-
-    class SavesRarely(NBClientEngine):
-        @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, *arguments: Any, **options: Any) -> None:
-            save, last = nb_man.save, time.monotonic()
-
-            def save_rarely(**_: Any) -> None:
-                nonlocal last
-                if time.monotonic() - last >= SECONDS_BETWEEN_SAVES:
-                    save()
-                    last = time.monotonic()
-
-            nb_man.save = save_rarely
-            try:
-                super().execute_managed_notebook(nb_man, *arguments, **options)
-            finally:  # papermill saves once more then, whatever happened
-                nb_man.save = save
-
-    papermill_engines.register("jind-nb", SavesRarely)
-    return "jind-nb"
 
 
 def own_kernels_only() -> type[KernelSpecManager]:
