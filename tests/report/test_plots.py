@@ -193,12 +193,10 @@ def test_matrix_shows_every_count(write: Callable[..., list[str]]) -> None:
     record = result(TARGET, "after alignment", UNSEEN, ["B", "NK", "T"], n=50)
     figure = confusion.confusions([record], SOURCE)
     inside = [t for t in figure.axes[0].texts if t.get_position()[0] < len(record.predicted) - 0.5]
-    counts = [t for t in inside if not t.get_text().endswith("%")]
-    assert sum(int(t.get_text().replace(",", "")) for t in counts) == record.metrics["cells"]
-    # Below each count its share of the row.
-    assert len(inside) == 2 * len(counts)
+    counts, shares = zip(*(t.get_text().split("\n") for t in inside), strict=True)
+    assert sum(int(n.replace(",", "")) for n in counts) == record.metrics["cells"]
     (first, *_), totals = np.array(record.confusion), np.array(record.confusion).sum(axis=1)
-    assert f"{100 * first[0] / totals[0]:.0f}%" in [t.get_text() for t in inside]
+    assert f"{100 * first[0] / totals[0]:.0f}%" in shares
 
 
 def test_types_that_are_absent_from_the_batch_have_a_column_but_no_row() -> None:

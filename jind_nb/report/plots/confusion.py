@@ -88,9 +88,8 @@ def draw_confusion(axes: Axes, result: StageResult, title: str, grid: _Grid) -> 
         if n:
             share = n / totals[row, 0]
             style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if share > 0.72 else "black"}
-            axes.text(column, row - (0 if grid.is_numbered else 0.2), f"{n:,}", fontsize=SIZE, **style)
-            if not grid.is_numbered:
-                axes.text(column, row + 0.24, f"{100 * share:.0f}%", fontsize=SIZE, **style)
+            words = f"{n:,}" if grid.is_numbered else f"{n:,}\n{100 * share:.0f}%"
+            axes.text(column, row, words, fontsize=SIZE, **style)
     axes.axvline(n_columns - 1.5, color="black", linewidth=0.8)
     step = grid.step / grid.width
     for offset, (heading, key) in enumerate(NUMBERS_BESIDE.items()):

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -88,13 +89,13 @@ def described(figure: Figure, alt: str, points: pd.DataFrame | None = None) -> t
     """
     width, height = figure.get_size_inches()
     about: dict[str, Any] = {"alt": alt, "width": round(PIXELS * width), "height": round(PIXELS * height)}
-    with boxes_for_missing_letters():
-        figure.draw_without_rendering()  # puts everything where it will be
+    image = _drawn(figure)  # puts everything where it is from now on
     if points is not None and len(points) <= MOST_HOVER:
         about |= {"where": _places(figure, points), "what": _hover_columns(points.drop(columns=["x", "y"]))}
     if legend := _clickable_entries(figure):
         about["legend"] = legend
-    return png(figure), about
+    plt.close(figure)
+    return _few_colours(image, 256), about
 
 
 CLICKABLE = "clickable "
@@ -149,11 +150,18 @@ def show_table(table: pd.DataFrame, caption: str | None = None, bold: pd.DataFra
 
 def png(figure: Figure) -> bytes:
     """Return a figure as PNG data of 256 colours, a third as large as with all of them; the figure is closed."""
-    drawn = io.BytesIO()
-    with boxes_for_missing_letters():
-        figure.savefig(drawn, format="png", dpi=DOTS)
+    image = _drawn(figure)
     plt.close(figure)
-    return _few_colours(Image.open(drawn), 256)
+    return _few_colours(image, 256)
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    """Return a figure as an image, drawn once: `Figure.savefig` draws it twice, the first time for its layout."""
+    figure.set_dpi(DOTS)
+    canvas = FigureCanvasAgg(figure)
+    with boxes_for_missing_letters():
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba()))
 
 
 def _few_colours(image: Image.Image, n: int) -> bytes:
