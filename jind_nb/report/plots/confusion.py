@@ -105,12 +105,19 @@ def draw_confusion(axes: Axes, result: StageResult, title: str, grid: _Grid) -> 
     if grid.is_numbered:
         across = [*map(str, range(1, n_columns)), UNASSIGNED]
         down = [f"{words}  {of_column.get(name, '–')}" for name, words in zip(rows, down, strict=True)]
-    axes.set_xticks(range(n_columns), across, rotation=90, fontsize=SIZE)
-    axes.set_yticks(range(len(rows)), down, fontsize=SIZE)
-    axes.tick_params(length=2, pad=2)
+    # Words instead of ticks, which take a third of the time of a long history.
+    axes.set(xticks=[], yticks=[])
+    beside, below = -0.5 - 0.05 / grid.width, len(rows) - 0.5 + 0.05 / grid.height
+    for row, words in enumerate(down):
+        axes.text(beside, row, words, ha="right", va="center", fontsize=SIZE)
+    for column, words in enumerate(across):
+        axes.text(column, below, words, ha="center", va="top", rotation=90, fontsize=SIZE)
     numbered = ", numbered as the rows" if grid.is_numbered else ""
-    axes.set_xlabel(f"predicted cell type{numbered} (number: cells; shade: share of the row)", fontsize=7)
-    axes.set_ylabel("true cell type", fontsize=7)
+    points = [72 * LETTER * max(map(len, words)) + 6 for words in (across, down)]
+    axes.set_xlabel(
+        f"predicted cell type{numbered} (number: cells; shade: share of the row)", fontsize=7, labelpad=points[0]
+    )
+    axes.set_ylabel("true cell type", fontsize=7, labelpad=points[1])
     axes.spines[["top", "right"]].set_visible(False)
     m = result.metrics
     axes.set_title(
