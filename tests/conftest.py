@@ -23,7 +23,6 @@ from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
 from jind_nb.core import _compat
-from tests.helpers import one_process
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
 _compat.this_process_is_ours()
@@ -153,11 +152,6 @@ def write_parameters(tmp_path: Path) -> Callable[..., Path]:
         return file
 
     return write
-
-
-def pytest_sessionfinish() -> None:
-    """End what was started for all tests."""
-    one_process.stop()
 
 
 # --- on both cores -----------------------------------------------------------------------------------------------------

@@ -11,14 +11,21 @@ import base64
 import importlib
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from socketserver import ForkingMixIn, StreamRequestHandler, UnixStreamServer
 from typing import Any
+
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,21 +33,28 @@ ROOT = Path(__file__).resolve().parents[2]
 # --- in the tests -----------------------------------------------------------------------------------------------------
 
 
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def _session() -> int:
+    """Return the process that all workers of this session of tests come from."""
+    return os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+
+
 @cache
-def _server() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.helpers.one_process"],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def stop() -> None:
-    """End the process that is forked, if it was started."""
-    if _server.cache_info().currsize:
-        with _server() as server:
-            assert server.stdin is not None
-            server.stdin.close()
-        _server.cache_clear()
+def _server() -> Path:
+    """Return the socket of the process that is forked; the first worker to ask starts it, and it ends with the session."""
+    folder = Path(tempfile.gettempdir()) / f"jind-nb-tests-{_session()}"
+    folder.mkdir(exist_ok=True)
+    place = folder / "socket"
+    with FileLock(folder / "lock"):
+        if not place.exists():
+            started = [sys.executable, "-m", "tests.helpers.one_process", str(_session()), str(place)]
+            _started.append(subprocess.Popen(started, cwd=ROOT))
+        while not place.exists():
+            assert all(server.poll() is None for server in _started), "the process to fork did not start"
+            time.sleep(0.05)
+    return place
 
 
 def run_forked(
@@ -53,9 +67,7 @@ def run_forked(
     pdf
         Whether the report is printed, too, which costs half as much as all notebooks; if not, the run says that it is not.
     """
-    server, said = _server(), [cwd / f".{name}.txt" for name in ("stdout", "stderr")]
-    assert server.stdin is not None
-    assert server.stdout is not None
+    said = [cwd / f".{name}.txt" for name in ("stdout", "stderr")]
     order = {
         "arguments": [str(argument) for argument in arguments],
         "cwd": str(cwd),
@@ -63,9 +75,10 @@ def run_forked(
         "said": [str(file) for file in said],
         "pdf": pdf,
     }
-    server.stdin.write(json.dumps(order) + "\n")
-    server.stdin.flush()
-    status = int(server.stdout.readline())
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(str(_server()))
+        server.sendall(json.dumps(order).encode() + b"\n")
+        status = int(server.makefile().readline())
     out, err = (file.read_text("utf-8") for file in said)
     for file in said:
         file.unlink()
@@ -155,8 +168,32 @@ def _run(order: dict[str, Any]) -> int:
     return 0
 
 
+class _Fork(StreamRequestHandler):
+    """Answer an order, a line of JSON, with the exit status of its command."""
+
+    def handle(self) -> None:
+        status = _run(json.loads(self.rfile.readline()))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.wfile.write(f"{status}\n".encode())
+
+
+class _Server(ForkingMixIn, UnixStreamServer):
+    """A process that has everything imported, and forks for each order until the session of tests has ended."""
+
+    block_on_close = False
+
+    def service_actions(self) -> None:
+        super().service_actions()
+        try:
+            os.kill(int(sys.argv[1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(Path(sys.argv[2]).parent)
+            sys.exit()
+
+
 def serve() -> None:
-    """Import everything, then answer each order, a line of JSON, with the exit status of its command."""
+    """Import everything, then answer orders."""
     from jind_nb.commands.kernels import IMPORTED_AHEAD
     from jind_nb.core._compat import import_umap, this_process_is_ours
 
@@ -166,17 +203,8 @@ def serve() -> None:
     for name in [*sorted(names | commands), "jind_nb.report.page", "nbconvert", "papermill", "weasyprint"]:
         importlib.import_module(name)
     import_umap()
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                status = _run(json.loads(line))
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    with _Server(sys.argv[2], _Fork) as server:
+        server.serve_forever()
 
 
 if __name__ == "__main__":
