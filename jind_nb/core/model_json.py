@@ -18,6 +18,8 @@ OLDER_FORMAT = 4  # read too; of METHOD `default` it holds five regressions and 
 # A total of counts, the largest number a model has, stays far below it.
 LARGEST = 1e15
 
+ROUNDING = 1e-3  # of a sum of weights
+
 Threshold = Annotated[float, Field(ge=0, le=2)]  # of a confidence or a distance; above 1 every cell is Unassigned
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -121,14 +123,48 @@ class _Training(BaseModel):
     METHOD: Literal["default", "reference"]
 
 
+class _LeftOut(BaseModel):
+    """Check the numbers of a left-out batch, on which the expected error rests; older models lack some of them."""
+
+    cells: Annotated[int, Field(ge=0)]
+    unlike_reference: Share | None
+    error_among_assigned: Share | None
+    checked: Share = 1.0
+    error_of_known_types: Share | None = None
+    doubt_among_assigned: Share | None = None
+    raw_accuracy: Share | None = None
+    assigned: Share | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.doubt_among_assigned is not None and self.error_of_known_types is None:
+            raise ValueError("doubt without an error")
+        return self
+
+
 class _Rule(BaseModel):
-    """Check the numbers of a calibration that decide about cells; `model.calibration` checks the rest."""
+    """Check the numbers of a calibration that decide about cells, or say how sure it is; `model.calibration` checks the rest."""
 
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     threshold: Threshold | None = None
     novelty_threshold: Threshold | None = None
+    most_novel: Threshold | None = None  # the same, as models have it
     threshold_cap: Threshold | None = None
+    enough: Threshold | None = None  # the same, as models have it
+    weights: list[Share] = []
+    floor: Share = 0.0
+    noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropped: Share = 0.0
     noticed: dict[str, Share] = {}
+    n_annotated: Annotated[int, Field(ge=1)] = 1
+    batches: list[_LeftOut] = []
+    risk_coverage: list[tuple[Share, Share]] = []
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.weights and abs(sum(self.weights) - 1) > ROUNDING:
+            raise ValueError("weights whose sum is not 1")
+        return self
 
 
 class _Novelty(BaseModel):

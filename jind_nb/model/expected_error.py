@@ -63,7 +63,7 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
     if not any("doubt_among_assigned" in row for row in calibration.batches):
         older = "The model was saved by an earlier version, which did not keep how doubt and error compared."
         return ExpectedError(None, None, older)
-    checked = [row for row in calibration.batches if row["doubt_among_assigned"] is not None]
+    checked = [row for row in calibration.batches if row.get("doubt_among_assigned") is not None]
     doubt = 1 - math.fsum(assigned) / len(assigned)  # the same in any order of the cells
     errors = sum(row.get("error_of_known_types", row["error_among_assigned"]) for row in checked)
     doubts = sum(row["doubt_among_assigned"] for row in checked)

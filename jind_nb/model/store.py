@@ -306,7 +306,9 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
             f"PRETRAINED_MODEL_PATH: {path} is not a file of weights; nothing in it was executed. Copy the whole "
             "trained_models folder again."
         ) from None
-    if not isinstance(weights, dict) or not all(_is_plain(value) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(k, str) and _is_plain(value) for k, value in weights.items()
+    ):
         raise InputError(f"PRETRAINED_MODEL_PATH: {path} is not a file of weights as jind-nb writes it.")
     if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
         raise InputError(f"PRETRAINED_MODEL_PATH: {path} holds NaN or infinite weights; train the model again.")
@@ -318,11 +320,15 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether it is a tensor whose values are all there: others can stand for more than the memory holds."""
+    """Return whether it is a tensor of a type that is written here, whose values are all there: others can stand for more than the
+    memory holds."""
     return (
         isinstance(value, torch.Tensor)
+        and value.dtype in (torch.float32, torch.int64, torch.bool)
         and value.layout == torch.strided
         and value.device.type == "cpu"
+        and not value.is_nested
+        and not value.requires_grad
         and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     )
 
@@ -336,6 +342,9 @@ def _fits(known: KnownLatents, n_latent: int) -> bool:
     if not (
         n and shapes and kinds and known.batch.shape == known.y.shape == (n,) and known.counts.shape == (n_classes,)
     ):
+        return False
+    n_members = len(known.method.prior_weights())
+    if any(len(rule.weights) not in (0, n_members) for rule in known.rules.values()):
         return False
     bounds = ((known.y, n_classes), (known.batch, len(known.batches)))
     return all(of.min() >= 0 and of.max() < most for of, most in bounds) and bool(known.counts.min() >= 0)
@@ -356,6 +365,8 @@ def _annotator(folder: Path, name: str, description: Mapping[str, Any], has_adap
     model = _method(description).empty_annotator(n_features, n_classes, n_latent, has_adapter)
     stored = _load(_checked(folder, name, description))
     try:
+        if not all(weights.is_floating_point() for weights in stored.values()):
+            raise RuntimeError("weights that are whole numbers")
         model.load_state_dict({key.replace("head.", "classifier.", 1): weights for key, weights in stored.items()})
     except RuntimeError as error:
         raise InputError(f"PRETRAINED_MODEL_PATH: {name} in {folder} does not fit its model.json: {error}") from None
@@ -398,7 +409,8 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLat
         if novelty := description.get("novelty"):
             known.novelty_limit = NoveltyLimit(novelty["share"], novelty["floor"])
             known.profiles = Profiles(stored[PROFILES].numpy(), novelty["least"])
-            if known.profiles.means.ndim != 2 or known.profiles.means.shape[1] != len(description["features"]):
+            means = known.profiles.means
+            if not means.size or means.ndim != 2 or means.shape[1] != len(description["features"]):
                 raise ValueError(f"{LATENTS} does not hold the mean cells it describes")
         if not _fits(known, description["code size"]):
             raise ValueError(f"{LATENTS} does not hold the latents it describes")

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from jind_nb.commands.app.server import _local_names
 from jind_nb.commands.app.workspace import EXAMPLE
+from jind_nb.errors import InputError
 from tests.commands.test_app import Served, start, stop
 
 pytestmark = pytest.mark.slow
@@ -39,7 +41,7 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "app",
         "--no-token",
         "--host",
-        "cells.example.org",
+        "Cells.Example.org",
         "--folder",
         "root",
     ]
@@ -64,8 +66,9 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_without_a_token_only_known_names_lead_in(open_server: Served, host: str, let_in: bool) -> None:
     """Lost otherwise: files and machine, to any page that a visitor has open elsewhere (DNS rebinding)."""
     host = host.format(port=open_server.port)
-    status, _, _ = open_server.ask("/", Host=host)
+    status, _, body = open_server.ask("/", Host=host)
     assert status == (302 if let_in else 403)
+    assert let_in or f"not served under the name {host}" in body.decode()
     if not let_in:
         kernel = "0" * 8 + "-0000-0000-0000-" + "0" * 12
         for path in (
@@ -82,6 +85,19 @@ def test_with_a_token_any_name_leads_to_the_token(server: Served) -> None:
     assert server.ask("/", Host="cells.example.org")[1]["Location"].startswith("/login")
 
 
+@pytest.mark.parametrize("host", ["https://cells.example.org", "cells.example.org:443", "cells.example.org/", ""])
+def test_a_host_that_is_no_name_is_refused(host: str) -> None:
+    """Lost otherwise: an afternoon before a page that refuses the very name it was started with."""
+    with pytest.raises(InputError, match=r"--host: found .* give the name alone"):
+        _local_names("127.0.0.1", [host])
+
+
+def test_the_address_that_is_printed_leads_in_whatever_the_machine_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost otherwise: the page, on a machine called DESKTOP-7: browsers ask for it in small letters."""
+    monkeypatch.setattr("socket.gethostname", lambda: "DESKTOP-7")
+    assert "desktop-7" in _local_names("0.0.0.0", [])
+
+
 @pytest.mark.parametrize("protocol", ["https", "http"])
 def test_cookies_are_secure_behind_a_proxy_with_https(server: Served, protocol: str) -> None:
     """Lost otherwise: the token's cookie, to the network, on the first link without https."""
@@ -94,6 +110,39 @@ def test_cookies_are_secure_behind_a_proxy_with_https(server: Served, protocol: 
     for cookie in [*cookies, *page[1].get_all("Set-Cookie")]:
         assert "SameSite=Lax" in cookie, cookie
         assert ("Secure" in cookie) == (protocol == "https"), cookie
+
+
+@pytest.mark.parametrize(
+    ("protocol", "is_secure"), [("HTTPS", True), ("https, http", True), ("http", False), ("x", False)]
+)
+def test_a_proxy_before_the_proxy_counts_too(server: Served, protocol: str, is_secure: bool) -> None:
+    """Lost otherwise: the same, where a load balancer with https stands before another proxy without."""
+    cookies = server.ask(f"/?token={server.token}", X_Forwarded_Proto=protocol)[1].get_all("Set-Cookie")
+    assert ["Secure" in cookie for cookie in cookies] == [is_secure]
+
+
+def test_a_failure_is_told_to_the_visitor_and_the_address_to_nobody(server: Served) -> None:
+    """Lost otherwise: the token, to whoever reads the server's log after the disk was full once; and why nothing opens."""
+    aside = server.root.rename(server.root.with_name("aside"))
+    server.root.touch()  # a folder in which nothing can be made
+    try:
+        status, _, body = server.ask(f"/?token={server.token}")
+    finally:
+        server.root.unlink()
+        aside.rename(server.root)
+    assert status == 500
+    assert b"could not read or write a file" in body
+    log = (server.root.parent / "stderr.txt").read_text()
+    assert "A request failed" in log
+    assert server.token not in log
+
+
+@pytest.mark.parametrize(
+    "path", ["lab/static/../../conf.json", "lab/static/..%2f..%2f..%2fetc%2fpasswd", "lab/static/"]
+)
+def test_a_path_out_of_the_template_leads_nowhere(server: Served, path: str) -> None:
+    """Lost otherwise: the server's log, to tracebacks that anybody can write there without the token."""
+    assert server.ask(f"/voila/templates/{path}")[0] == 404
 
 
 def test_the_page_learns_that_its_kernel_is_gone(server: Served) -> None:

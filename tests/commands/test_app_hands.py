@@ -88,6 +88,22 @@ def test_a_full_disk_is_told_where_the_button_is(
     assert list(workspace.runs.iterdir()) == []
 
 
+def test_a_full_disk_does_not_keep_a_run_from_being_cancelled(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost otherwise: the way to make room, while the run at work takes what is left."""
+    run, sleeping = ended_run(workspace), workspaces.psutil.Popen(["sleep", "100"])
+    monkeypatch.setattr(RunOfVisitor, "process", lambda _: sleeping if sleeping.poll() is None else None)
+    monkeypatch.setattr(Path, "touch", full)
+    try:
+        run.cancel()
+        assert run.state() == "failed"
+    finally:
+        if sleeping.poll() is None:
+            sleeping.kill()
+            sleeping.wait()
+
+
 def test_a_run_is_known_again_after_the_clock_was_set_back(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

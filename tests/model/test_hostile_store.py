@@ -55,13 +55,58 @@ def test_weights_that_no_training_gives_are_refused(model: Path) -> None:
     file = source_file(model)
     weights = torch.load(file, weights_only=True)
     first = next(iter(weights))
-    torch.save(weights | {first: torch.full(weights[first].shape, 1e300, dtype=torch.float64)}, file)
+    torch.save(weights | {first: torch.full(weights[first].shape, 1e30)}, file)
     hash_again(file)
     with pytest.raises(InputError, match=r"holds weights beyond 1e\+15"):
         store.load_shared(model, torch.device("cpu"))
 
 
-ABSURD: dict[str, tuple[list[str], Any]] = {
+def odd_tensors() -> dict[str, Any]:
+    return {
+        "of another type": torch.zeros(3, dtype=torch.complex64),
+        "of larger numbers": torch.full((3,), 1e300, dtype=torch.float64),
+        "that wants a gradient": torch.zeros(3, requires_grad=True),
+        "of nothing": torch.empty(10**12, device="meta"),
+        "without values of its own": torch.zeros(1).expand(10**9),
+    }
+
+
+@pytest.mark.parametrize("kind", odd_tensors())
+def test_tensors_as_nobody_writes_them_here_are_refused(model: Path, kind: str) -> None:
+    """Lost otherwise: the message, to a traceback; or the memory, to a tensor that stands for more than the file holds."""
+    file = source_file(model)
+    torch.save(torch.load(file, weights_only=True) | {"encoder.weight": odd_tensors()[kind]}, file)
+    hash_again(file)
+    with pytest.raises(InputError, match="not a file of weights as jind-nb writes it"):
+        store.load_shared(model, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("change", ["a name that is none", "whole numbers"])
+def test_weights_that_fit_no_model_are_refused(model: Path, change: str) -> None:
+    """Lost otherwise: the message, to a traceback; or the answer, to weights that were rounded."""
+    file = source_file(model)
+    weights = torch.load(file, weights_only=True)
+    first = next(name for name, of in weights.items() if of.ndim)
+    torch.save(
+        weights | ({5: torch.zeros(1)} if change == "a name that is none" else {first: weights[first].long()}), file
+    )
+    hash_again(file)
+    with pytest.raises(
+        InputError, match=r"PRETRAINED_MODEL_PATH: .*(not a file of weights|does not fit its model\.json)"
+    ):
+        store.load_shared(model, torch.device("cpu"))
+
+
+def test_a_weight_for_each_member_or_none(model: Path) -> None:
+    """Lost otherwise: the message, to a traceback from the middle of a run."""
+    described = json.loads((model / "model.json").read_text("utf-8"))
+    described["calibration"]["shared"]["weights"] = [0.5, 0.5]
+    write_model_json(model, described)
+    with pytest.raises(InputError, match=r"does not fit its model\.json"):
+        store.load_shared(model, torch.device("cpu"))
+
+
+ABSURD: dict[str, tuple[list[Any], Any]] = {
     "total": (["preprocessing", "total"], 1e300),
     "mean": (["preprocessing", "mean"], 1e300),
     "threshold": (["thresholds"], 1e300),
@@ -69,6 +114,16 @@ ABSURD: dict[str, tuple[list[str], Any]] = {
     "temperature": (["calibration", "shared", "temperature"], 1e300),
     "temperature of nearly 0": (["calibration", "shared", "temperature"], 1e-300),
     "cap": (["calibration", "shared", "threshold_cap"], 7.0),
+    "cap, as models call it": (["calibration", "shared", "enough"], 7.0),
+    "novelty": (["calibration", "shared", "most_novel"], -1.0),
+    "floor": (["calibration", "shared", "floor"], 7.0),
+    "weight below 0": (["calibration", "shared", "weights"], [-1.0, 2.0]),
+    "weights of a larger sum": (["calibration", "shared", "weights"], [0.7, 0.7]),
+    "noise": (["calibration", "shared", "noise"], 1.0),
+    "dropped": (["calibration", "shared", "dropped"], -1.0),
+    "error of a left-out batch": (["calibration", "shared", "batches", 0, "error_among_assigned"], -1.0),
+    "cells of a left-out batch": (["calibration", "shared", "batches", 0, "cells"], None),
+    "doubt without an error": (["calibration", "shared", "batches", 0, "doubt_among_assigned"], 0.5),
     "cells": (["training", "cells of each type"], 10**300),
 }
 

@@ -70,6 +70,7 @@ class _Page:
         """Start a coroutine in the kernel's event loop; JupyterLab may call the widgets from another thread."""
 
         async def with_errors_shown() -> None:
+            self.broken.value = ""  # what was wrong before
             try:
                 await work
             except Exception as error:

@@ -42,7 +42,7 @@ from ...core.resources import shipped
 from ...errors import InputError
 from ...report.page import script_and_hash
 from ..terminal import plain, print_line
-from .widgets import html
+from .widgets import html, in_words
 from .workspace import LOOPBACK, PART, AppSettings, Workspace, remove_old
 
 SECONDS_BEFORE_CULLED = 1800  # for a kernel whose tab is lost or asleep; a closed tab ends its kernel at once
@@ -96,9 +96,18 @@ def _set_xsrf_cookie(handler: JupyterHandler) -> None:
     handler.xsrf_token  # noqa: B018
 
 
-def _write_error(handler: JupyterHandler, status_code: int, **_: Any) -> None:
+def _write_error(handler: JupyterHandler, status_code: int, exc_info: Any = None, **_: Any) -> None:
+    error = exc_info[1] if exc_info else None
+    reason = in_words(error) if isinstance(error, OSError) else ""
     handler.set_header("Content-Type", "text/html; charset=utf-8")
-    handler.finish(html.error(handler, status_code))
+    handler.finish(html.error(handler, status_code, reason))
+
+
+def _without_address(record: logging.LogRecord) -> bool:
+    """Leave only the error of what tornado logs of a request that failed: its address gives access to everybody who reads it."""
+    if str(record.msg).startswith("Uncaught exception"):
+        record.msg, record.args = "A request failed", ()
+    return True
 
 
 class Login(LoginFormHandler):
@@ -111,6 +120,12 @@ class Login(LoginFormHandler):
 
 class Identity(PasswordIdentityProvider):
     """Jupyter's token and cookie, with the token compared in constant time."""
+
+    def get_user(self, handler: tornado.web.RequestHandler) -> Any:
+        # Before any cookie is set. Of several proxies each adds its own word, and tornado heeds the last.
+        if re.search(r"\bhttps\b", handler.request.headers.get("X-Forwarded-Proto", ""), re.IGNORECASE):
+            handler.request.protocol = "https"
+        return super().get_user(handler)
 
     def get_token(self, handler: tornado.web.RequestHandler) -> str | None:
         return self._if_right(super().get_token(handler))
@@ -168,7 +183,7 @@ class Upload(JupyterHandler):
             return
         self.workspace = _workspace(self, self.path_args[0])
         length = self.request.headers.get("Content-Length", "")
-        if not length.isdigit():
+        if not length.isdecimal():
             raise tornado.web.HTTPError(411)
         self.length = int(length)
         try:
@@ -264,6 +279,15 @@ class Result(JupyterHandler):
                 await self.flush()
 
 
+class TemplateFile(TemplateStaticFileHandler):
+    """A file of Voila's own template."""
+
+    def parse_url_path(self, url_path: str) -> str:
+        if os.path.normpath(url_path) != url_path:  # which Voila takes for another template, or fails on
+            raise tornado.web.HTTPError(404)
+        return str(super().parse_url_path(url_path))
+
+
 class Alive(JupyterHandler):
     """GET alive?kernel=ID: whether the page's kernel still works; the page asks it every ten seconds."""
 
@@ -301,7 +325,7 @@ class Server(Voila):
             (r"/alive", Alive),
             (r"/upload/([^/]+)", Upload),
             (r"/results/([^/]+)/([^/]+)/([^/]+)", Result),
-            (r"/voila/templates/(lab/static/.*)", TemplateStaticFileHandler),
+            (r"/voila/templates/(lab/static/.*)", TemplateFile),
         ]
         return [
             *((url_path_join(self.server_url, path), handler) for path, handler in ours),
@@ -363,6 +387,7 @@ def serve(settings: AppSettings, *, ip: str, ports: Sequence[int], base_url: str
             settings.to_environment()
             # It logs addresses, which give access to everybody who reads them.
             logging.getLogger("tornado").setLevel(logging.ERROR)
+            logging.getLogger("tornado.application").addFilter(_without_address)
             server = Server(
                 config=OF_VOILA,
                 config_file_paths=[],
@@ -390,10 +415,18 @@ def serve(settings: AppSettings, *, ip: str, ports: Sequence[int], base_url: str
 
 
 def _local_names(ip: str, hosts: Sequence[str]) -> list[str]:
-    """Return the names by which the page may be asked for if there is no token."""
+    """Return the names by which the page may be asked for if there is no token, in small letters, as browsers send them.
+
+    Raises
+    ------
+    InputError
+        If one of `hosts` is no name, and so never comes.
+    """
+    if wrong := [host for host in hosts if not re.fullmatch(r"[\w.-]+", host, re.ASCII)]:
+        raise InputError(f"--host: found {wrong[0]!r}; give the name alone, such as cells.example.org.")
     # Where other machines are let in, the address that is printed has the machine's name.
     of_machine = [] if ip in LOOPBACK else [ip, socket.gethostname()]
-    return ["localhost", *of_machine, *hosts]
+    return [name.lower() for name in ("localhost", *of_machine, *hosts)]
 
 
 @contextmanager

@@ -498,7 +498,8 @@ class RunOfVisitor:
         process = self.process()
         if process is None:
             return
-        self.cancelled.touch()
+        with suppress(OSError):  # of a full disk; it is called failed then
+            self.cancelled.touch()
         family = {process}
         with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
             family.update(process.children(recursive=True))
