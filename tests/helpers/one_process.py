@@ -147,7 +147,7 @@ def _as_json(data: dict[str, Any]) -> dict[str, Any]:
 def _run(order: dict[str, Any]) -> int:
     """Run one command in this fork; its exit status."""
     from jind_nb.cli import main
-    from jind_nb.commands import run
+    from jind_nb.commands import progress, run
 
     os.environ.clear()
     os.environ.update(order["environment"])
@@ -155,6 +155,8 @@ def _run(order: dict[str, Any]) -> int:
     for descriptor, file in enumerate(order["said"], 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
     run.one_kernel, run.execute = _no_kernels, _execute  # type: ignore[assignment]
+    # Not into `sys.stderr`, where a slow cell's output is caught meanwhile.
+    progress._print_line = lambda _, text: print(text, file=sys.__stderr__)
     if not order["pdf"]:
         run.report.write_pdf = lambda *_: "this test looks at none"
     sys.argv = ["jind-nb", *order["arguments"]]
