@@ -35,6 +35,7 @@ from .coerce import (
     Words,
 )
 from .files import read_yaml
+from .methods import DATA_RULES
 from .model_json import Normalisation
 from .text import listing, nearest
 
@@ -46,7 +47,6 @@ MOST_BYTES = 2**18
 
 DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom", ".h5mu")
 
-PUBLISHED_MINIMUM = 100  # MIN_CELL_TYPE_POPULATION of the JIND-Multi program
 
 MOST_TARGETS_NAMED = 3
 
@@ -174,10 +174,10 @@ class Parameters(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _published_minimum(cls, values: Any) -> Any:
-        """Give METHOD `reference` its own minimum of cells where none is given."""
-        if isinstance(values, dict) and values.get("METHOD") == "reference":
-            return {"MIN_CELL_TYPE_POPULATION": PUBLISHED_MINIMUM} | values
+    def _minimum_of_method(cls, values: Any) -> Any:
+        """Give a METHOD its own minimum of cells where none is given."""
+        if isinstance(values, dict) and str(values.get("METHOD")) in DATA_RULES:
+            return {"MIN_CELL_TYPE_POPULATION": DATA_RULES[values["METHOD"]].fewest_cells} | values
         return values
 
     @model_validator(mode="after")

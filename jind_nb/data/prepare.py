@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..core.methods import DATA_RULES
 from ..core.model_json import CommonScale, Preprocessing, read_model_json
 from ..core.parameters import Parameters
 from ..core.text import listing
@@ -397,7 +398,7 @@ def _measured(p: Parameters, found: MeanVariance, names: pd.Index, cells: pd.Dat
     Among several targets nothing is left out: each of them gets what a run of its own would give.
     """
     everything = np.ones(len(names), dtype=bool)
-    if len(plan.targets) > 1 or p.METHOD == "reference":  # which is as it was published
+    if len(plan.targets) > 1 or not DATA_RULES[p.METHOD].leaves_out_features:
         return everything
     sizes = cells.loc[cells["trains"], "cell_type"].value_counts().to_dict()
     of_types = {name: found.seen_of_types[name] for name in sizes if name in found.seen_of_types}

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.coerce import AUTO, ONTOLOGY
+from ..core.methods import DATA_RULES
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters
 from ..core.text import did_you_mean, listing, percent, plural
@@ -16,9 +17,6 @@ from .label_names import label_warnings
 from .ontology import set_levels, set_ontology
 from .parents import set_parents
 from .plan import Plan
-
-# Labelled cells of a batch that are used for training, at most.
-CELLS_PER_BATCH = {"default": 10_000, "reference": 50_000}
 
 # MIN_CELL_TYPE_POPULATION `auto`: labelled cells that a type needs in all annotated batches together.
 LEARNABLE = 2
@@ -167,7 +165,7 @@ def _note_names(p: Parameters, cells: pd.DataFrame, plan: Plan) -> None:
 
 def _subsample_batch(p: Parameters, name: str, batch: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Return the cells of a batch that train: all, or as many as METHOD uses at random, at least 100 (or all) of a type."""
-    most = CELLS_PER_BATCH[p.METHOD]
+    most = DATA_RULES[p.METHOD].most_cells
     if len(batch) <= most:
         return batch
     batch = batch.sort_values("cell", kind="stable")  # no values were read yet; the file may be sorted in any way

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.methods import DATA_RULES
 from ..core.model_json import read_model_json
 from ..core.resources import templates
 from ..data.plan import Plan
-from ..data.roles import CELLS_PER_BATCH
 from ..model.annotate import METHODS
 from ..results.summary import alignment_reason
 from ..results.target import TargetResult, target_calibration
@@ -39,7 +39,7 @@ def methods(
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,
         "calibration": target_calibration(training, result), "alignment_reason": alignment_reason,
         "learning": METHODS[method].describe(result.latent.shape[1], epochs),
-        "most_cells": CELLS_PER_BATCH[run.parameters.METHOD], "steps": METHODS[method],
+        "most_cells": DATA_RULES[run.parameters.METHOD].most_cells, "steps": METHODS[method],
     }  # fmt: skip
     module: Any = templates().get_template("methods.txt.j2").make_module(values)
     paragraph = re.sub(r"\s*\n\s*", " ", str(module)).strip()

@@ -8,7 +8,7 @@ import re
 import tracemalloc
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from jind_nb.core.methods import DATA_RULES
 from jind_nb.core.model_json import write_model_json
 from jind_nb.core.parameters import Parameters, make_parameters
 from jind_nb.data import cells as data_cells
@@ -440,12 +441,17 @@ def test_a_batch_that_takes_no_part_influences_nothing(prepare: Callable[..., Pr
     assert before.plan.classes == ["B", "NK", "T"]
 
 
+def with_most_cells(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    """Let METHOD `default` learn from so many cells of a batch."""
+    monkeypatch.setitem(DATA_RULES, "default", replace(DATA_RULES["default"], most_cells=n))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_large_batches_are_capped_with_a_note_and_by_the_seed(
     prepare: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setitem(data_roles.CELLS_PER_BATCH, "default", 20)
+    with_most_cells(monkeypatch, 20)
     adata = simulated(THREE_BATCHES)
     one, again = (prepare(adata, MIN_CELL_TYPE_POPULATION=1, SEED=seed) for _ in range(2))
     other = prepare(adata, MIN_CELL_TYPE_POPULATION=1, SEED=2)
@@ -462,7 +468,7 @@ def test_a_rare_type_is_not_lost_among_many_cells(
     prepare: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 400 cells drawn at random from 3,000, the 12 of the rare type would leave one or two."""
-    monkeypatch.setitem(data_roles.CELLS_PER_BATCH, "default", 400)
+    with_most_cells(monkeypatch, 400)
     adata = simulated({"a": {"B": 2800, "T": 188, "rare": 12}, "c": {"B": 9, "T": 9}})
     plan = prepare(adata, MIN_CELL_TYPE_POPULATION=12).plan
     assert plan.cells["a"]["rare"] == 12
@@ -475,7 +481,7 @@ def test_a_rare_type_is_not_lost_among_many_cells(
 def test_the_population_that_the_message_names_works_for_capped_batches_too(
     prepare: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(data_roles.CELLS_PER_BATCH, "default", 20)
+    with_most_cells(monkeypatch, 20)
     adata = simulated({"a": {"B": 60, "T": 20}, "c": {"B": 9}})
     with pytest.raises(InputError, match=r"\. \d+ or less would work") as error:
         prepare(adata, MIN_CELL_TYPE_POPULATION=100)

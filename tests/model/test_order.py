@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -11,6 +12,7 @@ import torch
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from jind_nb.core.methods import DATA_RULES
 from jind_nb.core.parameters import make_parameters
 from jind_nb.data.cells import read_cells
 from jind_nb.data.roles import make_plan
@@ -70,7 +72,7 @@ def test_another_order_or_number_of_threads_changes_no_bit(
 
 def test_the_cells_of_a_large_batch_are_drawn_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a file sorted in another way would be learned from other cells."""
-    monkeypatch.setattr("jind_nb.data.roles.CELLS_PER_BATCH", {"default": 60, "reference": 60})
+    monkeypatch.setitem(DATA_RULES, "default", replace(DATA_RULES["default"], most_cells=60))
 
     def drawn(adata: ad.AnnData) -> set[str]:
         adata.write_h5ad(tmp_path / "input.h5ad")

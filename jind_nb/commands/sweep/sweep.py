@@ -26,6 +26,7 @@ from rich.console import Console
 
 from ...core import locks
 from ...core.files import file_names, read_end, sha256, write_yaml
+from ...core.methods import DATA_RULES
 from ...core.parameters import Parameters, load_parameters
 from ...core.text import plural
 from ...data.cells import read_cells
@@ -169,10 +170,9 @@ def _groups(base: Parameters, tasks: list[SweepTask], annotated: list[str]) -> t
             "are enough, and need not annotate each other, one run of them (TARGET_DATASET_NAME: [A, B, C]) takes half the time."
         ]
     what = f"{len(alike)} targets have no labels, so they have the same annotated batches"
-    if base.METHOD != "reference":
-        # A shared model is measurably worse here: its components are computed without the other targets' cells.
+    if not DATA_RULES[base.METHOD].shares_training:
         return single, [
-            f"{what}. In METHOD default each run trains again, which takes seconds: the target's own cells improve its "
+            f"{what}. In METHOD {base.METHOD} each run trains again, which takes seconds: the target's own cells improve its "
             "predictions. One run without TARGET_DATASET_NAME annotates them faster, with the same answers."
         ]
     groups = [alike, *([task] for task in tasks if task not in alike)]
