@@ -13,9 +13,17 @@ from .files import whole_file
 
 log = logging.getLogger(__name__)
 
-# Text that Excel, LibreOffice or Google Sheets executes. A sign alone does no harm (`+`, `-AAAC-1`, `CD4+`, `-1`); with a
-# call or a link to another program (`cmd|...!A0`) it does.
-FORMULA = re.compile(r"[=@\t\r＝＠]|[-+].*(?:\w\(|\|.*!)", re.DOTALL)
+# What Excel, LibreOffice or Google Sheets executes, after blanks and other invisible signs too. A sign alone does no harm (`+`,
+# `-AAAC-1`, `CD4+`, `-1`); with a call, another file or another program (`cmd|...!A0`) it does.
+_CALL = r"\w\(|(?i:HYPERLINK|WEBSERVICE|IMPORT\w*|IMAGE|DDE)\s+\("
+_ELSEWHERE = r"\|.*!|['\]]\w*!|!\$?[A-Za-z]{1,3}\$?\d"
+FORMULA = re.compile(
+    rf"[\s\x00-\x1f\u200b\ufeff']*(?:[=@＝＠]|[-+－＋].*(?:{_CALL}|{_ELSEWHERE}))|'*[\t\r\n]", re.DOTALL
+)
+# Where a spreadsheet separates columns by semicolons, or heeds no quotes, another cell begins within a text.
+EQUALS = re.compile("[=@＝＠]")
+NEXT_CELL = r"((?:(?<=[^\s;])[;\t\r\n]|^;)[;\s]*){}(?='*[=@＝＠])"
+WITHIN, MARKED_WITHIN = re.compile(NEXT_CELL.format("")), re.compile(NEXT_CELL.format("'"))
 
 MOST_TOLD = 20  # changed texts that the log names
 
@@ -36,16 +44,22 @@ def write_csv(path: Path, table: pd.DataFrame, *, index: bool = False) -> None:
     with whole_file(path) as temporary:
         if len(shown) < MANY or quoting != csv.QUOTE_MINIMAL or not _write_many(temporary, shown):
             shown.to_csv(temporary, index=False, quoting=quoting, lineterminator="\n", compression=None)
-    for value in changed[:MOST_TOLD]:
-        _tell(path, value)
-    if len(changed) > MOST_TOLD:
-        _tell(path, f"… and {len(changed) - MOST_TOLD} more")
+    _tell_all(path, changed)
 
 
-def csv_text(table: pd.DataFrame) -> tuple[str, list[str]]:
-    """Return a table without its index as CSV, and the texts in it that got an apostrophe because they are formulas."""
+def csv_text(table: pd.DataFrame, name: str) -> str:
+    """Return a table without its index as the text of a CSV file of that name; text that is a formula gets an apostrophe before
+    it, and the log says which."""
     shown, changed, quoting = _harmless(table)
-    return shown.to_csv(index=False, quoting=quoting, lineterminator="\n"), changed
+    _tell_all(Path(name), changed)
+    return shown.to_csv(index=False, quoting=quoting, lineterminator="\n")
+
+
+def _as_text(value: str) -> str:
+    """Return a text in which a spreadsheet finds no formula: with an apostrophe before each."""
+    if EQUALS.search(value):
+        value = WITHIN.sub(r"\1'", value)
+    return f"'{value}" if FORMULA.match(value) else value
 
 
 def _harmless(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str], Literal[0, 2]]:
@@ -58,10 +72,10 @@ def _harmless(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str], Literal[0, 
         nonlocal quoting
         if isinstance(value, str) and "\r" in value:  # without quotes it would begin a new line
             quoting = csv.QUOTE_NONNUMERIC
-        if not isinstance(value, str) or not FORMULA.match(value):
+        if not isinstance(value, str) or (text := _as_text(value)) == value:
             return value
         changed[value] = None
-        return f"'{value}"
+        return text
 
     shown.columns = pd.Index([harmless(name) for name in shown.columns])
     for place, dtype in enumerate(shown.dtypes):
@@ -91,9 +105,18 @@ def _write_many(path: Path, table: pd.DataFrame) -> bool:
     return True
 
 
+def _tell_all(path: Path, changed: list[str]) -> None:
+    for value in changed[:MOST_TOLD]:
+        _tell(path, value)
+    if len(changed) > MOST_TOLD:
+        _tell(path, f"… and {len(changed) - MOST_TOLD} more")
+
+
 @cache  # a table that grows is written again and again
 def _tell(path: Path, value: str) -> None:
-    log.warning("%s: %r stands there as %r; a spreadsheet would take it for a formula.", path.name, value, f"'{value}")
+    log.warning(
+        "%s: %r stands there as %r; a spreadsheet would take it for a formula.", path.name, value, _as_text(value)
+    )
 
 
 def as_it_was(value: Any) -> Any:
@@ -102,5 +125,8 @@ def as_it_was(value: Any) -> Any:
     >>> as_it_was("'=A1"), as_it_was("'tis")
     ('=A1', "'tis")
     """
-    has_mark = isinstance(value, str) and value.startswith("'") and FORMULA.match(value[1:])
-    return value[1:] if has_mark else value
+    if not isinstance(value, str):
+        return value
+    if value.startswith("'") and FORMULA.match(value[1:]):
+        value = value[1:]
+    return MARKED_WITHIN.sub(r"\1", value)

@@ -79,8 +79,8 @@ def rows_html(
 def csv_link(heads: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | None = None) -> Markup:
     """Return a link that holds rows as a CSV file."""
     plain = [[value.striptags() if isinstance(value, Markup) else value for value in row] for row in rows]
-    text, _ = csv_text(pd.DataFrame(plain, columns=list(heads), dtype=object))
-    return data_link(text, f"{caption or 'table'}.csv")
+    name = f"{caption or 'table'}.csv"
+    return data_link(csv_text(pd.DataFrame(plain, columns=list(heads), dtype=object), name), name)
 
 
 def data_link(csv: str, name: str) -> Markup:

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jind_nb.core import csv_files
 from jind_nb.core.csv_files import as_it_was, write_csv
 
 FORMULAS = [
     '=HYPERLINK("http://x.example/"&A1)', "@SUM(A1)", "=1+1", "\t=1", "\r=1", "+SUM(1)", "-2+3+cmd|' /C calc'!A0",
-    "=cmd|' /C calc'!A0",
+    "=cmd|' /C calc'!A0", " =1+1", "\u00a0@SUM(1)", "\n=1", "\ufeff=1", "＠SUM(1)", "＋SUM(1)", "'=1+1", '+HYPERLINK ("x")',
+    "-'C:\\[x.xls]s'!A1", "+[x.xls]s!A1",
 ]  # fmt: skip
 HARMLESS = [
     "+",
@@ -30,6 +33,10 @@ HARMLESS = [
     "",
     "'",
     "T|B!",
+    "-Treg (FOXP3+)",
+    "-'",
+    "T; B",
+    "a;-b",
 ]
 
 
@@ -52,6 +59,25 @@ def test_formulas_are_text_and_the_log_says_so(
     assert [as_it_was(value) for value in found] == FORMULAS
     for value in FORMULAS:
         assert f"table.csv: {value!r} stands there" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("T;=1+1", "T;'=1+1"), (";;=1", ";;'=1"), ("a\n =1;@A", "a\n '=1;'@A"), ("=1;=1", "'=1;'=1"), ("a;'=1", "a;''=1")],
+)
+def test_a_formula_may_begin_where_another_cell_does(tmp_path: Path, value: str, shown: str) -> None:
+    """Lost otherwise: the sheet, where columns are separated by semicolons, as in half of Europe."""
+    assert written(tmp_path, [value, "B"])["name"].tolist() == [shown, "B"]
+    assert as_it_was(shown) == value
+
+
+@given(st.text("'=@+-;\t\r\n aA1(!|]＝", max_size=12))
+@settings(max_examples=200)
+def test_what_was_marked_is_found_again(value: str) -> None:
+    """Lost otherwise: a target of a comparison that goes on, to another one of nearly the same name."""
+    text = csv_files._as_text(value)
+    assert as_it_was(text) == value
+    assert csv_files.FORMULA.match(text) is None or text.startswith("'")
 
 
 @pytest.mark.parametrize("value", HARMLESS)
