@@ -322,7 +322,8 @@ def layer_name(layer: str | None) -> str:
 
 def has_part(store: Store, name: str) -> bool:
     """Return whether a part is there and is not a stored `None`."""
-    return name in store and store[name].attrs.get("encoding-type") != "null"
+    stored: Any = store.get(name)  # also None for a link that leads to nothing
+    return stored is not None and stored.attrs.get("encoding-type") != "null"
 
 
 def copy_with(file: Path, to: Path, adata: ad.AnnData) -> None:

@@ -62,14 +62,16 @@ def check_links(folder: Path) -> None:
     Raises
     ------
     InputError
-        If a part is a link to somewhere else, which could be any file of the reader's.
+        If a part is a link to somewhere else, which could be any file of the reader's, or no file at all.
     """
     home = folder.resolve()
     for above, folders, names in os.walk(folder):
         for name in (*folders, *names):
             path = Path(above) / name
-            if path.is_symlink() and home not in path.resolve().parents:
+            if path.is_symlink() and home not in Path(os.path.realpath(path)).parents:
                 raise InputError(f"PATH: {path} is a link to another place, which is not followed: {WRITE_ALL}")
+            if not (path.is_file() or path.is_dir()):  # a pipe, from which reading waits for ever
+                raise InputError(f"PATH: {path} is neither a file nor a folder: {WRITE_ALL}")
 
 
 def check_codecs(folder: Path) -> None:

@@ -84,6 +84,15 @@ def test_link_to_another_file_is_not_followed(place: str, file: Path) -> None:
         read(file)
 
 
+def test_a_link_to_nothing_is_told_of(file: Path) -> None:
+    """Lost otherwise: the message, to a traceback."""
+    with h5py.File(file, "a") as h5:
+        del h5["X"]
+        h5["X"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(InputError, match=r"input\.h5ad has no X"):
+        read(file)
+
+
 def test_values_kept_in_another_file_are_not_read(file: Path) -> None:
     """The same by another way of HDF5: any file's bytes as numbers."""
     with h5py.File(file, "a") as h5:

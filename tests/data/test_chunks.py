@@ -311,6 +311,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut chunk": (_cut_chunk, r"PATH: X of .*in\.zarr cannot be read"),
     "lost array": (_lose_chunk, r"PATH: .*in\.zarr cannot be read"),
     "link": (_link_out, r"PATH: .*link to another place"),
+    "link to itself": (lambda folder: (folder / "loop").symlink_to("loop"), r"PATH: .*loop is neither a file nor a folder"),
+    "pipe": (lambda folder: os.mkfifo(folder / "obs" / "pipe"), r"PATH: .*pipe is neither a file nor a folder"),
     "pickle": (_pickled, r"PATH: .*in\.zarr cannot be read \(obs/x has the codec pickle, which executes"),
     "filter of pickle": (_filtered_by_pickle, r"PATH: .*in\.zarr cannot be read \(obs/x has the codec pickle"),
     "declares": (_declares, r"PATH: obsm/x of .*declares"),
