@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,8 @@ ADDRESS_SPACE, FILE_SIZE = 2_000_000_000, 20_000_000
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
+NO_TEXTS = 2  # of Python's optimisation: texts that describe functions are left out
+
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -27,12 +30,15 @@ def check_limits() -> None:
     Raises
     ------
     InputError
-        If the working directory is gone, a number of threads is none, or a limit of the shell is too low.
+        If the working directory is gone, a number of threads is none, Python leaves out what libraries need, or a limit of the
+        shell is too low.
     """
     try:
         Path.cwd()
     except FileNotFoundError:
         raise InputError("The working directory was removed or made again: go to a folder that exists (cd).") from None
+    if sys.flags.optimize >= NO_TEXTS:
+        raise InputError("PYTHONOPTIMIZE: found 2 (python -OO), with which libraries in use do not start; unset it.")
     for name in THREADS:
         value = os.environ.get(name, "1")
         if not re.fullmatch(r"\s*0*[1-9]\d*\s*(,\s*0*[1-9]\d*\s*)*", value):

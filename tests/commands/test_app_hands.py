@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -104,12 +105,27 @@ def test_a_full_disk_does_not_keep_a_run_from_being_cancelled(
             sleeping.wait()
 
 
+@pytest.mark.parametrize("stored", ["[]", "null", "{}", '{"pid": "x"}', '{"pid": 1.5}', '{"pid": -1}', "another's"])
+def test_no_other_process_is_taken_for_a_runs_own(workspace: Workspace, stored: str) -> None:
+    """Lost otherwise: the list of runs, to a damaged file; or somebody's work, which Cancel would kill."""
+    run, other = ended_run(workspace), workspaces.psutil.Popen(["sleep", "100"])
+    try:
+        if stored == "another's":
+            stored = json.dumps({"pid": other.pid, "after_boot": workspaces._after_boot(other)})
+        (run.folder / "process.json").write_text(stored)
+        assert run.process() is None
+        assert [one.state() for one in workspace.all_runs()] == ["failed"]
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_a_run_is_known_again_after_the_clock_was_set_back(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lost otherwise: the run at work, which the page calls failed and starts a second time."""
     run = ended_run(workspace)
-    sleeping = workspaces.psutil.Popen(["sleep", "100"])
+    sleeping = workspaces.psutil.Popen([sys.executable, "-c", "import time; time.sleep(100)", str(run.folder)])
     try:
         monkeypatch.setattr(workspaces.psutil, "Popen", lambda *_, **__: sleeping)
         run.start()

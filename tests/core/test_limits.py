@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,13 @@ def test_a_number_of_threads_that_is_none_is_told(monkeypatch: pytest.MonkeyPatc
 def test_a_number_of_threads_is_taken(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     check_limits()
+
+
+def test_python_without_texts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost otherwise: an hour, to "'NoneType' object has no attribute 'find'" from a library."""
+    monkeypatch.setattr(limits.sys, "flags", SimpleNamespace(optimize=2))
+    with pytest.raises(InputError, match=r"^PYTHONOPTIMIZE: found 2"):
+        check_limits()
 
 
 def test_too_few_open_files_are_told_and_more_are_taken(limited: dict[int, tuple[int, int]]) -> None:

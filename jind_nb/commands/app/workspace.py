@@ -479,10 +479,12 @@ class RunOfVisitor:
         """Return the process at work, None if there is none."""
         for child in STARTED_HERE:
             child.poll()  # removes it from the system's table if it has ended
-        with suppress(OSError, ValueError, KeyError, psutil.Error):
+        with suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):  # also of a file that is damaged
             stored = read_json(self.folder / "process.json")
             process = psutil.Process(stored["pid"])
-            if abs(_after_boot(process) - stored["after_boot"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+            # Whoever is found here may be killed: it has to be one that was started for this folder, too.
+            is_ours = abs(_after_boot(process) - stored["after_boot"]) < 1 and str(self.folder) in process.cmdline()
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
                 return process
         return None
 
