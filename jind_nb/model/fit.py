@@ -216,12 +216,12 @@ def evaluate_batch(reference: Reference, batch: str, stage: TrainingStage) -> No
             )  # fmt: skip
 
 
-def candidates_table(reference: Reference) -> pd.DataFrame:
+def candidates_table(reference: Reference, plan: Plan) -> pd.DataFrame:
     """Return how the source was chosen; one row where there was no choice."""
-    rows = reference.candidates or [
-        {
-            "batch": reference.source,
-            "why": "named in SOURCE_DATASET_NAME, or else the batch with the most cell types, then the most cells",
-        }
-    ]
+    why = (
+        "named in SOURCE_DATASET_NAME"
+        if plan.source
+        else "it has the most cell types, and of batches with as many, the most cells"
+    )
+    rows = reference.candidates or [{"batch": reference.source, "why": why}]
     return pd.DataFrame(rows).set_index("batch")

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -21,6 +21,8 @@ from .plots import style
 NOTEBOOK_ONLY = "notebook-only"  # tag of cells that repeat what the report's own pages say
 
 APPENDIX = "appendix"  # tag of the headings of sections that belong to the technical appendix
+
+ONLY_METHOD = "method-"  # and a METHOD: tag of cells that describe this one only
 
 FEW_ROWS = 14  # a table of so many rows is not split between two pages
 
@@ -51,7 +53,13 @@ class PointData:
 
 
 def chapter(
-    notebook: Path, points: PointData | None = None, deeper: int = 0, *, in_appendix: bool | None = None
+    notebook: Path,
+    points: PointData | None = None,
+    deeper: int = 0,
+    *,
+    in_appendix: bool | None = None,
+    method: str | None = None,
+    has_prose: bool = True,
 ) -> str:
     """Return an executed notebook's prose, tables and pictures as HTML, without code, log lines and the parameters cell, and
     without sections that show nothing.
@@ -64,6 +72,10 @@ def chapter(
         How many levels to move headings down.
     in_appendix
         Only the sections (`##`) with or without the tag `appendix`; None: all.
+    method
+        Leaves out what describes another METHOD.
+    has_prose
+        Whether paragraphs are wanted, or only headings, pictures and tables.
     """
     to_html = markdown_to_html()
     sections: list[list[str]] = [[]]
@@ -75,16 +87,22 @@ def chapter(
             sections.append([])
             has_content.append(False)
             is_wanted = in_appendix is None or in_appendix == (APPENDIX in tags)
-        if not is_wanted or NOTEBOOK_ONLY in tags:
+        if not is_wanted or NOTEBOOK_ONLY in tags or (method and _is_of_another(method, tags)):
             continue
         if cell.cell_type == "markdown":
-            deep = re.sub(r"^(#+ )", "#" * deeper + r"\1", cell.source, flags=re.MULTILINE)
+            prose = cell.source if has_prose else "\n\n".join(re.findall(r"^#+ .*", cell.source, flags=re.MULTILINE))
+            deep = re.sub(r"^(#+ )", "#" * deeper + r"\1", prose, flags=re.MULTILINE)
             sections[-1].append(to_html(deep))
         elif cell.cell_type == "code":
             shown = [html for output in cell.outputs for html in [_output_html(output, points)] if html is not None]
             sections[-1] += shown
             has_content[-1] |= bool(shown)
     return _in_pairs("\n".join(html for section in compress(sections, has_content) for html in section))
+
+
+def _is_of_another(method: str, tags: Collection[str]) -> bool:
+    named = [tag for tag in tags if tag.startswith(ONLY_METHOD)]
+    return bool(named) and ONLY_METHOD + method not in named
 
 
 def _in_pairs(html: str) -> str:
@@ -138,7 +156,8 @@ def scrolling_html(table: str) -> Markup:
         return Markup(table)
     caption = re.search(r"<caption>(.*?)</caption>", table)
     name = caption[1] if caption else "Table"
-    together = " together" if table.count("<tr") <= FEW_ROWS else ""
+    is_short, is_narrow = table.count("<tr") <= FEW_ROWS, table.count('<th scope="col"') <= 2
+    kind = " together" if is_short else " narrow" if is_narrow else ""
     table, end, rest = table.partition("</table>")
-    box = f'<div class="scrolls{together}" tabindex="0" role="region" aria-label="{name}">{table}{end}</div>'
+    box = f'<div class="scrolls{kind}" tabindex="0" role="region" aria-label="{name}">{table}{end}</div>'
     return Markup(f"{box}{rest}")

@@ -23,6 +23,12 @@ class Methods:
     references: list[tuple[str, str, str]]
 
 
+def method_of(run: Run) -> str:
+    """Return the METHOD that the run's model was trained with."""
+    method: str = read_model_json((run.cohort or run).models)["training"]["METHOD"]
+    return method
+
+
 def methods(
     run: Run, result: TargetResult, plan: Plan, training: Mapping[str, Any], versions: Mapping[str, str]
 ) -> Methods:
@@ -33,7 +39,7 @@ def methods(
     versions
         Of Python and packages, as in manifest.json.
     """
-    method = read_model_json((run.cohort or run).models)["training"]["METHOD"]
+    method = method_of(run)
     epochs = None if run.parameters.PRETRAINED_MODEL_PATH else run.parameters.EPOCHS
     values = {
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,

@@ -23,17 +23,17 @@ from ..data.plan import Plan
 from ..model.annotate import METHODS
 from ..results.load import load_finished
 from ..results.summary import alignment_reason, expected_error_sentence, summarise
-from ..results.tables import composition_shares, composition_table, describe_points, hover_table, type_table
+from ..results.tables import composition_table, describe_points, hover_table, type_table
 from ..results.target import TargetResult, evaluate_target, fallback_metrics, known_types_metrics
 from ..runs.folder import Run
 from ..runs.previous import PREVIOUS
 from ..runs.stages import load_latent_points, load_plan, load_training
 from . import html as report_html
 from .chapter import PointData, chapter, figure_html, scrolling_html
-from .methods_text import methods
+from .methods_text import method_of, methods
 from .plots import style
-from .plots.embedding import last_stage, target_umap, target_umap_alt
-from .plots.target import MOST_BARS, composition_alt, composition_bars
+from .plots.embedding import last_stage
+from .plots.target import answer_pictures
 
 PICTURES = 2_800_000  # bytes of all of them; with the data about points, the page stays below 5 MB
 
@@ -53,7 +53,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     result, plan, training = load_finished(run), load_plan(run), load_training(run)
     types = type_table(result, plan, evaluate_target(result, plan.target))
     points = PointData(most_bytes=most_bytes([run.notebook(stage) for stage in run.stages]))
-    before = [stage for stage in run.stages if stage != EVIDENCE]
+    before, method = [stage for stage in run.stages if stage != EVIDENCE], method_of(run)
     of_run = {"facts": facts, "run": run, "result": result, "plan": plan, "training": training}
     html = render(
         "report.html.j2",
@@ -66,13 +66,13 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         always_aligns=METHODS[run.parameters.METHOD].ALWAYS_ALIGNS,
         expected_error_sentence=expected_error_sentence,
         quantile=np.quantile,
-        pictures=answer_pictures(run, result, plan, points),
+        pictures=answer_of(run, result, plan, points),
         table=scrolling_html(report_html.table_html(types, "Each cell type in the target", has_download=True)),
         all_cells=all_cells(run),
-        evidence=part(run.notebook(EVIDENCE), points, in_appendix=False),
+        evidence=part(run.notebook(EVIDENCE), points, method, in_appendix=False),
         appendix=[
-            part(run.notebook(EVIDENCE), points, in_appendix=True, title="More evidence"),
-            *(part(run.notebook(stage), points) for stage in before),
+            part(run.notebook(EVIDENCE), points, method, in_appendix=True, title="More evidence"),
+            *(part(run.notebook(stage), points, method) for stage in before),
         ],
         methods=methods(run, result, plan, training, facts["versions"]),
         parameters=by_name(parameters_in_words(run), ["parameter", "value"], "Every parameter as it was used"),
@@ -82,18 +82,17 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     return write(html, run)
 
 
-def answer_pictures(run: Run, result: TargetResult, plan: Plan, points: PointData) -> Markup:
+def answer_of(run: Run, result: TargetResult, plan: Plan, points: PointData) -> Markup:
     """Return page one's pictures: the target's cells by type, and their composition beside the annotated batches'."""
     last = last_stage(describe_points(load_latent_points(run), result))
-    composition = composition_table(result, plan)
-    shares = composition_shares(composition, plan, MOST_BARS)
-    cells = target_umap(last, "cell type", plan.target, result.answers, has_legend=False)
-    bars = composition_bars(shares, plan.target, result.answers)
-    alts = target_umap_alt(last, "cell type", plan.target), composition_alt(composition, plan.target)
-    both = style.described(cells, alts[0], hover_table(last)), style.described(bars, alts[1])
-    return Markup('<div class="pair">{}</div>').format(
-        Markup("").join(figure_html(png, about, points) for png, about in both)
-    )
+    cells, bars = answer_pictures(last, composition_table(result, plan), plan, result.answers)
+    return pair([style.described(*cells, hover_table(last)), style.described(*bars)], points)
+
+
+def pair(pictures: list[tuple[bytes, dict[str, Any]]], points: PointData) -> Markup:
+    """Return small pictures side by side, two in a row."""
+    shown = Markup("").join(figure_html(png, about, points) for png, about in pictures)
+    return Markup('<div class="pair">{}</div>').format(shown)
 
 
 def all_cells(run: Run) -> Markup:
@@ -135,18 +134,24 @@ def most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
 
 
 def part(
-    notebook: Path, points: PointData, *, in_appendix: bool | None = None, title: str | None = None
+    notebook: Path,
+    points: PointData,
+    method: str,
+    *,
+    in_appendix: bool | None = None,
+    title: str | None = None,
+    has_prose: bool = True,
 ) -> dict[str, str]:
     """Return an executed notebook as a chapter of the report: its `id`, `title` for the table of contents, and `html`.
 
     Parameters
     ----------
-    in_appendix
+    method, in_appendix, has_prose
         As in `chapter`.
     title
         The chapter's heading; default: the notebook's own.
     """
-    html = chapter(notebook, points, deeper=1, in_appendix=in_appendix)
+    html = chapter(notebook, points, deeper=1, in_appendix=in_appendix, method=method, has_prose=has_prose)
     if title is not None:
         html = f"<h2>{escape(title)}</h2>\n{html}"
     found = re.search(r"<h2>(.*?)</h2>", html)

@@ -20,7 +20,6 @@ from ..results.predicted import Predicted, batches_table, flagged_table, reasons
 from ..results.summary import summarise_prediction
 from ..results.tables import (
     COMPOSITION_LABELS,
-    composition_shares,
     count_types,
     describe_stage,
     hover_table,
@@ -31,11 +30,9 @@ from . import html as report_html
 from . import page
 from .chapter import PointData, figure_html, scrolling_html
 from .plots import confusion, style
-from .plots.embedding import pictures_of_target, target_umap, target_umap_alt
+from .plots.embedding import pictures_of_target
 from .plots.target import (
-    MOST_BARS,
-    composition_alt,
-    composition_bars,
+    answer_pictures,
     confidence_histogram,
     histogram_alt,
     reliability_alt,
@@ -138,24 +135,15 @@ def _answer_pictures(
     stages = {"answer": (predicted.latent, cells["cell type"].to_numpy())}
     here = describe_stage(points_of(stages, known, target, predicted.run.parameters.SEED), cells)
     hover = hover_table(here)
-    bars = composition_bars(composition_shares(types, plan, MOST_BARS), target, predicted.answers)
-    umap = target_umap(here, "cell type", target, predicted.answers, has_legend=False)
-    first = [
-        style.described(umap, target_umap_alt(here, "cell type", target), hover),
-        style.described(bars, composition_alt(types, target)),
-    ]
+    umap, bars = answer_pictures(here, types, plan, predicted.answers)
+    first = [style.described(*umap, hover), style.described(*bars)]
     more = [
         style.described(picture, alt, hover) for picture, alt, _ in pictures_of_target(here, target, plan.annotated)
     ]
     confidence, rejected = cells["confidence"].to_numpy(), (cells["cell type"] == UNASSIGNED).to_numpy()
     histogram = confidence_histogram(confidence, rejected, target)
     more.append(style.described(histogram, histogram_alt(confidence, rejected, target)))
-    return {"first": _pair(first, points), "more": _pair(more, points)}
-
-
-def _pair(pictures: list[tuple[bytes, dict[str, Any]]], points: PointData) -> Markup:
-    shown = Markup("").join(figure_html(png, about, points) for png, about in pictures)
-    return Markup('<div class="pair">{}</div>').format(shown)
+    return {"first": page.pair(first, points), "more": page.pair(more, points)}
 
 
 def _trust(description: Mapping[str, Any], classes: list[str]) -> Markup | None:
@@ -169,7 +157,7 @@ def _trust(description: Mapping[str, Any], classes: list[str]) -> Markup | None:
     pictures = [style.described(curves, reliability_alt(calibration, None))]
     if (counts := left_out_confusion(calibration, classes)) is not None:
         title = "Left-out annotated batches, all together"
-        matrix = confusion.share_matrix(counts, title)
+        matrix = confusion.share_matrix(counts, title, classes)
         pictures.insert(0, style.described(matrix, confusion.share_matrix_alt(counts, title)))
     table = _table(left_out_table(calibration), "Each annotated batch, left out and annotated like a new file")
     return table + Markup("").join(figure_html(png, about) for png, about in pictures)

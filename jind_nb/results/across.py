@@ -45,7 +45,7 @@ def samples_table(results: Mapping[str, TargetResult], errors: Mapping[str, Expe
             else " to ".join(f"{100 * end:.1f}" for end in error.range),
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("sample")
-    return table.round({name: 2 if name == "median confidence" else 1 for name in table})
+    return table.round({name: 1 for name in table if name != "median confidence"})
 
 
 def what_stands_out(results: Mapping[str, TargetResult], errors: Mapping[str, ExpectedError]) -> list[str]:

@@ -16,9 +16,10 @@ def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     table = pd.DataFrame({"cells": groups.size(), "labelled": groups["cell_type"].count()}, dtype=object).loc[names]
     table.insert(0, "role", [roles.get(name, "left out") for name in names])
     table.loc[table.index.isin(plan.targets), "labelled"] = "not read"
-    return table.assign(
-        training=groups["trains"].sum().astype(int), **{"why left out": [plan.left_out.get(name, "") for name in names]}
-    )
+    table["training"] = groups["trains"].sum().astype(int)
+    if plan.left_out:
+        table["why left out"] = [plan.left_out.get(name, "") for name in names]
+    return table
 
 
 def too_rare_table(plan: Plan) -> pd.DataFrame:
@@ -43,11 +44,10 @@ def matrices_table(plan: Plan) -> pd.DataFrame:
 
 def overlap_table(plan: Plan) -> pd.DataFrame:
     """Return how many of the wanted features each batch has, and the first few missing ones by name."""
-    return (
-        pd.DataFrame(plan.overlap)
-        .set_index("batch")
-        .rename(columns={"there": "found", "of": "expected", "%": "found %"})
-    )
+    table = pd.DataFrame(plan.overlap).set_index("batch")
+    is_complete = not table["missing"].astype(bool).any()
+    words = {"there": "found", "of": "expected", "%": "found %"}
+    return table.drop(columns=["missing"] if is_complete else []).rename(columns=words)
 
 
 def _short_numbers(table: pd.DataFrame) -> pd.DataFrame:

@@ -67,7 +67,7 @@ def dot_plots(
     plan: Plan,
 ) -> Iterator[Dots]:
     """Yield dot plots of the same features on the same scales: annotated cells by label, then the target's by prediction,
-    or only those where there are no annotated cells.
+    or only those where there are no annotated cells. Of types on several pages each page has rows for its own types only.
 
     Parameters
     ----------
@@ -102,6 +102,9 @@ def dot_plots(
         for title, order, mean, share, cells in computed:
             # A type without cells keeps its row, so that the rows of both plots match; a parent does not.
             present = [k for k, name in enumerate(order) if cells[k] or name in result.final.classes]
+            if len(pages) > 1 and set(known) <= set(result.final.classes):
+                elsewhere = set(known) - set(page)
+                present = [k for k in present if order[k] not in elsewhere]
             rows = [order[k] for k in present]
             numbered = f"{title} ({i + 1} of {len(pages)})" if len(pages) > 1 else title
             means, shares = (pd.DataFrame(part[present], rows, used)[here] for part in (mean, share))

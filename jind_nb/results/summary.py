@@ -39,6 +39,7 @@ class Number:
     name: str
     value: str
     words: str
+    basis: str = ""  # what it rests on, in sentences
 
 
 @dataclass
@@ -127,15 +128,15 @@ def _expected_number(
     name = "Expected error"
     if expected.value is not None and expected.range is not None:
         low, high = expected.range
-        words = f"of the annotated cells are wrong, probably {100 * low:.1f} to {percent(high)}. {expected.basis}"
-        return Number(name, about(expected.value), words)
+        words = f"of the annotated cells are wrong, probably {100 * low:.1f} to {percent(high)}"
+        return Number(name, about(expected.value), words, expected.basis)
     of_batch = calibration.mean("error_among_assigned") if calibration and calibration.n_annotated == 1 else None
     if of_batch is None and held_out is not None:
         of_batch = 1 - held_out["effective_accuracy"] * (1 - dropped)
     if of_batch is None:
-        return Number(name, "not known", expected.basis)
+        return Number(name, "not known", "how many of the annotated cells are wrong", expected.basis)
     words = f"{percent(of_batch)} of the cells held out of the annotated batches are wrong, and a new batch is harder."
-    return Number(name, "not known", f"{expected.basis} {words}")
+    return Number(name, "not known", "how many of the annotated cells are wrong", f"{expected.basis} {words}")
 
 
 def alignment_reason(training: Mapping[str, Any]) -> str:
@@ -246,7 +247,9 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame) -> Summary:
 
 def as_text(summary: Summary) -> str:
     """Return the first page as plain text."""
-    lines = [summary.sentence, *(f"{number.name}: {number.value} {number.words}" for number in summary.numbers)]
+    lines = [summary.sentence]
+    for number in summary.numbers:
+        lines.append(f"{number.name}: {number.value} {number.words}{f'. {number.basis}' if number.basis else ''}")
     if summary.distrust:
         lines += ["Check before you use these labels:", *(f"- {point}" for point in summary.distrust)]
     return "\n".join(lines)

@@ -47,6 +47,8 @@ UNKNOWN_TERM = "unknown"
 
 TERM_PAGE = "http://purl.obolibrary.org/obo/"
 
+MOST_SUSPECTS = 12  # rows of a page's table; suspect_labels.csv has every cell
+
 MODE_WORDS = {AlignmentMode.UNALIGNED: "without alignment", AlignmentMode.ALIGNED: "after alignment"}
 
 
@@ -104,7 +106,7 @@ def type_table(result: TargetResult, plan: Plan, on_target: list[StageResult]) -
     if on_target:
         of_labels = pd.DataFrame.from_dict(on_target[-1].per_class, orient="index")
         names = {"cells": "labelled", "precision": "precision %", "recall": "recall %", "average_precision": "AP"}
-        known = of_labels[list(names)].rename(columns=names).round({"AP": 3})
+        known = of_labels[list(names)].rename(columns=names)
         for column in ("precision %", "recall %"):
             known[column] = (100 * known[column].astype(float)).round(1)
         others = [name for name in known.index if name not in table.index]
@@ -429,14 +431,14 @@ def noticed_table(calibration: Calibration | None) -> pd.DataFrame:
 
 def suspects_table(suspects: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a row for each batch and label of which left-out answers contradict cells, most cells first: their number, and what
-    they are called most often."""
+    they are called most often. At most `MOST_SUSPECTS` rows."""
     if not suspects:
         return pd.DataFrame({"note": ["No label is contradicted by the answers for left-out cells."]})
     groups = pd.DataFrame(suspects).groupby(["batch", "label"], sort=False)["answer"]
     table = groups.agg(
         **{"suspect cells": "size", "most often called": lambda answers: answers.value_counts().index[0]}
     )
-    return table.sort_values("suspect cells", ascending=False, kind="stable")
+    return table.sort_values("suspect cells", ascending=False, kind="stable").head(MOST_SUSPECTS)
 
 
 def left_out_table(calibration: Calibration) -> pd.DataFrame:

@@ -110,7 +110,7 @@ def test_new_cells_are_named_and_the_file_comes_back_with_them(
     stated = json.loads((out / "metrics.json").read_text())["target"]
     assert stated["annotated"] == (table["predictions"] != UNASSIGNED).sum()
     assert 0 <= stated["expected_error_range"][0] <= stated["expected_error"] <= stated["expected_error_range"][1]
-    assert stated["expected_error_basis"].startswith("From the confidence of")
+    assert stated["expected_error_basis"].startswith("Computed from the confidence of")
     manifest = json.loads((out / "manifest.json").read_text())
     model = json.loads((run_folder / "trained_models" / "model.json").read_text())
     assert manifest["model"]["sha256"] == model["sha256"]

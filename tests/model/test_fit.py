@@ -112,10 +112,11 @@ def test_of_equal_candidates_the_first_is_the_source() -> None:
 def test_default_starts_from_the_batch_of_most_types_then_most_cells_without_a_trial(tmp_path: Path) -> None:
     """A batch of a single type would place all others by that type alone, and a trial would cost a training a batch."""
     data = {"a": {"B": 90}, "b": {"B": 20, "T": 20}, "d": {"B": 30, "T": 30}, "c": {"B": 9, "T": 9}}
-    reference = fit.start(*prepare_simulated(tmp_path, data, METHOD="default"))
+    prepared, plan, settings = prepare_simulated(tmp_path, data, METHOD="default")
+    reference = fit.start(prepared, plan, settings)
     assert reference.source == "d"
     assert reference.candidates == []
-    assert "most cell types" in fit.candidates_table(reference).loc["d", "why"]
+    assert "most cell types" in fit.candidates_table(reference, plan).loc["d", "why"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -126,12 +127,12 @@ def test_the_named_or_chosen_source_comes_first_and_has_no_adapter(
     prepared, plan, settings = prepare_simulated(tmp_path, THREE_BATCHES, SOURCE_DATASET_NAME=source, METHOD=method)
     reference = fit.start(prepared, plan, settings)
     tried = source is None and is_reference(settings)
-    best = fit.candidates_table(reference)["target cells Unassigned"].idxmin() if tried else plan.annotated[0]
+    best = fit.candidates_table(reference, plan)["target cells Unassigned"].idxmin() if tried else plan.annotated[0]
     assert reference.source == (source or best)
     assert sorted(reference.batches) == ["a", "b"]
     assert reference.adapters == {reference.source: None}
     assert bool(reference.candidates) is tried
-    assert len(fit.candidates_table(reference)) == (2 if tried else 1)
+    assert len(fit.candidates_table(reference, plan)) == (2 if tried else 1)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -459,6 +459,15 @@ def test_composition_shows_cells_with_a_parent_only_apart_from_those_unassigned(
     assert sum(bar.get_width() for bar in figure.axes[0].patches) == pytest.approx(100)
 
 
+def test_a_type_has_the_same_number_in_the_matrix_as_on_page_one() -> None:
+    """A reader goes from the numbers of page one to the matrix: type 2 must not be type 1 there, because another is absent."""
+    names = [f"type {i}" for i in range(1, 11)]
+    counts = pd.DataFrame(np.eye(9, 10, dtype=int), names[1:], [*names[1:], UNASSIGNED])
+    axes = confusion.share_matrix(counts, "answers", [*names, UNASSIGNED]).axes[0]
+    assert axes.get_yticklabels()[0].get_text() == "2: type 2"
+    assert axes.get_xticklabels()[0].get_text() == "2"
+
+
 @pytest.mark.parametrize("n", [2, 28, 60])
 def test_one_matrix_fits_a_page_and_its_letters_can_be_read(n: int) -> None:
     """On paper a page is 6.6 inches wide; letters below 7 points are not read."""

@@ -323,6 +323,13 @@ def test_answer_and_evidence_are_six_pages(pages: list[str]) -> None:
     """Who has ten minutes reads these; the appendix is for who has an hour."""
     (first,) = re.findall(r"Appendix: the run in short … page (\d+)", pages[0])
     assert int(first) <= 7
+    assert "The cell types, one by one" in pages[1]  # page one is one page
+
+
+def test_the_reader_is_told_of_the_method_of_this_run_only(seen: Seen) -> None:
+    """What another METHOD would have done is a riddle to somebody who was sent the report."""
+    assert "With METHOD default" in seen.text
+    assert "METHOD reference" not in seen.text
 
 
 def test_paper_has_all_pages_and_no_parameters_first(pages: list[str]) -> None:
@@ -349,13 +356,42 @@ def test_contents_name_the_pages(pages: list[str]) -> None:
     assert "Methods, ready for a paper" in pages[int(number) - 1]
 
 
-def test_nothing_is_cut_at_the_edge_of_a_page(demo_run: Path) -> None:
-    """A table over the edge loses its last columns on paper, a picture its legend. A4, and Letter laid over its middle."""
+@pytest.fixture(scope="module")
+def laid_out(demo_run: Path) -> list[Any]:
+    """The pages of paper before they are drawn, with the place of every word and picture."""
     weasyprint = pytest.importorskip("weasyprint", exc_type=OSError, reason="no pango")
+    pages: list[Any] = weasyprint.HTML(string=(demo_run / "report.html").read_text("utf-8")).render().pages
+    return pages
+
+
+def test_letters_can_be_read_on_paper(laid_out: list[Any], demo_run: Path) -> None:
+    """Less than 7 points needs a magnifying glass, in the text and in the pictures as they are printed."""
+    from weasyprint.formatting_structure import boxes
+
+    drawn = [box for page in laid_out for box in page._page_box.descendants()]
+    points = {
+        round(box.style["font_size"] * 0.75, 2) for box in drawn if isinstance(box, boxes.TextBox) and box.text.strip()
+    }
+    assert min(points) >= 7
+    pictures = [box for box in drawn if isinstance(box, boxes.ReplacedBox) and box.width]
+    smaller = min(box.width / float(box.element.get("width")) * 100 / 96 for box in pictures)  # 100 pixels are an inch
+    letters = [
+        output.metadata["image/png"]["letters"]
+        for notebook in (demo_run / "notebooks").glob("*.ipynb")
+        for cell in nbformat.read(notebook, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(letters) >= 10
+    assert min(letters) * smaller >= 7
+
+
+def test_nothing_is_cut_at_the_edge_of_a_page(laid_out: list[Any]) -> None:
+    """A table over the edge loses its last columns on paper, a picture its legend. A4, and Letter laid over its middle."""
     from weasyprint.formatting_structure import boxes
 
     millimetre, tolerance = 96 / 25.4, 1.0
-    for page in weasyprint.HTML(string=(demo_run / "report.html").read_text("utf-8")).render().pages:
+    for page in laid_out:
         left, top = (14 * millimetre, 14 * millimetre)
         right, bottom = page.width - left, page.height - top
         assert sorted((page.width, page.height)) == pytest.approx([210 * millimetre, 297 * millimetre])

@@ -227,6 +227,19 @@ def test_annotated_cells_and_target_have_the_same_features_and_colours(
     assert target.mean.loc["B", "MS4A1"] > 5 * target.mean.loc["NK", "MS4A1"]
 
 
+def test_types_on_several_pages_have_rows_where_their_features_are(
+    real: Callable[[str], tuple[ad.AnnData, Plan, nn.Module]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows on each page made four pages of sixty types, mostly of dots that say nothing."""
+    prepared, plan, model = real("pancreas_3studies_small")
+    monkeypatch.setattr(expression, "COLUMNS", 1)
+    names, sections = list(prepared.var_names), dict(zip(plan.classes, [["GCG"], ["INS"], ["SOX4"]], strict=True))
+    plots = list(expression.dot_plots((prepared.X, names), sections, prepared, result_of(prepared, plan, model), plan))
+    annotated = [list(dots.mean.index) for dots in plots if dots.title.startswith("Annotated")]
+    assert annotated == [[name] for name in plan.classes]
+    assert all(set(dots.mean.index) <= {*dots.sections, UNASSIGNED} for dots in plots)
+
+
 @pytest.mark.parametrize("n", [1, 40, 41, 100, 5000])
 def test_many_features_go_on_in_the_next_plot(n: int) -> None:
     pages = list(expression._pages({"a": [f"g{i}" for i in range(n)], "b": ["h"]}))

@@ -507,19 +507,19 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     assert from_held_out.value == "not known"
     assert (
         "5.0 % of the cells held out of the annotated batches are wrong, and a new batch is harder"
-        in from_held_out.words
+        in from_held_out.basis
     )
     one = Calibration(1.0, None, None, None, 1, [{"error_among_assigned": 0.0}], {}, [])
     alone = summary._expected_number(expected_error(result.final, one), one, held_out)
     assert alone.value == "not known"
-    assert "There is a single annotated batch" in alone.words
+    assert "There is a single annotated batch" in alone.basis
     with_dropped = summary._expected_number(unknown, None, held_out, dropped=0.2)
-    assert "24.0 % of the cells held out" in with_dropped.words  # the others are wrong whatever is said of them
+    assert "24.0 % of the cells held out" in with_dropped.basis  # the others are wrong whatever is said of them
     none_wrong = [{"cells": 9, "error_among_assigned": 0.0, "doubt_among_assigned": 0.0}] * 2
     several = Calibration(1.0, None, None, None, 3, none_wrong, {}, [])
     some = summary._expected_number(expected_error(result.final, several), several, held_out)
     assert some.value.startswith("about ")
-    assert "It cannot see cell types that no annotated batch has." in some.words
+    assert "It cannot see cell types that no annotated batch has." in some.basis
 
 
 def test_numbers_of_a_column_have_the_same_decimals() -> None:

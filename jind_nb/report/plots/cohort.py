@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from ...core.colours import GREY, colours_of
 from ...core.labels import UNASSIGNED
 from ...core.text import listing, percent
-from .style import FULL, REJECTED, legend_below, row_height, short, short_names
+from .style import FULL, REJECTED, legend_below, row_height, short, short_names, subplots
 
 MOST_TYPES = 24  # with a colour of their own; the others share one
 
@@ -30,17 +29,17 @@ def compositions(shares: pd.DataFrame, answers: Sequence[str]) -> Figure:
     """
     colours = colours_of(answers) | {OTHERS: "#D9D9D9"}
     shown = _with_others_together(shares)
-    figure, axes = plt.subplots(figsize=(FULL, 1.4 + row_height(len(shown), 0.26) * len(shown)), layout="constrained")
+    figure, axes = subplots(figsize=(FULL, 1.4 + row_height(len(shown), 0.26) * len(shown)))
     y, left = np.arange(len(shown))[::-1], np.zeros(len(shown))
     for name, of_answer in shown.items():
         look: dict[str, Any] = {"color": colours.get(str(name), GREY), "edgecolor": "white"}
         look = REJECTED if name == UNASSIGNED else look
         axes.barh(y, 100 * of_answer, left=100 * left, height=0.8, label=short(str(name)), linewidth=0.3, **look)
         left += of_answer.to_numpy()
-    axes.set_yticks(y, short_names([str(name) for name in shown.index]), fontsize=8 if len(shown) <= 24 else 7)
+    axes.set_yticks(y, short_names([str(name) for name in shown.index]), fontsize=7)
     axes.set_xlim(0, 100)
     axes.set_ylim(-0.6, len(shown) - 0.4)
-    axes.set_xlabel("cells (%)", fontsize=8)
+    axes.set_xlabel("cells (%)")
     axes.spines[["top", "right"]].set_visible(False)
     legend_below(figure, *axes.get_legend_handles_labels(), ncols=4)
     return figure

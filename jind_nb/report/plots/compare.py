@@ -2,11 +2,10 @@
 
 import textwrap
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import COLOURS, MARKERS, legend_below, short, short_names
+from .style import COLOURS, MARKERS, TITLE, legend_below, short, short_names, subplots
 
 
 def comparison(rows: pd.DataFrame, title: str) -> Figure:
@@ -29,7 +28,7 @@ def comparison(rows: pd.DataFrame, title: str) -> Figure:
     means = means.sort_values("macro_F1", ascending=False, kind="stable")
     position = {method: i for i, method in enumerate(means.index)}
     size = 10, 1.9 + 0.3 * len(means) + 0.22 * (len(sets) // 3)
-    figure, panels = plt.subplots(1, 3, sharey=True, figsize=size, layout="constrained")
+    figure, panels = subplots(1, 3, sharey=True, figsize=size)
     for axes, (number, label) in zip(panels, numbers.items(), strict=True):
         for i, name in enumerate(sets):
             some = rows if name is None else rows[rows["set"] == name]
@@ -43,7 +42,7 @@ def comparison(rows: pd.DataFrame, title: str) -> Figure:
         axes.grid(alpha=0.3)
     panels[0].set_yticks(list(position.values()), short_names(list(position)), fontsize=8)
     panels[0].invert_yaxis()
-    figure.suptitle("\n".join(textwrap.wrap(short(title, 200), 90)), fontsize=10)
+    figure.suptitle("\n".join(textwrap.wrap(short(title, 200), 90)), fontsize=TITLE)
     if sets != [None]:
         legend_below(figure, *panels[0].get_legend_handles_labels(), ncols=3)
     return figure

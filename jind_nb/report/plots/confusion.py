@@ -21,11 +21,13 @@ from ...model.state import TrainingStage
 from .style import (
     COLOURS,
     FULL,
+    TITLE,
     boxes_for_missing_letters,
     legend_below,
     row_height,
     short,
     short_names,
+    subplots,
     three_digits,
 )
 
@@ -130,22 +132,25 @@ def draw_confusion(axes: Axes, result: StageResult, title: str, grid: _Grid) -> 
     )
 
 
-def share_matrix(counts: pd.DataFrame, title: str) -> Figure:
+def share_matrix(counts: pd.DataFrame, title: str, answers: Sequence[str] = ()) -> Figure:
     """Draw one confusion matrix as wide as a page: each row shaded by the shares of its cells, with numbers where they fit.
 
     Parameters
     ----------
     counts
         Cells, true types (rows) by answers (columns), `Unassigned` last; as `tables.confusion_table` returns it.
+    answers
+        All possible answers in their order, so that a type has the same number in all pictures; default: the columns.
     """
     n_rows, n_columns = counts.shape
     is_numbered = n_columns - 1 > FEW_COLUMNS
     names = short_names([str(name) for name in counts.index], 24 if n_columns <= 40 else 18)
     heads = short_names([str(name) for name in counts.columns], 20)
+    number = {name: i + 1 for i, name in enumerate(answers or counts.columns)}
     left = 0.25 + 0.058 * (max(map(len, names)) + 4 * is_numbered)
     cell = float(np.clip((FULL - left - 1.15) / n_columns, 0.05, 0.42))
     every = int(np.ceil(0.105 / cell))  # so many columns share a number
-    row = float(np.clip(cell, 0.108, 0.2 if n_rows <= 20 else 0.14))
+    row = float(np.clip(cell, 0.108, 0.2 if n_rows <= 20 else 0.118))
     bottom = 0.32 + 0.058 * (len(UNASSIGNED) if is_numbered else max(map(len, heads)))
     height = 0.5 + row * n_rows + bottom
     figure = plt.figure(figsize=(FULL, height))
@@ -169,15 +174,17 @@ def share_matrix(counts: pd.DataFrame, title: str) -> Figure:
         share = f"{100 * right[i] / max(1, total):.0f} %"
         axes.text(n_columns - 0.5 + 0.75 / cell, i, share, ha="center", va="center", fontsize=7)
     if is_numbered:
-        heads = [str(j) if (j - 1) % every == 0 else "" for j in range(1, n_columns)] + [UNASSIGNED]
-        names = [
-            f"{word}  {at[name] + 1 if name in at else '–'}" for name, word in zip(counts.index, names, strict=True)
+        heads = [str(number[name]) if j % every == 0 else "" for j, name in enumerate(counts.columns[:-1])] + [
+            UNASSIGNED
         ]
+        names = [f"{number.get(name, '–')}: {word}" for name, word in zip(counts.index, names, strict=True)]
     axes.set_xticks(range(n_columns), heads, rotation=90, fontsize=7)
     axes.set_yticks(range(n_rows), names, fontsize=7)
     axes.tick_params(length=2, pad=2)
     numbered = ", numbered as the rows" if is_numbered else ""
     axes.set_xlabel(f"answer{numbered}", fontsize=7)
+    if is_numbered:
+        axes.xaxis.set_label_coords(0.5, -0.27 / (row * n_rows))  # beside the only long word, not below it
     axes.spines[["top", "right"]].set_visible(False)
     figure.text(0.01, 1 - 0.1 / height, title, fontsize=8.5, va="top")
     return figure
@@ -248,9 +255,7 @@ def batch_results(history: Sequence[StageResult], batch: str, stages: Sequence[s
 
 def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -> Figure:
     """Draw raw and effective accuracy of many stages, one line each, in reading order."""
-    figure, axes = plt.subplots(
-        figsize=(FULL, 1.4 + row_height(len(results), 0.22) * len(results)), layout="constrained"
-    )
+    figure, axes = subplots(figsize=(FULL, 1.0 + row_height(len(results), 0.19) * len(results)))
     y = np.arange(len(results))
     numbers = [result.metrics for result in results]
     axes.plot([m["raw_accuracy"] for m in numbers], y, "o", color=COLOURS[0], label="raw accuracy (all cells)")
@@ -261,9 +266,9 @@ def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -
     axes.plot([m["rejection"] for m in numbers], y, "x", color="#666666", label="rejected")
     labels = [f"{stage_title(r, source)} ({r.metrics['cells']:,} {r.cells})" for r in results]
     axes.set_yticks(y, labels, fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(len(results) - 0.4, -0.6)
     axes.set(xlim=(-0.02, 1.02), xlabel="share of cells")
-    figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=10)
+    figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=TITLE)
     axes.grid(alpha=0.3)
     legend_below(figure, ncols=3)
     return figure

@@ -15,7 +15,18 @@ from matplotlib.patheffects import withStroke
 from ...core.colours import colours_of
 from ...core.labels import UNASSIGNED
 from ...core.text import listing
-from .style import FULL, HALF, REASON_COLOURS, clickable, legend_below, legend_beside, short, short_names
+from .style import (
+    FULL,
+    HALF,
+    REASON_COLOURS,
+    TITLE,
+    clickable,
+    legend_below,
+    legend_beside,
+    short,
+    short_names,
+    subplots,
+)
 
 FEW = 8  # groups that colours alone tell apart; more are numbered in the picture
 
@@ -27,7 +38,7 @@ TARGET = "#000000"  # of the target among other batches
 
 MOST_BESIDE = 26  # groups in a legend beside a picture; that of more is below it
 
-PANEL, LOW_PANEL = 2.5, 1.9  # inches, height of a picture without its legend: by cell type, and by anything else
+PANEL, LOW_PANEL = 2.5, 1.7  # inches, height of a picture without its legend: by cell type, and by anything else
 
 MOST_IN_HALF = 16  # entries of a legend below a picture of half a page's width
 
@@ -59,8 +70,8 @@ def scatter(
     groups = np.asarray(group, dtype=object)
     names = [name for name in (order or sorted(set(group))) if (groups == name).any()]
     is_beside = len(names) <= MOST_BESIDE
-    height = 4.6 if is_beside else 4.3 + 0.15 * -(-len(names) // 3)
-    figure, axes = plt.subplots(figsize=(FULL, height), layout="constrained")
+    height = 3.6 if is_beside else 4.3 + 0.15 * -(-len(names) // 3)
+    figure, axes = subplots(figsize=(FULL, height))
     called = [words[name] if words else name for name in names]
     shown_as = dict(zip(names, short_names(called, 28 if is_beside else 18), strict=True))
     colours = colours_of(names)
@@ -83,7 +94,7 @@ def scatter(
         legend_beside(axes, markerscale=1.6)
     else:
         legend_below(figure, ncols=3)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=TITLE)
     axes.set(xlabel="dimension 1 (no unit)", ylabel="dimension 2 (no unit)", xticks=[], yticks=[])
     return figure
 
@@ -127,7 +138,13 @@ def last_stage(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def target_umap(
-    points: pd.DataFrame, by: str, target: str, names: Sequence[str] = (), *, title: str = "", has_legend: bool = True
+    points: pd.DataFrame,
+    by: str,
+    target: str,
+    names: Sequence[str] = (),
+    *,
+    title: str = "",
+    height: float | None = None,
 ) -> Figure:
     """Draw the target's cells, small and translucent, over the annotated ones in grey.
 
@@ -140,16 +157,20 @@ def target_umap(
         coloured too, unless their batches are many.
     names
         All possible answers or batches in their order, so that each has the same colour in all pictures.
+    height
+        Inches; then there is no legend, which the picture beside this one has.
     """
     of_target = (points["cell"] >= 0).to_numpy()
     colours = _colours(by, names, points, target)
-    entries = _entries(points, by, colours, of_target) if by != "confidence" and has_legend else []
+    entries = _entries(points, by, colours, of_target) if by != "confidence" and height is None else []
     panel, width = PANEL if by == "cell type" else LOW_PANEL, HALF
     if len(entries) > MOST_IN_HALF:
         panel, width = 2 * PANEL, FULL
     columns = max(1, min(4, int(width / (0.32 + 0.062 * max(map(len, short_names(entries)), default=0)))))
     below = 0.42 if by == "confidence" else 0.12 + 0.13 * -(-len(entries) // columns)
-    height = panel + 0.24 + below
+    if height is None:
+        height = panel + 0.24 + below
+    panel = height - 0.24 - below
     figure = plt.figure(figsize=(width, height))
     axes = figure.add_axes((0.02, below / height, 0.96, panel / height))
     axes.set(xticks=[], yticks=[])

@@ -46,6 +46,18 @@ FULL, HALF = 6.6, 3.3  # inches: a picture as wide as a page, and one of two sid
 MANY = 24  # cell types from which on names are small, numbered, or in two columns
 
 
+TITLE, LETTERS = 8.5, 7  # points of a title and of other words in a picture; less than 7 cannot be read on paper
+
+
+def subplots(*args: Any, **kwargs: Any) -> tuple[Figure, Any]:
+    """Return `plt.subplots` with a layout that leaves room for all words, and with letters as small as those of the report."""
+    with plt.rc_context({"axes.labelsize": LETTERS}):
+        figure, axes = plt.subplots(*args, layout="constrained", **kwargs)
+    for one in np.ravel(axes):
+        one.tick_params(labelsize=LETTERS, length=2)
+    return figure, axes
+
+
 @contextmanager
 def boxes_for_missing_letters() -> Iterator[None]:
     """Draw a letter that the font lacks as a box, without a warning: cell and batch names may hold any letter."""
@@ -84,7 +96,7 @@ def described(figure: Figure, alt: str, points: pd.DataFrame | None = None) -> t
 
     Returns
     -------
-    `alt`, `width` and `height` on a screen in pixels; of points `where` (places) and `what` (columns); `legend`, the entries
+    `alt`, `width` and `height` on a screen in pixels, `letters`, the points of the smallest ones; of points `where` (places) and `what` (columns); `legend`, the entries
     that were made `clickable`.
     """
     width, height = figure.get_size_inches()
@@ -94,6 +106,7 @@ def described(figure: Figure, alt: str, points: pd.DataFrame | None = None) -> t
         about |= {"where": _places(figure, points), "what": _hover_columns(points.drop(columns=["x", "y"]))}
     if legend := _clickable_entries(figure):
         about["legend"] = legend
+    about["letters"] = min((text.get_fontsize() for text in figure.findobj(Text) if text.get_text()), default=None)
     plt.close(figure)
     return _few_colours(image, 256), about
 

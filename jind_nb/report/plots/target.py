@@ -12,25 +12,28 @@ from ... import metrics
 from ...core.colours import GREY, colours_of
 from ...core.labels import UNASSIGNED
 from ...core.text import listing, plural
+from ...data.plan import Plan
 from ...model.calibration import Calibration
 from ...results.clusters import Clusters
-from .embedding import FEW, scatter
+from ...results.tables import composition_shares
+from .embedding import FEW, scatter, target_umap, target_umap_alt
 from .style import (
     COLOURS,
     FULL,
     HALF,
-    MANY,
     REASON_COLOURS,
     REJECTED,
+    TITLE,
     clickable,
     legend_below,
     row_height,
     short,
     short_names,
+    subplots,
     three_digits,
 )  # fmt: skip
 
-MOST_BARS = 30  # types in the picture of the composition
+MOST_BARS = 28  # types in the picture of the composition
 
 PALE: dict[str, Any] = {
     "facecolor": "#E8E8E8",
@@ -45,6 +48,28 @@ OUTLIERS = {"marker": ".", "markersize": 2, "markeredgewidth": 0, "markerfacecol
 FEWEST_OF_A_RANGE = 5  # cells in a range of confidence; the share of right ones among fewer says nothing
 
 
+def answer_pictures(
+    points: pd.DataFrame, composition: pd.DataFrame, plan: Plan, answers: Sequence[str]
+) -> list[tuple[Figure, str]]:
+    """Return the pictures that stand side by side on page one, equally high, each with its alt text: the target's cells by type,
+    and `composition_bars`, whose names are the legend of both.
+
+    Parameters
+    ----------
+    points
+        Of the last stage, as `tables.describe_points` returns them.
+    composition
+        As `tables.composition_table` returns it.
+    answers
+        All possible answers in their order, which gives colours and numbers.
+    """
+    target = plan.target
+    bars = composition_bars(composition_shares(composition, plan, MOST_BARS), target, answers)
+    title = f"{short(target, 20)} (coloured), annotated cells (grey)"
+    cells = target_umap(points, "cell type", target, answers, title=title, height=float(bars.get_figheight()))
+    return [(cells, target_umap_alt(points, "cell type", target)), (bars, composition_alt(composition, target))]
+
+
 def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> Figure:
     """Draw the target's share of each cell type beside the annotated batches'; each bar has its type's colour.
 
@@ -56,9 +81,9 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
         All possible answers in their order, which gives colours and numbers.
     """
     colours, numbers = colours_of(names), {name: i + 1 for i, name in enumerate(names)}
-    step = 0.21 if len(table) <= 12 else 0.15 if len(table) <= 20 else 0.118
+    step = 0.21 if len(table) <= 12 else 0.15 if len(table) <= 20 else 0.108
     height = max(3.02, 0.95 + step * len(table))
-    figure, axes = plt.subplots(figsize=(HALF, height), layout="constrained")
+    figure, axes = subplots(figsize=(HALF, height))
     y = np.arange(len(table))
     is_named = np.isin(table.index.astype(str), list(names))  # all others together would dwarf each of the types
     rest, table = table, table.copy()
@@ -87,7 +112,6 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
     for name, label in zip(table.index, axes.get_yticklabels(), strict=True):
         clickable(label, "prediction", str(name))
     axes.set(ylim=(len(table) - 0.4, -0.6), xlim=(0, 1.2 * max(1.0, float(ends.max(initial=0)))))
-    axes.tick_params(axis="x", labelsize=7, length=2)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("% of the cells; number: annotated", fontsize=7)
@@ -128,7 +152,7 @@ def composition_alt(table: pd.DataFrame, target: str) -> str:
 
 def confidence_histogram(confidence: np.ndarray, rejected: np.ndarray, target: str) -> Figure:
     """Draw how many cells have which confidence, annotated and `Unassigned` ones; bool `rejected` (n_target,)."""
-    figure, axes = plt.subplots(figsize=(HALF, 2.2), layout="constrained")
+    figure, axes = subplots(figsize=(HALF, 2.1))
     bins = [i / 20 for i in range(21)]
     style = {key: [COLOURS[0], GREY][i] for i, key in enumerate(("kept", "rejected"))}
     parts, colours = [confidence[~rejected], confidence[rejected]], list(style.values())
@@ -157,7 +181,7 @@ def quality_by_reason(table: pd.DataFrame, target: str) -> Figure:
     """Draw how many features the cells have, and their total, by the reason of their answer; `table` as
     `tables.quality_table` returns it."""
     reasons = [reason for reason in REASON_COLOURS if (table["reason"] == reason).any()]
-    figure, panels = plt.subplots(1, 2, figsize=(HALF, 2.2), layout="constrained", sharey=True)
+    figure, panels = subplots(1, 2, figsize=(HALF, 2.1), sharey=True)
     for axes, (column, label) in zip(panels, QUALITY_WORDS.items(), strict=True):
         values = [table.loc[table["reason"] == reason, column].to_numpy() for reason in reasons]
         drawn = axes.boxplot(values, orientation="horizontal", widths=0.6, patch_artist=True, flierprops=OUTLIERS)
@@ -166,7 +190,6 @@ def quality_by_reason(table: pd.DataFrame, target: str) -> Figure:
         for line in drawn["medians"]:
             line.set(color="black", linewidth=1.2)
         axes.set_xlabel(label, fontsize=7)
-        axes.tick_params(labelsize=7, length=2)
         axes.locator_params(axis="x", nbins=3)
         axes.spines[["top", "right"]].set_visible(False)
     words = [f"{reason.replace(' ', chr(10))}\n({(table['reason'] == reason).sum():,})" for reason in reasons]
@@ -186,17 +209,17 @@ def quality_alt(table: pd.DataFrame, target: str) -> str:
 def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapping[str, float], target: str) -> Figure:
     """Draw each cell's confidence by its most probable type, and the threshold below which it is rejected."""
     names = sorted(set(raw))
-    height = 1.3 + row_height(len(names), 0.26) * len(names)
-    figure, axes = plt.subplots(figsize=(FULL, height), layout="constrained")
+    height = 0.95 + row_height(len(names), 0.22) * len(names)
+    figure, axes = subplots(figsize=(FULL, height))
     jitter = np.random.default_rng(0).uniform(-0.32, 0.32, len(raw))
     for i, name in enumerate(names):
         at = np.flatnonzero(raw == name)
         axes.scatter(confidence[at], i + jitter[at], s=4, color=COLOURS[0], alpha=0.5, linewidths=0, rasterized=True)
         axes.plot([thresholds[name]] * 2, [i - 0.42, i + 0.42], color=COLOURS[3], linewidth=2)
     axes.plot([], [], color=COLOURS[3], linewidth=2, label="threshold: cells below it are Unassigned")
-    axes.set_yticks(range(len(names)), short_names(names), fontsize=8 if len(names) <= MANY else 7)
+    axes.set_yticks(range(len(names)), short_names(names), fontsize=7)
     axes.set(xlim=(0, 1.02), xlabel="confidence (probability of the most probable type)", ylabel="most probable type")
-    axes.set_title(f"Confidence of each cell of {short(target)}", fontsize=10)
+    axes.set_title(f"Confidence of each cell of {short(target)}", fontsize=TITLE)
     axes.set_ylim(len(names) - 0.4, -0.6)
     legend_below(figure)
     return figure
@@ -224,7 +247,7 @@ def reliability_curves(
     """
     if calibration is None and labelled is None:
         return "No annotated batch was left out of training, and the target has no labels for comparison."
-    figure, (left, right) = plt.subplots(1, 2, figsize=(FULL, 3.3), layout="constrained")
+    figure, (left, right) = subplots(1, 2, figsize=(FULL, 2.7))
     left.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfect calibration")
     if calibration is not None:
         which = "left-out batches" if calibration.n_annotated > 1 else "held-out cells"
@@ -247,16 +270,12 @@ def reliability_curves(
         label = f"{short(target)}, by its labels (AURC {three_digits(metrics.area_under_risk_coverage(*labelled))})"
         right.plot(100 * coverage, 100 * risk, color=COLOURS[3], linestyle="--", label=label)
     left.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (mean of a range)", ylabel="share of right cells")
-    left.set_title(f"Reliability (ranges of at least {FEWEST_OF_A_RANGE} cells)", fontsize=10)
+    left.set_title(f"Reliability (ranges of at least {FEWEST_OF_A_RANGE} cells)", fontsize=TITLE)
     right.set(xlim=(0, 101), xlabel="most confident cells assigned (%)", ylabel="wrong among the assigned cells (%)")
     right.set_ylim(0, max(2.0, 1.08 * right.get_ylim()[1]))
-    right.set_title("Risk and coverage", fontsize=10)
+    right.set_title("Risk and coverage", fontsize=TITLE)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.tick_params(labelsize=7)
-        for words in (axes.xaxis.label, axes.yaxis.label):
-            words.set_fontsize(7)
-        axes.title.set_fontsize(8.5)
         axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure
 
@@ -279,7 +298,7 @@ def reliability_alt(calibration: Calibration | None, labelled: tuple[np.ndarray,
 def cluster_bars(table: pd.DataFrame, target: str) -> Figure:
     """Draw the share of each cluster's cells that are of its majority, and what the others are; `table` as
     `clusters.cluster_table` returns it."""
-    figure, axes = plt.subplots(figsize=(FULL, 1.3 + row_height(len(table), 0.24) * len(table)), layout="constrained")
+    figure, axes = subplots(figsize=(FULL, 0.95 + row_height(len(table), 0.22) * len(table)))
     y = np.arange(len(table))
     share = table["share %"].to_numpy(dtype=float)
     unassigned = np.where(table["majority"] == UNASSIGNED, 0.0, table["Unassigned %"].to_numpy(dtype=float))
@@ -291,10 +310,10 @@ def cluster_bars(table: pd.DataFrame, target: str) -> Figure:
     axes.barh(y, unassigned, left=100 - unassigned, label=UNASSIGNED, **REJECTED)
     rows = zip(table.index, short_names(list(table["majority"])), table["cells"], strict=True)
     names = [f"{name}: {majority} ({n:,})" for name, majority, n in rows]
-    axes.set_yticks(y, names, fontsize=8 if len(names) <= MANY else 7)
+    axes.set_yticks(y, names, fontsize=7)
     axes.set(xlim=(0, 100), ylim=(len(table) - 0.4, -0.6), xlabel="share of the cluster's cells (%)")
     axes.set_ylabel("cluster: majority (cells)")
-    axes.set_title(f"Clusters of {short(target)} and their majorities", fontsize=10)
+    axes.set_title(f"Clusters of {short(target)} and their majorities", fontsize=TITLE)
     legend_below(figure, ncols=3)
     return figure
 

@@ -4,16 +4,27 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ...core.colours import GREY
 from ...core.labels import UNASSIGNED
 from ...model.state import TargetStage
-from .style import COLOURS, FULL, REJECTED, legend_below, legend_beside, row_height, short, short_names
+from .style import (
+    COLOURS,
+    FULL,
+    REJECTED,
+    TITLE,
+    legend_below,
+    legend_beside,
+    row_height,
+    short,
+    short_names,
+    subplots,
+)
 
 
 def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target: int) -> Figure | str:
@@ -22,11 +33,11 @@ def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target
         return f"A saved model annotates {target}, {n_target:,} cells; there is no training."
     table = pd.DataFrame(cells).fillna(0).astype(int).sort_index()
     has_numbers = table.shape[1] <= 12
-    height = row_height(len(table), 0.24)
+    height = row_height(len(table), 0.19)
     longest = max(len(name) for name in short_names(list(table.columns)))
     # Twelve columns with numbers fit a page; of more, each needs the height of its heading's letters.
-    size = max(FULL, 2.6 + 0.105 * table.shape[1]), 1.2 + 0.07 * longest + height * len(table)
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    size = max(FULL, 2.6 + 0.105 * table.shape[1]), 0.8 + 0.07 * longest + height * len(table)
+    figure, axes = subplots(figsize=size)
     largest = max(2, int(table.to_numpy().max()))
     # Up to four times the largest number, so that the numbers in the cells stay readable.
     shades = LogNorm(vmin=0.5, vmax=4 * largest)
@@ -37,11 +48,13 @@ def cells_per_type(cells: Mapping[str, Mapping[str, int]], target: str, n_target
             color = "white" if n and shades(n) > 0.6 else "black"
             axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", fontsize=letters, color=color)
     else:
-        figure.colorbar(drawn, label="cells (white: none)", shrink=0.6)
+        bar = figure.colorbar(drawn, shrink=0.6)
+        bar.set_label("cells (white: none)", fontsize=7)
+        bar.ax.tick_params(labelsize=7)
     axes.set_xticks(range(table.shape[1]), short_names(list(table.columns)), rotation=90, fontsize=7)
     axes.set_yticks(range(table.shape[0]), short_names(list(table.index)), fontsize=letters)
     axes.set(xlabel="annotated batch", ylabel="cell type")
-    figure.suptitle(f"Labelled training cells; to annotate: {short(target)}, {n_target:,} cells", fontsize=10)
+    figure.suptitle(f"Labelled training cells; to annotate: {short(target)}, {n_target:,} cells", fontsize=TITLE)
     return figure
 
 
@@ -50,10 +63,13 @@ def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figu
     if variances.isna().all():
         return f"The {features['kept']:,} features of the saved model are used."
     ranked = variances.sort_values(ascending=False, kind="stable")
-    figure, axes = plt.subplots(figsize=(FULL, 2.3), layout="constrained")
+    figure, axes = subplots(figsize=(FULL, 2.0))
     axes.plot(np.arange(1, len(ranked) + 1), ranked, color=COLOURS[0])
     axes.set(xlabel="feature, by rank", ylabel="variance over all cells", xscale="log")
-    axes.set_title(f"{features['kept']:,} of {features['in_file']:,} features kept, the most variable", fontsize=10)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    kept, n = features["kept"], features["in_file"]
+    title = f"All {n:,} features are kept" if kept == n else f"The {kept:,} most variable of {n:,} features are kept"
+    axes.set_title(title, fontsize=TITLE)
     largest = "\n".join(textwrap.wrap(", ".join(map(short, ranked.index[:10])), 44))
     axes.text(0.98, 0.95, f"largest: {largest}", fontsize=7, ha="right", va="top", transform=axes.transAxes)
     axes.grid(alpha=0.3)
@@ -67,13 +83,14 @@ def curves(
     frame = pd.DataFrame([point for point in points if point.get(quantity) is not None])
     if frame.empty:
         return None
-    figure, axes = plt.subplots(figsize=(FULL, 2.6), layout="constrained")
+    figure, axes = subplots(figsize=(FULL, 2.2))
     lines = list(frame.groupby("batch", sort=False)) if "batch" in frame else [("", frame)]
     for i, (name, line) in enumerate(lines):
         style = ["-", "--", ":", "-."][(i // len(COLOURS)) % 4]
         axes.plot(line["epoch"], line[quantity], style, color=COLOURS[i % len(COLOURS)], label=short(str(name)))
     axes.set(xlabel=every, ylabel=unit)
-    axes.set_title(title, fontsize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(title, fontsize=TITLE)
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         legend_beside(axes, ncols=1 + len(lines) // 16)
@@ -93,13 +110,13 @@ def alignment_losses(points: Sequence[Mapping[str, Any]]) -> Figure | str | None
         return "The target was not aligned in this run."
     if "moved" in frame:
         return curves(points, "moved", "How far each round moved the target", "distance in the latent space", "round")
-    figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
+    figure, axes = subplots(figsize=(FULL, 2.8))
     axes.axhspan(0.5, 0.78, color=GREY, alpha=0.3, label="neither side wins")
     adapter, discriminator = "adapter (makes target cells look annotated)", "discriminator (tells them apart)"
     axes.plot("epoch", "loss", "o-", data=frame, color=COLOURS[0], ms=4, label=adapter)
     axes.plot("epoch", "discriminator_loss", "s--", data=frame, color=COLOURS[3], ms=4, label=discriminator)
     axes.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", ylim=(0, None))
-    axes.set_title("Aligning the target with the annotated batches", fontsize=10)
+    axes.set_title("Aligning the target with the annotated batches", fontsize=TITLE)
     axes.grid(alpha=0.3)
     legend_beside(axes)
     return figure
@@ -107,16 +124,16 @@ def alignment_losses(points: Sequence[Mapping[str, Any]]) -> Figure | str | None
 
 def rejection_by_stage(stages: Mapping[str, Any], title: str) -> Figure:
     """Draw the target's cells kept and rejected, one bar for each stage."""
-    figure, axes = plt.subplots(figsize=(6.6, 1.1 + 0.45 * len(stages)), layout="constrained")
+    figure, axes = subplots(figsize=(FULL, 0.9 + 0.3 * len(stages)))
     names = list(stages)[::-1]
     rejected = np.array([stages[name].rejected.sum() for name in names])
     kept = np.array([len(stages[name].rejected) for name in names]) - rejected
     axes.barh(names, kept, color=COLOURS[0], label="annotated")
     axes.barh(names, rejected, left=kept, label=UNASSIGNED, **REJECTED)
     for i, (a, b) in enumerate(zip(kept, rejected, strict=True)):
-        axes.text(a + b, i, f" {b:,} of {a + b:,} {UNASSIGNED}", va="center", fontsize=8)
+        axes.text(a + b, i, f" {b:,} of {a + b:,} {UNASSIGNED}", va="center", fontsize=7)
     axes.set_xlim(0, (kept + rejected).max() * 1.5)
     axes.set_xlabel("cells")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=TITLE)
     legend_below(figure, ncols=2)
     return figure
