@@ -15,16 +15,12 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.common import RESULTS, append_rows, measured_already, print_table, read_rows, run_sets_or_report
-from benchmarks.problems import Problem, of_rows, problems
+from benchmarks.problems import SETS, Problem, of_rows, problems
 from jind_nb.core.subsample import subsample
 from jind_nb.model import annotate
 from jind_nb.model.leave_one_out import LeftOut
 
 OUTPUT = RESULTS / "new_types.csv"
-SETS = (
-    "cellbench_6batches", "pancreas_3studies_small", "pbmc_10x_symphony", "pbmc_citeseq_adt224_3donors",
-    "pbmc_kang_ifnb_4samples", "worm_embryo_amphid_7batches",
-)  # fmt: skip
 MOST_OF_TARGET, MOST_ANNOTATED, MOST_TYPES = 1_500, 4_000, 7
 FEWEST_CELLS = 10  # of a type that is hidden
 RARE, COMMON = 0.05, 0.5  # shares of the target that a hidden type has
