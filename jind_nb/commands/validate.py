@@ -11,7 +11,7 @@ from ..data import prepare, roles
 from ..results import data_tables
 from . import run
 
-MOST_BATCHES = 10  # in a terminal, a row for each
+MOST_BATCHES = 5  # in a terminal, a row for each
 
 ENOUGH_FEATURES = 95  # percent; batches with fewer have a row of their own
 
@@ -52,7 +52,7 @@ def validate(parameters: Parameters) -> Findings:
 
 
 def shorten(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of batches for a terminal: if it has more than ten rows, equal ones share a row.
+    """Return a table of batches for a terminal: if it has more than five rows, equal ones share a row.
 
     Rows are equal if they differ only in numbers, or in a few missing features. Other tables are returned as they are.
 
@@ -64,7 +64,8 @@ def shorten(table: pd.DataFrame) -> pd.DataFrame:
     if table.index.name != "batch" or len(table) <= MOST_BATCHES or not same:
         return table
     enough = table["found %"] >= ENOUGH_FEATURES if "found %" in table else pd.Series(True, index=table.index)
-    keys = table[same].assign(enough=enough, of=table.index.where(~enough, ""))
+    alike = table[same].replace(r"\d+", "", regex=True)  # evidence names numbers of each batch
+    keys = alike.assign(enough=enough, of=table.index.where(~enough, ""))
     rows = [
         (listing(group.index, 3, quoted=False), *(_joined(column, group[column]) for column in table))
         for _, group in table.groupby([keys[name].to_numpy() for name in keys], sort=False)
@@ -75,7 +76,7 @@ def shorten(table: pd.DataFrame) -> pd.DataFrame:
 def _joined(column: str, values: pd.Series) -> str:
     """Return one text for several values: the common value, or the range of numbers, or how many batches lack features."""
     distinct = list(dict.fromkeys(map(str, values)))
-    if len(distinct) == 1:
+    if len(distinct) == 1 or column == "evidence":
         return distinct[0]
     if column == "missing":
         return f"a few in {(values != '').sum()} of them"

@@ -337,10 +337,10 @@ def alignment_in_words(calibrations: Mapping[str, Calibration]) -> str:
     aligned = calibrations.get(AlignmentMode.ALIGNED)
     if aligned is None or len(aligned.weights) < 2:
         return "No annotated batch was left out to see how much alignment helps"
-    chosen = "as left-out annotated batches were annotated best"
+    chosen = "this mix was best on left-out annotated batches"
     if aligned.n_annotated == 1:
-        chosen = "as in other data sets, since there is no second annotated batch to leave out"
-    return f"{percent(moved_share(aligned.weights))} of each answer comes from after alignment, the rest from before it, {chosen}"
+        chosen = "this mix was best in other data sets, since there is no second annotated batch to leave out"
+    return f"{percent(moved_share(aligned.weights))} of each answer comes from after alignment, the rest from before it; {chosen}"
 
 
 def _rule(left_out: list[LeftOut], mode: str, theta: float, target_error: float | None) -> Rule:

@@ -512,11 +512,17 @@ def test_every_cluster_is_named_in_the_picture_and_has_a_bar_of_its_shares(n: in
     answers = found.majority.copy()
     answers[::4] = type_names(1)[0]
     points = pd.DataFrame({"x": np.arange(len(answers)), "y": 0.0, "cell": np.arange(len(answers))[::-1]})
-    axes = plots_target.cluster_scatter(points, found, TARGET).axes[0]
+    possible = [*type_names(n), UNASSIGNED]
+    axes = plots_target.cluster_scatter(points, found, TARGET, possible).axes[0]
     words = legend_of(axes)
     majorities = dict(zip(found.cluster, found.majority, strict=True))
     assert [line.split(" (")[0] for line in words] == [f"{c}: {majorities[c]}" for c in sorted(majorities, key=int)]
     assert {text.get_text() for text in axes.texts} == set(majorities)
+    colours = {drawn.get_label().split(":")[0]: drawn.get_facecolor()[0][:3] for drawn in axes.collections}
+    of_types = colours_of(possible)  # the colour of the majority on every other page
+    assert {c: to_hex(colour).upper() for c, colour in colours.items()} == {
+        c: of_types[m] for c, m in majorities.items()
+    }
     table = clusters.cluster_table(
         clusters.Clusters(found.cluster, *clusters.majorities(found.cluster, answers)), answers, None
     )

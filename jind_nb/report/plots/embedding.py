@@ -53,6 +53,7 @@ def scatter(
     title: str,
     order: Sequence[str] | None = None,
     words: Mapping[str, str] | None = None,
+    colours: Mapping[str, str] | None = None,
 ) -> Figure:
     """Draw cells in two dimensions, coloured by group; `Unassigned` is grey and behind the others.
 
@@ -66,6 +67,8 @@ def scatter(
         The groups in the legend's order; default: by name.
     words
         The legend's text for groups that are numbers.
+    colours
+        Of the groups; default: as different as can be.
     """
     groups = np.asarray(group, dtype=object)
     names = [name for name in (order or sorted(set(group))) if (groups == name).any()]
@@ -74,7 +77,7 @@ def scatter(
     figure, axes = subplots(figsize=(FULL, height))
     called = [words[name] if words else name for name in names]
     shown_as = dict(zip(names, short_names(called, 28 if is_beside else 18), strict=True))
-    colours = colours_of(names)
+    colours = colours or colours_of(names)
     size = float(np.clip(12_000 / max(1, len(points)), 3, 22))
     if (groups == UNASSIGNED).any():
         names = [UNASSIGNED, *(name for name in names if name != UNASSIGNED)]

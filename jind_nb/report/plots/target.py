@@ -325,14 +325,18 @@ def cluster_bars_alt(table: pd.DataFrame) -> str:
     return f"Share of each cluster's cells that are of its majority: cluster {listing(clusters, 5, quoted=False)}."
 
 
-def cluster_scatter(points: pd.DataFrame, clusters: Clusters, target: str) -> Figure:
-    """Draw the target's cells in two dimensions by cluster, each with its majority.
+def cluster_scatter(points: pd.DataFrame, clusters: Clusters, target: str, answers: Sequence[str]) -> Figure:
+    """Draw the target's cells in two dimensions by cluster, each with its majority and in the colour of that type.
 
     Parameters
     ----------
     points
         Columns `x`, `y`, and `cell`, the row among the target's cells.
+    answers
+        All possible answers in their order, which gives colours.
     """
     words = dict(zip(clusters.cluster, clusters.majority, strict=True))
     title = f"Clusters of {short(target)}, each with its majority"
-    return scatter(points, clusters.cluster[points["cell"]], title, sorted(words, key=int), words)
+    of_types = colours_of(answers)
+    colours = {cluster: of_types[majority] for cluster, majority in words.items()}
+    return scatter(points, clusters.cluster[points["cell"]], title, sorted(words, key=int), words, colours)
