@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..core._compat import this_process_is_ours
+from ..core.files import is_disk_full, why_not_written
 from ..core.limits import check_limits, is_out_of_memory, memory_limit
 from ..core.processes import writable_caches
 from ..errors import InputError, shown
@@ -147,6 +148,7 @@ def exit_status() -> Iterator[None]:
     """Turn an exception of the `with` block, or a signal that ends the program, into a message and an exit status."""
     _open_standard_files()
     this_process_is_ours()
+    os.environ["MPLBACKEND"] = "agg"  # whatever the user draws with: there may be no screen
     for number in ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP, and so do we then
             signal.signal(number, _end)
@@ -172,6 +174,8 @@ def exit_status() -> Iterator[None]:
         if os.environ.get("JIND_NB_TRACEBACK"):
             raise
         message = plain(str(error) or type(error).__name__)
+        if isinstance(error, OSError) and is_disk_full(error):
+            message = f"{why_not_written(error)}: {plain(str(error.filename or 'a file could not be written'))}"
         if is_out_of_memory(type(error).__name__, str(error)):
             message = f"Memory ran out: {memory_limit()}. Give it more, or use less data. ({message})"
         print_line(f"[bold red]Failed:[/bold red] {message}", err)

@@ -34,6 +34,11 @@ def this_process_is_ours() -> None:
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # what Python takes for "cannot be imported"
 
 
+def is_process_ours() -> bool:
+    """Return whether nobody but this package works in the process."""
+    return _is_ours
+
+
 def import_umap() -> ModuleType:
     """Return the module umap, with its slow functions compiled once for all processes."""
     if _is_ours and "pynndescent" not in sys.modules:

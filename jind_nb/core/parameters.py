@@ -363,6 +363,13 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     return values | made
 
 
+def _resolved(file: Path) -> Path:
+    try:
+        return file.expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:  # of a link to itself, or the home of nobody
+        raise InputError(f"{file} cannot be a parameter file: {error}.") from None
+
+
 def _read_mapping(file: Path) -> dict[str, Any]:
     if file.suffix.lower() in DATA_SUFFIXES:
         command = f"jind-nb init {shlex.quote(str(file))}"
@@ -398,7 +405,7 @@ def load_parameters(file: Path | str, overrides: Mapping[str, Any] | None = None
     InputError
         If the file cannot be read, or as `make_parameters` does.
     """
-    file = Path(file).expanduser().resolve()
+    file = _resolved(Path(file))
     values = {"OUTPUT_PATH": str(Path.cwd() / "runs" / file.stem)}
     in_file = _absolute(_with_newer_names(_read_mapping(file)), file.parent)
     values |= {name: value for name, value in in_file.items() if value is not None}
@@ -429,7 +436,7 @@ def from_notebook(namespace: Mapping[str, Any], folder: Path, injected: Collecti
     given = {name: values[name] for name in injected if name in values}
     values = _absolute({name: value for name, value in values.items() if value is not None}, folder)
     if (parameter_file := namespace.get("PARAMETERS")) is not None:
-        file = (folder / Path(str(parameter_file)).expanduser()).resolve()
+        file = _resolved(folder / Path(str(parameter_file)).expanduser())
         in_file = _absolute(_with_newer_names(_read_mapping(file)), file.parent)
         if "PATH" in in_file:
             values = {name: value for name, value in values.items() if name not in DATA_NAMES}

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -155,6 +156,14 @@ def test_the_page_learns_that_its_kernel_is_gone(server: Served) -> None:
     assert json.loads(visitor.get(f"/alive?kernel={found[1]}")[2]) == {"kernel": True}
     assert json.loads(visitor.get("/alive?kernel=" + "0" * 36)[2]) == {"kernel": False}
     assert "login" in server.ask("/alive")[1]["Location"]
+    newest = max(psutil.Process(server.process.pid).children(), key=psutil.Process.create_time)
+    newest.kill()  # as the system does when memory runs out
+    for _ in range(100):
+        if json.loads(visitor.get(f"/alive?kernel={found[1]}")[2]) == {"kernel": False}:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("a page without a kernel looks as if it worked")
 
 
 def test_logging_out_forgets_the_token_and_the_visitor(server: Served) -> None:

@@ -116,3 +116,14 @@ def test_a_signal_passes_through_the_loop_that_runs_notebooks() -> None:
 
     with pytest.raises(Ended):
         asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(28, "The disk is full: out/x.csv"), (27, "(ulimit -f) is reached: out/x.csv")]
+)
+def test_any_command_names_the_limit_that_a_file_met(number: int, says: str) -> None:
+    """Lost otherwise: the reason why `predict` failed, to a number of the system."""
+    work = f"from jind_nb.commands.terminal import exit_status\nwith exit_status(): raise OSError({number}, '', 'out/x.csv')"
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert says in done.stderr

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 
 LOOK = """
 import builtins, importlib.util, json, sys
@@ -91,3 +92,31 @@ def test_a_kernel_that_is_killed_at_work_ends_the_run_with_a_sentence(tmp_path: 
         timeout=60,
     )
     assert "look: the process was killed from outside, most often because memory ran out: " in done.stderr
+
+
+DRAW = """
+from jind_nb.commands.terminal import exit_status
+with exit_status():
+    from jind_nb.report.plots import style
+    figure, ax = style.plt.subplots()
+    ax.set_title("x")
+    style.described(figure, "x")
+    print(style.plt.rcParams["text.usetex"], style.plt.get_backend())
+"""
+
+
+@pytest.mark.slow
+def test_pictures_of_the_command_itself_heed_no_settings_of_the_users(tmp_path: Path) -> None:
+    """Lost otherwise: a run at its last stage, `predict --report` and `report`, to LaTeX that is not there."""
+    for folder, setting in (("", "text.usetex: True"), ("own", "font.family: nowhere")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "matplotlibrc").write_text(setting)
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW],
+        cwd=tmp_path,
+        env=os.environ | {"MPLBACKEND": "tkagg", "MATPLOTLIBRC": str(tmp_path / "own" / "matplotlibrc")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "False agg\n", done.stderr

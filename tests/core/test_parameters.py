@@ -370,6 +370,14 @@ def test_a_file_that_cannot_be_understood_is_named(tmp_path: Path, name: str, te
     assert str(file) in str(error.value)
 
 
+def test_a_file_whose_path_leads_nowhere_is_named(tmp_path: Path) -> None:
+    """Lost otherwise: the message, to a traceback; and in the web page the list of all runs."""
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    for file in (tmp_path / "loop.yaml", Path("~nobody-here/p.yaml")):
+        with pytest.raises(InputError, match=rf"{file.name}"):
+            load_parameters(file)
+
+
 def test_files_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00\xd8")

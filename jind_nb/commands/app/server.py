@@ -29,7 +29,7 @@ from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.auth.identity import PasswordIdentityProvider
 from jupyter_server.auth.login import LoginFormHandler
 from jupyter_server.base.handlers import JupyterHandler
-from jupyter_server.utils import url_path_join
+from jupyter_server.utils import ensure_async, url_path_join
 from traitlets.config import Config
 from voila.app import Voila
 from voila.static_file_handler import TemplateStaticFileHandler
@@ -75,6 +75,9 @@ OF_VOILA.VoilaConfiguration.extension_allowlist = WIDGETS
 OF_VOILA.VoilaConfiguration.file_allowlist = []
 OF_VOILA.MappingKernelManager.cull_idle_timeout = SECONDS_BEFORE_CULLED
 OF_VOILA.MappingKernelManager.cull_interval = 30
+OF_VOILA.KernelManager.autorestart = (
+    False  # a new kernel would know nothing of the page, which would look as if it worked
+)
 OF_VOILA.KernelManager.transport_encryption = "auto"
 OF_VOILA.VoilaConfiguration.kernel_spec_manager_class = own_kernels_only()
 
@@ -294,7 +297,10 @@ class Alive(JupyterHandler):
     @tornado.web.authenticated
     async def get(self) -> None:
         self.set_header("Cache-Control", "no-store")
-        self.finish({"kernel": self.get_query_argument("kernel", "") in self.kernel_manager})
+        kernel, kernels = self.get_query_argument("kernel", ""), self.kernel_manager
+        if kernel in kernels and not await ensure_async(kernels.is_alive(kernel)):
+            await ensure_async(kernels.shutdown_kernel(kernel, now=True))  # its place is free for another page
+        self.finish({"kernel": kernel in kernels})
 
 
 class Logout(JupyterHandler):

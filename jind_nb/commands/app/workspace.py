@@ -521,7 +521,8 @@ class RunOfVisitor:
 
     def delete(self) -> None:
         self.cancel()
-        self.parameters_yaml.unlink()  # first: without it the run is no longer listed
+        with suppress(OSError):  # first: without it the run is no longer listed
+            self.parameters_yaml.unlink()
         shutil.rmtree(self.folder)
 
     def progress(self) -> tuple[int, int, str]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -22,9 +23,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from ...core._compat import is_process_ours
 from ...core.colours import GREY
 from ...core.labels import AMBIGUOUS, CONFIDENT, DOUBLET, NO_VALUES, OUTSIDE, PARENT_ONLY, UNLIKE
 from .. import html
+
+if is_process_ours():
+    # The user's `matplotlibrc` may ask for LaTeX or for fonts that are not there; one in the working directory comes before all
+    # that the environment says.
+    matplotlib.rcdefaults()
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D00", "#000000"]
 
