@@ -125,7 +125,7 @@ def pooled_error(parts: Sequence[tuple[ExpectedError, int]]) -> ExpectedError:
         return next(error for error, _ in counted if error.value is None)
     value, low, high = np.average(known, axis=0, weights=cells).tolist()
     first = counted[0][0].basis
-    basis = f"The mean of {len(counted)} groups of cells, the larger ones counting more. Of the first: {first[:1].lower()}{first[1:]}"
+    basis = f"The mean over {len(counted)} groups of cells, the larger ones counting more. For the first group: {first[:1].lower()}{first[1:]}"
     return ExpectedError(value, (low, high), basis)
 
 

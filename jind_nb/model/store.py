@@ -533,7 +533,9 @@ def recall(annotated: Annotated, x: sparse.csr_matrix, folder: Path, known: Know
         unlike=None if rule.novelty_threshold is None else stored["unlike"][cells],
         thresholds=np.array([target["thresholds"][name] for name in known.classes]),
     )
-    annotated.notes.append(f"{len(cells):,} cells are those the model annotated in its own run: annotated as there.")
+    annotated.notes.append(
+        f"{len(cells):,} cells were annotated in the run that made the model; they get the same answers here."
+    )
 
 
 def annotate_with_model(

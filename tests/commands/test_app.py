@@ -465,6 +465,7 @@ def test_from_a_bad_file_to_the_annotated_one(
     phone.page.set_viewport_size({"width": 390, "height": 800})
     phone.wait_for("Annotated target (h5ad)")
     phone.shot("9-phone")
+    assert phone.page.locator("select:visible").first.bounding_box()["height"] >= 36  # a finger's breadth
     phone.page.close()
 
     stranger = server.visitor()
