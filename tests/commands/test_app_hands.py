@@ -6,7 +6,6 @@ import asyncio
 import errno
 import json
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -125,7 +124,7 @@ def test_a_run_is_known_again_after_the_clock_was_set_back(
 ) -> None:
     """Lost otherwise: the run at work, which the page calls failed and starts a second time."""
     run = ended_run(workspace)
-    sleeping = workspaces.psutil.Popen([sys.executable, "-c", "import time; time.sleep(100)", str(run.folder)])
+    sleeping = workspaces.psutil.Popen(["sleep", "100"], cwd=run.folder)
     try:
         monkeypatch.setattr(workspaces.psutil, "Popen", lambda *_, **__: sleeping)
         run.start()

@@ -482,12 +482,8 @@ class RunOfVisitor:
         with suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):  # also of a file that is damaged
             stored = read_json(self.folder / "process.json")
             process = psutil.Process(stored["pid"])
-            # Whoever is found here may be killed: it has to be one that was started for this folder, too. A process that begins
-            # this moment has no command yet.
-            command = process.cmdline()
-            is_ours = abs(_after_boot(process) - stored["after_boot"]) < 1 and (
-                not command or str(self.folder) in command
-            )
+            # Whoever is found here may be killed: it has to be one that was started in this folder, too.
+            is_ours = abs(_after_boot(process) - stored["after_boot"]) < 1 and Path(process.cwd()) == self.folder
             if is_ours and process.status() != psutil.STATUS_ZOMBIE:
                 return process
         return None
