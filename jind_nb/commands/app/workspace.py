@@ -482,8 +482,9 @@ class RunOfVisitor:
         with suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):  # also of a file that is damaged
             stored = read_json(self.folder / "process.json")
             process = psutil.Process(stored["pid"])
-            # Whoever is found here may be killed: it has to be one that was started in this folder, too.
-            is_ours = abs(_after_boot(process) - stored["after_boot"]) < 1 and Path(process.cwd()) == self.folder
+            # Whoever is found here may be killed: it has to be one that works in this folder, or one in it, too.
+            where = Path(process.cwd())
+            is_ours = abs(_after_boot(process) - stored["after_boot"]) < 1 and self.folder in (where, *where.parents)
             if is_ours and process.status() != psutil.STATUS_ZOMBIE:
                 return process
         return None
