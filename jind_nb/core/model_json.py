@@ -196,7 +196,7 @@ class _Model(BaseModel):
     training: _Training
     alignment: _Alignment
     novelty: _Novelty | None = None  # None: as versions before it was asked
-    code_size: int = Field(alias="code size", ge=1, le=256)
+    code_size: int = Field(alias="code size", ge=1, le=4096)
     hashes: dict[str, str]
     parents: dict[str, str] = {}
     coarser: list[dict[str, str]] = []

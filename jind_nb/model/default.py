@@ -62,13 +62,14 @@ MOST_TRAININGS = 9  # one for each left-out batch (`leave_one_out.MOST_LEFT_OUT`
 NOVELTY = NoveltyLimit(SHARE_ABOVE, FLOOR, by_profiles=True)
 KEEPS_CHECKPOINTS = False  # all it would save are seconds
 
-COMPONENTS = 100
+COMPONENTS = 100  # or one for each cell type, if there are more
+EVERY = 1_000_000
 NEAR = 50  # first components of each block by which cells are compared with each other
 # The members, and which latents their heads see: the block of `Projection`, and how many of its first components.
 MEMBERS = {
     "views": ((0, 10), (0, 20), (0, 50), (1, 20), (1, 50)),
-    "many unscaled components": ((1, COMPONENTS),),
-    "many scaled components": ((0, COMPONENTS),),
+    "many unscaled components": ((1, EVERY),),
+    "many scaled components": ((0, EVERY),),
     "discriminant": ((0, NEAR), (1, NEAR)),  # one head that sees both
 }
 # How many heads each has: a regression for each view, or the one discriminant.
@@ -128,14 +129,15 @@ class Projection(nn.Module):
 def fit_encoder(x: sparse.csr_matrix, batches: dict[str, Cells], settings: Settings) -> Projection:
     """Compute the projection from all cells of the run, annotated ones and the target's, float32 (n, p), and store the latents
     of the batches' cells, which never change."""
-    encoder = fit_projection(x, settings.seed).to(settings.device)
+    n_types = len(np.unique(np.concatenate([cells.y for cells in batches.values()])))
+    encoder = fit_projection(x, settings.seed, max(COMPONENTS, n_types)).to(settings.device)
     bare = Annotator(encoder, nn.Identity())
     for cells in batches.values():
         cells.latent = encode(bare, cells.x, settings.device)
     return encoder
 
 
-def fit_projection(x: sparse.csr_matrix, seed: int) -> Projection:
+def fit_projection(x: sparse.csr_matrix, seed: int, n_components: int = COMPONENTS) -> Projection:
     """Compute principal components of cells scaled to a common length, twice: of features divided by their standard deviation
     plus its median over the features, and of features as they are.
 
@@ -146,7 +148,7 @@ def fit_projection(x: sparse.csr_matrix, seed: int) -> Projection:
 
     Returns
     -------
-    An encoder with latents of 200 numbers; fewer if there are fewer cells or features than components.
+    An encoder with latents of twice `n_components` numbers; fewer if there are fewer cells or features than components.
 
     Notes
     -----
@@ -161,7 +163,7 @@ def fit_projection(x: sparse.csr_matrix, seed: int) -> Projection:
     deviation = np.sqrt(np.maximum(np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2, 0))
     deviation[deviation < 1e-6 * length] = 0  # what rounding leaves of a feature that is the same in all cells
     softened = deviation + (np.median(deviation) or deviation.mean() or 1.0)
-    n_components = min(COMPONENTS, *(max(1, size - 1) for size in x.shape))
+    n_components = min(n_components, *(max(1, size - 1) for size in x.shape))
     scales = [1 / softened, np.ones(x.shape[1])]
     if deviation.any():
         axes = principal_axes(x, mean, scales, n_components, seed)
@@ -634,7 +636,7 @@ def describe(n_latent: int, epochs: int | None) -> str:
     """Return the sentences on learning for the methods paragraph."""
     return (
         f"All cells, those of the target too, were scaled to the same length and projected onto {n_latent} principal components "
-        f"(up to {COMPONENTS} of features divided by their standard deviation, and as many of unscaled features). Each further "
+        f"(half of them of features divided by their standard deviation, and as many of unscaled features). Each further "
         "annotated batch was moved onto the batches before it, cell type by cell type. Four kinds of linear classifiers "
         "(softmax regressions on few, and on many, components of either kind, and a discriminant) were trained on all annotated "
         "batches. A cell's probabilities were their weighted mean (the weights are in model.json); "

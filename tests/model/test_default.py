@@ -25,7 +25,7 @@ from jind_nb.model.annotate import annotate, calibrate, known_with_rules
 from jind_nb.model.calibration import moved_share
 from jind_nb.model.default import Projection, columns_of
 from jind_nb.model.networks import Annotator, classify, encode
-from jind_nb.model.state import AlignmentMode, KnownLatents, Settings, TargetStage
+from jind_nb.model.state import AlignmentMode, Cells, KnownLatents, Settings, TargetStage
 from jind_nb.model.target import annotate_before_alignment, known_latents
 from tests.conftest import ROOT
 from tests.helpers import learn as helpers
@@ -36,6 +36,7 @@ from tests.helpers.learn import (
     every_weight,
     learn,
     prepare_simulated,
+    settings_with,
     target_cells,
     weights,
     with_other_target,
@@ -65,6 +66,17 @@ def test_a_latent_does_not_depend_on_how_deep_a_cell_was_read(depth: float, seed
     x = cells(60, 20, seed)
     encoder = default.fit_projection(x, 0)
     np.testing.assert_allclose(latents(encoder, x * np.float32(depth)), latents(encoder, x), rtol=1e-3, atol=1e-4)
+
+
+def test_there_are_as_many_components_as_types() -> None:
+    """An atlas of two hundred types does not fit into a hundred components: half of its types would look alike."""
+    labels = np.tile(np.arange(130), 2)
+    batches = {"a": Cells(cells(260, 300), labels, np.zeros(260, dtype=bool))}
+    encoder = default.fit_encoder(batches["a"].x, batches, settings_with())
+    assert encoder.weight.shape == (300, 2 * 130)
+    annotator, _ = default.fit_source(batches["a"], 130, settings_with(), encoder)
+    assert annotator.classifier.weight.shape[1] == 260
+    assert default.columns_of(default.MEMBERS["many scaled components"][0], 260).tolist() == list(range(130))
 
 
 def scaled_alike(x: sparse.csr_matrix) -> np.ndarray:
