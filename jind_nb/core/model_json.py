@@ -153,7 +153,7 @@ class _Rule(BaseModel):
     enough: Threshold | None = None  # the same, as models have it
     weights: list[Share] = []
     floor: Share = 0.0
-    noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    noise: Share = 0.0
     dropped: Share = 0.0
     noticed: dict[str, Share] = {}
     n_annotated: Annotated[int, Field(ge=1)] = 1

@@ -24,6 +24,7 @@ SPREAD, SPREAD_OF_ERROR, NORMAL = 0.03, 0.4, 1.645
 OF_UNSEEN, FEWEST_NOTICED, USUALLY_NOTICED, FEWEST_ASSIGNED = 2.0, 0.3, 0.7, 0.2
 OF_MISSING = 0.15  # of the share of features that a file lacks, that the interval is wider
 WORTH_SAYING = 0.01  # share of labels that are wrong at random
+MOST_NOISE = 0.5  # of labels wrong at random: where more is contradicted, batches mean different things by their labels
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
     half = NORMAL * float(np.sqrt(variance))
     low, high = max(0.0, value - half), min(1.0, value + half)
     # Labels that are wrong at random make the model look wrong, and unsure, where it is not.
-    value, low, high = (max(0.0, (share - calibration.noise) / (1 - calibration.noise)) for share in (value, low, high))
+    noise = min(calibration.noise, MOST_NOISE)
+    value, low, high = (max(0.0, (share - noise) / (1 - noise)) for share in (value, low, high))
     value, low, high = (1 - (1 - share) * (1 - calibration.dropped) for share in (value, low, high))
     unseen = unseen_types(predictions, calibration)
     high = min(1.0, high + OF_UNSEEN * unseen)
@@ -84,8 +86,8 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
         f"{plural(len(checked), 'annotated batch that was', 'annotated batches that were')} left out of training in turn "
         f"({n_cells:,} of their cells could be checked{of_labelled}). "
     )
-    if calibration.noise >= WORTH_SAYING:
-        basis += f"About {percent(calibration.noise)} of the labels seem to be wrong at random: not counted as errors. "
+    if noise >= WORTH_SAYING:
+        basis += f"About {percent(noise)} of the labels seem to be wrong at random: not counted as errors. "
     if calibration.dropped:
         basis += f"{percent(calibration.dropped)} of the labelled cells are of types too rare to be learned: added as errors. "
     if unseen >= WORTH_SAYING:

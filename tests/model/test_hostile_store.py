@@ -119,7 +119,7 @@ ABSURD: dict[str, tuple[list[Any], Any]] = {
     "floor": (["calibration", "shared", "floor"], 7.0),
     "weight below 0": (["calibration", "shared", "weights"], [-1.0, 2.0]),
     "weights of a larger sum": (["calibration", "shared", "weights"], [0.7, 0.7]),
-    "noise": (["calibration", "shared", "noise"], 1.0),
+    "noise": (["calibration", "shared", "noise"], 1.5),
     "dropped": (["calibration", "shared", "dropped"], -1.0),
     "error of a left-out batch": (["calibration", "shared", "batches", 0, "error_among_assigned"], -1.0),
     "cells of a left-out batch": (["calibration", "shared", "batches", 0, "cells"], None),
