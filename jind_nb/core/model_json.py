@@ -18,11 +18,13 @@ OLDER_FORMAT = 4  # read too; of METHOD `default` it holds five regressions and 
 # A total of counts, the largest number a model has, stays far below it.
 LARGEST = 1e15
 
-ROUNDING = 1e-3  # of a sum of weights
+ROUNDING = 1e-3  # of a sum of weights, or of what was computed from probabilities
 
 Threshold = Annotated[float, Field(ge=0, le=2)]  # of a confidence or a distance; above 1 every cell is Unassigned
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+MeasuredShare = Annotated[float, Field(ge=-ROUNDING, le=1 + ROUNDING)]
 
 Normalisation = Literal["auto", "counts", "log1p", "clr", "panel", "volume", "as_is"]
 
@@ -127,13 +129,13 @@ class _LeftOut(BaseModel):
     """Check the numbers of a left-out batch, on which the expected error rests; older models lack some of them."""
 
     cells: Annotated[int, Field(ge=0)]
-    unlike_reference: Share | None
-    error_among_assigned: Share | None
-    checked: Share = 1.0
-    error_of_known_types: Share | None = None
-    doubt_among_assigned: Share | None = None
-    raw_accuracy: Share | None = None
-    assigned: Share | None = None
+    unlike_reference: MeasuredShare | None
+    error_among_assigned: MeasuredShare | None
+    checked: MeasuredShare = 1.0
+    error_of_known_types: MeasuredShare | None = None
+    doubt_among_assigned: MeasuredShare | None = None
+    raw_accuracy: MeasuredShare | None = None
+    assigned: MeasuredShare | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -147,18 +149,20 @@ class _Rule(BaseModel):
 
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     threshold: Threshold | None = None
-    novelty_threshold: Threshold | None = None
-    most_novel: Threshold | None = None  # the same, as models have it
+    novelty_threshold: Annotated[float, Field(ge=0, le=1e3)] | None = None
+    most_novel: Annotated[float, Field(ge=0, le=1e3)] | None = (
+        None  # the same, as models have it: a distance or its logarithm
+    )
     threshold_cap: Threshold | None = None
     enough: Threshold | None = None  # the same, as models have it
-    weights: list[Share] = []
-    floor: Share = 0.0
-    noise: Share = 0.0
-    dropped: Share = 0.0
-    noticed: dict[str, Share] = {}
+    weights: list[MeasuredShare] = []
+    floor: MeasuredShare = 0.0
+    noise: MeasuredShare = 0.0
+    dropped: MeasuredShare = 0.0
+    noticed: dict[str, MeasuredShare] = {}
     n_annotated: Annotated[int, Field(ge=1)] = 1
     batches: list[_LeftOut] = []
-    risk_coverage: list[tuple[Share, Share]] = []
+    risk_coverage: list[tuple[MeasuredShare, MeasuredShare]] = []
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
