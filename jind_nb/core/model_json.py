@@ -139,7 +139,9 @@ class _LeftOut(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.doubt_among_assigned is not None and self.error_of_known_types is None:
+        # Older models have the error of all types alone.
+        of = "error_of_known_types" if "error_of_known_types" in self.model_fields_set else "error_among_assigned"
+        if self.doubt_among_assigned is not None and getattr(self, of) is None:
             raise ValueError("doubt without an error")
         return self
 

@@ -143,6 +143,17 @@ def test_absurd_numbers_in_a_model_hashed_again_are_refused(model: Path, place: 
         read_model_json(model)
 
 
+def test_what_an_earlier_version_measured_and_what_is_rounded_is_no_damage(model: Path) -> None:
+    """Lost otherwise: a good model, to the last digit of a share, or to a number that was not kept when it was trained."""
+    described = json.loads((model / "model.json").read_text("utf-8"))
+    calibration = described["calibration"]["shared"]
+    left_out = calibration["batches"][0] | {"error_among_assigned": 0.1, "doubt_among_assigned": -1e-8}
+    left_out.pop("error_of_known_types", None)
+    calibration |= {"batches": [left_out], "noise": 1.0, "most_novel": 3.0}
+    write_model_json(model, described)
+    read_model_json(model)
+
+
 def test_equal_weights_are_equal_files_whoever_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost otherwise: the proof that two runs gave the same model, to a process id in the file."""
     for name in ("one", "two"):
