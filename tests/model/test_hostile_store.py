@@ -123,7 +123,10 @@ ABSURD: dict[str, tuple[list[Any], Any]] = {
     "dropped": (["calibration", "shared", "dropped"], -1.0),
     "error of a left-out batch": (["calibration", "shared", "batches", 0, "error_among_assigned"], -1.0),
     "cells of a left-out batch": (["calibration", "shared", "batches", 0, "cells"], None),
-    "doubt without an error": (["calibration", "shared", "batches", 0, "doubt_among_assigned"], 0.5),
+    "doubt without an error": (
+        ["calibration", "shared", "batches"],
+        [{"cells": 5, "unlike_reference": 0.0, "error_among_assigned": None, "doubt_among_assigned": 0.5}],
+    ),
     "cells": (["training", "cells of each type"], 10**300),
 }
 
