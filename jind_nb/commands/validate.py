@@ -76,8 +76,10 @@ def shorten(table: pd.DataFrame) -> pd.DataFrame:
 def _joined(column: str, values: pd.Series) -> str:
     """Return one text for several values: the common value, or the range of numbers, or how many batches lack features."""
     distinct = list(dict.fromkeys(map(str, values)))
-    if len(distinct) == 1 or column == "evidence":
+    if len(distinct) == 1:
         return distinct[0]
+    if column == "evidence":  # alike but for numbers
+        return f"for example: {distinct[0]}"
     if column == "missing":
         return f"a few in {(values != '').sum()} of them"
     distinct.sort(key=lambda text: float(text.replace(",", "")))

@@ -26,6 +26,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 MeasuredShare = Annotated[float, Field(ge=-ROUNDING, le=1 + ROUNDING)]
 
+Novelty = Annotated[float, Field(ge=0, le=1000)]  # a distance, or the logarithm of one
+
 Normalisation = Literal["auto", "counts", "log1p", "clr", "panel", "volume", "as_is"]
 
 
@@ -151,10 +153,8 @@ class _Rule(BaseModel):
 
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     threshold: Threshold | None = None
-    novelty_threshold: Annotated[float, Field(ge=0, le=1e3)] | None = None
-    most_novel: Annotated[float, Field(ge=0, le=1e3)] | None = (
-        None  # the same, as models have it: a distance or its logarithm
-    )
+    novelty_threshold: Novelty | None = None
+    most_novel: Novelty | None = None  # the same, as models have it
     threshold_cap: Threshold | None = None
     enough: Threshold | None = None  # the same, as models have it
     weights: list[MeasuredShare] = []

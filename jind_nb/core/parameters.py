@@ -47,7 +47,6 @@ MOST_BYTES = 2**18
 
 DATA_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".zarr", ".loom", ".h5mu")
 
-
 MOST_TARGETS_NAMED = 3
 
 # Parameters that say where the data are, what they hold and where results go: together they are of one data set.

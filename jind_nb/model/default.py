@@ -63,7 +63,7 @@ NOVELTY = NoveltyLimit(SHARE_ABOVE, FLOOR, by_profiles=True)
 KEEPS_CHECKPOINTS = False  # all it would save are seconds
 
 COMPONENTS = 100  # or one for each cell type, if there are more
-EVERY = 1_000_000
+EVERY = 1_000_000  # more than a latent ever has: a head that sees a whole block
 NEAR = 50  # first components of each block by which cells are compared with each other
 # The members, and which latents their heads see: the block of `Projection`, and how many of its first components.
 MEMBERS = {
