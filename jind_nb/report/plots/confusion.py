@@ -21,6 +21,7 @@ from ...model.state import TrainingStage
 from .style import (
     COLOURS,
     FULL,
+    LETTERS,
     TITLE,
     boxes_for_missing_letters,
     legend_below,
@@ -53,9 +54,7 @@ def stage_title(result: StageResult, source: str) -> str:
     return f"{short(result.batch)}: {words}"
 
 
-LETTER = 0.058  # inches: the width of a letter or digit of SIZE points, which is the smallest that can be read on paper
-
-SIZE = 7
+LETTER = 0.058  # inches: the width of a letter or digit of LETTERS points
 
 
 @dataclass(frozen=True)
@@ -91,16 +90,16 @@ def draw_confusion(axes: Axes, result: StageResult, title: str, grid: _Grid) -> 
             share = n / totals[row, 0]
             style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if share > 0.72 else "black"}
             words = f"{n:,}" if grid.is_numbered else f"{n:,}\n{100 * share:.0f}%"
-            axes.text(column, row, words, fontsize=SIZE, **style)
+            axes.text(column, row, words, fontsize=LETTERS, **style)
     axes.axvline(n_columns - 1.5, color="black", linewidth=0.8)
     step = grid.step / grid.width
     for offset, (heading, key) in enumerate(NUMBERS_BESIDE.items()):
         x = n_columns - 0.5 + step * (offset + 0.6)
-        axes.text(x, -0.8, heading, ha="center", va="bottom", fontsize=SIZE, rotation=90, fontweight="bold")
+        axes.text(x, -0.8, heading, ha="center", va="bottom", fontsize=LETTERS, rotation=90, fontweight="bold")
         for row, name in enumerate(rows):
             value = result.per_class[name][key]
             text = three_digits(value) if heading == "AP" else f"{value:,}"
-            axes.text(x, row, text, ha="center", va="center", fontsize=SIZE)
+            axes.text(x, row, text, ha="center", va="center", fontsize=LETTERS)
     axes.set_xlim(-0.5, n_columns - 0.5 + 4.2 * step)
     of_column = {name: i + 1 for i, name in enumerate(result.predicted)}
     across, down = short_names(result.predicted), short_names(rows)
@@ -111,9 +110,9 @@ def draw_confusion(axes: Axes, result: StageResult, title: str, grid: _Grid) -> 
     axes.set(xticks=[], yticks=[])
     beside, below = -0.5 - 0.05 / grid.width, len(rows) - 0.5 + 0.05 / grid.height
     for row, words in enumerate(down):
-        axes.text(beside, row, words, ha="right", va="center", fontsize=SIZE)
+        axes.text(beside, row, words, ha="right", va="center", fontsize=LETTERS)
     for column, words in enumerate(across):
-        axes.text(column, below, words, ha="center", va="top", rotation=90, fontsize=SIZE)
+        axes.text(column, below, words, ha="center", va="top", rotation=90, fontsize=LETTERS)
     numbered = ", numbered as the rows" if grid.is_numbered else ""
     points = [72 * LETTER * max(map(len, words)) + 6 for words in (across, down)]
     axes.set_xlabel(

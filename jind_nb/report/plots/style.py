@@ -103,7 +103,8 @@ def described(figure: Figure, alt: str, points: pd.DataFrame | None = None) -> t
 
     Returns
     -------
-    `alt`, `width` and `height` on a screen in pixels, `letters`, the points of the smallest ones; of points `where` (places) and `what` (columns); `legend`, the entries
+    `alt`; `width` and `height` on a screen in pixels; `letters`, the points of the smallest ones; of points `where` (places) and
+    `what` (columns); `legend`, the entries
     that were made `clickable`.
     """
     width, height = figure.get_size_inches()
