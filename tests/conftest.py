@@ -7,6 +7,7 @@ import os
 # Two threads that wait for each other actively make a busy machine several times slower; must be set before torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import logging
 import shutil
 import signal
 import subprocess
@@ -85,6 +86,22 @@ def short_game() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "STEPS", 4)
         yield
+
+
+@pytest.fixture(autouse=True)
+def process_as_before() -> Iterator[None]:
+    """Undo what a command or a notebook leaves in its process: a later test in this one would draw and log as that did."""
+    environment = dict(os.environ)
+    yield
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    logger = logging.getLogger("jind_nb")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @dataclass
