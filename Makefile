@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 # Where it comes from, if not from the package index you use: https://download.pytorch.org/whl/cpu has it without CUDA.
 TORCH_INDEX ?=
 READY := $(VENV)/.ready
-# Two workers more than cores, up to four; tests/conftest.py says why, and which tests stay together.
+# One worker more than cores, up to four; tests/conftest.py says why, and which tests stay together.
 ON_BOTH_CORES := -n auto --maxprocesses=4 --no-loadscope-reorder --durations=20
 
 # Set in many containers: each of some hundred processes would compile the package anew, and pytest every test.

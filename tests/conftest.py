@@ -24,6 +24,7 @@ from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
 from jind_nb.core import _compat
+from tests.helpers.one_process import run_forked
 from tests.helpers.simulated import THREE_BATCHES, simulated
 
 _compat.this_process_is_ours()
@@ -181,8 +182,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return how many workers `-n auto` starts: two more than cores, since some tests wait for a browser or a process."""
-    return (os.cpu_count() or 1) + 2
+    """Return how many workers `-n auto` starts: one more than cores, since some tests wait for a browser or a process."""
+    return (os.cpu_count() or 1) + 1
 
 
 # Files of slow tests by the CPU seconds they take (200 to 20), the slowest first, so that small ones fill up the other
@@ -246,12 +247,10 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one whole run of the demo with two epochs: many tests look at it, none changes it."""
 
     def make(folder: Path) -> None:
-        done = run_command(
-            "run", ROOT / "parameters" / "demo.yaml", "-s", "EPOCHS=2", "--output-path", folder / "run", cwd=folder
-        )
+        demo = ROOT / "parameters" / "demo.yaml"
+        done = run_forked("run", demo, "-s", "EPOCHS=2", "--output-path", folder / "run", cwd=folder, pdf=True)
         assert done.returncode == 0, done.stderr
         (folder / "stdout.txt").write_text(done.stdout)
-        (folder / "stderr.txt").write_text(done.stderr)
 
     return made_once("demo", tmp_path_factory, make) / "run"
 

@@ -19,7 +19,7 @@ from scipy import sparse
 from ..core.methods import DATA_RULES
 from ..core.model_json import CommonScale, Preprocessing, read_model_json
 from ..core.parameters import Parameters
-from ..core.text import listing
+from ..core.text import listing, plural
 from ..errors import InputError
 from . import features, gene_tables
 from .chunks import uncopied_warnings
@@ -233,8 +233,8 @@ def _marker_columns(p: Parameters, names: pd.Index, first: InputFile, in_first: 
         elsewhere = np.where(by_column < 0, -1, names.get_indexer(in_first[by_column]))
         found = np.where(found < 0, elsewhere, found)
     if missing := list(wanted[found < 0]):
-        not_shown = f"{len(missing):,} of {len(wanted):,} features are not in the data and are not shown"
-        plan.notes.append(f"MARKERS: {not_shown}: {listing(missing)}.")
+        lacking = f"the data lack {len(missing):,} of {plural(len(wanted), 'feature')}, and no picture shows them"
+        plan.notes.append(f"MARKERS: {lacking}: {listing(missing)}.")
     return {str(name): int(column) for name, column in zip(wanted, found, strict=True) if column >= 0}
 
 
@@ -469,6 +469,6 @@ def _model_features(
         raise InputError(few + kinds)
     plan.warnings += features.missing_features_warnings(who, wanted, missing, "of the model", least)
     if missing.any():
-        share = f"{int(missing.sum()):,} of the model's {len(wanted):,} features"
-        plan.notes.append(f"{share} are not in the file; taken as zero.")
+        lacking = f"The file lacks {int(missing.sum()):,} of the model's {plural(len(wanted), 'feature')}"
+        plan.notes.append(f"{lacking}; taken as zero.")
     return features.match(wanted, names)[0], pd.DataFrame({"variance": np.full(len(wanted), np.nan)}, index=wanted)

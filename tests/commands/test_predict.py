@@ -235,7 +235,7 @@ def test_missing_features_are_counted_and_too_many_are_refused(
     few.write_h5ad(tmp_path / "few.h5ad")
     done = jind_nb("predict", run_folder / "trained_models", tmp_path / "few.h5ad", "--output-path", tmp_path / "out")
     assert done.status == 0, done.err
-    assert "20 of the model's 60 features are not in the file" in " ".join(done.out.split())
+    assert "The file lacks 20 of the model's 60 features" in " ".join(done.out.split())
     new[:, :20].copy().write_h5ad(tmp_path / "fewer.h5ad")
     done = jind_nb("predict", run_folder / "trained_models", tmp_path / "fewer.h5ad", "--output-path", tmp_path / "no")
     assert done.status == 2

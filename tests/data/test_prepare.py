@@ -955,7 +955,7 @@ def test_a_saved_model_gets_its_own_features_in_its_own_order(
     target = log_counts(adata[adata.obs["batch"] == "c"].X.toarray())
     assert list(result.adata.var_names) == ["gene010", "absent", "gene002"]
     np.testing.assert_allclose(result.values, np.c_[target[:, 10], np.zeros(80), target[:, 2]], rtol=1e-5)
-    assert any(note.startswith("1 of the model's 3 features are not in the file") for note in result.plan.notes)
+    assert any(note.startswith("The file lacks 1 of the model's 3 features") for note in result.plan.notes)
     assert list(result.adata.obs["cell_type"].cat.categories) == ["B", "T"]
 
 
@@ -1131,7 +1131,7 @@ def test_markers_that_are_not_selected_have_their_values_too(prepare: Callable[.
     assert list(few.adata.uns["markers"]) == ["gene007", "gene001"]
     values = few.adata.obsm["markers"].toarray()
     np.testing.assert_array_equal(values, whole.adata[:, ["gene007", "gene001"]].X.toarray())
-    assert "MARKERS: 1 of 3 features are not in the data and are not shown: 'none'." in few.plan.notes
+    assert "MARKERS: the data lack 1 of 3 features, and no picture shows them: 'none'." in few.plan.notes
 
 
 def test_markers_by_symbol_are_found_among_ensembl_ids(prepare: Callable[..., Prepared]) -> None:
@@ -1158,7 +1158,7 @@ def test_markers_need_not_be_features_of_a_saved_model(
 def test_unknown_markers_alone_stop_nothing(prepare: Callable[..., Prepared]) -> None:
     prepared = prepare(simulated(THREE_BATCHES), MARKERS={"B": ["none", "neither"]})
     assert "markers" not in prepared.adata.obsm
-    assert any("2 of 2 features are not in the data" in note for note in prepared.plan.notes)
+    assert any("the data lack 2 of 2 features" in note for note in prepared.plan.notes)
 
 
 # --- parents ---------------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def test_the_report_shows_what_drives_each_type_and_the_users_markers(run: Path)
     for marker in ("MS4A1", "GNLY", "FCGR3A"):
         assert re.search(f"<td[^>]*>{marker}</td>", tables)
     plan = json.loads((run / "work" / "plan.json").read_text())
-    assert "MARKERS: 1 of 6 features are not in the data and are not shown: 'INS'." in plan["notes"]
+    assert "MARKERS: the data lack 1 of 6 features, and no picture shows them: 'INS'." in plan["notes"]
     html = (run / "report.html").read_text("utf-8")
     assert "Mono: CD14, FCGR3A" in html  # the parameter, as used
 

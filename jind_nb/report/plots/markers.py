@@ -42,7 +42,7 @@ def dot_plot(*plots: Dots) -> Figure:
     falls apart.
     """
     dots = plots[0]
-    columns = [short(name, 18) for here in dots.sections.values() for name in here]
+    columns = short_names([name for here in dots.sections.values() for name in here])  # a peak has up to 26 letters
     rows = [
         [f"{name} ({n:,})" for name, n in zip(short_names(list(part.mean.index), 24), part.cells, strict=True)]
         for part in plots

@@ -52,7 +52,6 @@ FULL, HALF = 6.6, 3.3  # inches: a picture as wide as a page, and one of two sid
 
 MANY = 24  # cell types from which on names are small, numbered, or in two columns
 
-
 TITLE, LETTERS = 8.5, 7  # points of a title and of other words in a picture; less than 7 cannot be read on paper
 
 
