@@ -7,6 +7,7 @@ import os
 # Two threads that wait for each other actively make a busy machine several times slower; must be set before torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import logging
 import shutil
 import signal
@@ -205,6 +206,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.name == "jind_nb.api.annotate":
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Never look for garbage in all that was imported."""
+    gc.freeze()
 
 
 class ByFile(LoadScopeScheduling):

@@ -69,7 +69,8 @@ class OwnKernels:
         # A `matplotlibrc` in the folder where it works comes before all others.
         ours = "from jind_nb.core import _compat; _compat.this_process_is_ours()"
         # What is imported stays: to look for garbage in it again and again takes a second.
-        first = f"import gc; gc.disable(); {ours}; import matplotlib; matplotlib.rcdefaults(); import {imports}; gc.enable()"
+        imported = f"import gc; gc.disable(); {ours}; import matplotlib; matplotlib.rcdefaults(); import {imports}"
+        first = f"{imported}; gc.freeze(); gc.enable()"
         kernel.start_kernel(
             cwd=str(self.folder),
             env=dict(self.environment),

@@ -6,6 +6,7 @@ that needs one should not wait for the others.
 
 from __future__ import annotations
 
+import gc
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,17 +21,21 @@ if TYPE_CHECKING:
     from jupyter_client.manager import KernelManager
 
 
+OBJECTS_BETWEEN_GARBAGE = 10_000  # Python's own number is 700
+
 _is_ours = False  # whether nobody but this package works in the process
 
 
 def this_process_is_ours() -> None:
     """Let later imports leave out what takes seconds and nothing here uses; not for a process in which a user works.
 
+    - Python looks for garbage after each 700 new objects, a fifth of the time of an import, which makes a million that stay.
     - jsonschema, by which notebooks are read, asks rfc3987_syntax for a grammar of internationalised addresses: two CPU seconds.
     - umap imports pynndescent, which compiles itself: 24 CPU seconds in a new environment (`import_umap`).
     """
     global _is_ours
     _is_ours = True
+    gc.set_threshold(OBJECTS_BETWEEN_GARBAGE, *gc.get_threshold()[1:])
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # what Python takes for "cannot be imported"
 
 

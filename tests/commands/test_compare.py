@@ -221,25 +221,25 @@ def test_compare_leaves_a_table_a_picture_a_page_and_the_notebook(
     write_parameters: Callable[..., Path], tmp_path: Path
 ) -> None:
     file = write_parameters(EPOCHS=1)
-    done = run_command("compare", file, "--methods", "reference,majority", "--seeds", 2, cwd=tmp_path)
+    done = run_command("compare", file, "--methods", "random labels,majority", "--seeds", 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "results" / "compare"
     names = ["compare.ipynb", "comparison.csv", "comparison.html", "comparison.png", "comparison.xlsx"]
     assert sorted(path.name for path in folder.iterdir()) == names
     rows = pd.read_csv(folder / "comparison.csv")
-    assert rows["method"].value_counts().to_dict() == {"reference": 2, "majority": 1}
+    assert rows["method"].value_counts().to_dict() == {"random labels": 2, "majority": 1}
     book = load_workbook(folder / "comparison.xlsx")
     assert book.sheetnames == ["summary", "rows"]
     assert book["rows"].max_row == 1 + len(rows)
     html = (folder / "comparison.html").read_text()
     assert "data:image/png" in html
-    for name in ("reference", "macro-F1", "AURC", "memory (GB)"):
+    for name in ("random labels", "macro-F1", "AURC", "memory (GB)"):
         assert re.search(f"<t[dh][^>]*>{re.escape(name)}</t[dh]>", html), name
     assert "import" not in re.sub(r"<style>.*?</style>", "", html, flags=re.S)
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
     # Again, with one method more: only that one is run.
     before = rows.set_index(["method", "seed"])
-    more = "linear SVM,reference,majority"
+    more = "linear SVM,random labels,majority"
     done = run_command("compare", file, "--methods", more, "--seeds", 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("done before") == 3

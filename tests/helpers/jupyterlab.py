@@ -102,8 +102,16 @@ def wait_until(page: Page, condition: str, seconds: int = SECONDS_TO_START) -> N
 
 
 def open_notebook(page: Page, lab: Lab, name: str) -> None:
-    """Opens a notebook by its address, as from a bookmark, and waits for its kernel."""
-    page.goto(f"{lab.url}/lab/workspaces/auto-{secrets.token_hex(4)}/tree/{name}?token={lab.token}")
+    """Opens a notebook and waits for its kernel: the first by its address, as from a bookmark, and later ones in the same window,
+    where the one before is closed unsaved, and its kernel goes on."""
+    if page.url.startswith(lab.url):
+        page.evaluate(
+            f"async path => {{ {NOTEBOOK}.dispose();"
+            " await window.jupyterapp.commands.execute('docmanager:open', {path}); }",
+            name,
+        )
+    else:
+        page.goto(f"{lab.url}/lab/workspaces/auto-{secrets.token_hex(4)}/tree/{name}?token={lab.token}")
     wait_until(page, "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
 
