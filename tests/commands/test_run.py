@@ -28,7 +28,7 @@ from jind_nb.core.resources import shipped
 from jind_nb.core.stage_words import STAGES
 from jind_nb.data.datasets import bundled_file
 from jind_nb.runs.folder import Run
-from tests.conftest import Answer, Whole, run_command
+from tests.conftest import Answer, Whole
 from tests.helpers.one_process import run_forked
 from tests.helpers.simulated import THREE_BATCHES, simulated
 from tests.helpers.whole import (
@@ -392,7 +392,7 @@ def test_wrong_values_found_by_the_first_notebook_are_the_users_input(
     """A NaN in the data is no failure of the program: one message, no traceback, exit status 2."""
     adata = simulated(THREE_BATCHES)
     adata.X.data[5] = np.nan
-    done: subprocess.CompletedProcess[str] = run_command("run", write_parameters(adata), cwd=tmp_path)
+    done = run_forked("run", write_parameters(adata), cwd=tmp_path)
     assert done.returncode == 2
     assert "NaN" in done.stderr
     assert "cell0" in done.stderr
