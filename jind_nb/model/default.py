@@ -632,14 +632,15 @@ def empty_annotator(n_features: int, n_classes: int, n_latent: int, has_adapter:
     return Annotator(Projection(n_features, n_latent), Heads(n_latent, n_classes), adapter)
 
 
-def describe(n_latent: int, epochs: int | None) -> str:
+def describe(n_latent: int, epochs: int | None, n_annotated: int) -> str:
     """Return the sentences on learning for the methods paragraph."""
+    moved = "Each further annotated batch was moved onto the batches before it, cell type by cell type. "
     return (
         f"All cells, those of the target too, were scaled to the same length and projected onto {n_latent} principal components "
-        f"(half of them of features divided by their standard deviation, and as many of unscaled features). Each further "
-        "annotated batch was moved onto the batches before it, cell type by cell type. Four kinds of linear classifiers "
-        "(softmax regressions on few, and on many, components of either kind, and a discriminant) were trained on all annotated "
-        "batches. A cell's probabilities were their weighted mean (the weights are in model.json); "
+        f"(half of them of features divided by their standard deviation, and as many of unscaled features). "
+        f"{moved if n_annotated > 1 else ''}Four kinds of linear classifiers "
+        "(softmax regressions on few, and on many, components of either kind, and a discriminant) were trained on "
+        f"{'all annotated batches' if n_annotated > 1 else 'the annotated batch'}. A cell's probabilities were their weighted mean (the weights are in model.json); "
         f"{percent(NEIGHBOURS_SHARE)} came from the cell's mutual nearest neighbours among the target's cells."
     )
 

@@ -104,7 +104,7 @@ def empty_annotator(n_features: int, n_classes: int, n_latent: int, has_adapter:
     return Annotator(Projection(n_features, n_latent), SoftmaxViews(n_latent, n_classes), adapter)
 
 
-def describe(n_latent: int, epochs: int | None) -> str:
+def describe(n_latent: int, epochs: int | None, n_annotated: int) -> str:
     """Return the sentences on learning for the methods paragraph."""
     return (
         f"All cells were scaled to the same length and projected onto {n_latent} principal components. "

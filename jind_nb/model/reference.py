@@ -443,14 +443,19 @@ def self_train(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, 
     add_stage(annotated, TargetStage.SELF_TRAINED, encode(annotated.model, x, settings.device), known, settings)
 
 
-def describe(n_latent: int, epochs: int | None) -> str:
+def describe(n_latent: int, epochs: int | None, n_annotated: int) -> str:
     """Return the sentences on learning for the methods paragraph; `epochs` None for a saved model."""
     if epochs is None:
         return f"Its neural network has a latent space of {n_latent} dimensions."
-    return (
+    first = (
         f"A neural network (encoder into a latent space of {n_latent} dimensions, and classifier) was trained on the source for "
-        f"{epochs} epochs. An adapter was trained for each further annotated batch, after which encoder and classifier were "
-        "trained on all annotated batches together."
+        f"{epochs} epochs."
+    )
+    if n_annotated == 1:
+        return first
+    return (
+        f"{first} An adapter was trained for each further annotated batch, after which encoder and classifier were trained on "
+        "all annotated batches together."
     )
 
 

@@ -263,7 +263,7 @@ class Annotating(Protocol):
     def empty_annotator(self, n_features: int, n_classes: int, n_latent: int, has_adapter: bool) -> Annotator:
         """Return an annotator to load weights into."""
 
-    def describe(self, n_latent: int, epochs: int | None) -> str:
+    def describe(self, n_latent: int, epochs: int | None, n_annotated: int) -> str:
         """Return the sentence on learning for the methods paragraph; `epochs` None for a saved model."""
 
     def describe_alignment(self, stages: Collection[str]) -> str:

@@ -44,7 +44,7 @@ def methods(
     values = {
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,
         "calibration": target_calibration(training, result), "alignment_reason": alignment_reason,
-        "learning": METHODS[method].describe(result.latent.shape[1], epochs),
+        "learning": METHODS[method].describe(result.latent.shape[1], epochs, 1 + len(training["intermediates"])),
         "most_cells": DATA_RULES[run.parameters.METHOD].most_cells, "steps": METHODS[method],
     }  # fmt: skip
     module: Any = templates().get_template("methods.txt.j2").make_module(values)

@@ -25,6 +25,7 @@ from ..results.tables import (
     hover_table,
     left_out_confusion,
     left_out_table,
+    left_out_title,
 )
 from . import html as report_html
 from . import page
@@ -156,7 +157,7 @@ def _trust(description: Mapping[str, Any], classes: list[str]) -> Markup | None:
     assert not isinstance(curves, str)  # a sentence only without a calibration
     pictures = [style.described(curves, reliability_alt(calibration, None))]
     if (counts := left_out_confusion(calibration, classes)) is not None:
-        title = "Left-out annotated batches, all together"
+        title = left_out_title(calibration)
         matrix = confusion.share_matrix(counts, title, classes)
         pictures.insert(0, style.described(matrix, confusion.share_matrix_alt(counts, title)))
     table = _table(left_out_table(calibration), "Each annotated batch, left out and annotated like a new file")

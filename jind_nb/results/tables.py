@@ -406,6 +406,13 @@ def left_out_confusion(calibration: Calibration | None, classes: list[str]) -> p
     return table.loc[table.sum(axis=1) > 0, [*used.index[used], UNASSIGNED]]
 
 
+def left_out_title(calibration: Calibration | None) -> str:
+    """Return the title of a picture of `left_out_confusion`."""
+    if calibration is not None and calibration.n_annotated == 1:
+        return "Held-out cells of the only annotated batch"
+    return "Left-out annotated batches, all together"
+
+
 def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
     """Return `left_out_table` of each alignment mode, one below the other."""
     if not calibrations:

@@ -468,6 +468,23 @@ def test_a_type_has_the_same_number_in_the_matrix_as_on_page_one() -> None:
     assert axes.get_xticklabels()[0].get_text() == "2"
 
 
+def test_a_type_that_was_not_learned_is_marked() -> None:
+    """A row without any right answer would else look like a failure of the model."""
+    counts = pd.DataFrame([[3, 0, 1], [0, 2, 0], [0, 1, 4]], ["B", "T", "mast"], ["B", "T", UNASSIGNED])
+    axes = confusion.share_matrix(counts, "answers", ["B", "T", UNASSIGNED]).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["B", "T", "(new) mast"]
+
+
+@pytest.mark.parametrize("n", [8, 9])
+def test_numbers_in_the_cells_of_page_one_are_explained_beside_them(n: int) -> None:
+    """Numbers in a picture that no legend has are a riddle."""
+    names = [*type_names(n), UNASSIGNED]
+    cells = embedding.target_umap(last_of(n), "cell type", TARGET, names, height=3.0)
+    bars = plots_target.composition_bars(shares_of(n), TARGET, names)
+    is_explained = all(": " in label.get_text() for label in bars.axes[0].get_yticklabels())
+    assert bool(cells.axes[0].texts) == is_explained == (n > 8)
+
+
 @pytest.mark.parametrize("n", [2, 28, 60])
 def test_one_matrix_fits_a_page_and_its_letters_can_be_read(n: int) -> None:
     """On paper a page is 6.6 inches wide; letters below 7 points are not read."""

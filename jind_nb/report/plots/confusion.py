@@ -146,6 +146,7 @@ def share_matrix(counts: pd.DataFrame, title: str, answers: Sequence[str] = ()) 
     names = short_names([str(name) for name in counts.index], 24 if n_columns <= 40 else 18)
     heads = short_names([str(name) for name in counts.columns], 20)
     number = {name: i + 1 for i, name in enumerate(answers or counts.columns)}
+    names = [word if name in number else f"(new) {word}" for name, word in zip(counts.index, names, strict=True)]
     left = 0.25 + 0.058 * (max(map(len, names)) + 4 * is_numbered)
     cell = float(np.clip((FULL - left - 1.15) / n_columns, 0.05, 0.42))
     every = int(np.ceil(0.105 / cell))  # so many columns share a number
@@ -176,7 +177,10 @@ def share_matrix(counts: pd.DataFrame, title: str, answers: Sequence[str] = ()) 
         heads = [str(number[name]) if j % every == 0 else "" for j, name in enumerate(counts.columns[:-1])] + [
             UNASSIGNED
         ]
-        names = [f"{number.get(name, '–')}: {word}" for name, word in zip(counts.index, names, strict=True)]
+        names = [
+            f"{number[name]}: {word}" if name in number else word
+            for name, word in zip(counts.index, names, strict=True)
+        ]
     axes.set_xticks(range(n_columns), heads, rotation=90, fontsize=7)
     axes.set_yticks(range(n_rows), names, fontsize=7)
     axes.tick_params(length=2, pad=2)

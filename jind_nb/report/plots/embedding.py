@@ -193,9 +193,8 @@ def target_umap(
         return figure
     group = points[by].to_numpy(dtype=object)
     is_drawn = np.ones_like(of_target) if by == "batch" and set(group[~of_target]) <= set(colours) else of_target
-    numbers = (
-        {name: i + 1 for i, name in enumerate(names)} if len(entries or colours) > FEW and by == "cell type" else {}
-    )
+    n_types = len([name for name in entries or colours if name != UNASSIGNED])
+    numbers = {name: i + 1 for i, name in enumerate(names)} if n_types > FEW and by == "cell type" else {}
     for name in [name for name in colours if name != target] + [target] * (by == "batch"):
         at = (group == name) & is_drawn
         if not at.any():

@@ -63,7 +63,8 @@ def dot_plot(*plots: Dots) -> Figure:
     largest = (72 * min(step, down)) ** 2  # a dot of all cells just touches its neighbours
     y = height
     for i, (part, names, inches) in enumerate(zip(plots, rows, heights, strict=True)):
-        words = textwrap.shorten(f"{short(part.title, 60)}: what cells of each type express", 90, placeholder="…")
+        shown = "peaks open in cells of each type" if part.what == "peaks" else "what cells of each type express"
+        words = textwrap.shorten(f"{short(part.title, 60)}: {shown}", 90, placeholder="…")
         figure.text(0.01, (y - 0.06) / height, words, fontsize=8.5, va="top")
         y -= title + (above if i == 0 else 0) + inches
         axes = figure.add_axes((left / FULL, y / height, step * len(columns) / FULL, inches / height))
@@ -125,8 +126,8 @@ def _dot_legend(figure: Figure, drawn: Any, dots: Dots, largest: float, left: fl
     width, height = figure.get_size_inches()
     shares = np.array([0.05, 0.25, 0.5, 0.75, 1.0])
     words = "open" if dots.what == "peaks" else "above zero"
-    unit = textwrap.shorten(f"mean value: {dots.unit}", 52, placeholder="…")
-    x = min(left, 1.6, FULL - 3.25 - 0.062 * len(unit))
+    unit = textwrap.wrap(f"mean value: {dots.unit}", 52, max_lines=2, placeholder="…")
+    x = min(left, 1.6, FULL - 3.25 - 0.062 * max(map(len, unit)))
     figure.text(x / width, 0.4 / height, f"share of cells {words}", fontsize=7)
     sizes = figure.add_axes((x / width, 0.08 / height, 2.9 / width, 0.26 / height))
     sizes.scatter(np.arange(5), np.zeros(5), s=_dot_size(shares, largest), color="#888888", linewidths=0)
@@ -134,7 +135,7 @@ def _dot_legend(figure: Figure, drawn: Any, dots: Dots, largest: float, left: fl
         sizes.text(i + 0.24, 0, f"{100 * share:.0f} %", fontsize=7, va="center")
     sizes.set(xlim=(-0.3, 5.0), ylim=(-1, 1))
     sizes.axis("off")
-    figure.text((x + 3.2) / width, 0.4 / height, unit, fontsize=7)
+    figure.text((x + 3.2) / width, 0.4 / height, "\n".join(unit), fontsize=7)
     bar = figure.add_axes(((x + 3.2) / width, 0.22 / height, 1.6 / width, 0.1 / height))
     figure.colorbar(drawn, cax=bar, orientation="horizontal")
     bar.tick_params(labelsize=7, length=2, pad=1)

@@ -271,7 +271,7 @@ def reliability_curves(
         right.plot(100 * coverage, 100 * risk, color=COLOURS[3], linestyle="--", label=label)
     left.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (mean of a range)", ylabel="share of right cells")
     left.set_title(f"Reliability (ranges of at least {FEWEST_OF_A_RANGE} cells)", fontsize=TITLE)
-    right.set(xlim=(0, 101), xlabel="most confident cells assigned (%)", ylabel="wrong among the assigned cells (%)")
+    right.set(xlim=(0, 101), xlabel="most confident cells assigned (%)", ylabel="wrong among these cells (%)")
     right.set_ylim(0, max(2.0, 1.08 * right.get_ylim()[1]))
     right.set_title("Risk and coverage", fontsize=TITLE)
     for axes in (left, right):

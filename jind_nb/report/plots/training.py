@@ -70,8 +70,14 @@ def feature_variances(variances: pd.Series, features: Mapping[str, int]) -> Figu
     kept, n = features["kept"], features["in_file"]
     title = f"All {n:,} features are kept" if kept == n else f"The {kept:,} most variable of {n:,} features are kept"
     axes.set_title(title, fontsize=TITLE)
-    largest = "\n".join(textwrap.wrap(", ".join(map(short, ranked.index[:10])), 44))
-    axes.text(0.98, 0.95, f"largest: {largest}", fontsize=7, ha="right", va="top", transform=axes.transAxes)
+    largest = "\n".join(textwrap.wrap("largest: " + ", ".join(map(short, ranked.index[:10])), 56))
+    # A line that bends upwards leaves the lower left corner free, one that bends downwards the upper right.
+    middle = ranked.iloc[round(np.sqrt(len(ranked))) - 1]
+    if 2 * middle >= ranked.iloc[0] + ranked.iloc[-1]:
+        place: dict[str, Any] = {"x": 0.02, "y": 0.05, "ha": "left", "va": "bottom"}
+    else:
+        place = {"x": 0.98, "y": 0.95, "ha": "right", "va": "top"}
+    axes.text(**place, s=largest, fontsize=7, transform=axes.transAxes)
     axes.grid(alpha=0.3)
     return figure
 
@@ -116,6 +122,7 @@ def alignment_losses(points: Sequence[Mapping[str, Any]]) -> Figure | str | None
     axes.plot("epoch", "loss", "o-", data=frame, color=COLOURS[0], ms=4, label=adapter)
     axes.plot("epoch", "discriminator_loss", "s--", data=frame, color=COLOURS[3], ms=4, label=discriminator)
     axes.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("Aligning the target with the annotated batches", fontsize=TITLE)
     axes.grid(alpha=0.3)
     legend_beside(axes)
