@@ -160,4 +160,6 @@ def scrolling_html(table: str) -> Markup:
     kind = " together" if is_short else " narrow" if is_narrow else ""
     table, end, rest = table.partition("</table>")
     box = f'<div class="scrolls{kind}" tabindex="0" role="region" aria-label="{name}">{table}{end}</div>'
+    if kind == " narrow":
+        box = f'<div class="together">{box}</div>'  # two columns are one box; WeasyPrint would break both
     return Markup(f"{box}{rest}")

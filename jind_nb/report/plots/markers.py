@@ -52,7 +52,7 @@ def dot_plot(*plots: Dots) -> Figure:
     # Sizes in inches: letters of 7 points, and rows and columns that they fit into.
     left = 0.3 + 0.06 * max(len(name) for names in rows for name in names)
     above = 0.05 + (0.12 + 0.064 * max(map(len, headings)) if headings else 0)
-    below, title = 0.95 + 0.06 * max(map(len, columns)), 0.24
+    below, title = 0.86 + 0.06 * max(map(len, columns)), 0.24
     step = float(np.clip((FULL - left - 0.1) / len(columns), 0.11, 0.19))
     down = next(inches for most, inches in DOWN if max(map(len, rows)) <= most)
     around = above + title * len(plots) + below
