@@ -51,9 +51,11 @@ def dot_plot(*plots: Dots) -> Figure:
     headings = short_names(list(dots.sections), 22) if len(columns) > len(dots.sections) else []
     # Sizes in inches: letters of 7 points, and rows and columns that they fit into.
     left = 0.3 + 0.06 * max(len(name) for names in rows for name in names)
-    above = 0.05 + (0.12 + 0.064 * max(map(len, headings)) if headings else 0)
-    below, title = 0.86 + 0.06 * max(map(len, columns)), 0.24
     step = float(np.clip((FULL - left - 0.1) / len(columns), 0.11, 0.19))
+    widths = [step * len(here) for here in dots.sections.values()]
+    is_level = bool(headings) and all(0.066 * len(h) <= inches for h, inches in zip(headings, widths, strict=True))
+    above = 0.05 + (0.12 + (0.12 if is_level else 0.064 * max(map(len, headings))) if headings else 0)
+    below, title = 0.74 + 0.12 * len(_unit_lines(dots)) + 0.06 * max(map(len, columns)), 0.24
     down = next(inches for most, inches in DOWN if max(map(len, rows)) <= most)
     around = above + title * len(plots) + below
     down = min(down, max(0.105, (PAGE - around) / sum(map(len, rows))))
@@ -70,7 +72,7 @@ def dot_plot(*plots: Dots) -> Figure:
         axes = figure.add_axes((left / FULL, y / height, step * len(columns) / FULL, inches / height))
         drawn = _draw_dots(axes, part, names, largest)
         if i == 0 and headings:
-            _draw_headings(axes, dots, headings, inches)
+            _draw_headings(axes, dots, headings, inches, is_level)
     axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
     axes.set_xlabel(dots.what[:-1], fontsize=7)
     _dot_legend(figure, drawn, dots, largest, left)
@@ -95,14 +97,16 @@ def _draw_dots(axes: Axes, dots: Dots, names: Sequence[str], largest: float) -> 
     return drawn
 
 
-def _draw_headings(axes: Axes, dots: Dots, headings: Sequence[str], inches: float) -> None:
-    """Draw above axes of a height what the features below each heading speak for."""
+def _draw_headings(axes: Axes, dots: Dots, headings: Sequence[str], inches: float, is_level: bool) -> None:
+    """Draw above axes of a height what the features below each heading speak for, level where the headings are short."""
     start, above = 0, axes.get_xaxis_transform()
     for heading, here in zip(headings, dots.sections.values(), strict=True):
         end, y = start + len(here) - 1, 1 + 0.06 / inches
         axes.plot([start - 0.3, end + 0.3], [y, y], color="#444444", linewidth=1, transform=above, clip_on=False)
         place = (start + end) / 2, y + 0.05 / inches
-        axes.text(*place, heading, rotation=90, ha="center", va="bottom", fontsize=7, transform=above)
+        axes.text(
+            *place, heading, rotation=0 if is_level else 90, ha="center", va="bottom", fontsize=7, transform=above
+        )
         start = end + 1
 
 
@@ -121,12 +125,16 @@ def _dot_size(share: np.ndarray, largest: float) -> np.ndarray:
     return sizes
 
 
+def _unit_lines(dots: Dots) -> list[str]:
+    return textwrap.wrap(f"mean value: {dots.unit}", 52, max_lines=2, placeholder="…")
+
+
 def _dot_legend(figure: Figure, drawn: Any, dots: Dots, largest: float, left: float) -> None:
     """Draw what sizes and colours mean, side by side below the dots, from `left` inches on."""
     width, height = figure.get_size_inches()
     shares = np.array([0.05, 0.25, 0.5, 0.75, 1.0])
     words = "open" if dots.what == "peaks" else "above zero"
-    unit = textwrap.wrap(f"mean value: {dots.unit}", 52, max_lines=2, placeholder="…")
+    unit = _unit_lines(dots)
     x = min(left, 1.6, FULL - 3.25 - 0.062 * max(map(len, unit)))
     figure.text(x / width, 0.4 / height, f"share of cells {words}", fontsize=7)
     sizes = figure.add_axes((x / width, 0.08 / height, 2.9 / width, 0.26 / height))
