@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import locks
 from ..core._compat import end_first_without_memory, kernel_manager, kill_kernel
 from ..core.files import disk_full, is_disk_full
-from ..core.limits import is_out_of_memory, memory_limit
+from ..core.limits import is_out_of_memory, memory_limit, why_killed
 from ..core.processes import own_folder, own_settings, short_places
 from ..core.progress import NO_BARS
 from ..core.resources import shipped
@@ -25,7 +25,9 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from jupyter_client.manager import KernelManager
 
-OUT_OF_MEMORY = "Memory ran out: {}. Give it more, or use less data; run again continues after the last finished stage."
+AGAIN = "run again continues after the last finished stage"
+
+OUT_OF_MEMORY = f"Memory ran out: {{}}. Give it more, or use less data; {AGAIN}."
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +149,7 @@ def _empty(kernel: KernelManager) -> None:
         client.wait_for_ready(timeout=KERNEL_SECONDS)
         client.execute(EMPTY, store_history=False, reply=True, timeout=KERNEL_SECONDS)
     except (RuntimeError, TimeoutError):  # the client's errors where nobody answers
-        raise StageError(f"The process of the notebooks was killed from outside: {memory_limit()}.") from None
+        raise StageError(f"The process of the notebooks was killed from outside, {why_killed()}; {AGAIN}.") from None
     finally:
         client.stop_channels()
 
@@ -204,7 +206,7 @@ def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder
                 f"{template}: {OUT_OF_MEMORY.format(memory_limit())}\nThe notebook with the error: {executed}"
             ) from None
         if error.ename == "CellExecutionError" and not error.evalue:  # papermill's words where the kernel gave none
-            why = f"a cell ended without a word, most often because memory ran out: {memory_limit()}."
+            why = f"a cell ended without a word, {why_killed()}; {AGAIN}."
             raise StageError(f"{template}: {why}\nThe notebook so far: {executed}") from None
         raise StageError(
             f"{template} failed: {error.ename}: {error.evalue}\nThe notebook with the error: {executed}"
@@ -215,13 +217,12 @@ def execute(template: str, executed: Path, parameters: Mapping[str, Any], folder
         raise
     except DeadKernelError:
         raise StageError(
-            f"{template}: the process was killed from outside, most often because memory ran out: {memory_limit()}.\n"
-            f"The notebook so far: {executed}"
+            f"{template}: the process was killed from outside, {why_killed()}; {AGAIN}.\nThe notebook so far: {executed}"
         ) from None
     except RuntimeError as error:
         if "Kernel died" not in str(error):  # nbclient's words if it ended before it began
             raise
-        why = f"the notebook's process ended at its start, most often because memory ran out: {memory_limit()}"
+        why = f"the notebook's process ended at its start, {why_killed()}; {AGAIN}"
         raise StageError(f"{template}: {why}.") from None
     finally:
         _keep_if_complete(running, executed)

@@ -241,7 +241,10 @@ class ActiveRun:
         write_json(self.run.stages_json, self.records)
 
     def write_failure_page(self, cause: Exception) -> None:
-        """Write a page that says that the run failed; before the first stage an earlier run's results stay instead."""
+        """Write a page that says that the run failed, and delete what a killed kernel left half-written.
+
+        Before the first stage an earlier run's results stay instead.
+        """
         if self.current_stage is None or not self.hold.is_valid():
             return
         states = dict.fromkeys(self.keys, "not begun")
@@ -255,6 +258,8 @@ class ActiveRun:
             "when": time.strftime("%Y-%m-%d %H:%M"),
             "stages": [{"stage": stage, "what": STAGE_WORDS[stage], "how": states[stage]} for stage in self.keys],
         }
+        with suppress(OSError):
+            previous.remove_half_written(self.run)
         with suppress(OSError):  # a full disk has no room for it
             write_json(self.run.failure_json, failure)
             report.write_failed_html(self.run)

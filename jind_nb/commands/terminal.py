@@ -10,6 +10,7 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from ..core._compat import this_process_is_ours
 from ..core.files import is_disk_full, why_not_written
-from ..core.limits import check_limits, is_out_of_memory, memory_limit
+from ..core.limits import check_limits, is_out_of_memory, memory_limit, why_killed
 from ..core.processes import writable_caches
 from ..errors import InputError, shown
 
@@ -76,6 +77,11 @@ err = Console(file=_Output("stderr"), stderr=True)  # type: ignore[arg-type]
 
 # What ends a program from outside, besides Ctrl-C: kill, a batch system; a closed terminal.
 ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+# Reads a line; where its input ends without one, prints its argument. A bar of ours hides the terminal's cursor.
+WATCH = (
+    r"""trap '' INT TERM HUP QUIT; read -r _ && exit; [ -t 2 ] && printf '\n\033[?25h' >&2; printf '%s\n' "$1" >&2"""
+)
 
 
 class Ended(SystemExit):
@@ -154,7 +160,7 @@ def exit_status() -> Iterator[None]:
             signal.signal(number, _end)
     try:
         check_limits()
-        with writable_caches():
+        with _told_if_killed(), writable_caches():
             yield
     except InputError as error:
         print_line(f"[bold red]Wrong input:[/bold red] {plain(str(error))}", err)
@@ -182,6 +188,26 @@ def exit_status() -> Iterator[None]:
         sys.exit(1)
     finally:
         gc.freeze()  # Python looks through all that was ever imported for circles before it ends, which takes two seconds
+
+
+@contextmanager
+def _told_if_killed() -> Iterator[None]:
+    """Let a small process print why if this one is killed during the `with` block, as the system does without memory."""
+    sentence = (
+        f"Failed: the process was killed from outside, {why_killed()}; a run continues after its last finished stage."
+    )
+    try:
+        watch = subprocess.Popen(
+            ["/bin/sh", "-c", WATCH, "sh", sentence], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+    except OSError:  # no more processes are allowed
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            watch.communicate(b"ended\n")
 
 
 def _end(number: int, _: Any) -> None:

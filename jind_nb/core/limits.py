@@ -73,12 +73,28 @@ def _limit(kind: int) -> int | None:
 
 def memory_limit() -> str:
     """Return the lowest limit of this process's memory in words: of the shell, of its control group, or of the machine."""
-    limits = {f"this machine has {psutil.virtual_memory().total / 1e9:,.1f} GB": psutil.virtual_memory().total}
+    words, _ = min(_memory_limits().items(), key=lambda limit: limit[1])
+    return words
+
+
+def lowest_memory_limit() -> int:
+    """Return how many bytes of memory this process may have at most."""
+    return min(_memory_limits().values())
+
+
+def why_killed() -> str:
+    """Return why this process, or one that it started, was killed from outside, as far as one can know, and what to do."""
+    return f"most often because memory ran out: {memory_limit()}. Give it more, or use less data"
+
+
+def _memory_limits() -> dict[str, int]:
+    machine = psutil.virtual_memory().total
+    limits = {f"this machine has {machine / 1e9:,.1f} GB": machine}
     if (address_space := _limit(resource.RLIMIT_AS)) is not None:
         limits[f"ulimit -v allows {address_space / 1e9:,.1f} GB"] = address_space
     if (group := _limit_of_group()) is not None:
         limits[f"the control group of this process (a container or a job) allows {group / 1e9:,.1f} GB"] = group
-    return min(limits, key=lambda words: limits[words])
+    return limits
 
 
 def _limit_of_group() -> int | None:

@@ -57,6 +57,11 @@ def recover(run: Run) -> None:
         if outdated.exists() and not previous.exists():
             outdated.rename(previous)
     shutil.rmtree(outdated, ignore_errors=True)
+    remove_half_written(run)
+
+
+def remove_half_written(run: Run) -> None:
+    """Delete the temporary files that a killed process of the run has left."""
     of_targets = [folder for where in (run.targets, run.notebooks) for folder in where.glob("*/")]
     of_targets += run.targets.glob("*/work/")
     for place in (run.folder, run.work, run.models, run.notebooks, *of_targets):

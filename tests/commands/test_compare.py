@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,16 @@ def test_compare_leaves_a_table_a_picture_a_page_and_the_notebook(
     again = pd.read_csv(folder / "comparison.csv").set_index(["method", "seed"])
     pd.testing.assert_frame_equal(again.loc[before.index], before)
     assert len(again) == len(before) + 1
+
+
+def test_a_method_that_is_killed_names_the_limit(parameters: Parameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost otherwise: why a method has no row, where a batch system ended its process."""
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    monkeypatch.setattr(compare_measure, "python_module", lambda *_: killed)
+    with pytest.raises(
+        compare_measure.UnavailableError, match=r"^linear SVM was killed \(signal 9\), most often .* GB\."
+    ):
+        compare_measure.measure(parameters, "linear SVM")
 
 
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:

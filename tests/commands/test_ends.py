@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,25 @@ def test_nohup_still_ignores_a_closed_terminal(tmp_path: Path) -> None:
         process.wait(1)
     process.terminate()
     process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_command_that_is_killed_says_why_all_the_same(tmp_path: Path, number: signal.Signals) -> None:
+    """Lost otherwise: the reason why `predict` ended with "Killed", or with nothing, where a job's memory ran out."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    child = int(process.stdout.readline())
+    process.send_signal(number)
+    said = process.stderr.readline()
+    if is_alive(child):
+        os.kill(child, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert bool(re.match(r"Failed: the process was killed .* memory ran out: .* GB\. Give it more", said)) == (
+        number == 9
+    )
 
 
 CLOSED = {

@@ -364,7 +364,10 @@ def test_failed_run_says_so_again_and_is_gone_after_a_good_one(
         work.clear_folder()
         this.parameters_yaml.write_text(yaml.safe_dump(this.parameters.model_dump()), "utf-8")
         work.current_stage = "2_train"
+        half = this.folder / ".predictions.csv.1.part"  # of a kernel that was killed
+        half.touch()
         work.write_failure_page(RuntimeError("<b>no</b> memory"))
+        assert not half.exists()
         assert "&lt;b&gt;no&lt;/b&gt; memory" in this.report_html.read_text("utf-8")
     this.report_html.unlink()
     done = jind_nb("report", this.folder)

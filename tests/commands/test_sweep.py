@@ -235,11 +235,17 @@ def test_a_zarr_folders_bytes_count_for_how_many_runs_fit_into_memory(
 ) -> None:
     """A folder's own size is a few kilobytes: eight runs with 100 GB of input each would be killed for memory."""
     monkeypatch.setattr("dask.system.CPU_COUNT", 8)
-    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 64_000_000_000)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64_000_000_000))
+    monkeypatch.setattr(
+        "psutil.virtual_memory", lambda: SimpleNamespace(available=64_000_000_000, total=64_000_000_000)
+    )
+    group: list[int] = []
+    monkeypatch.setattr("jind_nb.core.limits._limit_of_group", lambda: group[0] if group else None)
     simulated(THREE_BATCHES).write_zarr(tmp_path / "input.zarr")
     sweep = sweep_sweep.each_target(write(tmp_path / "p.yaml", PATH="input.zarr", OUTPUT_PATH="results"), {}, None)
     assert sweep_sweep.default_workers(sweep) == 3
+    group.append(2_000_000_000)  # of a job on a larger machine
+    assert sweep_sweep.default_workers(sweep) == 1
+    group.clear()
     with (tmp_path / "input.zarr" / "large").open("wb") as chunk:
         chunk.truncate(100_000_000_000)
     assert sweep_sweep.default_workers(sweep) == 1
@@ -336,6 +342,16 @@ def test_a_worker_killed_at_its_start_is_told_in_our_words(monkeypatch: pytest.M
     here = workers.Cluster(workers.LOCAL, 1)
     with pytest.raises(RuntimeError, match=r"memory ran out: .*The same sweep again"), workers.client_of(here):
         pass
+
+
+def test_a_killed_runs_own_words_are_told(tmp_path: Path) -> None:
+    """Lost otherwise: which limit of memory the killed run had met, on a machine that may be another."""
+    done = SimpleNamespace(status="finished", result=lambda: -9)
+    log = tmp_path / "log"
+    log.write_text("12:00:01 1/5 1_preprocess: reading\nFailed: memory: 1.0 GB.\n")
+    assert sweep_sweep._failure(done, log) == "memory: 1.0 GB."  # type: ignore[arg-type]
+    log.write_text("12:00:01 1/5 1_preprocess: reading\n")
+    assert "killed (signal 9)" in sweep_sweep._failure(done, log)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

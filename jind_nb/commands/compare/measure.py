@@ -23,6 +23,7 @@ import pandas as pd
 from scipy import sparse
 
 from ... import metrics
+from ...core.limits import why_killed
 from ...core.parameters import Parameters
 from ...core.processes import python_module
 from ...data import cells as data_cells
@@ -155,9 +156,9 @@ def _annotate_in_process(parameters: Parameters, method: str) -> tuple[Predictio
         environment = os.environ | {"TQDM_DISABLE": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if not answer.exists():
-            how = f"was killed (signal {-done.returncode})" if done.returncode < 0 else "failed"
-            last = (done.stderr.strip() or how).splitlines()[-1]
-            raise UnavailableError(f"{method} {how}: {last}")
+            if done.returncode < 0:
+                raise UnavailableError(f"{method} was killed (signal {-done.returncode}), {why_killed()}.")
+            raise UnavailableError(f"{method} failed: {(done.stderr.strip() or 'without a word').splitlines()[-1]}")
         problem, answered = pickle.loads(answer.read_bytes())
     if problem:
         raise UnavailableError(problem)

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from ...core import locks
 from ...core.files import file_names, read_end, sha256, write_yaml
+from ...core.limits import lowest_memory_limit
 from ...core.methods import DATA_RULES
 from ...core.parameters import Parameters, load_parameters
 from ...core.text import plural
@@ -285,7 +286,7 @@ def make_cluster(sweep: Sweep, where: str, n_given: int | None, slurm: SlurmSett
 
 def default_workers(sweep: Sweep) -> int:
     """Return how many runs to do at once: as many as runs, cores and free memory allow, at least one."""
-    free = min(distributed.system.MEMORY_LIMIT, psutil.virtual_memory().available)
+    free = min(lowest_memory_limit(), psutil.virtual_memory().available)
     largest = max(sum(map(n_bytes, input_files(task.parameters))) for task in sweep.tasks)
     by_memory = int(free // (BYTES_OF_A_RUN + TIMES_THE_INPUT * largest))
     return max(1, min(len(sweep.tasks), dask.system.CPU_COUNT, by_memory))
@@ -463,7 +464,8 @@ def _failure(future: distributed.Future, log: Path) -> str:
         return ""
     if status == workers.NOT_DONE:
         return "Its worker was stopped several times, most often because its time was up."
-    if status < 0:
-        return f"The run was killed (signal {-status}), most often because memory ran out."
     output = read_end(log, 20_000)
+    if status < 0:
+        unsaid = f"The run was killed (signal {-status}), most often because memory ran out."
+        return failure_message(output) or unsaid
     return failure_message(output) or output[-500:].strip() or f"exit status {status}"

@@ -21,7 +21,7 @@ import dask.system
 from distributed import Client, LocalCluster
 
 from ...core._compat import ignore_dask_logs, is_task_wanted
-from ...core.limits import memory_limit
+from ...core.limits import why_killed
 from ...core.locks import SECONDS_FOR_ORPHANS, refuse_if_in_use
 from ...core.processes import python_module
 from ...core.progress import NO_BARS
@@ -175,8 +175,8 @@ def _local(cluster: Cluster) -> LocalCluster:
         )
     except RuntimeError:  # Dask's own words speak of its nanny
         raise RuntimeError(
-            f"A worker was killed at its start, most often because memory ran out: {memory_limit()}. The same sweep again "
-            "continues with the runs that are not finished."
+            f"A worker was killed at its start, {why_killed()}. The same sweep again continues with the runs that are not "
+            "finished."
         ) from None
 
 
