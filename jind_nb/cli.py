@@ -374,7 +374,7 @@ def web_page(
         int | None, typer.Option(min=1, max=65535, help="Default: 8866, or the next free port.", show_default=False)
     ] = None,
     ip: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0: other machines can reach the page.")
+        str, typer.Option(help="Address to listen at; 0.0.0.0 or :: (IPv6 too): other machines can reach the page.")
     ] = "127.0.0.1",
     base_url: Annotated[
         str, typer.Option(metavar="PATH", help="Behind a proxy: the path at which it serves the page.")
@@ -419,6 +419,7 @@ def web_page(
 
     if missing := [path for path in data or [] if not path.is_dir()]:
         raise InputError(f"--data: there is no folder {missing[0]}.")
+    ip = ip.strip("[]")  # of an IPv6 address, as browsers take it
     folders, most_bytes = tuple(path.resolve() for path in data or []), int(max_upload_gb * 1e9)
     settings = AppSettings(folder.absolute(), folders, most_bytes, runs_at_once, most_pages, keep_days, token)
     for warning in settings.warnings(ip):

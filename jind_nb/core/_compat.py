@@ -107,6 +107,23 @@ def own_kernels_only() -> type[KernelSpecManager]:
     return OwnKernelOnly
 
 
+def answer_addresses_by_name() -> None:
+    """Let Jupyter's handlers look for an address in `local_hostnames` too, where they look for names only."""
+    from urllib.parse import urlsplit
+
+    from jupyter_server.base.handlers import JupyterHandler
+
+    of_jupyter = JupyterHandler.check_host
+
+    def check_host(handler: JupyterHandler) -> bool:
+        with suppress(ValueError):  # half a bracket
+            if urlsplit(f"//{handler.request.host}").hostname in handler.settings["local_hostnames"]:
+                return True
+        return bool(of_jupyter(handler))
+
+    JupyterHandler.check_host = check_host  # type: ignore[method-assign, assignment]
+
+
 def n_kernels(manager: Any) -> int:
     """Return how many kernels a server's manager has, with those that are about to start, which it does not list."""
     return len({*manager.list_kernel_ids(), *manager._pending_kernels})

@@ -50,7 +50,8 @@
   document.addEventListener("click", async (event) => {
     if (!event.target.closest || !event.target.closest("button.logout")) return;
     const xsrf = (document.cookie.match(/(?:^|; )_xsrf=([^;]*)/) || ["", ""])[1];
-    const answer = await fetch("logout", { method: "POST", headers: { "X-XSRFToken": xsrf } }).catch(() => null);
+    const url = "logout?kernel=" + encodeURIComponent(kernel());
+    const answer = await fetch(url, { method: "POST", headers: { "X-XSRFToken": xsrf } }).catch(() => null);
     if (answer && answer.ok) location.href = "logout";
     else show("You are still logged in: the server did not answer. Try again, or delete this page's cookies.");
   });

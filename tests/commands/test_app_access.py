@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -33,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One without a token, which a proxy asks for as cells.example.org."""
+    """One without a token, at every address of this machine, which a proxy asks for as cells.example.org or 192.0.2.9."""
     folder = tmp_path_factory.mktemp("open")
     command = [
         sys.executable,
@@ -43,6 +45,10 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "--no-token",
         "--host",
         "Cells.Example.org",
+        "--host",
+        "192.0.2.9",
+        "--ip",
+        "::",
         "--folder",
         "root",
     ]
@@ -51,7 +57,7 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert process.stdout is not None
-    found = re.search(r"http://127\.0\.0\.1:(\d+)/$", process.stdout.readline().strip())
+    found = re.search(r"http://[^/]+:(\d+)/$", process.stdout.readline().strip())
     assert found
     yield Served(int(found[1]), "", folder / "root", folder, process)
     stop(Served(int(found[1]), "", folder / "root", folder, process))
@@ -61,7 +67,7 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     ("host", "let_in"),
     [
         ("localhost", True), ("127.0.0.1:{port}", True), ("[::1]", True), ("cells.example.org", True), ("evil.example", False),
-        ("localhost.evil.example", False), ("192.0.2.7", False),
+        ("localhost.evil.example", False), ("192.0.2.7", False), ("192.0.2.9", True), ("[::]:{port}", True), ("[fd00::2]", False),
     ],
 )  # fmt: skip
 def test_without_a_token_only_known_names_lead_in(open_server: Served, host: str, let_in: bool) -> None:
@@ -84,6 +90,13 @@ def test_without_a_token_only_known_names_lead_in(open_server: Served, host: str
 def test_with_a_token_any_name_leads_to_the_token(server: Served) -> None:
     """Lost otherwise: the page behind a proxy, whatever its name is."""
     assert server.ask("/", Host="cells.example.org")[1]["Location"].startswith("/login")
+
+
+@pytest.mark.skipif(not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists(), reason="no IPv6")
+def test_every_address_means_those_of_ipv6_too(open_server: Served) -> None:
+    """Lost otherwise: the page under the printed name, which may be one of IPv4 or of IPv6."""
+    with socket.create_connection(("::1", open_server.port), timeout=10):
+        pass
 
 
 @pytest.mark.parametrize("host", ["https://cells.example.org", "cells.example.org:443", "cells.example.org/", ""])
@@ -167,11 +180,17 @@ def test_the_page_learns_that_its_kernel_is_gone(server: Served) -> None:
 
 
 def test_logging_out_forgets_the_token_and_the_visitor(server: Served) -> None:
-    """Lost otherwise: one's files, to the next person at a shared computer."""
+    """Lost otherwise: one's files, to the next person at a shared computer; and 100 MB for half an hour, to a page nobody sees."""
     visitor = server.visitor()
-    assert server.ask("/logout", "POST", b"", Cookie=visitor.cookies)[0] == 403  # another site's form
-    xsrf = visitor.cookies.partition("_xsrf=")[2]
-    status, headers, _ = server.ask("/logout", "POST", b"", Cookie=visitor.cookies, X_XSRFToken=xsrf)
+    found = re.search(r'"kernelId": "([0-9a-f-]+)"', visitor.get(f"/?session={visitor.session}")[2].decode())
+    assert found
+    xsrf, path = visitor.cookies.partition("_xsrf=")[2], f"/logout?kernel={found[1]}"
+    assert server.ask(path, "POST", b"", Cookie=visitor.cookies)[0] == 403  # another site's form
+    stranger = "; ".join(one for one in visitor.cookies.split("; ") if one.startswith("_xsrf"))
+    assert server.ask(path, "POST", b"", Cookie=stranger, X_XSRFToken=xsrf)[0] == 200
+    assert json.loads(visitor.get(f"/alive?kernel={found[1]}")[2]) == {"kernel": True}
+    status, headers, _ = server.ask(path, "POST", b"", Cookie=visitor.cookies, X_XSRFToken=xsrf)
+    assert json.loads(visitor.get(f"/alive?kernel={found[1]}")[2]) == {"kernel": False}
     forgotten = {one.partition("=")[0] for one in headers.get_all("Set-Cookie") if '=""' in one}
     assert status == 200
     assert len(forgotten) == 2
@@ -209,5 +228,6 @@ def test_one_page_too_many_is_told_and_starts_nothing(server: Served) -> None:
     assert status == 503
     assert headers["Retry-After"] == "30"
     assert b"3 pages are open on this server" in body
-    assert len(psutil.Process(server.process.pid).children()) == MOST_PAGES
+    children = psutil.Process(server.process.pid).children()
+    assert sum("ipykernel_launcher" in child.cmdline() for child in children) == MOST_PAGES
     assert visitor.session not in (server.root.parent / "stderr.txt").read_text()  # who reads it would have the files

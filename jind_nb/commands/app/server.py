@@ -35,7 +35,7 @@ from voila.app import Voila
 from voila.static_file_handler import TemplateStaticFileHandler
 from voila.tornado.handler import TornadoVoilaHandler
 
-from ...core._compat import n_kernels, own_kernels_only
+from ...core._compat import answer_addresses_by_name, n_kernels, own_kernels_only
 from ...core.files import read_json, write_json
 from ...core.processes import own_folder, own_settings, short_places
 from ...core.resources import shipped
@@ -43,7 +43,7 @@ from ...errors import InputError
 from ...report.page import script_and_hash
 from ..terminal import plain, print_line
 from .widgets import html, in_words
-from .workspace import LOOPBACK, PART, AppSettings, Workspace, remove_old
+from .workspace import PART, AppSettings, Workspace, is_of_this_machine, remove_old
 
 SECONDS_BEFORE_CULLED = 1800  # for a kernel whose tab is lost or asleep; a closed tab ends its kernel at once
 
@@ -52,6 +52,8 @@ SECONDS_UNTIL_RETRY = 30  # for a page that the server had no room for
 SECONDS_BETWEEN_CLEANINGS = 3600
 
 PORTS_TRIED = 20
+
+EVERYWHERE = ("", "::")  # addresses that mean all of this machine's, those of IPv4 and of IPv6
 
 # A report holds other people's data: it may only show itself and run its own script, as a page without origin.
 REPORT_MAY = (
@@ -304,10 +306,13 @@ class Alive(JupyterHandler):
 
 
 class Logout(JupyterHandler):
-    """POST logout: the browser forgets the token and its visitor; GET says so."""
+    """POST logout?kernel=ID: the page's kernel ends, and the browser forgets the token and its visitor; GET says so."""
 
     @allow_unauthenticated
-    def post(self) -> None:
+    async def post(self) -> None:
+        kernel, kernels = self.get_query_argument("kernel", ""), self.kernel_manager
+        if self.current_user and kernel in kernels:  # without the cookie the page could not end it any more
+            await ensure_async(kernels.shutdown_kernel(kernel, now=True))
         self.identity_provider.clear_login_cookie(self)
         self.clear_cookie(f"{self.cookie_name}-session", path=self.base_url)
         self.finish()
@@ -345,13 +350,13 @@ class Server(Voila):
             self.port = port
             try:
                 # A proxy says in X-Forwarded-Proto whether the visitor's own connection is encrypted.
-                self.app.listen(port, self.ip, xheaders=True)
+                self.app.listen(port, "" if self.ip in EVERYWHERE else self.ip, xheaders=True)
                 break
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or port == self.ports[-1]:
                     reason = error.strerror or error
                     raise InputError(f"--ip {self.ip} --port {port}: {reason}; choose another one.") from None
-        host = socket.gethostname() if self.ip in ("", "0.0.0.0", "::") else self.ip
+        host = socket.gethostname() if self.ip in ("0.0.0.0", *EVERYWHERE) else self.ip
         host = f"[{host}]" if ":" in host else host
         query = f"?token={self.token}" if self.token else ""
         address = f"http://{host}:{self.port}{self.base_url}{query}"
@@ -413,6 +418,7 @@ def serve(settings: AppSettings, *, ip: str, ports: Sequence[int], base_url: str
                     "local_hostnames": _local_names(ip, hosts),
                 },
             )
+            answer_addresses_by_name()
             server.ports = ports
             server.initialize([])
             server.start()
@@ -431,7 +437,7 @@ def _local_names(ip: str, hosts: Sequence[str]) -> list[str]:
     if wrong := [host for host in hosts if not re.fullmatch(r"[\w.-]+", host, re.ASCII)]:
         raise InputError(f"--host: found {wrong[0]!r}; give the name alone, such as cells.example.org.")
     # Where other machines are let in, the address that is printed has the machine's name.
-    of_machine = [] if ip in LOOPBACK else [ip, socket.gethostname()]
+    of_machine = [] if is_of_this_machine(ip) else [ip, socket.gethostname()]
     return [name.lower() for name in ("localhost", *of_machine, *hosts)]
 
 

@@ -12,6 +12,7 @@ continues without the page, the kernel that started it, and the server.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -52,8 +53,6 @@ PART = ".part"  # of an upload under way
 LONGEST_FILE_NAME = 120  # bytes
 
 MOST_FILES_LISTED = 500
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 SECONDS_TO_STOP = 15
 
@@ -98,12 +97,23 @@ class AppSettings:
         may_list = self.root.exists() and self.root.stat().st_mode & 0o077
         warnings = {
             "other machines can reach the page, and what is sent can be read on the way: put a proxy with https before it "
-            "(docs/web.md).": ip not in LOOPBACK,
+            "(docs/web.md).": not is_of_this_machine(ip),
             f"others on this machine may list {self.root}, and its names are the secret that keeps visitors apart: "
             f"chmod 700 {shlex.quote(str(self.root))}": may_list,
             "without a token, everybody who reaches the page can use it.": not self.has_token,
         }
         return [warning for warning, holds in warnings.items() if holds]
+
+
+def is_of_this_machine(ip: str) -> bool:
+    """Return whether only this machine reaches an address.
+
+    >>> is_of_this_machine("127.0.0.2"), is_of_this_machine("::1"), is_of_this_machine("::")
+    (True, True, False)
+    """
+    with suppress(ValueError):
+        return ipaddress.ip_address(ip).is_loopback
+    return ip == "localhost"
 
 
 @contextmanager
