@@ -420,7 +420,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory, whole: Whole) -> tuple[Path,
     adata.X.data[5] = np.nan
     adata.write_h5ad(folder / "nan.h5ad")
     bad, good = write(folder / "bad.yaml", PATH="nan.h5ad", OUTPUT_PATH="bad"), all_but_report(whole, folder, "good")
-    return folder, run_command("sweep", bad, good, "--workers", 1, cwd=folder)
+    (folder / "tmp").mkdir()
+    return folder, run_command("sweep", bad, good, "--workers", 1, cwd=folder, TMPDIR=str(folder / "tmp"))
 
 
 def all_but_report(whole: Whole, folder: Path, name: str) -> Path:
@@ -448,6 +449,7 @@ def test_one_failing_run_does_not_stop_the_others(swept: tuple[Path, subprocess.
     assert "(2 of 2)" in done.stderr
     assert "Traceback" not in done.stderr
     assert "1 of 2 runs finished, 1 failed" in done.stdout
+    assert list((folder / "tmp").iterdir()) == []
     table = summary_of(folder / "runs" / "sweep")
     assert list(table["status"]) == [FAILED, FINISHED]
     assert "NaN or infinite values in 1 cell" in table.loc["bad", "message"]

@@ -23,7 +23,7 @@ from distributed import Client, LocalCluster
 from ...core._compat import ignore_dask_logs, is_task_wanted
 from ...core.limits import why_killed
 from ...core.locks import SECONDS_FOR_ORPHANS, refuse_if_in_use
-from ...core.processes import python_module
+from ...core.processes import own_folder, python_module, short_places
 from ...core.progress import NO_BARS
 from ...errors import InputError
 from .process import SECONDS_TO_END
@@ -145,6 +145,8 @@ def client_of(cluster: Cluster) -> Iterator[Client]:
     }
     with dask.config.set(quiet), ExitStack() as started:
         if cluster.where == LOCAL:
+            own = started.enter_context(own_folder(short_places()))  # Dask would leave its own in TMPDIR
+            started.enter_context(dask.config.set({"temporary-directory": str(own)}))
             address: Any = _local(cluster)
         elif cluster.where == SLURM:
             address = _slurm(cluster)
