@@ -68,11 +68,9 @@ class OwnKernels:
         """Start a kernel, which begins to import."""
         # Files, not TCP: a port that is free when it is chosen may be taken when the kernel binds it.
         kernel = kernel_manager(kernel_name=KERNEL, transport="ipc", connection_file=f"{self.sockets}/{name}.json")
-        # A `matplotlibrc` in the folder where it works comes before all others.
         ours = "from jind_nb.core import _compat; _compat.this_process_is_ours()"
         # What is imported stays: to look for garbage in it again and again takes a second.
-        imported = f"import gc; gc.disable(); {ours}; import matplotlib; matplotlib.rcdefaults(); import {imports}"
-        first = f"{imported}; gc.freeze(); gc.enable()"
+        first = f"import gc; gc.disable(); {ours}; import {imports}; gc.freeze(); gc.enable()"
         kernel.start_kernel(
             cwd=str(self.folder),
             env=dict(self.environment),

@@ -28,7 +28,7 @@ from pathlib import Path
 from jind_nb.commands import kernels
 folder, shipped = Path(sys.argv[1]), Path(sys.argv[2])
 kernels.shipped = lambda _: shipped
-kernels.IMPORTED_AHEAD |= {"look": "json", "again": "json"}
+kernels.IMPORTED_AHEAD |= dict.fromkeys(("look", "again"), "jind_nb.report.plots.style")  # as for every stage
 with kernels.own_kernels(folder) as own, kernels.one_kernel(["look", "again"], own) as stages:
     for name, kernel in stages:
         kernels.execute(name, folder / f"{name}.ipynb", {}, folder, kernel)
