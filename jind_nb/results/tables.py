@@ -449,15 +449,13 @@ def suspects_table(suspects: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def left_out_table(calibration: Calibration) -> pd.DataFrame:
-    """Return how the method did on each left-out batch, shares as percent."""
+    """Return how the method did on each left-out batch (of a single one: on its held-out cells), shares as percent."""
     names = {
         "cells": "cells", "checked": "checked of labelled %", "raw_accuracy": "right before rejection %", "assigned": "assigned %",
         "error_among_assigned": "wrong among assigned %", "unlike_reference": "unlike reference %", "AURC": "AURC",
         "calibration_error": "calibration error %",
     }  # fmt: skip
-    table = (
-        pd.DataFrame(calibration.batches).set_index("batch").rename_axis("left-out batch").reindex(columns=list(names))
-    )
+    table = pd.DataFrame(calibration.batches).set_index("batch").reindex(columns=list(names))
     table = table.rename(columns=names).astype(float).dropna(axis=1, how="all")  # an older model does not have all
     shares = table.columns.str.endswith("%")
     table.loc[:, shares] = (100 * table.loc[:, shares]).round(1)

@@ -419,7 +419,7 @@ def test_the_left_out_table_is_in_percent() -> None:
     table = tables.left_out_table(left_out(0.02, None, n_annotated=2, target_error=None, threshold=None))
     assert table.loc["b0", "wrong among assigned %"] == 2.0
     assert np.isnan(table.loc["b1", "wrong among assigned %"])
-    assert table.index.name == "left-out batch"
+    assert table.index.name == "batch"
 
 
 # --- what the report tells -----------------------------------------------------------------------------------------------

@@ -255,7 +255,7 @@ def test_full_disk_is_said_and_the_rerun_goes_on(whole: Whole, tiny_disk: Path) 
     full.unlink()
     done = run_forked("run", whole.parameters, "--output-path", run, "-s", "ALIGN=false", cwd=tiny_disk)
     assert done.returncode == 0, done.stderr
-    assert reused_of(run) == ["1_preprocess", "2_train"]
+    assert reused_of(run) in (ALL[:2], ALL[:3])  # on a busy machine the disk is full a stage later
     assert place_of(run, earlier) == "previous"  # not displaced by the unfinished one
     assert not differences(run, run)
     model = json.loads((run / "trained_models" / "model.json").read_text())
