@@ -824,6 +824,7 @@ def _work() -> None:
     sys.dont_write_bytecode = True
 
     from jind_nb import cli
+    from jind_nb.commands.terminal import WATCH
 
     predicts = sys.argv[2] == "predict"
     guarded, case = root / "guarded", root / "guarded" / "case"
@@ -840,6 +841,8 @@ def _work() -> None:
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if not watching or not arguments or isinstance(arguments[0], int):
             return
+        if event == "subprocess.Popen" and list(arguments[1])[:3] == ["/bin/sh", "-c", WATCH]:
+            return  # our own, of which only the last argument, a sentence, differs
         if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect"):
             seen.append(f"{event} {arguments!r}"[:300])
         # A nameless temporary file is opened by its folder.
