@@ -29,7 +29,7 @@ _is_ours = False  # whether nobody but this package works in the process
 def this_process_is_ours() -> None:
     """Let later imports leave out what takes seconds and nothing here uses; not for a process in which a user works.
 
-    - Python looks for garbage after each 700 new objects, a fifth of the time of an import, which makes a million that stay.
+    - Python looks for garbage after each 700 new objects, and an import makes hundreds of thousands that stay.
     - jsonschema, by which notebooks are read, asks rfc3987_syntax for a grammar of internationalised addresses: two CPU seconds.
     - umap imports pynndescent, which compiles itself: 24 CPU seconds in a new environment (`import_umap`).
     """

@@ -103,8 +103,7 @@ def described(figure: Figure, alt: str, points: pd.DataFrame | None = None) -> t
     Returns
     -------
     `alt`; `width` and `height` on a screen in pixels; `letters`, the points of the smallest ones; of points `where` (places) and
-    `what` (columns); `legend`, the entries
-    that were made `clickable`.
+    `what` (columns); `legend`, the entries that were made `clickable`.
     """
     width, height = figure.get_size_inches()
     about: dict[str, Any] = {"alt": alt, "width": round(PIXELS * width), "height": round(PIXELS * height)}
