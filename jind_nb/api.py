@@ -493,6 +493,9 @@ def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str,
     for name, column in columns.items():
         if column not in adata.obs:
             raise no_column(name, column, adata.obs, "obs of the AnnData")
+    key = embedding_key(layer)
+    if key is not None and key not in adata.obsm:
+        raise InputError(f"layer: obsm has no matrix {key!r}; it has {', '.join(adata.obsm) or 'none'}.")
     with tempfile.TemporaryDirectory(prefix="jind-nb-") as folder, _errors_in_python(folder):
         file = Path(folder) / FILE
         try:
@@ -504,9 +507,7 @@ def _as_file(adata: ad.AnnData, columns: Mapping[str, str], values: Mapping[str,
             }
             if adata.X is not None and (searched or layer is None):
                 parts["X"] = adata.X
-            if (key := embedding_key(layer)) is not None:
-                if key not in adata.obsm:
-                    raise InputError(f"layer: obsm has no matrix {key!r}; it has {', '.join(adata.obsm) or 'none'}.")
+            if key is not None:
                 parts["obsm"] = {key: adata.obsm[key]}
             if adata.raw is not None and (searched or layer == ".raw"):
                 parts["raw"] = {"X": adata.raw.X, "var": _as_text(_names_in(adata.raw.var, values.get("GENE_COL")))}

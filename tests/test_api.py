@@ -409,6 +409,7 @@ def test_the_temporary_model_goes_with_its_object() -> None:
     [
         ({"batch_key": "bach"}, r"batch_key: obs of the AnnData has no column 'bach'.*Did you mean 'batch'\?"),
         ({"labels_key": "cell_type"}, r"labels_key: obs of the AnnData has no column 'cell_type'"),
+        ({"layer": "obsm:X_no"}, r"^layer: obsm has no matrix 'X_no'; it has"),
         ({"target": "d"}, r"target: there is no batch 'd' in column 'batch' of the AnnData; it has '"),
         ({"target": None}, r"target is absent.*name the batch to annotate"),
         ({"sources": "a"}, r"no parameter sources here: did you mean source\?"),
