@@ -1,5 +1,6 @@
 """How one stage's model did on labelled cells of one batch: the record that training, evaluation and report share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -37,6 +38,14 @@ class EvaluatedCells(StrEnum):
 
 
 TRAINED_ON, HELD_OUT, UNSEEN = EvaluatedCells
+
+
+def most_honest(history: Sequence[StageResult]) -> list[StageResult]:
+    """Return the results without those on training cells, which flatter, where the same stage of the batch has others."""
+    has_others = {(result.batch, result.stage) for result in history if result.cells != TRAINED_ON}
+    return [
+        result for result in history if result.cells != TRAINED_ON or (result.batch, result.stage) not in has_others
+    ]
 
 
 def evaluate(truth: np.ndarray, predictions: Predictions) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -20,7 +20,7 @@ from ..data.cells import read_cells, read_target
 from ..data.plan import Plan
 from ..model import store
 from ..model.annotate import METHODS, learn_and_annotate
-from ..model.history import HELD_OUT, StageResult
+from ..model.history import HELD_OUT, StageResult, most_honest
 from ..model.networks import Annotator
 from ..model.state import Annotated, KnownLatents, Settings
 from ..runs.folder import Run
@@ -30,7 +30,7 @@ from .tables import annotate_obs, joint_latent, joint_table
 from .target import TargetResult
 from .write import stage_rows, write_cells, write_predictions
 
-MOST_ROWS_DRAWN = 6_000  # of confusion matrices: a minute and a half
+MOST_ROWS_DRAWN = 500  # of confusion matrices: some seconds
 
 
 def learns_alone(one: Run) -> bool:
@@ -121,13 +121,15 @@ def shared_model(run: Run, result: TargetResult, n_features: int, device: torch.
 
 
 def stages_in_detail(run: Run, history: list[StageResult]) -> list[StageResult]:
-    """Return the stages whose confusion matrices are drawn: all, or those of the target and the last one of each annotated batch.
+    """Return the stages whose confusion matrices are drawn: those on the most honest cells, batch after batch, or only the target's
+    and the last one of each annotated batch.
 
     The latter for one of several targets, which would have most in common, and for so many batches and types that drawing all would
-    take longer than all else; where these too are too many, the batches of lowest accuracy are drawn.
+    take longer than learning; where these too are too many, the batches of lowest accuracy are drawn.
     """
-    if run.cohort is None and _n_rows(history) <= MOST_ROWS_DRAWN:
-        return history
+    honest = most_honest(history)
+    if run.cohort is None and _n_rows(honest) <= MOST_ROWS_DRAWN:
+        return [result for name in dict.fromkeys(r.batch for r in honest) for result in honest if result.batch == name]
     of_target = [result for result in history if result.batch == run.parameters.target]
     last = {result.batch: result for result in history if result.cells == HELD_OUT}
     worst = sorted(last.values(), key=lambda result: result.metrics["raw_accuracy"] or 0.0)

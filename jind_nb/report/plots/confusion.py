@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from ...core.files import whole_file
 from ...core.labels import UNASSIGNED
 from ...core.text import percent, plural
-from ...model.history import TRAINED_ON, StageResult
+from ...model.history import StageResult, most_honest
 from ...model.state import TrainingStage
 from .style import (
     COLOURS,
@@ -35,6 +35,8 @@ from .style import (
 FEW_COLUMNS = 6  # of one matrix as wide as a page: more have numbers for names
 
 SIDE_BY_SIDE = 12  # confusion matrices of at most so many types share a row
+
+MOST_ON_A_PAGE = 4
 
 NUMBERS_BESIDE = {"cells": "cells", "rejected": "rejected", "wrong": "misclassified", "AP": "average_precision"}
 
@@ -249,11 +251,7 @@ def confusion_alt(result: StageResult) -> str:
 
 def batch_results(history: Sequence[StageResult], batch: str, stages: Sequence[str]) -> list[StageResult]:
     """Return a batch's results at some stages: on held-out cells where there are any, since they flatter least."""
-    chosen = []
-    for stage in stages:
-        here = [r for r in history if r.batch == batch and r.stage == stage]
-        chosen += [r for r in here if r.cells != TRAINED_ON] or here
-    return chosen
+    return [r for stage in stages for r in most_honest(history) if r.batch == batch and r.stage == stage]
 
 
 def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -> Figure:
@@ -299,7 +297,7 @@ def accuracy_pages(results: Sequence[StageResult], source: str, title: str, at_o
 def write_history(
     history: Sequence[StageResult], source: str, target: str, path: Path, in_detail: Sequence[StageResult] | None = None
 ) -> None:
-    """Write the training history as a PDF: an overview, then a page of confusion matrices for each stage of each batch.
+    """Write the training history as a PDF: an overview, then a page of confusion matrices for each batch.
 
     Parameters
     ----------
@@ -325,15 +323,15 @@ def write_history(
             figure.text(0.05, 0.5, f"{heading}:\nnothing was trained, and the target has no labels for comparison.")
             page(figure)
         for pages in _pages(history if in_detail is None else in_detail):
-            page(confusions(pages, source, width=14.0))
+            page(confusions(pages, source, width=16.0))
 
 
 def _pages(history: Sequence[StageResult]) -> list[list[StageResult]]:
-    """Return results grouped into pages: two of the same batch and stage share one where both matrices fit."""
+    """Return results grouped into pages: up to four of a batch share one where the matrices are small."""
     pages: list[list[StageResult]] = []
     for result in history:
-        fits = len(result.predicted) <= SIDE_BY_SIDE and pages
-        if fits and (pages[-1][0].batch, pages[-1][0].stage) == (result.batch, result.stage):
+        fits = len(result.predicted) <= SIDE_BY_SIDE and pages and len(pages[-1]) < MOST_ON_A_PAGE
+        if fits and pages[-1][0].batch == result.batch:
             pages[-1].append(result)
         else:
             pages.append([result])
