@@ -201,7 +201,7 @@ def _few_colours(image: Image.Image, n: int) -> bytes:
     few = Image.fromarray(places, mode="P")
     few.putpalette([255, 255, 255, *colours])
     data = io.BytesIO()
-    few.save(data, format="png", optimize=True)
+    few.save(data, format="png", compress_level=6)  # at 9 it takes seven times as long, for a twentieth of the size
     return data.getvalue()
 
 
