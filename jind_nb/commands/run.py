@@ -163,7 +163,7 @@ def _runs_of(stage: str, this: Run) -> list[Run]:
 
 def _import_for_the_report() -> None:
     """Import what the reports need, which takes some seconds, while the last notebook runs in its kernel."""
-    for name in ("jind_nb.report.page", "jind_nb.report.plots.target", "nbconvert"):
+    for name in ("jind_nb.report.page", "jind_nb.report.plots.target", "nbconvert", "weasyprint"):
         with suppress(Exception):  # the report's own import will raise it again
             importlib.import_module(name)
 

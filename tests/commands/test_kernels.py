@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from jind_nb.commands import kernels
 
 LOOK = """
 import builtins, importlib.util, json, sys
@@ -120,3 +123,13 @@ def test_pictures_of_the_command_itself_heed_no_settings_of_the_users(tmp_path: 
         check=False,
     )
     assert done.stdout == "False agg\n", done.stderr
+
+
+def test_a_kernel_that_is_killed_between_two_notebooks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost otherwise: a minute of waiting for a process that is gone, and why the run ended."""
+    monkeypatch.setattr(kernels, "IMPORTED_AHEAD", dict.fromkeys(("first", "second"), "sys"))
+    with kernels.own_kernels(tmp_path) as own, kernels.one_kernel(["first", "second"], own) as stages:
+        _, kernel = next(stages)
+        kernel.signal_kernel(signal.SIGKILL)
+        with pytest.raises(kernels.StageError, match=r"killed from outside, .*; run again continues"):
+            next(stages)
