@@ -98,6 +98,18 @@ def prior_only(said: Said) -> np.ndarray:
     return mixed(said.members, tuple(PRIOR))
 
 
+def moved_or_not(*, moved: bool) -> Callable[[Said], np.ndarray]:
+    """Only the members' answers for the cells as alignment moved them, or only those for the cells as they are."""
+
+    def answer(said: Said) -> np.ndarray:
+        weights = _by_likeness(said, 0.0).copy()
+        weights[: len(weights) // 2] *= not moved
+        weights[len(weights) // 2 :] *= moved
+        return mixed(said.members, tuple(weights / weights.sum()))
+
+    return answer
+
+
 def by_likeness(power: float) -> Callable[[Said], np.ndarray]:
     """A left-out batch counts the more the more it is like the target."""
     return lambda said: mixed(said.members, tuple(_by_likeness(said, power)))
@@ -141,6 +153,8 @@ def geometric(said: Said) -> np.ndarray:
 TRIALS: dict[str, Callable[[Said], np.ndarray]] = {
     "shipped": shipped,
     "the prior alone": prior_only,
+    "cells as they are alone": moved_or_not(moved=False),
+    "cells as moved alone": moved_or_not(moved=True),
     "by likeness of the batch (power 3)": by_likeness(3),
     "by likeness of the batch (power 10)": by_likeness(10),
     "by likeness of the batch (power 30)": by_likeness(30),
