@@ -121,15 +121,15 @@ def shared_model(run: Run, result: TargetResult, n_features: int, device: torch.
 
 
 def stages_in_detail(run: Run, history: list[StageResult]) -> list[StageResult]:
-    """Return the stages whose confusion matrices are drawn: those on the most honest cells, batch after batch, or only the target's
-    and the last one of each annotated batch.
+    """Return the stages whose confusion matrices are drawn: those on the most honest cells, or only the target's and the last one
+    of each annotated batch.
 
     The latter for one of several targets, which would have most in common, and for so many batches and types that drawing all would
     take longer than learning; where these too are too many, the batches of lowest accuracy are drawn.
     """
     honest = most_honest(history)
     if run.cohort is None and _n_rows(honest) <= MOST_ROWS_DRAWN:
-        return [result for name in dict.fromkeys(r.batch for r in honest) for result in honest if result.batch == name]
+        return honest
     of_target = [result for result in history if result.batch == run.parameters.target]
     last = {result.batch: result for result in history if result.cells == HELD_OUT}
     worst = sorted(last.values(), key=lambda result: result.metrics["raw_accuracy"] or 0.0)

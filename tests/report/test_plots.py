@@ -145,6 +145,15 @@ def test_history_of_few_types_is_a_page_for_each_batch_in_reading_order(write: C
         assert len({title.split(":")[0] for title in ORDER_WITH_ONE_INTERMEDIATE if title in page}) == 1
 
 
+def test_batches_of_one_stage_share_pages(write: Callable[..., list[str]]) -> None:
+    """Forty donors, each with its last stage, take ten pages and not forty; TARGET has its own."""
+    last = [result(f"donor {i}", "retrain", HELD_OUT, type_names(4)) for i in range(11, 20)]
+    pages = write(
+        [*last, *(result(TARGET, stage, UNSEEN, type_names(4)) for stage in ("before alignment", "after alignment"))]
+    )
+    assert [page.count("mAP") for page in pages] == [0, 4, 4, 1, 2]
+
+
 @pytest.mark.slow
 def test_history_of_forty_types_loses_no_stage(write: Callable[..., list[str]]) -> None:
     """Forty types fill a page: each matrix has its own, and none is left out."""

@@ -297,7 +297,7 @@ def accuracy_pages(results: Sequence[StageResult], source: str, title: str, at_o
 def write_history(
     history: Sequence[StageResult], source: str, target: str, path: Path, in_detail: Sequence[StageResult] | None = None
 ) -> None:
-    """Write the training history as a PDF: an overview, then a page of confusion matrices for each batch.
+    """Write the training history as a PDF: an overview, then pages of confusion matrices.
 
     Parameters
     ----------
@@ -327,12 +327,15 @@ def write_history(
 
 
 def _pages(history: Sequence[StageResult]) -> list[list[StageResult]]:
-    """Return results grouped into pages: up to four of a batch share one where the matrices are small."""
+    """Return results grouped into pages, batch after batch: where the matrices are small, four of a batch share one, or four batches of
+    one stage each."""
     pages: list[list[StageResult]] = []
-    for result in history:
-        fits = len(result.predicted) <= SIDE_BY_SIDE and pages and len(pages[-1]) < MOST_ON_A_PAGE
-        if fits and pages[-1][0].batch == result.batch:
-            pages[-1].append(result)
+    for name in dict.fromkeys(result.batch for result in history):
+        results = [result for result in history if result.batch == name]
+        most = MOST_ON_A_PAGE if len(results[0].predicted) <= SIDE_BY_SIDE else 1
+        last = pages[-1] if pages else []
+        if len(results) == 1 and len(last) < most and len({result.batch for result in last}) == len(last) > 0:
+            last += results
         else:
-            pages.append([result])
+            pages += [results[first : first + most] for first in range(0, len(results), most)]
     return pages
