@@ -104,7 +104,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
     confidence, right
         Float in 0 to 1 and bool (n_cells,).
     """
-    table = pd.DataFrame({"bin": np.minimum((confidence * bins).astype(int), bins - 1), "c": confidence, "r": right})
+    table = pd.DataFrame({"bin": _bin(confidence, bins), "c": confidence, "r": right})
     return table.groupby("bin").agg(cells=("c", "size"), confidence=("c", "mean"), right=("r", "mean"))
 
 
@@ -115,10 +115,16 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BIN
     >>> round(calibration_error(np.array([0.8, 0.8]), np.array([True, False])), 2)
     0.3
     """
-    table = reliability(confidence, right, bins)
-    if table.empty:
+    if not len(right):
         return float("nan")
-    return float(np.average((table["confidence"] - table["right"]).abs(), weights=table["cells"]))
+    apart = np.bincount(_bin(confidence, bins), weights=confidence - right)
+    return float(np.abs(apart).sum() / len(right))
+
+
+def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Return which of `bins` equally wide ranges each confidence is in, int (n_cells,)."""
+    ranges: np.ndarray = np.minimum((confidence * bins).astype(int), bins - 1)
+    return ranges
 
 
 def per_type_table(truth: np.ndarray, raw: np.ndarray, kept: np.ndarray, types: list[str]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 from ...core.files import whole_file
 from ...core.labels import UNASSIGNED
@@ -24,11 +26,9 @@ from .style import (
     LETTERS,
     TITLE,
     boxes_for_missing_letters,
-    legend_below,
     row_height,
     short,
     short_names,
-    subplots,
     three_digits,
 )
 
@@ -56,7 +56,10 @@ def stage_title(result: StageResult, source: str) -> str:
     return f"{short(result.batch)}: {words}"
 
 
-LETTER = 0.058  # inches: the width of a letter or digit of LETTERS points
+LETTER, IN_PROSE = (
+    0.058,
+    0.0525,
+)  # inches: the width of a letter or digit of LETTERS points, at most and in the mean of a sentence
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,17 @@ def batch_results(history: Sequence[StageResult], batch: str, stages: Sequence[s
 
 def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -> Figure:
     """Draw raw and effective accuracy of many stages, one line each, in reading order."""
-    figure, axes = subplots(figsize=(FULL, 1.0 + row_height(len(results), 0.19) * len(results)))
+    words = "\n".join(textwrap.wrap(title, 90))
+    labels = [f"{stage_title(r, source)} ({r.metrics['cells']:,} {r.cells})" for r in results]
+    # Sizes are computed, in inches, as for the matrices.
+    letters = FontProperties(size=LETTERS)
+    with boxes_for_missing_letters():
+        points = [text_to_path.get_text_width_height_descent(label, letters, ismath=False)[0] for label in labels]
+    left = 0.2 + 1.04 * max(points) / 72  # letters that are fitted to dots are a little wider
+    rows, bottom, top = row_height(len(results), 0.19) * len(results), 0.6, 0.29 + 0.14 * words.count("\n")
+    width, height = max(FULL, left + 1.2), bottom + rows + top
+    figure = plt.figure(figsize=(width, height))
+    axes = figure.add_axes((left / width, bottom / height, (width - left - 0.1) / width, rows / height))
     y = np.arange(len(results))
     numbers = [result.metrics for result in results]
     axes.plot([m["raw_accuracy"] for m in numbers], y, "o", color=COLOURS[0], label="raw accuracy (all cells)")
@@ -265,13 +278,15 @@ def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -
         color=COLOURS[3], ms=5, label="effective accuracy (cells not rejected)", fillstyle="none",
     )  # fmt: skip
     axes.plot([m["rejection"] for m in numbers], y, "x", color="#666666", label="rejected")
-    labels = [f"{stage_title(r, source)} ({r.metrics['cells']:,} {r.cells})" for r in results]
-    axes.set_yticks(y, labels, fontsize=7)
-    axes.set_ylim(len(results) - 0.4, -0.6)
-    axes.set(xlim=(-0.02, 1.02), xlabel="share of cells")
-    figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=TITLE)
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(results) - 0.4, -0.6), yticks=[])
+    axes.set_xlabel("share of cells", fontsize=LETTERS)
+    axes.tick_params(labelsize=LETTERS, length=2)
     axes.grid(alpha=0.3)
-    legend_below(figure, ncols=3)
+    axes.hlines(y, -0.02, 1.02, color="#b0b0b0", linewidth=0.8, alpha=0.3, zorder=0)
+    for row, label in enumerate(labels):
+        axes.text(-0.04, row, label, ha="right", va="center", fontsize=LETTERS)
+    figure.text(0.5, 1 - 0.05 / height, words, ha="center", va="top", fontsize=TITLE)
+    figure.legend(fontsize=LETTERS, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 0.02 / height))
     return figure
 
 
