@@ -24,13 +24,13 @@ import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from sklearn.svm import LinearSVC
 
 from benchmarks.common import RESULTS, append_rows, measured_already, parser_of, print_table, read_rows, scores
 from benchmarks.problems import NOT_COUNTED, SETS, Problem, problems, targets_of
 from jind_nb.commands.compare import measure
 from jind_nb.commands.compare.methods import BaselineInput, knn_after_harmony
-from jind_nb.metrics import per_type_table
 from jind_nb.model.neighbours import nearest
 from jind_nb.model.predictions import Predictions
 
@@ -223,10 +223,10 @@ def bootstrap(name: str) -> pd.DataFrame:
 
     def mean_f1(method: str, rows: Sequence[np.ndarray]) -> float:
         of_targets = [
-            per_type_table(problem.truth[some], given[some], np.ones(len(some), bool), sorted(set(problem.truth[some])))
+            f1_score(problem.truth[some], given[some], labels=sorted(set(problem.truth[some])), average="macro")
             for problem, given, some in zip(easy, answers[method], rows, strict=True)
         ]
-        return float(np.mean([np.mean([row["f1"] for row in table.values()]) for table in of_targets]))
+        return float(np.mean(of_targets))
 
     ours, lines = [mean_f1(OURS, draw) for draw in draws], {}
     for method in NEVER_UNDER:

@@ -40,8 +40,8 @@ class EvaluatedCells(StrEnum):
 TRAINED_ON, HELD_OUT, UNSEEN = EvaluatedCells
 
 
-def most_honest(history: Sequence[StageResult]) -> list[StageResult]:
-    """Return the results without those on training cells, which flatter, where the same stage of the batch has others."""
+def without_training_cells(history: Sequence[StageResult]) -> list[StageResult]:
+    """Return the results but those on training cells, which flatter; a stage of a batch that has no others keeps them."""
     has_others = {(result.batch, result.stage) for result in history if result.cells != TRAINED_ON}
     return [
         result for result in history if result.cells != TRAINED_ON or (result.batch, result.stage) not in has_others

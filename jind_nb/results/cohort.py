@@ -20,7 +20,7 @@ from ..data.cells import read_cells, read_target
 from ..data.plan import Plan
 from ..model import store
 from ..model.annotate import METHODS, learn_and_annotate
-from ..model.history import HELD_OUT, StageResult, most_honest
+from ..model.history import HELD_OUT, StageResult, without_training_cells
 from ..model.networks import Annotator
 from ..model.state import Annotated, KnownLatents, Settings
 from ..runs.folder import Run
@@ -121,15 +121,15 @@ def shared_model(run: Run, result: TargetResult, n_features: int, device: torch.
 
 
 def stages_in_detail(run: Run, history: list[StageResult]) -> list[StageResult]:
-    """Return the stages whose confusion matrices are drawn: those on the most honest cells, or only the target's and the last one
-    of each annotated batch.
+    """Return the stages whose confusion matrices are drawn: all, on cells that they were not trained on, or only the target's and
+    the last one of each annotated batch.
 
     The latter for one of several targets, which would have most in common, and for so many batches and types that drawing all would
     take longer than learning; where these too are too many, the batches of lowest accuracy are drawn.
     """
-    honest = most_honest(history)
-    if run.cohort is None and _n_rows(honest) <= MOST_ROWS_DRAWN:
-        return honest
+    unseen = without_training_cells(history)
+    if run.cohort is None and _n_rows(unseen) <= MOST_ROWS_DRAWN:
+        return unseen
     of_target = [result for result in history if result.batch == run.parameters.target]
     last = {result.batch: result for result in history if result.cells == HELD_OUT}
     worst = sorted(last.values(), key=lambda result: result.metrics["raw_accuracy"] or 0.0)

@@ -26,7 +26,7 @@ from jind_nb.core.parameters import Parameters
 from jind_nb.data.plan import Plan
 from jind_nb.metrics import reliability, risk_coverage
 from jind_nb.model.calibration import Calibration
-from jind_nb.model.history import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, most_honest, stage_result
+from jind_nb.model.history import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, stage_result, without_training_cells
 from jind_nb.model.predictions import Predictions
 from jind_nb.report.plots import compare, confusion, embedding, style, training
 from jind_nb.report.plots import target as plots_target
@@ -116,9 +116,9 @@ def test_of_hundreds_of_batches_and_types_the_worst_are_drawn(tmp_path: Path, mo
     history = history_of(type_names(4), [f"donor {i}" for i in range(2, 8)])
     for stage in history:
         stage.metrics["raw_accuracy"] = 0.2 if stage.batch == "donor 5" else 0.9
-    honest = cohort.stages_in_detail(run, history)
-    assert [stage.cells for stage in honest].count(TRAINED_ON) == 0
-    assert {(stage.batch, stage.stage) for stage in honest} == {(stage.batch, stage.stage) for stage in history}
+    unseen = cohort.stages_in_detail(run, history)
+    assert [stage.cells for stage in unseen].count(TRAINED_ON) == 0
+    assert {(stage.batch, stage.stage) for stage in unseen} == {(stage.batch, stage.stage) for stage in history}
     monkeypatch.setattr(cohort, "MOST_ROWS_DRAWN", 4)
     drawn = cohort.stages_in_detail(run, history)
     assert [(stage.batch, stage.stage) for stage in drawn] == [
@@ -133,7 +133,7 @@ def test_of_hundreds_of_batches_and_types_the_worst_are_drawn(tmp_path: Path, mo
 @pytest.mark.slow
 def test_history_of_few_types_is_a_page_for_each_batch_in_reading_order(write: Callable[..., list[str]]) -> None:
     """A user who leafs through it follows the run from the source to the target."""
-    history = most_honest(history_of(type_names(4), ["donor 2"]))
+    history = without_training_cells(history_of(type_names(4), ["donor 2"]))
     pages = write(history)
     at = [pages[0].index(title) for title in ORDER_WITH_ONE_INTERMEDIATE]
     assert at == sorted(at)

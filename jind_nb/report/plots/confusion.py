@@ -18,7 +18,7 @@ from matplotlib.textpath import text_to_path
 from ...core.files import whole_file
 from ...core.labels import UNASSIGNED
 from ...core.text import percent, plural
-from ...model.history import StageResult, most_honest
+from ...model.history import StageResult, without_training_cells
 from ...model.state import TrainingStage
 from .style import (
     COLOURS,
@@ -254,7 +254,7 @@ def confusion_alt(result: StageResult) -> str:
 
 def batch_results(history: Sequence[StageResult], batch: str, stages: Sequence[str]) -> list[StageResult]:
     """Return a batch's results at some stages: on held-out cells where there are any, since they flatter least."""
-    return [r for stage in stages for r in most_honest(history) if r.batch == batch and r.stage == stage]
+    return [r for stage in stages for r in without_training_cells(history) if r.batch == batch and r.stage == stage]
 
 
 def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -> Figure:
