@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
+from sklearn.metrics import recall_score
 
 BINS = 15  # of confidence, in reliability diagrams
 
@@ -144,32 +144,27 @@ def per_type_table(truth: np.ndarray, raw: np.ndarray, kept: np.ndarray, types: 
     For each type `cells`, `rejected`, `right` (kept and right), `misclassified` (kept and wrong), `precision` (None
     where it was never predicted), `recall`, `f1`.
     """
-    if not types:
-        return {}
-    scores = precision_recall_fscore_support(truth, raw, labels=types, zero_division=np.nan)
     table: dict[str, dict[str, Any]] = {}
-    for name, precision, recall, f1, n in zip(types, *scores, strict=True):
-        true, right = truth == name, raw == truth
+    right = raw == truth
+    for name in types:
+        true, called = truth == name, raw == name
+        n_true, n_called, n_right = int(true.sum()), int(called.sum()), int((true & right).sum())
         table[name] = {
-            "cells": int(n),
+            "cells": n_true,
             "rejected": int((true & ~kept).sum()),
             "right": int((true & kept & right).sum()),
             "misclassified": int((true & kept & ~right).sum()),
-            "precision": _known(precision),
-            "recall": _known(recall),
-            "f1": _known(f1),
+            "precision": n_right / n_called if n_called else None,
+            "recall": n_right / n_true if n_true else None,
+            "f1": 2 * n_right / (n_true + n_called) if n_true or n_called else None,
         }
     return table
 
 
-def _known(score: float) -> float | None:
-    return None if np.isnan(score) else float(score)
-
-
 def confusion(truth: np.ndarray, predictions: np.ndarray, rows: list[str], columns: list[str]) -> np.ndarray:
-    """Return counts int64 (len(rows), len(columns)): cells of true type (row) that were called (column)."""
-    if not len(truth):
-        return np.zeros((len(rows), len(columns)), dtype=np.int64)
-    labels = [*rows, *(name for name in columns if name not in rows)]
-    counts: np.ndarray = confusion_matrix(truth, predictions, labels=labels)
-    return counts[: len(rows)][:, [labels.index(name) for name in columns]]
+    """Return counts int64 (len(rows), len(columns)): cells of true type (row) that were called (column), names given once each."""
+    counts = np.zeros((len(rows), len(columns)), dtype=np.int64)
+    row, column = pd.Index(rows).get_indexer(truth), pd.Index(columns).get_indexer(predictions)
+    named = (row >= 0) & (column >= 0)
+    np.add.at(counts, (row[named], column[named]), 1)
+    return counts

@@ -1,7 +1,7 @@
 """Confusion matrices, accuracy by stage, and the PDF of the training history."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,8 +18,8 @@ from matplotlib.textpath import text_to_path
 from ...core.files import whole_file
 from ...core.labels import UNASSIGNED
 from ...core.text import percent, plural
-from ...model.history import StageResult, without_training_cells
-from ...model.state import TrainingStage
+from ...model.history import HELD_OUT, TRAINED_ON, UNSEEN, EvaluatedCells, StageResult, without_training_cells
+from ...model.state import TargetStage, TrainingStage
 from .style import (
     COLOURS,
     FULL,
@@ -47,6 +47,17 @@ STAGE_WORDS: dict[str, str] = {
     TrainingStage.RETRAIN: "after the last joint training",
 }
 
+BEFORE_ADAPTING, ADAPTED = "before adapting to the batch (the source: first trained)", "after its adapter was trained"
+
+PANELS: dict[str, str] = {
+    TrainingStage.INITIAL: BEFORE_ADAPTING,
+    TargetStage.BEFORE: BEFORE_ADAPTING,
+    TrainingStage.ADAPT: ADAPTED,
+    TargetStage.ALIGNED: ADAPTED,
+    TrainingStage.FINETUNED: "after joint fine-tuning",
+    TrainingStage.RETRAIN: "after the last joint training",
+}
+
 
 def stage_title(result: StageResult, source: str) -> str:
     """Return what a result shows, in words."""
@@ -56,10 +67,8 @@ def stage_title(result: StageResult, source: str) -> str:
     return f"{short(result.batch)}: {words}"
 
 
-LETTER, IN_PROSE = (
-    0.058,
-    0.0525,
-)  # inches: the width of a letter or digit of LETTERS points, at most and in the mean of a sentence
+# Inches: the width of a letter or digit of LETTERS points, at most; in names of many capitals.
+LETTER, WIDE_LETTER = 0.058, 0.066
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ def draw_confusion(axes: Axes, result: StageResult, title: str, grid: _Grid) -> 
     for column, words in enumerate(across):
         axes.text(column, below, words, ha="center", va="top", rotation=90, fontsize=LETTERS)
     numbered = ", numbered as the rows" if grid.is_numbered else ""
-    points = [72 * LETTER * max(map(len, words)) + 6 for words in (across, down)]
+    points = [72 * WIDE_LETTER * max(map(len, words)) + 6 for words in (across, down)]
     axes.set_xlabel(
         f"predicted cell type{numbered} (number: cells; shade: share of the row)", fontsize=7, labelpad=points[0]
     )
@@ -257,37 +266,69 @@ def batch_results(history: Sequence[StageResult], batch: str, stages: Sequence[s
     return [r for stage in stages for r in without_training_cells(history) if r.batch == batch and r.stage == stage]
 
 
-def accuracy_by_stage(results: Sequence[StageResult], source: str, title: str) -> Figure:
-    """Draw raw and effective accuracy of many stages, one line each, in reading order."""
-    words = "\n".join(textwrap.wrap(title, 90))
-    labels = [f"{stage_title(r, source)} ({r.metrics['cells']:,} {r.cells})" for r in results]
+def accuracy_by_stage(results: Sequence[StageResult], title: str) -> Figure:
+    """Draw raw and effective accuracy and rejection: a line for each batch, a panel for each stage, both in order of appearance."""
+    batches, panels = (list(dict.fromkeys(of)) for of in ([r.batch for r in results], map(_panel, results)))
     # Sizes are computed, in inches, as for the matrices.
     letters = FontProperties(size=LETTERS)
-    with boxes_for_missing_letters():
-        points = [text_to_path.get_text_width_height_descent(label, letters, ismath=False)[0] for label in labels]
-    left = 0.2 + 1.04 * max(points) / 72  # letters that are fitted to dots are a little wider
-    rows, bottom, top = row_height(len(results), 0.19) * len(results), 0.6, 0.29 + 0.14 * words.count("\n")
-    width, height = max(FULL, left + 1.2), bottom + rows + top
+
+    def inches(words: Iterable[str]) -> float:
+        """Letters that are fitted to dots are a little wider."""
+        with boxes_for_missing_letters():
+            sizes = [text_to_path.get_text_width_height_descent(text, letters, ismath=False)[0] for text in words]
+        return 1.04 * max(sizes) / 72
+
+    names = short_names(batches)
+    left, beside = 0.2 + inches(names), 0.12 + inches({_n_cells(result) for result in results})
+    panel = max((FULL - left) / len(panels), beside + 0.75)
+    heads = [textwrap.wrap(words, max(8, int((panel - 0.05) / LETTER))) for words in panels]
+    words = textwrap.wrap(title, int((left + panel * len(panels)) / (LETTER * TITLE / LETTERS)))
+    top = 0.1 + 0.14 * len(words) + 0.05 + 0.125 * max(map(len, heads)) + 0.05
+    rows, bottom = row_height(len(batches), 0.19) * len(batches), 0.72
+    width, height = left + panel * len(panels), bottom + rows + top
     figure = plt.figure(figsize=(width, height))
-    axes = figure.add_axes((left / width, bottom / height, (width - left - 0.1) / width, rows / height))
-    y = np.arange(len(results))
-    numbers = [result.metrics for result in results]
-    axes.plot([m["raw_accuracy"] for m in numbers], y, "o", color=COLOURS[0], label="raw accuracy (all cells)")
-    axes.plot(
-        [np.nan if m["effective_accuracy"] is None else m["effective_accuracy"] for m in numbers], y, "D",
-        color=COLOURS[3], ms=5, label="effective accuracy (cells not rejected)", fillstyle="none",
-    )  # fmt: skip
-    axes.plot([m["rejection"] for m in numbers], y, "x", color="#666666", label="rejected")
-    axes.set(xlim=(-0.02, 1.02), ylim=(len(results) - 0.4, -0.6), yticks=[])
-    axes.set_xlabel("share of cells", fontsize=LETTERS)
-    axes.tick_params(labelsize=LETTERS, length=2)
-    axes.grid(alpha=0.3)
-    axes.hlines(y, -0.02, 1.02, color="#b0b0b0", linewidth=0.8, alpha=0.3, zorder=0)
-    for row, label in enumerate(labels):
-        axes.text(-0.04, row, label, ha="right", va="center", fontsize=LETTERS)
-    figure.text(0.5, 1 - 0.05 / height, words, ha="center", va="top", fontsize=TITLE)
-    figure.legend(fontsize=LETTERS, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 0.02 / height))
+    for number, head in enumerate(heads):
+        shown = [result for result in results if _panel(result) == panels[number]]
+        y = [batches.index(result.batch) for result in shown]
+        place = (left + panel * number) / width, bottom / height, (panel - beside) / width, rows / height
+        axes = figure.add_axes(place)
+        effective = [result.metrics["effective_accuracy"] for result in shown]
+        axes.plot([result.metrics["rejection"] for result in shown], y, "x", color="#666666", label="rejected")
+        axes.plot(
+            [result.metrics["raw_accuracy"] for result in shown], y, "o",
+            color=COLOURS[0], ms=4, label="raw accuracy (all cells)",
+        )  # fmt: skip
+        axes.plot(
+            [np.nan if share is None else share for share in effective], y, "D",
+            color=COLOURS[3], ms=5, label="effective accuracy (cells not rejected)", fillstyle="none",
+        )  # fmt: skip
+        axes.set(xlim=(-0.06, 1.06), ylim=(len(batches) - 0.4, -0.6), xticks=(0, 0.5, 1), yticks=[])
+        axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
+        axes.tick_params(labelsize=LETTERS, length=2)
+        axes.set_title("\n".join(head), fontsize=LETTERS, pad=4)
+        axes.grid(axis="x", alpha=0.3)
+        axes.hlines(range(len(batches)), -0.06, 1.06, color="#b0b0b0", linewidth=0.8, alpha=0.3, zorder=0)
+        beside_axes: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": LETTERS}
+        gap = 0.05 / (panel - beside)
+        for row, result in zip(y, shown, strict=True):
+            axes.text(1 + gap, row, _n_cells(result), color="#555555", **beside_axes)
+        if number == 0:
+            for row, name in enumerate(names):
+                axes.text(-gap, row, name, ha="right", **beside_axes)
+            figure.legend(fontsize=LETTERS, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 0.0))
+    figure.text(0.5, 0.34 / height, "share of cells; beside it, the number of cells", ha="center", fontsize=LETTERS)
+    figure.text(0.5, 1 - 0.05 / height, "\n".join(words), ha="center", va="top", fontsize=TITLE)
     return figure
+
+
+def _panel(result: StageResult) -> str:
+    """Return the words over the panel of a result's stage; a target is aligned by its adapter, as annotated batches are."""
+    return PANELS.get(result.stage, result.stage)
+
+
+def _n_cells(result: StageResult) -> str:
+    kind = {TRAINED_ON: "trained", HELD_OUT: "held out", UNSEEN: "unseen"}[EvaluatedCells(result.cells)]
+    return f"{result.metrics['cells']:,} {kind}"
 
 
 def accuracy_alt(results: Sequence[StageResult]) -> str:
@@ -302,11 +343,12 @@ def accuracy_alt(results: Sequence[StageResult]) -> str:
     )
 
 
-def accuracy_pages(results: Sequence[StageResult], source: str, title: str, at_once: int = 40) -> Iterator[Figure]:
-    """Yield `accuracy_by_stage` in pictures of at most `at_once` stages."""
-    for start in range(0, len(results), at_once):
-        part = results[start : start + at_once]
-        yield accuracy_by_stage(part, source, title if not start else f"{title} (continued)")
+def accuracy_pages(results: Sequence[StageResult], title: str, at_once: int = 40) -> Iterator[Figure]:
+    """Yield `accuracy_by_stage` in pictures of at most `at_once` batches."""
+    batches = list(dict.fromkeys(result.batch for result in results))
+    for start in range(0, len(batches), at_once):
+        part = [result for result in results if result.batch in batches[start : start + at_once]]
+        yield accuracy_by_stage(part, title if not start else f"{title} (continued)")
 
 
 def write_history(
@@ -331,7 +373,7 @@ def write_history(
             heading += (
                 f". Confusion matrices: {len(in_detail):,} of {len(history):,}; metrics.json has the numbers of all"
             )
-        for overview in accuracy_pages(history, source, heading):
+        for overview in accuracy_pages(without_training_cells(history), heading):
             page(overview)
         if not history:
             figure = plt.figure(figsize=(8.5, 2))
