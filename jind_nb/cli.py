@@ -124,10 +124,13 @@ def run(
 
     jind-nb run mydata.yaml -s METHOD=reference --force
     """
-    parameters = _parameters(file, s, output_path)
-    from .commands.run_process import run_in_terminal
+    from .commands.kernel_process import FOR_A_RUN, waiting_kernel
 
-    run_in_terminal(parameters, force=force)
+    with waiting_kernel(FOR_A_RUN) as kernel:
+        parameters = _parameters(file, s, output_path)
+        from .commands.run_process import run_in_terminal
+
+        run_in_terminal(parameters, kernel, force=force)
 
 
 @app.command()

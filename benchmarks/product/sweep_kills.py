@@ -37,8 +37,8 @@ from tests.helpers.whole import unreadable
 
 OUTPUT = RESULTS / "sweep_kills.csv"
 DONOR = {"B": 12, "T": 12, "NK": 6}
-WHAT = ("the command", "a worker", "the run", "a kernel", "all")
-PARTS = {"ipykernel": "a kernel", "sweep.process": "the run", "multiprocessing": "a worker"}  # of command lines
+WHAT = ("the command", "a worker", "the process of runs", "the run", "a kernel", "all")
+FORKS = ("the process of runs", "the run", "a kernel")  # a process, its fork, and the fork's fork: one command line
 SECONDS_UNTIL_GONE = 90  # a kernel that computes ends later than the run that started it
 
 
@@ -51,8 +51,10 @@ def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 def kind_of(process: psutil.Process) -> str:
     """Return which of WHAT a process is, by its command line; an empty text for any other."""
     with suppress(psutil.Error):
-        words = " ".join(process.cmdline())
-        return next((kind for part, kind in PARTS.items() if part in words), "")
+        lines = [" ".join(one.cmdline()) for one in (process, *process.parents())]
+        if "sweep.process" in lines[0]:
+            return FORKS[min(sum("sweep.process" in line for line in lines), len(FORKS)) - 1]
+        return "a worker" if "multiprocessing" in lines[0] else ""
     return ""
 
 

@@ -26,6 +26,8 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from jupyter_client.manager import KernelManager
 
+    from .kernel_process import WaitingKernel
+
 AGAIN = "run again continues after the last finished stage"
 
 OUT_OF_MEMORY = f"Memory ran out: {{}}. Give it more, or use less data; {AGAIN}."
@@ -43,14 +45,6 @@ SECONDS_BETWEEN_SAVES = 10
 
 KERNEL_SECONDS = 60  # for a kernel that is at work on nothing to answer
 
-IMPORTED_AHEAD = {
-    "1_preprocess": "jind_nb.data.prepare, jind_nb.report.plots.confusion, jind_nb.report.plots.target",
-    "2_train": "jind_nb.model.store, jind_nb.report.plots.confusion, jind_nb.report.plots.target",
-    "3_align": "jind_nb.model.store, jind_nb.results.load, jind_nb.report.plots.confusion, jind_nb.report.plots.target",
-    "4_evaluate": "jind_nb.model.store, jind_nb.results.load, jind_nb.report.plots.confusion, jind_nb.report.plots.target, captum.attr",
-    "compare": "jind_nb.commands.compare.table",
-}
-
 
 class StageError(RuntimeError):
     """A run failed for a reason that is not the user's input; the message names the notebook that was kept, if any."""
@@ -65,18 +59,16 @@ class OwnKernels:
     environment: Mapping[str, str]
     descriptors: Sequence[int] = ()  # that they inherit
 
-    def start(self, name: str, imports: str) -> KernelManager:
-        """Start a kernel, which begins to import."""
+    def start(self, name: str, waiting: WaitingKernel) -> KernelManager:
+        """Let a process that waits be a kernel."""
         # Files, not TCP: a port that is free when it is chosen may be taken when the kernel binds it.
         kernel = kernel_manager(kernel_name=KERNEL, transport="ipc", connection_file=f"{self.sockets}/{name}.json")
-        ours = "from jind_nb.core import _compat; _compat.this_process_is_ours()"
-        # What is imported stays: to look for garbage in it again and again takes a second.
-        first = f"import gc; gc.disable(); {ours}; import {imports}; gc.freeze(); gc.enable()"
         kernel.start_kernel(
             cwd=str(self.folder),
             env=dict(self.environment),
             pass_fds=list(self.descriptors),
-            extra_arguments=[f"--IPKernelApp.exec_lines={first}", "--HistoryManager.hist_file=:memory:"],
+            extra_arguments=["--HistoryManager.hist_file=:memory:"],
+            waiting=waiting,
         )
         end_first_without_memory(kernel)
         return kernel
@@ -104,7 +96,9 @@ def own_kernels(folder: Path, lock_descriptor: int | None = None) -> Iterator[Ow
 
 
 @contextmanager
-def one_kernel(stages: Sequence[str], own: OwnKernels) -> Iterator[Iterator[tuple[str, KernelManager]]]:
+def one_kernel(
+    stages: Sequence[str], own: OwnKernels, waiting: WaitingKernel
+) -> Iterator[Iterator[tuple[str, KernelManager]]]:
     """Start one kernel for all stages, empty it before each stage but the first, and end it with the block.
 
     Yields
@@ -118,8 +112,7 @@ def one_kernel(stages: Sequence[str], own: OwnKernels) -> Iterator[Iterator[tupl
     if not stages:
         yield iter(())
         return
-    imports = dict.fromkeys(name for stage in stages for name in IMPORTED_AHEAD[stage].split(", "))
-    kernel = own.start(stages[0], ", ".join(imports))
+    kernel = own.start(stages[0], waiting)
 
     def emptied() -> Iterator[tuple[str, KernelManager]]:
         for stage in stages:

@@ -32,6 +32,7 @@ from ..runs import cache, previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import load_training
 from .crate import write_crate
+from .kernel_process import WaitingKernel
 from .kernels import OUT_OF_MEMORY, StageError, execute, one_kernel, own_kernels
 from .progress import stage_progress
 from .usage import measured_usage
@@ -83,7 +84,7 @@ def check_folder_and_model(parameters: Parameters) -> None:
     check_output(parameters, needed)
 
 
-def run(parameters: Parameters, console: Console | None = None, *, force: bool = False) -> Run:
+def run(parameters: Parameters, waiting: WaitingKernel, console: Console | None = None, *, force: bool = False) -> Run:
     """Run all stages, from a set of parameters to the predictions and the report.
 
     Stages that an earlier run in the same folder finished, with the same input, parameters and code, are reused. A
@@ -91,6 +92,8 @@ def run(parameters: Parameters, console: Console | None = None, *, force: bool =
 
     Parameters
     ----------
+    waiting
+        The process that runs the notebooks, if any is to be run.
     force
         Reuse nothing.
 
@@ -108,7 +111,7 @@ def run(parameters: Parameters, console: Console | None = None, *, force: bool =
         previous.recover(this)
         active = ActiveRun(this, hold, force=force)
         try:
-            _run_stages(active, console or Console(stderr=True))
+            _run_stages(active, waiting, console or Console(stderr=True))
         except Exception as error:
             cause = active.cause_of(error)
             active.write_failure_page(cause)
@@ -116,7 +119,7 @@ def run(parameters: Parameters, console: Console | None = None, *, force: bool =
     return this
 
 
-def _run_stages(active: ActiveRun, console: Console) -> None:
+def _run_stages(active: ActiveRun, waiting: WaitingKernel, console: Console) -> None:
     """Run the stages that are not reused; the manifest is the last file, by which a finished run is recognised."""
     this, to_do = active.run, active.to_do
     if to_do:
@@ -127,7 +130,7 @@ def _run_stages(active: ActiveRun, console: Console) -> None:
     with (
         stage_progress(console, this.log, len(this.stages) + 1) as show_stage,
         own_kernels(this.folder, active.hold.descriptor) as own,
-        one_kernel(notebooks, own) as kernels,
+        one_kernel(notebooks, own, waiting) as kernels,
     ):
         for stage in active.reused:
             log.info("%s: %s", stage, UNCHANGED)
@@ -220,6 +223,8 @@ class ActiveRun:
         StageError
             If the folder or the input is not what it was when the run began.
         """
+        if not self.hold.is_valid():  # before the stage makes a folder again
+            raise StageError(self._removed())
         self.current_stage, before = stage, previous.snapshot(self.run)
         with measured_usage() as record:
             yield record

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from queue import Empty
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jupyter_client.asynchronous import AsyncKernelClient
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import KernelManager
 
@@ -67,27 +70,48 @@ def import_umap() -> ModuleType:
     return umap
 
 
-def own_kernel_spec() -> KernelSpec:
+def own_kernel_spec(provisioner: str = "local-provisioner") -> KernelSpec:
     """Return how a kernel of this Python is started; no kernel that the user has installed under a name is looked for."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
 
     described = get_kernel_dict(python_arguments=["-P"])
-    provisioner = {"provisioner_name": "local-provisioner"}  # whatever the user has chosen for their own kernels
-    described["metadata"] |= {"kernel_provisioner": provisioner}
+    # Whatever the user has chosen for their own kernels.
+    described["metadata"] |= {"kernel_provisioner": {"provisioner_name": provisioner}}
     return KernelSpec(resource_dir="", **described)
 
 
 def kernel_manager(**traits: Any) -> KernelManager:
     """Return a Jupyter kernel manager of `own_kernel_spec` that does not warn about a connection without encryption at every
     start, and whose clients let nbclient look meanwhile whether the kernel still lives: a blocking one waits for ever."""
-    from jupyter_client.asynchronous import AsyncKernelClient
     from jupyter_client.manager import KernelManager
 
     KernelManager.transport_encryption = "auto"  # type: ignore[assignment]  # a trait of the class; papermill makes its own
-    manager = KernelManager(client_factory=AsyncKernelClient, **traits)
-    manager._kernel_spec = own_kernel_spec()  # where it keeps what it has found by name
+    manager = KernelManager(client_factory=_quick_client(), **traits)
+    manager._kernel_spec = own_kernel_spec("jind-nb")  # where it keeps what it has found by name
     return manager
+
+
+def _quick_client() -> type[AsyncKernelClient]:
+    """Return Jupyter's client, which is ready when the kernel answers: its own then listens for a fifth of a second to what
+    nobody says, before each notebook. nbclient leaves out what is no answer to its own questions."""
+    from jupyter_client.asynchronous import AsyncKernelClient
+
+    class QuickClient(AsyncKernelClient):
+        async def wait_for_ready(self, timeout: float | None = None) -> None:
+            end = time.monotonic() + (timeout or float("inf"))
+            while time.monotonic() < end:
+                self.kernel_info()
+                with suppress(Empty):
+                    answer = await self.get_shell_msg(timeout=1)
+                    await self.get_iopub_msg(timeout=0.2)  # so that what cells show will arrive too
+                    self._handle_kernel_info_reply(answer)
+                    return
+                if not await self.is_alive():
+                    break
+            raise RuntimeError("Kernel died before replying to kernel_info")  # Jupyter's words
+
+    return QuickClient
 
 
 def own_kernels_only() -> type[KernelSpecManager]:

@@ -39,8 +39,14 @@ def python_module(name: str, *arguments: object) -> list[str]:
     return [sys.executable, "-P", "-m", name, *map(str, arguments)]
 
 
+def no_settings() -> dict[str, str]:
+    """Return this process's environment without the user's settings of Python and matplotlib."""
+    kept = {name: value for name, value in os.environ.items() if name not in OF_THE_USER}
+    return kept | {"MATPLOTLIBRC": os.devnull, "PYTHONSAFEPATH": "1"}
+
+
 def own_settings(folder: Path) -> dict[str, str]:
-    """Return this process's environment with settings of IPython, Jupyter and matplotlib in a folder of ours.
+    """Return this process's environment with settings of IPython and Jupyter in a folder of ours, and none of matplotlib.
 
     Parameters
     ----------
@@ -48,16 +54,12 @@ def own_settings(folder: Path) -> dict[str, str]:
         Where the settings are: none, until the programs write their own. It is made.
     """
     folder.mkdir(exist_ok=True)
-    (folder / "matplotlibrc").touch()
-    kept = {name: value for name, value in os.environ.items() if name not in OF_THE_USER}
-    return kept | {
+    return no_settings() | {
         "IPYTHONDIR": str(folder / "ipython"),
         "JUPYTER_CONFIG_DIR": str(folder / "jupyter"),
         "JUPYTER_DATA_DIR": str(folder / "jupyter"),
         "JUPYTER_RUNTIME_DIR": str(folder / "jupyter"),
         "JUPYTER_NO_CONFIG": "1",
-        "MATPLOTLIBRC": str(folder / "matplotlibrc"),
-        "PYTHONSAFEPATH": "1",
     }
 
 

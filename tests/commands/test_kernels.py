@@ -7,12 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 from jind_nb.commands import kernels
+from jind_nb.commands.kernel_process import WaitingKernel, waiting_kernel
+from tests.conftest import run_command
 
 LOOK = """
 import builtins, importlib.util, json, sys
@@ -29,10 +33,14 @@ EXECUTE = """
 import sys
 from pathlib import Path
 from jind_nb.commands import kernels
+from jind_nb.commands.kernel_process import waiting_kernel
 folder, shipped = Path(sys.argv[1]), Path(sys.argv[2])
 kernels.shipped = lambda _: shipped
-kernels.IMPORTED_AHEAD |= dict.fromkeys(("look", "again"), "jind_nb.report.plots.style")  # as for every stage
-with kernels.own_kernels(folder) as own, kernels.one_kernel(["look", "again"], own) as stages:
+with (
+    waiting_kernel(["jind_nb.report.plots.style"]) as waiting,  # as for every stage
+    kernels.own_kernels(folder) as own,
+    kernels.one_kernel(["look", "again"], own, waiting) as stages,
+):
     for name, kernel in stages:
         kernels.execute(name, folder / f"{name}.ipynb", {}, folder, kernel)
 """
@@ -125,11 +133,49 @@ def test_pictures_of_the_command_itself_heed_no_settings_of_the_users(tmp_path: 
     assert done.stdout == "False agg\n", done.stderr
 
 
-def test_a_kernel_that_is_killed_between_two_notebooks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def waiting() -> Iterator[WaitingKernel]:
+    with waiting_kernel(["matplotlib"]) as kernel:
+        yield kernel
+
+
+def test_a_kernel_that_is_killed_between_two_notebooks_is_told(waiting: WaitingKernel, tmp_path: Path) -> None:
     """Lost otherwise: a minute of waiting for a process that is gone, and why the run ended."""
-    monkeypatch.setattr(kernels, "IMPORTED_AHEAD", dict.fromkeys(("first", "second"), "sys"))
-    with kernels.own_kernels(tmp_path) as own, kernels.one_kernel(["first", "second"], own) as stages:
+    with kernels.own_kernels(tmp_path) as own, kernels.one_kernel(["first", "second"], own, waiting) as stages:
         _, kernel = next(stages)
         kernel.signal_kernel(signal.SIGKILL)
         with pytest.raises(kernels.StageError, match=r"killed from outside, .*; run again continues"):
             next(stages)
+
+
+WAITS = """
+import time
+from jind_nb.commands.kernel_process import WaitingKernel
+print(WaitingKernel.new(["jind_nb.model.default"]).process.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_kernel_that_is_never_told_ends_with_its_command() -> None:
+    """Lost otherwise: half a gigabyte of memory for each command that was killed while it read its parameters."""
+    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        waiting = psutil.Process(int(command.stdout.readline()))
+        command.kill()
+    assert psutil.wait_procs([waiting], timeout=60)[1] == []
+
+
+def test_wrong_parameters_leave_no_process(tmp_path: Path) -> None:
+    """Lost otherwise: the seconds in which a process goes on importing for nothing."""
+    before = {process.pid for process in psutil.process_iter()}
+    done = run_command("run", tmp_path / "missing.yaml", cwd=tmp_path, JIND_NB_TEST=str(tmp_path))
+    assert done.returncode == 2
+    left = [process for process in psutil.process_iter() if process.pid not in before]
+    assert [process for process in left if _environment(process).get("JIND_NB_TEST") == str(tmp_path)] == []
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}

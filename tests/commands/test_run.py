@@ -37,6 +37,7 @@ from tests.helpers.whole import (
     predictions_of,
     probabilities_of,
     same_annotated,
+    shown_in,
     strict_json,
 )
 
@@ -265,17 +266,6 @@ def test_target_from_a_file_of_its_own_without_labels_is_annotated(tmp_path: Pat
 
 
 # --- the same again ---------------------------------------------------------------------------------------------------
-
-
-def shown_in(notebook: Path) -> tuple[str, list[dict[str, Any]]]:
-    """What an executed notebook says, and its other outputs, without the plain texts that name an address in memory."""
-    outputs = [output for cell in nbformat.read(notebook, as_version=4).cells for output in cell.get("outputs", [])]
-    shown = [
-        {kind: what for kind, what in output["data"].items() if kind != "text/plain"}
-        for output in outputs
-        if "data" in output
-    ]
-    return "".join(output.get("text", "") for output in outputs), shown
 
 
 def test_a_run_without_kernels_leaves_what_one_with_kernels_leaves(whole: Whole, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from jind_nb.commands.sweep.summary import (
     write_summary,
 )
 from jind_nb.core.files import read_json
+from jind_nb.core.locks import LOCK
 from jind_nb.core.stage_words import STAGES
 from jind_nb.errors import InputError
 from tests.conftest import ROOT, Answer, Whole, run_command, skip
@@ -92,11 +93,12 @@ def until(process: subprocess.Popen[str], words: str) -> str:
 
 
 def of_sweep(folder: Path) -> list[psutil.Process]:
-    """The processes of runs in this folder, and their kernels, wherever they were started from."""
+    """The processes of runs in this folder, and their kernels, wherever they were started from: they hold the runs' locks."""
     found = []
     for process in psutil.process_iter():
         try:
-            if str(folder) in " ".join(process.cmdline()) or str(folder) in process.environ().get("JIND_NB_RUN", ""):
+            locks = [Path(file.path) for file in process.open_files() if file.path.endswith(LOCK)]
+            if any(lock.is_relative_to(folder) for lock in locks):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -484,12 +486,13 @@ def stopped(folder: Path, *arguments: object, **environment: str) -> None:
     with at_work(folder, *arguments, **environment) as process:
         until(process, "1/5 1_preprocess")
         assert of_sweep(folder)
+        started = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Stopped. The same sweep again continues" in err
     assert "Traceback" not in out + err
-    until_dead(of_sweep(folder))
+    until_dead(started + of_sweep(folder))
 
 
 @pytest.mark.slow
@@ -533,8 +536,11 @@ def test_on_slurm_a_killed_worker_costs_one_stage_and_shared_training_is_done_on
     with at_work(tmp_path, *options, **slurm) as process:
         until(process, "2/5 2_train")
         assert all(job.split()[1:] == ["jind-nb", "RUNNING"] for job in slurms.jobs(slurm))
-        (run,) = [one for one in of_sweep(tmp_path) if "jind_nb.commands.sweep.process" in one.cmdline()]
-        worker = run.parent()
+        holders = of_sweep(tmp_path)
+        (run,) = [one for one in holders if one.parent() not in holders and one.pid != process.pid]
+        forks_runs = run.parent()
+        assert forks_runs is not None
+        worker = forks_runs.parent()
         assert worker is not None
         worker.kill()
         out, err = process.communicate(timeout=400)

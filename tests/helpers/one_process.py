@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from socketserver import ForkingMixIn, StreamRequestHandler, UnixStreamServer
@@ -90,7 +90,7 @@ def run_forked(
 
 
 @contextmanager
-def _no_kernels(stages: Sequence[str], _own: object) -> Iterator[Iterator[tuple[str, None]]]:
+def _no_kernels(stages: Sequence[str], _own: object, _waiting: object) -> Iterator[Iterator[tuple[str, None]]]:
     yield ((stage, None) for stage in stages)
 
 
@@ -148,7 +148,7 @@ def _as_json(data: dict[str, Any]) -> dict[str, Any]:
 def _run(order: dict[str, Any]) -> int:
     """Run one command in this fork; its exit status."""
     from jind_nb.cli import main
-    from jind_nb.commands import progress, run
+    from jind_nb.commands import kernel_process, progress, run
     from jind_nb.report.plots import confusion
 
     os.environ.clear()
@@ -156,6 +156,7 @@ def _run(order: dict[str, Any]) -> int:
     os.chdir(order["cwd"])
     for descriptor, file in enumerate(order["said"], 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+    kernel_process.waiting_kernel = nullcontext  # type: ignore[assignment]
     run.one_kernel, run.execute = _no_kernels, _execute  # type: ignore[assignment]
     # Not into `sys.stderr`, where a slow cell's output is caught meanwhile.
     progress._print_line = lambda _, text: print(text, file=sys.__stderr__)
@@ -201,13 +202,13 @@ class _Server(ForkingMixIn, UnixStreamServer):
 
 def serve() -> None:
     """Import everything, then answer orders."""
-    from jind_nb.commands.kernels import IMPORTED_AHEAD
+    from jind_nb.commands.kernel_process import FOR_A_COMPARISON, FOR_A_RUN
     from jind_nb.core._compat import import_umap, this_process_is_ours
 
     this_process_is_ours()
-    names = {name for listed in IMPORTED_AHEAD.values() for name in listed.split(", ")}
-    commands = {f"jind_nb.commands.{name}" for name in ("run", "predict", "validate")}
-    for name in [*sorted(names | commands), "jind_nb.report.page", "nbconvert", "papermill", "weasyprint"]:
+    commands = [f"jind_nb.commands.{name}" for name in ("predict", "run", "validate")]
+    reports = ["jind_nb.report.page", "nbconvert", "papermill", "weasyprint"]
+    for name in [*FOR_A_RUN, *FOR_A_COMPARISON, *commands, *reports]:
         importlib.import_module(name)
     import_umap()
     with _Server(sys.argv[2], _Fork) as server:

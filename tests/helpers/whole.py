@@ -136,6 +136,17 @@ def differences(run: Path, wanted: Path) -> list[str]:
     return found + unreadable(run)
 
 
+def shown_in(notebook: Path) -> tuple[str, list[dict[str, Any]]]:
+    """What an executed notebook says, and its other outputs, without the plain texts that name an address in memory."""
+    outputs = [output for cell in nbformat.read(notebook, as_version=4).cells for output in cell.get("outputs", [])]
+    shown = [
+        {kind: what for kind, what in output["data"].items() if kind != "text/plain"}
+        for output in outputs
+        if "data" in output
+    ]
+    return "".join(output.get("text", "") for output in outputs), shown
+
+
 # --- what a finished run holds ----------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ from ...results.workbook import write_sheets
 from ...runs import cache
 from ...runs.folder import Run, check_output
 from ...runs.notebook import parameters_of
+from ..kernel_process import FOR_A_COMPARISON, waiting_kernel
 from ..kernels import execute, one_kernel, own_kernels
 from .measure import CONTROLS, COVERAGES, METHODS, SEEDED, UnavailableError, measure, target_labels
 
@@ -272,7 +273,11 @@ def run(comparison: Comparison, tell: Callable[[str], None]) -> pd.DataFrame:
             raise RuntimeError("No method could run: " + "; ".join(comparison.problems.values()))
         methods = [name for name in comparison.methods if name not in comparison.problems]
         parameters = comparison.parameters.model_dump() | {"METHODS": methods, "SEEDS": comparison.seeds}
-        with own_kernels(comparison.folder) as own, one_kernel(["compare"], own) as kernels:
+        with (
+            waiting_kernel(FOR_A_COMPARISON) as waiting,
+            own_kernels(comparison.folder) as own,
+            one_kernel(["compare"], own, waiting) as kernels,
+        ):
             for name, kernel in kernels:
                 execute(name, comparison.notebook, parameters, comparison.folder, kernel)
         html = templates().get_template("comparison.html.j2")

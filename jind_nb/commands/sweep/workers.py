@@ -5,13 +5,11 @@ with client_of(cluster) as client:
 """
 
 import logging
-import os
 import re
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +21,10 @@ from distributed import Client, LocalCluster
 from ...core._compat import ignore_dask_logs, is_task_wanted
 from ...core.limits import why_killed
 from ...core.locks import SECONDS_FOR_ORPHANS, refuse_if_in_use
-from ...core.processes import own_folder, python_module, short_places
+from ...core.processes import no_settings, own_folder, short_places
 from ...core.progress import NO_BARS
 from ...errors import InputError
-from .process import SECONDS_TO_END
+from .process import RunsProcess
 from .slurm import THREADS, SlurmSettings
 
 LOCAL, SLURM = "local", "slurm"
@@ -73,6 +71,10 @@ class Cluster:
 # --- on a worker -----------------------------------------------------------------------------------------------------
 
 
+# Processes of this worker that are not at work; one for each of its threads at most.
+_idle: list[RunsProcess] = []
+
+
 def do_run(parameters: str, folder: str, log: str, threads: int | None) -> int:
     """Do one run in a process of its own, on the worker's machine, and append its output to `log`.
 
@@ -83,31 +85,28 @@ def do_run(parameters: str, folder: str, log: str, threads: int | None) -> int:
     is_wanted = is_task_wanted()
     # A run whose worker died may still hold the folder for some seconds.
     wait_until_free(Path(folder), SECONDS_FOR_ORPHANS)
-    environment = os.environ | {NO_BARS: "1", "PYTHONUNBUFFERED": "1"}
+    environment = no_settings() | {NO_BARS: "1", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}
     # Otherwise a run would wait for workers to read its file, and all of them may be busy with runs.
     environment.pop("DASK_SCHEDULER_ADDRESS", None)
     if threads is not None:
         environment |= dict.fromkeys(THREADS, str(threads))
-    with Path(log).open("ab") as words:
-        process = subprocess.Popen(
-            python_module("jind_nb.commands.sweep.process", parameters),
-            stdin=subprocess.PIPE,
-            stdout=words,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # a terminal's Ctrl-C is for the sweep alone
-        )
-    assert process.stdin is not None
-    try:
-        while process.poll() is None:
-            if not is_wanted():
-                return NOT_DONE
-            time.sleep(0.2)
-        return process.returncode
-    finally:
-        process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(2 * SECONDS_TO_END)
+    process = _process_for(environment)
+    status = process.run(parameters, Path(log), is_wanted)
+    if process.is_alive():
+        _idle.append(process)
+    else:
+        process.end()
+    return NOT_DONE if status is None else status
+
+
+def _process_for(environment: Mapping[str, str]) -> RunsProcess:
+    """Return a process that does runs with this environment: an idle one, or a new one in its place."""
+    with suppress(IndexError):
+        process = _idle.pop()
+        if process.is_alive() and process.environment == environment:
+            return process
+        process.end()
+    return RunsProcess(environment)
 
 
 def dask_setup(_: object) -> None:
