@@ -395,6 +395,7 @@ class Model:
         gene_col: str | None = None,
         normalisation: Normalisation | None = None,
         types: Sequence[str] | None = None,
+        doublets: bool = False,
         use_gpu: bool | None = None,
         key_added: str = "jind",
         **unknown: Never,
@@ -414,6 +415,8 @@ class Model:
             Whether to align the cells with the annotated ones first.
         layer, gene_col, normalisation, types, use_gpu
             As in `annotate`; by default as the model was trained.
+        doublets
+            Whether to look in each batch for cells that are two cells read as one.
         key_added
             What the names of the keys that are written begin with.
 
@@ -429,6 +432,7 @@ class Model:
         """
         options = {
             "layer": layer, "gene_col": gene_col, "normalisation": normalisation, "types": types, "use_gpu": use_gpu,
+            "doublets": doublets,
         }  # fmt: skip
         _check_key(key_added)
         values = from_python(options | unknown, PARAMETERS_OF_FILE)

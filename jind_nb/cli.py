@@ -178,7 +178,7 @@ def predict(
     s: Annotated[
         list[str] | None,
         typer.Option(
-            "-s", metavar="NAME=VALUE", help="LAYER, GENE_COL, NORMALISATION, TYPES or USE_GPU for this file."
+            "-s", metavar="NAME=VALUE", help="LAYER, GENE_COL, NORMALISATION, TYPES, DOUBLETS or USE_GPU for this file."
         ),
     ] = None,
     xlsx: Annotated[bool, typer.Option("--xlsx", help="Write the workbook also of more than 50,000 cells.")] = False,

@@ -32,10 +32,11 @@ from ..data.prepare import prepare_in_blocks
 from ..errors import InputError
 from ..model import store as model_store
 from ..model.annotate import settings_of
+from ..model.doublets import Doublets, find_doublets
 from ..model.expected_error import ExpectedError, pooled_error, widened
 from ..model.networks import encode
 from ..model.state import Settings
-from ..model.target import align, annotate_latent, like_no_type, reject_strange
+from ..model.target import align, annotate_latent, like_no_type, reject_doublets, reject_strange
 from ..results.predicted import Predicted
 from ..results.tables import annotate_obs, outside_notes, predictions_table
 from ..results.target import TargetResult, with_parents, with_types
@@ -48,7 +49,7 @@ from .crate import write_prediction_crate
 log = logging.getLogger(__name__)
 
 # Parameters that may differ from the model's run.
-PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TYPES", "USE_GPU")
+PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TYPES", "USE_GPU", "DOUBLETS")
 
 MOST = 0.5  # of a file's cells: if so many are strange, the file is
 
@@ -89,7 +90,7 @@ def predict(
     output
         Folder for the results; those of an earlier run there are moved to its `previous/`.
     values
-        LAYER, GENE_COL, NORMALISATION, TYPES and USE_GPU for this file; by default as in the model's run.
+        PARAMETERS_OF_FILE; by default as in the model's run, but for DOUBLETS, which is false.
 
     Raises
     ------
@@ -212,7 +213,7 @@ class _Encoded:
     latent: np.ndarray  # float32 (n, d), of the shared encoder
     fingerprints: np.ndarray  # uint64 (n,)
     own: np.ndarray  # bool (n,): cells that the model annotated in its own run
-    values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned
+    values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned or may be doublets
     empty: np.ndarray  # bool (n,): cells without any value in the model's features
     strange: np.ndarray  # bool (n,): cells that are like no type the model knows
     here: np.ndarray  # bool (p,): features of which some cell has a value
@@ -233,7 +234,7 @@ def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings
         own = np.isin(prints, own_target)
         strange = like_no_type(x, known, np.ones(n_features, dtype=bool)) & ~empty
         here = np.bincount(x.indices, minlength=n_features) > 0
-        values = x if settings.align else x[own]
+        values = x if settings.align or settings.doublets else x[own]
         return _Encoded(encode(shared, x, settings.device), prints, own, values, empty, strange, here, x[strange])
 
     parts = list(map_ahead(encoded, blocks))
@@ -286,10 +287,11 @@ def _annotate(
     shared, known = model_store.load_shared(model, settings.device)
     names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
     batches = [batch == name for name in pd.unique(batch)] if settings.align else [np.ones_like(own)]
-    tables, order, latent, notes, errors = [], [], np.empty_like(encoded.latent), [], []
+    tables, order, latent, errors = [], [], np.empty_like(encoded.latent), []
+    notes: list[str] = []
+    doublets = _doublets(encoded, batch, settings, notes) if settings.doublets else None
     for is_in_group in (own, *(~own & in_batch for in_batch in batches)):
-        rows = np.flatnonzero(is_in_group)
-        rows = rows[np.argsort(encoded.fingerprints[rows], kind="stable")]  # however the file is sorted
+        rows = _in_own_order(encoded, np.flatnonzero(is_in_group))
         if not len(rows):
             continue
         log.info("annotating %s", plural(len(rows), "cell"))
@@ -299,9 +301,12 @@ def _annotate(
         elif settings.align:
             align(annotated, encoded.values_of(rows), known, settings)
         reject_strange(annotated, encoded.empty[rows], encoded.strange[rows])
+        if doublets is not None:
+            reject_doublets(annotated, doublets.subset(rows))
         notes += annotated.notes
         latent[rows] = annotated.final_latent
         result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None, ontology=plan.ontology)
+        result.doublet_scores = None if annotated.doublets is None else annotated.doublets.score
         result = with_types(with_parents(result, plan.parents, plan.coarser), types)
         error = model_store.stated_error(description, result.final, annotated.mode)
         errors.append((error, int((~result.final.rejected).sum())))
@@ -309,6 +314,23 @@ def _annotate(
         order.append(rows)
     table = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]
     return _Answer(table, latent, notes, pooled_error(errors))
+
+
+def _doublets(encoded: _Encoded, batch: np.ndarray, settings: Settings, notes: list[str]) -> Doublets:
+    """Look for doublets in each batch, objects (n,), of a file: cells are doublets of cells that were read together."""
+    found = Doublets(np.zeros(len(batch), dtype=np.float32), np.zeros(len(batch), dtype=bool))
+    names = pd.unique(batch)
+    for name in names:
+        rows = _in_own_order(encoded, np.flatnonzero(batch == name))
+        of_batch, note = find_doublets(encoded.values_of(rows), settings.seed)
+        found.score[rows], found.called[rows] = of_batch.score, of_batch.called
+        notes.append(note if len(names) == 1 else f"{name}: {note}")
+    return found
+
+
+def _in_own_order(encoded: _Encoded, rows: np.ndarray) -> np.ndarray:
+    """Return rows, int (m,), in an order that their values give them, however the file is sorted."""
+    return rows[np.argsort(encoded.fingerprints[rows], kind="stable")]
 
 
 def _write(predicted: Predicted, adata: ad.AnnData, h5ad: Path, options: Options, begun: float) -> None:

@@ -28,7 +28,7 @@ from .leave_one_out import LeftOut, folds, left_out_batch, subsample_left_out, t
 from .networks import Annotator
 from .new_types import Profiles
 from .state import AlignmentMode, Annotated, KnownLatents, Method, Reference, Settings
-from .target import align, annotate_before_alignment, annotate_latent, in_own_order, known_latents, reject_doublets
+from .target import align, annotate_before_alignment, annotate_latent, in_own_order, known_latents, look_for_doublets
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def annotate(model: Annotator, x: sparse.csr_matrix, known: KnownLatents, settin
     def in_this_order(x: sparse.csr_matrix) -> Annotated:
         annotated = annotate_before_alignment(model, x, known, settings)
         align(annotated, x, known, settings)
-        reject_doublets(annotated, x, settings)
+        look_for_doublets(annotated, x, settings)
         return annotated
 
     return in_own_order(x, in_this_order)

@@ -51,8 +51,8 @@ from .target import (
     annotate_before_alignment,
     in_own_order,
     like_no_type,
+    look_for_doublets,
     predict,
-    reject_doublets,
     reject_strange,
 )
 
@@ -564,7 +564,7 @@ def annotate_with_model(
         else:
             align(annotated, x, known, settings)
         reject_strange(annotated, np.diff(x.indptr) == 0, like_no_type(x, known))
-        reject_doublets(annotated, x, settings)
+        look_for_doublets(annotated, x, settings)
         return annotated
 
     return in_own_order(x, in_this_order), known

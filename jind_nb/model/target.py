@@ -10,7 +10,7 @@ from scipy import sparse
 
 from ..core.subsample import subsample
 from ..data.fingerprints import own_order
-from .doublets import find_doublets
+from .doublets import Doublets, find_doublets
 from .mixture import mixed
 from .neighbours import nearest
 from .networks import Annotator, encode, no_subnormal_numbers
@@ -157,14 +157,19 @@ def reject_strange(annotated: Annotated, empty: np.ndarray, strange: np.ndarray)
         annotated.stages[stage] = replace(predictions, unlike=unlike, empty=empty)
 
 
-def reject_doublets(annotated: Annotated, x: sparse.csr_matrix, settings: Settings) -> None:
-    """Reject at every stage the cells, float32 (n, p), that seem to be two cells, if DOUBLETS asks for it."""
-    if not settings.doublets:
-        return
-    annotated.doublets, note = find_doublets(x, settings.seed)
-    annotated.notes.append(note)
+def look_for_doublets(annotated: Annotated, x: sparse.csr_matrix, settings: Settings) -> None:
+    """Reject at every stage the cells of a batch, float32 (n, p), that seem to be two cells, if DOUBLETS asks for it."""
+    if settings.doublets:
+        doublets, note = find_doublets(x, settings.seed)
+        annotated.notes.append(note)
+        reject_doublets(annotated, doublets)
+
+
+def reject_doublets(annotated: Annotated, doublets: Doublets) -> None:
+    """Reject at every stage the cells that were called doublets."""
+    annotated.doublets = doublets
     for stage, predictions in annotated.stages.items():
-        annotated.stages[stage] = replace(predictions, doublet=annotated.doublets.called)
+        annotated.stages[stage] = replace(predictions, doublet=doublets.called)
 
 
 def like_no_type(x: sparse.csr_matrix, known: KnownLatents, here: np.ndarray | None = None) -> np.ndarray:

@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 import torch
 from rocrate.rocrate import ROCrate
+from scipy import sparse
+from sklearn.metrics import roc_auc_score
 
 from jind_nb.commands import predict
 from jind_nb.core.files import sha256
@@ -354,3 +356,33 @@ def test_a_saved_model_can_be_kept_to_some_types(run_folder: Path, tmp_path: Pat
     done = jind_nb("predict", run_folder / "trained_models", tmp_path / "new.h5ad", "-s", "TYPES=neuron")
     assert done.status == 2
     assert "TYPES" in done.err
+
+
+def test_doublets_are_looked_for_in_a_new_file_and_nothing_else_changes(
+    run_folder: Path, tmp_path: Path, jind_nb: Command
+) -> None:
+    """A droplet of two cells in a new sample otherwise passes for a cell of one of their types."""
+    new = simulated({"d": {"B": 100, "T": 100, "NK": 80}})
+    types, x = new.obs["celltype"].to_numpy(), new.X.toarray()
+    b, t = np.flatnonzero(types == "B")[:25], np.flatnonzero(types == "T")[:25]
+    x[b] += x[t]
+    new.X = sparse.csr_matrix(x)
+    new.obs["run"] = np.where(np.arange(new.n_obs) % 2, "one", "two")
+    plain = pd.read_parquet(annotate(jind_nb, run_folder, new, tmp_path) / "predictions.parquet")
+    asked = ("-s", "DOUBLETS=true")
+    out = annotate(jind_nb, run_folder, new, tmp_path, *asked)
+    table = pd.read_parquet(out / "predictions.parquet")
+    is_pair = np.isin(np.arange(new.n_obs), b)
+    assert roc_auc_score(is_pair, table["doublet_score"]) > 0.9
+    called = (table["reason"] == "doublet").to_numpy()
+    assert called[is_pair].mean() > 0.1 > 10 * called[~is_pair].mean()
+    assert (table["predictions"][called] == UNASSIGNED).all()
+    pd.testing.assert_frame_equal(table.drop(columns="doublet_score")[~called], plain[~called])
+    assert any("DOUBLETS: " in note for note in json.loads((out / "manifest.json").read_text())["notes"])
+    assert "jind_doublet_score" in ad.read_h5ad(out / "annotated_target.h5ad").obs
+    shuffled = new[np.random.default_rng(1).permutation(new.n_obs)].copy()
+    again = pd.read_parquet(annotate(jind_nb, run_folder, shuffled, tmp_path, *asked) / "predictions.parquet")
+    pd.testing.assert_frame_equal(again.loc[table.index], table)
+    annotate(jind_nb, run_folder, new, tmp_path, *asked, "--batch-col", "run")
+    notes = json.loads((out / "manifest.json").read_text())["notes"]
+    assert [note.split(":")[0] for note in notes if "called doublets" in note] == ["two", "one"]

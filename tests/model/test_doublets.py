@@ -57,7 +57,7 @@ def test_doublets_stay_unassigned_with_the_reason_and_their_score() -> None:
     adata.X = sparse.csr_matrix(x)
     adata.obs["pair"] = np.isin(np.arange(adata.n_obs), b)
     asked = {"batch_key": "batch", "labels_key": "celltype", "target": "c", "min_cell_type_population": 5}
-    jn.annotate(adata, **asked, doublets=True)
+    model = jn.annotate(adata, **asked, doublets=True)
     called = (adata.obs["jind_reason"] == "doublet").to_numpy()
     score = adata.obs["jind_doublet_score"].to_numpy()[of_target]
     assert roc_auc_score(adata.obs["pair"].to_numpy()[of_target], score) > 0.95
@@ -66,6 +66,9 @@ def test_doublets_stay_unassigned_with_the_reason_and_their_score() -> None:
     )
     assert (adata.obs["jind_prediction"][called] == "Unassigned").all()
     assert adata.obs["jind_doublet_score"].notna().sum() == len(of_target)
+    new = adata[of_target].copy()
+    model.predict(new, doublets=True, key_added="again")  # a saved model looks in other data too
+    np.testing.assert_array_equal(new.obs["again_doublet_score"], score)
     other = adata[np.random.default_rng(1).permutation(adata.n_obs)].copy()
     jn.annotate(other, **asked, doublets=True)
     assert (other.obs["jind_reason"][adata.obs_names].astype(str) == adata.obs["jind_reason"].astype(str)).all()
