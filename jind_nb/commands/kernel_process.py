@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -82,6 +83,7 @@ class WaitingKernel:
         if child == 0:
             ours.close()
             os.setsid()
+            _end_first_without_memory()
             with suppress(SystemExit):
                 become_kernel(theirs)
             os._exit(0)
@@ -159,7 +161,14 @@ def become_kernel(socket_: socket.socket) -> None:
     IPKernelApp.launch_instance()
 
 
+def _end_first_without_memory() -> None:
+    """Let the system, when memory runs out, kill this process before the command that started it, which can say so."""
+    with suppress(OSError):  # no Linux
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
 if __name__ == "__main__":
+    _end_first_without_memory()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     import_all(sys.argv[2:])
     become_kernel(socket.socket(fileno=int(sys.argv[1])))

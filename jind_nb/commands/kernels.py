@@ -15,7 +15,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from ..core import locks
-from ..core._compat import end_first_without_memory, kernel_manager, kill_kernel
+from ..core._compat import kernel_manager, kill_kernel
 from ..core.files import disk_full, is_disk_full
 from ..core.limits import is_out_of_memory, memory_limit, why_killed
 from ..core.processes import own_folder, own_settings, short_places
@@ -70,7 +70,6 @@ class OwnKernels:
             extra_arguments=["--HistoryManager.hist_file=:memory:"],
             waiting=waiting,
         )
-        end_first_without_memory(kernel)
         return kernel
 
 

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from queue import Empty
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -151,14 +150,6 @@ def answer_addresses_by_name() -> None:
 def n_kernels(manager: Any) -> int:
     """Return how many kernels a server's manager has, with those that are about to start, which it does not list."""
     return len({*manager.list_kernel_ids(), *manager._pending_kernels})
-
-
-def end_first_without_memory(kernel: KernelManager) -> None:
-    """Let the system, when memory runs out, kill a kernel before the process that started it, which can say so."""
-    process = getattr(kernel.provisioner, "process", None)
-    if process is not None:
-        with suppress(OSError):  # no Linux, or the kernel has ended already
-            Path(f"/proc/{process.pid}/oom_score_adj").write_text("500")
 
 
 def kill_kernel(kernel: KernelManager) -> None:
