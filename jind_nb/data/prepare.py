@@ -10,6 +10,7 @@ Only `read_target_labels`, which evaluation calls, ever reads the target's label
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -26,7 +27,7 @@ from .chunks import uncopied_warnings
 from .h5ad import input_files
 from .layers import ChosenLayers, InputFile, choose_layers
 from .plan import Plan
-from .scale import describe_normalisation
+from .scale import describe_normalisation, scale_of_few_counts
 from .variable_features import (
     MeanVariance,
     NormalisedFiles,
@@ -198,6 +199,14 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
             columns = [features.match(names, index)[0] for index in in_files]
             values = NormalisedFiles(chosen.files, chosen.scale, columns)
             found = mean_variance(values, batch)
+        if DATA_RULES[parameters.METHOD].low_totals:
+            evidence = {name: of_batch for file in chosen.files for name, of_batch in file.evidence.items()}
+            scale = scale_of_few_counts(chosen.scale, {name: evidence[name] for name in plan.annotated}, found.totals)
+            if scale != chosen.scale:
+                chosen.scale = scale
+                plan.values = _values_table(chosen)
+                values = NormalisedFiles(chosen.files, chosen.scale, columns)
+                found = mean_variance(values, batch)
     markers = _marker_columns(parameters, names, chosen.files[0], in_files[0], plan)
     if found is not None:
         # A file to annotate later will be like the target's, where the files differ.
@@ -242,7 +251,16 @@ def _describe_values(chosen: ChosenLayers, plan: Plan) -> None:
     """Enter into the plan what the values look like and how they are normalised."""
     plan.warnings += chosen.warnings
     plan.matrices = chosen.table
-    plan.values = [
+    plan.values = _values_table(chosen)
+    value_types = {row["value type"] for row in plan.values}
+    if chosen.scale.rescaled and (len(value_types) > 1 or not value_types <= {"counts", "linear"}):
+        different = "Batches hold values of different types or cell totals"
+        plan.notes.append(f"{different}; all were brought to {chosen.scale.scale}.")
+
+
+def _values_table(chosen: ChosenLayers) -> list[dict[str, Any]]:
+    """Return for each batch what its values look like and how they are normalised."""
+    return [
         {
             "batch": name,
             "value type": batch.value_type,
@@ -256,10 +274,6 @@ def _describe_values(chosen: ChosenLayers, plan: Plan) -> None:
         for file in chosen.files
         for name, batch in file.evidence.items()
     ]
-    value_types = {row["value type"] for row in plan.values}
-    if chosen.scale.rescaled and (len(value_types) > 1 or not value_types <= {"counts", "linear"}):
-        different = "Batches hold values of different types or cell totals"
-        plan.notes.append(f"{different}; all were brought to {chosen.scale.scale}.")
 
 
 def _check_doublets(scale: CommonScale) -> None:

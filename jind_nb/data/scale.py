@@ -19,6 +19,10 @@ from .recognise import FORMULAS, LOGARITHMS, MOST_IN_SITU, NEGATIVE, Evidence, i
 
 COUNTS_PER_CELL = 10_000.0
 
+# Counts whose annotated batches have a lower median total are brought to that: at 10,000 one count and two would look alike
+# (benchmarks/README.md).
+FEW_COUNTS = 1_000.0
+
 # Counts are brought to so many units of volume (of cubic micrometres, a cell has about as many).
 PER_VOLUME = 1_000.0
 
@@ -91,6 +95,25 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
     if _same_unknown_scale(batches):
         return untouched
     raise _no_common_scale(evidence)
+
+
+def scale_of_few_counts(
+    scale: CommonScale, batches: Mapping[str, Evidence], totals: Mapping[str, np.ndarray]
+) -> CommonScale:
+    """Return the scale, with a lower total where the batches hold few counts.
+
+    Parameters
+    ----------
+    batches, totals
+        What the values of each annotated batch look like, and its cells' totals over the features that are used, float (n,).
+    """
+    if scale.total != COUNTS_PER_CELL or not scale.rescaled or not batches:
+        return scale
+    median = float(np.median([np.median(totals[name]) for name in batches]))
+    if any(batch.value_type != "counts" for batch in batches.values()) or median >= FEW_COUNTS:
+        return scale
+    total = max(1.0, float(round(median)))
+    return replace(scale, total=total, scale=f"log1p of counts per {total:,.6g}")
 
 
 def _is_in_situ(batch: Evidence) -> bool:

@@ -55,6 +55,7 @@ class MeanVariance:
     variance: np.ndarray  # float64 (n_features,), of the population
     seen: dict[str, np.ndarray] = field(default_factory=dict)  # batch -> cells with a value that is not zero, int64
     seen_of_types: dict[str, np.ndarray] = field(default_factory=dict)  # the same of cell types
+    totals: dict[str, np.ndarray] = field(default_factory=dict)  # batch -> its cells' sums of stored values, float64
 
     def add(self, more: Self) -> None:
         """Add other cells (Chan, Golub & LeVeque 1983: sums of squares would lose the digits that matter)."""
@@ -66,6 +67,8 @@ class MeanVariance:
         for own, theirs in ((self.seen, more.seen), (self.seen_of_types, more.seen_of_types)):
             for name, cells in theirs.items():
                 own[name] = own[name] + cells if name in own else cells
+        for name, totals in more.totals.items():
+            self.totals[name] = np.concatenate([self.totals[name], totals]) if name in self.totals else totals
         self.cells = n
 
 
@@ -194,7 +197,9 @@ def _block_mean_variance(block: Block, part: Part) -> MeanVariance:
         as_stored = _on_common_scale(stored, replace(part_of_used, scale=as_they_are))
     seen = _seen(as_stored, part.batch)
     of_types = {} if part.types is None else _seen(as_stored, part.types)
-    return MeanVariance(matrix.shape[0], *mean_and_variance(matrix), seen, of_types)
+    sums = np.asarray(stored.sum(axis=1, dtype=np.float64)).ravel()
+    totals = {name: sums[part.batch == name] for name in dict.fromkeys(part.batch)}
+    return MeanVariance(matrix.shape[0], *mean_and_variance(matrix), seen, of_types, totals)
 
 
 def _seen(matrix: sparse.csr_matrix, names: np.ndarray) -> dict[str, np.ndarray]:
