@@ -1190,3 +1190,51 @@ def test_a_single_annotated_batch_promises_no_target_error(prepare: Callable[...
     adata = simulated({"a": {"B": 20, "T": 20}, "c": {"B": 9, "T": 9}})
     with pytest.raises(InputError, match=r"TARGET_ERROR: found 0.05, but there is a single annotated batch \('a'\)"):
         prepare(adata, TARGET_ERROR=0.05)
+
+
+# --- few counts -------------------------------------------------------------------------------------------------------
+
+
+def total_of(result: Prepared) -> float | None:
+    assert result.plan.preprocessing is not None
+    return result.plan.preprocessing.total
+
+
+def test_cells_of_few_counts_are_brought_to_their_median_total(prepare: Callable[..., Prepared]) -> None:
+    """At 10,000 a count of one and one of two look alike: a shallow run's cells would differ by zero or not zero alone."""
+    adata = simulated(THREE_BATCHES)
+    result = prepare(adata)
+    sums = pd.Series(np.asarray(adata.X.sum(axis=1)).ravel()).groupby(adata.obs["batch"].to_numpy()).median()
+    assert total_of(result) == round(float(np.median(sums[result.plan.annotated]))) < 1_000
+    linear = np.expm1(result.values).sum(axis=1)
+    np.testing.assert_allclose(linear, total_of(result), rtol=1e-3)
+    words = {row["normalisation"] for row in result.plan.values}
+    assert words == {f"counts per {total_of(result):,.6g}, log1p"}
+    assert total_of(prepare(adata, METHOD="reference", MIN_CELL_TYPE_POPULATION=5)) == 10_000  # as it was published
+
+
+def test_only_the_annotated_batches_say_which_total_it_is(prepare: Callable[..., Prepared]) -> None:
+    """A target gets the same answers alone and as one of many, and a new file the same as the model's target."""
+    adata = simulated(THREE_BATCHES)
+    deep = adata.copy()
+    deep.X = deep.X.multiply(1 + 99 * (adata.obs["batch"] == "c").to_numpy()[:, None]).tocsr().astype(np.float32)
+    assert total_of(prepare(deep)) == total_of(prepare(adata))
+
+
+@pytest.mark.parametrize("change", ["many counts", "logarithms"])
+def test_other_values_keep_their_total(change: str, prepare: Callable[..., Prepared]) -> None:
+    adata = simulated(THREE_BATCHES)
+    adata.X = adata.X * 20 if change == "many counts" else to_log_counts(adata.X, 10_000.0)
+    assert total_of(prepare(adata)) == pytest.approx(10_000, rel=0.01)
+
+
+def test_features_that_the_target_lacks_have_no_part_in_the_total(prepare: Callable[..., Prepared]) -> None:
+    """Of a panel's genes the annotated cells have few counts, however deep they were read."""
+    adata = simulated(THREE_BATCHES, n_genes=600)
+    assert total_of(prepare(adata)) == 10_000
+    x = adata.X.tolil()
+    x[np.ix_((adata.obs["batch"] == "c").to_numpy(), np.arange(600) >= 60)] = 0
+    adata.X = sparse.csr_matrix(x)
+    result = prepare(adata)
+    assert result.adata.n_vars == 60
+    assert total_of(result) < 300

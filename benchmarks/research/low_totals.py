@@ -1,0 +1,113 @@
+"""To which total cells are best brought: 10,000, the median of the annotated batches, or between; on all features and on few.
+
+    python -m benchmarks.research.low_totals          # prints the table of results/low_totals.csv
+    python -m benchmarks.research.low_totals --run    # measures it, in twenty minutes
+
+Few features are drawn at random (numpy's `default_rng(0)` and `(1)`), the same for all batches. Sets whose values are no counts
+are left out: nothing is brought to a total there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from benchmarks.common import (
+    RESULTS,
+    SHARED_DATA,
+    append_rows,
+    labels_of_target,
+    parser_of,
+    print_table,
+    read_prepared,
+    scores,
+)
+from benchmarks.problems import NOT_COUNTED, SETS, Problem, problems, targets_of
+from benchmarks.product.twenty_sets import OURS, answer
+from jind_nb.core.model_json import CommonScale
+from jind_nb.core.parameters import make_parameters
+from jind_nb.data import prepare, scale
+from jind_nb.data.recognise import Evidence
+
+OUTPUT = RESULTS / "low_totals.csv"
+FEATURES, DRAWS, TARGETS_OF_FEW = (100, 200, 500), 2, 2
+TOTALS = ("10,000", "between", "median", "as in METHOD default")
+EVERY = "all"
+
+_median: list[float] = []  # of the last problem
+
+
+def rule(name: str):  # type: ignore[no-untyped-def]
+    """Return what takes the place of `scale_of_few_counts`."""
+
+    def chosen(common: CommonScale, batches: Mapping[str, Evidence], totals: Mapping[str, np.ndarray]) -> CommonScale:
+        if common.total != scale.COUNTS_PER_CELL or any(batch.value_type != "counts" for batch in batches.values()):
+            return common
+        _median[:] = [float(np.median([np.median(totals[batch]) for batch in batches]))]
+        total = {"10,000": 1e4, "median": _median[0], "between": np.sqrt(1e4 * _median[0])}.get(name)
+        return scale.scale_of_few_counts(common, batches, totals) if total is None else replace(common, total=total)
+
+    return chosen
+
+
+def few(name: str, n: int) -> Iterator[Problem]:
+    """Yield problems of a set with n of its features."""
+    adata = ad.read_h5ad(SHARED_DATA / f"{name}.h5ad")
+    for target in targets_of(name)[:TARGETS_OF_FEW]:
+        for draw in range(DRAWS):
+            kept = np.sort(np.random.default_rng(draw).choice(adata.n_vars, n, replace=False))
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "few.h5ad"
+                adata[:, kept].copy().write_h5ad(file)
+                parameters = make_parameters(
+                    {
+                        "PATH": str(file), "BATCH_COL": "batch", "LABELS_COL": "celltype",
+                        "TARGET_DATASET_NAME": target, "OUTPUT_PATH": "unused", "USE_GPU": False,
+                    }
+                )  # fmt: skip
+                prepared, plan = read_prepared(parameters)
+                yield Problem(name, target, f"draw {draw}", parameters, prepared, plan, labels_of_target(parameters))
+
+
+def measure(name: str) -> None:
+    """Append a row for each problem and total of a set; nothing of a set without counts."""
+    n_features = ad.read_h5ad(SHARED_DATA / f"{name}.h5ad", backed="r").n_vars
+    for n in (EVERY, *(n for n in FEATURES if n < 0.8 * n_features)):
+        for total in TOTALS:
+            prepare.scale_of_few_counts = rule(total)
+            _median.clear()
+            for problem in problems(name, hard=False) if n == EVERY else few(name, int(n)):
+                if not _median:
+                    return
+                found = scores(problem.truth, problem.plan.classes, answer(problem, OURS)[0])
+                row = {"set": name, "features": n, "target": problem.target, "role": problem.role, "total": total}
+                numbers = {"median": round(_median[0], 1), "macro_F1": found["macro_F1"], "AURC": found["AURC"]}
+                append_rows(OUTPUT, [row | numbers])
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--run", action="store_true", help="measure everything again first")
+    if parser.parse_args().run:
+        OUTPUT.unlink(missing_ok=True)
+        for name in SETS:
+            try:
+                measure(name)
+            except Exception as error:  # too few types or features are left in some draws
+                print(f"{name}: {error}")
+    rows = pd.read_csv(OUTPUT)
+    rows = rows[~rows["set"].isin(NOT_COUNTED)]
+    of_sets = rows.pivot_table(index=["features", "set"], columns="total", values="macro_F1")[list(TOTALS)]
+    median = rows.groupby(["features", "set"])["median"].median()
+    print_table("Macro-F1 of METHOD default by the total that cells are brought to", of_sets.assign(median=median))
+    print_table("Means over sets", of_sets.groupby("features").mean())
+
+
+if __name__ == "__main__":
+    main()
