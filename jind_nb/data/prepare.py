@@ -10,7 +10,6 @@ Only `read_target_labels`, which evaluation calls, ever reads the target's label
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -178,7 +177,8 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
         plan.ontology = model.get("ontology", {}) | plan.ontology
     chosen = choose_layers(parameters, cells, trained, model["features"] if model else ())
     plan.notes += chosen.notes
-    _describe_values(chosen, plan)
+    plan.warnings += chosen.warnings
+    plan.matrices = chosen.table
     if parameters.DOUBLETS:
         _check_doublets(chosen.scale)
     in_files, gene_cols = _feature_names(chosen.files, model["features"] if model else None, plan, parameters.GENE_COL)
@@ -200,13 +200,13 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
             values = NormalisedFiles(chosen.files, chosen.scale, columns)
             found = mean_variance(values, batch)
         if DATA_RULES[parameters.METHOD].low_totals:
-            evidence = {name: of_batch for file in chosen.files for name, of_batch in file.evidence.items()}
-            scale = scale_of_few_counts(chosen.scale, {name: evidence[name] for name in plan.annotated}, found.totals)
+            of_annotated = {name: found.counts[name] for name in plan.annotated if name in found.counts}
+            scale = scale_of_few_counts(chosen.scale, of_annotated)
             if scale != chosen.scale:
                 chosen.scale = scale
-                plan.values = _values_table(chosen)
                 values = NormalisedFiles(chosen.files, chosen.scale, columns)
                 found = mean_variance(values, batch)
+    _describe_values(chosen, plan)
     markers = _marker_columns(parameters, names, chosen.files[0], in_files[0], plan)
     if found is not None:
         # A file to annotate later will be like the target's, where the files differ.
@@ -249,18 +249,7 @@ def _marker_columns(p: Parameters, names: pd.Index, first: InputFile, in_first: 
 
 def _describe_values(chosen: ChosenLayers, plan: Plan) -> None:
     """Enter into the plan what the values look like and how they are normalised."""
-    plan.warnings += chosen.warnings
-    plan.matrices = chosen.table
-    plan.values = _values_table(chosen)
-    value_types = {row["value type"] for row in plan.values}
-    if chosen.scale.rescaled and (len(value_types) > 1 or not value_types <= {"counts", "linear"}):
-        different = "Batches hold values of different types or cell totals"
-        plan.notes.append(f"{different}; all were brought to {chosen.scale.scale}.")
-
-
-def _values_table(chosen: ChosenLayers) -> list[dict[str, Any]]:
-    """Return for each batch what its values look like and how they are normalised."""
-    return [
+    plan.values = [
         {
             "batch": name,
             "value type": batch.value_type,
@@ -274,6 +263,10 @@ def _values_table(chosen: ChosenLayers) -> list[dict[str, Any]]:
         for file in chosen.files
         for name, batch in file.evidence.items()
     ]
+    value_types = {row["value type"] for row in plan.values}
+    if chosen.scale.rescaled and (len(value_types) > 1 or not value_types <= {"counts", "linear"}):
+        different = "Batches hold values of different types or cell totals"
+        plan.notes.append(f"{different}; all were brought to {chosen.scale.scale}.")
 
 
 def _check_doublets(scale: CommonScale) -> None:

@@ -19,9 +19,9 @@ from .recognise import FORMULAS, LOGARITHMS, MOST_IN_SITU, NEGATIVE, Evidence, i
 
 COUNTS_PER_CELL = 10_000.0
 
-# Counts whose annotated batches have a lower median total are brought to that: at 10,000 one count and two would look alike
+# Cells of annotated batches with fewer counts (median) are brought to so many: at 10,000 one count and two would look alike
 # (benchmarks/README.md).
-FEW_COUNTS = 1_000.0
+FEW_COUNTS = 700.0
 
 # Counts are brought to so many units of volume (of cubic micrometres, a cell has about as many).
 PER_VOLUME = 1_000.0
@@ -97,23 +97,37 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
     raise _no_common_scale(evidence)
 
 
-def scale_of_few_counts(
-    scale: CommonScale, batches: Mapping[str, Evidence], totals: Mapping[str, np.ndarray]
-) -> CommonScale:
-    """Return the scale, with a lower total where the batches hold few counts.
+def scale_of_few_counts(scale: CommonScale, counts: Mapping[str, np.ndarray]) -> CommonScale:
+    """Return the scale, with a lower total where cells hold few counts.
 
     Parameters
     ----------
-    batches, totals
-        What the values of each annotated batch look like, and its cells' totals over the features that are used, float (n,).
+    counts
+        `counts_in_cells` of each annotated batch, over the features that are used.
     """
-    if scale.total != COUNTS_PER_CELL or not scale.rescaled or not batches:
+    medians = [np.nanmedian(of_batch) for of_batch in counts.values() if not np.isnan(of_batch).all()]
+    if scale.values != "log1p" or scale.normalisation not in ("auto", "counts") or not medians:
         return scale
-    median = float(np.median([np.median(totals[name]) for name in batches]))
-    if any(batch.value_type != "counts" for batch in batches.values()) or median >= FEW_COUNTS:
+    median = float(np.median(medians))
+    if median >= FEW_COUNTS:
         return scale
     total = max(1.0, float(round(median)))
-    return replace(scale, total=total, scale=f"log1p of counts per {total:,.6g}")
+    return replace(scale, total=total, rescaled=True, scale=f"log1p of counts per {total:,.6g}")
+
+
+def counts_in_cells(matrix: sparse.csr_matrix, batch: Evidence, scale: CommonScale) -> np.ndarray:
+    """Return how many counts each cell holds if the smallest of its values stands for one, float64 (n,); NaN for an empty cell.
+
+    So it is the same for counts, for shares of a cell's total and for their logarithms.
+    """
+    linear = invert(matrix.data, batch.value_type) if _is_inverted(batch, scale) else matrix.data
+    found, filled = np.full(matrix.shape[0], np.nan), np.diff(matrix.indptr) > 0
+    if filled.any():
+        starts = matrix.indptr[:-1][filled]
+        sums = np.add.reduceat(linear.astype(np.float64), starts)
+        smallest = np.minimum.reduceat(np.where(linear > 0, linear, np.inf), starts)
+        found[filled] = np.where(np.isfinite(smallest), sums / smallest, np.nan)
+    return found
 
 
 def _is_in_situ(batch: Evidence) -> bool:

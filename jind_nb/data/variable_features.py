@@ -16,7 +16,7 @@ from ..core.sparse_rows import mean_and_variance, select_columns
 from .chunks import Block
 from .layers import InputFile
 from .recognise import Evidence
-from .scale import to_common_scale
+from .scale import counts_in_cells, to_common_scale
 
 Result = TypeVar("Result")
 
@@ -55,7 +55,7 @@ class MeanVariance:
     variance: np.ndarray  # float64 (n_features,), of the population
     seen: dict[str, np.ndarray] = field(default_factory=dict)  # batch -> cells with a value that is not zero, int64
     seen_of_types: dict[str, np.ndarray] = field(default_factory=dict)  # the same of cell types
-    totals: dict[str, np.ndarray] = field(default_factory=dict)  # batch -> its cells' sums of stored values, float64
+    counts: dict[str, np.ndarray] = field(default_factory=dict)  # batch -> `counts_in_cells`, in no order
 
     def add(self, more: Self) -> None:
         """Add other cells (Chan, Golub & LeVeque 1983: sums of squares would lose the digits that matter)."""
@@ -67,8 +67,8 @@ class MeanVariance:
         for own, theirs in ((self.seen, more.seen), (self.seen_of_types, more.seen_of_types)):
             for name, cells in theirs.items():
                 own[name] = own[name] + cells if name in own else cells
-        for name, totals in more.totals.items():
-            self.totals[name] = np.concatenate([self.totals[name], totals]) if name in self.totals else totals
+        for name, counts in more.counts.items():
+            self.counts[name] = np.concatenate([self.counts[name], counts]) if name in self.counts else counts
         self.cells = n
 
 
@@ -197,9 +197,19 @@ def _block_mean_variance(block: Block, part: Part) -> MeanVariance:
         as_stored = _on_common_scale(stored, replace(part_of_used, scale=as_they_are))
     seen = _seen(as_stored, part.batch)
     of_types = {} if part.types is None else _seen(as_stored, part.types)
-    sums = np.asarray(stored.sum(axis=1, dtype=np.float64)).ravel()
-    totals = {name: sums[part.batch == name] for name in dict.fromkeys(part.batch)}
-    return MeanVariance(matrix.shape[0], *mean_and_variance(matrix), seen, of_types, totals)
+    return MeanVariance(matrix.shape[0], *mean_and_variance(matrix), seen, of_types, _counts(stored, part_of_used))
+
+
+def _counts(stored: sparse.csr_matrix, part: Part) -> dict[str, np.ndarray]:
+    """Return how many counts the cells of each batch hold; nothing where no logarithms are taken."""
+    if part.scale.values != "log1p":
+        return {}
+    counts = np.empty(stored.shape[0])
+    for i in np.unique(part.value_type):
+        of_type = part.value_type == i
+        rows = stored if of_type.all() else stored[of_type]
+        counts[of_type] = counts_in_cells(rows, part.evidence[i], part.scale)
+    return {name: counts[part.batch == name] for name in dict.fromkeys(part.batch)}
 
 
 def _seen(matrix: sparse.csr_matrix, names: np.ndarray) -> dict[str, np.ndarray]:

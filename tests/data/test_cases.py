@@ -482,7 +482,7 @@ def test_logarithms_of_small_totals_are_brought_to_a_scale_that_tells_types(
     adata.X = sparse.csr_matrix(logarithms.astype(np.float32))
     adata[:, :n].copy().write_h5ad(tmp_path / "in.h5ad")
     found = annotate(tmp_path / "in.h5ad", tmp_path)
-    assert found.accuracy > expected.accuracy - 0.02  # rounding draws other cells
+    assert found.accuracy > expected.accuracy - 0.03  # rounding draws other cells
     assert found.assigned > expected.assigned - 0.07
 
 

@@ -48,7 +48,7 @@ def test_a_cell_without_values_is_no_doublet() -> None:
 def test_doublets_stay_unassigned_with_the_reason_and_their_score() -> None:
     """Who sets DOUBLETS must find both in the annotated data, whatever order the cells came in."""
     types = {"B": 100, "T": 100, "NK": 80}
-    adata = simulated({"a": types, "b": types, "c": types}, n_genes=120)
+    adata = simulated({"a": types, "b": types, "c": types}, n_genes=240)
     of_target = np.flatnonzero((adata.obs["batch"] == "c").to_numpy())
     own = adata.obs["celltype"].to_numpy()[of_target]
     b, t = of_target[own == "B"][:25], of_target[own == "T"][:25]

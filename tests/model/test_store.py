@@ -164,7 +164,8 @@ def test_model_json_has_all_that_annotating_needs(saved: Saved) -> None:
     threshold_cap = stored["calibration"][AlignmentMode.UNALIGNED]["enough"]
     assert list(stored["thresholds"].values()) == pytest.approx(within(thresholds, threshold_cap, 0.5).tolist())
     assert stored["features"] == saved.reference.features
-    assert stored["preprocessing"]["scale"] == "log1p of counts per 10,000"
+    total = "10,000" if is_reference(saved.reference.settings) else f"{stored['preprocessing']['total']:.0f}"
+    assert stored["preprocessing"]["scale"] == f"log1p of counts per {total}"
     assert stored["source"] == AWKWARD[0]
     assert stored["target"] is None
     assert stored["training"]["cells"] == dict.fromkeys(AWKWARD, 40)
