@@ -1236,7 +1236,9 @@ def test_logarithms_of_few_counts_are_seen_to_be_that(prepare: Callable[..., Pre
     of_logs, of_counts = prepare(logs), prepare(adata)
     assert total_of(of_logs) == total_of(of_counts)
     np.testing.assert_allclose(of_logs.values, of_counts.values, rtol=1e-3)
-    np.testing.assert_array_equal(prepare(logs, NORMALISATION="log1p").values, logs.X.toarray())  # the user knows better
+    np.testing.assert_array_equal(
+        prepare(logs, NORMALISATION="log1p").values, logs.X.toarray()
+    )  # the user knows better
 
 
 def test_many_counts_are_brought_to_ten_thousand(prepare: Callable[..., Prepared]) -> None:
