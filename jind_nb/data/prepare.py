@@ -70,8 +70,8 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     Notes
     -----
     Files are read in blocks of rows: once to check them and recognise their values, once for the variances of the
-    features, once for the values of the selected features, which alone are ever held (files with few values are held
-    whole). If this process has a Dask client, or DASK_SCHEDULER_ADDRESS names a scheduler, its workers read the blocks of
+    features (of cells of few counts twice), once for the values of the selected features, which alone are ever held (files with
+    few values are held whole). If this process has a Dask client, or DASK_SCHEDULER_ADDRESS names a scheduler, its workers read the blocks of
     a large file; the result is the same.
 
     With PRETRAINED_MODEL_PATH the features are the model's; one that the file lacks is zero in all cells.
@@ -199,7 +199,7 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
             columns = [features.match(names, index)[0] for index in in_files]
             values = NormalisedFiles(chosen.files, chosen.scale, columns)
             found = mean_variance(values, batch)
-        if DATA_RULES[parameters.METHOD].low_totals:
+        if DATA_RULES[parameters.METHOD].few_counts_apart:
             of_annotated = {name: found.counts[name] for name in plan.annotated if name in found.counts}
             scale = scale_of_few_counts(chosen.scale, of_annotated)
             if scale != chosen.scale:
