@@ -103,8 +103,8 @@ def main() -> None:
     rows = pd.read_csv(OUTPUT)
     rows = rows[~rows["set"].isin(NOT_COUNTED)]
     of_sets = rows.pivot_table(index=["features", "set"], columns="total", values="macro_F1")[list(TOTALS)]
-    median = rows.groupby(["features", "set"])["median"].median()
-    print_table("Macro-F1 of METHOD default by the total that cells are brought to", of_sets.assign(median=median))
+    median = rows.groupby(["features", "set"])["median"].median()  # counts of a cell
+    print_table("Macro-F1 of METHOD default by the total that cells are brought to", of_sets.assign(counts=median))
     for limit in (0, 300, scale.FEW_COUNTS, 1_000, 2_000, 1e9):
         chosen = of_sets["median"].where(median < limit, of_sets["10,000"])
         means = ", ".join(f"{mean:.4f} with {n} features" for n, mean in chosen.groupby("features").mean().items())
