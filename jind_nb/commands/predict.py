@@ -65,7 +65,7 @@ class Options:
     """How a file is annotated."""
 
     align: bool = False  # align each batch of new cells with the annotated cells first, and self-train on it
-    # Column of `obs` with batches, whose values may be of different kinds and which are aligned one by one; None: one batch.
+    # Column of `obs` with batches, whose values may be of different kinds and which are annotated one by one; None: one batch.
     batch_col: str | None = None
     xlsx: bool = False  # write the workbook also of more than 50,000 cells
     report: bool = False  # write report.html
@@ -286,7 +286,7 @@ def _annotate(
     description = read_model_json(model)
     shared, known = model_store.load_shared(model, settings.device)
     names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
-    batches = [batch == name for name in pd.unique(batch)] if settings.align else [np.ones_like(own)]
+    batches = [batch == name for name in pd.unique(batch)]
     tables, order, latent, errors = [], [], np.empty_like(encoded.latent), []
     notes: list[str] = []
     doublets = _doublets(encoded, batch, settings, notes) if settings.doublets else None

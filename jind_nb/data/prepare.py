@@ -179,6 +179,8 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
     plan.notes += chosen.notes
     plan.warnings += chosen.warnings
     plan.matrices = chosen.table
+    kinds = {of_batch.value_type for file in chosen.files for of_batch in file.evidence.values()}
+    are_different = chosen.scale.rescaled and (len(kinds) > 1 or (model is None and not kinds <= {"counts", "linear"}))
     if parameters.DOUBLETS:
         _check_doublets(chosen.scale)
     in_files, gene_cols = _feature_names(chosen.files, model["features"] if model else None, plan, parameters.GENE_COL)
@@ -203,10 +205,11 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
             of_annotated = {name: found.counts[name] for name in plan.annotated if name in found.counts}
             scale = scale_of_few_counts(chosen.scale, of_annotated)
             if scale != chosen.scale:
+                plan.notes.append(f"The cells hold few counts: all were brought to {scale.scale}, not per 10,000.")
                 chosen.scale = scale
                 values = NormalisedFiles(chosen.files, chosen.scale, columns)
                 found = mean_variance(values, batch)
-    _describe_values(chosen, plan)
+    _describe_values(chosen, plan, are_different=are_different)
     markers = _marker_columns(parameters, names, chosen.files[0], in_files[0], plan)
     if found is not None:
         # A file to annotate later will be like the target's, where the files differ.
@@ -247,8 +250,8 @@ def _marker_columns(p: Parameters, names: pd.Index, first: InputFile, in_first: 
     return {str(name): int(column) for name, column in zip(wanted, found, strict=True) if column >= 0}
 
 
-def _describe_values(chosen: ChosenLayers, plan: Plan) -> None:
-    """Enter into the plan what the values look like and how they are normalised."""
+def _describe_values(chosen: ChosenLayers, plan: Plan, *, are_different: bool) -> None:
+    """Enter into the plan what the values look like and how they are normalised, and say if that was needed to compare batches."""
     plan.values = [
         {
             "batch": name,
@@ -263,8 +266,7 @@ def _describe_values(chosen: ChosenLayers, plan: Plan) -> None:
         for file in chosen.files
         for name, batch in file.evidence.items()
     ]
-    value_types = {row["value type"] for row in plan.values}
-    if chosen.scale.rescaled and (len(value_types) > 1 or not value_types <= {"counts", "linear"}):
+    if are_different:
         different = "Batches hold values of different types or cell totals"
         plan.notes.append(f"{different}; all were brought to {chosen.scale.scale}.")
 

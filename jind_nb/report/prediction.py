@@ -44,7 +44,7 @@ MOST_FLAGGED = 30  # cells that the page lists
 
 # Parameters that say something about a prediction.
 SHOWN = (
-    "LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TYPES", "ALIGN", "METHOD", "SEED", "REJECTION", "TARGET_ERROR",
+    "LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TYPES", "ALIGN", "DOUBLETS", "METHOD", "SEED", "REJECTION", "TARGET_ERROR",
 )  # fmt: skip
 
 

@@ -203,8 +203,8 @@ def _doubts_of_types(table: pd.DataFrame, n_unlike: int) -> dict[str, Sequence[s
     unsure = table.index[(most_like >= 5) & (rejected > MUCH_REJECTED * most_like)]
     few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
     return {
-        "The model is unsure of these types and left many of their cells Unassigned: {}.": [
-            f"{name} ({rejected[name]:,} of its {most_like[name]:,} candidate cells)" for name in unsure
+        "Many of the cells that are most like these types are Unassigned: {}.": [
+            f"{name} ({rejected[name]:,} of {most_like[name]:,})" for name in unsure
         ],
         "These types were learned from few cells, so they are easily missed or mistaken: {}.": [
             f"{name} ({plural(n, 'cell')})" for name, n in few.items()

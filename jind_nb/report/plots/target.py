@@ -272,7 +272,8 @@ def reliability_curves(
     left.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (mean of a range)", ylabel="share of right cells")
     left.set_title(f"Reliability (ranges of at least {FEWEST_OF_A_RANGE} cells)", fontsize=TITLE)
     right.set(xlim=(0, 101), xlabel="most confident cells assigned (%)", ylabel="wrong among these cells (%)")
-    right.set_ylim(0, max(2.0, 1.08 * right.get_ylim()[1]))
+    highest = max(2.0, 1.08 * right.get_ylim()[1])
+    right.set_ylim(-0.03 * highest, highest)  # a curve at nothing is seen beside the axis
     right.set_title("Risk and coverage", fontsize=TITLE)
     for axes in (left, right):
         axes.grid(alpha=0.3)
