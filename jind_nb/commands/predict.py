@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TYPES", "USE_GPU", "DOUBLETS")
 
 MOST = 0.5  # of a file's cells: if so many are strange, the file is
+MANY = 0.05  # of one batch's cells, to be unlike all annotated ones
 
 # Parameters that are the model's own.
 PARAMETERS_OF_MODEL = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
@@ -145,6 +146,8 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     answer = _annotate(model, cells, encoded, settings, plan, parameters.TYPES)
     notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
     plan.warnings.extend(_strange_warnings(answer.table))
+    if batch_col is None:
+        notes += _note_on_batches(answer.table)
     error = widened(answer.error, plan.features["missing"] / plan.features["kept"])
     batch = cells["batch"].to_numpy()
     return Predicted(
@@ -261,6 +264,17 @@ def _strange_warnings(table: pd.DataFrame) -> list[str]:
         f"{empty + unlike:,} of {len(table):,} cells are nothing that the model knows ({unlike:,} unlike all annotated cells, "
         f"{empty:,} without values): is this the same tissue, species and kind of data, with its own names of features? "
         "Do not use the other labels before you know why."
+    ]
+
+
+def _note_on_batches(table: pd.DataFrame) -> list[str]:
+    """Return a list with one note if so many cells of one batch are unlike all annotated ones that it may be several batches."""
+    unlike = int((table["reason"] == UNLIKE).sum())
+    if unlike <= MANY * len(table):
+        return []
+    return [
+        f"{unlike:,} of {len(table):,} cells are unlike all annotated ones. If the file's cells are of several batches, name their "
+        "column (--batch-col; in Python batch_key): what is unusual is seen beside cells of the same batch."
     ]
 
 

@@ -386,3 +386,21 @@ def test_doublets_are_looked_for_in_a_new_file_and_nothing_else_changes(
     annotate(jind_nb, run_folder, new, tmp_path, *asked, "--batch-col", "run")
     notes = json.loads((out / "manifest.json").read_text())["notes"]
     assert [note.split(":")[0] for note in notes if "called doublets" in note] == ["two", "one"]
+
+
+def test_many_strange_cells_of_one_batch_bring_a_word_on_batches(
+    run_folder: Path, tmp_path: Path, jind_nb: Command
+) -> None:
+    """A file of several batches that are taken for one loses cells of known types, and nothing said why."""
+    adata = ad.read_h5ad(run_folder.parent / "input.h5ad")
+    x, random = adata.X.toarray(), np.random.default_rng(0)
+    for row in range(0, len(x), 10):
+        x[row] = random.permutation(x[row])
+    adata.X = sparse.csr_matrix(x)
+
+    def notes(*options: str) -> str:
+        out = annotate(jind_nb, run_folder, adata, tmp_path, *options)
+        return " ".join(json.loads((out / "manifest.json").read_text())["notes"])
+
+    assert "If the file's cells are of several batches, name their column (--batch-col" in notes()
+    assert "several batches" not in notes("--batch-col", "batch")
