@@ -27,6 +27,7 @@ from jind_nb.commands.compare.measure import baseline_input
 from jind_nb.commands.compare.methods import BaselineInput
 from jind_nb.core.parameters import Parameters, make_parameters
 from jind_nb.data.plan import Plan
+from jind_nb.data.scale import COUNTS_PER_CELL
 
 SETS = sorted(file.stem for file in SHARED_DATA.glob("*.h5ad"))
 NOT_COUNTED = ("scatac_hematopoiesis_3batches",)  # its own page warns of its labels; reported, not counted
@@ -65,9 +66,23 @@ class Problem:
         return self.prepared.n_vars <= FEATURES_OF_A_PANEL
 
     @property
+    def has_few_counts(self) -> bool:
+        """Whether METHOD `default` brings cells to another total than 10,000, which competitors may prefer."""
+        scale = self.plan.preprocessing
+        return scale is not None and scale.rescaled and scale.total != COUNTS_PER_CELL
+
+    @property
     def given_as_is(self) -> BaselineInput:
         """The same cells with the file's values as they are."""
-        prepared = read_prepared(self.parameters.model_copy(update={"NORMALISATION": "as_is"}))[0]
+        return self._prepared_otherwise({"NORMALISATION": "as_is"})
+
+    @property
+    def given_per_10_000(self) -> BaselineInput:
+        """The same cells with values per 10,000, as METHOD `reference` has them."""
+        return self._prepared_otherwise({"METHOD": "reference"})
+
+    def _prepared_otherwise(self, changed: dict[str, str]) -> BaselineInput:
+        prepared = read_prepared(self.parameters.model_copy(update=changed))[0]
         alike = prepared[self.prepared.obs_names].copy()
         alike.obs = self.prepared.obs.copy()
         return baseline_input(alike, self.plan, self.parameters)

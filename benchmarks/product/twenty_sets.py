@@ -171,13 +171,16 @@ SLOW = {
     "METHOD reference": "reference",
 }
 SLOW_TARGETS_OF_A_SET = 2
-METHODS = (OURS, *QUICK, *(name + AS_IS for name in ALSO_AS_IS), *SLOW)
+PER_10_000 = ", values per 10,000"  # of few counts
+METHODS = (OURS, *QUICK, *(name + AS_IS for name in ALSO_AS_IS), *(name + PER_10_000 for name in QUICK), *SLOW)
 
 
 def applies(method: str, problem: Problem) -> bool:
     """Whether a method is to be measured on a problem."""
     if method in SLOW:
         return problem.role == "all" and problem.target in targets_of(problem.set)[:SLOW_TARGETS_OF_A_SET]
+    if method.endswith(PER_10_000):
+        return problem.has_few_counts
     return problem.is_panel or not method.endswith(AS_IS)
 
 
@@ -193,11 +196,19 @@ def answer(problem: Problem, method: str) -> tuple[np.ndarray, dict[str, float |
         predictions, cost = measure.annotate(problem.parameters, SLOW[method])
         decided = _decided(predictions, problem.truth) if method == "METHOD reference" else decided
         return predictions.probabilities, decided, cost["cpu_seconds"]
-    given = problem.given_as_is if method.endswith(AS_IS) else problem.given
+    if method.endswith(PER_10_000):
+        given = problem.given_per_10_000
+    else:
+        given = problem.given_as_is if method.endswith(AS_IS) else problem.given
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        probabilities = QUICK[method.removesuffix(AS_IS)](given)
+        probabilities = QUICK[_name(method)](given)
     return probabilities, decided, time.process_time() - began
+
+
+def _name(method: str) -> str:
+    """Return a method's name without the values it got."""
+    return method.removesuffix(AS_IS).removesuffix(PER_10_000)
 
 
 def measure_one(problem: Problem, method: str) -> dict[str, object]:
@@ -258,7 +269,7 @@ def run(names: Sequence[str], methods: Sequence[str], *, hard: bool) -> None:
 
 def better_values(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with one for each competitor and problem: with the values that are better for it."""
-    rows = rows.assign(method=rows["method"].str.removesuffix(AS_IS)).sort_values("macro_F1", ascending=False)
+    rows = rows.assign(method=rows["method"].map(_name)).sort_values("macro_F1", ascending=False)
     return rows.drop_duplicates(["set", "target", "role", "method"]).sort_index()
 
 

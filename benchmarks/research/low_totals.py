@@ -38,6 +38,7 @@ OUTPUT = RESULTS / "low_totals.csv"
 FEATURES, DRAWS, TARGETS_OF_FEW = (200,), 2, 2
 TOTALS = ("10,000", "between", "median")
 EVERY = "all"
+LIMITS = (0, 300, 500, scale.FEW_COUNTS, 1_000, 2_000, 1e9)
 
 _median: list[float] = []  # of the last problem
 
@@ -105,10 +106,13 @@ def main() -> None:
     of_sets = rows.pivot_table(index=["features", "set"], columns="total", values="macro_F1")[list(TOTALS)]
     median = rows.groupby(["features", "set"])["median"].median()  # counts of a cell
     print_table("Macro-F1 of METHOD default by the total that cells are brought to", of_sets.assign(counts=median))
-    for limit in (0, 300, scale.FEW_COUNTS, 1_000, 2_000, 1e9):
-        chosen = of_sets["median"].where(median < limit, of_sets["10,000"])
-        means = ", ".join(f"{mean:.4f} with {n} features" for n, mean in chosen.groupby("features").mean().items())
-        print(f"the median where it is below {limit:,.6g}: {means}")
+    by_limit = pd.DataFrame({of: of_sets["median"].where(median < of, of_sets["10,000"]) for of in LIMITS})
+    print_table("The median where it is below a limit: means over sets", by_limit.groupby("features").mean())
+    both = by_limit.groupby("set").mean()  # all features, and few
+    chosen = {name: both.drop(index=name).mean().idxmax() for name in both.index}
+    others = by_limit.apply(lambda row: row[chosen[row.name[1]]], axis=1)
+    print("\nThe limit that the other sets choose:", {name: f"{limit:g}" for name, limit in chosen.items()})
+    print("Means over sets, each with that limit:", others.groupby("features").mean().round(4).to_dict())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import gc
 import importlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -169,6 +168,5 @@ def _end_first_without_memory() -> None:
 
 if __name__ == "__main__":
     _end_first_without_memory()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     import_all(sys.argv[2:])
     become_kernel(socket.socket(fileno=int(sys.argv[1])))

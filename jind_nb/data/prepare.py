@@ -201,7 +201,7 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
             columns = [features.match(names, index)[0] for index in in_files]
             values = NormalisedFiles(chosen.files, chosen.scale, columns)
             found = mean_variance(values, batch)
-        if DATA_RULES[parameters.METHOD].few_counts_apart:
+        if DATA_RULES[parameters.METHOD].rescales_few_counts:
             of_annotated = {name: found.counts[name] for name in plan.annotated if name in found.counts}
             scale = scale_of_few_counts(chosen.scale, of_annotated)
             if scale != chosen.scale:

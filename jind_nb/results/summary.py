@@ -200,11 +200,11 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
 def _doubts_of_types(table: pd.DataFrame, n_unlike: int) -> dict[str, Sequence[str]]:
     """Return the doubts that a `tables.count_types` shows, and that there are cells unlike all annotated ones."""
     rejected, most_like = table["rejected"] + table["parent_only"], _most_like(table)
-    unsure = table.index[(most_like >= 5) & (rejected > MUCH_REJECTED * most_like)]
+    unassigned = table.index[(most_like >= 5) & (rejected > MUCH_REJECTED * most_like)]
     few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
     return {
         "Many of the cells that are most like these types are Unassigned: {}.": [
-            f"{name} ({rejected[name]:,} of {most_like[name]:,})" for name in unsure
+            f"{name} ({rejected[name]:,} of {most_like[name]:,})" for name in unassigned
         ],
         "These types were learned from few cells, so they are easily missed or mistaken: {}.": [
             f"{name} ({plural(n, 'cell')})" for name, n in few.items()

@@ -302,7 +302,7 @@ def accuracy_by_stage(results: Sequence[StageResult], title: str) -> Figure:
             [np.nan if share is None else share for share in effective], y, "D",
             color=COLOURS[3], ms=5, label="effective accuracy (cells not rejected)", fillstyle="none",
         )  # fmt: skip
-        axes.set(xlim=(-0.06, 1.06), ylim=(len(batches) - 0.4, -0.6), xticks=(0, 0.5, 1), yticks=[])
+        axes.set(xlim=(-0.06, 1.06), ylim=(len(batches) - 0.4, -0.6), yticks=[])
         axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
         axes.tick_params(labelsize=LETTERS, length=2)
         axes.set_title("\n".join(head), fontsize=LETTERS, pad=4)
@@ -369,11 +369,10 @@ def write_history(
             plt.close(figure)
 
         heading = f"Training history: labels from {short(source)} and its intermediates to {short(target)}"
-        if in_detail is not None and len(in_detail) < len(history):
-            heading += (
-                f". Confusion matrices: {len(in_detail):,} of {len(history):,}; metrics.json has the numbers of all"
-            )
-        for overview in accuracy_pages(without_training_cells(history), heading):
+        shown = without_training_cells(history)
+        if in_detail is not None and len(in_detail) < len(shown):
+            heading += f". {len(in_detail):,} of these {len(shown):,} stages have a confusion matrix"
+        for overview in accuracy_pages(shown, heading):
             page(overview)
         if not history:
             figure = plt.figure(figsize=(8.5, 2))
