@@ -205,7 +205,6 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
             of_annotated = {name: found.counts[name] for name in plan.annotated if name in found.counts}
             scale = scale_of_few_counts(chosen.scale, of_annotated)
             if scale != chosen.scale:
-                plan.notes.append(f"The cells hold few counts: all were brought to {scale.scale}, not per 10,000.")
                 chosen.scale = scale
                 values = NormalisedFiles(chosen.files, chosen.scale, columns)
                 found = mean_variance(values, batch)
