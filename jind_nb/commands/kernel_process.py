@@ -6,7 +6,7 @@
 
     python -m jind_nb.commands.kernel_process SOCKET MODULE ...
 
-It ends without a word if it is never told.
+It ends without a word if it is never told, if who tells it has ended, or if the folder to work in is gone.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class WaitingKernel:
         descriptors
             Files that it keeps open.
         """
-        told = {"arguments": list(arguments), "folder": folder, "environment": dict(environment)}
+        told = {"arguments": list(arguments), "folder": folder, "environment": dict(environment), "parent": os.getpid()}
         with self.told_by, suppress(BrokenPipeError):  # it was killed, which its manager will notice
             socket.send_fds(self.told_by, [b" "], list(descriptors))
             self.told_by.sendall(json.dumps(told).encode())
@@ -140,7 +140,7 @@ def import_all(modules: Sequence[str]) -> None:
 
 
 def become_kernel(socket_: socket.socket) -> None:
-    """Wait for what `WaitingKernel.begin` says, then be a kernel until it is shut down or its parent ends."""
+    """Wait for what `WaitingKernel.begin` says, then be a kernel until it is shut down or its parent, who said it, ends."""
     with socket_:
         said, *_ = socket.recv_fds(socket_, 1, MOST_DESCRIPTORS)
         while part := socket_.recv(MOST_BYTES):
@@ -150,14 +150,18 @@ def become_kernel(socket_: socket.socket) -> None:
     told = json.loads(said)
     os.environ.clear()
     # ipykernel ends with its parent, if it is told which that is.
-    os.environ.update(told["environment"] | {"MPLBACKEND": INLINE, "JPY_PARENT_PID": str(os.getppid())})
+    os.environ.update(told["environment"] | {"MPLBACKEND": INLINE, "JPY_PARENT_PID": str(told["parent"])})
     sys.modules["matplotlib"].rcParams["backend"] = INLINE  # it was imported before
-    os.chdir(told["folder"])
     sys.argv = ["ipykernel_launcher", *told["arguments"]]
 
     from ipykernel.kernelapp import IPKernelApp
 
-    IPKernelApp.launch_instance()
+    try:
+        os.chdir(told["folder"])
+    except FileNotFoundError:  # it was removed meanwhile, which the command says
+        return
+    if os.getppid() == told["parent"]:  # else ipykernel would not notice that its parent has ended
+        IPKernelApp.launch_instance()
 
 
 def _end_first_without_memory() -> None:

@@ -149,20 +149,37 @@ def test_a_kernel_that_is_killed_between_two_notebooks_is_told(waiting: WaitingK
 
 
 WAITS = """
-import time
+import os, signal, sys, time
 from jind_nb.commands.kernel_process import WaitingKernel
-print(WaitingKernel.new(["jind_nb.model.default"]).process.pid, flush=True)
+kernel = WaitingKernel.new(["matplotlib"])
+if len(sys.argv) > 1:
+    os.kill(kernel.process.pid, signal.SIGSTOP)  # as a busy machine does
+    kernel.begin(["-f", sys.argv[1] + "/kernel.json"], sys.argv[1], os.environ, [])
+print(kernel.process.pid, flush=True)
 time.sleep(100)
 """
 
 
-def test_a_kernel_that_is_never_told_ends_with_its_command() -> None:
-    """Lost otherwise: half a gigabyte of memory for each command that was killed while it read its parameters."""
-    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, text=True) as command:
+@pytest.mark.parametrize("told", [False, True])
+def test_a_kernel_that_does_not_begin_in_time_ends_with_its_command(told: bool, tmp_path: Path) -> None:
+    """Lost otherwise: half a gigabyte of memory, and the folder, for each command that was killed while its kernel imported."""
+    code = [sys.executable, "-c", WAITS, *([str(tmp_path)] if told else [])]
+    with subprocess.Popen(code, stdout=subprocess.PIPE, text=True) as command:
         assert command.stdout is not None
         waiting = psutil.Process(int(command.stdout.readline()))
         command.kill()
+    waiting.resume()
     assert psutil.wait_procs([waiting], timeout=60)[1] == []
+
+
+def test_a_kernel_whose_folder_is_gone_leaves_the_words_to_its_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """Lost otherwise: the sentence that a folder was removed, under a traceback."""
+    waiting = WaitingKernel.new(["matplotlib"])
+    waiting.begin(["-f", str(tmp_path / "kernel.json")], str(tmp_path / "missing"), os.environ, [])
+    assert waiting.process.wait(60) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_wrong_parameters_leave_no_process(tmp_path: Path) -> None:
