@@ -300,11 +300,11 @@ def _annotate(
     description = read_model_json(model)
     shared, known = model_store.load_shared(model, settings.device)
     names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
-    batches = [batch == name for name in pd.unique(batch)]
-    tables, order, latent, errors = [], [], np.empty_like(encoded.latent), []
+    groups = {"the model's own target": own} | {f"{name!r}": ~own & (batch == name) for name in pd.unique(batch)}
+    tables, order, latent, errors = [], [], np.empty_like(encoded.latent), {}
     notes: list[str] = []
     doublets = _doublets(encoded, batch, settings, notes) if settings.doublets else None
-    for is_in_group in (own, *(~own & in_batch for in_batch in batches)):
+    for group, is_in_group in groups.items():
         rows = _in_own_order(encoded, np.flatnonzero(is_in_group))
         if not len(rows):
             continue
@@ -323,7 +323,7 @@ def _annotate(
         result.doublet_scores = None if annotated.doublets is None else annotated.doublets.score
         result = with_types(with_parents(result, plan.parents, plan.coarser), types)
         error = model_store.stated_error(description, result.final, annotated.mode)
-        errors.append((error, int((~result.final.rejected).sum())))
+        errors[group] = error, int((~result.final.rejected).sum())
         tables.append(predictions_table(result))
         order.append(rows)
     table = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]

@@ -6,12 +6,12 @@ annotated batch that was left out. After Guillory et al. 2021 (difference of con
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..core.text import percent, plural
+from ..core.text import listing, percent, plural
 from .calibration import Calibration
 from .predictions import Predictions
 
@@ -24,6 +24,7 @@ SPREAD, SPREAD_OF_ERROR, NORMAL = 0.03, 0.4, 1.645
 OF_UNSEEN, FEWEST_NOTICED, USUALLY_NOTICED, FEWEST_ASSIGNED = 2.0, 0.3, 0.7, 0.2
 OF_MISSING = 0.15  # of the share of features that a file lacks, that the interval is wider
 WORTH_SAYING = 0.01  # share of labels that are wrong at random
+MOST_NAMES = 5  # of batches that are named
 MOST_NOISE = 0.5  # of labels wrong at random: where more is contradicted, batches mean different things by their labels
 
 
@@ -112,23 +113,24 @@ def unseen_types(predictions: Predictions, calibration: Calibration) -> float:
     return flagged * (1 - max(noticed, FEWEST_NOTICED)) / max(float((~predictions.rejected).mean()), FEWEST_ASSIGNED)
 
 
-def pooled_error(parts: Sequence[tuple[ExpectedError, int]]) -> ExpectedError:
-    """Return the error to expect among all assigned cells of several batches, each of its error and number of assigned cells.
+def pooled_error(parts: Mapping[str, tuple[ExpectedError, int]]) -> ExpectedError:
+    """Return the error to expect among all assigned cells of several batches: name -> its error and number of assigned cells.
 
     The batches share what is odd about the model, so the ends of their intervals are averaged and nothing is gained by there being
     many. None where it is None for a batch with assigned cells.
     """
-    counted = [(error, cells) for error, cells in parts if cells]
+    counted = {name: part for name, part in parts.items() if part[1]}
+    errors = [error for error, _ in (counted or parts).values()]
     if len(counted) < 2:
-        return (counted or parts)[0][0]
-    cells = np.array([n for _, n in counted])
-    known = [(error.value, *error.range) for error, _ in counted if error.value is not None and error.range is not None]
-    if len(known) < len(counted):
-        return next(error for error, _ in counted if error.value is None)
+        return errors[0]
+    known = [(error.value, *error.range) for error in errors if error.value is not None and error.range is not None]
+    if len(known) < len(errors):
+        return next(error for error in errors if error.value is None)
+    cells = np.array([n for _, n in counted.values()])
     value, low, high = np.average(known, axis=0, weights=cells).tolist()
-    first = counted[0][0].basis
-    basis = f"The mean over {len(counted)} groups of cells, the larger ones counting more. For the first group: {first[:1].lower()}{first[1:]}"
-    return ExpectedError(value, (low, high), basis)
+    name, basis = next(iter(counted)), errors[0].basis
+    words = f"The mean over {listing(counted, MOST_NAMES, quoted=False)}, larger ones counting more. For {name}: {basis[:1].lower()}{basis[1:]}"
+    return ExpectedError(value, (low, high), words)
 
 
 def widened(error: ExpectedError, missing: float) -> ExpectedError:

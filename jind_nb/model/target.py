@@ -145,7 +145,8 @@ def add_stage(
         annotated.notes += [note] if note not in annotated.notes else []
     predictions = predict(annotated.model, latent, known, settings, rule or Rule(), annotated.novelty)
     annotated.stages[stage] = predictions
-    log.info("%s: %d of %d cells Unassigned", stage, predictions.rejected.sum(), len(latent))
+    if rule is not None:  # else the thresholds are yet to be learned from this batch, which is left out
+        log.info("%s: %d of %d cells Unassigned", stage, predictions.rejected.sum(), len(latent))
 
 
 def reject_strange(annotated: Annotated, empty: np.ndarray, strange: np.ndarray) -> None:

@@ -20,7 +20,7 @@ from ..runs.folder import Run
 from ..runs.stages import load_plan, load_training
 from .load import load_finished
 from .predicted import Predicted
-from .tables import composition_table, outside_notes, predictions_table
+from .tables import composition_shares, composition_table, outside_notes, predictions_table
 from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
 
 FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
@@ -28,6 +28,8 @@ FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
 MUCH_REJECTED = 0.3
 
 NO_CHECK = "The answers were not compared with labels. Look at marker genes before you rely on a type."
+
+MUCH_APART = 0.1  # of all cells, that a type has more or fewer than in any annotated batch
 
 MUCH_LOST = 0.02  # of accuracy, by alignment, on left-out batches
 
@@ -187,6 +189,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
         ],
         "TYPES names {}, which no annotated cell has; ignored.": not_known,
         **_absent_types(table, result.types),
+        **_other_composition(table, plan),
         f"Too few held-out cells to set a threshold for {{}}: their cells need a confidence of {NO_EVIDENCE} instead.": [
             name for name in result.without_evidence if _most_like(table)[name]
         ],
@@ -218,6 +221,20 @@ def _doubts_of_types(table: pd.DataFrame, n_unlike: int) -> dict[str, Sequence[s
 def _absent_types(table: pd.DataFrame, types: Sequence[str]) -> dict[str, Sequence[str]]:
     absent = table.index[_most_like(table) == 0]
     return {"No cell is most like {}: absent here, or missed.": [name for name in absent if not types or name in types]}
+
+
+def _other_composition(table: pd.DataFrame, plan: Plan) -> dict[str, Sequence[str]]:
+    """Return a doubt where the target's composition is not one that the annotated batches have, if these are several."""
+    if len(plan.cells) < 2:
+        return {}
+    shares = composition_shares(table, plan, len(table))
+    here = shares[["annotated", "parent_only", "rejected"]].sum(axis=1)
+    others = [
+        f"{name} ({percent(here[name])}, elsewhere {percent(low)} to {percent(high)})"
+        for name, low, high in zip(shares.index, shares["low"], shares["high"], strict=True)
+        if max(low - here[name], here[name] - high) > MUCH_APART
+    ]
+    return {"The share of cells most like these types is far from that in every annotated batch: {}.": others}
 
 
 def _most_like(table: pd.DataFrame) -> pd.Series:

@@ -425,15 +425,16 @@ def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
     return pd.concat(tables, names=["annotated"])
 
 
-def noticed_table(calibration: Calibration | None) -> pd.DataFrame:
-    """Return a row for each type that was hidden in turn: the share of its cells that would be noticed, were it new, in %; the
-    least noticed first."""
+def noticed_table(calibration: Calibration | None, classes: Sequence[str]) -> pd.DataFrame:
+    """Return a row for each annotated type: the share of its cells that would be noticed, were it new, in %, the least noticed
+    first; last the types that could not be hidden."""
     if calibration is None or not calibration.noticed:
         return pd.DataFrame(
             {"note": ["No type could be hidden: two annotated batches need to have it, of ten cells or more."]}
         )
-    shares = pd.Series(calibration.noticed).mul(100).round(1).sort_values(kind="stable")
-    return shares.rename_axis("cell type").to_frame("noticed %")
+    shares = pd.Series(calibration.noticed).mul(100).round(1).sort_values(kind="stable").astype(object)
+    others = pd.Series("not known", [name for name in classes if name not in shares.index], dtype=object)
+    return pd.concat([shares, others]).rename_axis("cell type").to_frame("noticed %")
 
 
 def suspects_table(suspects: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

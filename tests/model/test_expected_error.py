@@ -85,16 +85,18 @@ def test_nothing_is_stated_by_a_model_that_did_not_keep_the_doubt_of_left_out_ba
 
 
 def test_groups_of_cells_count_by_their_assigned_cells() -> None:
-    pooled = pooled_error([(ExpectedError(0.1, (0.0, 0.2), "so"), 90), (ExpectedError(0.2, (0.1, 0.3), "so"), 10)])
+    parts = {"'a'": (ExpectedError(0.1, (0.0, 0.2), "So."), 90), "'b'": (ExpectedError(0.2, (0.1, 0.3), "Thus."), 10)}
+    pooled = pooled_error(parts)
     assert pooled.value == pytest.approx(0.11)
     assert pooled.range == pytest.approx((0.01, 0.21))
-    assert pooled_error([(ExpectedError(None, None, "No cell was assigned."), 0)]).value is None
+    assert pooled.basis == "The mean over 'a', 'b', larger ones counting more. For 'a': so."
+    assert pooled_error({"'a'": (ExpectedError(None, None, "No cell was assigned."), 0)}).value is None
 
 
 def test_nothing_is_stated_where_nothing_is_known_of_some_assigned_cells() -> None:
     known, unknown = ExpectedError(0.1, (0.0, 0.2), "so"), ExpectedError(None, None, "why")
-    assert pooled_error([(known, 5), (unknown, 5)]) == unknown
-    assert pooled_error([(known, 5), (unknown, 0)]) == known
+    assert pooled_error({"'a'": (known, 5), "'b'": (unknown, 5)}) == unknown
+    assert pooled_error({"'a'": (known, 5), "'b'": (unknown, 0)}) == known
 
 
 @given(st.lists(st.floats(0.5, 1), min_size=1, max_size=30), st.lists(st.tuples(SHARE, SHARE), min_size=1, max_size=5))

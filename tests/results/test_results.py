@@ -481,6 +481,24 @@ def test_doubts_are_said_once_for_many_types() -> None:
     assert "and 54 more" in doubts[1]
 
 
+def test_a_composition_that_no_annotated_batch_has_is_doubted() -> None:
+    """Half a sample of a type that is rare everywhere else is a finding, or a type that was mistaken; the reader has to know."""
+    result = annotated(["B", "T"], [[0.9, 0.1]] * 5 + [[0.1, 0.9]] * 5)
+    told = " ".join(summary._distrust(result, plan_of(["B", "T"], a={"B": 10, "T": 90}, b={"B": 35, "T": 65}), []))
+    assert "T (50.0 %, elsewhere 65.0 % to 90.0 %), B (50.0 %, elsewhere 10.0 % to 35.0 %)" in told
+    usual = plan_of(["B", "T"], a={"B": 41, "T": 59}, b={"B": 30, "T": 70})
+    assert "far from" not in " ".join(summary._distrust(result, usual, []))
+    single = plan_of(["B", "T"], a={"B": 50, "T": 950})
+    assert "far from" not in " ".join(summary._distrust(result, single, []))
+
+
+def test_a_type_that_could_not_be_hidden_is_not_known_to_be_noticed() -> None:
+    """It would be missing from the table without a word, as if there were no such type."""
+    found = Calibration(1.0, None, None, None, 2, [], {}, [], noticed={"T": 0.9, "B": 0.25})
+    table = tables.noticed_table(found, ["B", "NK", "T"])
+    assert table["noticed %"].to_dict() == {"B": 25.0, "T": 90.0, "NK": "not known"}
+
+
 def test_few_held_out_cells_are_doubted_by_what_was_held_out_not_by_the_threshold() -> None:
     """A threshold of 0.9 may also be one that was confident enough."""
     result = annotated(["B", "T"], THREE_CELLS)
