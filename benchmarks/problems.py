@@ -23,7 +23,7 @@ import pandas as pd
 from scipy import sparse
 
 from benchmarks.common import SHARED_DATA, batches_of, labels_of_target, read_prepared
-from jind_nb.commands.compare.measure import baseline_input
+from jind_nb.commands.compare.measure import baseline_input, per_10_000
 from jind_nb.commands.compare.methods import BaselineInput
 from jind_nb.core.parameters import Parameters, make_parameters
 from jind_nb.data.plan import Plan
@@ -66,7 +66,7 @@ class Problem:
         return self.prepared.n_vars <= FEATURES_OF_A_PANEL
 
     @property
-    def has_few_counts(self) -> bool:
+    def has_other_total(self) -> bool:
         """Whether METHOD `default` brings cells to another total than 10,000, which competitors may prefer."""
         scale = self.plan.preprocessing
         return scale is not None and scale.rescaled and scale.total != COUNTS_PER_CELL
@@ -74,18 +74,15 @@ class Problem:
     @property
     def given_as_is(self) -> BaselineInput:
         """The same cells with the file's values as they are."""
-        return self._prepared_otherwise({"NORMALISATION": "as_is"})
+        as_is = self.parameters.model_copy(update={"NORMALISATION": "as_is"})
+        alike = read_prepared(as_is)[0][self.prepared.obs_names].copy()
+        alike.obs = self.prepared.obs.copy()
+        return baseline_input(alike, self.plan, self.parameters)
 
     @property
     def given_per_10_000(self) -> BaselineInput:
-        """The same cells with values per 10,000, as METHOD `reference` has them."""
-        return self._prepared_otherwise({"METHOD": "reference"})
-
-    def _prepared_otherwise(self, changed: dict[str, str]) -> BaselineInput:
-        prepared = read_prepared(self.parameters.model_copy(update=changed))[0]
-        alike = prepared[self.prepared.obs_names].copy()
-        alike.obs = self.prepared.obs.copy()
-        return baseline_input(alike, self.plan, self.parameters)
+        """The same cells with values per 10,000."""
+        return baseline_input(per_10_000(self.prepared, self.plan), self.plan, self.parameters)
 
 
 def targets_of(name: str) -> list[str]:

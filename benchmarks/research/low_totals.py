@@ -38,18 +38,18 @@ OUTPUT = RESULTS / "low_totals.csv"
 FEATURES, DRAWS, TARGETS_OF_FEW = (200,), 2, 2
 TOTALS = ("10,000", "between", "median")
 EVERY = "all"
-LIMITS = (0, 300, 500, scale.FEW_COUNTS, 1_000, 2_000, 1e9)
+LIMITS = (0, 300, 500, 700, 1_000, 2_000, scale.COUNTS_PER_CELL, 1e9)  # the last: everywhere
 
 _median: list[float] = []  # of the last problem
 
 
 def rule(name: str) -> Callable[[CommonScale, Mapping[str, np.ndarray]], CommonScale]:
-    """Return what takes the place of `scale_of_few_counts`."""
+    """Return what takes the place of `scale_of_counts`."""
 
     def chosen(common: CommonScale, counts: Mapping[str, np.ndarray]) -> CommonScale:
         if common.total != scale.COUNTS_PER_CELL or not common.rescaled:
             return common
-        _median[:] = [float(np.median([np.nanmedian(of_batch) for of_batch in counts.values()]))]
+        _median[:] = [scale.scale_of_counts(common, counts).total or np.nan]
         totals = {"10,000": 1e4, "median": _median[0], "between": float(np.sqrt(1e4 * _median[0]))}
         return replace(common, total=totals[name])
 
@@ -80,7 +80,7 @@ def measure(name: str) -> None:
     n_features = ad.read_h5ad(SHARED_DATA / f"{name}.h5ad", backed="r").n_vars
     for n in (EVERY, *(n for n in FEATURES if n < 0.8 * n_features)):
         for total in TOTALS:
-            prepare.scale_of_few_counts = rule(total)
+            prepare.scale_of_counts = rule(total)
             _median.clear()
             for problem in problems(name, hard=False) if n == EVERY else few(name, int(n)):
                 if not _median:

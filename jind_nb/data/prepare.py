@@ -26,7 +26,7 @@ from .chunks import uncopied_warnings
 from .h5ad import input_files
 from .layers import ChosenLayers, InputFile, choose_layers
 from .plan import Plan
-from .scale import describe_normalisation, scale_of_few_counts
+from .scale import describe_normalisation, scale_of_counts
 from .variable_features import (
     MeanVariance,
     NormalisedFiles,
@@ -70,7 +70,7 @@ def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnDa
     Notes
     -----
     Files are read in blocks of rows: once to check them and recognise their values, once for the variances of the
-    features (of cells of few counts twice), once for the values of the selected features, which alone are ever held (files with
+    features (with METHOD `default` twice, first for the cells' counts), once for the values of the selected features, which alone are ever held (files with
     few values are held whole). If this process has a Dask client, or DASK_SCHEDULER_ADDRESS names a scheduler, its workers read the blocks of
     a large file; the result is the same.
 
@@ -201,9 +201,9 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
             columns = [features.match(names, index)[0] for index in in_files]
             values = NormalisedFiles(chosen.files, chosen.scale, columns)
             found = mean_variance(values, batch)
-        if DATA_RULES[parameters.METHOD].rescales_few_counts:
+        if DATA_RULES[parameters.METHOD].rescales_to_median:
             of_annotated = {name: found.counts[name] for name in plan.annotated if name in found.counts}
-            scale = scale_of_few_counts(chosen.scale, of_annotated)
+            scale = scale_of_counts(chosen.scale, of_annotated)
             if scale != chosen.scale:
                 chosen.scale = scale
                 values = NormalisedFiles(chosen.files, chosen.scale, columns)

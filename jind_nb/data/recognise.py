@@ -272,7 +272,7 @@ def _value_type(
         total, variation = _common_total(compared, "linear")
         reason = f"{percent}, as in no logarithm" if small else f"up to {largest:,.6g}, too large for a logarithm"
         if variation < NEARLY_EQUAL_TOTALS:
-            return "linear", f"{reason}; every cell comes to {total:,.6g}", total, True
+            return "linear", f"{reason}; every cell comes to {total:,.7g}", total, True
         if (of_size := _counts_per_volume(compared, whole)) is not None:
             return "counts per volume", of_size, None, True
         return "linear", reason, None, True
@@ -284,7 +284,7 @@ def _rounded_logarithm(compared: sparse.csr_matrix) -> tuple[str, str, float | N
     steadiest, total, variation = _steadiest(compared)
     if steadiest not in LOGARITHMS or variation > NEARLY_EQUAL_TOTALS or compared.shape[0] < ENOUGH_CELLS:
         return None
-    return steadiest, f"{FORMULAS[steadiest]} adds up to about {total:,.6g} in every cell", total, True
+    return steadiest, f"{FORMULAS[steadiest]} adds up to about {total:,.7g} in every cell", total, True
 
 
 def _steadiest(compared: sparse.csr_matrix) -> tuple[str, float, float]:
@@ -299,7 +299,7 @@ def _small_fractions(
 ) -> tuple[str, str, float | None, bool]:
     """Tell logarithms of different base and linear scales of small values apart, by inverting each."""
     steadiest, total, variation = _steadiest(compared)
-    equal = f"{FORMULAS[steadiest]} adds up to {total:,.6g} in every cell"
+    equal = f"{FORMULAS[steadiest]} adds up to {total:,.7g} in every cell"
     if variation < EQUAL_TOTALS:
         return steadiest, equal, total, True
     steps = {value_type: _share_of_whole_steps(compared, value_type) for value_type in FORMULAS}

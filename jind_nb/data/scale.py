@@ -19,8 +19,11 @@ from .recognise import FORMULAS, LOGARITHMS, MOST_IN_SITU, NEGATIVE, Evidence, i
 
 COUNTS_PER_CELL = 10_000.0
 
-# Cells of annotated batches with fewer counts (median) are brought to so many: at 10,000 one count and two would look alike
-# (benchmarks/README.md).
+# As of "transcripts per million": values that are no counts, such as imputed ones, may look like any number of them.
+MOST_PER_CELL = 1_000_000.0
+
+# Logarithms whose totals are not known stay as they are, unless cells hold fewer counts: at their total one count and two would
+# look alike.
 FEW_COUNTS = 700.0
 
 # Counts are brought to so many units of volume (of cubic micrometres, a cell has about as many).
@@ -84,7 +87,7 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
     if all(batch.is_logarithm for batch in batches) and _same_totals(batches) and not _small_totals(batches):
         totals = [batch.total for batch in batches]
         total = float(np.median([t for t in totals if t])) if all(totals) else None
-        of = "" if total is None else f" of values that add up to {total:,.6g} in a cell"
+        of = "" if total is None else f" of values that add up to {total:,.7g} in a cell"
         return replace(log1p, scale=f"log1p{of}, as in the file", total=total)
     if all(batch.is_linear or batch.is_logarithm for batch in batches):
         if any(batch.value_type == "antibody counts" for batch in batches):
@@ -97,8 +100,11 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
     raise _no_common_scale(evidence)
 
 
-def scale_of_few_counts(scale: CommonScale, counts: Mapping[str, np.ndarray]) -> CommonScale:
-    """Return the scale, with a lower total where cells hold few counts.
+def scale_of_counts(scale: CommonScale, counts: Mapping[str, np.ndarray]) -> CommonScale:
+    """Return the scale with the annotated batches' median count, at most a million, as its total.
+
+    At 10,000 one count and two would look alike in a cell of a hundred, and one count like none in a cell of a million
+    (benchmarks/README.md).
 
     Parameters
     ----------
@@ -108,11 +114,11 @@ def scale_of_few_counts(scale: CommonScale, counts: Mapping[str, np.ndarray]) ->
     medians = [np.nanmedian(of_batch) for of_batch in counts.values() if not np.isnan(of_batch).all()]
     if scale.values != "log1p" or scale.normalisation not in ("auto", "counts") or not medians:
         return scale
-    median = float(np.median(medians))
-    if median >= FEW_COUNTS:
+    median = float(np.exp(np.median(np.log(medians))))  # technologies differ by powers of ten
+    if scale.total is None and median >= FEW_COUNTS:
         return scale
-    total = max(1.0, float(round(median)))
-    return replace(scale, total=total, rescaled=True, scale=f"log1p of counts per {total:,.6g}")
+    total = min(max(1.0, float(round(median))), MOST_PER_CELL)
+    return replace(scale, total=total, rescaled=True, scale=f"log1p of counts per {total:,.7g}")
 
 
 def counts_in_cells(matrix: sparse.csr_matrix, batch: Evidence, scale: CommonScale) -> np.ndarray:
@@ -236,7 +242,7 @@ def describe_normalisation(batch: Evidence, scale: CommonScale) -> str:
     """Return in words what `to_common_scale` does to a batch."""
     if scale.rescaled:
         inverted = f"{FORMULAS[batch.value_type]}, " if _is_inverted(batch, scale) else ""
-        return f"{inverted}counts per {scale.total:,.6g}, log1p"
+        return f"{inverted}counts per {scale.total:,.7g}, log1p"
     if scale.values in ("clr", "volume"):
         inverted = f"{FORMULAS[batch.value_type]}, " if batch.is_logarithm else ""
         if scale.values == "clr":

@@ -8,17 +8,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pytest
 from scipy import sparse
 
 from jind_nb.commands.compare import measure, methods
 from jind_nb.commands.compare.methods import BASELINES, BaselineInput
+from jind_nb.core.parameters import load_parameters
 from jind_nb.data import cells as data_cells
 from jind_nb.data import prepare, roles
 from jind_nb.data.scale import to_log_counts
 from tests.conftest import skip
-from tests.helpers.simulated import simulated
+from tests.helpers.simulated import THREE_BATCHES, simulated
 
 CHEAP = ["logistic regression", "linear SVM", "random labels", "majority"]
 
@@ -124,10 +126,6 @@ def test_celltypist_offline_is_missing_not_broken(monkeypatch: pytest.MonkeyPatc
 
 def test_scanvi_gets_the_files_counts_back(shared_file: Callable[[str], Path], write_parameters) -> None:
     """Normalised values in place of counts would handicap scANVI; rows of another cell would ruin it."""
-    import anndata as ad
-
-    from jind_nb.core.parameters import load_parameters
-
     adata = ad.read_h5ad(shared_file("pbmc_10x_symphony"))
     file = write_parameters(adata, TARGET_DATASET_NAME="3pv1", NUM_FEATURES=300)
     parameters = load_parameters(file)
@@ -141,18 +139,31 @@ def test_scanvi_gets_the_files_counts_back(shared_file: Callable[[str], Path], w
     assert (counts != adata[rows, prepared.var_names].X).nnz == 0
 
 
+def test_other_tools_get_the_values_that_they_are_made_for(
+    write_parameters: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost otherwise: a fair comparison, as CellTypist and the rest ask for log1p of counts per 10,000."""
+    given = []
+
+    def kept(values: BaselineInput) -> np.ndarray:
+        given.append(values)
+        return np.ones((values.target.shape[0], len(values.classes)))
+
+    monkeypatch.setitem(BASELINES, "majority", kept)
+    parameters = load_parameters(write_parameters(simulated(THREE_BATCHES), TARGET_DATASET_NAME="c"))
+    measure.annotate(parameters, "majority")
+    np.testing.assert_allclose(np.expm1(given[0].all_cells.toarray()).sum(axis=1), 10_000, rtol=1e-3)
+
+
 def test_scanvi_gets_whole_numbers_where_there_are_no_counts(
     shared_file: Callable[[str], Path], write_parameters
 ) -> None:
     """RPKM values are no counts: each cell's 10,000 are shared out instead, rounded."""
-    import anndata as ad
-
-    from jind_nb.core.parameters import load_parameters
-
     file = write_parameters(ad.read_h5ad(shared_file("pancreas_wang_xin_baron")), TARGET_DATASET_NAME="Wang")
     parameters = load_parameters(file)
     cells = data_cells.read_cells(parameters)
-    prepared = prepare.prepare(parameters, cells, roles.make_plan(parameters, cells))
+    plan = roles.make_plan(parameters, cells)
+    prepared = measure.per_10_000(prepare.prepare(parameters, cells, plan), plan)
     counts = measure.counts_of_features(parameters, prepared)
     assert counts is not None
     assert (counts.data == np.rint(counts.data)).all()

@@ -19,14 +19,14 @@ import pytest
 from scipy import sparse
 
 from jind_nb.core.methods import DATA_RULES
-from jind_nb.core.model_json import write_model_json
+from jind_nb.core.model_json import CommonScale, write_model_json
 from jind_nb.core.parameters import Parameters, make_parameters
 from jind_nb.data import cells as data_cells
 from jind_nb.data import chunks, datasets
 from jind_nb.data import plan as data_plan
 from jind_nb.data import prepare as data_prepare
 from jind_nb.data import roles as data_roles
-from jind_nb.data.scale import to_log_counts
+from jind_nb.data.scale import scale_of_counts, to_log_counts
 from jind_nb.errors import InputError
 from jind_nb.results import data_tables
 from tests.helpers.simulated import MODEL, THREE_BATCHES, simulated
@@ -544,7 +544,9 @@ def test_the_user_can_overrule_what_the_values_are_taken_for(prepare: Callable[.
     adata = simulated(THREE_BATCHES, n_genes=600)
     logs = _kinds(adata, a=log_counts, b=log_counts, c=log_counts)
     np.testing.assert_array_equal(prepare(logs, NORMALISATION="log1p").values, logs.X.toarray())
-    np.testing.assert_array_equal(prepare(logs).values, logs.X.toarray())
+    np.testing.assert_array_equal(
+        prepare(logs, METHOD="reference", MIN_CELL_TYPE_POPULATION=5).values, logs.X.toarray()
+    )
     np.testing.assert_array_equal(prepare(adata, NORMALISATION="as_is").values, adata.X.toarray())
     np.testing.assert_array_equal(prepare(adata, NORMALISATION="log1p").values, adata.X.toarray())
     as_counts = prepare(logs, NORMALISATION="counts")
@@ -1198,7 +1200,7 @@ def test_a_single_annotated_batch_promises_no_target_error(prepare: Callable[...
         prepare(adata, TARGET_ERROR=0.05)
 
 
-# --- few counts -------------------------------------------------------------------------------------------------------
+# --- totals -----------------------------------------------------------------------------------------------------------
 
 
 def total_of(result: Prepared) -> float | None:
@@ -1206,12 +1208,13 @@ def total_of(result: Prepared) -> float | None:
     return result.plan.preprocessing.total
 
 
-def test_cells_of_few_counts_are_brought_to_their_median_total(prepare: Callable[..., Prepared]) -> None:
+@pytest.mark.parametrize("n_genes", [60, 600])
+def test_cells_are_brought_to_their_median_count(n_genes: int, prepare: Callable[..., Prepared]) -> None:
     """At 10,000 a count of one and one of two look alike: a shallow run's cells would differ by zero or not zero alone."""
-    adata = simulated(THREE_BATCHES)
+    adata = simulated(THREE_BATCHES, n_genes=n_genes)
     result = prepare(adata)
     sums = pd.Series(np.asarray(adata.X.sum(axis=1)).ravel()).groupby(adata.obs["batch"].to_numpy()).median()
-    assert total_of(result) == round(float(np.median(sums[result.plan.annotated]))) < 700
+    assert total_of(result) == round(float(np.sqrt(sums[result.plan.annotated].prod())))
     linear = np.expm1(result.values).sum(axis=1)
     np.testing.assert_allclose(linear, total_of(result), rtol=1e-3)
     words = {row["normalisation"] for row in result.plan.values}
@@ -1228,7 +1231,7 @@ def test_only_the_annotated_batches_say_which_total_it_is(prepare: Callable[...,
     assert total_of(prepare(deep)) == total_of(prepare(adata))
 
 
-def test_logarithms_of_few_counts_are_seen_to_be_that(prepare: Callable[..., Prepared]) -> None:
+def test_counts_are_seen_in_logarithms(prepare: Callable[..., Prepared]) -> None:
     """The same cells give the same numbers, also from a file in which somebody has taken logarithms."""
     adata = simulated(THREE_BATCHES)
     logs = adata.copy()
@@ -1241,14 +1244,42 @@ def test_logarithms_of_few_counts_are_seen_to_be_that(prepare: Callable[..., Pre
     )  # the user knows better
 
 
-def test_many_counts_are_brought_to_ten_thousand(prepare: Callable[..., Prepared]) -> None:
-    assert total_of(prepare(simulated(THREE_BATCHES, n_genes=600))) == 10_000
+@pytest.mark.parametrize(
+    ("medians", "total"),
+    [((5_000.0, 2_000.0, 4_000.0), 4_000), ((1_000.0, 1_000_000.0), 31_623), ((3e7, 5e7), 1_000_000), ((0.4,), 1)],
+)
+def test_the_total_is_the_median_of_the_batches_at_most_a_million(medians: tuple[float, ...], total: int) -> None:
+    """Technologies differ by powers of ten; and of imputed values the smallest is not one count."""
+    per_10_000 = CommonScale(
+        scale="", values="log1p", total=1e4, rescaled=True, normalisation="auto", kinds=["counts"], mean=1.0, sd=1.0,
+        unclear="log1p",
+    )  # fmt: skip
+    counts = {str(i): np.array([0.5, 1.0, np.nan, 2.0]) * median for i, median in enumerate(medians)}
+    found = scale_of_counts(per_10_000, counts)
+    assert (found.total, found.rescaled) == (total, True)
+    assert found.scale == f"log1p of counts per {total:,}"
+
+
+@pytest.mark.parametrize(("n_genes", "stay"), [(100, False), (600, True)])
+def test_logarithms_of_some_of_the_features_stay_as_they_are_unless_cells_hold_few_counts(
+    n_genes: int, stay: bool, prepare: Callable[..., Prepared]
+) -> None:
+    """Whoever took them knew the cell's other features; but of few counts only zero and not zero would be left."""
+    adata = simulated(THREE_BATCHES, n_genes=1200)
+    adata.X = to_log_counts(adata.X, 10_000.0)
+    some = adata[:, :n_genes].copy()
+    result = prepare(some)
+    assert (total_of(result) is None) == stay
+    if stay:
+        np.testing.assert_array_equal(result.values, some.X.toarray())
+    else:
+        assert total_of(result) < 700
 
 
 def test_features_that_the_target_lacks_have_no_part_in_the_total(prepare: Callable[..., Prepared]) -> None:
     """Of a panel's genes the annotated cells have few counts, however deep they were read."""
     adata = simulated(THREE_BATCHES, n_genes=600)
-    assert total_of(prepare(adata)) == 10_000
+    assert total_of(prepare(adata)) > 1_000
     x = adata.X.tolil()
     x[np.ix_((adata.obs["batch"] == "c").to_numpy(), np.arange(600) >= 60)] = 0
     adata.X = sparse.csr_matrix(x)

@@ -30,6 +30,7 @@ from ...data import cells as data_cells
 from ...data import prepare
 from ...data import roles as data_roles
 from ...data.plan import Plan
+from ...data.scale import COUNTS_PER_CELL
 from ...errors import InputError
 from ...model import annotate as model_annotate
 from ...model import history
@@ -175,6 +176,8 @@ def annotate(parameters: Parameters, method: str) -> tuple[Predictions, Cost]:
     cells = data_cells.read_cells(parameters)
     plan = data_roles.make_plan(parameters, cells)
     prepared = prepare.prepare(parameters, cells, plan)
+    if method not in JIND:
+        prepared = per_10_000(prepared, plan)
     given = None if method in JIND else baseline_input(prepared, plan, parameters)
     if given is not None and method == "scANVI":
         given = replace(given, counts=counts_of_features(parameters, prepared))
@@ -229,6 +232,16 @@ def combined(prepared: ad.AnnData, plan: Plan) -> tuple[ad.AnnData, Plan]:
     prepared = prepared.copy()
     prepared.obs["batch"] = pd.Categorical(np.where(is_target, plan.target, name), categories=[name, plan.target])
     return prepared, replace(plan, annotated=[name], source=name)
+
+
+def per_10_000(prepared: ad.AnnData, plan: Plan) -> ad.AnnData:
+    """Return the prepared cells with the total that other tools are made for, where METHOD `default` has another one."""
+    scale = plan.preprocessing
+    if scale is None or scale.total is None or not scale.rescaled:
+        return prepared
+    x = sparse.csr_matrix(prepared.X, copy=True)
+    x.data = np.log1p(np.expm1(x.data.astype(np.float64)) * (COUNTS_PER_CELL / scale.total)).astype(np.float32)
+    return ad.AnnData(x, prepared.obs, prepared.var)
 
 
 def baseline_input(prepared: ad.AnnData, plan: Plan, parameters: Parameters) -> BaselineInput:
