@@ -22,7 +22,7 @@ from ..core.subsample import subsample
 from .in_blocks import in_blocks
 from .neighbours import nearest
 
-FLOOR = 0.57  # no limit is below it: a cell e^0.57 times as far as the lower quartile
+FLOOR = 0.62  # no limit is below it: a cell e^0.62 times as far as the lower quartile
 SHARE_ABOVE = 0.02  # of left-out cells of known types, that the limit leaves above it
 NEIGHBOURS, CELLS_A_NEIGHBOUR, FEWEST_NEIGHBOURS = 15, 4, 5
 MOST_CELLS = 5_000  # that neighbours are looked for among
