@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Callable
@@ -140,7 +141,7 @@ def test_a_report_tells_a_colleague_what_was_found_and_how_far_to_trust_it(
     stated = json.loads((out / "metrics.json").read_text())["target"]
     assert f"new.h5ad: {stated['annotated']} of 54 cells annotated" in page
     for words in (stated["expected_error_basis"], "Check before you use these labels", "left out and annotated like"):
-        assert words in page
+        assert words in html.unescape(page)
     table = pd.read_parquet(out / "predictions.parquet")
     for name, n in table["raw_predictions"][table["predictions"] != UNASSIGNED].value_counts().items():
         assert re.search(rf"<th scope=.row.[^>]*>{name}</th><td class=.number.>{n}</td>", page)
