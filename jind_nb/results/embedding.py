@@ -22,7 +22,7 @@ COMPONENTS = 50
 
 NEIGHBOURS = 15
 
-EPOCHS = 200  # umap's own default is 500 below 10,000 cells: these look the same, and take less than half of the time
+EPOCHS = 100  # umap's own default is 500 below 10,000 cells: the groups are the same, in a fifth of the time
 
 
 def umap_of(prepared: ad.AnnData, seed: int) -> pd.DataFrame:

@@ -141,6 +141,10 @@ def client_of(cluster: Cluster) -> Iterator[Client]:
         "logging": {"distributed": "critical"},
         # Otherwise Dask takes the runs for short and asks for one job for many of them.
         "distributed.scheduler.default-task-durations": {TASK: "1h"},
+        # What Dask measures of itself, up to a hundred times a second, takes cores from the runs.
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "1s",
+        "distributed.admin.system-monitor.interval": "5s",
     }
     with dask.config.set(quiet), ExitStack() as started:
         if cluster.where == LOCAL:

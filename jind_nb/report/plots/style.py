@@ -190,14 +190,15 @@ def _few_colours(image: Image.Image, n: int) -> bytes:
     would get one colour.
     """
     pixels = np.asarray(image.convert("RGB"))
-    occurring = np.unique(pixels.reshape(-1, 3).astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32))
+    numbers = pixels.astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)
+    occurring = np.unique(numbers)
     once = np.stack([occurring >> 16, (occurring >> 8) & 255, occurring & 255], axis=-1).astype(np.uint8)
     found = Image.fromarray(once[None]).quantize(n - 1, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     colours = (found.getpalette() or [])[: 3 * (n - 1)]
     palette = Image.new("P", (1, 1))
     palette.putpalette([255, 255, 255, *colours])
     places = np.array(Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE))
-    places[(pixels == 255).all(axis=2)] = 0  # Pillow takes the first that is near; paper stays white
+    places[numbers == 0xFFFFFF] = 0  # Pillow takes the first that is near; paper stays white
     few = Image.fromarray(places, mode="P")
     few.putpalette([255, 255, 255, *colours])
     data = io.BytesIO()
