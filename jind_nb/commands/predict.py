@@ -317,7 +317,7 @@ def _annotate(
         reject_strange(annotated, encoded.empty[rows], encoded.strange[rows])
         if doublets is not None:
             reject_doublets(annotated, doublets.subset(rows))
-        notes += annotated.notes
+        notes += [note if len(groups) == 2 else f"{group}: {note}" for note in annotated.notes]
         latent[rows] = annotated.final_latent
         result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None, ontology=plan.ontology)
         result.doublet_scores = None if annotated.doublets is None else annotated.doublets.score

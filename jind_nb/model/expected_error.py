@@ -129,7 +129,8 @@ def pooled_error(parts: Mapping[str, tuple[ExpectedError, int]]) -> ExpectedErro
     cells = np.array([n for _, n in counted.values()])
     value, low, high = np.average(known, axis=0, weights=cells).tolist()
     name, basis = next(iter(counted)), errors[0].basis
-    words = f"The mean over {listing(counted, MOST_NAMES, quoted=False)}, larger ones counting more. For {name}: {basis[:1].lower()}{basis[1:]}"
+    names = listing(counted, MOST_NAMES, quoted=False)
+    words = f"This is the mean over {names}; larger ones count more. For {name}: {basis[:1].lower()}{basis[1:]}"
     return ExpectedError(value, (low, high), words)
 
 

@@ -80,8 +80,9 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     reasons = ({OUTSIDE: 0} if result.types else {}) | pd.Series(result.reasons).value_counts().to_dict()
     numbers = _numbers(counts, reasons, stated)
     if labelled and labelled["effective_accuracy"] is not None:
-        n_labelled = plural(labelled["cells"], "labelled cell")
-        words = f"of the annotated cells agree with the file's labels ({n_labelled})"
+        n_compared = labelled["cells"] - labelled["rejected"]
+        of = f"{n_compared:,} of {plural(labelled['cells'], 'labelled cell')}"
+        words = f"of the annotated cells agree with the file's labels ({of})"
         numbers.append(Number("Checked here", percent(labelled["effective_accuracy"]), words))
     return Summary(f"{sentence}.", numbers, distrust, calibration, held_out, labelled)
 
