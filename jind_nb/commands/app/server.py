@@ -61,12 +61,15 @@ REPORT_MAY = (
     "frame-ancestors 'self'; script-src {}"
 )
 
-# The page loads nothing from other servers; Voila's template would load a font.
+# The page loads nothing from other servers.
 PAGE_MAY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'; "
     "frame-ancestors 'self'"
 )
+
+# Voila's template links style sheets of icons on another server: the page has no such icons, and its browser would complain.
+FOREIGN_STYLES = re.compile(r'<link rel="stylesheet" href="https://[^">]*"[^>]*>')
 
 WIDGETS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]
 
@@ -172,6 +175,9 @@ class Page(TornadoVoilaHandler):
         self.set_header("Referrer-Policy", "same-origin")
         self.set_header("Content-Security-Policy", PAGE_MAY)
         await super().get()
+
+    def write(self, chunk: str | bytes | dict[str, Any]) -> None:
+        super().write(FOREIGN_STYLES.sub("", chunk) if isinstance(chunk, str) else chunk)
 
 
 @tornado.web.stream_request_body
