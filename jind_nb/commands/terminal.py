@@ -16,9 +16,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
+from rich.table import Column, Table
+from rich.text import Text
 
 from ..core._compat import this_process_is_ours
 from ..core.files import is_disk_full, why_not_written
@@ -28,6 +31,9 @@ from ..errors import InputError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+FRAME = 3  # characters that each column of a table has beside its text
 
 
 class _Output(io.TextIOBase):
@@ -106,15 +112,50 @@ def print_line(text: str, console: Console = out) -> None:
 
 
 def print_table(title: str, frame: pd.DataFrame) -> None:
-    """Print a table under its title, of an empty one only the title."""
+    """Print a table under its title, of an empty one only the title.
+
+    No word is broken: where the terminal is too narrow for that, each row is a list.
+    """
     if frame.empty:
         return print_line(title)
+    heads = [str(name) for name in (frame.index.name, *frame.columns)]
+    rows = [[shown(str(value)) for value in row] for row in frame.itertuples(name=None)]
+    widths = _widths([heads, *rows], out.width - FRAME * len(heads) - 1)
+    if widths is None:
+        return _print_list(title, heads, rows)
     table = Table(title=title, title_justify="left")
-    for name in (frame.index.name, *frame.columns):
-        table.add_column(str(name), overflow="fold")
-    for row in frame.itertuples(name=None):
-        table.add_row(*(plain(str(value)) for value in row))
+    for name, width in zip(heads, widths, strict=True):
+        table.add_column(Text(name), width=width)
+    for row in rows:
+        table.add_row(*map(Text, row))
     out.print(table)
+
+
+def _widths(rows: list[list[str]], room: int) -> list[int] | None:
+    """Return a width for each column of a table so that all fit into the room together and no word is broken: what is too much is
+    taken from the widest columns. None where the room is too narrow for their longest words."""
+    columns = list(zip(*rows, strict=True))
+    narrowest = [max(cell_len(word) for text in column for word in text.split() or [""]) for column in columns]
+    widths = [max(map(cell_len, column)) for column in columns]
+    if sum(narrowest) > room:
+        return None
+    while sum(widths) > room:
+        _, widest = max((width, i) for i, width in enumerate(widths) if width > narrowest[i])
+        widths[widest] -= 1
+    return widths
+
+
+def _print_list(title: str, heads: list[str], rows: list[list[str]]) -> None:
+    """Print the rows of a table one below the other: its first value, and below that the others, each with its name."""
+    print_line(title)
+    longest = max(map(cell_len, heads[1:]), default=0)
+    for first, *values in rows:
+        out.print(Padding(Text(first, "bold"), (0, 0, 0, 2), expand=False))
+        of_row = Table.grid(Column(width=longest), Column(overflow="fold"), padding=(0, 2, 0, 0))
+        for name, value in zip(heads[1:], values, strict=True):
+            if value:
+                of_row.add_row(Text(name), Text(value))
+        out.print(Padding(of_row, (0, 0, 0, 4), expand=False))
 
 
 @contextmanager

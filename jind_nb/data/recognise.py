@@ -270,7 +270,8 @@ def _value_type(
         return rounded
     if not small or whole > WHOLE_IN_LOGARITHMS:
         total, variation = _common_total(compared, "linear")
-        reason = f"{percent}, as in no logarithm" if small else f"up to {largest:,.6g}, too large for a logarithm"
+        up_to = f"{largest:,.6g}" if largest < 1e6 else f"{largest:,.0f}"
+        reason = f"{percent}, as in no logarithm" if small else f"up to {up_to}, too large for a logarithm"
         if variation < NEARLY_EQUAL_TOTALS:
             return "linear", f"{reason}; every cell comes to {total:,.7g}", total, True
         if (of_size := _counts_per_volume(compared, whole)) is not None:
