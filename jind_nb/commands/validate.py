@@ -54,7 +54,7 @@ def validate(parameters: Parameters) -> Findings:
 def shorten(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table of batches for a terminal: if it has more than five rows, equal ones share a row.
 
-    Rows are equal if they differ only in numbers, or in a few missing features. Other tables are returned as they are.
+    Rows are equal if they differ only in numbers, or in a few features that are not there. Other tables are returned as they are.
 
     >>> table = pd.DataFrame({"value type": ["counts"] * 12, "to": range(12)}, index=[f"d{i}" for i in range(12)])
     >>> shorten(table.rename_axis("batch")).loc["d0, d1, d2 and 9 more"].tolist()
@@ -80,7 +80,7 @@ def _joined(column: str, values: pd.Series) -> str:
         return distinct[0]
     if column == "evidence":  # alike but for numbers
         return f"for example: {distinct[0]}"
-    if column == "missing":
+    if column in data_tables.LACKING:
         return f"a few in {(values != '').sum()} of them"
     distinct.sort(key=lambda text: float(text.replace(",", "")))
     return f"{distinct[0]} – {distinct[-1]}"

@@ -362,7 +362,7 @@ def missing_features_warnings(
     if share >= WARN_BELOW:
         return []
     message = (
-        f"{who} has only {there:,} of {len(wanted):,} features ({100 * share:.3g} %) {of}; missing: "
+        f"{who} has only {there:,} of {len(wanted):,} features ({100 * share:.3g} %) {of}; the others: "
         f"{listing(wanted[missing], NAMES_SHOWN, quoted=False)}."
     )
     if share >= refuse_below or (enough is not None and there >= enough):

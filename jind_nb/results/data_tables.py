@@ -4,6 +4,11 @@ import pandas as pd
 
 from ..data.plan import Plan
 
+# Of which features `Plan.overlap` says in which cells they have a value; of the others, whether the file has them.
+OF_VALUES = ("kept, seen at all", "that vary most, measured in it")
+
+LACKING = ("not in the file", "zero in all cells")  # columns of `overlap_table`
+
 
 def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Return a row for each batch of the input: its role, cells, labelled cells, training cells, why it is left out."""
@@ -43,11 +48,17 @@ def matrices_table(plan: Plan) -> pd.DataFrame:
 
 
 def overlap_table(plan: Plan) -> pd.DataFrame:
-    """Return how many of the wanted features each batch has, and the first few missing ones by name."""
+    """Return how many of the wanted features each batch has, and by name the first few that its file does not have, and those that
+    are there and zero in all its cells."""
     table = pd.DataFrame(plan.overlap).set_index("batch")
-    is_complete = not table["missing"].astype(bool).any()
-    words = {"there": "found", "of": "expected", "%": "found %"}
-    return table.drop(columns=["missing"] if is_complete else []).rename(columns=words)
+    table = table.rename(columns={"there": "found", "of": "expected", "%": "found %"})
+    is_silent = table["features"].isin(OF_VALUES)
+    lacking = table.pop("missing")
+    for name, of_rows in zip(LACKING, (~is_silent, is_silent), strict=True):
+        names = lacking.where(of_rows, "")
+        if names.astype(bool).any():
+            table[name] = names
+    return table
 
 
 def _short_numbers(table: pd.DataFrame) -> pd.DataFrame:

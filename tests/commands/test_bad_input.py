@@ -218,7 +218,7 @@ VALUES = [
             parameters={"NORMALISATION": "log1p"}),
 ]  # fmt: skip
 VALUES += [
-    Mistake("other genes", ["Batch 'c' has only 6 of 60 features (10 %)", "missing: other10,", "and 44 more"],
+    Mistake("other genes", ["Batch 'c' has only 6 of 60 features (10 %)", "the others: other10,", "and 44 more"],
             _other_genes(0.1)),
     Mistake("other peaks", ["Batch 'c' has only 0 of 60 features", "re-quantify all batches on one common peak set"],
             _other_genes(0.0, "chr1:{0}00-{0}50")),
@@ -448,7 +448,7 @@ def test_a_query_file_with_few_of_the_genes_is_refused(
 ) -> None:
     simulated({"d": {"B": 9, "T": 9}})[:, :6].copy().write_h5ad(tmp_path / "query.h5ad")
     file = write_parameters(PATH=["input.h5ad", "query.h5ad"], TARGET_DATASET_NAME="d")
-    says = ("query.h5ad ('d') has only 6 of 60 features (10 %) that vary most in input.h5ad", "missing: gene0")
+    says = ("query.h5ad ('d') has only 6 of 60 features (10 %) that vary most in input.h5ad", "the others: gene0")
     refused(jind_nb("validate", file), tmp_path, *says, "and 44 more", "GENE_COL")
 
 

@@ -96,7 +96,7 @@ def test_the_limits_of_overlap(there: int, outcome: str | None) -> None:
     missing = np.arange(10) >= there
     if outcome == "error":
         with pytest.raises(
-            InputError, match=r"b has only 1 of 10 features \(10 %\) kept; missing: G1, .*G9\..*GENE_COL"
+            InputError, match=r"b has only 1 of 10 features \(10 %\) kept; the others: G1, .*G9\..*GENE_COL"
         ):
             features.missing_features_warnings("b", wanted, missing, "kept")
     else:
