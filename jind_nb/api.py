@@ -362,7 +362,8 @@ class Model:
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
         """Copy the model to a folder, which is made; with it a colleague annotates new data. It holds weights,
-        descriptions and the latents of annotated cells, but none of their values or names, and no program code.
+        descriptions, and of annotated cells the latents and numbers by which the same values are known again, but none of their
+        values or names, and no program code.
 
         Parameters
         ----------

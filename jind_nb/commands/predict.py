@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from ..model.networks import encode
 from ..model.state import Settings
 from ..model.target import align, annotate_latent, like_no_type, reject_doublets, reject_strange
 from ..results.predicted import Predicted
-from ..results.tables import annotate_obs, outside_notes, predictions_table
+from ..results.tables import BATCH, annotate_obs, outside_notes, predictions_table
 from ..results.target import TargetResult, with_parents, with_types
 from ..results.write import write_cells, write_tables, write_workbook
 from ..runs import previous
@@ -53,6 +53,8 @@ PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TY
 
 MOST = 0.5  # of a file's cells: if so many are strange, the file is
 MANY = 0.05  # of one batch's cells, to be unlike all annotated ones
+
+NOTHING_NEW = "The model learned from all of these cells, so nothing says how well it annotates new ones."
 
 # Parameters that are the model's own.
 PARAMETERS_OF_MODEL = ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")
@@ -146,12 +148,16 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     answer = _annotate(model, cells, encoded, settings, plan, parameters.TYPES)
     notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
     plan.warnings.extend(_strange_warnings(answer.table))
+    table, batch = answer.table, cells["batch"].to_numpy()
     if batch_col is None:
-        notes += _note_on_batches(answer.table)
-    error = widened(answer.error, plan.features["missing"] / plan.features["kept"])
-    batch = cells["batch"].to_numpy()
+        notes += _note_on_batches(table)
+    else:
+        table.insert(0, BATCH, batch)
+    missing = plan.features["missing"]
+    error = widened(answer.error, missing / plan.features["kept"])
+    found = plan.features | {"silent": int((~encoded.here).sum()) - missing}
     return Predicted(
-        answer.table, answer.latent, plan.classes, plan.warnings, notes, run, error, batch, plan.features, read
+        table, answer.latent, plan.classes, plan.warnings, notes, run, error, batch, found, answer.n_learned, read
     )
 
 
@@ -216,6 +222,7 @@ class _Encoded:
     latent: np.ndarray  # float32 (n, d), of the shared encoder
     fingerprints: np.ndarray  # uint64 (n,)
     own: np.ndarray  # bool (n,): cells that the model annotated in its own run
+    learned: np.ndarray  # bool (n,): cells that it learned from
     values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned or may be doublets
     empty: np.ndarray  # bool (n,): cells without any value in the model's features
     strange: np.ndarray  # bool (n,): cells that are like no type the model knows
@@ -235,15 +242,17 @@ def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings
     def encoded(x: sparse.csr_matrix) -> _Encoded:
         prints, empty = fingerprints(x), np.diff(x.indptr) == 0
         own = np.isin(prints, own_target)
+        learned = np.isin(prints, [] if known.fingerprints is None else known.fingerprints) & ~own & ~empty
         strange = like_no_type(x, known, np.ones(n_features, dtype=bool)) & ~empty
         here = np.bincount(x.indices, minlength=n_features) > 0
         values = x if settings.align or settings.doublets else x[own]
-        return _Encoded(encode(shared, x, settings.device), prints, own, values, empty, strange, here, x[strange])
+        latent = encode(shared, x, settings.device)
+        return _Encoded(latent, prints, own, learned, values, empty, strange, here, x[strange])
 
     parts = list(map_ahead(encoded, blocks))
     arrays = {
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("latent", "fingerprints", "own", "empty", "strange")
+        for name in ("latent", "fingerprints", "own", "learned", "empty", "strange")
     }
     values, odd = (sparse.vstack([getattr(part, name) for part in parts], format="csr") for name in ("values", "odd"))
     here = np.any([part.here for part in parts], axis=0)
@@ -286,6 +295,7 @@ class _Answer:
     latent: np.ndarray  # float32 (n, d)
     notes: list[str]
     error: ExpectedError
+    n_learned: int  # as in `Predicted`
 
 
 def _annotate(
@@ -296,13 +306,17 @@ def _annotate(
     plan: Plan,
     types: Sequence[str],
 ) -> _Answer:
-    """Annotate the model's own target as in its run, and all other cells with the shared model."""
+    """Annotate the model's own target as in its run, and all other cells with the shared model.
+
+    The error is that of cells which the model did not learn from: of the others it knows the labels.
+    """
     description = read_model_json(model)
     shared, known = model_store.load_shared(model, settings.device)
     names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
     groups = {"the model's own target": own} | {f"{name!r}": ~own & (batch == name) for name in pd.unique(batch)}
     tables, order, latent, errors = [], [], np.empty_like(encoded.latent), {}
     notes: list[str] = []
+    n_learned = 0
     doublets = _doublets(encoded, batch, settings, notes) if settings.doublets else None
     for group, is_in_group in groups.items():
         rows = _in_own_order(encoded, np.flatnonzero(is_in_group))
@@ -322,12 +336,28 @@ def _annotate(
         result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None, ontology=plan.ontology)
         result.doublet_scores = None if annotated.doublets is None else annotated.doublets.score
         result = with_types(with_parents(result, plan.parents, plan.coarser), types)
-        error = model_store.stated_error(description, result.final, annotated.mode)
-        errors[group] = error, int((~result.final.rejected).sum())
+        new = result.final.subset(~encoded.learned[rows])
+        n_new = int((~new.rejected).sum())
+        n_learned += int((~result.final.rejected).sum()) - n_new
+        if len(new.probabilities):
+            errors[group] = model_store.stated_error(description, new, annotated.mode), n_new
         tables.append(predictions_table(result))
         order.append(rows)
     table = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]
-    return _Answer(table, latent, notes, pooled_error(errors))
+    if encoded.learned.any():
+        notes.append(_note_on_learned(int(encoded.learned.sum()), len(table)))
+    error = pooled_error(errors) if errors else ExpectedError(None, None, NOTHING_NEW)
+    if errors and n_learned:
+        not_counted = f"{plural(n_learned, 'assigned cell')} that the model learned from not counted"
+        error = replace(error, basis=f"{error.basis} {not_counted}.")
+    return _Answer(table, latent, notes, error, n_learned)
+
+
+def _note_on_learned(n_learned: int, n_cells: int) -> str:
+    return (
+        f"{n_learned:,} of {n_cells:,} cells are annotated cells that the model learned from: their answers say little of new cells, "
+        "and the expected error is that of the others."
+    )
 
 
 def _doublets(encoded: _Encoded, batch: np.ndarray, settings: Settings, notes: list[str]) -> Doublets:

@@ -143,5 +143,5 @@ def widened(error: ExpectedError, missing: float) -> ExpectedError:
     if error.range is None or missing <= 0:
         return error
     low, high = error.range
-    basis = f"{error.basis} {percent(missing)} of the model's features are missing, for which the interval is wider."
+    basis = f"{error.basis} {percent(missing)} of the model's features are not in the file, for which the interval is wider."
     return replace(error, range=(low, min(1.0, high + OF_MISSING * missing)), basis=basis)

@@ -193,6 +193,7 @@ class KnownLatents:
     novelty_limit: NoveltyLimit | None = None  # None: of a model that judges novelty as versions before it did
     space: AnnotatedSpace | None = None  # what the latents span, once it was asked for
     profiles: Profiles | None = None  # None: a model that keeps none
+    fingerprints: np.ndarray | None = None  # uint64, of a saved model: of all cells that it learned from
 
     def pooled(self, seed: int) -> np.ndarray:
         """Return latents of annotated cells as alignment draws them: held-out cells in their share, also where only some of

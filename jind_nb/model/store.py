@@ -65,7 +65,8 @@ TARGET = "target.pth"
 SAFETENSORS = ".safetensors"
 
 # In the file -> in `KnownLatents`.
-PROFILES = "profiles"  # `Profiles.means`; not in models of earlier versions
+# Not in models of earlier versions: `Profiles.means`, and `KnownLatents.fingerprints` as int64.
+PROFILES, FINGERPRINTS = "profiles", "fingerprints"
 LATENT_ARRAYS = {"codes": "latent", "batch": "batch", "y": "y", "held_out": "held_out", "counts": "counts"}
 
 
@@ -102,8 +103,10 @@ def save_model(
     arrays = {name: torch.from_numpy(getattr(known, of)) for name, of in LATENT_ARRAYS.items()}
     if known.profiles is not None:
         arrays[PROFILES] = torch.from_numpy(known.profiles.means)
-    _save(arrays, folder / LATENTS)
     settings, cells = reference.settings, reference.batches
+    learned = np.concatenate([fingerprints(of_batch.x) for of_batch in cells.values()])
+    arrays[FINGERPRINTS] = torch.from_numpy(np.unique(learned).view(np.int64))
+    _save(arrays, folder / LATENTS)
     write_json(
         folder / "val_stats_trained_model.json",
         {
@@ -406,6 +409,8 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLat
             mode=description["alignment"]["way"],
             why=description["alignment"]["why"],
         )
+        if FINGERPRINTS in stored:
+            known.fingerprints = stored[FINGERPRINTS].numpy().view(np.uint64)
         if novelty := description.get("novelty"):
             known.novelty_limit = NoveltyLimit(novelty["share"], novelty["floor"])
             known.profiles = Profiles(stored[PROFILES].numpy(), novelty["least"])

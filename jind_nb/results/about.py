@@ -12,6 +12,7 @@ from ..model.expected_error import ExpectedError
 from ..runs.folder import Run
 
 COLUMNS = {
+    "batch": "the cell's batch, from the column that --batch-col names",
     "raw_predictions": "the most probable cell type",
     "predictions": "the answer: the same, or Unassigned where the model is not sure enough (with PARENTS: or the parent type)",
     "level": "what kind of answer it is: cell type, parent or Unassigned",

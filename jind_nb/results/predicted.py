@@ -26,7 +26,8 @@ class Predicted:
     run: Run
     error: ExpectedError  # among the assigned cells
     batches: np.ndarray  # objects (n,), each cell's batch
-    features: dict[str, int]  # `Plan.features`
+    features: dict[str, int]  # `Plan.features`, and of the model's how many are `silent`: there, and zero in all cells
+    n_learned: int  # assigned cells that the model learned from; the error is that of the others
     read: str  # where in the file the values are
 
     @property
@@ -59,7 +60,9 @@ class Predicted:
         if self.error.value is None or self.error.range is None:
             return f"How many of them are wrong is not known. {self.error.basis}"
         low, high = self.error.range
-        return f"{about(self.error.value).capitalize()} of them are probably wrong ({percent(low)} to {percent(high)}). {self.error.basis}"
+        of_them = "of those that are new to the model" if self.n_learned else "of them"
+        wrong = f"{about(self.error.value).capitalize()} {of_them} are probably wrong"
+        return f"{wrong} ({percent(low)} to {percent(high)}). {self.error.basis}"
 
     @property
     def one_line(self) -> str:

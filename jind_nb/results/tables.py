@@ -24,9 +24,11 @@ from .target import REASONS, Level, TargetResult, count_fallbacks
 # The columns of the predictions table before the probabilities; those of options only where an option is set.
 CLUSTER_COLUMNS = "cluster", "cluster_majority", "cluster_share"
 DOUBLET_SCORE = "doublet_score"
+BATCH = "batch"  # of `jind-nb predict --batch-col`, where a table has several
 TERM_COLUMN, OBS_TERM = "ontology_term_id", "jind_prediction_ontology_term_id"
 LEVEL_COLUMN = r"level_\d+(_probability)?"
 BEFORE_PROBABILITIES = (
+    BATCH,
     TERM_COLUMN,
     "raw_predictions",
     "predictions",

@@ -136,6 +136,7 @@ def test_a_report_tells_a_colleague_what_was_found_and_how_far_to_trust_it(
 ) -> None:
     """The tables alone say neither how many labels are wrong nor what the model knows."""
     new = simulated({"day <1>": {"B": 20, "T": 20}, "day 2": {"B": 10, "NK": 4}}, seed=0)
+    new.X = new.X.multiply(np.arange(60) > 0).tocsr()
     out = annotate(jind_nb, run_folder, new, tmp_path, "--report", "--batch-col", "batch")
     page = (out / "report.html").read_text()
     stated = json.loads((out / "metrics.json").read_text())["target"]
@@ -146,8 +147,43 @@ def test_a_report_tells_a_colleague_what_was_found_and_how_far_to_trust_it(
     for name, n in table["raw_predictions"][table["predictions"] != UNASSIGNED].value_counts().items():
         assert re.search(rf"<th scope=.row.[^>]*>{name}</th><td class=.number.>{n}</td>", page)
     assert "day &lt;1&gt;" in page
+    assert "60 of the model's 60 are in the file, 1 of them zero in all its cells" in html.unescape(page)
+    assert table["batch"].tolist() == pd.read_csv(out / "predictions.csv")["batch"].tolist() == list(new.obs["batch"])
     assert page.count("<img") == 8
     assert 'src="http' not in page
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+def test_cells_that_the_model_learned_from_are_not_in_the_stated_error(
+    run_folder: Path, tmp_path: Path, jind_nb: Command
+) -> None:
+    """Of these the model was told the types: among them, hard new cells would look like easy ones. And whoever annotates the training
+    file by mistake is told."""
+    known = ad.read_h5ad(run_folder.parent / "input.h5ad")
+    known = known[known.obs["batch"] == "a"].copy()
+    new = simulated({"e": {"B": 20, "T": 20, "NK": 20}}, seed=0)
+    new.X = sparse.csr_matrix(np.random.default_rng(0).binomial(new.X.toarray().astype(int), 0.3).astype(np.float32))
+    new.obs_names = [f"new {name}" for name in new.obs_names]
+
+    def stated(adata: ad.AnnData, name: str) -> tuple[dict[str, object], int, str]:
+        (tmp_path / name).mkdir()
+        out = annotate(jind_nb, run_folder, adata, tmp_path / name, "--report", "--batch-col", "batch")
+        table = pd.read_parquet(out / "predictions.parquet")
+        n_assigned = int((table["predictions"][table["batch"] == "a"] != UNASSIGNED).sum())
+        notes = " ".join(json.loads((out / "manifest.json").read_text())["notes"])
+        return json.loads((out / "metrics.json").read_text())["target"], n_assigned, notes
+
+    alone, _, notes = stated(new, "alone")
+    assert "learned from" not in notes
+    mixed, n_assigned, notes = stated(ad.concat([known, new]), "mixed")
+    assert n_assigned > 0
+    assert mixed["expected_error"] == pytest.approx(alone["expected_error"], abs=1e-6)
+    assert f"{n_assigned} assigned cells that the model learned from" in str(mixed["expected_error_basis"])
+    assert f"{known.n_obs} of {known.n_obs + new.n_obs} cells are annotated cells that the model learned from" in notes
+    nothing_new, _, _ = stated(known, "known")
+    assert nothing_new["expected_error"] is None
+    assert "learned from all of these cells" in str(nothing_new["expected_error_basis"])
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def test_what_a_file_lacks_makes_the_interval_wider() -> None:
     assert widened(error, 0.0) == error
     of_few = widened(error, 0.4)
     assert of_few.range == pytest.approx((0.05, 0.26))
-    assert "40.0 % of the model's features are missing" in of_few.basis
+    assert "40.0 % of the model's features are not in the file" in of_few.basis
 
 
 def flagged(share: float) -> Predictions:
