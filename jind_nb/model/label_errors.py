@@ -122,7 +122,7 @@ def contradictions(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarr
     apart = [name for name, share in by_batch.items() if share - by_batch.drop(name).median() >= BATCH_APART]
     for name in apart:
         warnings.append(
-            f"Batch {name!r} stands apart: {percent(by_batch[name])} of its labels are contradicted by the answers of a model "
+            f"{batch_stands_apart(name)}: {percent(by_batch[name])} of its labels are contradicted by the answers of a model "
             f"that was learned without it, {percent(by_batch.drop(name).median())} in the median other batch. Its labels may be "
             "wrong or mean something else, or its cells are of another kind. Look at suspect_labels.csv, and compare with a "
             "run that has it in EXCLUDE_DATASETS_NAMES."
@@ -141,6 +141,11 @@ def contradictions(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarr
                 f"{percent(others.median())} in the median other batch. Look at suspect_labels.csv."
             )
     return warnings
+
+
+def batch_stands_apart(name: str) -> str:
+    """Return how the warning on a batch's labels begins."""
+    return f"Batch {name!r} stands apart"
 
 
 def other_names(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarray]) -> list[str]:

@@ -66,13 +66,15 @@ def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str
     plan = _plan(predicted, known)
     types = count_types(_answers(predicted), plan).assign(training_cells=known.counts)
     types = types.sort_values("annotated", ascending=False, kind="stable")
+    values = description["calibration"].get(AlignmentMode.UNALIGNED)
+    calibration = None if values is None else Calibration.from_json(values)
     points, flagged = PointData(), flagged_table(predicted.table)
     several = len(set(predicted.batches)) > 1
     html = page.render(
         "prediction.html.j2",
         name=plan.target,
         n_cells=len(predicted.table),
-        summary=summarise_prediction(predicted, types),
+        summary=summarise_prediction(predicted, types, calibration),
         known_types=plan.classes,
         features=predicted.features,
         model=description,
@@ -86,7 +88,7 @@ def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str
         n_flagged=len(flagged),
         n_listed=min(len(flagged), MOST_FLAGGED),
         all_cells=page.all_cells(predicted.run),
-        trust=_trust(description, predicted.classes),
+        trust=_trust(calibration, predicted.classes),
         learned_from=_table(_learned_from(description), "The annotated batches that the model learned from"),
         parameters=page.by_name(page.parameters_in_words(predicted.run, SHOWN), ["parameter", "value"], "Parameters"),
         point_data=points.content,
@@ -147,12 +149,10 @@ def _answer_pictures(
     return {"first": page.pair(first, points), "more": page.pair(more, points)}
 
 
-def _trust(description: Mapping[str, Any], classes: list[str]) -> Markup | None:
+def _trust(calibration: Calibration | None, classes: list[str]) -> Markup | None:
     """Return what became of the annotated batches that were left out when the model was made; None where none was."""
-    values = description["calibration"].get(AlignmentMode.UNALIGNED)
-    if values is None:
+    if calibration is None:
         return None
-    calibration = Calibration.from_json(values)
     curves = reliability_curves(calibration, "")
     assert not isinstance(curves, str)  # a sentence only without a calibration
     pictures = [style.described(curves, reliability_alt(calibration, None))]

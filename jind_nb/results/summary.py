@@ -14,6 +14,7 @@ from ..data.plan import Plan
 from ..model.calibration import Calibration, alignment_in_words
 from ..model.expected_error import ExpectedError, expected_error
 from ..model.history import StageResult
+from ..model.label_errors import batch_stands_apart
 from ..model.predictions import NO_EVIDENCE
 from ..model.state import AlignmentMode
 from ..runs.folder import Run
@@ -32,6 +33,12 @@ NO_CHECK = "The answers were not compared with labels. Look at marker genes befo
 MUCH_APART = 0.1  # of all cells, that a type has more or fewer than in any annotated batch
 
 MUCH_LOST = 0.02  # of accuracy, by alignment, on left-out batches
+
+FAR_BELOW = 0.2  # of a left-out batch's cells, that fewer are assigned, or right, than in the median other one
+FEWEST_LEFT_OUT = 20  # cells of a left-out batch whose shares say something
+
+# Shares of `Calibration.batches` that are compared, in words.
+COMPARED = {"assigned": "of its cells assigned", "raw_accuracy": "of its cells right before rejection"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
         types = plural(len(plan.dropped), "type is never predicted", "types are never predicted")
         sentence += f"; {types}: {listing(plan.dropped, 3, quoted=False)}"
     contradicted = [] if calibration is None else calibration.contradictions
-    distrust = [*_alignment_hurts(training, result), *contradicted, *_distrust(result, plan, stages)]
+    doubts_of_batches = [*_alignment_hurts(training, result), *contradicted, *_left_out_worse(calibration, "target")]
+    distrust = [*doubts_of_batches, *_distrust(result, plan, stages)]
     dropped = list(plan.dropped_shares.values())  # shares of labelled cells that no answer could be right about
     stated = _expected_number(expected, calibration, held_out, sum(dropped) / max(1, len(dropped)))
     reasons = ({OUTSIDE: 0} if result.types else {}) | pd.Series(result.reasons).value_counts().to_dict()
@@ -171,6 +179,64 @@ def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[
     ]
 
 
+def far_below(
+    batches: Sequence[Mapping[str, Any]], least: float = FAR_BELOW
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return which left-out batches did far worse than the others, the worst first.
+
+    It finds one in a quarter of the runs with all other batches annotated (`python -m benchmarks.research.left_out_apart`).
+
+    Parameters
+    ----------
+    batches
+        Rows as `Calibration.batches` has them, of two batches or more.
+
+    Returns
+    -------
+    Batch -> those of COMPARED that are `least` below the median of the other batches -> its share, and that median.
+    """
+    some = [row for row in batches if row["cells"] >= FEWEST_LEFT_OUT]
+    table = pd.DataFrame(some, columns=["batch", *COMPARED]).set_index("batch").astype(float)
+    found = {}
+    for name, own in table.iterrows():
+        others = table.drop(index=name).median()
+        low = {of: (float(own[of]), float(others[of])) for of in COMPARED if others[of] - own[of] >= least}
+        if low:
+            found[str(name)] = low
+    return dict(sorted(found.items(), key=lambda of: -max(others - own for own, others in of[1].values())))
+
+
+def _left_out_worse(calibration: Calibration | None, target: str) -> list[str]:
+    """Return a list with a warning on left-out batches that did far worse than the others, and what it means for the target, else
+    an empty one. How often a batch is right is left to the warning on its labels where there is one."""
+    if calibration is None or calibration.n_annotated == 1:
+        return []
+    found = far_below(calibration.batches)
+    for name, low in found.items():
+        if any(text.startswith(batch_stands_apart(name)) for text in calibration.contradictions):
+            low.pop("raw_accuracy", None)
+    found = {name: low for name, low in found.items() if low}
+    if not found:
+        return []
+    each = []
+    for name, low in found.items():
+        shares = [
+            f"{percent(own)} {COMPARED[of]}, {percent(others)} in the median other batch"
+            for of, (own, others) in low.items()
+        ]
+        each.append(f"{name} ({'; '.join(shares)})")
+    measures, meaning = {of for low in found.values() for of in low}, []
+    if "raw_accuracy" in measures:
+        meaning.append("more of its labels may be wrong than the expected error says")
+    if "assigned" in measures:
+        meaning.append("its Unassigned cells, also those unlike the annotated ones, may well be of annotated types")
+    these, one = ("this annotated batch", "it") if len(each) == 1 else ("these annotated batches", "one of them")
+    return [
+        f"Left out of training, {these} did far worse than the rest: {listing(each, 6, quoted=False)}. If the {target} is like {one} "
+        f"(in condition, protocol or tissue), {' and '.join(meaning)}."
+    ]
+
+
 def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> list[str]:
     """Return what a reader should doubt, and why: a sentence for each kind of doubt, warnings first."""
     table = composition_table(result, plan)
@@ -247,8 +313,16 @@ def _named(doubts: Mapping[str, Sequence[str]]) -> list[str]:
     return [text.replace("{}", listing(names, 6, quoted=False), 1) for text, names in doubts.items() if len(names)]
 
 
-def summarise_prediction(predicted: Predicted, types: pd.DataFrame) -> Summary:
-    """Summarise what a saved model says of a new file; `types` is its `tables.count_types`."""
+def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration: Calibration | None) -> Summary:
+    """Summarise what a saved model says of a new file.
+
+    Parameters
+    ----------
+    types
+        Its `tables.count_types`.
+    calibration
+        Of how the model annotated it; None where no annotated batch was left out.
+    """
     counts = predicted.levels
     name = Path(predicted.run.parameters.paths[0]).name
     sentence = f"{name}: {_counted(counts)}{_probably_wrong(predicted.error)}."
@@ -258,7 +332,7 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame) -> Summary:
         **_doubts_of_types(types, reasons.get(UNLIKE, 0)),
         **_absent_types(types, predicted.run.parameters.TYPES),
     }
-    distrust = [*predicted.warnings, *_named(doubts), *predicted.notes]
+    distrust = [*predicted.warnings, *_left_out_worse(calibration, "file"), *_named(doubts), *predicted.notes]
     numbers = _numbers(counts, reasons, _expected_number(predicted.error, None, None))
     return Summary(sentence, numbers, distrust, None, None, None)
 

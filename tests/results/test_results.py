@@ -492,6 +492,46 @@ def test_a_composition_that_no_annotated_batch_has_is_doubted() -> None:
     assert "far from" not in " ".join(summary._distrust(result, single, []))
 
 
+def left_out_of(*rows: tuple[str, int, float, float], contradictions: list[str] | None = None) -> Calibration:
+    """Of batches (name, cells, share assigned, share right) that were left out."""
+    names = ("batch", "cells", "assigned", "raw_accuracy")
+    batches = [dict(zip(names, row, strict=True)) for row in rows]
+    return Calibration(1.0, None, None, None, len(rows), batches, {}, [], contradictions=contradictions or [])
+
+
+def test_left_out_batches_that_did_far_worse_than_the_rest_are_named_worst_first() -> None:
+    """A reader whose target is stimulated, too, would else be told that nothing unusual was noticed."""
+    found = left_out_of(
+        ("ctrl1", 454, 0.94, 0.95), ("ctrl2", 296, 0.92, 0.95), ("stim1", 306, 0.70, 0.91), ("stim2", 90, 0.5, 0.7)
+    )
+    (told,) = summary._left_out_worse(found, "target")
+    assert "these annotated batches did far worse than the rest: stim2 (50.0 % of its cells assigned, 92.0 %" in told
+    assert told.index("stim2") < told.index("stim1 (70.0 % of its cells assigned")
+    assert "ctrl" not in told
+    assert "If the target is like one of them" in told
+    assert "more of its labels may be wrong than the expected error says" in told
+    assert "its Unassigned cells" in told
+
+
+@pytest.mark.parametrize(
+    ("batches", "contradictions"),
+    [
+        ([("a", 300, 0.9, 0.95), ("b", 300, 0.75, 0.9)], []),  # as left-out batches usually differ
+        ([("a", 300, 0.9, 0.95), ("b", 19, 0.5, 0.5)], []),  # a few cells, which say little
+        ([("a", 300, 0.9, 0.95)], []),  # the only one: held-out cells of the same batch
+        (
+            [("a", 300, 0.9, 0.95), ("b", 300, 0.9, 0.6)],
+            ["Batch 'b' stands apart: 40.0 % of its labels are contradicted."],
+        ),
+    ],
+)
+def test_nothing_is_said_of_left_out_batches_that_are_much_alike(
+    batches: list[tuple[str, int, float, float]], contradictions: list[str]
+) -> None:
+    """What is always said is not read; and what is said of a batch's labels is said once."""
+    assert summary._left_out_worse(left_out_of(*batches, contradictions=contradictions), "target") == []
+
+
 def test_a_type_that_could_not_be_hidden_is_not_known_to_be_noticed() -> None:
     """It would be missing from the table without a word, as if there were no such type."""
     found = Calibration(1.0, None, None, None, 2, [], {}, [], noticed={"T": 0.9, "B": 0.25})
