@@ -18,9 +18,11 @@ from markupsafe import Markup
 
 from ..core.address import last_name
 from ..core.files import read_json, whole_file
+from ..core.model_json import read_model_json
 from ..core.resources import templates
 from ..data.plan import Plan
 from ..model.annotate import METHODS
+from ..model.state import AlignmentMode
 from ..results.load import load_finished
 from ..results.summary import alignment_reason, expected_error_sentence, summarise
 from ..results.tables import composition_table, describe_points, hover_table, type_table
@@ -68,6 +70,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         quantile=np.quantile,
         pictures=answer_of(run, result, plan, points),
         table=scrolling_html(report_html.table_html(types, "Each cell type in the target", has_download=True)),
+        has_own_thresholds=_has_own_thresholds(run, result),
         all_cells=all_cells(run),
         evidence=part(run.notebook(EVIDENCE), points, method, in_appendix=False),
         appendix=[
@@ -80,6 +83,13 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         point_data=points.content,
     )
     return write(html, run)
+
+
+def _has_own_thresholds(run: Run, result: TargetResult) -> bool:
+    """Return whether the target was aligned, and got other thresholds for that than the model card has."""
+    of_model = read_model_json((run.cohort or run).models)["thresholds"]
+    others = [of_model[name] for name in result.final.classes]
+    return result.mode == AlignmentMode.ALIGNED and not np.allclose(others, result.final.thresholds, atol=5e-4)
 
 
 def answer_of(run: Run, result: TargetResult, plan: Plan, points: PointData) -> Markup:

@@ -304,6 +304,33 @@ def test_methods_claim_no_comparison_that_was_not_made(demo_run: Path) -> None:
     assert "annotate left-out batches" not in paragraph
 
 
+@pytest.mark.parametrize(
+    ("least", "says"),
+    [("auto", "Cell types with a single labelled cell"), (5, "Cell types with fewer than 5 labelled cells")],
+)
+def test_methods_say_that_rare_types_were_left_out_only_if_any_were(
+    demo_run: Path, least: str | int, says: str
+) -> None:
+    """An author would have to find out which types a paper speaks of; there are none."""
+    values = {"OUTPUT_PATH": str(demo_run), "MIN_CELL_TYPE_POPULATION": least}
+    run = Run(load_parameters(demo_run / "parameters.yaml", values), input_matters=False)
+    result, training, plan = load.load_finished(run), load_training(run), load_plan(run)
+    usual = methods(run, result, plan, training, {}).paragraph
+    assert "left out, and at most" not in usual
+    assert "At most 10,000 labelled cells of a batch were used." in usual
+    plan.too_rare = [{"batch": "well 2", "cell_type": "Dendritic", "cells": 1}]
+    assert says in methods(run, result, plan, training, {}).paragraph
+
+
+def test_other_thresholds_in_the_model_card_are_explained(demo_run: Path, seen: Seen) -> None:
+    """Who compares the two pages would take one for wrong."""
+    model = json.loads((demo_run / "trained_models" / "model.json").read_text())
+    assert model["thresholds"] != model["target"]["thresholds"]
+    assert "The thresholds are for confidences after alignment; the model card has others" in seen.text
+    card = (demo_run / "trained_models" / "MODEL_CARD.md").read_text()
+    assert "These thresholds are for cells that are annotated without alignment" in card
+
+
 # --- on paper ---------------------------------------------------------------------------------------------------------
 
 
