@@ -352,7 +352,7 @@ class Model:
         return list(read_model_json(self.folder)["classes"])
 
     def summary(self) -> str:
-        """Return what page one of a report says: how many cells were annotated, the error to expect, and what to check before
+        """Return what page one of a report says: how many cells were assigned, the error to expect, and what to check before
         the labels are used; a part for each target. Of a loaded model, what it can name and has learned from."""
         if self._summaries:
             return "\n\n".join(self._summaries)

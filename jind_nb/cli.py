@@ -214,7 +214,7 @@ def predict(
         f"\n[bold]{plain(h5ad.name)}: {predicted.one_line}[/bold]\n"
         f"{plain(predicted.error_line)}\n"
         f"predictions: {plain(str(predicted.written))}\n"
-        f"annotated:   {plain(str(predicted.run.annotated_target))}"
+        f"h5ad:        {plain(str(predicted.run.annotated_target))}"
         + (f"\nreport:      {plain(str(predicted.run.report_html))}" if report else "")
     )
 

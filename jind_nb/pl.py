@@ -21,11 +21,11 @@ from .results.tables import composition_shares
 
 __all__ = ["composition", "confidence", "reliability", "umap"]
 
-TITLE = "the annotated cells"
+TITLE = "the target's cells"
 
 
 def umap(adata: ad.AnnData, *, key: str = "jind", basis: str = "X_umap", seed: int = 0) -> Figure:
-    """Draw the annotated cells by predicted type, over all others in grey.
+    """Draw the target's cells by predicted type, over all others in grey.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def umap(adata: ad.AnnData, *, key: str = "jind", basis: str = "X_umap", seed: i
     key
         Their `key_added`.
     basis
-        Key of `adata.obsm` with two dimensions, `n_obs` x 2. Without it a UMAP of the annotated cells' latents is computed.
+        Key of `adata.obsm` with two dimensions, `n_obs` x 2. Without it a UMAP of the target's latents is computed.
     seed
         Of that UMAP.
 
@@ -80,7 +80,7 @@ def composition(adata: ad.AnnData, *, batch_key: str, labels_key: str, key: str 
     answers = [str(name) for name in adata.obs[f"{key}_prediction"].cat.categories]
     rejected = given["prediction"] == UNASSIGNED
     is_parent = ~rejected & (given["prediction"] != given["raw_prediction"])
-    counts = {"annotated": ~rejected & ~is_parent, "parent_only": is_parent, "rejected": rejected}
+    counts = {"assigned": ~rejected & ~is_parent, "parent_only": is_parent, "rejected": rejected}
     table = pd.DataFrame(
         {
             name: given["raw_prediction"][which].value_counts().reindex(classes, fill_value=0)
@@ -96,7 +96,7 @@ def composition(adata: ad.AnnData, *, batch_key: str, labels_key: str, key: str 
 
 
 def confidence(adata: ad.AnnData, *, key: str = "jind") -> Figure:
-    """Draw how many annotated cells have which confidence; `Unassigned` ones are grey.
+    """Draw how many of the target's cells have which confidence; `Unassigned` ones are grey.
 
     Raises
     ------

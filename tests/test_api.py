@@ -66,7 +66,7 @@ def test_the_model_says_what_page_one_says(annotated: tuple[ad.AnnData, jn.Model
     _, model = annotated
     text = model.summary()
     assert text.startswith("c: ")
-    assert "of the annotated cells are probably wrong" in text
+    assert "of the assigned cells are probably wrong" in text
     assert "Check before you use these labels:" in text
     assert model.classes == ["B", "NK", "T"]
     assert "A saved model of 3 cell types (B, NK, T)" in jn.load_model(model.folder).summary()

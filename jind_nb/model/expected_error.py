@@ -83,7 +83,7 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
     n_cells, share = sum(row["cells"] for row in checked), [row["checked"] for row in checked if "checked" in row]
     of_labelled = f", {percent(float(np.mean(share)))} of the labelled ones" if share and np.mean(share) < 1 else ""
     basis = (
-        f"Computed from the confidence of the {len(assigned):,} annotated cells of this batch, and from the errors on "
+        f"Computed from the confidence of the {len(assigned):,} assigned cells of this batch, and from the errors on "
         f"{plural(len(checked), 'annotated batch that was', 'annotated batches that were')} left out of training in turn "
         f"({n_cells:,} of their cells could be checked{of_labelled}). "
     )

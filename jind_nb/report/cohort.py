@@ -76,7 +76,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         facts=facts,
         samples=samples,
         n_cells=sum(len(result.cells) for result in results.values()),
-        n_annotated=sum(int((~result.final.rejected).sum()) for result in results.values()),
+        n_assigned=sum(int((~result.final.rejected).sum()) for result in results.values()),
         data=", ".join(map(last_name, run.parameters.paths)),
         learns_alone=learns_alone(first.run),
         stands_out=what_stands_out(results, errors),

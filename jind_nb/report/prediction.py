@@ -65,7 +65,7 @@ def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str
     description, (_, known) = read_model_json(folder), load_shared(folder, torch.device("cpu"))
     plan = _plan(predicted, known)
     types = count_types(_answers(predicted), plan).assign(training_cells=known.counts)
-    types = types.sort_values("annotated", ascending=False, kind="stable")
+    types = types.sort_values("assigned", ascending=False, kind="stable")
     values = description["calibration"].get(AlignmentMode.UNALIGNED)
     calibration = None if values is None else Calibration.from_json(values)
     points, flagged = PointData(), flagged_table(predicted.table)
@@ -83,7 +83,7 @@ def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str
         pictures=_answer_pictures(predicted, plan, known, types, points),
         table=_table(_to_read(types, has_parents="level" in predicted.table), "Each cell type in the file"),
         batches=_table(batches_table(predicted), "Each batch of the file") if several else None,
-        reasons=_table(reasons_counted(predicted.table), "Why cells were annotated or not"),
+        reasons=_table(reasons_counted(predicted.table), "Why cells were assigned or not"),
         flagged=_table(flagged.head(MOST_FLAGGED), "Cells without a type, the least sure first"),
         n_flagged=len(flagged),
         n_listed=min(len(flagged), MOST_FLAGGED),

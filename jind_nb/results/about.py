@@ -59,7 +59,7 @@ def _overview(table: pd.DataFrame, run: Run) -> Rows:
     )
     rejected = int((table["predictions"] == UNASSIGNED).sum())
     yield "about", "cells", len(table)
-    yield "about", "annotated", len(table) - rejected
+    yield "about", "assigned", len(table) - rejected
     yield "about", UNASSIGNED, rejected
 
 
@@ -68,7 +68,7 @@ def _stated(error: ExpectedError | None) -> Rows:
         return
     value, between = "not known", "not known"
     if error.value is not None and error.range is not None:
-        value = f"{about(error.value)} of the annotated cells are wrong"
+        value = f"{about(error.value)} of the assigned cells are wrong"
         between = f"{percent(error.range[0])} to {percent(error.range[1])}"
     yield "expected error", "value", value
     yield "expected error", "probably between", between

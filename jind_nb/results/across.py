@@ -1,4 +1,4 @@
-"""Several targets beside each other: what each consists of, how much of it is annotated, and what stands out."""
+"""Several targets beside each other: what each consists of, how much of it is assigned, and what stands out."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from ..model.expected_error import ExpectedError
 from .target import Level, TargetResult
 
 # A sample stands out if it differs from the median of the others by so much (shares, 0 to 1).
-LESS_ANNOTATED, MORE_UNLIKE, MORE_OF_A_TYPE, MORE_ERROR = 0.10, 0.05, 0.10, 0.02
+LESS_ASSIGNED, MORE_UNLIKE, MORE_OF_A_TYPE, MORE_ERROR = 0.10, 0.05, 0.10, 0.02
 
 TIMES = 2.0  # and by so many times, for a type's share and for the expected error
 
@@ -28,14 +28,14 @@ def shares_table(results: Mapping[str, TargetResult]) -> pd.DataFrame:
 
 
 def samples_table(results: Mapping[str, TargetResult], errors: Mapping[str, ExpectedError]) -> pd.DataFrame:
-    """Return a row for each target: `cells`, shares in percent of those annotated, Unassigned and unlike the reference,
-    `median confidence`, and the expected error among the annotated cells with its range."""
+    """Return a row for each target: `cells`, shares in percent of those assigned, Unassigned and unlike the reference,
+    `median confidence`, and the expected error among the assigned cells with its range."""
     rows = {}
     for name, result in results.items():
         error = errors[name]
         rows[name] = {
             "cells": len(result.cells),
-            "annotated %": 100 * _share(result.level == Level.TYPE),
+            "assigned %": 100 * _share(result.level == Level.TYPE),
             "Unassigned %": 100 * _share(result.level == Level.UNASSIGNED),
             "unlike all annotated cells %": 100 * _share(result.final.reasons == UNLIKE),
             "median confidence": float(np.median(result.final.confidence)),
@@ -55,7 +55,7 @@ def what_stands_out(results: Mapping[str, TargetResult], errors: Mapping[str, Ex
     Composition may differ because the samples do; a difference says where to look, not what is wrong.
     """
     shares = shares_table(results)
-    annotated = pd.Series({name: _share(result.level == Level.TYPE) for name, result in results.items()})
+    assigned = pd.Series({name: _share(result.level == Level.TYPE) for name, result in results.items()})
     unlike = pd.Series({name: _share(result.final.reasons == UNLIKE) for name, result in results.items()})
     error = pd.Series({name: errors[name].value for name in results}, dtype=float)
     found: list[tuple[float, str]] = []
@@ -68,10 +68,10 @@ def what_stands_out(results: Mapping[str, TargetResult], errors: Mapping[str, Ex
             whose = f"in {others[0]}" if len(others) == 1 else "in the median of the others"
             return median, f"{percent(median)} {whose}"
 
-        there, words = usual(annotated)
-        if there - annotated[name] >= LESS_ANNOTATED:
+        there, words = usual(assigned)
+        if there - assigned[name] >= LESS_ASSIGNED:
             found.append(
-                (there - annotated[name], f"{name}: {percent(annotated[name])} of the cells are annotated, {words}.")
+                (there - assigned[name], f"{name}: {percent(assigned[name])} of the cells are assigned, {words}.")
             )
         there, words = usual(unlike)
         if unlike[name] - there >= MORE_UNLIKE:
@@ -79,7 +79,7 @@ def what_stands_out(results: Mapping[str, TargetResult], errors: Mapping[str, Ex
             found.append((unlike[name] - there, text))
         there, words = usual(error)
         if error[name] - there >= MORE_ERROR and error[name] >= TIMES * there:
-            text = f"{name}: {percent(error[name])} of the annotated cells are probably wrong, {words}."
+            text = f"{name}: {percent(error[name])} of the assigned cells are probably wrong, {words}."
             found.append((error[name] - there, text))
         for answer in shares.columns.drop(UNASSIGNED):
             there, words = usual(shares[answer])

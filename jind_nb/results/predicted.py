@@ -66,11 +66,11 @@ class Predicted:
 
     @property
     def one_line(self) -> str:
-        """How many cells were annotated, in a sentence."""
+        """How many cells were assigned a type, in a sentence."""
         n, reasons = len(self.table), self.table["reason"].value_counts()
         assigned, parents = int(reasons.get("confident", 0)), int(reasons.get("parent only", 0))
         with_parents = f"{parents:,} with a parent type only, " if parents else ""
-        return f"{assigned:,} of {n:,} cells annotated, {with_parents}{n - assigned - parents:,} left Unassigned."
+        return f"{assigned:,} of {n:,} cells assigned, {with_parents}{n - assigned - parents:,} left Unassigned."
 
 
 # Columns of a row of `flagged_table`.
@@ -94,7 +94,7 @@ def reasons_counted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def batches_table(predicted: Predicted) -> pd.DataFrame:
-    """Return a row for each batch of the file: `cells`, shares in percent of those annotated, Unassigned and unlike the annotated
+    """Return a row for each batch of the file: `cells`, shares in percent of those assigned, Unassigned and unlike the annotated
     ones, `median confidence`, and the most frequent types."""
     answers = predicted.table["predictions"].to_numpy()
     rows = {}
@@ -103,7 +103,7 @@ def batches_table(predicted: Predicted) -> pd.DataFrame:
         types = pd.Series(answers[here]).value_counts(normalize=True).drop(UNASSIGNED, errors="ignore")
         rows[name] = {
             "cells": int(here.sum()),
-            "annotated %": 100 * float((predicted.level[here] == Level.TYPE).mean()),
+            "assigned %": 100 * float((predicted.level[here] == Level.TYPE).mean()),
             "Unassigned %": 100 * float((answers[here] == UNASSIGNED).mean()),
             "unlike all annotated cells %": 100 * float((predicted.table["reason"][here] == UNLIKE).mean()),
             "median confidence": float(predicted.table["confidence"][here].median()),

@@ -74,7 +74,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     if labelled and labelled["effective_accuracy"] is not None:
         among = "" if labelled["cells"] == n else f" (checked on {plural(labelled['cells'], 'labelled cell')})"
         agrees = percent(labelled["effective_accuracy"])
-        sentence += f"; {agrees} of the annotated cells agree with the file's labels{among}"
+        sentence += f"; {agrees} of the assigned cells agree with the file's labels{among}"
     elif not labelled:
         sentence += _probably_wrong(expected)
     if plan.dropped:
@@ -90,7 +90,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     if labelled and labelled["effective_accuracy"] is not None:
         n_compared = labelled["cells"] - labelled["rejected"]
         of = f"{n_compared:,} of {plural(labelled['cells'], 'labelled cell')}"
-        words = f"of the annotated cells agree with the file's labels ({of})"
+        words = f"of the assigned cells agree with the file's labels ({of})"
         numbers.append(Number("Checked here", percent(labelled["effective_accuracy"]), words))
     return Summary(f"{sentence}.", numbers, distrust, calibration, held_out, labelled)
 
@@ -103,12 +103,15 @@ def _count_levels(result: TargetResult) -> dict[Level, int]:
 
 def _counted(levels: Mapping[Level, int]) -> str:
     parents = f"{levels[Level.PARENT]:,} given a parent type only, " if Level.PARENT in levels else ""
-    of = f"{levels[Level.TYPE]:,} of {sum(levels.values()):,} cells annotated"
+    of = f"{levels[Level.TYPE]:,} of {sum(levels.values()):,} cells assigned"
     return f"{of}, {parents}{levels[Level.UNASSIGNED]:,} left Unassigned"
 
 
-def _probably_wrong(expected: ExpectedError) -> str:
-    return "" if expected.value is None else f"; {about(expected.value)} of the annotated cells are probably wrong"
+def _probably_wrong(expected: ExpectedError, which: str = "") -> str:
+    """Return the end of the first sentence; `which` says of which assigned cells, if not of all."""
+    return (
+        "" if expected.value is None else f"; {about(expected.value)} of the assigned cells{which} are probably wrong"
+    )
 
 
 def _numbers(levels: Mapping[Level, int], reasons: Mapping[str, int], expected_error: Number) -> list[Number]:
@@ -123,7 +126,7 @@ def _numbers(levels: Mapping[Level, int], reasons: Mapping[str, int], expected_e
     others = {reason: reasons.get(reason, 0) for reason in words if reason in reasons or reason == UNLIKE}
     why = f"{plural(n_rejected, 'cell')}: {n_rejected - sum(others.values()):,} ambiguous"
     why += "".join(f", {count:,} {words[reason]}" for reason, count in others.items())
-    numbers = [Number("Annotated", percent(levels[Level.TYPE] / n), f"{levels[Level.TYPE]:,} of {n:,} cells")]
+    numbers = [Number("Assigned", percent(levels[Level.TYPE] / n), f"{levels[Level.TYPE]:,} of {n:,} cells")]
     if Level.PARENT in levels:
         n_parent = levels[Level.PARENT]
         numbers.append(
@@ -135,19 +138,19 @@ def _numbers(levels: Mapping[Level, int], reasons: Mapping[str, int], expected_e
 def _expected_number(
     expected: ExpectedError, calibration: Calibration | None, held_out: Mapping[str, float] | None, dropped: float = 0.0
 ) -> Number:
-    """Return the share of wrong cells to expect among the annotated ones, and what it rests on."""
+    """Return the share of wrong cells to expect among the assigned ones, and what it rests on."""
     name = "Expected error"
     if expected.value is not None and expected.range is not None:
         low, high = expected.range
-        words = f"of the annotated cells are wrong, probably {100 * low:.1f} to {percent(high)}"
+        words = f"of the assigned cells are wrong, probably {100 * low:.1f} to {percent(high)}"
         return Number(name, about(expected.value), words, expected.basis)
     of_batch = calibration.mean("error_among_assigned") if calibration and calibration.n_annotated == 1 else None
     if of_batch is None and held_out is not None:
         of_batch = 1 - held_out["effective_accuracy"] * (1 - dropped)
     if of_batch is None:
-        return Number(name, "not known", "how many of the annotated cells are wrong", expected.basis)
+        return Number(name, "not known", "how many of the assigned cells are wrong", expected.basis)
     words = f"{percent(of_batch)} of the cells held out of the annotated batches are wrong, and a new batch is harder."
-    return Number(name, "not known", "how many of the annotated cells are wrong", f"{expected.basis} {words}")
+    return Number(name, "not known", "how many of the assigned cells are wrong", f"{expected.basis} {words}")
 
 
 def alignment_reason(training: Mapping[str, Any]) -> str:
@@ -295,7 +298,7 @@ def _other_composition(table: pd.DataFrame, plan: Plan) -> dict[str, Sequence[st
     if len(plan.cells) < 2:
         return {}
     shares = composition_shares(table, plan, len(table))
-    here = shares[["annotated", "parent_only", "rejected"]].sum(axis=1)
+    here = shares[["assigned", "parent_only", "rejected"]].sum(axis=1)
     others = [
         f"{name} ({percent(here[name])}, elsewhere {percent(low)} to {percent(high)})"
         for name, low, high in zip(shares.index, shares["low"], shares["high"], strict=True)
@@ -306,7 +309,7 @@ def _other_composition(table: pd.DataFrame, plan: Plan) -> dict[str, Sequence[st
 
 def _most_like(table: pd.DataFrame) -> pd.Series:
     """Return how many cells are most like each type, whatever became of them."""
-    return table["annotated"] + table["rejected"] + table["parent_only"]
+    return table["assigned"] + table["rejected"] + table["parent_only"]
 
 
 def _named(doubts: Mapping[str, Sequence[str]]) -> list[str]:
@@ -325,7 +328,8 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration:
     """
     counts = predicted.levels
     name = Path(predicted.run.parameters.paths[0]).name
-    sentence = f"{name}: {_counted(counts)}{_probably_wrong(predicted.error)}."
+    which = " that are new to the model" if predicted.n_learned else ""
+    sentence = f"{name}: {_counted(counts)}{_probably_wrong(predicted.error, which)}."
     reasons = predicted.table["reason"].value_counts().to_dict()
     doubts = {
         NO_CHECK: [name],
@@ -353,5 +357,5 @@ def one_line(run: Run) -> str:
         return summarise(load_finished(run), load_plan(run), load_training(run)).sentence
     answers = pd.read_parquet(run.predictions_parquet, columns=["predictions"])["predictions"]
     rejected = int((answers == UNASSIGNED).sum())
-    of = f"{len(answers) - rejected:,} of {len(answers):,} cells annotated, {rejected:,} left Unassigned"
+    of = f"{len(answers) - rejected:,} of {len(answers):,} cells assigned, {rejected:,} left Unassigned"
     return f"{len(run.each_target)} samples ({run.parameters.target}): {of}."

@@ -72,16 +72,16 @@ def _reasons(has_parents: bool, found: Collection[str]) -> list[str]:
 
 def outside_table(result: TargetResult) -> pd.DataFrame:
     """Return a row for each type that TYPES leaves out: of the target's cells that are most like it, how many there are, how
-    many would be annotated with it if it might be given, and how many now get a type, a parent or nothing."""
+    many would be assigned it if it might be given, and how many now get a type, a parent or nothing."""
     if result.of_all_types is None:
         return pd.DataFrame({"note": ["TYPES is not set: every type may be given."]})
     left_out = [name for name in result.final.classes if name not in result.types]
     without = result.of_all_types
-    numbers = pd.DataFrame({"cell type": without.raw, "annotated": without.names == without.raw, "now": result.level})
+    numbers = pd.DataFrame({"cell type": without.raw, "assigned": without.names == without.raw, "now": result.level})
     now = pd.crosstab(numbers["cell type"], numbers["now"]).reindex(left_out, columns=map(str, Level), fill_value=0)
     now.columns = pd.Index(["now one of TYPES", "now a parent type only", f"now {UNASSIGNED}"])
-    would_be = numbers.groupby("cell type")["annotated"].agg(["size", "sum"]).reindex(left_out, fill_value=0)
-    would_be.columns = pd.Index(["cells most like it", "annotated without TYPES"])
+    would_be = numbers.groupby("cell type")["assigned"].agg(["size", "sum"]).reindex(left_out, fill_value=0)
+    would_be.columns = pd.Index(["cells most like it", "assigned without TYPES"])
     table = would_be.join(now.drop(columns=[] if result.parents else "now a parent type only"))
     return table.sort_values("cells most like it", ascending=False, kind="stable").rename_axis("left out by TYPES")
 
@@ -310,12 +310,12 @@ def fallback_table(result: TargetResult) -> pd.DataFrame:
 
 
 def composition_table(result: TargetResult, plan: Plan) -> pd.DataFrame:
-    """Return a row for each cell type, most annotated first, with numbers of the cells most like it: `annotated`,
+    """Return a row for each cell type, most assigned first, with numbers of the cells most like it: `assigned`,
     `parent_only` (given the parent), `rejected` (Unassigned), `median_confidence`; and `training_cells` of all annotated
     batches together (None of a saved model)."""
     final = result.final
     table = count_types(pd.DataFrame({"raw": final.raw, "level": result.level, "confidence": final.confidence}), plan)
-    return table.sort_values("annotated", ascending=False, kind="stable")
+    return table.sort_values("assigned", ascending=False, kind="stable")
 
 
 def count_types(answers: pd.DataFrame, plan: Plan) -> pd.DataFrame:
@@ -328,7 +328,7 @@ def count_types(answers: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """
     table = pd.crosstab(answers["raw"].to_numpy(), answers["level"].to_numpy())
     table = table.reindex(index=plan.classes, columns=list(map(str, Level)), fill_value=0)
-    table.columns = pd.Index(["annotated", "parent_only", "rejected"])
+    table.columns = pd.Index(["assigned", "parent_only", "rejected"])
     table["median_confidence"] = answers.groupby("raw")["confidence"].median()
     table["training_cells"] = None
     if plan.cells:
@@ -348,12 +348,12 @@ def composition_shares(composition: pd.DataFrame, plan: Plan, most: int) -> pd.D
 
     Returns
     -------
-    Of the target `annotated`, `parent_only`, `rejected` (of the cells most like the type) and `cells` (int, annotated); of the
+    Of the target `assigned`, `parent_only`, `rejected` (of the cells most like the type) and `cells` (int, assigned); of the
     annotated batches' training cells `mean`, `low` and `high`, NaN of a saved model.
     """
-    names = ["annotated", "parent_only", "rejected"]
+    names = ["assigned", "parent_only", "rejected"]
     table = composition[names] / max(1, composition[names].to_numpy().sum())
-    table["cells"] = composition["annotated"]
+    table["cells"] = composition["assigned"]
     shares = pd.DataFrame(plan.cells, dtype=float).reindex(table.index).fillna(0.0)
     shares = shares / shares.sum()
     table["total"] = table[names].sum(axis=1) + (shares.mean(axis=1) * 1e-6 if len(shares.columns) else 0)
@@ -424,7 +424,7 @@ def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
     else:
         words = MODE_WORDS
     tables = {label: left_out_table(calibrations[mode]) for mode, label in words.items() if mode in calibrations}
-    return pd.concat(tables, names=["annotated"])
+    return pd.concat(tables, names=["alignment"])
 
 
 def noticed_table(calibration: Calibration | None, classes: Sequence[str]) -> pd.DataFrame:

@@ -439,7 +439,7 @@ def test_from_a_bad_file_to_the_annotated_one(
     again.wait_for("learning from the annotated batches")
     again.shot("7-at-work-again")
     again.wait_for("Annotated target (h5ad)")
-    again.wait_for("80 of 80 cells annotated")
+    again.wait_for("80 of 80 cells assigned")
     frame = again.page.frame_locator("iframe[title=Report]")
     frame.get_by_text("Cell types of").first.wait_for(timeout=PATIENCE)
     again.shot("8-done")

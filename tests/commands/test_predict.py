@@ -140,7 +140,7 @@ def test_a_report_tells_a_colleague_what_was_found_and_how_far_to_trust_it(
     out = annotate(jind_nb, run_folder, new, tmp_path, "--report", "--batch-col", "batch")
     page = (out / "report.html").read_text()
     stated = json.loads((out / "metrics.json").read_text())["target"]
-    assert f"new.h5ad: {stated['annotated']} of 54 cells annotated" in page
+    assert f"new.h5ad: {stated['annotated']} of 54 cells assigned" in page
     for words in (stated["expected_error_basis"], "Check before you use these labels", "left out and annotated like"):
         assert words in html.unescape(page)
     table = pd.read_parquet(out / "predictions.parquet")

@@ -203,7 +203,7 @@ def test_run_ends_with_one_line_and_where_things_are(demo_run: Path) -> None:
         line for line in (demo_run.parent / "stdout.txt").read_text().splitlines() if line.strip()
     ]
     kept = (predictions_of(demo_run)["predictions"] != UNASSIGNED).sum()
-    assert sentence.startswith(f"well 1: {kept} of 95 cells annotated, {95 - kept} left Unassigned")
+    assert sentence.startswith(f"well 1: {kept} of 95 cells assigned, {95 - kept} left Unassigned")
     assert report.split() == ["report:", str(demo_run / "report.html")]
     assert pdf.split() == [str(demo_run / "report.pdf")]
     assert predictions.split() == ["predictions:", str(demo_run / "predicted_label_test_data.xlsx")]

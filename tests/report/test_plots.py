@@ -427,7 +427,7 @@ def test_what_is_told_of_points_is_plain_and_short() -> None:
 def composition_of(n: int) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "annotated": np.arange(n, 0, -1) * 10,
+            "assigned": np.arange(n, 0, -1) * 10,
             "parent_only": 0,
             "rejected": np.arange(n) % 4,
             "median_confidence": 0.8,
@@ -451,11 +451,11 @@ def test_composition_has_a_bar_for_each_type(n: int) -> None:
     most = plots_target.MOST_BARS
     assert shown == (type_names(n) if n <= most else [*type_names(n)[: most - 1], f"{n - most + 1} other types"])
     widths = [bar.get_width() for bar in figure.axes[0].patches]
-    others = shares[["annotated", "parent_only", "rejected"]].iloc[most:].sum() if n <= most else shares.iloc[-1]
+    others = shares[["assigned", "parent_only", "rejected"]].iloc[most:].sum() if n <= most else shares.iloc[-1]
     # In words: a bar of all others would dwarf each type's.
-    assert sum(widths) == pytest.approx(100 * (1 - others[["annotated", "parent_only", "rejected"]].sum()))
-    assert (f"({100 * others['annotated']:.0f} %)" in figure.axes[0].texts[-1].get_text()) == (n > most)
-    assert shares["cells"].sum() == composition_of(n)["annotated"].sum()
+    assert sum(widths) == pytest.approx(100 * (1 - others[["assigned", "parent_only", "rejected"]].sum()))
+    assert (f"({100 * others['assigned']:.0f} %)" in figure.axes[0].texts[-1].get_text()) == (n > most)
+    assert shares["cells"].sum() == composition_of(n)["assigned"].sum()
     assert figure.get_size_inches()[1] < 5.6
 
 

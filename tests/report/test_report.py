@@ -37,7 +37,7 @@ from tests.conftest import CHROMIUM_ARGUMENTS, Answer, skip
 
 pytestmark = pytest.mark.slow
 
-SENTENCE = re.compile(r"well 1: \d+ of 95 cells annotated, \d+ left Unassigned")
+SENTENCE = re.compile(r"well 1: \d+ of 95 cells assigned, \d+ left Unassigned")
 # What code, a prompt or a parameter dump would put on a page.
 CODE = ("import ", "open_run(", "plots.show", "In [", "Out[", "globals()")
 
@@ -202,7 +202,7 @@ def test_numbers_are_sorted_as_numbers_and_missing_ones_last(opened: tuple[Page,
     page, _ = opened
     table = page.locator("#types table").first
     heads = table.locator("thead th").all_inner_texts()
-    column = next(i for i, head in enumerate(heads) if head.startswith("annotated"))
+    column = next(i for i, head in enumerate(heads) if head.startswith("assigned"))
     button = table.locator("thead button").nth(column)
 
     def values() -> list[str]:

@@ -117,8 +117,8 @@ def test_a_fallback_counts_as_rejected_in_the_numbers_of_types() -> None:
     assert stage.metrics["rejected"] == 2
     assert stage.metrics["effective_accuracy"] == 1.0
     table = tables.composition_table(with_levels(), Plan("t", None, [], ["B", "CD4 T", "CD8 T"]))
-    assert table.loc["CD4 T", ["annotated", "parent_only", "rejected"]].tolist() == [0, 1, 0]
-    assert table[["annotated", "parent_only", "rejected"]].sum().sum() == 4
+    assert table.loc["CD4 T", ["assigned", "parent_only", "rejected"]].tolist() == [0, 1, 0]
+    assert table[["assigned", "parent_only", "rejected"]].sum().sum() == 4
 
 
 FOUR_OF_THREE_TYPES = [[0.9, 0.05, 0.05], [0.48, 0.04, 0.48], [0.04, 0.9, 0.06], [0.48, 0.04, 0.48]]
@@ -132,7 +132,7 @@ def test_what_a_left_out_type_would_have_been_is_counted() -> None:
     assert table["reason"].tolist() == ["not in TYPES", *["confident"] * 3]
     assert table["raw_predictions"].tolist()[0] == "B"
     assert tables.outside_table(result).loc["B"].to_dict() == {
-        "cells most like it": 3, "annotated without TYPES": 1, "now one of TYPES": 2, "now Unassigned": 1,
+        "cells most like it": 3, "assigned without TYPES": 1, "now one of TYPES": 2, "now Unassigned": 1,
     }  # fmt: skip
     assert "1 cell is more probably" in tables.outside_notes(table)[0]
     told = summary.summarise(
@@ -231,7 +231,7 @@ def test_composition_counts_every_cell_once_and_the_cells_behind_each_type() -> 
     plan = Plan("t", "a", ["a", "b"], ["B", "NK", "T"], cells={"a": {"B": 7, "T": 5}, "b": {"B": 4, "NK": 9}})
     table = tables.composition_table(result, plan)
     assert list(table.index) == ["T", "B", "NK"]
-    assert table["annotated"].to_dict() == {"T": 2, "B": 1, "NK": 0}
+    assert table["assigned"].to_dict() == {"T": 2, "B": 1, "NK": 0}
     assert table["rejected"].to_dict() == {"T": 0, "B": 1, "NK": 0}
     assert table["training_cells"].to_dict() == {"T": 5, "B": 11, "NK": 9}
     assert table.loc["T", "median_confidence"] == pytest.approx(0.75)
@@ -322,7 +322,7 @@ def test_the_workbook_is_made_to_be_read(run: Run) -> None:
     facts = {(section, name): value for section, name, value in about.iter_rows(values_only=True)}
     assert facts["about", "cells"] == 4
     assert facts["cells by answer", "B"] == 2
-    assert facts["expected error", "value"] == "about 12.0 % of the annotated cells are wrong"
+    assert facts["expected error", "value"] == "about 12.0 % of the assigned cells are wrong"
     assert facts["parameter", "BATCH_COL"] == "batch"
     assert ("version", "jind-nb") in facts
 
@@ -435,12 +435,12 @@ def test_the_table_by_type_has_the_numbers_of_the_labels_and_of_the_model() -> N
     result = annotated(["B", "T"], probabilities, ["B", "B", "NK", "T"])
     table = tables.type_table(result, plan_of(["B", "T"], a={"B": 40, "T": 10}), target.evaluate_target(result, "t"))
     assert list(table) == [
-        "annotated", UNASSIGNED, "threshold", "median confidence", "learned from cells", "labelled", "precision %", "recall %", "AP",
+        "assigned", UNASSIGNED, "threshold", "median confidence", "learned from cells", "labelled", "precision %", "recall %", "AP",
     ]  # fmt: skip
     assert table.loc["T"].tolist() == [2, 0, 0.6, 0.7, 10, 1, 50.0, 100.0, 1.0]
     assert table.loc["B"].tolist()[:7] == [1, 1, 0.6, pytest.approx(0.725), 40, 2, 50.0]
     assert table.loc["NK", ["labelled", "recall %"]].tolist() == [1, 0.0]
-    assert table.loc["NK", ["annotated", "threshold"]].isna().all()
+    assert table.loc["NK", ["assigned", "threshold"]].isna().all()
     plain = tables.type_table(annotated(["B", "T"], probabilities), plan_of(["B", "T"], a={"B": 40, "T": 10}), [])
     assert "recall %" not in plain
     assert list(plain.index) == ["T", "B"]
@@ -556,8 +556,8 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     no_batch = {"calibration": {}, "history": [], "intermediates": []}
     told = summary.summarise(result, plan_of(["B", "T"], a={"B": 40, "T": 50}), no_batch)
     numbers = {number.name: number for number in told.numbers}
-    assert list(numbers) == ["Annotated", UNASSIGNED, "Expected error", "Checked here"]
-    assert numbers["Annotated"].value == "66.7 %"
+    assert list(numbers) == ["Assigned", UNASSIGNED, "Expected error", "Checked here"]
+    assert numbers["Assigned"].value == "66.7 %"
     assert numbers["Expected error"].value == "not known"
     assert numbers["Checked here"].value == "100.0 %"
     held_out = {"cells": 10, "raw_accuracy": 0.9, "effective_accuracy": 0.95}

@@ -125,7 +125,7 @@ def test_killed_three_times_ends_like_an_undisturbed_run(whole: Whole, demo_run:
     assert reused_of(run) == finished
     assert len(finished) >= 1
     assert all(f"{stage}: unchanged, reused" in err for stage in finished)
-    assert "cells annotated" in out
+    assert "cells assigned" in out
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_a_finished_run_is_not_repeated(whole: Whole, again: Path) -> None:
     assert reused_of(again) == list(STAGES)
     done = run_forked("run", whole.parameters, "--output-path", again, cwd=again.parent, pdf=True)
     assert done.returncode == 0, done.stderr
-    assert "cells annotated" in done.stdout
+    assert "cells assigned" in done.stdout
     assert str(again / "report.html") in done.stdout
     assert reused_of(again) == ALL
     changed = {name for name, value in digest(again).items() if before[name] != value}

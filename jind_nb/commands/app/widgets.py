@@ -28,7 +28,7 @@ OF_PAGE = {
     "PARENTS": "A coarser level: a cell of ambiguous type is then given the parent, where that is confident.",
     "RENAME": "Labels to read as others; those of the batches to annotate too.",
     "LAYER": "Which values to use; `obsm:KEY` for an embedding of your own.",
-    "TARGET_ERROR": "The highest share of wrong labels among the annotated cells of a batch that is new to the model.",
+    "TARGET_ERROR": "The highest share of wrong labels among the assigned cells of a batch that is new to the model.",
 }
 
 

@@ -88,7 +88,7 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
     is_named = np.isin(table.index.astype(str), list(names))  # all others together would dwarf each of the types
     rest, table = table, table.copy()
     table.loc[~is_named] = 0
-    given = 100 * table["annotated"].to_numpy()
+    given = 100 * table["assigned"].to_numpy()
     axes.barh(y, given, color=[colours.get(name, GREY) for name in table.index], height=0.72)
     start = given
     for column, style in (("parent_only", PALE), ("rejected", REJECTED)):
@@ -101,7 +101,7 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
         axes.plot(100 * table["mean"], y, "|", color="black", markersize=6, markeredgewidth=1.4)
         ends = np.maximum(start, 100 * table["high"].fillna(0).to_numpy())
     for i, (end, n) in enumerate(zip(ends, rest["cells"], strict=True)):
-        share = "" if is_named[i] else f" ({100 * rest['annotated'].iloc[i]:.0f} %)"
+        share = "" if is_named[i] else f" ({100 * rest['assigned'].iloc[i]:.0f} %)"
         axes.text(end, i, f" {n:,}{share}", va="center", fontsize=7)
     is_numbered = len([name for name in names if name != UNASSIGNED]) > FEW
     words = [
@@ -114,7 +114,7 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
     axes.set(ylim=(len(table) - 0.4, -0.6), xlim=(0, 1.2 * max(1.0, float(ends.max(initial=0)))))
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("% of the cells; number: annotated", fontsize=7)
+    axes.set_xlabel("% of the cells; number: assigned", fontsize=7)
     figure.suptitle(f"Composition of {short(target, 24)}", fontsize=8.5, x=0.02, ha="left")
     handles, labels = _composition_legend(table)
     figure.legend(
@@ -141,23 +141,23 @@ def _composition_legend(table: pd.DataFrame) -> tuple[list[Any], list[str]]:
 def composition_alt(table: pd.DataFrame, target: str) -> str:
     """Return the alt text of `composition_bars`; `table` as `tables.composition_table` returns it.
 
-    >>> composition_alt(pd.DataFrame({"annotated": [8, 2], "rejected": [1, 0]}, index=["B", "T"]), "donor 4")
+    >>> composition_alt(pd.DataFrame({"assigned": [8, 2], "rejected": [1, 0]}, index=["B", "T"]), "donor 4")
     'Bar chart of the cells of donor 4 by cell type, beside the annotated batches: B 8, T 2. 1 cell is left Unassigned.'
     """
-    counts, rejected = table["annotated"][table["annotated"] > 0], int(table["rejected"].sum())
-    named = listing((f"{name} {n:,}" for name, n in counts.items()), 5, quoted=False) or "none annotated"
+    counts, rejected = table["assigned"][table["assigned"] > 0], int(table["rejected"].sum())
+    named = listing((f"{name} {n:,}" for name, n in counts.items()), 5, quoted=False) or "none assigned"
     left = f"{plural(rejected, 'cell')} {'is' if rejected == 1 else 'are'} left Unassigned"
     return f"Bar chart of the cells of {target} by cell type, beside the annotated batches: {named}. {left}."
 
 
 def confidence_histogram(confidence: np.ndarray, rejected: np.ndarray, target: str) -> Figure:
-    """Draw how many cells have which confidence, annotated and `Unassigned` ones; bool `rejected` (n_target,)."""
+    """Draw how many cells have which confidence, assigned and `Unassigned` ones; bool `rejected` (n_target,)."""
     figure, axes = subplots(figsize=(HALF, 2.1))
     bins = [i / 20 for i in range(21)]
     style = {key: [COLOURS[0], GREY][i] for i, key in enumerate(("kept", "rejected"))}
     parts, colours = [confidence[~rejected], confidence[rejected]], list(style.values())
     axes.hist(
-        parts, bins=bins, stacked=True, color=colours, label=["annotated", UNASSIGNED], edgecolor="white", linewidth=0.4
+        parts, bins=bins, stacked=True, color=colours, label=["assigned", UNASSIGNED], edgecolor="white", linewidth=0.4
     )
     axes.set(xlim=(0, 1))
     axes.set_xlabel("confidence", fontsize=7)

@@ -135,7 +135,7 @@ def rejection_by_stage(stages: Mapping[str, Any], title: str) -> Figure:
     names = list(stages)[::-1]
     rejected = np.array([stages[name].rejected.sum() for name in names])
     kept = np.array([len(stages[name].rejected) for name in names]) - rejected
-    axes.barh(names, kept, color=COLOURS[0], label="annotated")
+    axes.barh(names, kept, color=COLOURS[0], label="assigned")
     axes.barh(names, rejected, left=kept, label=UNASSIGNED, **REJECTED)
     for i, (a, b) in enumerate(zip(kept, rejected, strict=True)):
         axes.text(a + b, i, f" {b:,} of {a + b:,} {UNASSIGNED}", va="center", fontsize=7)
