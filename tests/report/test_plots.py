@@ -521,6 +521,23 @@ def test_one_matrix_fits_a_page_and_its_letters_can_be_read(n: int) -> None:
     assert f"{1235 * n:,} right" in confusion.share_matrix_alt(counts, "x")
 
 
+@pytest.mark.parametrize(
+    ("names", "turned"), [(["CD14+ Monocytes", "CD4 T cells", "B cells"], 0), (["Oligodendrocytes/OPC"] * 5, 90)]
+)
+def test_names_of_few_columns_are_not_turned_where_they_have_room(names: list[str], turned: float) -> None:
+    """Turned names are hard to read, and leave a third of a page of paper empty below two matrices."""
+    counts = pd.DataFrame(np.eye(len(names), dtype=int), names, names).assign(**{UNASSIGNED: 3})
+    figure = confusion.share_matrix(counts, "answers")
+    labels = figure.axes[0].get_xticklabels()
+    assert {label.get_rotation() for label in labels} == {turned}
+    assert overlapping(list(labels), figure) == []
+    figure.canvas.draw()
+    clear_of = figure.axes[0].xaxis.label.get_window_extent()
+    for label in labels:
+        assert not label.get_window_extent().overlaps(clear_of), label
+    assert clear_of.y0 > -1
+
+
 def test_quality_names_every_reason_and_its_cells() -> None:
     """Unassigned cells of few features are damaged cells, not a new type."""
     table = pd.DataFrame(

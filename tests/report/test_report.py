@@ -33,7 +33,7 @@ from jind_nb.results import load
 from jind_nb.runs import cache
 from jind_nb.runs.folder import Run
 from jind_nb.runs.stages import load_plan, load_training
-from tests.conftest import CHROMIUM_ARGUMENTS, Answer, skip
+from tests.conftest import CHROMIUM_ARGUMENTS, Answer, Whole, skip
 
 pytestmark = pytest.mark.slow
 
@@ -341,6 +341,20 @@ def paper(file: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def pages(demo_run: Path) -> list[str]:
     return paper(demo_run / "report.pdf")
+
+
+def test_a_short_table_of_types_is_on_page_one_and_a_longer_one_whole_on_the_next(
+    whole: Whole, pages: list[str], tmp_path: Path
+) -> None:
+    """A third of page one would else be empty, or the table begin at its end."""
+    html_of_three = (whole.run / "report.html").read_text("utf-8")
+    assert pdf._by_weasyprint(html_of_three, tmp_path / "report.pdf") is None
+    here = "The cell types, one by one … page {}"
+    first = paper(tmp_path / "report.pdf")[0]
+    assert here.format(1) in first
+    assert "median confidence" in first
+    assert here.format(2) in pages[0]
+    assert all(name in pages[1] for name in ("CD14+ Monocyte", "Dendritic", "CD34+", "CD19+ B", "CD56+ NK"))
 
 
 def test_first_page_of_paper_has_the_result_and_what_to_distrust(pages: list[str]) -> None:

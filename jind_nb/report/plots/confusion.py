@@ -33,6 +33,7 @@ from .style import (
 )
 
 FEW_COLUMNS = 6  # of one matrix as wide as a page: more have numbers for names
+WIDEST_CELL = 0.8  # inches, of that matrix where the names of its columns are not turned
 
 SIDE_BY_SIDE = 12  # confusion matrices of at most so many types share a row
 
@@ -162,10 +163,13 @@ def share_matrix(counts: pd.DataFrame, title: str, answers: Sequence[str] = ()) 
     number = {name: i + 1 for i, name in enumerate(answers or counts.columns)}
     names = [word if name in number else f"(new) {word}" for name, word in zip(counts.index, names, strict=True)]
     left = 0.25 + 0.058 * (max(map(len, names)) + 4 * is_numbered)
-    cell = float(np.clip((FULL - left - 1.15) / n_columns, 0.05, 0.42))
+    room = (FULL - left - 1.15) / n_columns
+    wrapped = [] if is_numbered else _in_lines(heads, min(room, WIDEST_CELL))
+    cell = min(room, WIDEST_CELL) if wrapped else float(np.clip(room, 0.05, 0.42))
     every = int(np.ceil(0.105 / cell))  # so many columns share a number
     row = float(np.clip(cell, 0.108, 0.2 if n_rows <= 20 else 0.118))
-    bottom = 0.32 + 0.058 * (len(UNASSIGNED) if is_numbered else max(map(len, heads)))
+    below = 0.058 * (len(UNASSIGNED) if is_numbered else max(map(len, heads)))
+    bottom = 0.32 + (0.115 * max(head.count("\n") + 1 for head in wrapped) if wrapped else below)
     height = 0.5 + row * n_rows + bottom
     figure = plt.figure(figsize=(FULL, height))
     axes = figure.add_axes((left / FULL, bottom / height, cell * n_columns / FULL, row * n_rows / height))
@@ -195,7 +199,7 @@ def share_matrix(counts: pd.DataFrame, title: str, answers: Sequence[str] = ()) 
             f"{number[name]}: {word}" if name in number else word
             for name, word in zip(counts.index, names, strict=True)
         ]
-    axes.set_xticks(range(n_columns), heads, rotation=90, fontsize=7)
+    axes.set_xticks(range(n_columns), wrapped or heads, rotation=0 if wrapped else 90, fontsize=7)
     axes.set_yticks(range(n_rows), names, fontsize=7)
     axes.tick_params(length=2, pad=2)
     numbered = ", numbered as the rows" if is_numbered else ""
@@ -205,6 +209,15 @@ def share_matrix(counts: pd.DataFrame, title: str, answers: Sequence[str] = ()) 
     axes.spines[["top", "right"]].set_visible(False)
     figure.text(0.01, 1 - 0.1 / height, title, fontsize=8.5, va="top")
     return figure
+
+
+def _in_lines(heads: Sequence[str], width: float) -> list[str]:
+    """Return the heads of a matrix broken between words so that they fit over cells of a width (inches); nothing where a word is too
+    long for that."""
+    letters = int((width - 0.06) / 0.058)
+    if max(len(word) for head in heads for word in head.split() or [""]) > letters:
+        return []
+    return ["\n".join(textwrap.wrap(head, letters, break_on_hyphens=False)) for head in heads]
 
 
 def share_matrix_alt(counts: pd.DataFrame, title: str) -> str:
