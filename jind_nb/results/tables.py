@@ -41,7 +41,7 @@ BEFORE_PROBABILITIES = (
 
 COMPOSITION_LABELS = {
     "parent_only": "parent only", "rejected": UNASSIGNED, "median_confidence": "median confidence",
-    "training_cells": "learned from cells",
+    "training_cells": "training cells",
 }  # fmt: skip
 
 # What the schema of CELLxGENE wants where no term is right.

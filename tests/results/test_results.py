@@ -435,7 +435,7 @@ def test_the_table_by_type_has_the_numbers_of_the_labels_and_of_the_model() -> N
     result = annotated(["B", "T"], probabilities, ["B", "B", "NK", "T"])
     table = tables.type_table(result, plan_of(["B", "T"], a={"B": 40, "T": 10}), target.evaluate_target(result, "t"))
     assert list(table) == [
-        "assigned", UNASSIGNED, "threshold", "median confidence", "learned from cells", "labelled", "precision %", "recall %", "AP",
+        "assigned", UNASSIGNED, "threshold", "median confidence", "training cells", "labelled", "precision %", "recall %", "AP",
     ]  # fmt: skip
     assert table.loc["T"].tolist() == [2, 0, 0.6, 0.7, 10, 1, 50.0, 100.0, 1.0]
     assert table.loc["B"].tolist()[:7] == [1, 1, 0.6, pytest.approx(0.725), 40, 2, 50.0]
