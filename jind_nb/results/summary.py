@@ -28,6 +28,8 @@ FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
 
 MUCH_REJECTED = 0.3
 
+ASSIGNED_CELLS = "the assigned cells"
+
 NO_CHECK = "The answers were not compared with labels. Look at marker genes before you rely on a type."
 
 MUCH_APART = 0.1  # of all cells, that a type has more or fewer than in any annotated batch
@@ -107,11 +109,8 @@ def _counted(levels: Mapping[Level, int]) -> str:
     return f"{of}, {parents}{levels[Level.UNASSIGNED]:,} left Unassigned"
 
 
-def _probably_wrong(expected: ExpectedError, which: str = "") -> str:
-    """Return the end of the first sentence; `which` says of which assigned cells, if not of all."""
-    return (
-        "" if expected.value is None else f"; {about(expected.value)} of the assigned cells{which} are probably wrong"
-    )
+def _probably_wrong(expected: ExpectedError, of_cells: str = ASSIGNED_CELLS) -> str:
+    return "" if expected.value is None else f"; {about(expected.value)} of {of_cells} are probably wrong"
 
 
 def _numbers(levels: Mapping[Level, int], reasons: Mapping[str, int], expected_error: Number) -> list[Number]:
@@ -136,13 +135,17 @@ def _numbers(levels: Mapping[Level, int], reasons: Mapping[str, int], expected_e
 
 
 def _expected_number(
-    expected: ExpectedError, calibration: Calibration | None, held_out: Mapping[str, float] | None, dropped: float = 0.0
+    expected: ExpectedError,
+    calibration: Calibration | None,
+    held_out: Mapping[str, float] | None,
+    dropped: float = 0.0,
+    of_cells: str = ASSIGNED_CELLS,
 ) -> Number:
     """Return the share of wrong cells to expect among the assigned ones, and what it rests on."""
     name = "Expected error"
     if expected.value is not None and expected.range is not None:
         low, high = expected.range
-        words = f"of the assigned cells are wrong, probably {100 * low:.1f} to {percent(high)}"
+        words = f"of {of_cells} are wrong, probably {100 * low:.1f} to {percent(high)}"
         return Number(name, about(expected.value), words, expected.basis)
     of_batch = calibration.mean("error_among_assigned") if calibration and calibration.n_annotated == 1 else None
     if of_batch is None and held_out is not None:
@@ -328,8 +331,8 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration:
     """
     counts = predicted.levels
     name = Path(predicted.run.parameters.paths[0]).name
-    which = " that are new to the model" if predicted.n_learned else ""
-    sentence = f"{name}: {_counted(counts)}{_probably_wrong(predicted.error, which)}."
+    of_cells = f"{ASSIGNED_CELLS} that are new to the model" if predicted.n_learned else ASSIGNED_CELLS
+    sentence = f"{name}: {_counted(counts)}{_probably_wrong(predicted.error, of_cells)}."
     reasons = predicted.table["reason"].value_counts().to_dict()
     doubts = {
         NO_CHECK: [name],
@@ -337,7 +340,7 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration:
         **_absent_types(types, predicted.run.parameters.TYPES),
     }
     distrust = [*predicted.warnings, *_left_out_worse(calibration, "file"), *_named(doubts), *predicted.notes]
-    numbers = _numbers(counts, reasons, _expected_number(predicted.error, None, None))
+    numbers = _numbers(counts, reasons, _expected_number(predicted.error, None, None, of_cells=of_cells))
     return Summary(sentence, numbers, distrust, None, None, None)
 
 

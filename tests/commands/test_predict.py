@@ -180,6 +180,9 @@ def test_cells_that_the_model_learned_from_are_not_in_the_stated_error(
     assert n_assigned > 0
     assert mixed["expected_error"] == pytest.approx(alone["expected_error"], abs=1e-6)
     assert f"{n_assigned} assigned cells that the model learned from" in str(mixed["expected_error_basis"])
+    page = (tmp_path / "mixed" / "out" / "report.html").read_text()
+    assert "of the assigned cells that are new to the model are probably wrong" in page
+    assert "of the assigned cells that are new to the model are wrong, probably" in page
     assert f"{known.n_obs} of {known.n_obs + new.n_obs} cells are annotated cells that the model learned from" in notes
     nothing_new, _, _ = stated(known, "known")
     assert nothing_new["expected_error"] is None
