@@ -348,8 +348,10 @@ def _annotate(
         notes.append(_note_on_learned(int(encoded.learned.sum()), len(table)))
     error = pooled_error(errors) if errors else ExpectedError(None, None, NOTHING_NEW)
     if errors and n_learned:
-        not_counted = f"{plural(n_learned, 'assigned cell')} that the model learned from not counted"
-        error = replace(error, basis=f"{error.basis} {not_counted}.")
+        learned = plural(
+            n_learned, "assigned cell that the model learned from is", "assigned cells that the model learned from are"
+        )
+        error = replace(error, basis=f"{error.basis} {learned} not counted.")
     return _Answer(table, latent, notes, error, n_learned)
 
 

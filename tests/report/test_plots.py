@@ -441,6 +441,16 @@ def shares_of(n: int, most: int = plots_target.MOST_BARS, **columns: object) -> 
     return tables.composition_shares(composition_of(n).assign(**columns), Plan(TARGET, "a", [], [], cells=cells), most)
 
 
+def test_the_title_of_page_ones_picture_is_inside_it() -> None:
+    """Cut off, it does not say what the grey cells are."""
+    plan = Plan("pbmc_kang_ifnb_4samples.h5ad", None, [], [])
+    (figure, _), _ = plots_target.answer_pictures(last_of(3), composition_of(3), plan, [*type_names(3), UNASSIGNED])
+    figure.canvas.draw()
+    titles = [text for text in figure.findobj(Text) if "annotated cells (grey)" in text.get_text()]
+    assert len(titles) == 1
+    assert titles[0].get_window_extent().x1 < figure.bbox.width + 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3, 28, 60])
 def test_composition_has_a_bar_for_each_type(n: int) -> None:

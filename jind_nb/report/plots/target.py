@@ -65,7 +65,7 @@ def answer_pictures(
     """
     target = plan.target
     bars = composition_bars(composition_shares(composition, plan, MOST_BARS), target, answers)
-    title = f"{short(target, 20)} (coloured), annotated cells (grey)"
+    title = f"{short(target, 14)} (coloured), annotated cells (grey)"
     cells = target_umap(points, "cell type", target, answers, title=title, height=float(bars.get_figheight()))
     return [(cells, target_umap_alt(points, "cell type", target)), (bars, composition_alt(composition, target))]
 
