@@ -179,6 +179,7 @@ class _Novelty(BaseModel):
     share: Share
     floor: Threshold
     least: Annotated[float, Field(ge=-1, le=1)]  # correlation with a type's mean cell
+    by_claims: bool = False  # `model.new_types.AnnotatedSpace.claims`; not in older models
 
 
 class _Alignment(BaseModel):

@@ -59,7 +59,7 @@ SOURCE_BY_TRIAL = False
 ALWAYS_ALIGNS = False
 ALWAYS_CALIBRATES = True
 MOST_TRAININGS = 9  # one for each left-out batch (`leave_one_out.MOST_LEFT_OUT`)
-NOVELTY = NoveltyLimit(SHARE_ABOVE, FLOOR, by_profiles=True)
+NOVELTY = NoveltyLimit(SHARE_ABOVE, FLOOR, by_profiles=True, by_claims=True)
 KEEPS_CHECKPOINTS = False  # all it would save are seconds
 
 COMPONENTS = 100  # or one for each cell type, if there are more
@@ -505,12 +505,15 @@ def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings:
     if known.novelty_limit is None:
         return by_nearest((latent + offset)[:, columns], known.latent[:, columns], known.y)
     known.space = known.space or AnnotatedSpace.of(known.latent, known.batch, known.y, columns)
-    empty = np.zeros(len(latent), dtype=bool)
+    some = np.ones(len(latent), dtype=bool)
     if isinstance(model.encoder, Projection):  # a cell without values is where the encoder puts zero
         zero = -model.encoder.offset.cpu().numpy()
-        of_blocks = in_blocks(lambda rows: np.abs(latent[rows] - zero).max(axis=1) < 1e-6, len(latent), CELLS_AT_ONCE)
-        empty = np.concatenate(of_blocks)
-    return known.space.novelty(latent, offset, empty)
+        of_blocks = in_blocks(lambda rows: np.abs(latent[rows] - zero).max(axis=1) > 1e-6, len(latent), CELLS_AT_ONCE)
+        some = np.concatenate(of_blocks)
+    found = np.zeros(len(latent))  # those without any value are rejected for that
+    of_some = latent if some.all() else latent[some]
+    found[some] = known.space.novelty(of_some, offset, by_claims=known.novelty_limit.by_claims)
+    return found
 
 
 @one_blas_thread

@@ -5,8 +5,11 @@
 2. What the components of the annotated cells cannot explain of it is measured before alignment, which would hide it.
 3. Its distance to the nearest annotated type is measured after alignment, in units of how much cells of a type differ within and
    between annotated batches (Mahalanobis; Lee et al. 2018, NeurIPS, arXiv:1807.03888).
-4. Of both, logarithms are averaged, and the batch's own lower quartile is taken off: a batch may be odd as a whole, and at least
-   a quarter of its cells is taken to be of annotated types. (`resemblance` finds files of which no cell is.)
+4. Annotated cells claim the batch's cells that are nearest to them. A group that none of them claims is farther from everything
+   annotated than other cells of the batch are: this tells a new type from a batch all of whose cells are far.
+5. Logarithms of the two distances are averaged, that of the claims is taken off, and so is the batch's own lower quartile: a batch
+   may be odd as a whole, and at least a quarter of its cells is taken to be of annotated types. (`resemblance` finds files of which
+   no cell is.)
 benchmarks/research/new_types.py hides types in turn and measures it; benchmarks/README.md compares it with other scores.
 """
 
@@ -22,12 +25,15 @@ from ..core.subsample import subsample
 from .in_blocks import in_blocks
 from .neighbours import nearest
 
-FLOOR = 0.62  # no limit is below it: a cell e^0.62 times as far as the lower quartile
+FLOOR = 0.86  # no limit is below it
 SHARE_ABOVE = 0.02  # of left-out cells of known types, that the limit leaves above it
 NEIGHBOURS, CELLS_A_NEIGHBOUR, FEWEST_NEIGHBOURS = 15, 4, 5
 MOST_CELLS = 5_000  # that neighbours are looked for among
 MOST_ANNOTATED = 4_000  # that components, types and their spread are computed from
 FEWEST_OF_A_TYPE = 100
+# Cells that an annotated cell claims; how far the claims of a type follow its share of the batch (0: not, 1: wholly); rounds in which
+# neighbours share their claims; what is added to them before the logarithm, and its weight.
+CLAIMED, COMPOSITION, SHARED, FEW_CLAIMS, WEIGHT = 10, 0.75, 3, 0.05, 0.4
 COMPONENTS = 50  # or a quarter of the latent, if that is less
 SHRINKAGE = 0.3  # of the covariance within types, towards a sphere
 QUARTILE = 0.25
@@ -56,6 +62,8 @@ class AnnotatedSpace:
     axes: np.ndarray  # (b, k), its components
     types: np.ndarray  # (K, c), mean latent of each type
     precision: np.ndarray  # (c, c), inverse of the covariance within types
+    cells: np.ndarray  # (m, c), latents of annotated cells
+    of: np.ndarray  # int (m,), their types, as rows of `types`
 
     @classmethod
     def of(cls, latent: np.ndarray, batch: np.ndarray, y: np.ndarray, near: np.ndarray) -> AnnotatedSpace:
@@ -77,7 +85,8 @@ class AnnotatedSpace:
         latent, batch, y = latent[chosen].astype(np.float64), batch[chosen], y[chosen]
         smooth = np.empty_like(latent)
         for one in np.unique(batch):
-            smooth[batch == one] = Compared.of(latent[batch == one], near).smooth(latent[batch == one])
+            compared = Compared.of(latent[batch == one], near)
+            smooth[batch == one] = compared.mean(compared.nearest_to(latent[batch == one]))
         names, own = np.unique(y, return_inverse=True)
         types = np.stack([latent[y == k].mean(axis=0) for k in names])
         apart = (smooth - types[own])[:, near]
@@ -89,7 +98,7 @@ class AnnotatedSpace:
         mean = block.mean(axis=0)
         _, axes = np.linalg.eigh((block - mean).T @ (block - mean))
         axes = axes[:, ::-1][:, : min(COMPONENTS, max(1, latent.shape[1] // 4))]
-        return cls(near, mean, axes, types[:, near], np.linalg.inv(covariance))
+        return cls(near, mean, axes, types[:, near], np.linalg.inv(covariance), latent[:, near], own)
 
     def unexplained(self, latent: np.ndarray) -> np.ndarray:
         """Return the length of what the components do not explain of latents (n, d), float (n,)."""
@@ -106,36 +115,70 @@ class AnnotatedSpace:
         distances: np.ndarray = np.sqrt(np.maximum(squares, 0))
         return distances
 
-    def novelty(self, latent: np.ndarray, offset: np.ndarray, empty: np.ndarray) -> np.ndarray:
+    def claims(self, compared: Compared, offset: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """Return how often annotated cells claim the compared cells of a batch, float (m,): about 1 on average.
+
+        Each annotated cell claims the ten cells nearest to it, where alignment puts them. So a cell that is far from all annotated
+        cells is claimed if none is nearer: another state of a type is, a new type beside a known one is not. The claims of a type
+        are weighed by how much more of the batch than of the annotated cells it is, to the power 0.75: a type may be rare in one and
+        common in the other. Then cells share their claims with their neighbours, so that a group has the same.
+
+        Parameters
+        ----------
+        offset, shift
+            By which alignment moves the batch's latents, float (d,), and how far they are away then still, float (c,).
+        """
+        positions = compared.nearest_to(compared.latent)
+        moved = compared.latent[:, self.near] + offset[self.near]
+        m, k = len(moved), min(CLAIMED, max(1, len(moved) // CELLS_A_NEIGHBOUR))
+        of = self.distances(compared.mean(positions)[:, self.near] + offset[self.near] - shift).argmin(axis=1)
+        here, annotated = (np.bincount(types, minlength=len(self.types)) / len(types) for types in (of, self.of))
+        weight = ((here + TINY) / annotated)[self.of] ** COMPOSITION
+        claimed, _ = nearest(self.cells, moved, k)
+        claims: np.ndarray = np.bincount(claimed.ravel(), np.repeat(weight / weight.mean(), k), m) * m / claimed.size
+        neighbours = sparse.csr_matrix(
+            (np.ones(positions.size), positions.ravel(), np.arange(m + 1) * positions.shape[1]), shape=(m, m)
+        )
+        neighbours = neighbours.maximum(neighbours.T)
+        counts = np.diff(neighbours.indptr)
+        for _ in range(SHARED):
+            claims = neighbours @ claims / counts
+        return claims
+
+    def novelty(self, latent: np.ndarray, offset: np.ndarray, *, by_claims: bool = True) -> np.ndarray:
         """Return how unlike the annotated cells each cell of a batch is, float (n,): about 0 for most cells of known types.
 
         Parameters
         ----------
         latent
-            Of the batch's cells before alignment, float (n, d).
+            Of the batch's cells that have any value, before alignment, float (n, d).
         offset
             By which alignment moves them, float (d,).
-        empty
-            Cells without any value, bool (n,), which do not decide where the lower quartile is.
+        by_claims
+            Whether `claims` count; they did not where an earlier version saved a model's limit.
         """
         if not len(latent):
             return np.zeros(0)
         compared = Compared.of(latent, self.near)
         some = subsample(len(latent), MOST_SHIFTED, 0)
-        smooth_of_some = compared.smooth(latent[some])
-        moved = smooth_of_some[:, self.near] + offset[self.near]
+        nearest_to_some = compared.nearest_to(latent[some])
+        moved = compared.mean(nearest_to_some)[:, self.near] + offset[self.near]
         shift = np.zeros(len(self.near))
         for _ in range(ROUNDS):
             shift += _shift(moved - shift - self.types[(of := self.distances(moved - shift).argmin(axis=1))], of)
 
+        claims = self.claims(compared, offset, shift) if by_claims else np.ones(len(compared.latent))
+        unclaimed = -WEIGHT * np.log(claims + FEW_CLAIMS)
+
         def farness_of(rows: slice) -> np.ndarray:
-            smooth = smooth_of_some[rows] if len(some) == len(latent) else compared.smooth(latent[rows])
+            positions = nearest_to_some[rows] if len(some) == len(latent) else compared.nearest_to(latent[rows])
+            smooth = compared.mean(positions)
             to_type = self.distances(smooth[:, self.near] + offset[self.near] - shift).min(axis=1)
-            farness: np.ndarray = (np.log(self.unexplained(smooth) + TINY) + np.log(to_type + TINY)) / 2
-            return farness
+            distance: np.ndarray = (np.log(self.unexplained(smooth) + TINY) + np.log(to_type + TINY)) / 2
+            return distance + unclaimed[positions].mean(axis=1)
 
         farness = np.concatenate(in_blocks(farness_of, len(latent), CELLS_AT_ONCE))
-        novelty: np.ndarray = farness - np.quantile(farness[~empty] if not empty.all() else farness, QUARTILE)
+        novelty: np.ndarray = farness - np.quantile(farness, QUARTILE)
         return novelty
 
 
@@ -179,7 +222,7 @@ def hide_in_turn(
             here = here[subsample(len(here), MOST_OF_A_BATCH, 0)]
             elsewhere = elsewhere[subsample(len(elsewhere), MOST_OF_OTHERS, 0)]
             space = AnnotatedSpace.of(latent[elsewhere], batch[elsewhere], y[elsewhere], near)
-            novelty = space.novelty(latent[here], np.zeros(latent.shape[1]), np.zeros(len(here), dtype=bool))
+            novelty = space.novelty(latent[here], np.zeros(latent.shape[1]))
             if (y[here] == k).any():
                 shares.append(float((novelty[y[here] == k] > limit).mean()))
         if shares:
@@ -202,10 +245,13 @@ class Compared:
         k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(latent))))
         return cls(latent[some].astype(np.float64), near, min(k, max(1, len(latent) // CELLS_A_NEIGHBOUR)) + 1)
 
-    def smooth(self, latent: np.ndarray) -> np.ndarray:
-        """Return the means of the batch's cells nearest to each of some latents (l, d), float64 (l, d)."""
-        positions, _ = nearest(latent[:, self.near], self.latent[:, self.near], self.k)
-        total = np.zeros(latent.shape)
+    def nearest_to(self, latent: np.ndarray) -> np.ndarray:
+        """Return which of the batch's cells are nearest to each of some latents (l, d), int64 (l, k)."""
+        return nearest(latent[:, self.near], self.latent[:, self.near], self.k)[0]
+
+    def mean(self, positions: np.ndarray) -> np.ndarray:
+        """Return the means of the batch's cells at some positions, int (l, k), float64 (l, d)."""
+        total = np.zeros((len(positions), self.latent.shape[1]))
         for column in positions.T:  # one neighbour at a time: all at once would be 16 times the memory
             total += self.latent[column]
         mean: np.ndarray = total / positions.shape[1]

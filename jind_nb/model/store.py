@@ -412,7 +412,9 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLat
         if FINGERPRINTS in stored:
             known.fingerprints = stored[FINGERPRINTS].numpy().view(np.uint64)
         if novelty := description.get("novelty"):
-            known.novelty_limit = NoveltyLimit(novelty["share"], novelty["floor"])
+            known.novelty_limit = NoveltyLimit(
+                novelty["share"], novelty["floor"], by_claims=novelty.get("by_claims", False)
+            )
             known.profiles = Profiles(stored[PROFILES].numpy(), novelty["least"])
             means = known.profiles.means
             if not means.size or means.ndim != 2 or means.shape[1] != len(description["features"]):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from jind_nb.model.new_types import FLOOR, AnnotatedSpace, Profiles, hide_in_turn
+from jind_nb.model.new_types import FLOOR, AnnotatedSpace, Compared, Profiles, hide_in_turn
 
 D = 40  # of a latent: two blocks of 20
 NEAR = np.arange(D)
@@ -35,23 +35,55 @@ def test_a_new_type_stands_out_of_a_batch_that_is_odd_as_a_whole(
     """However common the new type is: today's cell atlases lack half of a tumour."""
     n_new = int(400 * share)
     of = np.concatenate([np.full(n_new, 4), np.arange(400 - n_new) % 4])
-    novelty = space.novelty(cells(means, of, 1) + shift, np.zeros(D), np.zeros(400, dtype=bool))
+    novelty = space.novelty(cells(means, of, 1) + shift, np.zeros(D))
     assert (novelty[of == 4] > FLOOR).mean() > 0.9
     assert (novelty[of < 4] > FLOOR).mean() < 0.05
 
 
-def test_cells_without_values_do_not_make_the_others_unlike(space: AnnotatedSpace, means: np.ndarray) -> None:
-    of = np.arange(200) % 4
-    latent = cells(means, of, 2)
-    alone = space.novelty(latent, np.zeros(D), np.zeros(200, dtype=bool))
-    both = np.concatenate([latent, np.zeros((300, D))])
-    empty = np.arange(500) >= 200
-    assert abs(space.novelty(both, np.zeros(D), empty)[:200] - alone).max() < 0.3
+def claims(space: AnnotatedSpace, latent: np.ndarray) -> np.ndarray:
+    return space.claims(Compared.of(latent, NEAR), np.zeros(D), np.zeros(D))
+
+
+def test_no_annotated_cell_claims_cells_of_a_new_type_beside_a_known_one(
+    space: AnnotatedSpace, means: np.ndarray
+) -> None:
+    """They lie no farther off than a known type's own cells may, so that their distance alone does not tell."""
+    of = np.arange(300) % 5
+    beside = means.copy()
+    beside[4] = means[0] + 0.6 * (means[4] - means[0])
+    found = claims(space, cells(beside, of, 2))
+    assert found[of == 4].mean() < 0.1
+    assert all(found[of == k].mean() > 0.5 for k in range(4))
+
+
+def test_cells_of_known_types_in_another_state_are_claimed(space: AnnotatedSpace, means: np.ndarray) -> None:
+    """Half of the stimulated cells would lose their label: those of a type that answers most lie far from all annotated ones."""
+    of = np.arange(300) % 4
+    answers = means[:4] + np.random.default_rng(7).normal(size=(4, D)) * np.array([0.2, 0.5, 1, 2])[:, None]
+    found = claims(space, cells(answers, of, 2))
+    assert all(found[of == k].mean() > 0.5 for k in range(4))
+
+
+def test_a_type_may_be_rare_among_the_annotated_cells_and_common_in_the_batch(means: np.ndarray) -> None:
+    """Each of its annotated cells stands for many then: sorted cells would be unlike the reference otherwise."""
+    y = np.concatenate([np.full(10, 0), 1 + np.arange(390) % 3])
+    space = AnnotatedSpace.of(cells(means, y, 0), np.arange(400) % 2, y, NEAR)
+    latent = cells(means, (of := np.where(np.arange(300) % 2, 0, np.arange(300) % 3 + 1)), 2)
+    assert (space.novelty(latent, np.zeros(D))[of == 0] > FLOOR).mean() < 0.05
+
+
+def test_a_model_that_was_saved_before_there_were_claims_judges_as_it_did(
+    space: AnnotatedSpace, means: np.ndarray
+) -> None:
+    """Its limit is of the distances alone: with another score other cells would be Unassigned."""
+    latent = cells(means, np.arange(100) % 5, 7)
+    before = space.novelty(latent, np.zeros(D), by_claims=False)
+    assert not np.allclose(before, space.novelty(latent, np.zeros(D)))
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_a_handful_of_cells_is_judged(space: AnnotatedSpace, means: np.ndarray, n: int) -> None:
-    novelty = space.novelty(cells(means, np.arange(n), 3), np.zeros(D), np.zeros(n, dtype=bool))
+    novelty = space.novelty(cells(means, np.arange(n), 3), np.zeros(D))
     assert novelty.shape == (n,)
     assert np.isfinite(novelty).all()
 

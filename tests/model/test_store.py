@@ -517,3 +517,17 @@ def test_a_model_of_format_5_from_before_new_types_were_looked_for_judges_as_it_
     assert known.novelty_limit is None
     assert known.profiles is None
     assert 0 <= annotated.novelty.min() <= annotated.novelty.max() <= 2
+
+
+def test_a_model_from_before_there_were_claims_judges_as_it_did(saved: Saved, tmp_path: Path) -> None:
+    """Its limit is of another score: with it, many known cells would be unlike the reference."""
+    older = shutil.copytree(saved.folder, tmp_path / "older")
+    description = read_model_json(older)
+    (description["novelty"] or {}).pop("by_claims", None)  # METHOD `reference` has another score
+    write_model_json(older, description)
+    settings = replace(saved.reference.settings, align=False)
+    now, known = store.annotate_with_model(saved.folder, saved.x, settings, recall_own=False)
+    before, then = store.annotate_with_model(older, saved.x, settings, recall_own=False)
+    counts = [of.novelty_limit is not None and of.novelty_limit.by_claims for of in (known, then)]
+    assert counts == [not is_reference(saved.reference.settings), False]
+    assert np.array_equal(now.novelty, before.novelty) == is_reference(saved.reference.settings)
