@@ -35,7 +35,7 @@ HIDDEN, HIDDEN_TOO, RARE, NOTHING = "hidden", "hidden too", "rare", "nothing"
 LOST = ("all", "pair", "single", "condition", RARE)
 SHIPPED = "as it is"
 VARIANTS: dict[str, dict[str, float]] = {
-    "no claims": {"WEIGHT": 0.0}, SHIPPED: {}, "WEIGHT 0.2": {"WEIGHT": 0.2}, "WEIGHT 0.6": {"WEIGHT": 0.6},
+    "no claims": {"CLAIM_WEIGHT": 0.0}, SHIPPED: {}, "CLAIM_WEIGHT 0.2": {"CLAIM_WEIGHT": 0.2}, "CLAIM_WEIGHT 0.6": {"CLAIM_WEIGHT": 0.6},
     "COMPOSITION 0": {"COMPOSITION": 0.0}, "COMPOSITION 0.5": {"COMPOSITION": 0.5}, "COMPOSITION 1": {"COMPOSITION": 1.0},
     "CLAIMED 5": {"CLAIMED": 5}, "CLAIMED 20": {"CLAIMED": 20}, "SHARED 1": {"SHARED": 1}, "SHARED 6": {"SHARED": 6},
 }  # fmt: skip

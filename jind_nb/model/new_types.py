@@ -33,7 +33,7 @@ MOST_ANNOTATED = 4_000  # that components, types and their spread are computed f
 FEWEST_OF_A_TYPE = 100
 # Cells that an annotated cell claims; how far the claims of a type follow its share of the batch (0: not, 1: wholly); rounds in which
 # neighbours share their claims; what is added to them before the logarithm, and its weight.
-CLAIMED, COMPOSITION, SHARED, FEW_CLAIMS, WEIGHT = 10, 0.75, 3, 0.05, 0.4
+CLAIMED, COMPOSITION, SHARED, FEW_CLAIMS, CLAIM_WEIGHT = 10, 0.75, 3, 0.05, 0.4
 COMPONENTS = 50  # or a quarter of the latent, if that is less
 SHRINKAGE = 0.3  # of the covariance within types, towards a sphere
 QUARTILE = 0.25
@@ -168,7 +168,7 @@ class AnnotatedSpace:
             shift += _shift(moved - shift - self.types[(of := self.distances(moved - shift).argmin(axis=1))], of)
 
         claims = self.claims(compared, offset, shift) if by_claims else np.ones(len(compared.latent))
-        unclaimed = -WEIGHT * np.log(claims + FEW_CLAIMS)
+        unclaimed = -CLAIM_WEIGHT * np.log(claims + FEW_CLAIMS)
 
         def farness_of(rows: slice) -> np.ndarray:
             positions = nearest_to_some[rows] if len(some) == len(latent) else compared.nearest_to(latent[rows])

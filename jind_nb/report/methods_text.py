@@ -10,6 +10,7 @@ from ..core.model_json import read_model_json
 from ..core.resources import templates
 from ..data.plan import Plan
 from ..model.annotate import METHODS
+from ..model.new_types import CLAIM_WEIGHT, CLAIMED
 from ..results.summary import alignment_reason
 from ..results.target import TargetResult, target_calibration
 from ..runs.folder import Run
@@ -25,8 +26,12 @@ class Methods:
 
 def method_of(run: Run) -> str:
     """Return the METHOD that the run's model was trained with."""
-    method: str = read_model_json((run.cohort or run).models)["training"]["METHOD"]
+    method: str = _model(run)["training"]["METHOD"]
     return method
+
+
+def _model(run: Run) -> dict[str, Any]:
+    return read_model_json((run.cohort or run).models)
 
 
 def methods(
@@ -45,6 +50,8 @@ def methods(
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,
         "calibration": target_calibration(training, result), "alignment_reason": alignment_reason,
         "learning": METHODS[method].describe(result.latent.shape[1], epochs, 1 + len(training["intermediates"])),
+        "by_claims": (_model(run).get("novelty") or {}).get("by_claims", False),
+        "CLAIMED": CLAIMED, "CLAIM_WEIGHT": CLAIM_WEIGHT,
         "most_cells": DATA_RULES[run.parameters.METHOD].most_cells, "steps": METHODS[method],
     }  # fmt: skip
     module: Any = templates().get_template("methods.txt.j2").make_module(values)
