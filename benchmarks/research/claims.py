@@ -34,6 +34,7 @@ OUTPUT = RESULTS / "claims.csv"
 HIDDEN, HIDDEN_TOO, RARE, NOTHING = "hidden", "hidden too", "rare", "nothing"
 LOST = ("all", "pair", "single", "condition", RARE)
 SHIPPED = "as it is"
+AS_IT_IS = {name: getattr(new_types, name) for name in ("CLAIM_WEIGHT", "COMPOSITION", "CLAIMED", "SHARED")}
 VARIANTS: dict[str, dict[str, float]] = {
     "no claims": {"CLAIM_WEIGHT": 0.0}, SHIPPED: {}, "CLAIM_WEIGHT 0.2": {"CLAIM_WEIGHT": 0.2}, "CLAIM_WEIGHT 0.6": {"CLAIM_WEIGHT": 0.6},
     "COMPOSITION 0": {"COMPOSITION": 0.0}, "COMPOSITION 0.5": {"COMPOSITION": 0.5}, "COMPOSITION 1": {"COMPOSITION": 1.0},
@@ -65,7 +66,9 @@ def rare(problem: Problem) -> Problem:
     common = pd.Series(problem.truth)[np.isin(problem.truth, problem.plan.classes)].mode().iloc[0]
     of_common = np.flatnonzero(~problem.is_target & (problem.prepared.obs["cell_type"] == common).to_numpy())
     kept = of_common[subsample(len(of_common), max(FEWEST_CELLS, len(of_common) // 20), 0)]
-    return of_rows(problem, RARE, np.setdiff1d(np.arange(problem.prepared.n_obs), np.setdiff1d(of_common, kept)), problem.truth)
+    return of_rows(
+        problem, RARE, np.setdiff1d(np.arange(problem.prepared.n_obs), np.setdiff1d(of_common, kept)), problem.truth
+    )
 
 
 def novelties(problem: Problem) -> dict[str, np.ndarray]:
@@ -76,7 +79,7 @@ def novelties(problem: Problem) -> dict[str, np.ndarray]:
     latent = encode(reference.model, sparse.csr_matrix(problem.prepared.X[problem.is_target]), settings.device)
     found = {}
     for variant, constants in VARIANTS.items():
-        with mock.patch.multiple(new_types, **constants):
+        with mock.patch.multiple(new_types, **(AS_IT_IS | constants)):
             found[variant] = settings.method.novelty(reference.model, latent, known, settings)
     return found
 
@@ -132,7 +135,9 @@ def report(rows: pd.DataFrame) -> None:
         own = rows[(rows["set"] == name) & (rows["variant"] == best)]
         line = measured(own, others[others["variant"] == best])
         types = int((own["role"] == HIDDEN).sum())
-        chosen.append({"set": name, "types": types, "variant": best, **{of: line[of] for of in ("AUROC", "new", "known")}})
+        chosen.append(
+            {"set": name, "types": types, "variant": best, **{of: line[of] for of in ("AUROC", "new", "known")}}
+        )
     by_others = pd.DataFrame(chosen)
     print_table("Chosen by the other sets", by_others.set_index("set"))
     mean = {of: float(np.average(by_others[of], weights=by_others["types"])) for of in ("AUROC", "new", "known")}
