@@ -187,8 +187,8 @@ def hide_in_turn(
 ) -> dict[int, float]:
     """Return which share of a type's cells would have been found unlike everything annotated, had no other batch had the type.
 
-    Nothing is learned anew: components, offsets and the limit are those of all annotated cells, so that the shares are on the high
-    side (benchmarks/README.md has how much).
+    Nothing is learned anew: components, offsets and the limit are those of all annotated cells. benchmarks/README.md has how near
+    that comes to what is found of a type that is really new.
 
     Parameters
     ----------
