@@ -63,7 +63,7 @@ class AnnotatedSpace:
     types: np.ndarray  # (K, c), mean latent of each type
     precision: np.ndarray  # (c, c), inverse of the covariance within types
     cells: np.ndarray  # (m, c), latents of annotated cells
-    of: np.ndarray  # int (m,), their types, as rows of `types`
+    y: np.ndarray  # int (m,), their types, as rows of `types`
 
     @classmethod
     def of(cls, latent: np.ndarray, batch: np.ndarray, y: np.ndarray, near: np.ndarray) -> AnnotatedSpace:
@@ -132,8 +132,8 @@ class AnnotatedSpace:
         moved = compared.latent[:, self.near] + offset[self.near]
         m, k = len(moved), min(CLAIMED, max(1, len(moved) // CELLS_A_NEIGHBOUR))
         of = self.distances(compared.mean(positions)[:, self.near] + offset[self.near] - shift).argmin(axis=1)
-        here, annotated = (np.bincount(types, minlength=len(self.types)) / len(types) for types in (of, self.of))
-        weight = ((here + TINY) / annotated)[self.of] ** COMPOSITION
+        here, annotated = (np.bincount(types, minlength=len(self.types)) / len(types) for types in (of, self.y))
+        weight = ((here + TINY) / annotated)[self.y] ** COMPOSITION
         claimed, _ = nearest(self.cells, moved, k)
         claims: np.ndarray = np.bincount(claimed.ravel(), np.repeat(weight / weight.mean(), k), m) * m / claimed.size
         neighbours = sparse.csr_matrix(
@@ -174,8 +174,9 @@ class AnnotatedSpace:
             positions = nearest_to_some[rows] if len(some) == len(latent) else compared.nearest_to(latent[rows])
             smooth = compared.mean(positions)
             to_type = self.distances(smooth[:, self.near] + offset[self.near] - shift).min(axis=1)
-            distance: np.ndarray = (np.log(self.unexplained(smooth) + TINY) + np.log(to_type + TINY)) / 2
-            return distance + unclaimed[positions].mean(axis=1)
+            distance = (np.log(self.unexplained(smooth) + TINY) + np.log(to_type + TINY)) / 2
+            farness: np.ndarray = distance + unclaimed[positions].mean(axis=1)
+            return farness
 
         farness = np.concatenate(in_blocks(farness_of, len(latent), CELLS_AT_ONCE))
         novelty: np.ndarray = farness - np.quantile(farness, QUARTILE)

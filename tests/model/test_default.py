@@ -480,6 +480,16 @@ def test_another_process_with_another_hash_seed_says_the_same_bit_for_bit(tmp_pa
     assert said[0] == said[1]
 
 
+def test_cells_without_values_do_not_make_the_others_unlike(tmp_path: Path) -> None:
+    """They lie nearest to one another, and would be a group that no annotated cell claims or the lower quartile itself."""
+    model, x, known, settings = helpers.learned(tmp_path, METHOD="default")
+    latent = encode(model, sparse.vstack([x, sparse.csr_matrix(x.shape, dtype=np.float32)], format="csr"), CPU)
+    alone = default.novelty(model, latent[: x.shape[0]], known, settings)
+    both = default.novelty(model, latent, known, settings)
+    assert abs(both[: x.shape[0]] - alone).max() < 0.3
+    assert (both[x.shape[0] :] == 0).all()
+
+
 @pytest.mark.parametrize("n_genes", [40, 60])
 def test_the_seed_matters_only_to_which_cells_are_held_out(
     tmp_path: Path, n_genes: int, monkeypatch: pytest.MonkeyPatch
