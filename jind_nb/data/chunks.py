@@ -11,6 +11,7 @@ genes; and the values of a CSC matrix must be sorted by rows first.
 
 import logging
 import os
+import sys
 import tempfile
 import warnings
 import weakref
@@ -37,7 +38,7 @@ from .integrity import Store, decoded, is_array, is_group, path_of, reading
 log = logging.getLogger(__name__)
 
 # Stored values of a block: with what normalising takes beside them, about a sixth of a gigabyte.
-VALUES_AT_ONCE = 2**22
+VALUES_AT_ONCE = 2**21
 
 # Blocks at once, so that a core reads while another computes.
 BLOCKS_AT_ONCE = 2
@@ -223,11 +224,14 @@ def current_client() -> Any:
         If no scheduler answers there.
     """
     import dask.config  # dask and distributed take half a second, and most runs have no cluster
+
+    address = dask.config.get("scheduler-address", None)
+    if address is None and "distributed" not in sys.modules:  # without which nobody can have made a client
+        return None
     from distributed import Client
 
     with suppress(ValueError):
         return Client.current()
-    address = dask.config.get("scheduler-address", None)
     if address is None:
         return None
     try:

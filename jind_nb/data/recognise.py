@@ -187,15 +187,17 @@ def _add_statistics_of_few(
 @compiled
 def _add_statistics(indptr, data, whole, total, squares, smallest, largest):
     for i in range(len(indptr) - 1):
-        if indptr[i] < indptr[i + 1]:
-            smallest[i] = largest[i] = data[indptr[i]]
+        if indptr[i] == indptr[i + 1]:
+            continue
+        n_whole, least, most = 0, data[indptr[i]], data[indptr[i]]
+        of_values = of_squares = 0.0
         for j in range(indptr[i], indptr[i + 1]):
             value = np.float64(data[j])
-            whole[i] += value == np.floor(value)
-            total[i] += value
-            squares[i] += value * value
-            smallest[i] = min(smallest[i], data[j])
-            largest[i] = max(largest[i], data[j])
+            n_whole += value == np.floor(value)
+            of_values += value
+            of_squares += value * value
+            least, most = min(least, data[j]), max(most, data[j])
+        whole[i], total[i], squares[i], smallest[i], largest[i] = n_whole, of_values, of_squares, least, most
 
 
 def recognise_blocks(statistics: np.ndarray, compared: sparse.csr_matrix, antibodies: str = "") -> Evidence:
