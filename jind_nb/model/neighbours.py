@@ -17,7 +17,7 @@ from ..core._compat import multiplies_whole_numbers, product_of_whole_numbers
 from ..core.compiled import compiled
 from .in_blocks import in_blocks
 
-CELLS_AT_ONCE = 256  # that look for neighbours: their products with 10,000 cells take 10 MB
+CELLS_AT_ONCE = 128  # that look for neighbours: their products with 10,000 cells take 5 MB
 TOGETHER = 16  # products of which only the largest is looked at, at first
 TINY = 1e-12
 LARGEST = 127  # of whole numbers of eight bits
@@ -133,7 +133,8 @@ def _choose(products, steps, errors, own, theirs, positions, largest):  # type: 
                 kept[n_kept] = j
                 n_kept += most[j] >= least
             for start in range(0, m, n):
-                for j in start + kept[:n_kept]:
+                for at_kept in range(n_kept):
+                    j = start + kept[at_kept]
                     if j >= m or row[j] < least or row[j] >= done:
                         continue
                     other, fours = theirs[j], len(mine) - len(mine) % 4
