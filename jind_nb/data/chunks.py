@@ -51,6 +51,11 @@ LARGEST_CHUNKS = 4
 
 ROWS_TO_ESTIMATE_BY = 20
 
+# Of a block's rows, that are read one by one in less time than all.
+FEW_ROWS = 0.02
+
+CUT_SHORT = "its indices and data are cut short"
+
 PIECE = 2**25  # bytes
 
 UNKNOWN = "a column of an encoding that anndata does not know"
@@ -97,6 +102,28 @@ class Block:
         if self.keeps:
             self.kept = matrix
         return matrix
+
+    def values_and_some(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, sparse.csr_matrix]:
+        """Return `indptr` and `data` of `matrix`, and its rows that are chosen, bool (n,).
+
+        Of a large CSR matrix, in which columns the values are is read of a few chosen rows alone: it is half of a file, and three
+        quarters of the time where it is compressed. Whether the rest of it is damaged, `matrix` tells later.
+        """
+        alone = self.form == "csr" and not self.keeps and self.columns is None and len(self.span) == len(self.rows) + 1
+        if alone and chosen.mean() <= FEW_ROWS:
+            with reading(self.what), open_checked(self.file) as store:
+                stored: Any = store[self.path]
+                data = _data(stored, int(self.span[0]), int(self.span[-1])).astype(np.float32, copy=False)
+                if np.count_nonzero(data) == len(data):
+                    empty = sparse.csr_matrix((0, self.n_columns), dtype=np.float32)
+                    each = [
+                        replace(self, rows=self.rows[i : i + 1], span=self.span[i : i + 2])
+                        for i in np.flatnonzero(chosen)
+                    ]
+                    some = [empty, *(as_float32(_csr_rows(stored, of_row)) for of_row in each)]
+                    return self.span - self.span[0], data, sparse.vstack(some, format="csr")
+        matrix = self.matrix()
+        return matrix.indptr, matrix.data, matrix[chosen]
 
     def stored_matrix(self) -> sparse.csr_matrix:
         """Return the rows' values in the type they are stored in; of a dense matrix, or a sorted one, in float32."""
@@ -300,12 +327,19 @@ def as_float32(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
 
 def _entries(stored: Any, first: int, last: int, n_minor: int) -> tuple[np.ndarray, np.ndarray]:
     """Return stored values and their checked indices: scipy reads and writes wherever an index points to."""
-    data, indices = stored["data"][first:last], stored["indices"][first:last]
-    if len(data) != last - first or len(indices) != last - first:
-        raise ValueError("its indices and data are cut short")
+    data, indices = _data(stored, first, last), stored["indices"][first:last]
+    if len(indices) != last - first:
+        raise ValueError(CUT_SHORT)
     if len(indices) and (indices.min() < 0 or indices.max() >= n_minor):
         raise ValueError(f"its indices are not all between 0 and {n_minor - 1}")
     return data, indices.astype(np.int32, copy=False)
+
+
+def _data(stored: Any, first: int, last: int) -> np.ndarray:
+    data: np.ndarray = stored["data"][first:last]
+    if len(data) != last - first:
+        raise ValueError(CUT_SHORT)
+    return data
 
 
 def _csr_rows(stored: Any, block: Block) -> sparse.csr_matrix:
