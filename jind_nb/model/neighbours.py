@@ -21,7 +21,6 @@ CELLS_AT_ONCE = 128  # that look for neighbours: their products with 10,000 cell
 TOGETHER = 16  # products of which only the largest is looked at, at first
 TINY = 1e-12
 LARGEST = 127  # of whole numbers of eight bits
-STEP = 2.0**-20  # of a cosine, where all digits are multiplied
 ROUNDING = 1e-5  # more than a cosine of float32 changes by rounding
 
 
@@ -64,8 +63,8 @@ def _of_length_one(latent: np.ndarray) -> Tensor:
     return F.normalize(torch.from_numpy(latent.astype(np.float32)), eps=TINY)
 
 
-# What gives, for latents of length one (n, d): their cosines with all others in steps, int32 (n, m), the size of each cell's step,
-# and how far from the true ones its cosines may be, float32 (n,) each.
+# What gives, for latents of length one (n, d): their cosines with all others in steps, int32 or float32 (n, m), the size of each
+# cell's step, and how far from the true ones its cosines may be, float32 (n,) each.
 ProductsWith = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -94,8 +93,7 @@ def _products(theirs: Tensor) -> ProductsWith:
     """Multiply all digits, where the processor is no faster with whole numbers."""
 
     def products_with(own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        step, error = (torch.full((len(own),), value) for value in (STEP, ROUNDING))
-        return (own @ theirs.T).div_(STEP).to(torch.int32), step, error
+        return own @ theirs.T, torch.ones(len(own)), torch.full((len(own),), ROUNDING)
 
     return products_with
 
@@ -109,7 +107,7 @@ def _choose(products, steps, errors, own, theirs, positions, largest):  # type: 
     """
     k, m = largest.shape[1], products.shape[1]
     n = (m + TOGETHER - 1) // TOGETHER
-    most, kept, top = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int64), np.empty(k, dtype=np.int32)
+    most, top, kept = np.empty(n, products.dtype), np.empty(k, products.dtype), np.empty(n, np.int64)
     for i in range(products.shape[0]):
         row, mine, of_row, at = products[i], own[i], largest[i], positions[i]
         most[:] = row[:n]
@@ -117,7 +115,7 @@ def _choose(products, steps, errors, own, theirs, positions, largest):  # type: 
             some = row[start : start + n]
             for j in range(len(some)):
                 most[j] = max(most[j], some[j])
-        top[:] = np.iinfo(np.int32).min
+        top[:] = most.min()
         for j in range(n):
             if most[j] > top[k - 1]:
                 place = k - 1
