@@ -115,13 +115,13 @@ class Block:
                 stored: Any = store[self.path]
                 data = _data(stored, int(self.span[0]), int(self.span[-1])).astype(np.float32, copy=False)
                 if np.count_nonzero(data) == len(data):
-                    empty = sparse.csr_matrix((0, self.n_columns), dtype=np.float32)
-                    each = [
-                        replace(self, rows=self.rows[i : i + 1], span=self.span[i : i + 2])
-                        for i in np.flatnonzero(chosen)
-                    ]
-                    some = [empty, *(as_float32(_csr_rows(stored, of_row)) for of_row in each)]
-                    return self.span - self.span[0], data, sparse.vstack(some, format="csr")
+                    pointers, rows = self.span - self.span[0], np.flatnonzero(chosen)
+                    ends = [(int(self.span[i]), int(self.span[i + 1])) for i in rows]
+                    indices = [np.empty(0, np.int32), *(_indices(stored, *of_row, self.n_columns) for of_row in ends)]
+                    within = np.repeat(chosen, np.diff(pointers))
+                    lengths = np.cumsum([0, *np.diff(pointers)[rows]])
+                    some = (data[within], np.concatenate(indices), lengths)
+                    return pointers, data, sparse.csr_matrix(some, (len(rows), self.n_columns))
         matrix = self.matrix()
         return matrix.indptr, matrix.data, matrix[chosen]
 
@@ -326,13 +326,7 @@ def as_float32(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def _entries(stored: Any, first: int, last: int, n_minor: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return stored values and their checked indices: scipy reads and writes wherever an index points to."""
-    data, indices = _data(stored, first, last), stored["indices"][first:last]
-    if len(indices) != last - first:
-        raise ValueError(CUT_SHORT)
-    if len(indices) and (indices.min() < 0 or indices.max() >= n_minor):
-        raise ValueError(f"its indices are not all between 0 and {n_minor - 1}")
-    return data, indices.astype(np.int32, copy=False)
+    return _data(stored, first, last), _indices(stored, first, last, n_minor)
 
 
 def _data(stored: Any, first: int, last: int) -> np.ndarray:
@@ -340,6 +334,16 @@ def _data(stored: Any, first: int, last: int) -> np.ndarray:
     if len(data) != last - first:
         raise ValueError(CUT_SHORT)
     return data
+
+
+def _indices(stored: Any, first: int, last: int, n_minor: int) -> np.ndarray:
+    """Return checked indices of stored values: scipy reads and writes wherever an index points to."""
+    indices: np.ndarray = stored["indices"][first:last]
+    if len(indices) != last - first:
+        raise ValueError(CUT_SHORT)
+    if len(indices) and (indices.min() < 0 or indices.max() >= n_minor):
+        raise ValueError(f"its indices are not all between 0 and {n_minor - 1}")
+    return indices.astype(np.int32, copy=False)
 
 
 def _csr_rows(stored: Any, block: Block) -> sparse.csr_matrix:
