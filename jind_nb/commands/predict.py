@@ -314,7 +314,7 @@ def _annotate(
     shared, known = model_store.load_shared(model, settings.device)
     names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
     groups = {"the model's own target": own} | {f"{name!r}": ~own & (batch == name) for name in pd.unique(batch)}
-    tables, order, latent, errors = [], [], np.empty_like(encoded.latent), {}
+    tables, order, latent, errors = [], [], encoded.latent, {}
     notes: list[str] = []
     n_learned = 0
     doublets = _doublets(encoded, batch, settings, notes) if settings.doublets else None
@@ -323,7 +323,8 @@ def _annotate(
         if not len(rows):
             continue
         log.info("annotating %s", plural(len(rows), "cell"))
-        annotated = annotate_latent(shared, encoded.latent[rows], known, settings)
+        before = latent[rows]
+        annotated = annotate_latent(shared, before, known, settings)
         if is_in_group is own:
             model_store.recall(annotated, encoded.values_of(rows), model, known, settings)
         elif settings.align:
@@ -332,7 +333,8 @@ def _annotate(
         if doublets is not None:
             reject_doublets(annotated, doublets.subset(rows))
         notes += [note if len(groups) == 2 else f"{group}: {note}" for note in annotated.notes]
-        latent[rows] = annotated.final_latent
+        if annotated.final_latent is not before:
+            latent[rows] = annotated.final_latent
         result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None, ontology=plan.ontology)
         result.doublet_scores = None if annotated.doublets is None else annotated.doublets.score
         result = with_types(with_parents(result, plan.parents, plan.coarser), types)
@@ -388,16 +390,16 @@ def _write(predicted: Predicted, adata: ad.AnnData, h5ad: Path, options: Options
         )
         predicted.notes.append(f"{words}; of more with --xlsx. {run.predictions_csv.name} has the same table.")
     annotate_obs(adata, predicted.table, predicted.classes, predicted.latent)
-    with ThreadPoolExecutor(1) as aside:  # copying needs the disk, the workbook the processor
-        copied = aside.submit(_write_annotated, run, adata, h5ad)
+    with ThreadPoolExecutor(2) as aside:  # copying needs the disk, all else the processor
+        copied, hashed = aside.submit(_write_annotated, run, adata, h5ad), aside.submit(sha256, h5ad)
         write_tables(predicted.table, run)
         if xlsx:
             write_workbook(predicted.table, run, predicted.error)
-        hash_of_input = copied.result()
+        copied.result()
     manifest = {
         "versions": versions(),
         "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
-        "input": [{"path": str(h5ad), "sha256": hash_of_input}],
+        "input": [{"path": str(h5ad), "sha256": hashed.result()}],
         "notes": [*predicted.warnings, *predicted.notes],
     }
     write_json(run.metrics, {"target": _metrics(predicted)})
@@ -421,11 +423,10 @@ def _metrics(predicted: Predicted) -> dict[str, Any]:
     }
 
 
-def _write_annotated(run: Run, adata: ad.AnnData, h5ad: Path) -> str:
-    """Write the annotated file and return the input's hash."""
+def _write_annotated(run: Run, adata: ad.AnnData, h5ad: Path) -> None:
+    """Write the annotated file."""
     with whole_file(run.annotated_target) as temporary:
         if h5ad.is_dir():
             write_cells(temporary, adata)
         else:
             copy_with(h5ad, temporary, adata)
-    return sha256(h5ad)

@@ -20,6 +20,8 @@ _ELSEWHERE = r"\|.*!|['\]]\w*!|!\$?[A-Za-z]{1,3}\$?\d"
 FORMULA = re.compile(
     rf"[\s\x00-\x1f\u200b\ufeff']*(?:[=@＝＠]|[-+－＋].*(?:{_CALL}|{_ELSEWHERE}))|'*[\t\r\n]", re.DOTALL
 )
+# Without one of these a text is no formula, has none within and no new line: so a hundred thousand names are looked through at once.
+NEEDED = re.compile("[=@＝＠(!\t\r\n]")
 # Where a spreadsheet separates columns by semicolons, or heeds no quotes, another cell begins within a text.
 EQUALS = re.compile("[=@＝＠]")
 NEXT_CELL = r"((?:(?<=[^\s;])[;\t\r\n]|^;)[;\s]*){}(?='*[=@＝＠])"
@@ -81,7 +83,9 @@ def _harmless(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str], Literal[0, 
     for place, dtype in enumerate(shown.dtypes):
         if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
             column = shown.iloc[:, place].astype(object)
-            has_formula = any(value is not harmless(value) for value in column.unique())
+            values = column.unique()
+            is_suspect = NEEDED.search("".join(value for value in values if isinstance(value, str)))
+            has_formula = is_suspect and any(value is not harmless(value) for value in values)
             shown.isetitem(place, column.map(harmless) if has_formula else column)
     return shown, list(changed), quoting
 

@@ -382,8 +382,8 @@ def _recognise_batches(file: InputFile) -> None:
 
 def _block_summary(block: Block, is_compared: np.ndarray) -> tuple[np.ndarray, sparse.csr_matrix]:
     """Return the statistics of all cells, and the values of the cells that are compared with each other."""
-    matrix = block.matrix()
-    return cell_statistics(matrix), matrix[is_compared]
+    indptr, data, some = block.values_and_some(is_compared)
+    return cell_statistics(indptr, data), some
 
 
 def _check_finite(statistics: np.ndarray, file: InputFile) -> None:

@@ -137,7 +137,9 @@ def recognise(matrix: sparse.csr_matrix, antibodies: str = "") -> Evidence:
     >>> recognise(sparse.csr_matrix([[0.7, 900.0]])).value_type
     'linear'
     """
-    return recognise_blocks(cell_statistics(matrix), matrix[evenly_spaced(matrix.shape[0])], antibodies)
+    return recognise_blocks(
+        cell_statistics(matrix.indptr, matrix.data), matrix[evenly_spaced(matrix.shape[0])], antibodies
+    )
 
 
 def evenly_spaced(n: int, most: int = CELLS_COMPARED) -> np.ndarray:
@@ -145,20 +147,20 @@ def evenly_spaced(n: int, most: int = CELLS_COMPARED) -> np.ndarray:
     return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(int)
 
 
-def cell_statistics(matrix: sparse.csr_matrix) -> np.ndarray:
-    """Return the statistics of each cell, CELL_STATISTICS (n_cells,).
+def cell_statistics(indptr: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Return the statistics of each cell, CELL_STATISTICS (n_cells,), of a CSR matrix without stored zeros.
 
     Notes
     -----
     They are kept by cell so that it does not matter in which blocks the cells were read. The `total` of a cell with NaN
     or infinite values is itself NaN or infinite.
     """
-    statistics = np.zeros(matrix.shape[0], dtype=CELL_STATISTICS)
-    statistics["stored"] = np.diff(matrix.indptr)
+    statistics = np.zeros(len(indptr) - 1, dtype=CELL_STATISTICS)
+    statistics["stored"] = np.diff(indptr)
     names = ("whole", "total", "squares", "smallest", "largest")
     columns = [np.zeros(len(statistics), dtype=CELL_STATISTICS[name]) for name in names]
-    add = _add_statistics if matrix.nnz > SMALL else _add_statistics_of_few
-    add(matrix.indptr.astype(np.int64, copy=False), matrix.data, *columns)
+    add = _add_statistics if len(data) > SMALL else _add_statistics_of_few
+    add(indptr.astype(np.int64, copy=False), data, *columns)
     for name, column in zip(names, columns, strict=True):
         statistics[name] = column
     return statistics
@@ -187,15 +189,17 @@ def _add_statistics_of_few(
 @compiled
 def _add_statistics(indptr, data, whole, total, squares, smallest, largest):
     for i in range(len(indptr) - 1):
-        if indptr[i] < indptr[i + 1]:
-            smallest[i] = largest[i] = data[indptr[i]]
+        if indptr[i] == indptr[i + 1]:
+            continue
+        n_whole, least, most = 0, data[indptr[i]], data[indptr[i]]
+        of_values = of_squares = 0.0
         for j in range(indptr[i], indptr[i + 1]):
             value = np.float64(data[j])
-            whole[i] += value == np.floor(value)
-            total[i] += value
-            squares[i] += value * value
-            smallest[i] = min(smallest[i], data[j])
-            largest[i] = max(largest[i], data[j])
+            n_whole += value == np.floor(value)
+            of_values += value
+            of_squares += value * value
+            least, most = min(least, data[j]), max(most, data[j])
+        whole[i], total[i], squares[i], smallest[i], largest[i] = n_whole, of_values, of_squares, least, most
 
 
 def recognise_blocks(statistics: np.ndarray, compared: sparse.csr_matrix, antibodies: str = "") -> Evidence:

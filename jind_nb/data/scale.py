@@ -331,9 +331,8 @@ def to_log_counts(
     scanpy's `normalize_total` and `log1p` lack the 1e-5 of the published method.
     """
     totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
-    if columns is not None:
-        matrix = select_columns(matrix, columns)
+    matrix = matrix.copy() if columns is None else select_columns(matrix, columns)
     values = np.repeat(per_cell / (totals + 1e-5), np.diff(matrix.indptr))
     values *= matrix.data
-    np.log1p(values, out=values)
-    return sparse.csr_matrix((values.astype(np.float32), matrix.indices.copy(), matrix.indptr.copy()), matrix.shape)
+    matrix.data = np.log1p(values, out=values).astype(np.float32)
+    return matrix

@@ -591,7 +591,7 @@ def mutual_neighbours(latent: np.ndarray, seed: int) -> tuple[np.ndarray, np.nda
     k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(latent))))
     k = min(k, max(1, len(latent) // CELLS_A_NEIGHBOUR))
     near, cosine = nearest(latent, latent[some], k)
-    farthest = cosine[some, -1] if len(latent) == len(some) else nearest(latent[some], latent[some], k)[1][:, -1]
+    farthest = cosine[some, -1]
     return some[near], cosine >= farthest[near] - ROUNDING
 
 

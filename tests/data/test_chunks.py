@@ -235,9 +235,26 @@ def test_nan_in_the_last_block_is_named(how: str, form: str, in_blocks: Callable
         prepare(write(adata, tmp_path / "in", how))
 
 
+@pytest.mark.parametrize("how", ["h5ad", "gzip", "zarr 3"])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_values_that_are_read_without_their_columns_are_the_same(
+    zeros: bool, how: str, in_blocks: Callable[[int], None], whole: dict[str, Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Else a large file would be taken for values of another kind. Zeros that are stored are none of its values."""
+    adata = mixed()
+    if zeros:
+        adata.X.data[::7] = 0
+    file = write(adata, tmp_path / "in", how)
+    expected = prepare(file) if zeros else whole["prepared"]
+    in_blocks(700)
+    monkeypatch.setattr(chunks, "FEW_ROWS", 1.0)
+    same(prepare(file), expected)
+
+
 @pytest.mark.parametrize("form", ["csr", "csc"])
-@pytest.mark.parametrize("kept", [0, 10**8])
-def test_index_out_of_bounds_in_the_last_block_is_told(form: str, kept: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kept", "few"), [(0, chunks.FEW_ROWS), (10**8, chunks.FEW_ROWS), (0, 1.0)])
+def test_index_out_of_bounds_in_the_last_block_is_told(form: str, kept: int, few: float, tmp_path: Path) -> None:
     """scipy would write outside of its memory."""
     adata = simulated(THREE_BATCHES)
     adata.X = FORMS[form](adata.X)
@@ -247,6 +264,7 @@ def test_index_out_of_bounds_in_the_last_block_is_told(form: str, kept: int, tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "KEPT_VALUES", kept)
         patch.setattr(chunks, "VALUES_AT_ONCE", 700)
+        patch.setattr(chunks, "FEW_ROWS", few)
         with pytest.raises(InputError, match=r"PATH: X of .*cannot be read: its indices"):
             prepare(file)
     assert not list(tmp_path.glob("**/.rows*"))
