@@ -235,6 +235,43 @@ def test_nan_in_the_last_block_is_named(how: str, form: str, in_blocks: Callable
         prepare(write(adata, tmp_path / "in", how))
 
 
+@given(
+    n=st.integers(1, 300), chunk=st.integers(1, 100), first=st.integers(0, 320), length=st.integers(0, 320),
+    dtype=st.sampled_from(["f4", "f8", "i4", "u1", ">i4"]),
+    how=st.sampled_from([{"compression": "gzip"}, {"compression": "gzip", "shuffle": True}, {"compression": "lzf"}, {"fletcher32": True}, {}]),
+)  # fmt: skip
+@settings(deadline=None, max_examples=60)
+def test_compressed_values_are_those_that_h5py_reads(
+    n: int, chunk: int, first: int, length: int, dtype: str, how: dict[str, Any]
+) -> None:
+    """What gzip compressed is inflated by ourselves: another value would be another answer."""
+    with h5py.File("in memory", "w", driver="core", backing_store=False) as file:
+        stored = file.create_dataset("x", (n,), dtype, chunks=(min(chunk, n),), **how)
+        stored[: n // 2 + 1] = np.arange(n // 2 + 1) % 200  # chunks that were never written are zero
+        file.flush()
+        np.testing.assert_array_equal(chunks._span(stored, first, first + length), stored[first : first + length])
+
+
+@pytest.mark.parametrize("byte", [20, -1])
+def test_a_changed_byte_of_a_compressed_chunk_is_told(byte: int, tmp_path: Path) -> None:
+    """The last bytes are a checksum, without which a changed value is another answer and nobody is told."""
+    file = tmp_path / "a.h5ad"
+    counts = np.random.default_rng(0).poisson(1, (200, 60)).astype(np.float32)
+    ad.AnnData(sparse.csr_matrix(counts)).write_h5ad(file, compression="gzip")
+    with h5py.File(file) as store:
+        chunk = store["X/data"].id.get_chunk_info(0)
+    with file.open("r+b") as raw:
+        at = chunk.byte_offset + (byte if byte > 0 else chunk.size + byte)
+        raw.seek(at)
+        (old,) = raw.read(1)
+        raw.seek(at)
+        raw.write(bytes([old ^ 255]))
+    with h5ad.open_file(file) as store:
+        (block,) = chunks.Blocks.from_store(store, "X", "X", np.arange(200)).blocks
+    with pytest.raises(InputError, match=r"X of .*a\.h5ad cannot be read"):
+        block.matrix()
+
+
 @pytest.mark.parametrize("how", ["h5ad", "gzip", "zarr 3"])
 @pytest.mark.parametrize("zeros", [False, True])
 def test_values_that_are_read_without_their_columns_are_the_same(
