@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .api import Model
-from .core.labels import UNASSIGNED
+from .core.labels import UNASSIGNED, UNLIKE
 from .core.model_json import read_model_json
 from .data.plan import Plan
 from .errors import InputError
@@ -80,7 +80,8 @@ def composition(adata: ad.AnnData, *, batch_key: str, labels_key: str, key: str 
     answers = [str(name) for name in adata.obs[f"{key}_prediction"].cat.categories]
     rejected = given["prediction"] == UNASSIGNED
     is_parent = ~rejected & (given["prediction"] != given["raw_prediction"])
-    counts = {"assigned": ~rejected & ~is_parent, "parent_only": is_parent, "rejected": rejected}
+    unlike = given["reason"] == UNLIKE
+    counts = {"assigned": ~rejected & ~is_parent, "parent_only": is_parent, "rejected": rejected, "unlike": unlike}
     table = pd.DataFrame(
         {
             name: given["raw_prediction"][which].value_counts().reindex(classes, fill_value=0)
@@ -130,10 +131,9 @@ def reliability(model: Model) -> Figure:
 
 
 def _answers(adata: ad.AnnData, key: str) -> pd.DataFrame:
-    """Return `prediction`, `raw_prediction` and `confidence` of all cells, missing where a cell was not annotated."""
-    missing = [name for name in ("prediction", "raw_prediction", "confidence") if f"{key}_{name}" not in adata.obs]
+    """Return `prediction`, `raw_prediction`, `confidence` and `reason` of all cells, missing where a cell was not annotated."""
+    names = ("prediction", "raw_prediction", "confidence", "reason")
+    missing = [name for name in names if f"{key}_{name}" not in adata.obs]
     if missing:
         raise InputError(f"key: obs has no {key}_{missing[0]}; annotate the cells first, or name their key_added.")
-    return pd.DataFrame(
-        {name: adata.obs[f"{key}_{name}"].astype(object) for name in ("prediction", "raw_prediction", "confidence")}
-    )
+    return pd.DataFrame({name: adata.obs[f"{key}_{name}"].astype(object) for name in names})

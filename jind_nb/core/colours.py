@@ -14,7 +14,8 @@ from .labels import UNASSIGNED
 
 FIRST = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D00"]
 
-GREY = "#BBBBBB"  # of cells without a type, and of annotated cells behind the target's
+GREY = "#BBBBBB"  # of annotated cells behind the target's
+DARK_GREY = "#5F5F5F"  # of the target's cells without a type
 
 AVOIDED = ["#FFFFFF", "#000000", "#BBBBBB", "#D9D9D9"]  # paper, letters, and cells without a type
 
@@ -37,14 +38,14 @@ def distinct_colours(n: int) -> list[str]:
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each name, by its place among them; `Unassigned` is grey.
+    """Return a colour for each name, by its place among them; `Unassigned` is dark grey.
 
     >>> colours_of(["B", "T", "Unassigned"])
-    {'B': '#0072B2', 'T': '#E69F00', 'Unassigned': '#BBBBBB'}
+    {'B': '#0072B2', 'T': '#E69F00', 'Unassigned': '#5F5F5F'}
     """
     others = [name for name in names if name != UNASSIGNED]
     found = dict(zip(others, distinct_colours(len(others)), strict=True))
-    return {name: found.get(name, GREY) for name in names}
+    return {name: found.get(name, DARK_GREY) for name in names}
 
 
 @cache

@@ -283,7 +283,8 @@ def calibrate(
         confusion=[(true, given, n) for (true, given), n in sorted(confusion.items())],
         borrows=rule.borrows,
         noise=label_errors.even_noise(left_out, judged),
-        contradictions=label_errors.contradictions(left_out, judged) + label_errors.other_names(left_out, judged),
+        contradictions=label_errors.contradictions(left_out, judged)
+        + label_errors.other_names(left_out, judged, rule.novelty_threshold),
         dropped=float(np.mean([batch.dropped for batch in left_out])),
         n_annotated=n_annotated,
         batches=rows,

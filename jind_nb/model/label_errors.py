@@ -148,13 +148,18 @@ def batch_stands_apart(name: str) -> str:
     return f"Batch {name!r} stands apart"
 
 
-def other_names(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarray]) -> list[str]:
+def other_names(
+    left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarray], most_novel: float | None
+) -> list[str]:
     """Return a warning for each label of a single batch whose cells are called what that batch never uses: one other name, or the
-    names of several finer types."""
+    names of several finer types. Cells that are more novel than `most_novel` count for no name: a model calls what it has never
+    seen by the name that is least wrong."""
     found: list[tuple[int, list[int], str]] = []  # a label, what its cells are called, and how that is told
     for batch, of in zip(left_out, probabilities, strict=True):
         for k in np.unique(batch.y[~batch.could_be_known]).tolist() if batch.is_new else ():
-            shares = pd.Series(of[batch.y == k].argmax(axis=1)).value_counts(normalize=True)
+            is_like = batch.novelty <= (np.inf if most_novel is None else most_novel)
+            called = pd.Series(of[(batch.y == k) & is_like].argmax(axis=1))
+            shares = called.value_counts() / (batch.y == k).sum()
             foreign = shares[~shares.index.isin(batch.y) & (shares >= PART_OF_A_TYPE)]
             spelt_alike = {key_of(batch.classes[i]) for i in foreign.index} & {key_of(batch.classes[k])}  # told already
             if (batch.y == k).sum() >= FEWEST_OF_A_NAME and foreign.sum() >= NEARLY_ALL and not spelt_alike:

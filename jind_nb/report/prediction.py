@@ -19,7 +19,7 @@ from ..results.embedding import points_of
 from ..results.predicted import Predicted, batches_table, flagged_table, reasons_counted
 from ..results.summary import summarise_prediction
 from ..results.tables import (
-    COMPOSITION_LABELS,
+    composition_to_read,
     count_types,
     describe_stage,
     hover_table,
@@ -81,7 +81,7 @@ def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str
         facts=facts,
         path=folder,
         pictures=_answer_pictures(predicted, plan, known, types, points),
-        table=_table(_to_read(types, has_parents="level" in predicted.table), "Each cell type in the file"),
+        table=_table(composition_to_read(types, has_parents="level" in predicted.table), "Each cell type in the file"),
         batches=_table(batches_table(predicted), "Each batch of the file") if several else None,
         reasons=_table(reasons_counted(predicted.table), "Why cells were assigned or not"),
         flagged=_table(flagged.head(MOST_FLAGGED), "Cells without a type, the least sure first"),
@@ -110,13 +110,10 @@ def _answers(predicted: Predicted) -> pd.DataFrame:
         {
             "raw": table["raw_predictions"].to_numpy(dtype=object),
             "level": predicted.level,
+            "reason": table["reason"].to_numpy(dtype=object),
             "confidence": table["confidence"].to_numpy(),
         }
     )
-
-
-def _to_read(types: pd.DataFrame, *, has_parents: bool) -> pd.DataFrame:
-    return types.drop(columns=[] if has_parents else "parent_only").rename(columns=COMPOSITION_LABELS)
 
 
 def _table(table: pd.DataFrame, caption: str) -> Markup:

@@ -24,7 +24,8 @@ def group_table(prepared: ad.AnnData, target: str, result: TargetResult, seed: i
     """Return a row for each group of the target's cells that are `unlike reference`, the largest first; None if there is none.
 
     Columns: `cells`, `nearest type` (the most frequent among the group's most probable types), and `higher` and `lower` than in
-    the annotated cells of that type: the features that set the group apart most, in standard deviations.
+    the target's own cells of that type, or in the annotated ones where it has fewer than ten: the features that set the group apart
+    most, in standard deviations. (Annotated cells differ from all of the target's, by the protocol too.)
 
     Parameters
     ----------
@@ -44,9 +45,10 @@ def group_table(prepared: ad.AnnData, target: str, result: TargetResult, seed: i
         if here.sum() < FEWEST_CELLS or len(rows) == MOST_GROUPS:
             continue
         nearest = pd.Series(result.final.raw[flagged[here]]).mode().iloc[0]
-        others = types == nearest
-        if not others.any():  # with a saved model there are no annotated cells: the target's own are compared
-            others[target_rows(prepared, target)[result.names == nearest]] = True
+        others = np.zeros(len(types), dtype=bool)
+        others[target_rows(prepared, target)[result.names == nearest]] = True
+        if others.sum() < FEWEST_CELLS and (types == nearest).any():
+            others = types == nearest
         apart = standardised_difference(of_flagged[here], x[others]) if others.any() else np.zeros(x.shape[1])
         order = np.argsort(-apart, kind="stable")
         best, last = order[:MARKERS], order[::-1][:MARKERS]

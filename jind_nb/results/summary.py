@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..core.labels import DOUBLET, NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
@@ -24,6 +25,7 @@ from .predicted import Predicted
 from .tables import composition_shares, composition_table, outside_notes, predictions_table
 from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
 
+MANY_UNLIKE = 0.05  # of the cells, that the first sentence names
 FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
 
 MUCH_REJECTED = 0.3
@@ -71,7 +73,8 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     held_out = held_out_accuracy([StageResult(**stage) for stage in training["history"]])
     stages, calibration = evaluate_target(result, plan.target), target_calibration(training, result)
     labelled = stages[-1].metrics if stages else None
-    sentence = f"{plan.target}: {_counted(counts)}"
+    n_unlike = int((result.reasons == UNLIKE).sum())
+    sentence = f"{plan.target}: {_counted(counts, n_unlike)}"
     expected = expected_error(result.final, calibration)
     if labelled and labelled["effective_accuracy"] is not None:
         among = "" if labelled["cells"] == n else f" (checked on {plural(labelled['cells'], 'labelled cell')})"
@@ -91,7 +94,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     numbers = _numbers(counts, reasons, stated)
     if labelled and labelled["effective_accuracy"] is not None:
         n_compared = labelled["cells"] - labelled["rejected"]
-        of = f"{n_compared:,} of {plural(labelled['cells'], 'labelled cell')}"
+        of = f"{n_compared:,} assigned of {plural(labelled['cells'], 'labelled cell')}"
         words = f"of the assigned cells agree with the file's labels ({of})"
         numbers.append(Number("Checked here", percent(labelled["effective_accuracy"]), words))
     return Summary(f"{sentence}.", numbers, distrust, calibration, held_out, labelled)
@@ -103,10 +106,13 @@ def _count_levels(result: TargetResult) -> dict[Level, int]:
     return {level: int((result.level == level).sum()) for level in levels}
 
 
-def _counted(levels: Mapping[Level, int]) -> str:
+def _counted(levels: Mapping[Level, int], n_unlike: int) -> str:
     parents = f"{levels[Level.PARENT]:,} given a parent type only, " if Level.PARENT in levels else ""
     of = f"{levels[Level.TYPE]:,} of {sum(levels.values()):,} cells assigned"
-    return f"{of}, {parents}{levels[Level.UNASSIGNED]:,} left Unassigned"
+    unlike = (
+        f" ({n_unlike:,} of them unlike all annotated cells)" if n_unlike > MANY_UNLIKE * sum(levels.values()) else ""
+    )
+    return f"{of}, {parents}{levels[Level.UNASSIGNED]:,} left Unassigned{unlike}"
 
 
 def _probably_wrong(expected: ExpectedError, of_cells: str = ASSIGNED_CELLS) -> str:
@@ -253,10 +259,13 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     ]
     unchecked = [] if labelled else [plan.target]
     not_known = [name for name in result.types if name not in plan.classes]
+    unlike = _doubt_of_unlike(result.reasons == UNLIKE, result.labels, plan.classes)
     doubts: dict[str, Sequence[str]] = {
+        **(unlike if (result.reasons == UNLIKE).mean() > MANY_UNLIKE else {}),  # first, then: a key keeps its place
         "By the file's labels, fewer than half of the cells of these types were recognised: {}.": missed,
         NO_CHECK: unchecked,
-        **_doubts_of_types(table, int((result.final.reasons == UNLIKE).sum())),
+        **_doubts_of_types(table),
+        **unlike,
         "All their labelled cells are empty, so these types are never predicted: {}.": [
             name for name in plan.dropped if name not in {row["cell_type"] for row in plan.too_rare}
         ],
@@ -273,9 +282,20 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     return [*plan.warnings, *outside_notes(predictions_table(result)), *_named(doubts), *plan.notes]
 
 
-def _doubts_of_types(table: pd.DataFrame, n_unlike: int) -> dict[str, Sequence[str]]:
-    """Return the doubts that a `tables.count_types` shows, and that there are cells unlike all annotated ones."""
-    rejected, most_like = table["rejected"] + table["parent_only"], _most_like(table)
+def _doubt_of_unlike(unlike: np.ndarray, labels: np.ndarray | None, classes: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Return the doubt that there are cells unlike all annotated ones, bool (n,), with what the file's labels say of them."""
+    if not unlike.any():
+        return {}
+    text = "{} unlike all cells of the annotated batches: perhaps of a cell type that these lack, in another state, or damaged."
+    if labels is not None and (known := pd.notna(labels[unlike])).any():
+        of_annotated = int(np.isin(labels[unlike][known], classes).sum())
+        text += f" By the file's labels, {of_annotated:,} of {plural(int(known.sum()), 'labelled one')} are of annotated types."
+    return {text: [plural(int(unlike.sum()), "Unassigned cell is", "Unassigned cells are")]}
+
+
+def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
+    """Return the doubts that a `tables.count_types` shows."""
+    rejected, most_like = table["rejected"] + table["parent_only"] - table["unlike"], _most_like(table)
     unassigned = table.index[(most_like >= 5) & (rejected > MUCH_REJECTED * most_like)]
     few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
     return {
@@ -285,9 +305,6 @@ def _doubts_of_types(table: pd.DataFrame, n_unlike: int) -> dict[str, Sequence[s
         "These types were learned from few cells, so they are easily missed or mistaken: {}.": [
             f"{name} ({plural(n, 'cell')})" for name, n in few.items()
         ],
-        "{} unlike all cells of the annotated batches: perhaps of a cell type that these lack, or damaged.": [
-            plural(n_unlike, "Unassigned cell is", "Unassigned cells are")
-        ] * bool(n_unlike),
     }  # fmt: skip
 
 
@@ -301,7 +318,9 @@ def _other_composition(table: pd.DataFrame, plan: Plan) -> dict[str, Sequence[st
     if len(plan.cells) < 2:
         return {}
     shares = composition_shares(table, plan, len(table))
-    here = shares[["assigned", "parent_only", "rejected"]].sum(axis=1)
+    here = shares.drop(index=UNLIKE, errors="ignore")[["assigned", "parent_only", "rejected"]].sum(axis=1)
+    here = here / (here.sum() or 1.0)
+    shares = shares.loc[here.index]
     others = [
         f"{name} ({percent(here[name])}, elsewhere {percent(low)} to {percent(high)})"
         for name, low, high in zip(shares.index, shares["low"], shares["high"], strict=True)
@@ -311,8 +330,8 @@ def _other_composition(table: pd.DataFrame, plan: Plan) -> dict[str, Sequence[st
 
 
 def _most_like(table: pd.DataFrame) -> pd.Series:
-    """Return how many cells are most like each type, whatever became of them."""
-    return table["assigned"] + table["rejected"] + table["parent_only"]
+    """Return how many cells are most like each type, whatever became of them, but those that are unlike all annotated ones."""
+    return table["assigned"] + table["rejected"] + table["parent_only"] - table["unlike"]
 
 
 def _named(doubts: Mapping[str, Sequence[str]]) -> list[str]:
@@ -332,11 +351,15 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration:
     counts = predicted.levels
     name = Path(predicted.run.parameters.paths[0]).name
     of_cells = f"{ASSIGNED_CELLS} that are new to the model" if predicted.n_learned else ASSIGNED_CELLS
-    sentence = f"{name}: {_counted(counts)}{_probably_wrong(predicted.error, of_cells)}."
     reasons = predicted.table["reason"].value_counts().to_dict()
+    unlike = (predicted.table["reason"] == UNLIKE).to_numpy()
+    sentence = f"{name}: {_counted(counts, int(unlike.sum()))}{_probably_wrong(predicted.error, of_cells)}."
+    doubt_of_unlike = _doubt_of_unlike(unlike, None, predicted.classes)
     doubts = {
+        **(doubt_of_unlike if unlike.mean() > MANY_UNLIKE else {}),
         NO_CHECK: [name],
-        **_doubts_of_types(types, reasons.get(UNLIKE, 0)),
+        **_doubts_of_types(types),
+        **doubt_of_unlike,
         **_absent_types(types, predicted.run.parameters.TYPES),
     }
     distrust = [*predicted.warnings, *_left_out_worse(calibration, "file"), *_named(doubts), *predicted.notes]

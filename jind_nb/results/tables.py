@@ -11,7 +11,7 @@ from markupsafe import Markup
 from scipy import sparse
 
 from ..core.colours import colours_of
-from ..core.labels import DOUBLET, NO_VALUES, OUTSIDE, PARENT_ONLY, UNASSIGNED
+from ..core.labels import DOUBLET, NO_VALUES, OUTSIDE, PARENT_ONLY, UNASSIGNED, UNLIKE
 from ..core.text import listing, plural
 from ..data import parents as data_parents
 from ..data.plan import Plan
@@ -104,7 +104,7 @@ def type_table(result: TargetResult, plan: Plan, on_target: list[StageResult]) -
     table = composition_table(result, plan)
     thresholds = pd.Series(result.final.thresholds, index=result.final.classes)
     table.insert(int(table.columns.get_loc("median_confidence")), "threshold", thresholds)
-    table = table.drop(columns=[] if result.parents else "parent_only").rename(columns=COMPOSITION_LABELS)
+    table = composition_to_read(table, has_parents=bool(result.parents))
     if on_target:
         of_labels = pd.DataFrame.from_dict(on_target[-1].per_class, orient="index")
         names = {"cells": "labelled", "precision": "precision %", "recall": "recall %", "average_precision": "AP"}
@@ -115,6 +115,13 @@ def type_table(result: TargetResult, plan: Plan, on_target: list[StageResult]) -
         table = table.join(known).reindex([*table.index, *others])
         table.loc[others, list(known.columns)] = known.loc[others]
     return table.rename_axis("cell type")
+
+
+def composition_to_read(table: pd.DataFrame, *, has_parents: bool) -> pd.DataFrame:
+    """Return a `composition_table` with the names of its columns as people read them."""
+    return table.drop(columns=["unlike"] if has_parents else ["unlike", "parent_only"]).rename(
+        columns=COMPOSITION_LABELS
+    )
 
 
 def describe_points(points: pd.DataFrame, result: TargetResult) -> pd.DataFrame:
@@ -311,11 +318,11 @@ def fallback_table(result: TargetResult) -> pd.DataFrame:
 
 def composition_table(result: TargetResult, plan: Plan) -> pd.DataFrame:
     """Return a row for each cell type, most assigned first, with numbers of the cells most like it: `assigned`,
-    `parent_only` (given the parent), `rejected` (Unassigned), `median_confidence`; and `training_cells` of all annotated
-    batches together (None of a saved model)."""
+    `parent_only` (given the parent), `rejected` (Unassigned), `unlike` (those of the rejected that are unlike all annotated cells),
+    `median_confidence` of the others; and `training_cells` of all annotated batches together (None of a saved model)."""
     final = result.final
-    table = count_types(pd.DataFrame({"raw": final.raw, "level": result.level, "confidence": final.confidence}), plan)
-    return table.sort_values("assigned", ascending=False, kind="stable")
+    answers = {"raw": final.raw, "level": result.level, "reason": result.reasons, "confidence": final.confidence}
+    return count_types(pd.DataFrame(answers), plan).sort_values("assigned", ascending=False, kind="stable")
 
 
 def count_types(answers: pd.DataFrame, plan: Plan) -> pd.DataFrame:
@@ -324,12 +331,14 @@ def count_types(answers: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     Parameters
     ----------
     answers
-        A row for each cell: `raw` (most probable type), `level` (`Level` as text), `confidence`.
+        A row for each cell: `raw` (most probable type), `level` (`Level` as text), `reason`, `confidence`.
     """
     table = pd.crosstab(answers["raw"].to_numpy(), answers["level"].to_numpy())
     table = table.reindex(index=plan.classes, columns=list(map(str, Level)), fill_value=0)
     table.columns = pd.Index(["assigned", "parent_only", "rejected"])
-    table["median_confidence"] = answers.groupby("raw")["confidence"].median()
+    unlike = answers["reason"] == UNLIKE
+    table["unlike"] = unlike.groupby(answers["raw"]).sum().reindex(table.index, fill_value=0)
+    table["median_confidence"] = answers[~unlike].groupby("raw")["confidence"].median()
     table["training_cells"] = None
     if plan.cells:
         table["training_cells"] = pd.DataFrame(plan.cells).sum(axis=1).reindex(table.index, fill_value=0).astype(int)
@@ -344,15 +353,17 @@ def composition_shares(composition: pd.DataFrame, plan: Plan, most: int) -> pd.D
     composition
         As `composition_table` returns it.
     most
-        Rows; where there are more types, the last row is all others together.
+        Rows; where there are more types, the last row of them is all others together.
 
     Returns
     -------
     Of the target `assigned`, `parent_only`, `rejected` (of the cells most like the type) and `cells` (int, assigned); of the
-    annotated batches' training cells `mean`, `low` and `high`, NaN of a saved model.
+    annotated batches' training cells `mean`, `low` and `high`, NaN of a saved model. Cells unlike all annotated ones are like no type:
+    they are `rejected` in a row of their own, the last, named UNLIKE, if there are any.
     """
     names = ["assigned", "parent_only", "rejected"]
-    table = composition[names] / max(1, composition[names].to_numpy().sum())
+    n_cells, n_unlike = max(1, composition[names].to_numpy().sum()), composition["unlike"].sum()
+    table = composition[names].assign(rejected=composition["rejected"] - composition["unlike"]) / n_cells
     table["cells"] = composition["assigned"]
     shares = pd.DataFrame(plan.cells, dtype=float).reindex(table.index).fillna(0.0)
     shares = shares / shares.sum()
@@ -365,7 +376,10 @@ def composition_shares(composition: pd.DataFrame, plan: Plan, most: int) -> pd.D
         order = [*order[: most - 1], other]
     table, shares = table.loc[order], shares.loc[order]
     spread = {"mean": shares.mean(axis=1), "low": shares.min(axis=1), "high": shares.max(axis=1)}
-    return table.assign(**spread).drop(columns="total").astype({"cells": int})
+    table = table.assign(**spread).drop(columns="total").astype({"cells": int})
+    if n_unlike:
+        table.loc[UNLIKE] = pd.Series({"assigned": 0.0, "parent_only": 0.0, "rejected": n_unlike / n_cells, "cells": 0})
+    return table.astype({"cells": int})
 
 
 def quality_table(x: sparse.csr_matrix, result: TargetResult) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from jind_nb.core.colours import GREY, colours_of
+from jind_nb.core.colours import DARK_GREY, colours_of
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.core.parameters import Parameters
 from jind_nb.data.plan import Plan
@@ -286,7 +286,7 @@ def test_unassigned_is_grey_and_apart_from_all_types() -> None:
     (legend,) = figure.legends
     assert legend.get_texts()[0].get_text() == "Unassigned (1)"
     assert len(set(styles(figure))) == 61
-    assert [colour for colour, _ in styles(figure)].count(GREY.lower()) == 1
+    assert [colour for colour, _ in styles(figure)].count(DARK_GREY.lower()) == 1
 
 
 def seen_cells(n: int, stages: tuple[str, ...] = ("before alignment", "after alignment")) -> pd.DataFrame:
@@ -430,6 +430,7 @@ def composition_of(n: int) -> pd.DataFrame:
             "assigned": np.arange(n, 0, -1) * 10,
             "parent_only": 0,
             "rejected": np.arange(n) % 4,
+            "unlike": 0,
             "median_confidence": 0.8,
         },
         index=pd.Index(type_names(n), name="cell type"),
@@ -485,6 +486,16 @@ def test_composition_stands_beside_the_annotated_batches() -> None:
 def test_composition_shows_cells_with_a_parent_only_apart_from_those_unassigned() -> None:
     figure = plots_target.composition_bars(shares_of(3, parent_only=[4, 0, 2]), TARGET, type_names(3))
     assert any("parent only" in text.get_text() for text in figure.legends[0].get_texts())
+    assert sum(bar.get_width() for bar in figure.axes[0].patches) == pytest.approx(100)
+
+
+def test_cells_unlike_all_annotated_ones_are_a_bar_of_their_own() -> None:
+    """A cell type that is new would be taken for the annotated one that is least unlike it."""
+    shares = shares_of(3, rejected=[0, 30, 1], unlike=[0, 30, 0])
+    assert shares["rejected"].round(3).tolist() == [0, 0, round(1 / 91, 3), round(30 / 91, 3)]
+    figure = plots_target.composition_bars(shares, TARGET, type_names(3))
+    assert figure.axes[0].get_yticklabels()[-1].get_text() == "unlike reference"
+    assert len(figure.axes[0].texts) == 3
     assert sum(bar.get_width() for bar in figure.axes[0].patches) == pytest.approx(100)
 
 

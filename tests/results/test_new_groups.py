@@ -42,3 +42,14 @@ def test_a_group_is_told_by_its_size_its_nearest_type_and_what_is_high_and_low(a
 
 def test_a_few_odd_cells_are_no_group() -> None:
     assert group_table(*(lambda adata, result: (adata, "t", result))(*case(5)), seed=0) is None
+
+
+def test_a_group_is_compared_with_the_targets_own_cells_of_its_type() -> None:
+    """What a protocol does to all of the target's cells would else be told as what sets the group apart."""
+    adata, result = case(40)
+    values = adata.X.toarray()
+    values[:100, 7] += 9  # in all of the target's cells
+    adata.X = sparse.csr_matrix(values)
+    table = group_table(adata, "t", result, seed=0)
+    assert table is not None
+    assert not table["higher"].str.contains("g7").any()

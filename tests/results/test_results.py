@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from jind_nb.core.colours import GREY
+from jind_nb.core.colours import DARK_GREY
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.core.parameters import Parameters
 from jind_nb.data.plan import Plan
@@ -178,7 +179,7 @@ def test_the_annotated_file_has_the_level_and_the_clusters() -> None:
     np.testing.assert_allclose(obs["jind_confidence"], [0.9, 0.5, 0.4, 0.9])
     colours = adata.uns["jind_prediction_colors"]
     assert len(set(colours)) == len(obs["jind_prediction"].cat.categories)
-    assert colours[-1] == GREY
+    assert colours[-1] == DARK_GREY
     plain = annotated(["B", "T"], [[0.9, 0.1]] * 4)
     tables.annotate_obs(adata, tables.predictions_table(plain), ["B", "T"], plain.latent)
     assert not {"jind_level", "jind_cluster", "jind_cluster_majority", "jind_cluster_share"} & set(adata.obs)
@@ -597,3 +598,18 @@ def test_numbers_of_a_column_have_the_same_decimals() -> None:
     assert table["min"].tolist() == ["0.963", "0.700"]
     assert table["max"].tolist() == ["1.040", "5.900"]
     assert table["median cell total"].tolist() == ["1,948", "2,014"]
+
+
+def test_many_cells_unlike_all_annotated_ones_come_first() -> None:
+    """Two in five of a target may be a new cell type, and page one said that they are macrophages."""
+    cells = [[0.9, 0.1]] * 6 + [[0.1, 0.9]] * 4
+    result = annotated(["B", "Macrophage"], cells, ["B"] * 6 + ["alpha"] * 3 + [None])
+    unlike = replace(result.final, unlike=np.arange(10) >= 6)
+    result = replace(result, stages=dict.fromkeys(result.stages, unlike))
+    plan = plan_of(["B", "Macrophage"], a={"B": 40, "Macrophage": 50}, b={"B": 45, "Macrophage": 45})
+    told = summary.summarise(result, plan, {"history": [], "calibration": {}, "intermediates": []})
+    assert "6 of 10 cells assigned, 4 left Unassigned (4 of them unlike all annotated cells)" in told.sentence
+    assert told.distrust[0].startswith("4 Unassigned cells are unlike all cells of the annotated batches")
+    assert told.distrust[0].endswith("By the file's labels, 0 of 3 labelled ones are of annotated types.")
+    assert any(text.startswith("No cell is most like Macrophage") for text in told.distrust)
+    assert not any(text.startswith("Many of the cells that are most like these types") for text in told.distrust)

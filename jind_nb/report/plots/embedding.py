@@ -55,7 +55,7 @@ def scatter(
     words: Mapping[str, str] | None = None,
     colours: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Draw cells in two dimensions, coloured by group; `Unassigned` is grey and behind the others.
+    """Draw cells in two dimensions, coloured by group; `Unassigned` is dark grey and behind the others.
 
     Parameters
     ----------
@@ -179,6 +179,9 @@ def target_umap(
     axes.set(xticks=[], yticks=[])
     axes.set_title(title or f"{short(target, 24)}: by {by}", fontsize=8.5, loc="left", pad=4)
     axes.spines[:].set_color("#BBBBBB")
+    if height is not None and (points.loc[of_target, by] == UNASSIGNED).any():
+        words, box = f"dark grey: {UNASSIGNED}", {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
+        axes.text(0.01, 0.01, words, transform=axes.transAxes, fontsize=7, va="bottom", bbox=box, zorder=5)
     x, y = points["x"].to_numpy(), points["y"].to_numpy()
     sizes = {"small": _size(len(points)), "large": 1.8 * _size(int(of_target.sum()) * 2)}
     axes.scatter(x[~of_target], y[~of_target], s=sizes["small"], color=REFERENCE, linewidths=0)

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ... import metrics
-from ...core.colours import GREY, colours_of
-from ...core.labels import UNASSIGNED
+from ...core.colours import DARK_GREY, GREY, colours_of
+from ...core.labels import UNASSIGNED, UNLIKE
 from ...core.text import listing, plural
 from ...data.plan import Plan
 from ...model.calibration import Calibration
@@ -85,7 +85,8 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
     height = max(3.02, 0.95 + step * len(table))
     figure, axes = subplots(figsize=(HALF, height))
     y = np.arange(len(table))
-    is_named = np.isin(table.index.astype(str), list(names))  # all others together would dwarf each of the types
+    # All others together would dwarf each of the types.
+    is_named = np.isin(table.index.astype(str), [*names, UNLIKE])
     rest, table = table, table.copy()
     table.loc[~is_named] = 0
     given = 100 * table["assigned"].to_numpy()
@@ -93,14 +94,18 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
     start = given
     for column, style in (("parent_only", PALE), ("rejected", REJECTED)):
         if table[column].any():
-            axes.barh(y, 100 * table[column], left=start, height=0.72, **style)
+            drawn = axes.barh(y, 100 * table[column], left=start, height=0.72, **style)
             start = start + 100 * table[column].to_numpy()
+    if UNLIKE in table.index:
+        drawn[-1].set(facecolor=DARK_GREY, hatch="")
     ends = start
     if table["mean"].notna().any():
         axes.hlines(y, 100 * table["low"], 100 * table["high"], color="black", linewidth=0.9)
         axes.plot(100 * table["mean"], y, "|", color="black", markersize=6, markeredgewidth=1.4)
         ends = np.maximum(start, 100 * table["high"].fillna(0).to_numpy())
     for i, (end, n) in enumerate(zip(ends, rest["cells"], strict=True)):
+        if rest.index[i] == UNLIKE:
+            continue
         share = "" if is_named[i] else f" ({100 * rest['assigned'].iloc[i]:.0f} %)"
         axes.text(end, i, f" {n:,}{share}", va="center", fontsize=7)
     is_numbered = len([name for name in names if name != UNASSIGNED]) > FEW
@@ -110,7 +115,8 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
     ]
     axes.set_yticks(y, words, fontsize=7)
     for name, label in zip(table.index, axes.get_yticklabels(), strict=True):
-        clickable(label, "prediction", str(name))
+        if name != UNLIKE:
+            clickable(label, "prediction", str(name))
     axes.set(ylim=(len(table) - 0.4, -0.6), xlim=(0, 1.2 * max(1.0, float(ends.max(initial=0)))))
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
@@ -131,7 +137,7 @@ def _composition_legend(table: pd.DataFrame) -> tuple[list[Any], list[str]]:
         marks["annotated batches: mean, lowest and highest"] = line
     if table["parent_only"].any():
         marks["most like this type, but its parent only"] = plt.Rectangle((0, 0), 1, 1, **PALE)
-    if table["rejected"].any():
+    if table["rejected"].drop(UNLIKE, errors="ignore").any():
         marks["most like this type, but Unassigned"] = plt.Rectangle(
             (0, 0), 1, 1, facecolor=GREY, hatch="///", edgecolor="white"
         )
