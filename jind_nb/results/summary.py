@@ -25,6 +25,7 @@ from .predicted import Predicted
 from .tables import composition_shares, composition_table, outside_notes, predictions_table
 from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
 
+WIDE = 0.2  # above the expected error, that the end of its interval is named beside it
 MANY_UNLIKE = 0.05  # of the cells, that the first sentence names
 FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
 
@@ -116,7 +117,11 @@ def _counted(levels: Mapping[Level, int], n_unlike: int) -> str:
 
 
 def _probably_wrong(expected: ExpectedError, of_cells: str = ASSIGNED_CELLS) -> str:
-    return "" if expected.value is None else f"; {about(expected.value)} of {of_cells} are probably wrong"
+    if expected.value is None:
+        return ""
+    high = expected.value if expected.range is None else expected.range[1]
+    up_to = f", perhaps up to {percent(high)}" if high - expected.value > WIDE else ""
+    return f"; {about(expected.value)} of {of_cells} are probably wrong{up_to}"
 
 
 def _numbers(levels: Mapping[Level, int], reasons: Mapping[str, int], expected_error: Number) -> list[Number]:

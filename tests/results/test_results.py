@@ -550,6 +550,15 @@ def test_few_held_out_cells_are_doubted_by_what_was_held_out_not_by_the_threshol
     assert "Too few held-out cells to set a threshold for T:" in " ".join(summary._distrust(result, plan, []))
 
 
+def test_the_first_sentence_tells_how_wrong_the_expected_error_may_be() -> None:
+    """Where many cells may be of a new type, "0.2 %" alone is all that a reader takes away, and up to 80 % may be wrong."""
+    wide, narrow = (ExpectedError(0.002, (0.0, high), "Said.") for high in (0.819, 0.05))
+    assert summary._probably_wrong(wide).endswith(
+        "about 0.2 % of the assigned cells are probably wrong, perhaps up to 81.9 %"
+    )
+    assert summary._probably_wrong(narrow).endswith("are probably wrong")
+
+
 def test_the_first_numbers_say_what_they_rest_on() -> None:
     """An expected error of nothing, or of one batch, must not look like a promise."""
     result = annotated(["B", "T"], THREE_CELLS, ["B", "B", "T"])
