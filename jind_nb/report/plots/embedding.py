@@ -171,17 +171,19 @@ def target_umap(
         panel, width = 2 * PANEL, FULL
     columns = max(1, min(4, int(width / (0.32 + 0.062 * max(map(len, short_names(entries)), default=0)))))
     below = 0.42 if by == "confidence" else 0.12 + 0.13 * -(-len(entries) // columns)
+    explains_grey = height is not None and bool((points.loc[of_target, by] == UNASSIGNED).any())
     if height is None:
         height = panel + 0.24 + below
+    elif explains_grey:
+        below += 0.13
     panel = height - 0.24 - below
     figure = plt.figure(figsize=(width, height))
     axes = figure.add_axes((0.02, below / height, 0.96, panel / height))
     axes.set(xticks=[], yticks=[])
     axes.set_title(title or f"{short(target, 24)}: by {by}", fontsize=8.5, loc="left", pad=4)
     axes.spines[:].set_color("#BBBBBB")
-    if height is not None and (points.loc[of_target, by] == UNASSIGNED).any():
-        words, box = f"dark grey: {UNASSIGNED}", {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
-        axes.text(0.01, 0.01, words, transform=axes.transAxes, fontsize=7, va="bottom", bbox=box, zorder=5)
+    if explains_grey:
+        axes.set_xlabel(f"dark grey: {UNASSIGNED}", fontsize=7, loc="left", labelpad=2)
     x, y = points["x"].to_numpy(), points["y"].to_numpy()
     sizes = {"small": _size(len(points)), "large": 1.8 * _size(int(of_target.sum()) * 2)}
     axes.scatter(x[~of_target], y[~of_target], s=sizes["small"], color=REFERENCE, linewidths=0)
