@@ -158,10 +158,20 @@ def become_kernel(socket_: socket.socket) -> None:
 
     try:
         os.chdir(told["folder"])
-    except FileNotFoundError:  # it was removed meanwhile, which the command says
-        return
-    if os.getppid() == told["parent"]:  # else ipykernel would not notice that its parent has ended
-        IPKernelApp.launch_instance()
+        if os.getppid() == told["parent"]:  # else ipykernel would not notice that its parent has ended
+            IPKernelApp.launch_instance()
+    except FileNotFoundError:
+        if _is_there(told["folder"]):
+            raise  # else the folder was removed meanwhile, which the command says
+
+
+def _is_there(folder: str) -> bool:
+    """Return whether a folder is there, and this process, if it works in it, in one that still is."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return Path(folder).is_dir()
 
 
 def _end_first_without_memory() -> None:

@@ -182,6 +182,39 @@ def test_a_kernel_whose_folder_is_gone_leaves_the_words_to_its_command(
     assert capfd.readouterr().err == ""
 
 
+STARTED = """
+import json, os, shutil, socket, sys
+import matplotlib
+from ipykernel.kernelapp import IPKernelApp
+from jind_nb.commands.kernel_process import become_kernel
+
+folder, is_removed = sys.argv[1], sys.argv[2] == "removed"
+
+def launch():
+    if is_removed:
+        shutil.rmtree(folder)
+    open("not there")
+
+IPKernelApp.launch_instance = launch
+ours, theirs = socket.socketpair()
+told = {"arguments": [], "folder": folder, "environment": dict(os.environ), "parent": os.getppid()}
+ours.sendall(b" " + json.dumps(told).encode())
+ours.close()
+become_kernel(theirs)
+"""
+
+
+@pytest.mark.parametrize(("what", "returns"), [("removed", 0), ("kept", 1)])
+def test_a_kernel_whose_folder_goes_while_it_starts_leaves_the_words_to_its_command(
+    what: str, returns: int, tmp_path: Path
+) -> None:
+    """And one that misses another file says so."""
+    (folder := tmp_path / "results").mkdir()
+    done = subprocess.run([sys.executable, "-c", STARTED, folder, what], capture_output=True, text=True, check=False)
+    assert done.returncode == returns, done.stderr
+    assert ("Traceback" in done.stderr) == bool(returns)
+
+
 def test_wrong_parameters_leave_no_process(tmp_path: Path) -> None:
     """Lost otherwise: the seconds in which a process goes on importing for nothing."""
     before = {process.pid for process in psutil.process_iter()}
