@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, float]] = {
     "COMPOSITION 0": {"COMPOSITION": 0.0}, "COMPOSITION 0.5": {"COMPOSITION": 0.5}, "COMPOSITION 1": {"COMPOSITION": 1.0},
     "CLAIMED 5": {"CLAIMED": 5}, "CLAIMED 20": {"CLAIMED": 20}, "SHARED 1": {"SHARED": 1}, "SHARED 6": {"SHARED": 6},
 }  # fmt: skip
-FLOORS = np.arange(0.4, 1.81, 0.02).round(2)
+FLOORS = np.arange(0.62, 1.121, 0.02).round(2)
 MOST_RARE = 0.05  # known cells of a type that is rare among the annotated ones, that a choice may lose
 
 

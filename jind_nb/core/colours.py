@@ -14,7 +14,7 @@ from .labels import UNASSIGNED
 
 FIRST = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D00"]
 
-GREY = "#BBBBBB"  # of annotated cells behind the target's
+GREY = "#BBBBBB"  # of annotated cells behind the target's, and behind the hatches of bars of `Unassigned` ones
 DARK_GREY = "#5F5F5F"  # of the target's cells without a type
 
 AVOIDED = ["#FFFFFF", "#000000", "#BBBBBB", "#D9D9D9"]  # paper, letters, and cells without a type

@@ -32,9 +32,7 @@ class NoveltyLimit:
     share: float  # of left-out cells of known types, above it
     floor: float  # it is never lower
     by_profiles: bool = False  # whether cells that resemble no type are unlike anything, too
-    by_claims: bool = (
-        False  # whether novelty has `AnnotatedSpace.claims` in it; not in models that were saved before there were any
-    )
+    by_claims: bool = False  # whether `AnnotatedSpace.claims` count; not in older saved models
 
 
 class AlignmentMode(StrEnum):

@@ -31,6 +31,7 @@ def method_of(run: Run) -> str:
 
 
 def _model(run: Run) -> dict[str, Any]:
+    """Return the description of the run's model: its model.json."""
     return read_model_json((run.cohort or run).models)
 
 
@@ -44,13 +45,14 @@ def methods(
     versions
         Of Python and packages, as in manifest.json.
     """
-    method = method_of(run)
+    model = _model(run)
+    method = model["training"]["METHOD"]
     epochs = None if run.parameters.PRETRAINED_MODEL_PATH else run.parameters.EPOCHS
     values = {
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,
         "calibration": target_calibration(training, result), "alignment_reason": alignment_reason,
         "learning": METHODS[method].describe(result.latent.shape[1], epochs, 1 + len(training["intermediates"])),
-        "by_claims": (_model(run).get("novelty") or {}).get("by_claims", False),
+        "by_claims": (model.get("novelty") or {}).get("by_claims", False),
         "CLAIMED": CLAIMED, "CLAIM_WEIGHT": CLAIM_WEIGHT,
         "most_cells": DATA_RULES[run.parameters.METHOD].most_cells, "steps": METHODS[method],
     }  # fmt: skip

@@ -160,8 +160,7 @@ def confidence_histogram(confidence: np.ndarray, rejected: np.ndarray, target: s
     """Draw how many cells have which confidence, assigned and `Unassigned` ones; bool `rejected` (n_target,)."""
     figure, axes = subplots(figsize=(HALF, 2.1))
     bins = [i / 20 for i in range(21)]
-    style = {key: [COLOURS[0], GREY][i] for i, key in enumerate(("kept", "rejected"))}
-    parts, colours = [confidence[~rejected], confidence[rejected]], list(style.values())
+    parts, colours = [confidence[~rejected], confidence[rejected]], [COLOURS[0], DARK_GREY]
     axes.hist(
         parts, bins=bins, stacked=True, color=colours, label=["assigned", UNASSIGNED], edgecolor="white", linewidth=0.4
     )
