@@ -112,7 +112,7 @@ def _is_missing(value: Any) -> bool:
 
 # What a column of numbers may hold as text.
 NUMBER = re.compile(r"[<>]?-?[\d,.]+( %)?( to [\d,.]+( %)?)?")
-NO_NUMBER = ("", "not read", "not known")
+NO_NUMBER = ("", "not counted", "not known")
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:

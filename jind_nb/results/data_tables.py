@@ -11,7 +11,8 @@ LACKING = ("not in the file", "zero in all cells")  # columns of `overlap_table`
 
 
 def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-    """Return a row for each batch of the input: its role, cells, labelled cells, training cells, why it is left out."""
+    """Return a row for each batch of the input: its role, cells, labelled cells (of a target they are not counted, since its labels
+    are read only when the answers are compared with them), training cells, why it is left out."""
     roles = dict.fromkeys(plan.annotated, "annotated") | dict.fromkeys(plan.targets, "target")
     if plan.source:
         roles |= {plan.source: "source"} | {name: "intermediate" for name in plan.annotated if name != plan.source}
@@ -20,7 +21,7 @@ def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     groups = cells.groupby("batch", sort=False)
     table = pd.DataFrame({"cells": groups.size(), "labelled": groups["cell_type"].count()}, dtype=object).loc[names]
     table.insert(0, "role", [roles.get(name, "left out") for name in names])
-    table.loc[table.index.isin(plan.targets), "labelled"] = "not read"
+    table.loc[table.index.isin(plan.targets), "labelled"] = "not counted"
     table["training"] = groups["trains"].sum().astype(int)
     if plan.left_out:
         table["why left out"] = [plan.left_out.get(name, "") for name in names]

@@ -28,6 +28,7 @@ from jind_nb.data import prepare as data_prepare
 from jind_nb.data import roles as data_roles
 from jind_nb.data.scale import scale_of_counts, to_log_counts
 from jind_nb.errors import InputError
+from jind_nb.report.html import table_html
 from jind_nb.results import data_tables
 from tests.helpers.simulated import MODEL, THREE_BATCHES, simulated
 
@@ -410,7 +411,8 @@ def test_batches_that_cannot_train_are_left_out_by_name_and_reason(prepare: Call
     assert table["role"].to_dict() == {
         "b": "source", "a": "intermediate", "c": "target", "bare": "left out", "tiny": "left out", "away": "left out",
     }  # fmt: skip
-    assert table.loc["c", "labelled"] == "not read"
+    assert table.loc["c", "labelled"] == "not counted"  # and not "not read": the report compares them in the end
+    assert '<th scope="col" class="number">labelled</th>' in table_html(table)  # the word leaves it a column of numbers
 
 
 def test_training_order_is_the_users(prepare: Callable[..., Prepared]) -> None:
