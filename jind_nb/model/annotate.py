@@ -40,7 +40,8 @@ METHODS: dict[str, Method] = {method.NAME: method for method in (default, refere
 
 def settings_of(parameters: Parameters) -> Settings:
     """Return what METHOD and the other parameters fix for every step; a GPU if USE_GPU and there is one."""
-    method = METHODS[parameters.METHOD]
+    method, device = METHODS[parameters.METHOD], device_of(parameters)
+    log.info("computing on %s%s", device.type, " (no GPU found)" if parameters.USE_GPU and device.type == "cpu" else "")
     return Settings(
         method=method,
         seed=parameters.SEED,
@@ -51,16 +52,15 @@ def settings_of(parameters: Parameters) -> Settings:
         calibrate=method.ALWAYS_CALIBRATES or parameters.TARGET_ERROR is not None,
         target_error=parameters.TARGET_ERROR,
         doublets=parameters.DOUBLETS,
-        device=_device(parameters.USE_GPU),
+        device=device,
     )
 
 
-def _device(use_gpu: bool) -> torch.device:
-    name = "cpu"
-    if use_gpu:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    log.info("computing on %s", name if name != "cpu" or not use_gpu else "cpu (no GPU found)")
-    return torch.device(name)
+def device_of(parameters: Parameters) -> torch.device:
+    """Return what this process computes on: a GPU if USE_GPU and there is one, else the CPU."""
+    if not parameters.USE_GPU:
+        return torch.device("cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def train(

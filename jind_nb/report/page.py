@@ -29,7 +29,7 @@ from ..results.tables import composition_table, describe_points, hover_table, ty
 from ..results.target import TargetResult, evaluate_target, fallback_metrics, known_types_metrics
 from ..runs.folder import Run
 from ..runs.previous import PREVIOUS
-from ..runs.stages import load_latent_points, load_plan, load_training
+from ..runs.stages import load_device, load_latent_points, load_plan, load_training
 from . import html as report_html
 from .chapter import PointData, chapter, figure_html, scrolling_html
 from .methods_text import method_of, methods
@@ -202,7 +202,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def parameters_in_words(run: Run, names: Collection[str] | None = None) -> dict[str, str]:
-    """Return parameters as text, all or some of them."""
+    """Return parameters as text, all or some of them; all of a finished run, whose USE_GPU says what was used."""
 
     def words(value: Any) -> str:
         if isinstance(value, Mapping):
@@ -211,6 +211,8 @@ def parameters_in_words(run: Run, names: Collection[str] | None = None) -> dict[
             value = ", ".join(map(str, value))
         return report_html.value_text(value) or report_html.NONE
 
-    return {
-        name: words(value) for name, value in run.parameters.model_dump(include=set(names) if names else None).items()
-    }
+    shown = run.parameters.model_dump(include=set(names) if names else None)
+    texts = {name: words(value) for name, value in shown.items()}
+    if shown.get("USE_GPU") and (device := load_device(run.each_target[0])) is not None:
+        texts["USE_GPU"] += "; no GPU was found, so the CPU was used" if device == "cpu" else "; a GPU was used"
+    return texts

@@ -12,6 +12,7 @@ from ..core.csv_files import write_csv
 from ..core.files import whole_file, write_json
 from ..data.cells import read_cells, read_target
 from ..model import hierarchy
+from ..model.annotate import device_of
 from ..model.calibration import Calibration
 from ..model.expected_error import ExpectedError, expected_error
 from ..model.history import StageResult
@@ -49,6 +50,7 @@ def save_annotated(annotated: Annotated, run: Run) -> None:
         "coarser thresholds": [hierarchy.parent_thresholds(last, level) for level in plan.coarser],
         "curves": annotated.curves,
         "notes": annotated.notes,
+        "device": device_of(run.parameters).type,
     }
     save_target(run, arrays, record)
 

@@ -143,7 +143,7 @@ def load_training(run: Run) -> dict[str, Any]:
 
 
 def save_target(run: Run, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> None:
-    """Write stage 3's result: arrays by name (npz), and `stages`, `curves`, `notes` (JSON)."""
+    """Write stage 3's result: arrays by name (npz), and `stages`, `curves`, `notes`, `device` (JSON)."""
     with whole_file(run.work / "target.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     write_json(run.work / "target.json", dict(record))
@@ -155,6 +155,12 @@ def load_target(run: Run) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with np.load(_file_of_stage(run, "3_align", run.work / "target.npz"), allow_pickle=False) as stored:
         arrays = dict(stored)
     return arrays, read_json(run.work / "target.json")
+
+
+def load_device(run: Run) -> str | None:
+    """Read what annotated the run's target, `cpu` or the kind of GPU; None of a run of an earlier version."""
+    record = read_json(_file_of_stage(run, "3_align", run.work / "target.json"))
+    return None if record.get("device") is None else str(record["device"])
 
 
 def save_latent_points(run: Run, points: pd.DataFrame) -> None:

@@ -62,8 +62,11 @@ def test_default_and_target_error_leave_batches_out(tmp_path: Path, method: str,
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_a_line_says_what_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    values = {
+        "PATH": "cells.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c", "OUTPUT_PATH": "unused",
+    }  # fmt: skip
     with caplog.at_level("INFO"):
-        assert sequence._device(use_gpu=True) == CPU
+        assert settings_of(make_parameters(values)).device == CPU
     assert [record.message for record in caplog.records] == ["computing on cpu (no GPU found)"]
 
 

@@ -27,6 +27,7 @@ from jind_nb.core import locks
 from jind_nb.core.files import read_json, write_json
 from jind_nb.core.model_json import read_model_json
 from jind_nb.core.parameters import load_parameters
+from jind_nb.model.annotate import device_of
 from jind_nb.report import chapter, methods_text, pdf
 from jind_nb.report import page as report_page
 from jind_nb.report.methods_text import methods
@@ -303,6 +304,20 @@ def test_methods_claim_no_comparison_that_was_not_made(demo_run: Path) -> None:
     assert "since there is no second annotated batch to leave out" in paragraph
     assert "annotated best" not in paragraph
     assert "annotate left-out batches" not in paragraph
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [("cpu", "yes; no GPU was found, so the CPU was used"), ("cuda", "yes; a GPU was used"), (None, "yes")],
+)
+def test_use_gpu_says_what_was_used(demo_run: Path, tmp_path: Path, device: str | None, says: str) -> None:
+    """USE_GPU is "yes" by default; a reader would think that a GPU computed what the CPU did. Runs of earlier versions do not say."""
+    folder = Path(shutil.copytree(demo_run, tmp_path / "run"))
+    run = Run(load_parameters(folder / "parameters.yaml", {"OUTPUT_PATH": str(folder)}), input_matters=False)
+    record = read_json(run.work / "target.json")
+    assert record["device"] == device_of(run.parameters).type
+    write_json(run.work / "target.json", record | {"device": device})
+    assert report_page.parameters_in_words(run)["USE_GPU"] == says
 
 
 @pytest.mark.parametrize(
