@@ -15,7 +15,7 @@ import pypdf
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -700,6 +700,10 @@ def test_words_of_the_overview_are_inside_the_page_and_apart(name: str, n: int, 
         heads = [axes.title for axes in figure.axes]
         for one, other in itertools.pairwise([*heads, *figure.texts]):
             assert not one.get_window_extent().overlaps(other.get_window_extent()), (one, other)
+        for one, other in itertools.pairwise(figure.axes):
+            heads_apart = other.title.get_window_extent().x0 - one.title.get_window_extent().x1
+            frame_apart = other.get_window_extent().x0 - max(text.get_window_extent().x1 for text in one.texts)
+            assert min(heads_apart, frame_apart) > 0.12 * figure.dpi, "words of two panels read as one"
 
 
 def test_a_picture_is_made_small_enough_and_a_small_one_left_alone() -> None:
@@ -753,6 +757,23 @@ def test_trust_shows_left_out_batches_and_the_target_where_it_has_labels() -> No
     assert "AURC" in " ".join(legend_of(right))
     left, right = plots_target.reliability_curves(learned(), TARGET).axes
     assert not any(TARGET in words for axes in (left, right) for words in legend_of(axes))
+
+
+def test_curves_on_one_place_are_all_seen() -> None:
+    """Left-out batches may be as well calibrated as the target; a curve below another would be missed, or taken for the other."""
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.3, 1, 400)
+    same = confidence, random.random(400) < confidence  # as those of `learned`, calibrated or not
+    figure = plots_target.reliability_curves(learned(), TARGET, same)
+    for axes in figure.axes:
+        axes.get_legend().remove()
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    half = pixels.shape[1] // 2
+    for side, colours in ((pixels[:, :half], (0, 1, 3)), (pixels[:, half:], (0, 3))):
+        for colour in colours:
+            drawn = (side == (255 * np.array(to_rgb(style.COLOURS[colour]))).round()).all(axis=2)
+            assert drawn.sum() > 30, style.COLOURS[colour]
 
 
 def test_ranges_of_a_few_cells_are_not_drawn_as_if_they_said_something() -> None:

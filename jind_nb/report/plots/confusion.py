@@ -71,6 +71,8 @@ def stage_title(result: StageResult, source: str) -> str:
 # Inches: the width of a letter or digit of LETTERS points, at most; in names of many capitals.
 LETTER, WIDE_LETTER = 0.058, 0.066
 
+BETWEEN = 0.2  # inches, of the words of one panel from those of the next
+
 
 @dataclass(frozen=True)
 class _Grid:
@@ -292,9 +294,9 @@ def accuracy_by_stage(results: Sequence[StageResult], title: str) -> Figure:
         return 1.04 * max(sizes) / 72
 
     names = short_names(batches)
-    left, beside = 0.2 + inches(names), 0.12 + inches({_n_cells(result) for result in results})
+    left, beside = 0.2 + inches(names), 0.05 + BETWEEN + inches({_n_cells(result) for result in results})
     panel = max((FULL - left) / len(panels), beside + 0.75)
-    heads = [textwrap.wrap(words, max(8, int((panel - 0.05) / LETTER))) for words in panels]
+    heads = [textwrap.wrap(words, max(8, int((panel - BETWEEN) / LETTER))) for words in panels]
     words = textwrap.wrap(title, int((left + panel * len(panels)) / (LETTER * TITLE / LETTERS)))
     top = 0.1 + 0.14 * len(words) + 0.05 + 0.125 * max(map(len, heads)) + 0.05
     rows, bottom = row_height(len(batches), 0.19) * len(batches), 0.72

@@ -45,6 +45,9 @@ QUALITY_WORDS = {"features": "features with a value", "total": "total of the val
 
 OUTLIERS = {"marker": ".", "markersize": 2, "markeredgewidth": 0, "markerfacecolor": "#777777"}
 
+# Points of a curve's line and of its marks: each is drawn over wider ones, so that curves on one place are all seen.
+UNDER, MIDDLE, OVER = ({"linewidth": width, "markersize": size} for width, size in ((3.6, 8), (1.8, 5), (0.9, 2.5)))
+
 FEWEST_OF_A_RANGE = 5  # cells in a range of confidence; the share of right ones among fewer says nothing
 
 
@@ -256,24 +259,27 @@ def reliability_curves(
     left.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfect calibration")
     if calibration is not None:
         which = "left-out batches" if calibration.n_annotated > 1 else "held-out cells"
-        lines = (("network", "uncalibrated", "^", COLOURS[1]), ("calibrated", "calibrated", "o", COLOURS[0]))
-        for kind, words, marker, colour in lines:
+        lines = (
+            ("network", "uncalibrated", {"marker": "^", "color": COLOURS[1]} | UNDER),
+            ("calibrated", "calibrated", {"marker": "o", "color": COLOURS[0]} | MIDDLE),
+        )
+        for kind, words, style in lines:
             column = "calibration_error" if kind == "calibrated" else "network_calibration_error"
             rows = pd.DataFrame(calibration.reliability[kind], columns=["cells", "confidence", "right"])
             rows = rows[rows["cells"] >= FEWEST_OF_A_RANGE]
             label = f"{which}, {words} (error {three_digits(calibration.mean(column))})"
-            left.plot(rows["confidence"], rows["right"], marker=marker, ms=4, color=colour, label=label)
+            left.plot(rows["confidence"], rows["right"], label=label, **style)
         coverage, risk = np.array(calibration.risk_coverage).reshape(-1, 2).T
         label = f"{which} (mean AURC {three_digits(calibration.mean('AURC'))})"
-        right.plot(100 * coverage, 100 * risk, color=COLOURS[0], label=label)
+        right.plot(100 * coverage, 100 * risk, color=COLOURS[0], label=label, **MIDDLE)
     if labelled is not None and len(labelled[1]):
         rows = metrics.reliability(*labelled)
         rows = rows[rows["cells"] >= FEWEST_OF_A_RANGE]
         label = f"{short(target)}, by its labels (error {three_digits(metrics.calibration_error(*labelled))})"
-        left.plot(rows["confidence"], rows["right"], marker="s", ms=4, color=COLOURS[3], linestyle="--", label=label)
+        left.plot(rows["confidence"], rows["right"], marker="s", color=COLOURS[3], linestyle="--", label=label, **OVER)
         coverage, risk = metrics.risk_coverage(*labelled)
         label = f"{short(target)}, by its labels (AURC {three_digits(metrics.area_under_risk_coverage(*labelled))})"
-        right.plot(100 * coverage, 100 * risk, color=COLOURS[3], linestyle="--", label=label)
+        right.plot(100 * coverage, 100 * risk, color=COLOURS[3], linestyle="--", label=label, **OVER)
     left.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (mean of a range)", ylabel="share of right cells")
     left.set_title(f"Reliability (ranges of at least {FEWEST_OF_A_RANGE} cells)", fontsize=TITLE)
     right.set(xlim=(0, 101), xlabel="most confident cells assigned (%)", ylabel="wrong among these cells (%)")
