@@ -28,6 +28,9 @@ from .target import Level, TargetResult, evaluate_target, held_out_accuracy, tar
 WIDE = 0.2  # above the expected error, that the end of its interval is named beside it
 MANY_UNLIKE = 0.05  # of the cells, that the first sentence names
 FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
+# A type that fewer cells were given, and less than this share of the target, is listed too: a third of such cells are wrong
+# (`python -m benchmarks.research.few_cells`).
+FEW_ASSIGNED, SMALL_SHARE = 5, 0.01
 
 MUCH_REJECTED = 0.3
 
@@ -302,10 +305,15 @@ def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
     """Return the doubts that a `tables.count_types` shows."""
     rejected, most_like = table["rejected"] + table["parent_only"] - table["unlike"], _most_like(table)
     unassigned = table.index[(most_like >= 5) & (rejected > MUCH_REJECTED * most_like)]
+    n_cells = table[["assigned", "parent_only", "rejected"]].to_numpy().sum()
+    of_few = table["assigned"].between(1, FEW_ASSIGNED - 1) & (table["assigned"] < SMALL_SHARE * n_cells)
     few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
     return {
         "Many of the cells that are most like these types are Unassigned: {}.": [
             f"{name} ({rejected[name]:,} of {most_like[name]:,})" for name in unassigned
+        ],
+        "Only a few cells were given these types, and such answers are often wrong (look at marker genes): {}.": [
+            f"{name} ({plural(n, 'cell')})" for name, n in table.loc[of_few, "assigned"].items()
         ],
         "These types were learned from few cells, so they are easily missed or mistaken: {}.": [
             f"{name} ({plural(n, 'cell')})" for name, n in few.items()

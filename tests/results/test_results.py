@@ -482,6 +482,19 @@ def test_doubts_are_said_once_for_many_types() -> None:
     assert "and 54 more" in doubts[1]
 
 
+def test_types_that_only_a_few_of_many_cells_were_given_are_doubted() -> None:
+    """Such answers are wrong ten times as often as others, and nothing else of page one doubts them."""
+    classes = ["B", "ductal", "NK", "T"]
+    of_types = {"B": 500, "ductal": 3, "NK": 5, "T": 0}
+    rows = [np.eye(4)[classes.index(name)].tolist() for name, n in of_types.items() for _ in range(n)]
+    plan = plan_of(classes, a={"B": 500, "ductal": 100, "NK": 100, "T": 100})
+    doubts = [text for text in summary._distrust(annotated(classes, rows), plan, []) if "Only a few cells" in text]
+    assert len(doubts) == 1
+    assert doubts[0].endswith(": ductal (3 cells).")
+    of_a_small_target = annotated(classes, rows[300:])  # three of 208: as many as one may expect
+    assert not any("Only a few cells" in text for text in summary._distrust(of_a_small_target, plan, []))
+
+
 def test_a_composition_that_no_annotated_batch_has_is_doubted() -> None:
     """Half a sample of a type that is rare everywhere else is a finding, or a type that was mistaken; the reader has to know."""
     result = annotated(["B", "T"], [[0.9, 0.1]] * 5 + [[0.1, 0.9]] * 5)

@@ -46,7 +46,7 @@ QUALITY_WORDS = {"features": "features with a value", "total": "total of the val
 OUTLIERS = {"marker": ".", "markersize": 2, "markeredgewidth": 0, "markerfacecolor": "#777777"}
 
 # Points of a curve's line and of its marks: each is drawn over wider ones, so that curves on one place are all seen.
-UNDER, MIDDLE, OVER = ({"linewidth": width, "markersize": size} for width, size in ((3.6, 8), (1.8, 5), (0.9, 2.5)))
+UNDER, MIDDLE, OVER = ({"linewidth": width, "markersize": size} for width, size in ((3.0, 7), (1.8, 4.5), (1.0, 2.5)))
 
 FEWEST_OF_A_RANGE = 5  # cells in a range of confidence; the share of right ones among fewer says nothing
 
