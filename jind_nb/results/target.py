@@ -148,13 +148,24 @@ def evaluate_target(result: TargetResult, target: str) -> list[StageResult]:
     ]
 
 
-def labelled_confidence(result: TargetResult) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the final confidence of the target's labelled cells and whether their most probable type is right, float and
-    bool (n_labelled,); None without labels."""
-    if result.labels is None:
+@dataclass(frozen=True)
+class LabelledCells:
+    """What the confidence of the target's labelled cells is worth."""
+
+    confidence: np.ndarray  # float (n_labelled,), final
+    right: np.ndarray  # bool (n_labelled,): the most probable type is the label
+    lowered: (
+        np.ndarray
+    )  # bool (n_labelled,): the confidence is less than the probability of the type (METHOD `default`)
+
+
+def labelled_confidence(result: TargetResult) -> LabelledCells | None:
+    """Return the final confidence of the target's labelled cells, and whether it is right; None without any."""
+    if result.labels is None or not (known := pd.notna(result.labels)).any():
         return None
-    known = pd.notna(result.labels)
-    return result.final.confidence[known], (result.final.raw == result.labels)[known]
+    final = result.final.subset(known)
+    lowered = final.confidence < final.probabilities.max(axis=1)
+    return LabelledCells(final.confidence, final.raw == result.labels[known], lowered)
 
 
 def known_types_metrics(result: TargetResult) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ from jind_nb.report.plots import compare, confusion, embedding, style, training
 from jind_nb.report.plots import target as plots_target
 from jind_nb.results import clusters, cohort, tables
 from jind_nb.results.clusters import Clusters
+from jind_nb.results.target import LabelledCells
 from jind_nb.runs.folder import Run
 
 SOURCE, TARGET = "donor 1", "donor 9"
@@ -729,6 +730,10 @@ def test_png_closes_its_figure() -> None:
 # --- what a confidence is worth ------------------------------------------------------------------------------------------
 
 
+def checked_cells(confidence: np.ndarray, right: np.ndarray) -> LabelledCells:
+    return LabelledCells(confidence, right, np.zeros(len(right), dtype=bool))
+
+
 def learned(n_cells: int = 400) -> Calibration:
     random = np.random.default_rng(0)
     confidence = random.uniform(0.3, 1, n_cells)
@@ -749,7 +754,7 @@ def legend_of(axes: Axes) -> list[str]:
 
 
 def test_trust_shows_left_out_batches_and_the_target_where_it_has_labels() -> None:
-    checked = np.linspace(0.4, 1, 50), np.arange(50) % 3 > 0
+    checked = checked_cells(np.linspace(0.4, 1, 50), np.arange(50) % 3 > 0)
     left, right = plots_target.reliability_curves(learned(), TARGET, checked).axes
     assert any("left-out batches, calibrated" in words for words in legend_of(left))
     assert any("left-out batches, uncalibrated" in words for words in legend_of(left))
@@ -763,7 +768,7 @@ def test_curves_on_one_place_are_all_seen() -> None:
     """Left-out batches may be as well calibrated as the target; a curve below another would be missed, or taken for the other."""
     random = np.random.default_rng(0)
     confidence = random.uniform(0.3, 1, 400)
-    same = confidence, random.random(400) < confidence  # as those of `learned`, calibrated or not
+    same = checked_cells(confidence, random.random(400) < confidence)  # as those of `learned`, calibrated or not
     figure = plots_target.reliability_curves(learned(), TARGET, same)
     for axes in figure.axes:
         axes.get_legend().remove()
@@ -777,10 +782,26 @@ def test_curves_on_one_place_are_all_seen() -> None:
 
 
 def test_ranges_of_a_few_cells_are_not_drawn_as_if_they_said_something() -> None:
-    few = np.array([0.3] * 4 + [0.9] * 20), np.array([False] * 4 + [True] * 20)
+    few = checked_cells(np.array([0.3] * 4 + [0.9] * 20), np.array([False] * 4 + [True] * 20))
     left, _ = plots_target.reliability_curves(None, TARGET, few).axes
     (line,) = [line for line in left.get_lines() if line.get_marker() == "s"]
     assert line.get_xdata().tolist() == pytest.approx([0.9])
+
+
+def test_reliability_is_without_cells_whose_confidence_was_lowered() -> None:
+    """Cells unlike all annotated ones have half of a probability for their confidence: among others of 0.4 it would seem that the model
+    is wrong about these. If only the most confident cells were assigned, these would still be the last."""
+    confidence, right = np.array([0.45] * 10 + [0.95] * 20), np.array([False] * 10 + [True] * 19 + [False])
+    cells = LabelledCells(confidence, right, confidence < 0.5)
+    left, risks = plots_target.reliability_curves(None, TARGET, cells).axes
+    (line,) = [line for line in left.get_lines() if line.get_marker() == "s"]
+    assert line.get_xdata().tolist() == pytest.approx([0.95])
+    assert any("error 0.000" in words for words in legend_of(left))
+    assert max(max(line.get_ydata()) for line in risks.get_lines()) == pytest.approx(100 * 11 / 30)
+    assert "target's labelled cells 0.000 and" in plots_target.reliability_alt(None, cells)
+    all_lowered = LabelledCells(confidence, right, confidence < 1)
+    plots_target.reliability_curves(None, TARGET, all_lowered).canvas.draw()
+    assert "nan" not in plots_target.reliability_alt(None, all_lowered)
 
 
 def test_with_nothing_to_show_trust_says_so() -> None:

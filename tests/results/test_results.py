@@ -22,7 +22,7 @@ from jind_nb.model.expected_error import ExpectedError, expected_error
 from jind_nb.model.predictions import NONE_PASSES, Predictions
 from jind_nb.results import data_tables, summary, tables, target, workbook, write
 from jind_nb.results.clusters import Clusters
-from jind_nb.results.target import TargetResult
+from jind_nb.results.target import TargetResult, labelled_confidence
 from jind_nb.runs.folder import Run
 from tests.helpers.simulated import simulated
 
@@ -620,6 +620,18 @@ def test_numbers_of_a_column_have_the_same_decimals() -> None:
     assert table["min"].tolist() == ["0.963", "0.700"]
     assert table["max"].tolist() == ["1.040", "5.900"]
     assert table["median cell total"].tolist() == ["1,948", "2,014"]
+
+
+def test_a_lowered_confidence_is_told_from_a_probability() -> None:
+    """The report's reliability is about probabilities; that of a cell unlike all annotated ones was halved. Cells without a label
+    cannot be compared."""
+    result = annotated(["B", "T"], [[0.9, 0.1]] * 4, ["B", "T", "B", None])
+    unlike = replace(result.final, unlike=np.array([False, True, False, False]), borrows=True)
+    cells = labelled_confidence(replace(result, stages=dict.fromkeys(result.stages, unlike)))
+    assert cells is not None
+    assert cells.confidence.tolist() == pytest.approx([0.9, 0.45, 0.9])
+    assert (cells.right.tolist(), cells.lowered.tolist()) == ([True, False, True], [False, True, False])
+    assert labelled_confidence(annotated(["B", "T"], [[0.9, 0.1]], [None])) is None
 
 
 def test_many_cells_unlike_all_annotated_ones_come_first() -> None:

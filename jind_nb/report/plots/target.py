@@ -16,6 +16,7 @@ from ...data.plan import Plan
 from ...model.calibration import Calibration
 from ...results.clusters import Clusters
 from ...results.tables import composition_shares
+from ...results.target import LabelledCells
 from .embedding import FEW, scatter, target_umap, target_umap_alt
 from .style import (
     COLOURS,
@@ -243,10 +244,13 @@ def confidence_alt(confidence: np.ndarray, target: str) -> str:
 
 
 def reliability_curves(
-    calibration: Calibration | None, target: str, labelled: tuple[np.ndarray, np.ndarray] | None = None
+    calibration: Calibration | None, target: str, labelled: LabelledCells | None = None
 ) -> Figure | str:
     """Draw how often cells of a confidence are right (reliability), and how many are wrong if only the most confident are
     assigned (risk and coverage): in left-out batches and, where labels are known, in the target.
+
+    The reliability is without the target's cells whose confidence was lowered because they are unlike all annotated ones: it is no
+    probability of being right, as that of all other cells (and of all left-out ones) is.
 
     Parameters
     ----------
@@ -272,13 +276,19 @@ def reliability_curves(
         coverage, risk = np.array(calibration.risk_coverage).reshape(-1, 2).T
         label = f"{which} (mean AURC {three_digits(calibration.mean('AURC'))})"
         right.plot(100 * coverage, 100 * risk, color=COLOURS[0], label=label, **MIDDLE)
-    if labelled is not None and len(labelled[1]):
-        rows = metrics.reliability(*labelled)
-        rows = rows[rows["cells"] >= FEWEST_OF_A_RANGE]
-        label = f"{short(target)}, by its labels (error {three_digits(metrics.calibration_error(*labelled))})"
-        left.plot(rows["confidence"], rows["right"], marker="s", color=COLOURS[3], linestyle="--", label=label, **OVER)
-        coverage, risk = metrics.risk_coverage(*labelled)
-        label = f"{short(target)}, by its labels (AURC {three_digits(metrics.area_under_risk_coverage(*labelled))})"
+    if labelled is not None:
+        by_labels = f"{short(target)}, by its labels"
+        cells = _probabilities(labelled)
+        if len(cells[0]):
+            rows = metrics.reliability(*cells)
+            rows = rows[rows["cells"] >= FEWEST_OF_A_RANGE]
+            label = f"{by_labels} (error {three_digits(metrics.calibration_error(*cells))})"
+            left.plot(
+                rows["confidence"], rows["right"], marker="s", color=COLOURS[3], linestyle="--", label=label, **OVER
+            )
+        coverage, risk = metrics.risk_coverage(labelled.confidence, labelled.right)
+        aurc = metrics.area_under_risk_coverage(labelled.confidence, labelled.right)
+        label = f"{by_labels} (AURC {three_digits(aurc)})"
         right.plot(100 * coverage, 100 * risk, color=COLOURS[3], linestyle="--", label=label, **OVER)
     left.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (mean of a range)", ylabel="share of right cells")
     left.set_title(f"Reliability (ranges of at least {FEWEST_OF_A_RANGE} cells)", fontsize=TITLE)
@@ -292,14 +302,21 @@ def reliability_curves(
     return figure
 
 
-def reliability_alt(calibration: Calibration | None, labelled: tuple[np.ndarray, np.ndarray] | None) -> str:
+def _probabilities(labelled: LabelledCells) -> tuple[np.ndarray, np.ndarray]:
+    """Return the confidence of the cells of which it was not lowered, and whether they are right."""
+    return labelled.confidence[~labelled.lowered], labelled.right[~labelled.lowered]
+
+
+def reliability_alt(calibration: Calibration | None, labelled: LabelledCells | None) -> str:
     """Return the alt text of `reliability_curves`."""
     numbers = []
     if calibration is not None and calibration.mean("AURC") is not None:
         error, aurc = calibration.mean("calibration_error"), calibration.mean("AURC")
         numbers.append(f"on left-out batches {three_digits(error)} and {three_digits(aurc)}")
-    if labelled is not None and len(labelled[1]):
-        error, aurc = metrics.calibration_error(*labelled), metrics.area_under_risk_coverage(*labelled)
+    if labelled is not None:
+        cells = _probabilities(labelled)
+        error = metrics.calibration_error(*cells) if len(cells[0]) else None
+        aurc = metrics.area_under_risk_coverage(labelled.confidence, labelled.right)
         numbers.append(f"on the target's labelled cells {three_digits(error)} and {three_digits(aurc)}")
     return (
         "Reliability diagram and risk-coverage curve. Calibration error and area under the risk-coverage curve (0 is best): "
