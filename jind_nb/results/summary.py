@@ -194,7 +194,7 @@ def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[
     if result.mode != AlignmentMode.ALIGNED or not training["intermediates"] or not without - aligned >= MUCH_LOST:
         return []
     return [
-        f"On the annotated batches left out of training, alignment lowered the share of right cells from "
+        f"On the annotated batches left out of training, alignment lowered the share of cells that are right before rejection from "
         f"{percent(without)} to {percent(aligned)}. Compare with a run with ALIGN false."
     ]
 
@@ -270,7 +270,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     unlike = _doubt_of_unlike(result.reasons == UNLIKE, result.labels, plan.classes)
     doubts: dict[str, Sequence[str]] = {
         **(unlike if (result.reasons == UNLIKE).mean() > MANY_UNLIKE else {}),  # first, then: a key keeps its place
-        "By the file's labels, fewer than half of the cells of these types were recognised: {}.": missed,
+        "By the file's labels, fewer than half of the cells of these types are most like their own type: {}.": missed,
         NO_CHECK: unchecked,
         **_doubts_of_types(table),
         **unlike,

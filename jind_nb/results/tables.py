@@ -303,7 +303,7 @@ def n_before_probabilities(table: pd.DataFrame) -> int:
 
 def fallback_table(result: TargetResult) -> pd.DataFrame:
     """Return a row for each parent of several types: its types, the probability it needs, and `cells` that fell back to it,
-    how many of them are `labelled` and how many `right`."""
+    how many of them are `labelled` and of how many the `parent is right`."""
     if not result.parents:
         return pd.DataFrame({"note": ["PARENTS is not set: no cell was given a coarser type."]})
     rows: dict[str, dict[str, Any]] = {}
@@ -313,7 +313,8 @@ def fallback_table(result: TargetResult) -> pd.DataFrame:
             numbers = count_fallbacks(result, result.fallback == name)
             types = [cell_type for cell_type, of in zip(result.final.classes, parent, strict=True) if of == name]
             rows[name] = {"cell types": ", ".join(types), "required probability": thresholds[name]} | numbers
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parent").round(3)
+    table = pd.DataFrame.from_dict(rows, orient="index").rename(columns={"right": "parent is right"})
+    return table.rename_axis("parent").round(3)
 
 
 def composition_table(result: TargetResult, plan: Plan) -> pd.DataFrame:

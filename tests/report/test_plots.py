@@ -526,6 +526,19 @@ def test_numbers_in_the_cells_of_page_one_are_explained_beside_them(n: int) -> N
     assert bool(cells.axes[0].texts) == is_explained == (n > 8)
 
 
+def test_a_matrix_says_that_its_shares_are_of_assigned_cells() -> None:
+    """Elsewhere an Unassigned cell may be right, by its most probable type; of a new type no cell can be assigned and right."""
+    counts = pd.DataFrame([[6, 2, 2], [0, 3, 7]], ["B", "Macrophage"], ["B", "T", UNASSIGNED])
+    figure = confusion.share_matrix(counts, "a long title of a matrix " * 3, ["B", "T", UNASSIGNED])
+    axes = figure.axes[0]
+    (head,) = [text for text in axes.texts if text.get_text() == "assigned\nand right"]
+    shares = [text.get_text() for text in axes.texts if text.get_position()[0] == head.get_position()[0]]
+    assert shares[1:] == ["60 %", "–"]
+    figure.canvas.draw()
+    (title,) = figure.texts
+    assert title.get_window_extent().y0 > head.get_window_extent().y1
+
+
 @pytest.mark.parametrize("n", [2, 28, 60])
 def test_one_matrix_fits_a_page_and_its_letters_can_be_read(n: int) -> None:
     """On paper a page is 6.6 inches wide; letters below 7 points are not read."""
@@ -540,7 +553,7 @@ def test_one_matrix_fits_a_page_and_its_letters_can_be_read(n: int) -> None:
         box = text.get_window_extent()
         assert box.x0 > -1, text
         assert box.x1 < figure.bbox.width + 1, text
-    assert f"{1235 * n:,} right" in confusion.share_matrix_alt(counts, "x")
+    assert f"{1235 * n:,} assigned and right" in confusion.share_matrix_alt(counts, "x")
 
 
 @pytest.mark.parametrize(

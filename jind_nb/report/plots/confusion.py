@@ -149,7 +149,8 @@ def draw_confusion(axes: Axes, result: StageResult, title: str, grid: _Grid) -> 
 
 
 def share_matrix(counts: pd.DataFrame, title: str, answers: Sequence[str] = ()) -> Figure:
-    """Draw one confusion matrix as wide as a page: each row shaded by the shares of its cells, with numbers where they fit.
+    """Draw one confusion matrix as wide as a page: each row shaded by the shares of its cells, with numbers where they fit, and beside it
+    its cells and the share of them that are assigned their own type (a dash for a type that none can be assigned).
 
     Parameters
     ----------
@@ -172,7 +173,7 @@ def share_matrix(counts: pd.DataFrame, title: str, answers: Sequence[str] = ()) 
     row = float(np.clip(cell, 0.108, 0.2 if n_rows <= 20 else 0.118))
     below = 0.058 * (len(UNASSIGNED) if is_numbered else max(map(len, heads)))
     bottom = 0.32 + (0.115 * max(head.count("\n") + 1 for head in wrapped) if wrapped else below)
-    height = 0.5 + row * n_rows + bottom
+    height = 0.56 + row * n_rows + bottom
     figure = plt.figure(figsize=(FULL, height))
     axes = figure.add_axes((left / FULL, bottom / height, cell * n_columns / FULL, row * n_rows / height))
     totals = counts.to_numpy().sum(axis=1, keepdims=True)
@@ -187,12 +188,12 @@ def share_matrix(counts: pd.DataFrame, title: str, answers: Sequence[str] = ()) 
     axes.axvline(n_columns - 1.5, color="black", linewidth=0.8)
     at = {name: j for j, name in enumerate(counts.columns)}
     right = np.array([counts.iloc[i, at[name]] if name in at else 0 for i, name in enumerate(counts.index)])
-    for x, head in ((0.3, "cells"), (0.75, "right")):
+    for x, head in ((0.3, "cells"), (0.78, "assigned\nand right")):
         axes.text(n_columns - 0.5 + x / cell, -0.75, head, ha="center", va="bottom", fontsize=7, fontweight="bold")
     for i, total in enumerate(totals[:, 0]):
         axes.text(n_columns - 0.5 + 0.3 / cell, i, f"{total:,}", ha="center", va="center", fontsize=7)
-        share = f"{100 * right[i] / max(1, total):.0f} %"
-        axes.text(n_columns - 0.5 + 0.75 / cell, i, share, ha="center", va="center", fontsize=7)
+        share = f"{100 * right[i] / max(1, total):.0f} %" if counts.index[i] in number else "–"
+        axes.text(n_columns - 0.5 + 0.78 / cell, i, share, ha="center", va="center", fontsize=7)
     if is_numbered:
         heads = [str(number[name]) if j % every == 0 else "" for j, name in enumerate(counts.columns[:-1])] + [
             UNASSIGNED
@@ -223,16 +224,14 @@ def _in_lines(heads: Sequence[str], width: float) -> list[str]:
 
 
 def share_matrix_alt(counts: pd.DataFrame, title: str) -> str:
-    """Return the alt text of `share_matrix`: how many are right, and the most frequent mistakes."""
+    """Return the alt text of `share_matrix`: how many are assigned and right, and the most frequent mistakes."""
     long = counts.stack()
     mistakes = [(int(n), *pair) for pair, n in long.items() if n and pair[0] != pair[1] and pair[1] != UNASSIGNED]
     largest = sorted(mistakes, key=lambda mistake: -mistake[0])[:3]
     words = "; ".join(f"{n:,} of {truth} called {given}" for n, truth, given in largest) or "no mistakes"
     n_right = sum(int(counts.loc[name, name]) for name in counts.index if name in counts.columns)
     n_wrong, n_left = sum(mistake[0] for mistake in mistakes), int(counts[UNASSIGNED].sum())
-    return (
-        f"Confusion matrix. {title}: {n_right:,} right, {n_wrong:,} wrong, {n_left:,} Unassigned. Most often: {words}."
-    )
+    return f"Confusion matrix. {title}: {n_right:,} assigned and right, {n_wrong:,} assigned and wrong, {n_left:,} Unassigned. Most often: {words}."
 
 
 def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) -> Figure | str:
@@ -259,7 +258,7 @@ def confusions(results: Sequence[StageResult], source: str, width: float = 8.0) 
 
 
 def confusion_alt(result: StageResult) -> str:
-    """Return the alt text of `confusions` of one stage: how many are right, and the most frequent mistakes."""
+    """Return the alt text of `confusions` of one stage: how many are assigned and right, and the most frequent mistakes."""
     m, counts = result.metrics, np.array(result.confusion)
     mistakes = [
         (int(counts[row, column]), truth, predicted)
@@ -271,8 +270,8 @@ def confusion_alt(result: StageResult) -> str:
     words = "; ".join(f"{n:,} of {truth} called {predicted}" for n, truth, predicted in largest) or "no mistakes"
     n_right = m["cells"] - m["rejected"] - m["misclassified"]
     return (
-        f"Confusion matrix of {result.batch}, {STAGE_WORDS.get(result.stage, result.stage)}, {m['cells']:,} {result.cells}: {n_right:,} right, "
-        f"{m['misclassified']:,} wrong, {m['rejected']:,} Unassigned. Most often: {words}."
+        f"Confusion matrix of {result.batch}, {STAGE_WORDS.get(result.stage, result.stage)}, {m['cells']:,} {result.cells}: {n_right:,} "
+        f"assigned and right, {m['misclassified']:,} assigned and wrong, {m['rejected']:,} Unassigned. Most often: {words}."
     )
 
 

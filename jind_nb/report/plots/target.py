@@ -290,7 +290,9 @@ def reliability_curves(
         aurc = metrics.area_under_risk_coverage(labelled.confidence, labelled.right)
         label = f"{by_labels} (AURC {three_digits(aurc)})"
         right.plot(100 * coverage, 100 * risk, color=COLOURS[3], linestyle="--", label=label, **OVER)
-    left.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (mean of a range)", ylabel="share of right cells")
+    left.set(
+        xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (mean of a range)", ylabel="share right, assigned or not"
+    )
     left.set_title(f"Reliability (ranges of at least {FEWEST_OF_A_RANGE} cells)", fontsize=TITLE)
     right.set(xlim=(0, 101), xlabel="most confident cells assigned (%)", ylabel="wrong among these cells (%)")
     highest = max(2.0, 1.08 * right.get_ylim()[1])
