@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
@@ -27,10 +28,12 @@ from jind_nb.core import locks
 from jind_nb.core.files import read_json, write_json
 from jind_nb.core.model_json import read_model_json
 from jind_nb.core.parameters import load_parameters
+from jind_nb.core.resources import templates
 from jind_nb.model.annotate import device_of
 from jind_nb.report import chapter, methods_text, pdf
 from jind_nb.report import page as report_page
 from jind_nb.report.methods_text import methods
+from jind_nb.report.plots import style
 from jind_nb.results import load
 from jind_nb.runs import cache
 from jind_nb.runs.folder import Run
@@ -434,6 +437,35 @@ def laid_out(demo_run: Path) -> list[Any]:
     weasyprint = pytest.importorskip("weasyprint", exc_type=OSError, reason="no pango")
     pages: list[Any] = weasyprint.HTML(string=(demo_run / "report.html").read_text("utf-8")).render().pages
     return pages
+
+
+FIGURES = {
+    "wide as the page": '<figure><img src="{0}" style="width: 660px; height: 270px"></figure>',
+    "two side by side": '<div class="pair">' + '<figure class="half"><img src="{0}" style="height: 210px"></figure>' * 2 + "</div>",
+    "tall": '<figure class="tall"><img src="{0}" style="width: 660px; height: 800px"></figure>',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_picture_is_on_the_page_of_its_heading_and_text(figure: str) -> None:
+    """What box plots mean is not read on another page, and a heading with nothing below it looks like a mistake."""
+    weasyprint = pytest.importorskip("weasyprint", exc_type=OSError, reason="no pango")
+    css = "".join(templates().get_template(name).render() for name in ("style.css.j2", "paper.css.j2"))
+    pixel = "data:image/png;base64," + base64.b64encode(style.png(plt.figure(figsize=(0.1, 0.1)))).decode()
+    words = "<p>what it shows</p>" * 2
+    for above in range(0, 260, 20):  # millimetres that are full already
+        parts = f'<div style="height: {above}mm">before</div><h3>Heading</h3>{words}{FIGURES[figure].format(pixel)}'
+        html = f'<style>{css}</style><main><section class="part flows">{parts}</section></main>'
+        texts = [
+            {
+                (box.element_tag if box.element_tag == "img" else getattr(box, "text", ""))
+                for box in page._page_box.descendants()
+            }
+            for page in weasyprint.HTML(string=html).render().pages
+        ]
+        (with_picture,) = [text for text in texts if "img" in text]
+        assert {"Heading", "what it shows"} <= with_picture, above
+        assert sum("what it shows" in text for text in texts) == 1, above
 
 
 def test_letters_can_be_read_on_paper(laid_out: list[Any], demo_run: Path) -> None:
