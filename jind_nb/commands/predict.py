@@ -37,6 +37,7 @@ from ..model.expected_error import ExpectedError, pooled_error, widened
 from ..model.networks import encode
 from ..model.state import Settings
 from ..model.target import align, annotate_latent, like_no_type, reject_doublets, reject_strange
+from ..results.new_groups import group_table_of_file
 from ..results.predicted import Predicted
 from ..results.tables import BATCH, annotate_obs, outside_notes, predictions_table
 from ..results.target import TargetResult, with_parents, with_types
@@ -111,7 +112,7 @@ def predict(
             "lost; choose another folder."
         )
     check_output(parameters, 0)
-    predicted = annotate_file(run, options.batch_col)
+    predicted = annotate_file(run, options.batch_col, has_groups=options.report)
     log.info("checking what else %s has, and writing", h5ad.name)
     # Before anything is written: parts of the file that were not read yet may be damaged.
     adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad, but=predicted.read)
@@ -124,13 +125,15 @@ def predict(
     return predicted
 
 
-def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
+def annotate_file(run: Run, batch_col: str | None = None, *, has_groups: bool = False) -> Predicted:
     """Return the annotation of all cells of a file; nothing is written.
 
     Parameters
     ----------
     run
         Its parameters are those of `parameters_for`.
+    has_groups
+        Whether groups of the cells unlike all annotated ones are looked for: where there are some, parts of the file are read again.
 
     Raises
     ------
@@ -143,8 +146,8 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     settings = settings_of(parameters)
     log.info("reading %s", parameters.paths[0])
-    read, blocks = prepare_in_blocks(parameters, cells, plan)
-    encoded = _encode(model, blocks, settings)
+    file = prepare_in_blocks(parameters, cells, plan)
+    encoded = _encode(model, file.blocks(), settings)
     answer = _annotate(model, cells, encoded, settings, plan, parameters.TYPES)
     notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
     plan.warnings.extend(_strange_warnings(answer.table))
@@ -156,8 +159,23 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     missing = plan.features["missing"]
     error = widened(answer.error, missing / plan.features["kept"])
     found = plan.features | {"silent": int((~encoded.here).sum()) - missing}
+    groups, order = None, _in_own_order(encoded, np.arange(len(table)))
+    del encoded  # so that what groups need makes the most that is held no more
+    if has_groups:
+        groups = group_table_of_file(table, order, file.some, file.features, settings.seed)
     return Predicted(
-        table, answer.latent, plan.classes, plan.warnings, notes, run, error, batch, found, answer.n_learned, read
+        table,
+        answer.latent,
+        plan.classes,
+        plan.warnings,
+        notes,
+        run,
+        error,
+        batch,
+        found,
+        answer.n_learned,
+        file.path,
+        groups,
     )
 
 

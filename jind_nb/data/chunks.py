@@ -217,6 +217,12 @@ class Blocks:
         with os.fdopen(descriptor, "wb") as written, reading(self.what), open_checked(block.file) as store:
             self.blocks = _sort_by_rows(store[block.path], block, Path(name), written)
 
+    def release(self) -> None:
+        """Let go of values that are kept in memory; they are read again where they are asked for."""
+        self.keeps = False
+        for block in self.blocks:
+            block.keeps, block.kept = False, None
+
     def each(
         self, function: Callable[[Block, Argument], Result], arguments: Iterable[Argument | None]
     ) -> Iterator[Result]:

@@ -52,6 +52,37 @@ class Selection:
     empty: np.ndarray  # bool, of `cells`: those without any value
 
 
+@dataclass(frozen=True)
+class PreparedFile:
+    """One file's values as `prepare` gives them, read when they are asked for; no more is ever held than a few blocks of cells."""
+
+    path: str  # where in the file the values are
+    features: pd.Index
+    selection: Selection
+
+    def blocks(self) -> Iterator[sparse.csr_matrix]:
+        """Yield the values of all cells, float32 (n_block, p), some cells at a time, in their order; none is kept in memory then."""
+        yield from self._read(self.selection.used)
+        for file in self.selection.values.files:
+            file.blocks.release()
+
+    def some(self, rows: np.ndarray) -> sparse.csr_matrix:
+        """Return the values of some cells, float32 (n_chosen, p); blocks without any of them are not read.
+
+        Parameters
+        ----------
+        rows
+            Positions among the cells, int (n_chosen,), ascending.
+        """
+        wanted = np.zeros(len(self.selection.used), dtype=bool)
+        wanted[rows] = True
+        return sparse.vstack([sparse.csr_matrix((0, len(self.features)), dtype=np.float32), *self._read(wanted)], "csr")
+
+    def _read(self, wanted: np.ndarray) -> Iterator[sparse.csr_matrix]:
+        read = read_features_in_blocks(self.selection.values, wanted, (self.selection.columns,))
+        return (x for (x,) in read)
+
+
 def prepare(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> ad.AnnData:
     """Read, normalise and select: return the values that training and alignment use, and complete the plan.
 
@@ -151,17 +182,11 @@ def _recount(cells: pd.DataFrame, plan: Plan) -> None:
     )
 
 
-def prepare_in_blocks(
-    parameters: Parameters, cells: pd.DataFrame, plan: Plan
-) -> tuple[str, Iterator[sparse.csr_matrix]]:
-    """Return, of one file, where the values are in it, and the `X` of `prepare`, some cells at a time, in their order.
-
-    No more is ever held in memory.
-    """
+def prepare_in_blocks(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> PreparedFile:
+    """Complete the plan as `prepare` does, of one file of which all cells are the target's, and return what reads its values."""
     selection = _select(parameters, cells, plan)
     (file,) = selection.values.files
-    blocks = read_features_in_blocks(selection.values, selection.used, (selection.columns,))
-    return file.blocks.path, (x for (x,) in blocks)
+    return PreparedFile(file.blocks.path, selection.var.index, selection)
 
 
 def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selection:

@@ -9,13 +9,14 @@ import pandas as pd
 import torch
 from markupsafe import Markup
 
-from ..core.labels import UNASSIGNED
+from ..core.labels import UNASSIGNED, UNLIKE
 from ..core.model_json import read_model_json
 from ..data.plan import Plan
 from ..model.calibration import Calibration
 from ..model.state import AlignmentMode, KnownLatents
 from ..model.store import load_shared
 from ..results.embedding import points_of
+from ..results.new_groups import MOST_GROUPED
 from ..results.predicted import Predicted, batches_table, flagged_table, reasons_counted
 from ..results.summary import summarise_prediction
 from ..results.tables import (
@@ -40,7 +41,7 @@ from .plots.target import (
     reliability_curves,
 )
 
-MOST_FLAGGED = 30  # cells that the page lists
+MOST_LISTED = 30  # cells without a type
 
 # Parameters that say something about a prediction.
 SHOWN = (
@@ -84,9 +85,10 @@ def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str
         table=_table(composition_to_read(types, has_parents="level" in predicted.table), "Each cell type in the file"),
         batches=_table(batches_table(predicted), "Each batch of the file") if several else None,
         reasons=_table(reasons_counted(predicted.table), "Why cells were assigned or not"),
-        flagged=_table(flagged.head(MOST_FLAGGED), "Cells without a type, the least sure first"),
+        flagged=_table(flagged.head(MOST_LISTED), "Cells without a type, the least sure first"),
+        groups=_groups(predicted),
         n_flagged=len(flagged),
-        n_listed=min(len(flagged), MOST_FLAGGED),
+        n_listed=min(len(flagged), MOST_LISTED),
         all_cells=page.all_cells(predicted.run),
         trust=_trust(calibration, predicted.classes),
         learned_from=_table(_learned_from(description), "The annotated batches that the model learned from"),
@@ -118,6 +120,15 @@ def _answers(predicted: Predicted) -> pd.DataFrame:
 
 def _table(table: pd.DataFrame, caption: str) -> Markup:
     return scrolling_html(report_html.table_html(table, caption, has_download=True))
+
+
+def _groups(predicted: Predicted) -> Markup | None:
+    """Return the groups of cells that are unlike all annotated ones; None where there are none."""
+    if predicted.groups is None:
+        return None
+    n_unlike = int((predicted.table["reason"] == UNLIKE).sum())
+    drawn = f" ({MOST_GROUPED:,} of the {n_unlike:,}, drawn at random)" if n_unlike > MOST_GROUPED else ""
+    return _table(predicted.groups, f"Groups of cells that are unlike all annotated ones{drawn}, the largest first")
 
 
 def _answer_pictures(

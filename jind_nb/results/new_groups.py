@@ -3,13 +3,15 @@
 A cell type that the annotated batches lack is a group of cells; single damaged cells are not.
 """
 
+from collections.abc import Callable
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from ..core.labels import UNLIKE
+from ..core.subsample import subsample
 from ..core.text import listing
 from .clusters import leiden
 from .target import TargetResult, target_rows
@@ -17,6 +19,7 @@ from .target import TargetResult, target_rows
 RESOLUTION = 0.5  # coarse: a few groups, not many
 FEWEST_CELLS = 10  # of a group that is shown
 MOST_GROUPS, MARKERS = 10, 8
+MOST_GROUPED, MOST_COMPARED = 3_000, 200  # cells of a file that are held: with those beside ten types 5,000
 NO_GROUPS = f"No group of {FEWEST_CELLS} or more of the target's cells is unlike all annotated cells."
 
 
@@ -32,31 +35,92 @@ def group_table(prepared: ad.AnnData, target: str, result: TargetResult, seed: i
     prepared
         The run's prepared cells, annotated ones and the target's.
     """
-    flagged = np.flatnonzero(result.reasons == UNLIKE)
+    flagged, rows = np.flatnonzero(result.reasons == UNLIKE), target_rows(prepared, target)
+    x, types = sparse.csr_matrix(prepared.X), prepared.obs["cell_type"].astype(object).to_numpy()
+
+    def others(name: str) -> sparse.csr_matrix:
+        own = rows[result.names == name]
+        return x[types == name] if len(own) < FEWEST_CELLS and (types == name).any() else x[own]
+
+    return _table(x[rows[flagged]], result.final.raw[flagged], others, prepared.var_names, seed)
+
+
+def group_table_of_file(
+    table: pd.DataFrame,
+    order: np.ndarray,
+    read: Callable[[np.ndarray], sparse.csr_matrix],
+    features: pd.Index,
+    seed: int,
+) -> pd.DataFrame | None:
+    """Return `group_table` of a file that is too large to hold, and has no annotated cells: of at most 3,000 of its cells that are
+    unlike all annotated ones, beside at most 200 of each nearest type.
+
+    Where the file has fewer than ten cells of a nearest type, `higher` and `lower` are empty.
+
+    Parameters
+    ----------
+    table
+        A `tables.predictions_table`.
+    order
+        The rows in an order that does not depend on the file's, int (n,): cells are drawn in it.
+    read
+        Returns the values of some rows, ascending.
+    """
+    reason, raw, names = (table[of].to_numpy(dtype=object) for of in ("reason", "raw_predictions", "predictions"))
+
+    def drawn(are_wanted: np.ndarray, most: int) -> np.ndarray:
+        rows = order[are_wanted[order]]
+        return rows[subsample(len(rows), most, seed)]
+
+    flagged = drawn(reason == UNLIKE, MOST_GROUPED)
     if len(flagged) < FEWEST_CELLS:
         return None
-    x = sparse.csr_matrix(prepared.X)
-    of_flagged = x[target_rows(prepared, target)[flagged]]
-    group = leiden(of_flagged, RESOLUTION, seed)
-    types = prepared.obs["cell_type"].astype(object).to_numpy()
+    nearest = pd.Series(raw[flagged]).value_counts().index[:MOST_GROUPS]
+    own = {name: drawn(names == name, MOST_COMPARED) for name in nearest}
+    rows = np.unique(np.concatenate([flagged, *own.values()]))
+    x = read(rows)
+
+    def others(name: str) -> sparse.csr_matrix:
+        of_type = own.get(name, np.empty(0, dtype=int))
+        return x[np.searchsorted(rows, of_type if len(of_type) >= FEWEST_CELLS else of_type[:0])]
+
+    return _table(x[np.searchsorted(rows, flagged)], raw[flagged], others, features, seed)
+
+
+def _table(
+    x: sparse.csr_matrix,
+    raw: np.ndarray,
+    others: Callable[[str], sparse.csr_matrix],
+    features: pd.Index,
+    seed: int,
+) -> pd.DataFrame | None:
+    """Return the table of `group_table`.
+
+    Parameters
+    ----------
+    x, raw
+        Values (n, p) and most probable types, objects (n,), of the cells unlike all annotated ones.
+    others
+        Returns the values of the cells of a type that a group is compared with, (m, p); without any it is compared with none.
+    """
+    if x.shape[0] < FEWEST_CELLS:
+        return None
+    group = leiden(x, RESOLUTION, seed)
     rows: dict[str, dict[str, object]] = {}
     for name in sorted(set(group), key=int):
         here = group == name
         if here.sum() < FEWEST_CELLS or len(rows) == MOST_GROUPS:
             continue
-        nearest = pd.Series(result.final.raw[flagged[here]]).mode().iloc[0]
-        others = np.zeros(len(types), dtype=bool)
-        others[target_rows(prepared, target)[result.names == nearest]] = True
-        if others.sum() < FEWEST_CELLS and (types == nearest).any():
-            others = types == nearest
-        apart = standardised_difference(of_flagged[here], x[others]) if others.any() else np.zeros(x.shape[1])
+        nearest = pd.Series(raw[here]).mode().iloc[0]
+        beside = others(nearest)
+        apart = standardised_difference(x[here], beside) if beside.shape[0] else np.zeros(x.shape[1])
         order = np.argsort(-apart, kind="stable")
         best, last = order[:MARKERS], order[::-1][:MARKERS]
         rows[f"group {len(rows) + 1}"] = {
             "cells": int(here.sum()),
             "nearest type": nearest,
-            "higher": listing(prepared.var_names[best[apart[best] > 0]], MARKERS, quoted=False),
-            "lower": listing(prepared.var_names[last[apart[last] < 0]], MARKERS, quoted=False),
+            "higher": listing(features[best[apart[best] > 0]], MARKERS, quoted=False),
+            "lower": listing(features[last[apart[last] < 0]], MARKERS, quoted=False),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group") if rows else None
 
@@ -69,6 +133,8 @@ def standardised_difference(cells: sparse.csr_matrix, others: sparse.csr_matrix)
     >>> standardised_difference(a, b).round(2).tolist()
     [1.33, 0.0]
     """
+    from sklearn.utils.sparsefuncs import mean_variance_axis  # takes 0.7 s to import, and few `predict` make a report
+
     means, variances = zip(*(mean_variance_axis(of.astype(np.float64), axis=0) for of in (cells, others)), strict=True)
     spread = np.sqrt((variances[0] + variances[1]) / 2)
     softened = spread + (np.median(spread) or spread.mean() or 1.0)

@@ -29,6 +29,7 @@ class Predicted:
     features: dict[str, int]  # `Plan.features`, and of the model's how many are `silent`: there, and zero in all cells
     n_learned: int  # assigned cells that the model learned from; the error is that of the others
     read: str  # where in the file the values are
+    groups: pd.DataFrame | None = None  # `new_groups.group_table_of_file`, if they were looked for and there are any
 
     @property
     def written(self) -> Path:

@@ -155,6 +155,26 @@ def test_a_report_tells_a_colleague_what_was_found_and_how_far_to_trust_it(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_trains")
+def test_a_report_has_the_groups_of_cells_that_the_model_does_not_know(
+    run_folder: Path, tmp_path: Path, jind_nb: Command
+) -> None:
+    """A new cell type would else be a number on page one; which genes it has, nobody would look for."""
+    new = simulated({"e": {"B": 60, "NK": 40, "T": 60}}, seed=0)
+    values, is_new = new.X.toarray(), (new.obs["celltype"] == "NK").to_numpy()
+    values[is_new] = np.random.default_rng(0).poisson(
+        np.repeat([9.0, 0.2], 30), (40, 60)
+    )  # the first 30 genes, of every type some
+    new.X = sparse.csr_matrix(values)
+    out = annotate(jind_nb, run_folder, new, tmp_path, "--report")
+    table, page = pd.read_parquet(out / "predictions.parquet"), (out / "report.html").read_text()
+    assert "Groups of cells that are unlike all annotated ones, the largest first" in page
+    n_unlike = int((table["reason"] == "unlike reference").sum())
+    sizes = [int(n) for n in re.findall(r"<th scope=.row.[^>]*>group \d+</th><td class=.number.>(\d+)</td>", page)]
+    assert 30 < sum(sizes) <= n_unlike
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
 def test_cells_that_the_model_learned_from_are_not_in_the_stated_error(
     run_folder: Path, tmp_path: Path, jind_nb: Command
 ) -> None:

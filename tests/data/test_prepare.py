@@ -22,7 +22,7 @@ from jind_nb.core.methods import DATA_RULES
 from jind_nb.core.model_json import CommonScale, write_model_json
 from jind_nb.core.parameters import Parameters, make_parameters
 from jind_nb.data import cells as data_cells
-from jind_nb.data import chunks, datasets
+from jind_nb.data import chunks, datasets, layers
 from jind_nb.data import plan as data_plan
 from jind_nb.data import prepare as data_prepare
 from jind_nb.data import roles as data_roles
@@ -1128,6 +1128,37 @@ def test_batches_of_a_new_file_that_differ_in_kind_each_come_to_the_model_s_scal
         parameters, cells, data_plan.Plan(target="c", source=None, annotated=["a"], classes=[])
     )
     np.testing.assert_allclose(prepared.X.toarray(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("stored", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_matrix.toarray])
+@pytest.mark.parametrize("kept", [0, 10**9])
+def test_a_few_cells_of_a_new_file_are_read_again_and_none_stays_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: Callable[[Any], Any], kept: int
+) -> None:
+    """predict holds latents, not values; what it asks for later has to be that of the cells it names."""
+    monkeypatch.setattr(layers, "KEPT_VALUES", kept)
+    monkeypatch.setattr(chunks, "VALUES_AT_ONCE", 700)
+    adata = simulated({"c": {"B": 40, "T": 40}})
+    adata.X = stored(adata.X)
+    adata.write_h5ad(tmp_path / "new.h5ad")
+    features = ["gene010", "gene002", "gene031"]
+    write_model_json(tmp_path / "model", MODEL | {"features": features, "preprocessing": LOG_COUNTS})
+    parameters = make_parameters(
+        {
+            "PATH": str(tmp_path / "new.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "OUTPUT_PATH": "o",
+            "TARGET_DATASET_NAME": "c", "PRETRAINED_MODEL_PATH": str(tmp_path / "model"),
+        }
+    )  # fmt: skip
+    plan = data_plan.Plan(target="c", source=None, annotated=[], classes=[])
+    file = data_prepare.prepare_in_blocks(parameters, data_cells.read_cells(parameters).assign(trains=True), plan)
+    whole = sparse.vstack(list(file.blocks())).toarray()
+    assert [
+        block.kept for of in file.selection.values.files for block in of.blocks.blocks if block.kept is not None
+    ] == []
+    rows = np.array([3, 4, 41, 79])
+    np.testing.assert_array_equal(file.some(rows).toarray(), whole[rows])
+    assert file.some(rows[:0]).shape == (0, 3)
+    assert list(file.features) == features
 
 
 # --- markers ---------------------------------------------------------------------------------------------------------

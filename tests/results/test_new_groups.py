@@ -7,7 +7,9 @@ import pytest
 from scipy import sparse
 
 from jind_nb.model.predictions import Predictions
-from jind_nb.results.new_groups import group_table
+from jind_nb.results import new_groups
+from jind_nb.results.new_groups import group_table, group_table_of_file
+from jind_nb.results.tables import predictions_table
 from jind_nb.results.target import TargetResult
 
 
@@ -53,3 +55,49 @@ def test_a_group_is_compared_with_the_targets_own_cells_of_its_type() -> None:
     table = group_table(adata, "t", result, seed=0)
     assert table is not None
     assert not table["higher"].str.contains("g7").any()
+
+
+def of_file(adata: ad.AnnData, result: TargetResult, order: np.ndarray) -> tuple[pd.DataFrame | None, list[np.ndarray]]:
+    """The table of a file whose cells are in an order, and the rows that were read for it."""
+    table, x, read = predictions_table(result).iloc[order], adata.X[order], []
+
+    def values(rows: np.ndarray) -> sparse.csr_matrix:
+        read.append(rows)
+        return x[rows]
+
+    return group_table_of_file(table, np.argsort(order), values, adata.var_names, seed=0), read
+
+
+def test_a_new_file_has_the_table_of_the_run_in_whatever_order_its_cells_are() -> None:
+    """Who annotates with a colleague's model needs to know what the unknown cells are no less."""
+    adata, result = case(40)
+    expected = group_table(adata, "t", result, seed=0)
+    n = len(result.cells)
+    for order in (np.arange(n), np.random.default_rng(1).permutation(n)):
+        found, _ = of_file(adata, result, order)
+        pd.testing.assert_frame_equal(found, expected)
+    assert of_file(*case(5), np.arange(65)) == (None, [])  # and nothing is read for a few odd cells
+
+
+def test_of_a_large_file_a_few_cells_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """predict holds no values, and a file may have millions of cells that are unlike the reference."""
+    monkeypatch.setattr(new_groups, "MOST_GROUPED", 25)
+    monkeypatch.setattr(new_groups, "MOST_COMPARED", 20)
+    adata, result = case(40)
+    found, (rows,) = of_file(adata, result, np.arange(100))
+    assert (np.diff(rows) > 0).all()
+    assert ((rows >= 60).sum(), (rows < 60).sum()) == (25, 20)
+    assert found is not None
+    assert found.iloc[0]["higher"].startswith("g5")
+    assert found.iloc[0]["lower"].startswith("g0")
+
+
+def test_a_group_without_cells_of_its_nearest_type_is_compared_with_none() -> None:
+    """A file of new cells alone has nothing to compare them with; the annotated cells' values are not in a saved model."""
+    adata, result = case(40)
+    new = np.arange(60, 100)
+    predictions = result.final.subset(new)
+    alone = TargetResult({"s": predictions}, result.cells[new], result.latent[new], None)
+    found, _ = of_file(adata[new], alone, np.arange(40))
+    assert found is not None
+    assert found["higher"].tolist() == found["lower"].tolist() == [""] * len(found)
