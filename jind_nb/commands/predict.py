@@ -21,6 +21,7 @@ from ..core.labels import NO_VALUES, UNASSIGNED, UNLIKE
 from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
+from ..core.sparse_rows import seen_columns
 from ..core.text import plural
 from ..core.threads import map_ahead
 from ..data.allowed_types import allowed_types
@@ -34,9 +35,15 @@ from ..model import store as model_store
 from ..model.annotate import settings_of
 from ..model.doublets import Doublets, find_doublets
 from ..model.expected_error import ExpectedError, pooled_error, widened
-from ..model.networks import encode
 from ..model.state import Settings
-from ..model.target import align, annotate_latent, like_no_type, reject_doublets, reject_strange
+from ..model.target import (
+    align,
+    annotate_latent,
+    encode_and_compare,
+    like_no_type,
+    reject_doublets,
+    reject_strange,
+)
 from ..results.new_groups import group_table_of_file
 from ..results.predicted import Predicted
 from ..results.tables import BATCH, annotate_obs, outside_notes, predictions_table
@@ -255,17 +262,16 @@ class _Encoded:
 def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings) -> _Encoded:
     """Read the values block by block and encode them."""
     (shared, known), own_target = model_store.load_shared(model, settings.device), model_store.own_target(model)
-    n_features = len(read_model_json(model)["features"])
+    encode = encode_and_compare(shared, known, settings)
 
     def encoded(x: sparse.csr_matrix) -> _Encoded:
         prints, empty = fingerprints(x), np.diff(x.indptr) == 0
         own = np.isin(prints, own_target)
         learned = np.isin(prints, [] if known.fingerprints is None else known.fingerprints) & ~own & ~empty
-        strange = like_no_type(x, known, np.ones(n_features, dtype=bool)) & ~empty
-        here = np.bincount(x.indices, minlength=n_features) > 0
+        latent, strange = encode(x)
+        strange &= ~empty
         values = x if settings.align or settings.doublets else x[own]
-        latent = encode(shared, x, settings.device)
-        return _Encoded(latent, prints, own, learned, values, empty, strange, here, x[strange])
+        return _Encoded(latent, prints, own, learned, values, empty, strange, seen_columns(x), x[strange])
 
     parts = list(map_ahead(encoded, blocks))
     arrays = {

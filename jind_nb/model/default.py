@@ -122,8 +122,12 @@ class Projection(nn.Module):
 
     def of_sparse(self, x: sparse.csr_matrix) -> Tensor:
         """Return what `forward` does, to rounding, of cells of which only the values that are not zero are given, on the CPU."""
+        return self.of_product(x, product(x, self.weight.numpy()))
+
+    def of_product(self, x: sparse.csr_matrix, products: np.ndarray) -> Tensor:
+        """Return what `of_sparse` does, given the product of the cells and the weight, float32 (n, d)."""
         lengths = torch.from_numpy(np.sqrt(sums_and_squares(x)[1]).astype(np.float32)).clamp_min(1e-6)[:, None]
-        return torch.from_numpy(product(x, self.weight.numpy())).mul_(self.length / lengths).sub_(self.offset)
+        return torch.from_numpy(products).mul(self.length / lengths).sub_(self.offset)
 
 
 def fit_encoder(x: sparse.csr_matrix, batches: dict[str, Cells], settings: Settings) -> Projection:

@@ -321,6 +321,11 @@ class Profiles:
         unlike: np.ndarray = resemblance(x, means) < self.least
         return unlike
 
+    def unlike_by(self, x: sparse.csr_matrix, products: np.ndarray) -> np.ndarray:
+        """Return what `unlike` does by all features, given the `product` of the cells and `directions(self.means)`, (n, K)."""
+        unlike: np.ndarray = _correlation(x, products) < self.least
+        return unlike
+
 
 def resemblance(x: sparse.csr_matrix, means: np.ndarray) -> np.ndarray:
     """Return each cell's correlation with the type it is most like, float (n,); 0 for a cell whose values are all equal.
@@ -334,12 +339,23 @@ def resemblance(x: sparse.csr_matrix, means: np.ndarray) -> np.ndarray:
     >>> resemblance(sparse.csr_matrix([[2.0, 4.0, 6.0], [5.0, 5.0, 5.0]]), means).round(3)
     array([1., 0.])
     """
+    return _correlation(x, product(x, directions(means)))
+
+
+def directions(means: np.ndarray) -> np.ndarray:
+    """Return types' mean cells (K, p) less the mean of each, of length one, as columns: float32 (p, K); zero if all values of a
+    type are equal."""
     apart = (means - means.mean(axis=1, keepdims=True)).astype(np.float64)
     lengths = np.linalg.norm(apart, axis=1, keepdims=True)
     apart = np.where(lengths > TINY, apart / np.maximum(lengths, TINY), 0.0)
+    return apart.T.astype(np.float32)
+
+
+def _correlation(x: sparse.csr_matrix, products: np.ndarray) -> np.ndarray:
+    """Return the largest correlation of each cell (n, p), float (n,), by its products with `directions`, (n, K)."""
     sums, squares = sums_and_squares(x)
     spread = squares - sums**2 / x.shape[1]
     varies = spread > 1e-6 * np.maximum(squares, TINY)
-    cosines = product(x, apart.T.astype(np.float32)).max(axis=1) / np.sqrt(np.where(varies, spread, 1.0))
+    cosines = products.max(axis=1) / np.sqrt(np.where(varies, spread, 1.0))
     correlation: np.ndarray = np.where(varies, cosines, 0.0)
     return correlation

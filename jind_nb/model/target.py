@@ -7,13 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from torch import Tensor
 
+from ..core.sparse_rows import for_products, product
 from ..core.subsample import subsample
 from ..data.fingerprints import own_order
 from .doublets import Doublets, find_doublets
 from .mixture import mixed
 from .neighbours import nearest
 from .networks import Annotator, encode, no_subnormal_numbers
+from .new_types import directions
 from .predictions import Predictions, Rule
 from .state import AlignmentMode, Annotated, KnownLatents, Reference, Settings, TargetStage
 
@@ -177,6 +180,26 @@ def like_no_type(x: sparse.csr_matrix, known: KnownLatents, here: np.ndarray | N
     """Return which cells (n, p) are like no annotated type, bool (n,): constants, noise, features under wrong names. None where a
     METHOD, or a model that an earlier version saved, does not ask. `here`: see `Profiles.unlike`."""
     return np.zeros(x.shape[0], dtype=bool) if known.profiles is None else known.profiles.unlike(x, here)
+
+
+def encode_and_compare(
+    shared: Annotator, known: KnownLatents, settings: Settings
+) -> Callable[[sparse.csr_matrix], tuple[np.ndarray, np.ndarray]]:
+    """Return a function of cells (n, p) that gives what `encode` and, by all features, `like_no_type` do: by one product of the
+    cells for both, where both need one."""
+    of_product: Callable[[sparse.csr_matrix, np.ndarray], Tensor] | None = getattr(shared.encoder, "of_product", None)
+    profiles = known.profiles
+    if of_product is None or profiles is None or settings.device.type != "cpu":
+        return lambda x: (encode(shared, x, settings.device), like_no_type(x, known, np.ones(x.shape[1], dtype=bool)))
+    weight, of_types = shared.encoder.state_dict()["weight"].numpy(), directions(profiles.means)
+    d, both = weight.shape[1], for_products(np.hstack([weight, of_types]))
+
+    def of_cells(x: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+        products = product(x, both)
+        of_types_alone = products[:, d : d + of_types.shape[1]]
+        return of_product(x, products[:, :d]).numpy(), profiles.unlike_by(x, of_types_alone)
+
+    return of_cells
 
 
 def notes_table(annotated: Annotated) -> pd.DataFrame:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from jind_nb.data.fingerprints import own_order
 from jind_nb.model import target
 from jind_nb.model.annotate import annotate
+from jind_nb.model.default import Projection
 from jind_nb.model.mixture import mixed
-from jind_nb.model.networks import encode
+from jind_nb.model.networks import Annotator, encode
+from jind_nb.model.new_types import Profiles
 from jind_nb.model.predictions import class_thresholds
-from jind_nb.model.state import AlignmentMode, TargetStage
+from jind_nb.model.state import AlignmentMode, KnownLatents, Settings, TargetStage
 from jind_nb.model.target import align, annotate_before_alignment, known_latents, predict
 from tests.helpers.learn import CPU, METHODS, Learned, equal, is_reference, learn, learned, prepare_simulated, weights
 from tests.helpers.simulated import THREE_BATCHES
@@ -27,6 +32,24 @@ pytestmark = pytest.mark.usefixtures("short_game")
 def by_each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Learned:
     """The same by either METHOD; in `default` the target is aligned without asking whether that helps."""
     return learned(tmp_path_factory.mktemp("each"), METHOD=request.param, ALIGN=True)
+
+
+@pytest.mark.parametrize("has_profiles", [True, False])
+def test_cells_of_a_file_are_encoded_and_compared_with_the_types_as_those_of_a_run(has_profiles: bool) -> None:
+    """One product serves both in `predict`: other last digits would be other labels than the run's for the same cells."""
+    random = np.random.default_rng(0)
+    y, means = np.arange(60) % 3, random.gamma(0.5, 4, (3, 50))
+    x = sparse.csr_matrix(random.poisson(means[y]).astype(np.float32))
+    encoder = Projection(50, 12)
+    encoder.weight.copy_(torch.from_numpy(random.normal(size=(50, 12))))
+    shared = Annotator(encoder, torch.nn.Identity())
+    profiles = Profiles.of(x, y) if has_profiles else None
+    known = cast(KnownLatents, SimpleNamespace(profiles=profiles))
+    x = sparse.vstack([x, np.zeros((1, 50)), np.ones((5, 50))], format="csr", dtype=np.float32)
+    latent, strange = target.encode_and_compare(shared, known, cast(Settings, SimpleNamespace(device=CPU)))(x)
+    np.testing.assert_array_equal(latent, encode(shared, x, CPU))
+    np.testing.assert_array_equal(strange, target.like_no_type(x, known, np.ones(50, dtype=bool)))
+    assert strange.any() == has_profiles
 
 
 @pytest.mark.slow
