@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anndata as ad
@@ -241,15 +242,34 @@ def test_nan_in_the_last_block_is_named(how: str, form: str, in_blocks: Callable
     how=st.sampled_from([{"compression": "gzip"}, {"compression": "gzip", "shuffle": True}, {"compression": "lzf"}, {"fletcher32": True}, {}]),
 )  # fmt: skip
 @settings(deadline=None, max_examples=60)
-def test_compressed_values_are_those_that_h5py_reads(
+def test_values_are_those_that_h5py_reads(
     n: int, chunk: int, first: int, length: int, dtype: str, how: dict[str, Any]
 ) -> None:
-    """What gzip compressed is inflated by ourselves: another value would be another answer."""
-    with h5py.File("in memory", "w", driver="core", backing_store=False) as file:
-        stored = file.create_dataset("x", (n,), dtype, chunks=(min(chunk, n),), **how)
-        stored[: n // 2 + 1] = np.arange(n // 2 + 1) % 200  # chunks that were never written are zero
-        file.flush()
-        np.testing.assert_array_equal(chunks._span(stored, first, first + length), stored[first : first + length])
+    """What gzip compressed, or nothing did, is read past h5py: another value would be another answer."""
+    for where in ({"driver": "core", "backing_store": False}, {}, {"userblock_size": 512}):
+        with TemporaryDirectory() as folder:
+            with h5py.File(f"{folder}/a.h5", "w", **where) as file:
+                stored = file.create_dataset("x", (n,), dtype, chunks=(min(chunk, n),), **how)
+                stored[: n // 2 + 1] = np.arange(n // 2 + 1) % 200  # chunks that were never written are zero
+                file.flush()
+                expected = stored[first : first + length]
+                np.testing.assert_array_equal(chunks._span(stored, first, first + length), expected)
+            if "driver" not in where:
+                with h5py.File(f"{folder}/a.h5") as file:
+                    np.testing.assert_array_equal(chunks._span(file["x"], first, first + length), expected)
+
+
+def test_values_that_are_cut_off_are_told(tmp_path: Path) -> None:
+    """HDF5 takes what is missing for zeros, and so a cell for one without values."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=np.ones(100_000, np.float32), chunks=(1000,))
+        at = file["x"].id.get_chunk_info_by_coord((50_000,)).byte_offset
+    with h5py.File(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(chunks._span(file["x"], 0, 100_000), np.ones(100_000))
+        os.truncate(tmp_path / "a.h5", at + 10)
+        np.testing.assert_array_equal(chunks._span(file["x"], 0, 50_000), np.ones(50_000))
+        with pytest.raises(ValueError, match="cut short"):
+            chunks._span(file["x"], 40_000, 60_000)
 
 
 @pytest.mark.parametrize("byte", [20, -1])
