@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from .limits import file_size_limit
 from .locks import OURS
 
 FULL = 65_536  # bytes free: below, a failed write is taken for a full disk, which torch and h5py do not always say
+
+PIECE = 2**25  # bytes hashed at once: after each, a thread waits until another one lets it go on
+
+_begun: dict[str, Future[str]] = {}  # `signature` -> what `hash_ahead` finds
 
 LONGEST_NAME = 80  # characters; two names fit into a file name
 
@@ -131,8 +137,38 @@ def sha256(file: Path) -> str:
         parts = sorted(part for part in file.rglob("*") if part.is_file())
         lines = [f"{part.relative_to(file).as_posix()} {sha256(part)}" for part in parts]
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    begun = _begun.get(signature(file))
+    return _sha256(file) if begun is None else begun.result()
+
+
+def hash_ahead(file: Path) -> None:
+    """Begin to hash a large file in a thread; `sha256` waits for the result, unless the file has changed meanwhile."""
+    with suppress(OSError, ValueError):  # whoever reads the file tells what is wrong with it
+        if file.is_file() and file.stat().st_size > PIECE:
+            _begun[signature(file)] = result = Future[str]()
+            # Whoever stops need not wait for it.
+            threading.Thread(target=_hash_into, args=(file, result), daemon=True).start()
+
+
+def _hash_into(file: Path, result: Future[str]) -> None:
+    try:
+        result.set_result(_sha256(file))
+    except Exception as error:
+        result.set_exception(error)
+
+
+def _sha256(file: Path) -> str:
+    found, piece = hashlib.sha256(), memoryview(bytearray(min(PIECE, max(1, file.stat().st_size))))
+    with file.open("rb", buffering=0) as stream:
+        while n := stream.readinto(piece):
+            found.update(piece[:n])
+    return found.hexdigest()
+
+
+def signature(file: Path) -> str:
+    """Return what is another text once a file is another one: its inode, size and time."""
+    stat = file.stat()
+    return f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def read_end(file: Path, most: int) -> str:

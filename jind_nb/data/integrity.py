@@ -20,7 +20,7 @@ import anndata as ad
 import h5py
 import zarr
 
-from ..core.files import is_disk_full
+from ..core.files import is_disk_full, signature
 from ..errors import InputError
 
 with suppress(ImportError):
@@ -137,7 +137,7 @@ def rehearse(file: Path) -> None:
     InputError
         If the HDF5 library does not finish, or crashes, as it does on some damaged files.
     """
-    if _signature(file) in os.environ.get(REHEARSED, "").split() or not hasattr(os, "fork"):
+    if signature(file) in os.environ.get(REHEARSED, "").split() or not hasattr(os, "fork"):
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does not touch
@@ -163,12 +163,7 @@ def rehearse(file: Path) -> None:
 
 def mark_as_undamaged(file: Path) -> None:
     """Note that a file needs no rehearsal: it passed before, or was just written by ourselves."""
-    os.environ[REHEARSED] = f"{os.environ.get(REHEARSED, '')} {_signature(file)}".strip()
-
-
-def _signature(file: Path) -> str:
-    stat = file.stat()
-    return f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
+    os.environ[REHEARSED] = f"{os.environ.get(REHEARSED, '')} {signature(file)}".strip()
 
 
 def _read_once(file: Path) -> None:
