@@ -121,3 +121,12 @@ def test_without_a_home_there_is_a_place_for_caches(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     with writable_caches():
         assert not {"MPLCONFIGDIR", "NUMBA_CACHE_DIR"} & set(os.environ)
+
+
+def test_predict_does_not_wait_for_dask_and_leaves_it_to_whoever_needs_it() -> None:
+    """It takes a third of a second to import, in which nothing else is done."""
+    script = (
+        "import sys; from jind_nb.core import _compat; _compat.this_process_is_ours(); _compat.import_anndata(); "
+        "import jind_nb.commands.predict; assert 'dask.array' not in sys.modules; import dask.array"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
