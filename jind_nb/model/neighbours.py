@@ -17,7 +17,8 @@ from ..core._compat import multiplies_whole_numbers, product_of_whole_numbers
 from ..core.compiled import compiled
 from .in_blocks import in_blocks
 
-CELLS_AT_ONCE = 128  # that look for neighbours: their products with 10,000 cells take 5 MB
+CELLS_AT_ONCE = 512  # that a thread looks for neighbours of
+PRODUCTS_AT_ONCE = 128  # of these: with 10,000 cells they take 5 MB
 TOGETHER = 16  # products of which only the largest is looked at, at first
 TINY = 1e-12
 LARGEST = 127  # of whole numbers of eight bits
@@ -49,10 +50,13 @@ def nearest(latent: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray,
 
     def of_rows(rows: slice) -> tuple[np.ndarray, np.ndarray]:
         own = _of_length_one(latent[rows])
-        products, step, error = products_with(own)
-        found = np.zeros((len(own), k), dtype=np.int64), np.empty((len(own), k), dtype=np.float32)
-        _choose(products.numpy(), step.numpy(), error.numpy(), own.numpy(), theirs.numpy(), *found)
-        return found
+        products_of, step, error = products_with(own)
+        positions, cosines = np.zeros((len(own), k), dtype=np.int64), np.empty((len(own), k), dtype=np.float32)
+        for start in range(0, len(own), PRODUCTS_AT_ONCE):
+            some = slice(start, start + PRODUCTS_AT_ONCE)
+            of_cells = step[some].numpy(), error[some].numpy(), own[some].numpy()
+            _choose(products_of(some).numpy(), *of_cells, theirs.numpy(), positions[some], cosines[some])
+        return positions, cosines
 
     blocks = in_blocks(of_rows, len(latent), CELLS_AT_ONCE)
     positions, cosines = (np.concatenate(of_blocks) for of_blocks in zip(*blocks, strict=True))
@@ -63,9 +67,9 @@ def _of_length_one(latent: np.ndarray) -> Tensor:
     return F.normalize(torch.from_numpy(latent.astype(np.float32)), eps=TINY)
 
 
-# What gives, for latents of length one (n, d): their cosines with all others in steps, int32 or float32 (n, m), the size of each
-# cell's step, and how far from the true ones its cosines may be, float32 (n,) each.
-ProductsWith = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+# What gives, for latents of length one (n, d): what gives for some of these cells their cosines with all others in steps, int32 or
+# float32 (s, m); the size of each cell's step, and how far from the true ones its cosines may be, float32 (n,) each.
+ProductsWith = Callable[[Tensor], tuple[Callable[[slice], Tensor], Tensor, Tensor]]
 
 
 def _products_of_whole_numbers(theirs: Tensor) -> ProductsWith:
@@ -73,12 +77,16 @@ def _products_of_whole_numbers(theirs: Tensor) -> ProductsWith:
     their_step = theirs.abs().max().clamp_min(TINY) / LARGEST
     their_numbers, their_change = _as_whole_numbers(theirs, their_step)
 
-    def products_with(own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def products_with(own: Tensor) -> tuple[Callable[[slice], Tensor], Tensor, Tensor]:
         step = own.abs().amax(dim=1, keepdim=True).clamp_min(TINY) / LARGEST
         numbers, change = _as_whole_numbers(own, step)
         # The inequality of Cauchy and Schwarz, for the change of either side.
         error = change + (1 + change) * their_change.max() + ROUNDING
-        return product_of_whole_numbers(numbers, their_numbers.T), step[:, 0] * their_step, error
+        return (
+            lambda some: product_of_whole_numbers(numbers[some], their_numbers.T),
+            step[:, 0] * their_step,
+            error,
+        )
 
     return products_with
 
@@ -92,8 +100,8 @@ def _as_whole_numbers(latent: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
 def _products(theirs: Tensor) -> ProductsWith:
     """Multiply all digits, where the processor is no faster with whole numbers."""
 
-    def products_with(own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return own @ theirs.T, torch.ones(len(own)), torch.full((len(own),), ROUNDING)
+    def products_with(own: Tensor) -> tuple[Callable[[slice], Tensor], Tensor, Tensor]:
+        return lambda some: own[some] @ theirs.T, torch.ones(len(own)), torch.full((len(own),), ROUNDING)
 
     return products_with
 
@@ -108,6 +116,7 @@ def _choose(products, steps, errors, own, theirs, positions, largest):  # type: 
     k, m = largest.shape[1], products.shape[1]
     n = (m + TOGETHER - 1) // TOGETHER
     most, top, kept = np.empty(n, products.dtype), np.empty(k, products.dtype), np.empty(n, np.int64)
+    close = np.empty(m + 1, np.int64)
     for i in range(products.shape[0]):
         row, mine, of_row, at = products[i], own[i], largest[i], positions[i]
         most[:] = row[:n]
@@ -130,27 +139,30 @@ def _choose(products, steps, errors, own, theirs, positions, largest):  # type: 
             for j in range(n):
                 kept[n_kept] = j
                 n_kept += most[j] >= least
+            n_close = 0  # they are written down first, since the processor cannot foresee which they are
             for start in range(0, m, n):
                 for at_kept in range(n_kept):
                     j = start + kept[at_kept]
-                    if j >= m or row[j] < least or row[j] >= done:
-                        continue
-                    other, fours = theirs[j], len(mine) - len(mine) % 4
-                    a = b = c = d = np.float32(0)  # four sums, none of which waits for another
-                    for f in range(0, fours, 4):
-                        a += mine[f] * other[f]
-                        b += mine[f + 1] * other[f + 1]
-                        c += mine[f + 2] * other[f + 2]
-                        d += mine[f + 3] * other[f + 3]
-                    for f in range(fours, len(mine)):
-                        a += mine[f] * other[f]
-                    cosine, place = (a + b) + (c + d), k
-                    while place > 0 and (
-                        cosine > of_row[place - 1] or (cosine == of_row[place - 1] and j < at[place - 1])
-                    ):
-                        place -= 1
-                        if place < k - 1:
-                            of_row[place + 1], at[place + 1] = of_row[place], at[place]
-                    if place < k:
-                        of_row[place], at[place] = cosine, j
+                    if j >= m:
+                        break
+                    close[n_close] = j
+                    n_close += (row[j] >= least) & (row[j] < done)
+            for at_close in range(n_close):
+                j = close[at_close]
+                other, fours = theirs[j], len(mine) - len(mine) % 4
+                a = b = c = d = np.float32(0)  # four sums, none of which waits for another
+                for f in range(0, fours, 4):
+                    a += mine[f] * other[f]
+                    b += mine[f + 1] * other[f + 1]
+                    c += mine[f + 2] * other[f + 2]
+                    d += mine[f + 3] * other[f + 3]
+                for f in range(fours, len(mine)):
+                    a += mine[f] * other[f]
+                cosine, place = (a + b) + (c + d), k
+                while place > 0 and (cosine > of_row[place - 1] or (cosine == of_row[place - 1] and j < at[place - 1])):
+                    place -= 1
+                    if place < k - 1:
+                        of_row[place + 1], at[place + 1] = of_row[place], at[place]
+                if place < k:
+                    of_row[place], at[place] = cosine, j
             least, done = (np.float64(of_row[k - 1]) - errors[i]) / steps[i], least
