@@ -364,9 +364,10 @@ def _filters_of_chunks(stored: h5py.Dataset) -> list[int] | None:
 
 def _uncompressed(stored: h5py.Dataset, first: int, last: int) -> np.ndarray | None:
     """Return the values at some positions of chunks without filters, None if one is not as it should be: h5py knows what to say."""
-    if stored.file.driver != "sec2" or stored.file.userblock_size or not hasattr(os, "preadv"):  # Windows has none
+    file = stored.file
+    if file.driver != "sec2" or file.userblock_size or not hasattr(os, "preadv"):  # Windows has none
         return None
-    n, size, file = stored.chunks[0], stored.dtype.itemsize, stored.file.id.get_vfd_handle()
+    n, size, descriptor = stored.chunks[0], stored.dtype.itemsize, file.id.get_vfd_handle()
     values = np.empty(last - first, stored.dtype)
     for start in range(first - first % n, last, n):
         a, b = max(start, first), min(start + n, last)
@@ -377,7 +378,7 @@ def _uncompressed(stored: h5py.Dataset, first: int, last: int) -> np.ndarray | N
         if chunk.byte_offset is None or chunk.size != n * size:
             return None
         to: Any = values[a - first : b - first].view(np.uint8)
-        if os.preadv(file, [to], chunk.byte_offset + (a - start) * size) < len(to):
+        if os.preadv(descriptor, [to], chunk.byte_offset + (a - start) * size) < len(to):
             raise ValueError(CUT_SHORT)  # HDF5 takes what is missing for zeros
     return values
 

@@ -5,7 +5,9 @@ Names keep the spelling they have in the file; only their keys are compared.
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, wraps
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -50,6 +52,10 @@ GENES_ADVICE = (
 
 NAMES_SHOWN = 10
 
+REMEMBERED = 8  # lists of names
+
+Result = TypeVar("Result")
+
 
 def same_kind_advice(names: pd.Index) -> str:
     """Return what to look at if two sides have the same kind of gene names and yet none in common; empty for peaks."""
@@ -66,7 +72,18 @@ MOSTLY = 0.5  # of the features that can be judged
 ENOUGH_FEATURES = 50
 
 
-def names_type(names: pd.Index) -> str:
+def _remembered(of_names: Callable[[Sequence[str]], Result]) -> Callable[[pd.Index], Result]:
+    """Let a function of names remember what it gave for the last lists: each is asked of several times."""
+    of_texts = lru_cache(REMEMBERED)(of_names)
+
+    @wraps(of_names)
+    def of_index(names: pd.Index) -> Result:
+        return of_texts(tuple(map(str, names)))
+
+    return of_index
+
+
+def names_type(names: pd.Index | Sequence[str]) -> str:
     """Return what most of the names are: `peaks`, `Ensembl ids` or other `names`.
 
     >>> names_type(pd.Index(["ENSG00000139618.2", "ENSG00000141510"])), names_type(pd.Index(["chr1:10-20", "chrX-5-9"]))
@@ -79,7 +96,8 @@ def names_type(names: pd.Index) -> str:
     return "names"
 
 
-def keys_of(names: pd.Index) -> pd.Index:
+@_remembered
+def keys_of(names: Sequence[str]) -> pd.Index:
     """Return one spelling of each name: Ensembl ids without version, peaks as `1:10-20`, numbered repeats as `A-1`.
 
     Returns
@@ -91,7 +109,7 @@ def keys_of(names: pd.Index) -> pd.Index:
     >>> list(keys_of(pd.Index(["TBCE", "TBCE.1", "NKX2-1"])))
     ['TBCE', 'TBCE-1', 'NKX2-1']
     """
-    stripped = [str(name).strip() for name in names]
+    stripped = [name.strip() for name in names]
     known = set(stripped)
     pattern, respelt = {
         "Ensembl ids": (ENSEMBL, lambda found: (found[1] + (found[3] or "")).upper()),
@@ -183,7 +201,8 @@ LOOSER_PEAKS: tuple[Looser, ...] = (
 NameColumns = Mapping[str, pd.Index]  # "" is the index of var; text columns by their name
 
 
-def are_positions(names: pd.Index) -> bool:
+@_remembered
+def are_positions(names: Sequence[str]) -> bool:
     """Return whether names are mere numbers of rows (0, 1, 2, …; also V1, V2, …), which say nothing about a feature.
 
     Entrez ids are numbers too, but some of them are far above the number of genes.
@@ -191,20 +210,21 @@ def are_positions(names: pd.Index) -> bool:
     >>> are_positions(pd.Index(["0", "1", "12"])), are_positions(pd.Index(["V1", "V2", "V3"])), are_positions(pd.Index(["CD4"]))
     (True, True, False)
     """
-    found = [POSITION.fullmatch(str(name).strip()) for name in names]
+    found = [POSITION.fullmatch(name.strip()) for name in names]
     if not found or not all(found):
         return False
     numbers = [int(one[2]) for one in found if one]
     return len({one[1] for one in found if one}) == 1 and max(numbers) < max(MOST_POSITIONS, 3 * len(names))
 
 
-def _are_numbered(names: pd.Index) -> bool:
+@_remembered
+def _are_numbered(names: Sequence[str]) -> bool:
     """Return whether names only number the features (gene_0, gene_1, …): they may be names, if there are no others.
 
     >>> _are_numbered(pd.Index(["gene_0", "gene_1"])), _are_numbered(pd.Index(["CD4", "CD8A"]))
     (True, False)
     """
-    found = [NUMBERED_FEATURE.fullmatch(str(name).strip()) for name in names]
+    found = [NUMBERED_FEATURE.fullmatch(name.strip()) for name in names]
     return bool(found) and all(found) and len({one[1] for one in found if one}) == 1
 
 
