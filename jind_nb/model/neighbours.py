@@ -64,7 +64,9 @@ def nearest(latent: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray,
 
 
 def _of_length_one(latent: np.ndarray) -> Tensor:
-    return F.normalize(torch.from_numpy(latent.astype(np.float32)), eps=TINY)
+    of_length_one = F.normalize(torch.from_numpy(latent.astype(np.float32)), eps=TINY)
+    # numpy leaves chosen columns one after the other in memory, where the numbers of a cell lie far from each other.
+    return of_length_one.contiguous()
 
 
 # What gives, for latents of length one (n, d): what gives for some of these cells their cosines with all others in steps, int32 or

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from ..core.compiled import compiled
 from ..core.sparse_rows import product, sums_and_squares
 from ..core.subsample import subsample
 from .in_blocks import in_blocks
@@ -252,11 +253,20 @@ class Compared:
 
     def mean(self, positions: np.ndarray) -> np.ndarray:
         """Return the means of the batch's cells at some positions, int (l, k), float64 (l, d)."""
-        total = np.zeros((len(positions), self.latent.shape[1]))
-        for column in positions.T:  # one neighbour at a time: all at once would be 16 times the memory
-            total += self.latent[column]
-        mean: np.ndarray = total / positions.shape[1]
+        mean = np.zeros((len(positions), self.latent.shape[1]))
+        _add_up(self.latent, positions, mean)
+        mean /= positions.shape[1]
         return mean
+
+
+@compiled
+def _add_up(latent, positions, total):  # type: ignore[no-untyped-def]
+    for i in range(len(positions)):
+        row = total[i]
+        for j in range(positions.shape[1]):
+            other = latent[positions[i, j]]
+            for k in range(len(row)):
+                row[k] += other[k]
 
 
 def _shift(apart: np.ndarray, of: np.ndarray) -> np.ndarray:
