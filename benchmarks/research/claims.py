@@ -1,4 +1,5 @@
-"""What claims bring: how many cells of new types are found, and how many known ones are lost, with other constants or without them.
+"""What each part of novelty brings: how many cells of new types are found, and how many known ones are lost, without it or with
+other constants.
 
     python -m benchmarks.research.claims          # prints the tables of results/claims.csv
     python -m benchmarks.research.claims --run    # measures what is missing there first; goes on where it stopped
@@ -34,13 +35,15 @@ OUTPUT = RESULTS / "claims.csv"
 HIDDEN, HIDDEN_TOO, RARE, NOTHING = "hidden", "hidden too", "rare", "nothing"
 LOST = ("all", "pair", "single", "condition", RARE)
 SHIPPED = "as it is"
-AS_IT_IS = {name: getattr(new_types, name) for name in ("CLAIM_WEIGHT", "COMPOSITION", "CLAIMED", "SHARED")}
-VARIANTS: dict[str, dict[str, float]] = {
-    "no claims": {"CLAIM_WEIGHT": 0.0}, SHIPPED: {}, "CLAIM_WEIGHT 0.2": {"CLAIM_WEIGHT": 0.2}, "CLAIM_WEIGHT 0.6": {"CLAIM_WEIGHT": 0.6},
-    "COMPOSITION 0": {"COMPOSITION": 0.0}, "COMPOSITION 0.5": {"COMPOSITION": 0.5}, "COMPOSITION 1": {"COMPOSITION": 1.0},
-    "CLAIMED 5": {"CLAIMED": 5}, "CLAIMED 20": {"CLAIMED": 20}, "SHARED 1": {"SHARED": 1}, "SHARED 6": {"SHARED": 6},
+CHANGED = {
+    "CLAIM_WEIGHT": (0.0, 0.2, 0.6), "COMPOSITION": (0.0, 0.5, 1.0), "CLAIMED": (5, 20), "SHARED": (1, 6), "SURPRISE_WEIGHT": (0.0, 0.3),
+    "OWN_WAY": (0.0, 0.5), "MOST_CLAIMS": (1e-6, 1.0, 16.0),
 }  # fmt: skip
-FLOORS = np.arange(0.62, 1.121, 0.02).round(2)
+AS_IT_IS = {name: getattr(new_types, name) for name in CHANGED}
+VARIANTS: dict[str, dict[str, float]] = {SHIPPED: {}} | {
+    f"{name} {value:g}": {name: value} for name, values in CHANGED.items() for value in values
+}
+FLOORS = np.arange(0.5, 1.301, 0.02).round(2)
 MOST_RARE = 0.05  # known cells of a type that is rare among the annotated ones, that a choice may lose
 
 

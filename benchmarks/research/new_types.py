@@ -9,6 +9,8 @@ of them. At most 1,500 cells of the target and 4,000 annotated ones.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -18,16 +20,20 @@ from benchmarks.common import RESULTS, append_rows, measured_already, print_tabl
 from benchmarks.problems import SETS, Problem, of_rows, problems
 from jind_nb.core.subsample import subsample
 from jind_nb.model import annotate
+from jind_nb.model.calibration import novelty_threshold
+from jind_nb.model.default import NOVELTY
 from jind_nb.model.leave_one_out import LeftOut
+from jind_nb.model.new_types import ALONE, START
 
 OUTPUT = RESULTS / "new_types.csv"
 MOST_OF_TARGET, MOST_ANNOTATED, MOST_TYPES = 1_500, 4_000, 7
 FEWEST_CELLS = 10  # of a type that is hidden
 RARE, COMMON = 0.05, 0.5  # shares of the target that a hidden type has
 RECALLED = 0.8  # a type that is recalled less often by the model that knows it is a near relative of another
-FLOORS = (0.6, 0.7, 0.75, 0.8, 0.84, 0.86, 0.88, 0.9, 0.95, 1.0, 1.1)
-SHIPPED = 0.86
-MOST_KNOWN = 0.02  # of known cells that may be flagged, by which the floor is chosen
+STARTS = tuple(
+    round(START + 0.01 * step, 2) for step in range(-14, 21, 2)
+)  # of the limit; without left-out batches, as much higher or lower
+MOST_KNOWN = 0.02  # of known cells that may be flagged, by which the start is chosen
 
 
 def without(problem: Problem, hidden: str | None) -> Problem:
@@ -77,7 +83,6 @@ def measured(problem: Problem, hidden: str, recall: float, said: float | None) -
     novelty = annotate.annotate(reference.model, x, known, settings).novelty
     new = problem.truth == hidden
     others = np.isin(problem.truth, problem.plan.classes)
-    limit = _left_out_limit(left_out)
     row = {
         "set": problem.set,
         "target": problem.target,
@@ -88,17 +93,19 @@ def measured(problem: Problem, hidden: str, recall: float, said: float | None) -
         "annotated_batches": len(reference.batches),
         "AUROC": float(roc_auc_score(new[new | others], novelty[new | others])),
     }
-    for floor in FLOORS:
-        row[f"new_{floor}"] = float((novelty[new] > max(floor, limit)).mean())
-        row[f"known_{floor}"] = float((novelty[others] > max(floor, limit)).mean())
+    for start in STARTS:
+        limit = limit_by(left_out, start)
+        row[f"new_{start}"] = float((novelty[new] > limit).mean())
+        row[f"known_{start}"] = float((novelty[others] > limit).mean())
     return row
 
 
-def _left_out_limit(left_out: list[LeftOut]) -> float:
-    novelty = [batch.novelty[batch.could_be_known] for batch in left_out if batch.could_be_known.any()]
-    weights = np.concatenate([np.full(len(of_batch), 1 / len(of_batch)) for of_batch in novelty])
-    share = left_out[0].limit.share
-    return float(np.quantile(np.concatenate(novelty), 1 - share, weights=weights, method="inverted_cdf"))
+def limit_by(left_out: list[LeftOut], start: float) -> float:
+    """Return the limit of novelty with another start; without left-out batches it is as much higher or lower."""
+    limit = replace(NOVELTY, start=start, alone=ALONE + start - START)
+    found = novelty_threshold([replace(batch, limit=limit) for batch in left_out])
+    assert found is not None
+    return found
 
 
 def run(names: list[str]) -> None:
@@ -112,35 +119,35 @@ def run(names: list[str]) -> None:
 
 
 def report(rows: pd.DataFrame) -> None:
-    """Print shares of new and of known cells flagged: by the floor that the other sets choose, and by each floor."""
+    """Print shares of new and of known cells flagged: by the start that the other sets choose, and by each start."""
     rows["near_relative"] = rows["recall"] < RECALLED
     far = rows[~rows["near_relative"]]
     chosen = {}
     for name in far["set"].unique():
         others = far[far["set"] != name]
-        fitting = [floor for floor in FLOORS if others[f"known_{floor}"].mean() <= MOST_KNOWN]
-        chosen[name] = fitting[0] if fitting else FLOORS[-1]
-    floors = rows["set"].map(chosen).fillna(FLOORS[-1])
+        fitting = [start for start in STARTS if others[f"known_{start}"].mean() <= MOST_KNOWN]
+        chosen[name] = fitting[0] if fitting else STARTS[-1]
+    starts = rows["set"].map(chosen).fillna(STARTS[-1])
     for what in ("new", "known"):
-        rows[what] = [rows.loc[i, f"{what}_{floor}"] for i, floor in floors.items()]
+        rows[what] = [rows.loc[i, f"{what}_{start}"] for i, start in starts.items()]
     far = rows[~rows["near_relative"]]
-    of_sets = far.groupby("set")[["AUROC", "new", "known"]].mean().assign(floor=pd.Series(chosen))
-    print_table("Types hidden in turn, the floor chosen by the other sets", of_sets)
+    of_sets = far.groupby("set")[["AUROC", "new", "known"]].mean().assign(start=pd.Series(chosen))
+    print_table("Types hidden in turn, the start chosen by the other sets", of_sets)
     for title, some in {"recalled types": far, "near relatives": rows[rows["near_relative"]]}.items():
         if len(some):
             print(
                 f"\n{title} ({len(some)}): AUROC {some['AUROC'].mean():.3f} (worst {some['AUROC'].min():.3f}), "
                 f"new cells flagged {some['new'].mean():.3f}, known {some['known'].mean():.3f} (worst {some['known'].max():.3f})"
             )
-    by_floor = {floor: far[[f"new_{floor}", f"known_{floor}"]].mean().tolist() for floor in FLOORS}
+    by_start = {start: far[[f"new_{start}", f"known_{start}"]].mean().tolist() for start in STARTS}
     both = rows[rows["said"].notna()]
-    apart = both["said"] - both[f"new_{SHIPPED}"]
+    apart = both["said"] - both[f"new_{START}"]
     print(
         f"\nWhat the report says would be noticed ({len(both)} types): mean {both['said'].mean():.3f}, really flagged "
-        f"{both[f'new_{SHIPPED}'].mean():.3f}, mean distance {apart.abs().mean():.3f}, correlation "
-        f"{both['said'].corr(both[f'new_{SHIPPED}']):.2f}"
+        f"{both[f'new_{START}'].mean():.3f}, mean distance {apart.abs().mean():.3f}, correlation "
+        f"{both['said'].corr(both[f'new_{START}']):.2f}"
     )
-    print_table("By floor", pd.DataFrame(by_floor, index=["new cells", "known cells"]).T)
+    print_table("By start", pd.DataFrame(by_start, index=["new cells", "known cells"]).T)
 
 
 if __name__ == "__main__":

@@ -178,8 +178,8 @@ class _Novelty(BaseModel):
 
     share: Share
     floor: Threshold
+    alone: Threshold | None = None  # where no batch could be left out; not in older models, whose score was another
     least: Annotated[float, Field(ge=-1, le=1)]  # correlation with a type's mean cell
-    by_claims: bool = False  # `model.new_types.AnnotatedSpace.claims`; not in older models
 
 
 class _Alignment(BaseModel):

@@ -97,7 +97,8 @@ def calibrate(reference: Reference) -> dict[str, Calibration]:
     if not calibrations:
         return {}
     limit = next(iter(calibrations.values())).novelty_threshold  # of either mode: novelty does not depend on it
-    noticed = reference.settings.method.hide_types(known_latents(reference), limit)
+    settings = reference.settings
+    noticed = settings.method.hide_types(reference.model, known_latents(reference), limit, settings)
     return {mode: replace(of_mode, noticed=noticed) for mode, of_mode in calibrations.items()}
 
 

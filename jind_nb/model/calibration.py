@@ -39,6 +39,7 @@ ALONE_TEMPERATURE, ALONE_FLOOR = 0.7, 0.8
 
 # What these fields are called in the JSON of saved models.
 JSON_NAMES = {"novelty_threshold": "most_novel", "threshold_cap": "enough"}
+FEWEST_FOR_A_LIMIT = 50  # cells of known types in a left-out batch: a fiftieth of them is asked for
 HIGHEST_LIMIT = 2.0  # of novelty; saved models hold no higher one
 
 
@@ -297,15 +298,24 @@ def calibrate(
 
 
 def novelty_threshold(left_out: list[LeftOut]) -> float | None:
-    """Return the novelty that a share of the left-out cells of types their model knew exceed, each batch counted alike; the
-    METHOD says which share, and below what the limit never is."""
-    novelty = [batch.novelty[batch.could_be_known] for batch in left_out if batch.could_be_known.any()]
+    """Return the limit of novelty by that which a share of the left-out cells of types their model knew exceed, each batch counted
+    alike: `NoveltyLimit`. A batch of which only a handful of cells could be known is not asked, if the METHOD has a limit without."""
+    limit = left_out[0].limit
+    could = [batch.novelty[batch.could_be_known] for batch in left_out]
+    if limit.alone is not None and any(len(of_batch) for of_batch in could):
+        could = [
+            of_batch
+            for batch, of_batch in zip(left_out, could, strict=True)
+            if batch.is_new and len(of_batch) >= FEWEST_FOR_A_LIMIT
+        ]
+        if not could:
+            return limit.alone
+    novelty = [of_batch for of_batch in could if len(of_batch)]
     if not novelty:
         return None
     weights = np.concatenate([np.full(len(of_batch), 1 / len(of_batch)) for of_batch in novelty])
-    limit = left_out[0].limit
     found = np.quantile(np.concatenate(novelty), 1 - limit.share, weights=weights, method="inverted_cdf")
-    return float(min(max(limit.floor, found), HIGHEST_LIMIT))
+    return float(min(max(limit.floor, limit.start + limit.slope * found), HIGHEST_LIMIT))
 
 
 def calibrate_modes(left_out: list[LeftOut], settings: Settings, n_annotated: int) -> dict[str, Calibration]:

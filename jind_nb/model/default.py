@@ -37,7 +37,7 @@ from .in_blocks import in_blocks
 from .mixture import Weights, mixed
 from .neighbours import nearest
 from .networks import Annotator, classify, encode
-from .new_types import FLOOR, SHARE_ABOVE, AnnotatedSpace, hide_in_turn
+from .new_types import ALONE, FLOOR, SHARE_ABOVE, SLOPE, START, AnnotatedSpace, Compared, hide_in_turn
 from .pca import principal_axes
 from .state import (
     Annotated,
@@ -59,7 +59,7 @@ SOURCE_BY_TRIAL = False
 ALWAYS_ALIGNS = False
 ALWAYS_CALIBRATES = True
 MOST_TRAININGS = 9  # one for each left-out batch (`leave_one_out.MOST_LEFT_OUT`)
-NOVELTY = NoveltyLimit(SHARE_ABOVE, FLOOR, by_profiles=True, by_claims=True)
+NOVELTY = NoveltyLimit(SHARE_ABOVE, FLOOR, START, SLOPE, ALONE, by_profiles=True)
 KEEPS_CHECKPOINTS = False  # all it would save are seconds
 
 COMPONENTS = 100  # or one for each cell type, if there are more
@@ -516,18 +516,24 @@ def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings:
         some = np.concatenate(of_blocks)
     found = np.zeros(len(latent))  # those without any value are rejected for that
     of_some = latent if some.all() else latent[some]
-    found[some] = known.space.novelty(of_some, offset, by_claims=known.novelty_limit.by_claims)
+    compared = Compared.of(of_some, columns)
+    shares = classify(model.classifier, of_some[compared.rows] + offset, settings.device)
+    found[some] = known.space.novelty(of_some, compared, shares, offset)
     return found
 
 
 @one_blas_thread
-def hide_types(known: KnownLatents, limit: float | None) -> dict[str, float]:
+def hide_types(model: Annotator, known: KnownLatents, limit: float | None, settings: Settings) -> dict[str, float]:
     """Return which share of each type's cells would be flagged if no other batch had the type, by name: `new_types`."""
     if limit is None:
         return {}
     columns = near_columns(known.latent.shape[1])
-    found = hide_in_turn(known.latent.astype(np.float64), known.batch, known.y, columns, limit)
-    return {known.classes[k]: share for k, share in found.items()}
+    shares = classify(model.classifier, known.latent, settings.device)
+    found = hide_in_turn(known.latent.astype(np.float64), known.batch, known.y, shares, columns)
+    return {
+        known.classes[k]: float(np.mean([(novelty > limit).mean() for novelty in of_batches]))
+        for k, of_batches in found.items()
+    }
 
 
 # --- 5. the answer -----------------------------------------------------------------------------------------------------------------

@@ -3,19 +3,22 @@
 1. Each cell of the batch is averaged with its nearest cells there. What is left is what a group of cells has in common: chance
    of single cells goes, a new type stays.
 2. What the components of the annotated cells cannot explain of it is measured before alignment, which would hide it.
-3. Its distance to the nearest annotated type is measured after alignment, in units of how much cells of a type differ within and
-   between annotated batches (Mahalanobis; Lee et al. 2018, NeurIPS, arXiv:1807.03888).
-4. Annotated cells claim the batch's cells that are nearest to them. A group that none of them claims is farther from everything
-   annotated than other cells of the batch are: this tells a new type from a batch all of whose cells are far.
-5. Logarithms of the two distances are averaged, that of the claims is taken off, and so is the batch's own lower quartile: a batch
-   may be odd as a whole, and at least a quarter of its cells is taken to be of annotated types. (`resemblance` finds files of which
+3. Annotated cells claim the batch's cells that are nearest to them, and so tell where in this batch their type is: `in_batch`.
+   Alignment asks the batch's cells alone where they belong. It would move known cells off their place to make room for new ones.
+4. Its distance to the nearest type there is measured in units of how much cells of a type differ within and between annotated
+   batches (Mahalanobis; Lee et al. 2018, NeurIPS, arXiv:1807.03888).
+5. A group that no annotated cell claims is farther from everything annotated than other cells of the batch are: this tells a new
+   type from a batch all of whose cells are far.
+6. Logarithms of the two distances are averaged, and those of the claims and of the answers' largest shares are taken off. So is the
+   batch's own lower quartile: a batch may be odd as a whole, and at least a quarter of its cells is taken to be of annotated types. (`resemblance` finds files of which
    no cell is.)
 benchmarks/research/new_types.py hides types in turn and measures it; benchmarks/README.md compares it with other scores.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -26,20 +29,23 @@ from ..core.subsample import subsample
 from .in_blocks import in_blocks
 from .neighbours import nearest
 
-FLOOR = 0.86  # no limit is below it
-SHARE_ABOVE = 0.02  # of left-out cells of known types, that the limit leaves above it
+# The limit: what a share of left-out cells of known types exceed, times SLOPE, added to START; but not below FLOOR. ALONE where
+# no batch could be left out, which tells nothing.
+SHARE_ABOVE, START, SLOPE, FLOOR, ALONE = 0.02, 0.34, 0.75, 0.5, 0.94
 NEIGHBOURS, CELLS_A_NEIGHBOUR, FEWEST_NEIGHBOURS = 15, 4, 5
 MOST_CELLS = 5_000  # that neighbours are looked for among
 MOST_ANNOTATED = 4_000  # that components, types and their spread are computed from
 FEWEST_OF_A_TYPE = 100
 # Cells that an annotated cell claims; how far the claims of a type follow its share of the batch (0: not, 1: wholly); rounds in which
 # neighbours share their claims; what is added to them before the logarithm, and its weight.
-CLAIMED, COMPOSITION, SHARED, FEW_CLAIMS, CLAIM_WEIGHT = 10, 0.75, 3, 0.05, 0.4
+CLAIMED, COMPOSITION, SHARED, FEW_CLAIMS, CLAIM_WEIGHT = 10, 0.8, 3, 0.05, 0.4
+SURPRISE_WEIGHT, LEAST_SHARE = 0.15, 1e-3  # of the logarithm of how sure the answers are, and what is added before it
+# Of where a type is in a batch: rounds; more claims than this count no more (1: as if a type's were spread over all cells); cells
+# below which a type tells nothing; how far a common type goes its own way, and the share of the batch at which it goes half of that.
+ROUNDS, MOST_CLAIMS, FEWEST_CELLS, OWN_WAY, RARE = 3, 4.0, 3, 0.25, 0.02
 COMPONENTS = 50  # or a quarter of the latent, if that is less
 SHRINKAGE = 0.3  # of the covariance within types, towards a sphere
 QUARTILE = 0.25
-ROUNDS, FEWEST_FOR_A_SHIFT = 2, 4
-MOST_SHIFTED = 20_000  # cells of a batch that tell what all its cells have in common
 CELLS_AT_ONCE = 5_120  # whose novelty is computed; memory only
 TINY = 1e-9
 # Of the correlation below which a cell is no cell: a share of what nearly all annotated cells reach, but at least so many standard
@@ -58,6 +64,7 @@ ENOUGH_CELLS = 50  # in which a feature without any value is one that the file l
 class AnnotatedSpace:
     """What annotated cells span, and how much cells of a type differ there."""
 
+    names: np.ndarray  # int (K,), what each type is called in `y` of the annotated cells
     near: np.ndarray  # int (c,), columns of a latent by which cells are compared
     mean: np.ndarray  # (b,), of the unscaled block of latents
     axes: np.ndarray  # (b, k), its components
@@ -99,7 +106,7 @@ class AnnotatedSpace:
         mean = block.mean(axis=0)
         _, axes = np.linalg.eigh((block - mean).T @ (block - mean))
         axes = axes[:, ::-1][:, : min(COMPONENTS, max(1, latent.shape[1] // 4))]
-        return cls(near, mean, axes, types[:, near], np.linalg.inv(covariance), latent[:, near], own)
+        return cls(names, near, mean, axes, types[:, near], np.linalg.inv(covariance), latent[:, near], own)
 
     def unexplained(self, latent: np.ndarray) -> np.ndarray:
         """Return the length of what the components do not explain of latents (n, d), float (n,)."""
@@ -116,67 +123,91 @@ class AnnotatedSpace:
         distances: np.ndarray = np.sqrt(np.maximum(squares, 0))
         return distances
 
-    def claims(self, compared: Compared, offset: np.ndarray, shift: np.ndarray) -> np.ndarray:
-        """Return how often annotated cells claim the compared cells of a batch, float (m,): about 1 on average.
+    def in_batch(self, compared: Compared, shares: np.ndarray, offset: np.ndarray) -> tuple[AnnotatedSpace, np.ndarray]:
+        """Return the space with each type where a batch has it, and the cells that each type has there, float (K,).
 
-        Each annotated cell claims the ten cells nearest to it, where alignment puts them. So a cell that is far from all annotated
-        cells is claimed if none is nearer: another state of a type is, a new type beside a known one is not. The claims of a type
-        are weighed by how much more of the batch than of the annotated cells it is, to the power 0.75: a type may be rare in one and
-        common in the other. Then cells share their claims with their neighbours, so that a group has the same.
+        A cell counts for a type as far as it is of that type by the classifier, and annotated cells of the type claim it. So cells
+        of a new type move nothing: they have an answer, but nobody claims them. A type that the batch lacks does not either: its
+        cells claim others, which have another answer. All types are moved by the mean of their ways, each weighed by the root of
+        its cells, and then a common one by a quarter of what its own way differs.
 
         Parameters
         ----------
-        offset, shift
-            By which alignment moves the batch's latents, float (d,), and how far they are away then still, float (c,).
+        compared
+            The batch's cells, m of them.
+        shares
+            Their answers after alignment, float (m, K).
+        offset
+            By which alignment moves them, float (d,): the first guess.
         """
-        positions = compared.nearest_to(compared.latent)
-        moved = compared.latent[:, self.near] + offset[self.near]
-        m, k = len(moved), min(CLAIMED, max(1, len(moved) // CELLS_A_NEIGHBOUR))
-        of = self.distances(compared.mean(positions)[:, self.near] + offset[self.near] - shift).argmin(axis=1)
-        here, annotated = (np.bincount(types, minlength=len(self.types)) / len(types) for types in (of, self.y))
-        weight = ((here + TINY) / annotated)[self.y] ** COMPOSITION
-        claimed, _ = nearest(self.cells, moved, k)
-        claims: np.ndarray = np.bincount(claimed.ravel(), np.repeat(weight / weight.mean(), k), m) * m / claimed.size
-        neighbours = sparse.csr_matrix(
-            (np.ones(positions.size), positions.ravel(), np.arange(m + 1) * positions.shape[1]), shape=(m, m)
-        )
-        neighbours = neighbours.maximum(neighbours.T)
-        counts = np.diff(neighbours.indptr)
-        for _ in range(SHARED):
-            claims = neighbours @ claims / counts
-        return claims
+        latent = compared.latent[:, self.near]
+        moved, ways = offset[self.near], np.zeros_like(self.types)
+        cells = np.zeros(len(self.types))
+        for _ in range(ROUNDS):
+            belongs = np.minimum(self.claims(latent + moved, compared.sharing), MOST_CLAIMS) * shares
+            cells = belongs.sum(axis=0)
+            ways = self.types - belongs.T @ latent / (cells + TINY)[:, None]
+            counts = np.sqrt(cells) * (cells > FEWEST_CELLS)
+            if not counts.any():
+                break
+            moved = np.average(ways, axis=0, weights=counts)
+        own = OWN_WAY * cells / (cells + RARE * len(latent))
+        ways = moved + own[:, None] * (ways - moved)
+        return replace(self, types=self.types - ways, cells=self.cells - ways[self.y]), cells
 
-    def novelty(self, latent: np.ndarray, offset: np.ndarray, *, by_claims: bool = True) -> np.ndarray:
+    def claims(self, latent: np.ndarray, sharing: sparse.csr_matrix) -> np.ndarray:
+        """Return how often annotated cells of each type claim a batch's cells, float (m, K): about 1 on average for each type.
+
+        Each annotated cell claims the ten cells nearest to it. So a cell that is far from all annotated cells is claimed if none is
+        nearer: another state of a type is, a new type beside a known one is not. Then cells share their claims with their
+        neighbours, so that a group has the same.
+
+        Parameters
+        ----------
+        latent
+            Of the batch's cells, the near columns alone, float (m, c).
+        sharing
+            `Compared.sharing` of these cells.
+        """
+        m, k = len(latent), min(CLAIMED, max(1, len(latent) // CELLS_A_NEIGHBOUR))
+        claimed, _ = nearest(self.cells, latent, k)
+        claims = np.zeros((m, len(self.types)))
+        np.add.at(claims, (claimed.ravel(), np.repeat(self.y, claimed.shape[1])), 1.0)
+        for _ in range(SHARED):
+            claims = sharing @ claims
+        normal: np.ndarray = claims * (m / claims.sum(axis=0))
+        return normal
+
+    def novelty(self, latent: np.ndarray, compared: Compared, shares: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """Return how unlike the annotated cells each cell of a batch is, float (n,): about 0 for most cells of known types.
 
         Parameters
         ----------
         latent
             Of the batch's cells that have any value, before alignment, float (n, d).
-        offset
-            By which alignment moves them, float (d,).
-        by_claims
-            Whether `claims` count; they did not where an earlier version saved a model's limit.
+        compared, offset
+            As in `in_batch`.
+        shares
+            The compared cells' answers after alignment, float (m, all types of the model).
         """
         if not len(latent):
             return np.zeros(0)
-        compared = Compared.of(latent, self.near)
-        some = subsample(len(latent), MOST_SHIFTED, 0)
-        nearest_to_some = compared.nearest_to(latent[some])
-        moved = compared.mean(nearest_to_some)[:, self.near] + offset[self.near]
-        shift = np.zeros(len(self.near))
-        for _ in range(ROUNDS):
-            shift += _shift(moved - shift - self.types[(of := self.distances(moved - shift).argmin(axis=1))], of)
-
-        claims = self.claims(compared, offset, shift) if by_claims else np.ones(len(compared.latent))
-        unclaimed = -CLAIM_WEIGHT * np.log(claims + FEW_CLAIMS)
+        shares = shares[:, self.names] / np.maximum(shares[:, self.names].sum(axis=1, keepdims=True), TINY)
+        here, cells = self.in_batch(compared, shares, offset)
+        # A type may be rare among the annotated cells and common in the batch: its few claims are weighed by its share there.
+        in_batch, annotated = cells / (cells.sum() + TINY), np.bincount(self.y) / len(self.y)
+        weights = (in_batch + TINY) ** COMPOSITION * annotated ** (1 - COMPOSITION)
+        claims = here.claims(compared.latent[:, self.near], compared.sharing) @ (weights / weights.sum())
+        unclaimed, unsure = -np.log(claims + FEW_CLAIMS), -np.log(shares.max(axis=1) + LEAST_SHARE)
+        strange = CLAIM_WEIGHT * unclaimed + SURPRISE_WEIGHT * unsure
 
         def farness_of(rows: slice) -> np.ndarray:
-            positions = nearest_to_some[rows] if len(some) == len(latent) else compared.nearest_to(latent[rows])
+            alone = len(latent) == len(compared.rows)
+            positions = compared.positions[rows] if alone else compared.nearest_to(latent[rows])
             smooth = compared.mean(positions)
-            to_type = self.distances(smooth[:, self.near] + offset[self.near] - shift).min(axis=1)
+            to_type = here.distances(smooth[:, self.near]).min(axis=1)
             distance = (np.log(self.unexplained(smooth) + TINY) + np.log(to_type + TINY)) / 2
-            farness: np.ndarray = distance + unclaimed[positions].mean(axis=1)
+            farness: np.ndarray = distance + strange[positions].mean(axis=1)
             return farness
 
         farness = np.concatenate(in_blocks(farness_of, len(latent), CELLS_AT_ONCE))
@@ -185,30 +216,29 @@ class AnnotatedSpace:
 
 
 def hide_in_turn(
-    latent: np.ndarray, batch: np.ndarray, y: np.ndarray, near: np.ndarray, limit: float
-) -> dict[int, float]:
-    """Return which share of a type's cells would have been found unlike everything annotated, had no other batch had the type.
+    latent: np.ndarray, batch: np.ndarray, y: np.ndarray, shares: np.ndarray, near: np.ndarray
+) -> dict[int, list[np.ndarray]]:
+    """Return how novel cells of each type would have been, had no other batch had the type.
 
-    Nothing is learned anew: components, offsets and the limit are those of all annotated cells. benchmarks/README.md has how near
+    Nothing is learned anew: components, offsets and answers are those of all annotated cells. benchmarks/README.md has how near
     that comes to what is found of a type that is really new.
 
     Parameters
     ----------
     latent, batch, y, near
         As in `AnnotatedSpace.of`.
-    limit
-        Of novelty.
+    shares
+        The cells' answers, float (m, all types of the model).
 
     Returns
     -------
-    Type to share, 0 to 1: of the largest 60 types, each hidden from up to two batches. Types that a single batch has, or fewer
-    than ten of its cells, are not among them.
+    Type to novelties, float (cells,) for each of up to two batches: of the largest 60 types. Types that a single batch has, or
+    fewer than ten of its cells, are not among them.
     """
     counts = np.zeros((batch.max(initial=-1) + 1, y.max(initial=-1) + 1), dtype=int)
     np.add.at(counts, (batch, y), 1)
-    found = {}
+    found: dict[int, list[np.ndarray]] = {}
     for k in np.argsort(-counts.sum(axis=0), kind="stable")[:MOST_TYPES]:
-        shares = []
         for one in np.argsort(-counts[:, k], kind="stable")[:BATCHES_A_TYPE]:
             elsewhere = np.flatnonzero((batch != one) & (y != k))
             if (
@@ -224,11 +254,10 @@ def hide_in_turn(
             here = here[subsample(len(here), MOST_OF_A_BATCH, 0)]
             elsewhere = elsewhere[subsample(len(elsewhere), MOST_OF_OTHERS, 0)]
             space = AnnotatedSpace.of(latent[elsewhere], batch[elsewhere], y[elsewhere], near)
-            novelty = space.novelty(latent[here], np.zeros(latent.shape[1]))
+            compared = Compared.of(latent[here], near)
+            novelty = space.novelty(latent[here], compared, shares[here], np.zeros(latent.shape[1]))
             if (y[here] == k).any():
-                shares.append(float((novelty[y[here] == k] > limit).mean()))
-        if shares:
-            found[int(k)] = float(np.mean(shares))
+                found.setdefault(int(k), []).append(novelty[y[here] == k])
     return found
 
 
@@ -236,6 +265,7 @@ def hide_in_turn(
 class Compared:
     """The cells of a batch that its cells are averaged with: all, or a subsample."""
 
+    rows: np.ndarray  # int (m,), which cells of the batch these are
     latent: np.ndarray  # float64 (m, d)
     near: np.ndarray  # int (c,), columns by which cells are compared
     k: int  # nearest cells, a cell itself among them
@@ -245,7 +275,7 @@ class Compared:
         """Choose from a batch's latents, float (n, d): 15 nearest cells, of fewer cells in a small batch or a subsample."""
         some = subsample(len(latent), MOST_CELLS, 0)
         k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(latent))))
-        return cls(latent[some].astype(np.float64), near, min(k, max(1, len(latent) // CELLS_A_NEIGHBOUR)) + 1)
+        return cls(some, latent[some].astype(np.float64), near, min(k, max(1, len(latent) // CELLS_A_NEIGHBOUR)) + 1)
 
     def nearest_to(self, latent: np.ndarray) -> np.ndarray:
         """Return which of the batch's cells are nearest to each of some latents (l, d), int64 (l, k)."""
@@ -258,6 +288,19 @@ class Compared:
         mean /= positions.shape[1]
         return mean
 
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Which of these cells are nearest to each of them, int64 (m, k)."""
+        return self.nearest_to(self.latent)
+
+    @cached_property
+    def sharing(self) -> sparse.csr_matrix:
+        """What gives each cell the mean over cells that are among its nearest, or that it is among the nearest of: (m, m)."""
+        m, k = self.positions.shape
+        neighbours = sparse.csr_matrix((np.ones(m * k), self.positions.ravel(), np.arange(m + 1) * k), shape=(m, m))
+        neighbours = neighbours.maximum(neighbours.T)
+        return sparse.diags(1 / np.diff(neighbours.indptr)) @ neighbours
+
 
 @compiled
 def _add_up(latent, positions, total):  # type: ignore[no-untyped-def]
@@ -267,31 +310,6 @@ def _add_up(latent, positions, total):  # type: ignore[no-untyped-def]
             other = latent[positions[i, j]]
             for k in range(len(row)):
                 row[k] += other[k]
-
-
-def _shift(apart: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Return what the ways from their types to a batch's cells have in common, float (c,).
-
-    Of each type the nearer half of its cells counts: a new type's cells lie among those of the nearest annotated one, farther off.
-
-    Parameters
-    ----------
-    apart, of
-        The cells' ways from their nearest types, float (n, c), and these types, int (n,).
-    """
-    shift = np.zeros(apart.shape[1])
-    for _ in range(ROUNDS + 1):
-        length = np.linalg.norm(apart - shift, axis=1)
-        means, weights = [], []
-        for k in np.unique(of):
-            rows = np.flatnonzero(of == k)
-            if len(rows) >= FEWEST_FOR_A_SHIFT:
-                nearer = rows[length[rows] <= np.median(length[rows])]
-                means.append(apart[nearer].mean(axis=0))
-                weights.append(np.sqrt(len(nearer)))
-        if means:
-            shift = np.average(means, axis=0, weights=weights)
-    return shift
 
 
 @dataclass(frozen=True)

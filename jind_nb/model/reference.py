@@ -278,7 +278,7 @@ def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings:
     return by_nearest(latent, known.latent, known.y)
 
 
-def hide_types(known: KnownLatents, limit: float | None) -> dict[str, float]:
+def hide_types(model: Annotator, known: KnownLatents, limit: float | None, settings: Settings) -> dict[str, float]:
     """Return nothing: how many cells of a new type would be flagged is not asked."""
     return {}
 

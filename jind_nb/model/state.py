@@ -29,10 +29,12 @@ from .predictions import Predictions, Rule
 class NoveltyLimit:
     """Where a METHOD puts the limit above which a cell is unlike anything annotated."""
 
-    share: float  # of left-out cells of known types, above it
+    share: float  # of left-out cells of known types, above what the limit is computed from
     floor: float  # it is never lower
+    start: float = 0.0  # added to
+    slope: float = 1.0  # times that
+    alone: float | None = None  # what it is where no batch could be left out; None: by the held-out cells
     by_profiles: bool = False  # whether cells that resemble no type are unlike anything, too
-    by_claims: bool = False  # whether `AnnotatedSpace.claims` count; not in older saved models
 
 
 class AlignmentMode(StrEnum):
@@ -305,6 +307,8 @@ class Method(Annotating, Protocol):
     def latent(self, reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
         """Return the latents float32 (m, d) of some of a batch's cells."""
 
-    def hide_types(self, known: KnownLatents, limit: float | None) -> dict[str, float]:
+    def hide_types(
+        self, model: Annotator, known: KnownLatents, limit: float | None, settings: Settings
+    ) -> dict[str, float]:
         """Return which share of each type's cells would be flagged, by a limit of novelty, if the type were new; by name. A
         METHOD may not ask."""

@@ -43,7 +43,7 @@ from .annotate import METHODS, known_with_rules
 from .calibration import Calibration
 from .expected_error import ExpectedError, expected_error
 from .networks import Annotator, classify, encode
-from .new_types import Profiles
+from .new_types import ALONE, Profiles
 from .predictions import Predictions, Rule
 from .state import AlignmentMode, Annotated, Annotating, KnownLatents, NoveltyLimit, Reference, Settings, TargetStage
 from .target import (
@@ -412,9 +412,12 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLat
         if FINGERPRINTS in stored:
             known.fingerprints = stored[FINGERPRINTS].numpy().view(np.uint64)
         if novelty := description.get("novelty"):
-            known.novelty_limit = NoveltyLimit(
-                novelty["share"], novelty["floor"], by_claims=novelty.get("by_claims", False)
-            )
+            known.novelty_limit = NoveltyLimit(novelty["share"], novelty["floor"], alone=novelty.get("alone"))
+            if known.novelty_limit.alone is None:  # its limits are of an older score
+                known.rules = {
+                    mode: replace(rule, novelty_threshold=max(rule.novelty_threshold or 0.0, ALONE))
+                    for mode, rule in known.rules.items()
+                }
             known.profiles = Profiles(stored[PROFILES].numpy(), novelty["least"])
             means = known.profiles.means
             if not means.size or means.ndim != 2 or means.shape[1] != len(description["features"]):

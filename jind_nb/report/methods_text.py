@@ -52,7 +52,6 @@ def methods(
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,
         "calibration": target_calibration(training, result), "alignment_reason": alignment_reason,
         "learning": METHODS[method].describe(result.latent.shape[1], epochs, 1 + len(training["intermediates"])),
-        "by_claims": (model.get("novelty") or {}).get("by_claims", False),
         "CLAIMED": CLAIMED, "CLAIM_WEIGHT": CLAIM_WEIGHT,
         "most_cells": DATA_RULES[run.parameters.METHOD].most_cells, "steps": METHODS[method],
     }  # fmt: skip

@@ -29,7 +29,7 @@ from jind_nb.model.calibration import (
 from jind_nb.model.leave_one_out import LeftOut
 from jind_nb.model.mixture import mixed
 from jind_nb.model.predictions import NONE_PASSES, Predictions, tempered
-from jind_nb.model.state import AlignmentMode
+from jind_nb.model.state import AlignmentMode, NoveltyLimit
 
 quick = hypothesis_settings(deadline=None, max_examples=100)
 CLASSES = ["B", "NK", "T"]
@@ -81,6 +81,19 @@ def test_a_batch_counts_alike_however_many_cells_it_has() -> None:
     assert 1.2 < temperature([large, small], AlignmentMode.UNALIGNED, ONE) < 2.5
     novel = replace(small, novelty=small.novelty + 1)
     assert novelty_threshold([large, novel]) > 1.9
+
+
+def test_the_limit_of_novelty_follows_the_left_out_batches_that_can_tell() -> None:
+    """Of ten cells the most novel is chance, and held-out cells of the only batch say nothing of another one: with such limits
+    no cell of a new type was flagged."""
+    limit = NoveltyLimit(0.02, 0.5, start=0.3, slope=0.75, alone=0.9)
+    usual = [replace(batch(name, 200, seed), limit=limit) for seed, name in enumerate("ab")]
+    found = np.quantile(np.concatenate([of_batch.novelty for of_batch in usual]), 0.98, method="inverted_cdf")
+    assert novelty_threshold(usual) == pytest.approx(max(0.5, 0.3 + 0.75 * found))
+    few = batch("c", 10, 3)
+    few = replace(few, novelty=few.novelty + 5, limit=limit)
+    assert novelty_threshold([*usual, few]) == novelty_threshold(usual)
+    assert novelty_threshold([few]) == novelty_threshold([replace(usual[0], is_new=False)]) == 0.9
 
 
 def test_without_cells_of_known_types_nothing_is_learned_and_nothing_assigned() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from jind_nb.model.new_types import FLOOR, AnnotatedSpace, Compared, Profiles, hide_in_turn
+from jind_nb.model.new_types import ALONE, AnnotatedSpace, Compared, Profiles, hide_in_turn
 
 D = 40  # of a latent: two blocks of 20
 NEAR = np.arange(D)
@@ -27,6 +27,15 @@ def space(means: np.ndarray) -> AnnotatedSpace:
     return AnnotatedSpace.of(cells(means, y, 0) + 0.3 * batch[:, None], batch, y, NEAR)
 
 
+def novelties(space: AnnotatedSpace, latent: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
+    """By answers of the nearest type, as any classifier would have them for such distant types."""
+    if shares is None and len(latent):
+        shares = np.eye(len(space.types))[
+            space.distances(latent - latent.mean(axis=0) + space.types.mean(axis=0)).argmin(axis=1)
+        ]
+    return space.novelty(latent, Compared.of(latent, NEAR), shares, np.zeros(D))
+
+
 @pytest.mark.parametrize("share", [0.05, 0.5])
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_a_new_type_stands_out_of_a_batch_that_is_odd_as_a_whole(
@@ -35,13 +44,14 @@ def test_a_new_type_stands_out_of_a_batch_that_is_odd_as_a_whole(
     """However common the new type is: today's cell atlases lack half of a tumour."""
     n_new = int(400 * share)
     of = np.concatenate([np.full(n_new, 4), np.arange(400 - n_new) % 4])
-    novelty = space.novelty(cells(means, of, 1) + shift, np.zeros(D))
-    assert (novelty[of == 4] > FLOOR).mean() > 0.9
-    assert (novelty[of < 4] > FLOOR).mean() < 0.05
+    novelty = novelties(space, cells(means, of, 1) + shift)
+    assert (novelty[of == 4] > ALONE).mean() > 0.9
+    assert (novelty[of < 4] > ALONE).mean() < 0.05
 
 
 def claims(space: AnnotatedSpace, latent: np.ndarray) -> np.ndarray:
-    return space.claims(Compared.of(latent, NEAR), np.zeros(D), np.zeros(D))
+    """Of all types together, each as common in the batch as among the annotated cells."""
+    return space.claims(latent, Compared.of(latent, NEAR).sharing).mean(axis=1)
 
 
 def test_no_annotated_cell_claims_cells_of_a_new_type_beside_a_known_one(
@@ -69,21 +79,30 @@ def test_a_type_may_be_rare_among_the_annotated_cells_and_common_in_the_batch(me
     y = np.concatenate([np.full(10, 0), 1 + np.arange(390) % 3])
     space = AnnotatedSpace.of(cells(means, y, 0), np.arange(400) % 2, y, NEAR)
     latent = cells(means, (of := np.where(np.arange(300) % 2, 0, np.arange(300) % 3 + 1)), 2)
-    assert (space.novelty(latent, np.zeros(D))[of == 0] > FLOOR).mean() < 0.05
+    assert (novelties(space, latent)[of == 0] > ALONE).mean() < 0.05
 
 
-def test_a_model_that_was_saved_before_there_were_claims_judges_as_it_did(
-    space: AnnotatedSpace, means: np.ndarray
-) -> None:
-    """Its limit is of the distances alone: with another score other cells would be Unassigned."""
-    latent = cells(means, np.arange(100) % 5, 7)
-    before = space.novelty(latent, np.zeros(D), by_claims=False)
-    assert not np.allclose(before, space.novelty(latent, np.zeros(D)))
+@pytest.mark.parametrize("lacks", [False, True])
+def test_a_new_type_does_not_move_known_ones(space: AnnotatedSpace, means: np.ndarray, lacks: bool) -> None:
+    """Alignment moved the type whose answer its cells have halfway towards them: then neither type's cells lie on it, and the
+    known ones are flagged as much as the new. Nor may a type that the batch lacks move the others."""
+    of = np.where(np.arange(400) % 10 < 3, 4, np.arange(400) % (3 if lacks else 4))
+    answer = np.where(of == 4, 0, of)
+    shifted = means + 1.5
+    shifted[4] = shifted[0] + 0.7 * (means[4] - means[0])
+    latent = cells(shifted, of, 2)
+    here, count = space.in_batch(Compared.of(latent, NEAR), np.eye(4)[answer], np.zeros(D))
+    there = np.unique(answer)
+    apart = np.linalg.norm(here.types[there] - shifted[there], axis=1)
+    by_answers = np.stack([latent[answer == k].mean(axis=0) for k in there])
+    assert apart.max() < 0.5 * np.linalg.norm(by_answers - shifted[there], axis=1).max()
+    assert (count[there] > 20).all()
+    assert lacks == (count[3] < 1)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_a_handful_of_cells_is_judged(space: AnnotatedSpace, means: np.ndarray, n: int) -> None:
-    novelty = space.novelty(cells(means, np.arange(n), 3), np.zeros(D))
+    novelty = novelties(space, cells(means, np.arange(n), 3), np.full((n, 4), 0.25))
     assert novelty.shape == (n,)
     assert np.isfinite(novelty).all()
 
@@ -119,13 +138,21 @@ def test_honest_cells_of_a_file_that_lacks_features_are_like_their_types(counts:
     assert not Profiles.of(sparse.csr_matrix(x), y).unlike(sparse.csr_matrix(few)).any()
 
 
+def noticed(means: np.ndarray, batch: np.ndarray, y: np.ndarray) -> dict[int, float]:
+    latent = cells(means, y, 3)
+    squares = ((latent[:, None] - means[None, : y.max() + 1]) ** 2).sum(axis=2)
+    shares = np.exp(-0.05 * (squares - squares.min(axis=1, keepdims=True)))
+    found = hide_in_turn(latent, batch, y, shares / shares.sum(axis=1, keepdims=True), NEAR)
+    return {k: float((np.concatenate(novelty) > ALONE).mean()) for k, novelty in found.items()}
+
+
 def test_a_type_between_others_would_not_be_noticed_and_a_distant_one_would(means: np.ndarray) -> None:
     """A biologist must know which types this data could hide, without a run for each."""
     y = np.tile(np.arange(5), 120)
     batch = np.repeat([0, 1], 300)
     alike = means.copy()
     alike[1] = alike[0] + 0.2
-    shares = hide_in_turn(cells(alike, y, 3), batch, y, NEAR, FLOOR)
+    shares = noticed(alike, batch, y)
     assert set(shares) == set(range(5))
     assert max(shares[0], shares[1]) < 0.1
     assert min(shares[2], shares[3], shares[4]) > 0.9
@@ -134,5 +161,5 @@ def test_a_type_between_others_would_not_be_noticed_and_a_distant_one_would(mean
 def test_a_type_of_one_batch_cannot_be_hidden(means: np.ndarray) -> None:
     y = np.concatenate([np.tile(np.arange(3), 50), np.tile(np.arange(2), 75)])
     batch = np.repeat([0, 1], 150)
-    assert set(hide_in_turn(cells(means, y, 4), batch, y, NEAR, FLOOR)) == {0, 1}
-    assert hide_in_turn(cells(means, y[:150], 4), batch[:150], y[:150], NEAR, FLOOR) == {}
+    assert set(noticed(means, batch, y)) == {0, 1}
+    assert noticed(means, batch[:150], y[:150]) == {}

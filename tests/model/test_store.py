@@ -29,6 +29,7 @@ from jind_nb.model.annotate import leave_batches_out
 from jind_nb.model.calibration import Calibration, alignment_in_words, calibrate_modes
 from jind_nb.model.default import Offset
 from jind_nb.model.networks import Annotator, classify, encode
+from jind_nb.model.new_types import ALONE
 from jind_nb.model.predictions import Predictions, class_thresholds, tempered, within
 from jind_nb.model.reference import Adapter
 from jind_nb.model.state import AlignmentMode, Annotated, KnownLatents, Reference
@@ -519,15 +520,17 @@ def test_a_model_of_format_5_from_before_new_types_were_looked_for_judges_as_it_
     assert 0 <= annotated.novelty.min() <= annotated.novelty.max() <= 2
 
 
-def test_a_model_from_before_there_were_claims_judges_as_it_did(saved: Saved, tmp_path: Path) -> None:
-    """Its limit is of another score: with it, many known cells would be unlike the reference."""
+def test_a_model_whose_limit_is_of_an_older_score_has_the_limit_of_one_batch_at_least(
+    saved: Saved, tmp_path: Path
+) -> None:
+    """With its own limit, many known cells would be unlike the reference."""
     older = shutil.copytree(saved.folder, tmp_path / "older")
     description = read_model_json(older)
-    (description["novelty"] or {}).pop("by_claims", None)  # METHOD `reference` has another score
+    (description["novelty"] or {}).pop("alone", None)  # METHOD `reference` has another score
+    for rule in description["calibration"].values():
+        rule["most_novel"] = 0.1
     write_model_json(older, description)
     settings = replace(saved.reference.settings, align=False)
-    now, known = store.annotate_with_model(saved.folder, saved.x, settings, recall_own=False)
-    before, then = store.annotate_with_model(older, saved.x, settings, recall_own=False)
-    counts = [of.novelty_limit is not None and of.novelty_limit.by_claims for of in (known, then)]
-    assert counts == [not is_reference(saved.reference.settings), False]
-    assert np.array_equal(now.novelty, before.novelty) == is_reference(saved.reference.settings)
+    _, known = store.annotate_with_model(older, saved.x, settings, recall_own=False)
+    limits = {rule.novelty_threshold for rule in known.rules.values()}
+    assert limits <= ({0.1} if is_reference(saved.reference.settings) else {ALONE})

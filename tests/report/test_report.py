@@ -26,11 +26,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from jind_nb.core import locks
 from jind_nb.core.files import read_json, write_json
-from jind_nb.core.model_json import read_model_json
 from jind_nb.core.parameters import load_parameters
 from jind_nb.core.resources import templates
 from jind_nb.model.annotate import device_of
-from jind_nb.report import chapter, methods_text, pdf
+from jind_nb.report import chapter, pdf
 from jind_nb.report import page as report_page
 from jind_nb.report.methods_text import methods
 from jind_nb.report.plots import style
@@ -339,18 +338,6 @@ def test_methods_say_that_rare_types_were_left_out_only_if_any_were(
     assert "At most 10,000 labelled cells of a batch were used." in usual
     plan.too_rare = [{"batch": "well 2", "cell_type": "Dendritic", "cells": 1}]
     assert says in methods(run, result, plan, training, {}).paragraph
-
-
-def test_methods_name_claims_only_where_the_model_has_them(demo_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that was saved before there were any judges without them."""
-    run = Run(load_parameters(demo_run / "parameters.yaml", {"OUTPUT_PATH": str(demo_run)}), input_matters=False)
-    result, training, plan = load.load_finished(run), load_training(run), load_plan(run)
-    says = "0.4 times the logarithm of how often annotated cells had such cells among their 10 nearest of the target"
-    assert says in methods(run, result, plan, training, {}).paragraph
-    older = read_model_json(run.models)
-    del older["novelty"]["by_claims"]
-    monkeypatch.setattr(methods_text, "read_model_json", lambda folder: older)
-    assert "among their 10 nearest" not in methods(run, result, plan, training, {}).paragraph
 
 
 def test_other_thresholds_in_the_model_card_are_explained(demo_run: Path, seen: Seen) -> None:
