@@ -88,7 +88,8 @@ def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation,
         totals = [batch.total for batch in batches]
         total = float(np.median([t for t in totals if t])) if all(totals) else None
         of = "" if total is None else f" of values that add up to {total:,.7g} in a cell"
-        return replace(log1p, scale=f"log1p{of}, as in the file", total=total)
+        taken = "as in the file" if value_types == ["log1p"] else f"from {' and '.join(value_types)} in the file"
+        return replace(log1p, scale=f"log1p{of}, {taken}", total=total)
     if all(batch.is_linear or batch.is_logarithm for batch in batches):
         if any(batch.value_type == "antibody counts" for batch in batches):
             return clr

@@ -27,7 +27,7 @@ from .mixture import Weights, learned_weights, mixed
 from .predictions import NO_EVIDENCE, NONE_PASSES, Predictions, Rule, tempered
 from .state import AlignmentMode, Settings
 
-COOLEST, HOTTEST = 0.2, 20.0
+COOLEST, HOTTEST = 0.5, 20.0  # where left-out batches have no error, the coolest of all would fit them best
 
 FEWEST_FOR_A_GUARANTEE = 4  # left-out batches
 

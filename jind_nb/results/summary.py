@@ -25,7 +25,10 @@ from .predicted import Predicted
 from .tables import composition_shares, composition_table, outside_notes, predictions_table
 from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
 
-WIDE = 0.2  # above the expected error, that the end of its interval is named beside it
+NAMED, TIMES = (
+    0.02,
+    2,
+)  # above the expected error, and that many times it, from which on the end of its interval is named beside it
 MANY_UNLIKE = 0.05  # of the cells, that the first sentence names
 FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
 # A type that fewer cells were given, and less than this share of the target, is listed too: a third of such cells are wrong
@@ -123,7 +126,8 @@ def _probably_wrong(expected: ExpectedError, of_cells: str = ASSIGNED_CELLS) -> 
     if expected.value is None:
         return ""
     high = expected.value if expected.range is None else expected.range[1]
-    up_to = f", perhaps up to {percent(high)}" if high - expected.value > WIDE else ""
+    is_named = high - expected.value >= NAMED and high >= TIMES * expected.value
+    up_to = f", perhaps up to {percent(high)}" if is_named else ""
     return f"; {about(expected.value)} of {of_cells} are probably wrong{up_to}"
 
 
@@ -166,7 +170,9 @@ def _expected_number(
         of_batch = 1 - held_out["effective_accuracy"] * (1 - dropped)
     if of_batch is None:
         return Number(name, "not known", "how many of the assigned cells are wrong", expected.basis)
-    words = f"{percent(of_batch)} of the cells held out of the annotated batches are wrong, and a new batch is harder."
+    one = calibration is not None and calibration.n_annotated == 1
+    batches = "only annotated batch" if one else "annotated batches"
+    words = f"{percent(of_batch)} of the assigned ones among the cells held out of the {batches} are wrong, and a new batch is harder."
     return Number(name, "not known", "how many of the assigned cells are wrong", f"{expected.basis} {words}")
 
 
@@ -322,8 +328,12 @@ def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
 
 
 def _absent_types(table: pd.DataFrame, types: Sequence[str]) -> dict[str, Sequence[str]]:
-    absent = table.index[_most_like(table) == 0]
-    return {"No cell is most like {}: absent here, or missed.": [name for name in absent if not types or name in types]}
+    absent = [name for name in table.index[_most_like(table) == 0] if not types or name in types]
+    unlike = [name for name in absent if table.loc[name, "unlike"]]
+    return {
+        "No cell is most like {}: absent here, or missed.": [name for name in absent if name not in unlike],
+        "All cells that are most like {} are unlike all annotated cells: the type itself in another state, or a new one.": unlike,
+    }
 
 
 def _other_composition(table: pd.DataFrame, plan: Plan) -> dict[str, Sequence[str]]:

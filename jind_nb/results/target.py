@@ -197,8 +197,8 @@ def count_fallbacks(result: TargetResult, here: np.ndarray) -> dict[str, Any]:
 
 
 def held_out_accuracy(history: list[StageResult]) -> dict[str, float] | None:
-    """Return how the final model did on held-out cells of all annotated batches together: `cells`, `raw_accuracy`,
-    `effective_accuracy`; None without any."""
+    """Return how the final model did on held-out cells of all annotated batches together: `cells`, `assigned`,
+    `raw_accuracy`, `effective_accuracy`; None without any."""
     final = {s.batch: s for s in history if s.cells == HELD_OUT}  # the last stage of each batch
     cells = sum(s.metrics["cells"] for s in final.values())
     if not cells:
@@ -206,7 +206,8 @@ def held_out_accuracy(history: list[StageResult]) -> dict[str, float] | None:
     kept = sum(s.metrics["cells"] - s.metrics["rejected"] for s in final.values())
     wrong = sum(s.metrics["misclassified"] for s in final.values())
     right = sum(s.metrics["raw_accuracy"] * s.metrics["cells"] for s in final.values())
-    return {"cells": cells, "raw_accuracy": right / cells, "effective_accuracy": 1 - wrong / kept if kept else 0.0}
+    effective = 1 - wrong / kept if kept else 0.0
+    return {"cells": cells, "assigned": kept, "raw_accuracy": right / cells, "effective_accuracy": effective}
 
 
 def target_calibration(training: Mapping[str, Any], result: TargetResult) -> Calibration | None:

@@ -701,6 +701,14 @@ def test_real_pancreas_of_mixed_units_is_comparable(
     assert right > 0.75
 
 
+def test_the_methods_say_which_logarithms_the_file_had(
+    prepare: Callable[..., Prepared], shared_file: Callable[[str], Path]
+) -> None:
+    """A paper would say that values were taken as they are, that were in fact divided."""
+    result = prepare(shared_file("liver_mouse_gse87795_5stages"), TARGET_DATASET_NAME="E11.5")
+    assert result.plan.preprocessing.scale.endswith("from log2 in the file")
+
+
 # --- features --------------------------------------------------------------------------------------------------------
 
 

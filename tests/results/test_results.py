@@ -565,11 +565,14 @@ def test_few_held_out_cells_are_doubted_by_what_was_held_out_not_by_the_threshol
 
 def test_the_first_sentence_tells_how_wrong_the_expected_error_may_be() -> None:
     """Where many cells may be of a new type, "0.2 %" alone is all that a reader takes away, and up to 80 % may be wrong."""
-    wide, narrow = (ExpectedError(0.002, (0.0, high), "Said.") for high in (0.819, 0.05))
+    wide, narrow, near = (
+        ExpectedError(v, (0.0, high), "Said.") for v, high in ((0.002, 0.158), (0.002, 0.01), (0.2, 0.3))
+    )
     assert summary._probably_wrong(wide).endswith(
-        "about 0.2 % of the assigned cells are probably wrong, perhaps up to 81.9 %"
+        "about 0.2 % of the assigned cells are probably wrong, perhaps up to 15.8 %"
     )
     assert summary._probably_wrong(narrow).endswith("are probably wrong")
+    assert summary._probably_wrong(near).endswith("are probably wrong")
 
 
 def test_the_first_numbers_say_what_they_rest_on() -> None:
@@ -587,7 +590,7 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     from_held_out = summary._expected_number(unknown, None, held_out)
     assert from_held_out.value == "not known"
     assert (
-        "5.0 % of the cells held out of the annotated batches are wrong, and a new batch is harder"
+        "5.0 % of the assigned ones among the cells held out of the annotated batches are wrong, and a new batch is harder"
         in from_held_out.basis
     )
     one = Calibration(1.0, None, None, None, 1, [{"error_among_assigned": 0.0}], {}, [])
@@ -595,7 +598,9 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     assert alone.value == "not known"
     assert "There is a single annotated batch" in alone.basis
     with_dropped = summary._expected_number(unknown, None, held_out, dropped=0.2)
-    assert "24.0 % of the cells held out" in with_dropped.basis  # the others are wrong whatever is said of them
+    assert (
+        "24.0 % of the assigned ones among the cells held out" in with_dropped.basis
+    )  # the others are wrong whatever is said of them
     none_wrong = [{"cells": 9, "error_among_assigned": 0.0, "doubt_among_assigned": 0.0}] * 2
     several = Calibration(1.0, None, None, None, 3, none_wrong, {}, [])
     some = summary._expected_number(expected_error(result.final, several), several, held_out)
@@ -645,5 +650,14 @@ def test_many_cells_unlike_all_annotated_ones_come_first() -> None:
     assert "6 of 10 cells assigned, 4 left Unassigned (4 of them unlike all annotated cells)" in told.sentence
     assert told.distrust[0].startswith("4 Unassigned cells are unlike all cells of the annotated batches")
     assert told.distrust[0].endswith("By the file's labels, 0 of 3 labelled ones are of annotated types.")
-    assert any(text.startswith("No cell is most like Macrophage") for text in told.distrust)
+    assert any(text.startswith("All cells that are most like Macrophage are unlike") for text in told.distrust)
     assert not any(text.startswith("Many of the cells that are most like these types") for text in told.distrust)
+
+
+def test_a_type_whose_cells_are_all_unlike_the_reference_is_not_called_absent() -> None:
+    """Page one said that no cell was most like alpha, and the table below it had three of them."""
+    table = pd.DataFrame(
+        {"assigned": 0, "parent_only": 0, "rejected": [3, 0, 1], "unlike": [3, 0, 0]}, index=["alpha", "beta", "delta"]
+    )
+    absent, unlike = summary._absent_types(table, []).values()
+    assert (absent, unlike) == (["beta"], ["alpha"])
