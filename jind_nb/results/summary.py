@@ -25,10 +25,8 @@ from .predicted import Predicted
 from .tables import composition_shares, composition_table, outside_notes, predictions_table
 from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
 
-NAMED, TIMES = (
-    0.02,
-    2,
-)  # above the expected error, and that many times it, from which on the end of its interval is named beside it
+# The end of the expected error's interval is named beside it if it is so far above, or a little and so many times as high.
+WIDE, NAMED, TIMES = 0.2, 0.02, 2
 MANY_UNLIKE = 0.05  # of the cells, that the first sentence names
 FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
 # A type that fewer cells were given, and less than this share of the target, is listed too: a third of such cells are wrong
@@ -126,7 +124,8 @@ def _probably_wrong(expected: ExpectedError, of_cells: str = ASSIGNED_CELLS) -> 
     if expected.value is None:
         return ""
     high = expected.value if expected.range is None else expected.range[1]
-    is_named = high - expected.value >= NAMED and high >= TIMES * expected.value
+    above = high - expected.value
+    is_named = above > WIDE or (above >= NAMED and high >= TIMES * expected.value)
     up_to = f", perhaps up to {percent(high)}" if is_named else ""
     return f"; {about(expected.value)} of {of_cells} are probably wrong{up_to}"
 

@@ -573,6 +573,8 @@ def test_the_first_sentence_tells_how_wrong_the_expected_error_may_be() -> None:
     )
     assert summary._probably_wrong(narrow).endswith("are probably wrong")
     assert summary._probably_wrong(near).endswith("are probably wrong")
+    far = ExpectedError(0.3, (0.1, 0.55), "Said.")
+    assert summary._probably_wrong(far).endswith("perhaps up to 55.0 %")
 
 
 def test_the_first_numbers_say_what_they_rest_on() -> None:
