@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,6 @@ from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
 from ..core.sparse_rows import seen_columns
 from ..core.text import plural
-from ..core.threads import map_ahead
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
@@ -153,8 +152,8 @@ def annotate_file(run: Run, batch_col: str | None = None, *, has_groups: bool = 
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     settings = settings_of(parameters)
     log.info("reading %s", parameters.paths[0])
-    file = prepare_in_blocks(parameters, cells, plan)
-    encoded = _encode(model, file.blocks(), settings)
+    file = prepare_in_blocks(parameters, cells, plan, lambda: _encoding(model, settings))
+    encoded = _whole(list(file.results()), model, settings)
     answer = _annotate(model, cells, encoded, settings, plan, parameters.TYPES)
     notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
     plan.warnings.extend(_strange_warnings(answer.table))
@@ -259,8 +258,8 @@ class _Encoded:
         return self.values[(np.cumsum(held) - 1)[rows]]
 
 
-def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings) -> _Encoded:
-    """Read the values block by block and encode them."""
+def _encoding(model: Path, settings: Settings) -> Callable[[sparse.csr_matrix], _Encoded]:
+    """Return the function that encodes some cells' values, (n, p)."""
     (shared, known), own_target = model_store.load_shared(model, settings.device), model_store.own_target(model)
     encode = encode_and_compare(shared, known, settings)
 
@@ -273,7 +272,12 @@ def _encode(model: Path, blocks: Iterable[sparse.csr_matrix], settings: Settings
         values = x if settings.align or settings.doublets else x[own]
         return _Encoded(latent, prints, own, learned, values, empty, strange, seen_columns(x), x[strange])
 
-    parts = list(map_ahead(encoded, blocks))
+    return encoded
+
+
+def _whole(parts: list[_Encoded], model: Path, settings: Settings) -> _Encoded:
+    """Return what is kept of all cells, given that of all blocks."""
+    _, known = model_store.load_shared(model, settings.device)
     arrays = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("latent", "fingerprints", "own", "learned", "empty", "strange")

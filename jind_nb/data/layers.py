@@ -1,7 +1,7 @@
 """Which layer (X, `.raw`, a layer by name) each file is read from, and the common scale of all batches."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,6 +94,9 @@ class InputFile:
         return {batch.value_type for batch in self.evidence.values()}
 
 
+# What is called with the stored values of each block while they are recognised; none if nothing is done with them.
+Meanwhile = Callable[[InputFile], Sequence[Callable[[sparse.csr_matrix], None]]]
+
 OtherLayers = dict[str | None, dict[str, Evidence]]  # layer -> batch -> what its values look like
 
 
@@ -109,7 +112,11 @@ class ChosenLayers:
 
 
 def choose_layers(
-    parameters: Parameters, cells: pd.DataFrame, trained: Preprocessing | None, model_features: Sequence[str] = ()
+    parameters: Parameters,
+    cells: pd.DataFrame,
+    trained: Preprocessing | None,
+    model_features: Sequence[str] = (),
+    meanwhile: Meanwhile | None = None,
 ) -> ChosenLayers:
     """Read the values of `cells` once and choose the layers and the common scale.
 
@@ -119,6 +126,8 @@ def choose_layers(
         Of `read_cells`, the cells that take part.
     trained, model_features
         The preprocessing and the features of a saved model.
+    meanwhile
+        Of `Ahead.begin`.
 
     Raises
     ------
@@ -134,7 +143,7 @@ def choose_layers(
     layers = {n: _layer_to_try(parameters, n, trained) for n in numbers}
     kinds, notes = choose_kinds(parameters, cells, layers, model_features)
     files = [_input_file(parameters, cells, n, layers[n], kinds) for n in numbers]
-    _recognise_files(parameters, files)
+    _recognise_files(parameters, files, meanwhile=meanwhile)
     warnings += _use_raw_for_features(parameters, cells, files, kinds, model_features)
     others = [_recognise_other_layers(file, cells, n, kinds) for file, n in zip(files, numbers, strict=True)]
     all_layers = [{file.layer: file.evidence} | other for file, other in zip(files, others, strict=True)]
@@ -341,7 +350,12 @@ def _read_name_columns(store: Store, table: str, gene_col: str | None) -> NameCo
     return {gene_col: pd.Index(texts(var[gene_col]).fillna("").astype(str))}
 
 
-def _recognise_files(parameters: Parameters, files: list[InputFile], earlier: Sequence[InputFile] = ()) -> None:
+def _recognise_files(
+    parameters: Parameters,
+    files: list[InputFile],
+    earlier: Sequence[InputFile] = (),
+    meanwhile: Meanwhile | None = None,
+) -> None:
     """Read the values of some files for the first time and recognise each batch.
 
     Values are kept in memory from then on, if all files together have few; `earlier` were read before.
@@ -351,16 +365,17 @@ def _recognise_files(parameters: Parameters, files: list[InputFile], earlier: Se
     folder = Path(parameters.OUTPUT_PATH)
     for file in files:
         file.blocks.ready(folder if folder.is_dir() else Path(tempfile.gettempdir()), keep=keep)
-        _recognise_batches(file)
+        _recognise_batches(file, () if meanwhile is None else meanwhile(file))
 
 
-def _recognise_batches(file: InputFile) -> None:
+def _recognise_batches(file: InputFile, meanwhile: Sequence[Callable[[sparse.csr_matrix], None]]) -> None:
     per_cell = max(1, file.blocks.n_values // max(1, file.blocks.shape[0]))
     most = int(np.clip(VALUES_COMPARED // (per_cell * len(file.rows)), CELLS_OF_OTHER_LAYERS, CELLS_COMPARED))
     compared = {name: rows[evenly_spaced(len(rows), most)] for name, rows in file.rows.items()}
     is_compared = np.zeros(len(file.cells), dtype=bool)
     is_compared[np.concatenate(list(compared.values()))] = True
-    summaries = file.blocks.each(_block_summary, file.by_block(is_compared))
+    uses: list[Callable[[sparse.csr_matrix], None] | None] = [*meanwhile] or [None for _ in file.blocks.blocks]
+    summaries = file.blocks.each(_block_summary, zip(file.by_block(is_compared), uses, strict=True))
     found = list(bar(summaries, f"reading {file.path.name}", "block", len(file.blocks.blocks)))
     statistics = np.concatenate([of_block for of_block, _ in found])
     _check_finite(statistics, file)
@@ -380,8 +395,18 @@ def _recognise_batches(file: InputFile) -> None:
             file.evidence[name] = replace(of, value_type="embedding", because=why, clear=True)
 
 
-def _block_summary(block: Block, is_compared: np.ndarray) -> tuple[np.ndarray, sparse.csr_matrix]:
-    """Return the statistics of all cells, and the values of the cells that are compared with each other."""
+def _block_summary(
+    block: Block, argument: tuple[np.ndarray, Callable[[sparse.csr_matrix], None] | None]
+) -> tuple[np.ndarray, sparse.csr_matrix]:
+    """Return the statistics of all cells, and the values of the cells that are compared with each other; do meanwhile with the
+    values what is to be done."""
+    is_compared, use = argument
+    if use is not None:
+        with suppress(InputError):  # of damage that `values_and_some` does not see: told when these values are needed
+            matrix = block.matrix()
+            summary = cell_statistics(matrix.indptr, matrix.data), matrix[is_compared]
+            use(matrix)
+            return summary
     indptr, data, some = block.values_and_some(is_compared)
     return cell_statistics(indptr, data), some
 

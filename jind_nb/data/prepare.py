@@ -7,9 +7,11 @@
 Only `read_target_labels`, which evaluation calls, ever reads the target's labels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import anndata as ad
 import numpy as np
@@ -20,11 +22,13 @@ from ..core.methods import DATA_RULES
 from ..core.model_json import CommonScale, Preprocessing, read_model_json
 from ..core.parameters import Parameters
 from ..core.text import listing, plural
+from ..core.threads import map_ahead
 from ..errors import InputError
 from . import features, gene_tables
+from .ahead import CELLS_TO_GUESS_BY, Ahead, Guess
 from .chunks import uncopied_warnings
 from .h5ad import input_files
-from .layers import ChosenLayers, InputFile, choose_layers
+from .layers import ChosenLayers, InputFile, Meanwhile, choose_layers
 from .plan import Plan
 from .scale import describe_normalisation, scale_of_counts
 from .variable_features import (
@@ -35,6 +39,8 @@ from .variable_features import (
     read_features,
     read_features_in_blocks,
 )
+
+Result = TypeVar("Result")
 
 TRANSLATED = "(translated)"  # in place of a column of var
 
@@ -53,12 +59,20 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class PreparedFile:
+class PreparedFile(Generic[Result]):
     """One file's values as `prepare` gives them, read when they are asked for; no more is ever held than a few blocks of cells."""
 
     path: str  # where in the file the values are
     features: pd.Index
     selection: Selection
+    function: Callable[[], Callable[[sparse.csr_matrix], Result]]  # called once, for the function of `results`
+    found: list[Result]  # what that gave already, while the values were recognised; empty: nothing
+
+    def results(self) -> Iterator[Result]:
+        """Yield once what the function gives for each of the `blocks`."""
+        found = self.found.copy()
+        self.found.clear()
+        yield from found or map_ahead(self.function(), self.blocks())
 
     def blocks(self) -> Iterator[sparse.csr_matrix]:
         """Yield the values of all cells, float32 (n_block, p), some cells at a time, in their order; none is kept in memory then."""
@@ -182,14 +196,34 @@ def _recount(cells: pd.DataFrame, plan: Plan) -> None:
     )
 
 
-def prepare_in_blocks(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> PreparedFile:
-    """Complete the plan as `prepare` does, of one file of which all cells are the target's, and return what reads its values."""
-    selection = _select(parameters, cells, plan)
+def prepare_in_blocks(
+    parameters: Parameters,
+    cells: pd.DataFrame,
+    plan: Plan,
+    function: Callable[[], Callable[[sparse.csr_matrix], Result]],
+) -> PreparedFile[Result]:
+    """Complete the plan as `prepare` does, of one file of which all cells are the target's, and return what reads its values.
+
+    Parameters
+    ----------
+    function
+        Returns the function of a block's values (n_block, p) that `PreparedFile.results` is asked for. It is called with the blocks
+        while a large file is read to recognise its values, if the first cells tell what they will be.
+    """
+    planned = deepcopy(plan)
+
+    def guess() -> Guess:
+        of_first = _select(parameters, cells.iloc[:CELLS_TO_GUESS_BY], planned)
+        return Guess(of_first.values, of_first.columns)
+
+    ahead = Ahead(guess, function)
+    selection = _select(parameters, cells, plan, ahead.begin)
     (file,) = selection.values.files
-    return PreparedFile(file.blocks.path, selection.var.index, selection)
+    found = ahead.results(Guess(selection.values, selection.columns), selection.used)
+    return PreparedFile(file.blocks.path, selection.var.index, selection, function, found)
 
 
-def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selection:
+def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan, meanwhile: Meanwhile | None = None) -> Selection:
     """Read the values once or twice, enter what they are into the plan, and select features."""
     cells = cells[cells["batch"].isin([*plan.annotated, *plan.targets])].reset_index(drop=True)
     model, trained = None, None
@@ -200,7 +234,7 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan) -> Selectio
         if not plan.parents:
             plan.parents, plan.coarser = model.get("parents", {}), model.get("coarser", [])
         plan.ontology = model.get("ontology", {}) | plan.ontology
-    chosen = choose_layers(parameters, cells, trained, model["features"] if model else ())
+    chosen = choose_layers(parameters, cells, trained, model["features"] if model else (), meanwhile)
     plan.notes += chosen.notes
     plan.warnings += chosen.warnings
     plan.matrices = chosen.table

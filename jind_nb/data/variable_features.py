@@ -132,31 +132,43 @@ def _each_block(
     ends = np.cumsum([len(file.cells) for file in values.files])
     for file, columns, end in zip(values.files, values.columns, ends, strict=True):
         here = slice(end - len(file.cells), end)
-        # Batches of one value type are brought to the common scale in the same way.
-        evidence = {of_batch.value_type: of_batch for of_batch in file.evidence.values()}
-        value_type = np.zeros(len(file.cells), dtype=np.int8)
-        for name, rows in file.rows.items():
-            value_type[rows] = list(evidence).index(file.evidence[name].value_type)
-        volumes = [None] * len(file.blocks.blocks) if file.volumes is None else file.by_block(file.volumes)
-        of_types = [None] * len(file.blocks.blocks) if types is None else file.by_block(types[here])
-        of_cells = map(file.by_block, (value_type, batch[here], used[here]))
-        parts = [
-            Part(values.scale, list(evidence.values()), columns, kinds, batches, cells, wanted, volume, of_block)
-            if cells.any()
-            else None
-            for kinds, batches, cells, volume, of_block in zip(*of_cells, volumes, of_types, strict=True)
-        ]
+        of_file = NormalisedFiles([file], values.scale, [columns])
+        parts = parts_of(of_file, batch[here], used[here], wanted, None if types is None else types[here])
         n = sum(part is not None for part in parts)
         yield from bar(file.blocks.each(function, parts), f"reading {file.path.name}", "block", n)
+
+
+def parts_of(
+    values: NormalisedFiles,
+    batch: np.ndarray,
+    used: np.ndarray,
+    wanted: tuple[np.ndarray, ...],
+    types: np.ndarray | None = None,
+) -> list[Part | None]:
+    """Return how each block of the only file is read; None for one without used cells."""
+    (file,), (columns,) = values.files, values.columns
+    # Batches of one value type are brought to the common scale in the same way.
+    evidence = {of_batch.value_type: of_batch for of_batch in file.evidence.values()}
+    value_type = np.zeros(len(file.cells), dtype=np.int8)
+    for name, rows in file.rows.items():
+        value_type[rows] = list(evidence).index(file.evidence[name].value_type)
+    volumes = [None] * len(file.blocks.blocks) if file.volumes is None else file.by_block(file.volumes)
+    of_types = [None] * len(file.blocks.blocks) if types is None else file.by_block(types)
+    of_cells = map(file.by_block, (value_type, batch, used))
+    return [
+        Part(values.scale, list(evidence.values()), columns, kinds, batches, cells, wanted, volume, of_block)
+        if cells.any()
+        else None
+        for kinds, batches, cells, volume, of_block in zip(*of_cells, volumes, of_types, strict=True)
+    ]
 
 
 # --- one block -------------------------------------------------------------------------------------------------------
 
 
-def _used_values(block: Block, part: Part) -> tuple[sparse.csr_matrix, Part]:
-    """Return the stored values of the used cells, in the features of `part.columns` that the file has, and the same part of
+def _used_values(matrix: sparse.csr_matrix, part: Part) -> tuple[sparse.csr_matrix, Part]:
+    """Return a block's stored values of the used cells, in the features of `part.columns` that the file has, and the same part of
     these cells alone."""
-    matrix = block.matrix()
     if not part.used.all():
         volumes = None if part.volumes is None else part.volumes[part.used]
         matrix, part = matrix[part.used], replace(part, value_type=part.value_type[part.used], volumes=volumes)
@@ -190,7 +202,7 @@ def _on_common_scale(matrix: sparse.csr_matrix, part: Part, wanted: np.ndarray |
 
 
 def _block_mean_variance(block: Block, part: Part) -> MeanVariance:
-    stored, part_of_used = _used_values(block, part)
+    stored, part_of_used = _used_values(block.matrix(), part)
     matrix = as_stored = _on_common_scale(stored, part_of_used)
     if part.scale.values == "clr":  # where zero is a value like any other
         as_they_are = replace(part.scale, values="as they are")
@@ -222,7 +234,12 @@ def _seen(matrix: sparse.csr_matrix, names: np.ndarray) -> dict[str, np.ndarray]
 
 
 def _block_features(block: Block, part: Part) -> list[sparse.csr_matrix]:
-    stored, part = _used_values(block, part)
+    return block_features(block.matrix(), part)
+
+
+def block_features(matrix: sparse.csr_matrix, part: Part) -> list[sparse.csr_matrix]:
+    """Return the wanted features of a block's used cells on the common scale, given `Block.matrix`."""
+    stored, part = _used_values(matrix, part)
     return [_on_common_scale(stored, part, columns) for columns in part.wanted]
 
 

@@ -1158,7 +1158,8 @@ def test_a_few_cells_of_a_new_file_are_read_again_and_none_stays_in_memory(
         }
     )  # fmt: skip
     plan = data_plan.Plan(target="c", source=None, annotated=[], classes=[])
-    file = data_prepare.prepare_in_blocks(parameters, data_cells.read_cells(parameters).assign(trains=True), plan)
+    cells = data_cells.read_cells(parameters).assign(trains=True)
+    file = data_prepare.prepare_in_blocks(parameters, cells, plan, lambda: lambda x: x)
     whole = sparse.vstack(list(file.blocks())).toarray()
     assert [
         block.kept for of in file.selection.values.files for block in of.blocks.blocks if block.kept is not None
@@ -1167,6 +1168,75 @@ def test_a_few_cells_of_a_new_file_are_read_again_and_none_stays_in_memory(
     np.testing.assert_array_equal(file.some(rows).toarray(), whole[rows])
     assert file.some(rows[:0]).shape == (0, 3)
     assert list(file.features) == features
+
+
+LATER = {  # what the first 500 cells do not tell of the others; whether values are read again then
+    "the same": (lambda x: x, False),
+    "fractions": (lambda x: x * 1.5, True),
+    "logarithms": (lambda x: np.log1p(x / x.sum(axis=1, keepdims=True) * 1e4), True),
+    "values of another feature": (lambda x: np.roll(x, 1, axis=1), False),
+}
+
+
+@pytest.mark.parametrize("later", LATER)
+@pytest.mark.parametrize("stored", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+def test_values_of_a_large_file_are_those_of_a_small_one_whatever_its_first_cells_look_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str, stored: Callable[[Any], Any]
+) -> None:
+    """A file whose first cells are counts, and others not, would be scaled by the wrong rule."""
+    adata = simulated({"c": {"B": 350, "T": 350}})
+    adata.X = adata.X.toarray()
+    change, is_read_again = LATER[later]
+    adata.X[600:] = change(adata.X[600:])
+    adata.X = stored(adata.X)
+    adata.write_h5ad(tmp_path / "new.h5ad")
+    write_model_json(tmp_path / "model", MODEL | {"features": ["gene010", "gene002"], "preprocessing": LOG_COUNTS})
+    parameters = make_parameters(
+        {
+            "PATH": str(tmp_path / "new.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "OUTPUT_PATH": "o",
+            "TARGET_DATASET_NAME": "c", "PRETRAINED_MODEL_PATH": str(tmp_path / "model"),
+        }
+    )  # fmt: skip
+    cells = data_cells.read_cells(parameters).assign(trains=True)
+    monkeypatch.setattr(chunks, "VALUES_AT_ONCE", 700)
+    found, plans = [], []
+    for kept in (10**9, 0):
+        monkeypatch.setattr(layers, "KEPT_VALUES", kept)
+        plan = data_plan.Plan(target="c", source=None, annotated=[], classes=[])
+        file = data_prepare.prepare_in_blocks(parameters, cells, plan, lambda: lambda x: x)
+        read_already = bool(file.found)
+        found.append(sparse.vstack(list(file.results())).toarray())
+        plans.append(plan)
+    assert read_already == (not is_read_again and stored is not sparse.csc_matrix)
+    np.testing.assert_array_equal(*found)
+    assert plans[0] == plans[1]
+
+
+def test_what_goes_wrong_while_values_are_read_ahead_is_told_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value that is missing has to be named by cell and feature, whatever stumbled over it first."""
+    adata = simulated({"c": {"B": 350, "T": 350}})
+    adata.X = sparse.csr_matrix(adata.X)
+    adata.X.data[-1] = np.nan
+    adata.write_h5ad(tmp_path / "new.h5ad")
+    write_model_json(tmp_path / "model", MODEL | {"features": ["gene010", "gene002"], "preprocessing": LOG_COUNTS})
+    parameters = make_parameters(
+        {
+            "PATH": str(tmp_path / "new.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "OUTPUT_PATH": "o",
+            "TARGET_DATASET_NAME": "c", "PRETRAINED_MODEL_PATH": str(tmp_path / "model"),
+        }
+    )  # fmt: skip
+    cells = data_cells.read_cells(parameters).assign(trains=True)
+    monkeypatch.setattr(chunks, "VALUES_AT_ONCE", 700)
+    monkeypatch.setattr(layers, "KEPT_VALUES", 0)
+    plan = data_plan.Plan(target="c", source=None, annotated=[], classes=[])
+
+    def stumbles(x: sparse.csr_matrix) -> None:
+        raise ValueError("over something")
+
+    with pytest.raises(InputError, match="NaN or infinite values in 1 cell"):
+        data_prepare.prepare_in_blocks(parameters, cells, plan, lambda: stumbles)
 
 
 # --- markers ---------------------------------------------------------------------------------------------------------
