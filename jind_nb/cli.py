@@ -200,6 +200,9 @@ def predict(
     """
     hash_ahead(Path(data))  # with the core that the imports below, which take longer, leave free
     import_anndata()
+    from .data.integrity import rehearse_ahead
+
+    rehearse_ahead(Path(data))
     from .commands.predict import Options
     from .commands.predict import predict as annotate
     from .commands.progress import last_messages_shown

@@ -165,9 +165,10 @@ def annotate_file(run: Run, batch_col: str | None = None, *, has_groups: bool = 
     missing = plan.features["missing"]
     error = widened(answer.error, missing / plan.features["kept"])
     found = plan.features | {"silent": int((~encoded.here).sum()) - missing}
-    groups, order = None, _in_own_order(encoded, np.arange(len(table)))
-    del encoded  # so that what groups need makes the most that is held no more
+    groups = None
     if has_groups:
+        order = _in_own_order(encoded, np.arange(len(table)))
+        del encoded  # so that what groups need makes the most that is held no more
         groups = group_table_of_file(table, order, file.some, file.features, settings.seed)
     return Predicted(
         table,

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import signal
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,6 +53,8 @@ SMALL_ENOUGH_TO_READ = 2**20
 # The files that passed, as inode, size and time: the kernels of a run need not repeat the rehearsal, which would double
 # the memory that they seem to hold while they are forked.
 REHEARSED = "JIND_NB_REHEARSED"
+
+_begun: dict[str, int] = {}  # `signature` -> the child process of `rehearse_ahead`
 
 
 def check_links(folder: Path) -> None:
@@ -129,6 +130,13 @@ def path_of(store: Any) -> str:
     return str(store.filename if isinstance(store, h5py.File) else store.store.root)
 
 
+def rehearse_ahead(file: Path) -> None:
+    """Begin to rehearse a file, with a core that is free; `rehearse` waits for the end, unless the file has changed meanwhile."""
+    with suppress(OSError, ValueError):  # whoever reads the file tells what is wrong with it
+        if file.is_file() and hasattr(os, "fork"):
+            _begun[signature(file)] = _begin_to_rehearse(file)
+
+
 def rehearse(file: Path) -> None:
     """Read the file's structure and tables once, in a child process.
 
@@ -139,26 +147,28 @@ def rehearse(file: Path) -> None:
     """
     if signature(file) in os.environ.get(REHEARSED, "").split() or not hasattr(os, "fork"):
         return
+    child = _begun.pop(signature(file), None) or _begin_to_rehearse(file)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        what = "does not finish" if os.WTERMSIG(status) == signal.SIGALRM else "fails on it"
+        raise InputError(f"PATH: {file} cannot be read (the HDF5 library {what}); {DAMAGED}")
+    mark_as_undamaged(file)
+
+
+def _begin_to_rehearse(file: Path) -> int:
+    """Return the number of the child process, which ends itself after a while, whatever its parent does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does not touch
         child = os.fork()
     if child == 0:
         with suppress(BaseException):
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not Python's, which would wait for the HDF5 library
+            signal.setitimer(signal.ITIMER_REAL, SECONDS + file.stat().st_size / BYTES_PER_SECOND)
             faulthandler.disable()
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where a dying library complains
             _read_once(file)
         os._exit(0)
-    end, pause = time.monotonic() + SECONDS + file.stat().st_size / BYTES_PER_SECOND, 0.001
-    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        if time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            raise InputError(f"PATH: {file} cannot be read (the HDF5 library does not finish); {DAMAGED}")
-        time.sleep(pause)
-        pause = min(0.05, 1.5 * pause)
-    if os.WIFSIGNALED(ended[1]):
-        raise InputError(f"PATH: {file} cannot be read (the HDF5 library fails on it); {DAMAGED}")
-    mark_as_undamaged(file)
+    return child
 
 
 def mark_as_undamaged(file: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -135,17 +135,25 @@ def test_half_characters_are_told_of_before_training(file: Path) -> None:
         read(file)
 
 
-def test_file_that_kills_the_library_is_told_of(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("begin", [lambda _: None, integrity.rehearse_ahead])
+def test_file_that_kills_the_library_is_told_of(
+    file: Path, monkeypatch: pytest.MonkeyPatch, begin: Callable[[Path], None]
+) -> None:
     """A dead program says nothing of which file it was."""
     monkeypatch.setattr(integrity, "_read_once", lambda _: os.abort())
+    begin(file)
     with pytest.raises(InputError, match=r"input\.h5ad cannot be read .*fails on it"):
         read(file)
 
 
-def test_file_that_hangs_the_library_is_told_of(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("begin", [lambda _: None, integrity.rehearse_ahead])
+def test_file_that_hangs_the_library_is_told_of(
+    file: Path, monkeypatch: pytest.MonkeyPatch, begin: Callable[[Path], None]
+) -> None:
     """Else a user waits until they give up, and never learns for what."""
     monkeypatch.setattr(integrity, "_read_once", lambda _: [None for _ in iter(int, 1)])
     monkeypatch.setattr(integrity, "SECONDS", 0.5)
+    begin(file)
     with pytest.raises(InputError, match=r"input\.h5ad cannot be read .*does not finish"):
         read(file)
 
