@@ -35,7 +35,7 @@ from ..core.threads import one_blas_thread
 from ..data.fingerprints import own_order
 from .in_blocks import in_blocks
 from .mixture import Weights, mixed
-from .neighbours import nearest
+from .neighbours import Neighbours
 from .networks import Annotator, classify, encode
 from .new_types import ALONE, FLOOR, SHARE_ABOVE, SLOPE, START, AnnotatedSpace, Compared, hide_in_turn
 from .pca import principal_axes
@@ -86,10 +86,7 @@ TOLERANCE, MOST_STEPS = 2e-3, 200  # of the regressions
 SHRINKAGE = 20.0  # cells without an offset that an offset is averaged with
 UNMOVED = 0.1  # weight of a cell's latent before its batch's offset in learning the classifier; the rest is after it
 ROUNDS = 5  # of predicting the target and moving it
-NEIGHBOURS, FEWEST_NEIGHBOURS = 16, 5  # a cell itself and its 15 nearest; where they are looked for in a subsample
-CELLS_A_NEIGHBOUR = 4  # of fewer than 64 cells accordingly fewer are asked
 NEIGHBOURS_SHARE = 0.4  # their part in a cell's answer
-MOST_NEIGHBOURS = 10_000  # cells that neighbours are looked for among
 MOST_MOVED = 20_000  # cells of a batch that its offset is computed from
 ROUNDING = 1e-6  # by which the same cosine may differ, computed from either side
 CELLS_AT_ONCE = 5_000  # that all members answer for; memory only
@@ -502,8 +499,16 @@ def target_offset(
 
 
 @one_blas_thread
-def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> np.ndarray:
-    """Return how unlike the annotated cells each cell is: by groups of cells, before alignment and after it (`new_types`)."""
+def novelty(
+    model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings, near: Neighbours | None = None
+) -> np.ndarray:
+    """Return how unlike the annotated cells each cell is: by groups of cells, before alignment and after it (`new_types`).
+
+    Parameters
+    ----------
+    near
+        The cells' `neighbours`; they are looked for if they are not given.
+    """
     columns = near_columns(latent.shape[1])
     offset = target_offset(model.classifier, latent, known, settings)[0]
     if known.novelty_limit is None:
@@ -515,10 +520,12 @@ def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings:
         of_blocks = in_blocks(lambda rows: np.abs(latent[rows] - zero).max(axis=1) > 1e-6, len(latent), CELLS_AT_ONCE)
         some = np.concatenate(of_blocks)
     found = np.zeros(len(latent))  # those without any value are rejected for that
-    of_some = latent if some.all() else latent[some]
-    compared = Compared.of(of_some, columns)
-    shares = classify(model.classifier, of_some[compared.rows] + offset, settings.device)
-    found[some] = known.space.novelty(of_some, compared, shares, offset)
+    if near is None or not some.all():
+        latent = latent[some]
+        near = neighbours(latent, settings)
+    compared = Compared.of(latent, columns, near)
+    shares = classify(model.classifier, latent[near.among] + offset, settings.device)
+    found[some] = known.space.novelty(latent, compared, shares, offset)
     return found
 
 
@@ -544,12 +551,17 @@ def prior_weights() -> Weights:
     return sum(PRIOR, ())
 
 
+def neighbours(latent: np.ndarray, settings: Settings) -> Neighbours:
+    """Find the nearest cells of each cell of a batch, by the columns of latents (n, d) by which cells are compared."""
+    return Neighbours.of(latent[:, near_columns(latent.shape[1])], settings.seed)
+
+
 def members(model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:
     """Return each member's probabilities, float32 (n, 2 M, K): of the cells as they are, then of the cells as moved.
 
     Without an adapter both are the same: nothing was moved.
     """
-    own, near = _own(model, latent, settings), mutual_neighbours(latent, settings.seed)
+    own, near = _own(model, latent, settings), mutual(neighbours(latent, settings))
     return np.stack([with_neighbours(own[:, m], near) for m in range(own.shape[1])], axis=1)
 
 
@@ -559,11 +571,13 @@ def members_of_held_out(model: Annotator, known: KnownLatents, settings: Setting
     return members(Annotator(model.encoder, model.classifier), known.held_out, settings)
 
 
-def predict_proba(model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings) -> np.ndarray:
+def predict_proba(
+    model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings, near: Neighbours | None = None
+) -> np.ndarray:
     """Return the weighted mean of the members' answers, two fifths of it that of a cell's mutual nearest neighbours: float32
     (n, K)."""
     answers = in_blocks(lambda rows: mixed(_own(model, latent[rows], settings), weights), len(latent), CELLS_AT_ONCE)
-    return with_neighbours(np.concatenate(answers), mutual_neighbours(latent, settings.seed))
+    return with_neighbours(np.concatenate(answers), mutual(near or neighbours(latent, settings)))
 
 
 @torch.no_grad()
@@ -579,30 +593,15 @@ def _own(model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray
     return both
 
 
-def mutual_neighbours(latent: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find for each cell those of its 16 nearest cells, itself among them, that have it among their own nearest too.
+def mutual(near: Neighbours) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions of each cell's nearest cells, int64 (n, k), and which of these have it among their own nearest too, bool
+    (n, k).
 
-    Returns
-    -------
-    Positions of the nearest cells, int64 (n, k), and which of them are mutual, bool (n, k).
-
-    Notes
-    -----
     Cells of a rare type are each other's nearest, and have cells of a common type near them for want of more of their own; but
-    these have nearer ones. So a rare type is not outvoted. Of more than 10,000 cells a subsample is asked, and accordingly fewer
-    neighbours, at least five; of fewer than 64 cells a fourth.
+    these have nearer ones. So a rare type is not outvoted.
     """
-    if not len(latent):  # there may be no held-out cells
-        return np.zeros((0, 1), dtype=np.int64), np.zeros((0, 1), dtype=bool)
-    latent = latent[:, near_columns(latent.shape[1])]
-    if not len(latent):
-        return np.empty((0, 0), dtype=np.int64), np.empty((0, 0), dtype=bool)
-    some = subsample(len(latent), MOST_NEIGHBOURS, seed)
-    k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(latent))))
-    k = min(k, max(1, len(latent) // CELLS_A_NEIGHBOUR))
-    near, cosine = nearest(latent, latent[some], k)
-    farthest = cosine[some, -1]
-    return some[near], cosine >= farthest[near] - ROUNDING
+    farthest = near.cosines[near.among, -1]
+    return near.among[near.positions], near.cosines >= farthest[near.positions] - ROUNDING
 
 
 def with_neighbours(own: np.ndarray, near: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -614,7 +613,7 @@ def with_neighbours(own: np.ndarray, near: tuple[np.ndarray, np.ndarray]) -> np.
     own
         Probabilities float (n, K).
     near
-        `mutual_neighbours`.
+        `mutual`.
 
     Returns
     -------

@@ -16,7 +16,7 @@ from ..core.subsample import subsample
 from . import default
 from .default import Offset, Projection, target_offset
 from .mixture import Weights
-from .neighbours import nearest
+from .neighbours import Neighbours, nearest
 from .networks import Annotator, classify
 from .state import AlignmentMode, Annotated, KnownLatents, Settings
 from .target import by_nearest
@@ -57,7 +57,13 @@ def members(model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndar
     return predict_proba(model, latent, (1.0,), settings)[:, None]
 
 
-def predict_proba(model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings) -> np.ndarray:
+def neighbours(latent: np.ndarray, settings: Settings) -> None:
+    """Return nothing: they are looked for in another way than today's."""
+
+
+def predict_proba(
+    model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings, near: Neighbours | None = None
+) -> np.ndarray:
     """Return probabilities float32 (n, K): half of each cell's answer is its own, half that of its nearest cells here."""
     own = classify(model.classifier, latent, settings.device)
     return _with_neighbours(own, own, _neighbours(latent, latent, settings.seed))
@@ -84,7 +90,9 @@ def _with_neighbours(own: np.ndarray, theirs: np.ndarray, near: np.ndarray) -> n
     return (1 - NEIGHBOURS_SHARE) * own + NEIGHBOURS_SHARE * of_neighbours
 
 
-def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> np.ndarray:
+def novelty(
+    model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings, near: Neighbours | None = None
+) -> np.ndarray:
     """Return the distance to the nearest annotated cells, of the cells as alignment would move them."""
     moved = latent + target_offset(model.classifier, latent, known, settings)[0]
     return by_nearest(moved, known.latent, known.y)

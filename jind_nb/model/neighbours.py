@@ -6,7 +6,10 @@
 So the answer is that of comparing all cells, with whatever numbers the first step was done.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +18,12 @@ from torch import Tensor
 
 from ..core._compat import multiplies_whole_numbers, product_of_whole_numbers
 from ..core.compiled import compiled
+from ..core.subsample import subsample
 from .in_blocks import in_blocks
+
+MOST_CELLS = 10_000  # of a batch, that its cells' neighbours are looked for among
+NEIGHBOURS, FEWEST_NEIGHBOURS = 16, 5  # a cell itself and its 15 nearest; where they are looked for in a subsample
+CELLS_A_NEIGHBOUR = 4  # of fewer than 64 cells accordingly fewer are asked
 
 CELLS_AT_ONCE = 512  # that a thread looks for neighbours of
 PRODUCTS_AT_ONCE = 128  # of these: with 10,000 cells they take 5 MB
@@ -23,6 +31,26 @@ TOGETHER = 16  # products of which only the largest is looked at, at first
 TINY = 1e-12
 LARGEST = 127  # of whole numbers of eight bits
 ROUNDING = 1e-5  # more than a cosine of float32 changes by rounding
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The cells of a batch that are nearest to each of its cells, by cosine of their latents."""
+
+    among: np.ndarray  # int (m,), ascending: the cells that they were looked for among, all or a subsample
+    positions: np.ndarray  # int64 (n, k), in `among`: the most alike first, a cell itself among them
+    cosines: np.ndarray  # float32 (n, k)
+
+    @classmethod
+    def of(cls, latent: np.ndarray, seed: int) -> Neighbours:
+        """Look for each cell's 16 nearest, itself among them, by latents float (n, c). Of more than 10,000 cells a subsample is asked, and
+        accordingly fewer neighbours, at least five; of fewer than 64 cells a fourth."""
+        n = len(latent)
+        if not n:  # there may be no held-out cells
+            return cls(np.zeros(0, np.int64), np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32))
+        among = subsample(n, MOST_CELLS, seed)
+        k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(among) / n))
+        return cls(among, *nearest(latent, latent[among], min(k, max(1, n // CELLS_A_NEIGHBOUR))))
 
 
 def nearest(latent: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

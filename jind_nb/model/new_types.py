@@ -27,13 +27,11 @@ from ..core.compiled import compiled
 from ..core.sparse_rows import product, sums_and_squares
 from ..core.subsample import subsample
 from .in_blocks import in_blocks
-from .neighbours import nearest
+from .neighbours import CELLS_A_NEIGHBOUR, Neighbours, nearest
 
 # The limit: what a share of left-out cells of known types exceed, times SLOPE, added to START; but not below FLOOR. ALONE where
 # no batch could be left out, which tells nothing.
 SHARE_ABOVE, START, SLOPE, FLOOR, ALONE = 0.02, 0.34, 0.75, 0.5, 0.94
-NEIGHBOURS, CELLS_A_NEIGHBOUR, FEWEST_NEIGHBOURS = 15, 4, 5
-MOST_CELLS = 5_000  # that neighbours are looked for among
 MOST_ANNOTATED = 4_000  # that components, types and their spread are computed from
 FEWEST_OF_A_TYPE = 100
 # Cells that an annotated cell claims; how far the claims of a type follow its share of the batch (0: not, 1: wholly); rounds in which
@@ -94,7 +92,7 @@ class AnnotatedSpace:
         smooth = np.empty_like(latent)
         for one in np.unique(batch):
             compared = Compared.of(latent[batch == one], near)
-            smooth[batch == one] = compared.mean(compared.nearest_to(latent[batch == one]))
+            smooth[batch == one] = compared.mean(compared.neighbours.positions)
         names, own = np.unique(y, return_inverse=True)
         types = np.stack([latent[y == k].mean(axis=0) for k in names])
         apart = (smooth - types[own])[:, near]
@@ -202,8 +200,7 @@ class AnnotatedSpace:
         strange = CLAIM_WEIGHT * unclaimed + SURPRISE_WEIGHT * unsure
 
         def farness_of(rows: slice) -> np.ndarray:
-            alone = len(latent) == len(compared.rows)
-            positions = compared.positions[rows] if alone else compared.nearest_to(latent[rows])
+            positions = compared.neighbours.positions[rows]
             smooth = compared.mean(positions)
             to_type = here.distances(smooth[:, self.near]).min(axis=1)
             distance = (np.log(self.unexplained(smooth) + TINY) + np.log(to_type + TINY)) / 2
@@ -255,7 +252,8 @@ def hide_in_turn(
             elsewhere = elsewhere[subsample(len(elsewhere), MOST_OF_OTHERS, 0)]
             space = AnnotatedSpace.of(latent[elsewhere], batch[elsewhere], y[elsewhere], near)
             compared = Compared.of(latent[here], near)
-            novelty = space.novelty(latent[here], compared, shares[here], np.zeros(latent.shape[1]))
+            of_compared = shares[here][compared.neighbours.among]
+            novelty = space.novelty(latent[here], compared, of_compared, np.zeros(latent.shape[1]))
             if (y[here] == k).any():
                 found.setdefault(int(k), []).append(novelty[y[here] == k])
     return found
@@ -265,21 +263,20 @@ def hide_in_turn(
 class Compared:
     """The cells of a batch that its cells are averaged with: all, or a subsample."""
 
-    rows: np.ndarray  # int (m,), which cells of the batch these are
     latent: np.ndarray  # float64 (m, d)
-    near: np.ndarray  # int (c,), columns by which cells are compared
-    k: int  # nearest cells, a cell itself among them
+    neighbours: Neighbours  # of all cells of the batch, among these
 
     @classmethod
-    def of(cls, latent: np.ndarray, near: np.ndarray) -> Compared:
-        """Choose from a batch's latents, float (n, d): 15 nearest cells, of fewer cells in a small batch or a subsample."""
-        some = subsample(len(latent), MOST_CELLS, 0)
-        k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(some) / max(1, len(latent))))
-        return cls(some, latent[some].astype(np.float64), near, min(k, max(1, len(latent) // CELLS_A_NEIGHBOUR)) + 1)
+    def of(cls, latent: np.ndarray, near: np.ndarray, neighbours: Neighbours | None = None) -> Compared:
+        """Choose from a batch's latents, float (n, d), cells to compare by their near columns, int (c,).
 
-    def nearest_to(self, latent: np.ndarray) -> np.ndarray:
-        """Return which of the batch's cells are nearest to each of some latents (l, d), int64 (l, k)."""
-        return nearest(latent[:, self.near], self.latent[:, self.near], self.k)[0]
+        Parameters
+        ----------
+        neighbours
+            The cells' neighbours by these columns; they are looked for if they are not given.
+        """
+        neighbours = neighbours or Neighbours.of(latent[:, near], 0)
+        return cls(latent[neighbours.among].astype(np.float64), neighbours)
 
     def mean(self, positions: np.ndarray) -> np.ndarray:
         """Return the means of the batch's cells at some positions, int (l, k), float64 (l, d)."""
@@ -289,15 +286,11 @@ class Compared:
         return mean
 
     @cached_property
-    def positions(self) -> np.ndarray:
-        """Which of these cells are nearest to each of them, int64 (m, k)."""
-        return self.nearest_to(self.latent)
-
-    @cached_property
     def sharing(self) -> sparse.csr_matrix:
         """What gives each cell the mean over cells that are among its nearest, or that it is among the nearest of: (m, m)."""
-        m, k = self.positions.shape
-        neighbours = sparse.csr_matrix((np.ones(m * k), self.positions.ravel(), np.arange(m + 1) * k), shape=(m, m))
+        positions = self.neighbours.positions[self.neighbours.among]
+        m, k = positions.shape
+        neighbours = sparse.csr_matrix((np.ones(m * k), positions.ravel(), np.arange(m + 1) * k), shape=(m, m))
         neighbours = neighbours.maximum(neighbours.T)
         return sparse.diags(1 / np.diff(neighbours.indptr)) @ neighbours
 

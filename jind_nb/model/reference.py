@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..core.progress import bar
 from .loop import MINIBATCH, Loss, accuracy, class_weights, hold_out, minibatches, plateau, set_seeds, train_epoch
 from .mixture import Weights
+from .neighbours import Neighbours
 from .networks import Annotator, classify, encode, no_subnormal_numbers
 from .predictions import Predictions, class_thresholds
 from .state import Annotated, Cells, KnownLatents, NoveltyLimit, Reference, Settings, TargetStage, TrainingStage
@@ -267,12 +268,20 @@ def members_of_held_out(model: Annotator, known: KnownLatents, settings: Setting
     return members(model, known.held_out, settings)
 
 
-def predict_proba(model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings) -> np.ndarray:
+def neighbours(latent: np.ndarray, settings: Settings) -> None:
+    """Return nothing: each cell is annotated alone."""
+
+
+def predict_proba(
+    model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings, near: Neighbours | None = None
+) -> np.ndarray:
     """Return what the classifier says, cell by cell: float32 (n, K)."""
     return classify(model.classifier, latent, settings.device)
 
 
-def novelty(model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> np.ndarray:
+def novelty(
+    model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings, near: Neighbours | None = None
+) -> np.ndarray:
     """Return the distance to the nearest annotated cells, of the latents as they are: those after alignment would have new
     cell types on known ones."""
     return by_nearest(latent, known.latent, known.y)

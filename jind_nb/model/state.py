@@ -20,6 +20,7 @@ from ..core.subsample import subsample
 from .doublets import Doublets
 from .history import StageResult
 from .mixture import Weights
+from .neighbours import Neighbours
 from .networks import Annotator
 from .new_types import AnnotatedSpace, Profiles
 from .predictions import Predictions, Rule
@@ -254,12 +255,30 @@ class Annotating(Protocol):
     def members_of_held_out(self, model: Annotator, known: KnownLatents, settings: Settings) -> np.ndarray:
         """Return each member's probabilities, float32 (m, M, K), of the held-out cells, as a batch's are given."""
 
-    def predict_proba(self, model: Annotator, latent: np.ndarray, weights: Weights, settings: Settings) -> np.ndarray:
-        """Return the weighted mean of `members`, float32 (n, K), without holding them all."""
+    def neighbours(self, latent: np.ndarray, settings: Settings) -> Neighbours | None:
+        """Find the nearest cells of each cell of a batch; None if neither `predict_proba` nor `novelty` asks for them."""
 
-    def novelty(self, model: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> np.ndarray:
+    def predict_proba(
+        self,
+        model: Annotator,
+        latent: np.ndarray,
+        weights: Weights,
+        settings: Settings,
+        near: Neighbours | None = None,
+    ) -> np.ndarray:
+        """Return the weighted mean of `members`, float32 (n, K), without holding them all; `near`: the cells' `neighbours`, if they
+        are known."""
+
+    def novelty(
+        self,
+        model: Annotator,
+        latent: np.ndarray,
+        known: KnownLatents,
+        settings: Settings,
+        near: Neighbours | None = None,
+    ) -> np.ndarray:
         """Return how unlike the annotated cells each cell of a batch is, float (n,), from the batch's latents (n, d) before
-        alignment."""
+        alignment; `near`: the cells' `neighbours`, if they are known."""
 
     def align(self, annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:
         """Give a batch without labels an adapter of its own, and annotate it anew."""

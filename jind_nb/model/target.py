@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from ..core.subsample import subsample
 from ..data.fingerprints import own_order
 from .doublets import Doublets, find_doublets
 from .mixture import mixed
-from .neighbours import nearest
+from .neighbours import Neighbours, nearest
 from .networks import Annotator, encode, no_subnormal_numbers
 from .new_types import directions
 from .predictions import Predictions, Rule
@@ -76,8 +76,10 @@ def annotate_before_alignment(
 
 def annotate_latent(shared: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> Annotated:
     """Annotate cells whose latents, float32 (n, d), are known already, as `annotate_before_alignment` does."""
-    novel = known.method.novelty(shared, latent, known, settings)
-    first = predict(shared, latent, known, settings, known.rules.get(AlignmentMode.UNALIGNED, Rule()), novel)
+    near = known.method.neighbours(latent, settings)
+    novel = known.method.novelty(shared, latent, known, settings, near)
+    rule = known.rules.get(AlignmentMode.UNALIGNED, Rule())
+    first = predict(shared, latent, known, settings, rule, Surroundings(novel, near))
     return Annotated(shared, {TargetStage.BEFORE: first}, {TargetStage.BEFORE: latent}, novel)
 
 
@@ -103,13 +105,21 @@ def by_nearest(latent: np.ndarray, annotated: np.ndarray, y: np.ndarray) -> np.n
     return distance
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known of where a batch's cells lie, before a model answers for them."""
+
+    novelty: np.ndarray | None = None  # (n,)
+    neighbours: Neighbours | None = None
+
+
 def predict(
     model: Annotator,
     latent: np.ndarray,
     known: KnownLatents,
     settings: Settings,
     rule: Rule = Rule(),  # noqa: B008 - frozen
-    novel: np.ndarray | None = None,
+    surroundings: Surroundings = Surroundings(),
 ) -> Predictions:
     """Return what a model says of the latents (n, d) of one batch's cells, and what a rule makes of it.
 
@@ -117,13 +127,13 @@ def predict(
     ----------
     rule
         By default class-wise thresholds, the probabilities as they are, and the METHOD's prior weights of its members.
-    novel
-        `novelty` of the cells, (n,).
+    surroundings
+        Their neighbours are those of these latents; None if they are not known.
     """
     weights = rule.weights or known.method.prior_weights()
-    probabilities = known.method.predict_proba(model, latent, weights, settings)
+    probabilities = known.method.predict_proba(model, latent, weights, settings, surroundings.neighbours)
     held_out = mixed(known.method.members_of_held_out(model, known, settings), weights)
-    return Predictions.by(rule, known.classes, probabilities, held_out, settings.theta, novel)
+    return Predictions.by(rule, known.classes, probabilities, held_out, settings.theta, surroundings.novelty)
 
 
 def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, settings: Settings) -> None:
@@ -146,7 +156,8 @@ def add_stage(
         rule = known.rules[AlignmentMode.UNALIGNED]
         note = "The model's calibration was never measured after alignment; that without alignment is used."
         annotated.notes += [note] if note not in annotated.notes else []
-    predictions = predict(annotated.model, latent, known, settings, rule or Rule(), annotated.novelty)
+    around = Surroundings(annotated.novelty)
+    predictions = predict(annotated.model, latent, known, settings, rule or Rule(), around)
     annotated.stages[stage] = predictions
     if rule is not None:  # else the thresholds are yet to be learned from this batch, which is left out
         log.info("%s: %d of %d cells Unassigned", stage, predictions.rejected.sum(), len(latent))

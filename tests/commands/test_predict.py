@@ -23,7 +23,7 @@ from jind_nb.commands import predict
 from jind_nb.core.files import sha256
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.data import chunks, layers
-from jind_nb.model import default, fit, loop, new_types, reference
+from jind_nb.model import default, fit, loop, neighbours, reference
 from tests.conftest import Answer, Whole
 from tests.helpers.simulated import simulated
 
@@ -237,9 +237,8 @@ def test_neither_the_order_of_rows_nor_the_size_of_blocks_changes_a_bit(
 ) -> None:
     """Else a file sorted by barcode, or a machine with less memory, gives some cells other types."""
     monkeypatch.setattr(layers, "KEPT_VALUES", 0)
-    for name in ("MOST_MOVED", "MOST_NEIGHBOURS"):
-        monkeypatch.setattr(default, name, 50)  # so that cells are drawn
-    monkeypatch.setattr(new_types, "MOST_CELLS", 40)
+    monkeypatch.setattr(default, "MOST_MOVED", 50)  # so that cells are drawn
+    monkeypatch.setattr(neighbours, "MOST_CELLS", 40)
     new = simulated({"e": {"B": 40, "T": 40, "NK": 40}}, seed=0)
     tables, latents = [], []
     for i, values_at_once in enumerate((2**22, 3_000)):

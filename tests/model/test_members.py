@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from jind_nb.model import default
+from jind_nb.model import default, neighbours
 from jind_nb.model.annotate import annotate, calibrate, known_with_rules
 from jind_nb.model.mixture import mixed
 from jind_nb.model.networks import Annotator
@@ -160,8 +160,12 @@ def around(centre: list[float], n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(centre, 0.05, (n, len(centre))).astype(np.float32)
 
 
+def mutual_neighbours(cells: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return default.mutual(neighbours.Neighbours.of(cells[:, default.near_columns(cells.shape[1])], seed))
+
+
 def answered(own: np.ndarray, cells: np.ndarray, seed: int = 0) -> np.ndarray:
-    return default.with_neighbours(own, default.mutual_neighbours(cells, seed))
+    return default.with_neighbours(own, mutual_neighbours(cells, seed))
 
 
 def three_among(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +179,7 @@ def test_three_cells_of_a_rare_type_among_hundreds_keep_their_answer() -> None:
     """Of the 16 nearest cells of each, 13 are of the other type: counted alike they outvote it."""
     cells, own = three_among(300)
     assert (answered(own, cells)[-3:].argmax(axis=1) == 1).all()
-    near = default.nearest(cells, cells, default.NEIGHBOURS)[0]
+    near = neighbours.nearest(cells, cells, neighbours.NEIGHBOURS)[0]
     outvoted = default.with_neighbours(own, (near, np.ones(near.shape, dtype=bool)))
     assert (outvoted[-3:].argmax(axis=1) == 0).all(), "the case shows nothing: plain neighbours do no harm"
 
@@ -184,7 +188,7 @@ def test_a_cell_among_others_of_a_type_is_taken_for_one_of_them() -> None:
     """A batch's own clusters say what its shift against the annotated batches hides."""
     cells = np.concatenate([around([1, 0, 0, 0], 50, 0), around([0, 1, 0, 0], 50, 1)])
     own = np.repeat([[0.9, 0.1], [0.1, 0.9]], 50, axis=0)
-    middle = np.argmax(default.mutual_neighbours(cells, 0)[1][:50].sum(axis=1))
+    middle = np.argmax(mutual_neighbours(cells, 0)[1][:50].sum(axis=1))
     own[middle] = [0.45, 0.55]
     found = answered(own, cells)
     assert found[middle].argmax() == 0
@@ -206,8 +210,8 @@ def test_answers_do_not_depend_on_the_order_of_cells(n: int, seed: int) -> None:
 @given(st.integers(1, 300))
 def test_of_fewer_than_sixty_four_cells_a_fourth_are_asked(n: int) -> None:
     """Sixteen neighbours of twenty cells are nearly all others' types."""
-    positions, mutual = default.mutual_neighbours(latents(n, 8), 0)
-    assert positions.shape == mutual.shape == (n, min(default.NEIGHBOURS, max(1, n // default.CELLS_A_NEIGHBOUR)))
+    positions, mutual = mutual_neighbours(latents(n, 8), 0)
+    assert positions.shape == mutual.shape == (n, min(neighbours.NEIGHBOURS, max(1, n // neighbours.CELLS_A_NEIGHBOUR)))
 
 
 @pytest.mark.parametrize("n", [6, 20, 40])
@@ -225,7 +229,7 @@ def test_a_few_cells_or_none_keep_their_answers(n: int) -> None:
 
 
 def test_each_cell_is_its_own_neighbour_and_neighbours_are_mutual() -> None:
-    positions, mutual = default.mutual_neighbours(latents(120), 0)
+    positions, mutual = mutual_neighbours(latents(120), 0)
     assert (positions[:, 0] == np.arange(120)).all()
     assert mutual[:, 0].all()
     pairs = {(i, int(j)) for i in range(120) for j in positions[i][mutual[i]]}
@@ -240,11 +244,11 @@ def test_cells_that_are_all_alike_have_no_nearest_and_one_answer() -> None:
 
 def test_neighbours_are_looked_for_among_some_of_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """A million cells are not compared with a million; a cell that is nobody's neighbour keeps its own answer."""
-    monkeypatch.setattr(default, "MOST_NEIGHBOURS", 40)
+    monkeypatch.setattr(neighbours, "MOST_CELLS", 40)
     cells = np.concatenate([around([1, 0, 0, 0], 500, 0), around([0, 1, 0, 0], 500, 1)])
     own = np.repeat([[0.8, 0.2], [0.3, 0.7]], 500, axis=0)
-    positions, mutual = default.mutual_neighbours(cells, 0)
-    assert positions.shape == (1000, default.FEWEST_NEIGHBOURS)
+    positions, mutual = mutual_neighbours(cells, 0)
+    assert positions.shape == (1000, neighbours.FEWEST_NEIGHBOURS)
     assert len(np.unique(positions)) <= 40
     assert mutual.any()
     np.testing.assert_allclose(answered(own, cells), own, atol=1e-6)

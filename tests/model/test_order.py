@@ -16,7 +16,7 @@ from jind_nb.core.methods import DATA_RULES
 from jind_nb.core.parameters import make_parameters
 from jind_nb.data.cells import read_cells
 from jind_nb.data.roles import make_plan
-from jind_nb.model import default
+from jind_nb.model import default, neighbours
 from jind_nb.model.annotate import annotate, calibrate, known_with_rules
 from tests.helpers.learn import METHODS, learn, prepare_simulated, target_cells
 from tests.helpers.simulated import simulated
@@ -51,7 +51,7 @@ def test_another_order_or_number_of_threads_changes_no_bit(
     """
     assert method in METHODS
     monkeypatch.setattr(default, "MOST_CELLS", 150)
-    monkeypatch.setattr(default, "MOST_NEIGHBOURS", 60)
+    monkeypatch.setattr(neighbours, "MOST_CELLS", 60)
     adata = simulated(BATCHES, n_genes=700)
     adata.X = sparse.vstack([adata.X[[2, 2]], adata.X[2:]], format="csr")  # cells alike in all but perhaps their label
     as_it_is = answers(tmp_path / "as it is", adata, method)
