@@ -418,9 +418,8 @@ def _write(predicted: Predicted, adata: ad.AnnData, h5ad: Path, options: Options
             f"{run.predictions_xlsx.name} is written of at most {MOST_IN_A_WORKBOOK:,} cells, because it takes longest"
         )
         predicted.notes.append(f"{words}; of more with --xlsx. {run.predictions_csv.name} has the same table.")
-    annotate_obs(adata, predicted.table, predicted.classes, predicted.latent)
     with ThreadPoolExecutor(2) as aside:  # copying needs the disk, all else the processor
-        copied, hashed = aside.submit(_write_annotated, run, adata, h5ad), aside.submit(sha256, h5ad)
+        copied, hashed = aside.submit(_write_annotated, predicted, adata, h5ad), aside.submit(sha256, h5ad)
         write_tables(predicted.table, run)
         if xlsx:
             write_workbook(predicted.table, run, predicted.error)
@@ -452,9 +451,10 @@ def _metrics(predicted: Predicted) -> dict[str, Any]:
     }
 
 
-def _write_annotated(run: Run, adata: ad.AnnData, h5ad: Path) -> None:
+def _write_annotated(predicted: Predicted, adata: ad.AnnData, h5ad: Path) -> None:
     """Write the annotated file."""
-    with whole_file(run.annotated_target) as temporary:
+    annotate_obs(adata, predicted.table, predicted.classes, predicted.latent)
+    with whole_file(predicted.run.annotated_target) as temporary:
         if h5ad.is_dir():
             write_cells(temporary, adata)
         else:
