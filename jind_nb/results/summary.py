@@ -243,12 +243,12 @@ def _left_out_worse(calibration: Calibration | None, target: str) -> list[str]:
     found = {name: low for name, low in found.items() if low}
     if not found:
         return []
+    compared = [row["batch"] for row in calibration.batches if row["cells"] >= FEWEST_LEFT_OUT]
+    is_pair = len(compared) == 2
     each = []
     for name, low in found.items():
-        shares = [
-            f"{percent(own)} {COMPARED[of]}, {percent(others)} in the median other batch"
-            for of, (own, others) in low.items()
-        ]
+        beside = next(str(other) for other in compared if str(other) != name) if is_pair else "the median other batch"
+        shares = [f"{percent(own)} {COMPARED[of]}, {percent(others)} in {beside}" for of, (own, others) in low.items()]
         each.append(f"{name} ({'; '.join(shares)})")
     measures, meaning = {of for low in found.values() for of in low}, []
     if "raw_accuracy" in measures:
@@ -256,8 +256,11 @@ def _left_out_worse(calibration: Calibration | None, target: str) -> list[str]:
     if "assigned" in measures:
         meaning.append("its Unassigned cells, also those unlike the annotated ones, may well be of annotated types")
     these, one = ("this annotated batch", "it") if len(each) == 1 else ("these annotated batches", "one of them")
+    worse = f"{these} did far worse than the rest"
+    if is_pair:
+        worse, one = "one annotated batch did far worse than another", next(iter(found)) if len(each) == 1 else one
     return [
-        f"Left out of training, {these} did far worse than the rest: {listing(each, 6, quoted=False)}. If the {target} is like {one} "
+        f"Left out of training, {worse}: {listing(each, 6, quoted=False)}. If the {target} is like {one} "
         f"(in condition, protocol or tissue), {' and '.join(meaning)}."
     ]
 

@@ -527,6 +527,15 @@ def test_left_out_batches_that_did_far_worse_than_the_rest_are_named_worst_first
     assert "its Unassigned cells" in told
 
 
+def test_of_two_left_out_batches_the_other_one_is_named() -> None:
+    """ "The rest" and "the median other batch" made a reader look for batches that there were not."""
+    found = left_out_of(("spleen", 120, 0.9, 0.72), ("blood", 72, 0.9, 1.0), ("lung", 19, 0.9, 1.0))
+    (told,) = summary._left_out_worse(found, "target")
+    assert "far worse than another: spleen (72.0 % of its cells right before rejection, 100.0 % in blood)" in told
+    assert "If the target is like spleen" in told
+    assert "median" not in told
+
+
 @pytest.mark.parametrize(
     ("batches", "contradictions"),
     [
