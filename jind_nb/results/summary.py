@@ -12,6 +12,7 @@ from ..core.labels import DOUBLET, NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
 from ..core.resources import templates
 from ..core.text import about, listing, percent, plural
 from ..data.plan import Plan
+from ..metrics import highest_error_of_none
 from ..model.calibration import Calibration, alignment_in_words
 from ..model.expected_error import ExpectedError, expected_error
 from ..model.history import StageResult
@@ -164,15 +165,16 @@ def _expected_number(
         low, high = expected.range
         words = f"of {of_cells} are wrong, probably {100 * low:.1f} to {percent(high)}"
         return Number(name, about(expected.value), words, expected.basis)
-    of_batch = calibration.mean("error_among_assigned") if calibration and calibration.n_annotated == 1 else None
-    if of_batch is None and held_out is not None:
-        of_batch = 1 - held_out["effective_accuracy"] * (1 - dropped)
-    if of_batch is None:
-        return Number(name, "not known", "how many of the assigned cells are wrong", expected.basis)
-    one = calibration is not None and calibration.n_annotated == 1
-    batches = "only annotated batch" if one else "annotated batches"
-    words = f"{percent(of_batch)} of the assigned ones among the cells held out of the {batches} are wrong, and a new batch is harder."
-    return Number(name, "not known", "how many of the assigned cells are wrong", f"{expected.basis} {words}")
+    basis = expected.basis
+    if calibration and calibration.n_annotated == 1 and calibration.n_assigned:
+        basis += f" {_wrong_of_held_out(calibration)}; a new batch is harder."
+    elif held_out is not None and held_out["assigned"]:
+        counted = ", those of types too rare to be learned included" if dropped else ""
+        basis += (
+            f" {percent(1 - held_out['effective_accuracy'] * (1 - dropped))} of the assigned ones among the cells held out of the "
+            f"annotated batches are wrong{counted}, and a new batch is harder."
+        )
+    return Number(name, "not known", "how many of the assigned cells are wrong", basis)
 
 
 def alignment_reason(training: Mapping[str, Any]) -> str:
@@ -184,8 +186,25 @@ def alignment_reason(training: Mapping[str, Any]) -> str:
 
 def expected_error_sentence(calibration: Calibration) -> str:
     """Return the errors to expect among the assigned cells of a new batch, and what this rests on."""
-    text = templates().get_template("expected_error.txt.j2").render(calibration=calibration)
+    template = templates().get_template("expected_error.txt.j2")
+    text = template.render(
+        calibration=calibration,
+        highest_error_of_none=highest_error_of_none,
+        wrong_of_held_out=_wrong_of_held_out,
+    )
     return text.replace("\n", " ")
+
+
+def _wrong_of_held_out(calibration: Calibration) -> str:
+    """Return how many of the assigned cells held out of the only annotated batch were wrong."""
+    error, n = calibration.mean("error_among_assigned") or 0.0, calibration.n_assigned
+    wrong = f"{percent(error)} were" if error else "none was"
+    by_chance = f" (up to {percent(highest_error_of_none(n))} may be, by chance)" if not error else ""
+    counted = ", cells of types too rare to be learned counted in" if calibration.dropped else ""
+    which = (
+        "Of the {:,} assigned among the cells held out of the only annotated batch, once confidences were calibrated"
+    )
+    return f"{which.format(n)}, {wrong} wrong{by_chance}{counted}"
 
 
 def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[str]:

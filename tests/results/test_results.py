@@ -401,10 +401,23 @@ def left_out(
         ),
         (
             left_out(0.02, n_annotated=1, target_error=None, threshold=None),
-            ["held out of the only annotated batch", "usually harder"],
+            [
+                "Of the 80 assigned among the cells held out of the only annotated batch, once confidences were calibrated, 2.0 % "
+                "were wrong; a new batch is usually harder"
+            ],
             ["left out of training"],
         ),
         (left_out(None, n_annotated=2, target_error=None, threshold=None), ["not known"], ["%"]),
+        (
+            left_out(0.0, 0.0, n_annotated=2, target_error=None, threshold=None),
+            ["at most 1.9 % of the assigned cells (none of 160 was wrong in 2 annotated batches"],
+            ["0.0 %"],
+        ),
+        (
+            left_out(0.0, n_annotated=1, target_error=None, threshold=None),
+            ["none was wrong (up to 3.7 % may be, by chance)"],
+            ["0.0 %"],
+        ),
     ],
 )
 def test_the_error_to_expect_says_what_it_rests_on(
@@ -597,20 +610,25 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     assert numbers["Assigned"].value == "66.7 %"
     assert numbers["Expected error"].value == "not known"
     assert numbers["Checked here"].value == "100.0 %"
-    held_out = {"cells": 10, "raw_accuracy": 0.9, "effective_accuracy": 0.95}
+    held_out = {"cells": 10, "assigned": 8, "raw_accuracy": 0.9, "effective_accuracy": 0.95}
     from_held_out = summary._expected_number(unknown, None, held_out)
     assert from_held_out.value == "not known"
     assert (
         "5.0 % of the assigned ones among the cells held out of the annotated batches are wrong, and a new batch is harder"
         in from_held_out.basis
     )
-    one = Calibration(1.0, None, None, None, 1, [{"error_among_assigned": 0.0}], {}, [])
+    none_assigned = held_out | {"assigned": 0, "effective_accuracy": 0.0}
+    assert summary._expected_number(unknown, None, none_assigned).basis == unknown.basis  # no share of no cells
+    of_one = {"cells": 201, "assigned": 0.9, "error_among_assigned": 0.055}
+    one = Calibration(1.0, None, None, None, 1, [of_one], {}, [])
     alone = summary._expected_number(expected_error(result.final, one), one, held_out)
     assert alone.value == "not known"
     assert "There is a single annotated batch" in alone.basis
+    assert alone.basis.endswith("once confidences were calibrated, 5.5 % were wrong; a new batch is harder.")
     with_dropped = summary._expected_number(unknown, None, held_out, dropped=0.2)
     assert (
-        "24.0 % of the assigned ones among the cells held out" in with_dropped.basis
+        "24.0 % of the assigned ones among the cells held out of the annotated batches are wrong, those of types too rare to be learned"
+        in with_dropped.basis
     )  # the others are wrong whatever is said of them
     none_wrong = [{"cells": 9, "error_among_assigned": 0.0, "doubt_among_assigned": 0.0}] * 2
     several = Calibration(1.0, None, None, None, 3, none_wrong, {}, [])
