@@ -297,6 +297,11 @@ def test_methods_say_what_this_run_did(demo_run: Path, seen: Seen) -> None:
     assert "Leiden" not in paragraph.split("References")[0]
 
 
+def test_a_check_before_calibration_says_so(seen: Seen) -> None:
+    """Another sentence of the page has a smaller share for held-out cells, and both are true."""
+    assert "by the probabilities and thresholds of training, before confidences were calibrated" in seen.text
+
+
 def test_methods_claim_no_comparison_that_was_not_made(demo_run: Path) -> None:
     """With a single annotated batch nothing is left out; a paper would say that it was."""
     run = Run(load_parameters(demo_run / "parameters.yaml", {"OUTPUT_PATH": str(demo_run)}), input_matters=False)
