@@ -706,6 +706,18 @@ def test_points_are_told_once_and_cannot_end_their_script(tmp_path: Path) -> Non
     assert "data-where" not in plain
 
 
+def test_only_names_that_are_there_are_to_be_clicked() -> None:
+    """A reader looked for a legend below a picture that has none; page one's names are those of the picture beside it."""
+    cells = {"alt": "", "where": {"x": [1], "y": [2]}, "what": [{"values": ["c0"]}]}
+    names = {"alt": "", "legend": [{"column": "prediction", "name": "B", "box": [1, 2, 3, 4]}]}
+    told = chapter.PointData()
+    alone = chapter.figure_html(b"", cells, told)
+    assert "Point at a cell" in alone
+    assert "click" not in alone
+    assert "click a name" in chapter.figure_html(b"", cells | names, told)
+    assert report_page.pair([(b"", cells), (b"", names)], told).count("click a name") == 1
+
+
 def test_pictures_together_fit_into_a_mail(tmp_path: Path) -> None:
     """The small ones stay as they are, the large ones share what is left."""
     sizes = (300, 300, 9_000, 30_000)
