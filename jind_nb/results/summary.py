@@ -23,7 +23,13 @@ from ..runs.folder import Run
 from ..runs.stages import load_plan, load_training
 from .load import load_finished
 from .predicted import Predicted
-from .tables import composition_shares, composition_table, outside_notes, predictions_table
+from .tables import (
+    composition_shares,
+    composition_table,
+    left_out_confusion,
+    outside_notes,
+    predictions_table,
+)
 from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
 
 # The end of the expected error's interval is named beside it if it is so far above, or a little and so many times as high.
@@ -36,6 +42,8 @@ FEW_ASSIGNED, SMALL_SHARE = 5, 0.01
 
 MUCH_REJECTED = 0.3
 
+MOST_NEAREST = 3  # types that are named as the nearest of cells unlike all annotated ones
+
 ASSIGNED_CELLS = "the assigned cells"
 
 NO_CHECK = "The answers were not compared with labels. Look at marker genes before you rely on a type."
@@ -46,6 +54,9 @@ MUCH_LOST = 0.02  # of accuracy, by alignment, on left-out batches
 
 FAR_BELOW = 0.2  # of a left-out batch's cells, that fewer are assigned, or right, than in the median other one
 FEWEST_LEFT_OUT = 20  # cells of a left-out batch whose shares say something
+
+# A type is named that fewer than this share of so many left-out cells, or more, were given rightly; at most so many types.
+MOSTLY_RIGHT, ENOUGH_GIVEN, MOST_MISTAKEN = 0.6, 10, 5
 
 # Shares of `Calibration.batches` that are compared, in words.
 COMPARED = {"assigned": "of its cells assigned", "raw_accuracy": "of its cells right before rejection"}
@@ -93,7 +104,12 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
         sentence += f"; {types}: {listing(plan.dropped, 3, quoted=False)}"
     contradicted = [] if calibration is None else calibration.contradictions
     doubts_of_batches = [*_alignment_hurts(training, result), *contradicted, *_left_out_worse(calibration, "target")]
-    distrust = [*doubts_of_batches, *_distrust(result, plan, stages)]
+    distrust = [
+        *_worse_than_expected(result, expected, labelled),
+        *doubts_of_batches,
+        *_often_mistaken(composition_table(result, plan), calibration, plan.classes),
+        *_distrust(result, plan, stages),
+    ]
     dropped = list(plan.dropped_shares.values())  # shares of labelled cells that no answer could be right about
     stated = _expected_number(expected, calibration, held_out, sum(dropped) / max(1, len(dropped)))
     reasons = ({OUTSIDE: 0} if result.types else {}) | pd.Series(result.reasons).value_counts().to_dict()
@@ -250,6 +266,49 @@ def far_below(
     return dict(sorted(found.items(), key=lambda of: -max(others - own for own, others in of[1].values())))
 
 
+def _worse_than_expected(
+    result: TargetResult, expected: ExpectedError, labelled: Mapping[str, Any] | None
+) -> list[str]:
+    """Return a list with a warning where, by the target's labels, more of the assigned cells are wrong than the expected error's
+    interval allows for, else an empty one."""
+    if labelled is None or result.labels is None or expected.range is None or labelled["effective_accuracy"] is None:
+        return []
+    error, high = 1 - labelled["effective_accuracy"], expected.range[1]
+    if not error > high:
+        return []
+    assigned = pd.notna(result.labels) & ~result.final.rejected
+    n_new = int((assigned & ~pd.Series(result.labels).isin(result.final.classes)).sum())
+    unseen = f" It cannot see types that no annotated batch has, as those of {n_new:,} of these cells." if n_new else ""
+    n_wrong = labelled["misclassified"]
+    return [
+        f"By the file's labels, {percent(error)} of the assigned cells are wrong ({n_wrong:,} of {assigned.sum():,}), more than the "
+        f"expected error allows for ({percent(expected.range[0])} to {percent(high)}).{unseen}"
+    ]
+
+
+def _often_mistaken(types: pd.DataFrame, calibration: Calibration | None, classes: Sequence[str]) -> list[str]:
+    """Return a list with a warning on the types given here that left-out cells were often given wrongly, the worst first, else an
+    empty one; `types` as `tables.count_types` returns it."""
+    counts = left_out_confusion(calibration, list(classes))
+    if calibration is None or counts is None:
+        return []
+    found = {}
+    for name in [name for name in counts.columns if name != UNASSIGNED and types["assigned"].get(name, 0)]:
+        n_given, n_right = int(counts[name].sum()), int(counts[name].get(name, 0))
+        if n_given >= ENOUGH_GIVEN and n_right < MOSTLY_RIGHT * n_given:
+            found[name] = (n_right / n_given, f"{name} ({n_given - n_right:,} of {n_given:,} were not)")
+    if not found:
+        return []
+    worst = [words for _, words in sorted(found.values())[:MOST_MISTAKEN]]
+    which = (
+        "cells held out of the only annotated batch" if calibration.n_annotated == 1 else "cells of left-out batches"
+    )
+    return [
+        f"Of the {which} that were called one of these types, many were of another: {listing(worst, quoted=False)}. Cells that are "
+        "called so here may be, too."
+    ]
+
+
 def _left_out_worse(calibration: Calibration | None, target: str) -> list[str]:
     """Return a list with a warning on left-out batches that did far worse than the others, and what it means for the target, else
     an empty one. How often a batch is right is left to the warning on its labels where there is one."""
@@ -294,7 +353,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     ]
     unchecked = [] if labelled else [plan.target]
     not_known = [name for name in result.types if name not in plan.classes]
-    unlike = _doubt_of_unlike(result.reasons == UNLIKE, result.labels, plan.classes)
+    unlike = _doubt_of_unlike(table, result.reasons == UNLIKE, result.labels)
     doubts: dict[str, Sequence[str]] = {
         **(unlike if (result.reasons == UNLIKE).mean() > MANY_UNLIKE else {}),  # first, then: a key keeps its place
         "By the file's labels, fewer than half of the cells of these types are most like their own type: {}.": missed,
@@ -317,11 +376,25 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     return [*plan.warnings, *outside_notes(predictions_table(result)), *_named(doubts), *plan.notes]
 
 
-def _doubt_of_unlike(unlike: np.ndarray, labels: np.ndarray | None, classes: Sequence[str]) -> dict[str, Sequence[str]]:
-    """Return the doubt that there are cells unlike all annotated ones, bool (n,), with what the file's labels say of them."""
+def _doubt_of_unlike(
+    table: pd.DataFrame, unlike: np.ndarray, labels: np.ndarray | None = None
+) -> dict[str, Sequence[str]]:
+    """Return the doubt that there are cells unlike all annotated ones, bool (n,), with the types that are nearest and what the file's
+    labels say of them; `table` as `tables.count_types` returns it."""
     if not unlike.any():
         return {}
-    text = "{} unlike all cells of the annotated batches: perhaps of a cell type that these lack, in another state, or damaged."
+    classes, nearest = table.index, table["unlike"].sort_values(ascending=False, kind="stable")
+    names = listing((f"{name} ({n:,})" for name, n in nearest[nearest > 0].items()), MOST_NEAREST, quoted=False)
+    few = [
+        f"{name} (learned from {plural(int(table.loc[name, 'training_cells']), 'cell')})"
+        for name in nearest.index[nearest > 0][:MOST_NEAREST]
+        if (table["training_cells"].astype(float) < FEW_CELLS)[name]
+    ]
+    or_few = f"of {listing(few, quoted=False)}, " if few else ""
+    text = (
+        f"{{}} unlike all cells of the annotated batches, nearest to {names}: perhaps of a cell type or subtype that "
+        f"these lack, {or_few}in another state, or damaged."
+    )
     if labels is not None and (known := pd.notna(labels[unlike])).any():
         of_annotated = int(np.isin(labels[unlike][known], classes).sum())
         text += f" By the file's labels, {of_annotated:,} of {plural(int(known.sum()), 'labelled one')} are of annotated types."
@@ -335,8 +408,9 @@ def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
     n_cells = table[["assigned", "parent_only", "rejected"]].to_numpy().sum()
     of_few = table["assigned"].between(1, FEW_ASSIGNED - 1) & (table["assigned"] < SMALL_SHARE * n_cells)
     few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
+    others = ", those unlike all annotated cells aside," if table["unlike"].any() else ""
     return {
-        "Many of the cells that are most like these types are Unassigned: {}.": [
+        f"Many of the cells that are most like these types{others} are Unassigned: {{}}.": [
             f"{name} ({rejected[name]:,} of {most_like[name]:,})" for name in unassigned
         ],
         "Only a few cells were given these types, and such answers are often wrong (look at marker genes): {}.": [
@@ -398,7 +472,7 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration:
     reasons = predicted.table["reason"].value_counts().to_dict()
     unlike = (predicted.table["reason"] == UNLIKE).to_numpy()
     sentence = f"{name}: {_counted(counts, int(unlike.sum()))}{_probably_wrong(predicted.error, of_cells)}."
-    doubt_of_unlike = _doubt_of_unlike(unlike, None, predicted.classes)
+    doubt_of_unlike = _doubt_of_unlike(types, unlike)
     doubts = {
         **(doubt_of_unlike if unlike.mean() > MANY_UNLIKE else {}),
         NO_CHECK: [name],
@@ -406,7 +480,13 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration:
         **doubt_of_unlike,
         **_absent_types(types, predicted.run.parameters.TYPES),
     }
-    distrust = [*predicted.warnings, *_left_out_worse(calibration, "file"), *_named(doubts), *predicted.notes]
+    distrust = [
+        *predicted.warnings,
+        *_left_out_worse(calibration, "file"),
+        *_often_mistaken(types, calibration, predicted.classes),
+        *_named(doubts),
+        *predicted.notes,
+    ]
     numbers = _numbers(counts, reasons, _expected_number(predicted.error, None, None, of_cells=of_cells))
     return Summary(sentence, numbers, distrust, None, None, None)
 

@@ -540,6 +540,71 @@ def test_left_out_batches_that_did_far_worse_than_the_rest_are_named_worst_first
     assert "its Unassigned cells" in told
 
 
+def test_an_error_above_the_stated_interval_is_told_and_one_below_is_not() -> None:
+    """Page one said 0 to 21.9 % beside 67.6 % that agree with the labels, as if both were well."""
+    cells = [[0.9, 0.1]] * 8 + [[0.5, 0.5]] * 2
+    result = annotated(["B", "T"], cells, ["B"] * 4 + ["T", "delta", "delta", None, "B", "T"])
+    row = {"cells": 90, "assigned": 0.9, "raw_accuracy": 1.0, "error_among_assigned": 0.0, "doubt_among_assigned": 0.1}
+    none_wrong = [{"batch": name} | row for name in "ab"]
+    calibration = Calibration(1.0, None, None, None, 3, none_wrong, {}, [])
+    training = {"history": [], "calibration": {"shared": calibration.to_json()}, "intermediates": []}
+    told = summary.summarise(result, plan_of(["B", "T"], a={"B": 40, "T": 50}), training)
+    low, high = expected_error(result.final, calibration).range or (0, 0)
+    assert told.distrust[0] == (
+        f"By the file's labels, 42.9 % of the assigned cells are wrong (3 of 7), more than the expected error allows for "
+        f"({summary.percent(low)} to {summary.percent(high)}). It cannot see types that no annotated batch has, as those of 2 of these cells."
+    )
+    result.labels = np.array(["B"] * 10, dtype=object)
+    better = summary.summarise(result, plan_of(["B", "T"], a={"B": 40, "T": 50}), training)
+    assert not any("allows for" in text for text in better.distrust)
+
+
+def test_types_that_left_out_batches_got_wrong_are_named_worst_first_where_cells_are_given_them() -> None:
+    """Of the cells called macrophages in left-out batches 11 of 25 were not, and page one did not say it of 19 new ones."""
+    classes = ["B", "DC", "Macrophage", "Monocyte"]
+    confusion = [(2, 2, 14), (3, 2, 11), (3, 3, 4), (2, 3, 6), (2, 4, 5), (0, 0, 40), (1, 0, 2), (0, 1, 6), (1, 1, 3)]
+    calibration = Calibration(1.0, None, None, None, 2, [], {}, [], confusion=confusion)
+    types = pd.DataFrame({"assigned": [9, 9, 9, 9]}, index=classes)
+    (told,) = summary._often_mistaken(types, calibration, classes)
+    assert "of another: Monocyte (6 of 10 were not), Macrophage (11 of 25 were not)." in told
+    assert "DC" not in told  # of nine cells, which say little
+    (told,) = summary._often_mistaken(types.assign(assigned=[9, 9, 9, 0]), calibration, classes)
+    assert "Monocyte" not in told
+    assert summary._often_mistaken(types.assign(assigned=[9, 9, 0, 0]), calibration, classes) == []
+    (told,) = summary._often_mistaken(types, replace(calibration, n_annotated=1), classes)
+    assert told.startswith("Of the cells held out of the only annotated batch")
+
+
+def test_cells_near_a_type_of_few_cells_may_be_that_type() -> None:
+    """A type of two cells is hardly known: 23 plasma cells were said to be of a type that the annotated batches lack."""
+    table = pd.DataFrame(
+        {"assigned": [4, 9], "parent_only": 0, "rejected": [23, 2], "unlike": [23, 1], "training_cells": [2, 130]},
+        index=["Plasma", "B"],
+    )
+    ((text, cells),) = summary._doubt_of_unlike(table, np.array([True] * 24 + [False] * 14)).items()
+    assert cells == ["24 Unassigned cells are"]
+    assert (
+        "nearest to Plasma (23), B (1): perhaps of a cell type or subtype that these lack, of Plasma (learned from 2 cells), in"
+        in text
+    )
+    assert "learned" not in next(iter(summary._doubt_of_unlike(table.assign(training_cells=None), np.array([True]))))
+
+
+def test_many_unassigned_cells_are_counted_without_those_unlike_the_reference_and_it_is_said() -> None:
+    """The table has 25 Unassigned cells of a type, and the sentence none of them."""
+    table = pd.DataFrame(
+        {"assigned": [4, 9], "parent_only": 0, "rejected": [23, 5], "unlike": [23, 0], "training_cells": 100},
+        index=["A", "B"],
+    )
+    text, names = next(iter(summary._doubts_of_types(table).items()))
+    assert (text, names) == (
+        "Many of the cells that are most like these types, those unlike all annotated cells aside, are Unassigned: {}.",
+        ["B (5 of 14)"],
+    )
+    text = next(iter(summary._doubts_of_types(table.assign(unlike=0))))
+    assert text == "Many of the cells that are most like these types are Unassigned: {}."
+
+
 def test_of_two_left_out_batches_the_other_one_is_named() -> None:
     """ "The rest" and "the median other batch" made a reader look for batches that there were not."""
     found = left_out_of(("spleen", 120, 0.9, 0.72), ("blood", 72, 0.9, 1.0), ("lung", 19, 0.9, 1.0))
