@@ -55,8 +55,8 @@ MUCH_LOST = 0.02  # of accuracy, by alignment, on left-out batches
 FAR_BELOW = 0.2  # of a left-out batch's cells, that fewer are assigned, or right, than in the median other one
 FEWEST_LEFT_OUT = 20  # cells of a left-out batch whose shares say something
 
-# A type is named that fewer than this share of so many left-out cells, or more, were given rightly; at most so many types.
-MOSTLY_RIGHT, ENOUGH_GIVEN, MOST_MISTAKEN = 0.6, 10, 5
+# A type is named if, of so many left-out cells of it or called so, fewer than this share were right; at most so many types.
+ENOUGH_OF_A_TYPE, MOSTLY_RIGHT, MOST_MISTAKEN = 10, 0.6, 5
 
 # Shares of `Calibration.batches` that are compared, in words.
 COMPARED = {"assigned": "of its cells assigned", "raw_accuracy": "of its cells right before rejection"}
@@ -278,7 +278,9 @@ def _worse_than_expected(
         return []
     assigned = pd.notna(result.labels) & ~result.final.rejected
     n_new = int((assigned & ~pd.Series(result.labels).isin(result.final.classes)).sum())
-    unseen = f" It cannot see types that no annotated batch has, as those of {n_new:,} of these cells." if n_new else ""
+    unseen = (
+        f" It cannot see types that no annotated batch has: those of {n_new:,} of the wrong cells." if n_new else ""
+    )
     n_wrong = labelled["misclassified"]
     return [
         f"By the file's labels, {percent(error)} of the assigned cells are wrong ({n_wrong:,} of {assigned.sum():,}), more than the "
@@ -287,26 +289,28 @@ def _worse_than_expected(
 
 
 def _often_mistaken(types: pd.DataFrame, calibration: Calibration | None, classes: Sequence[str]) -> list[str]:
-    """Return a list with a warning on the types given here that left-out cells were often given wrongly, the worst first, else an
-    empty one; `types` as `tables.count_types` returns it."""
-    counts = left_out_confusion(calibration, list(classes))
-    if calibration is None or counts is None:
+    """Return warnings on the types given here that left-out cells were often given wrongly, and on those whose left-out cells often
+    got no such answer, the worst first; `types` as `tables.count_types` returns it."""
+    found = left_out_confusion(calibration, list(classes))
+    if calibration is None or found is None:
         return []
-    found = {}
-    for name in [name for name in counts.columns if name != UNASSIGNED and types["assigned"].get(name, 0)]:
-        n_given, n_right = int(counts[name].sum()), int(counts[name].get(name, 0))
-        if n_given >= ENOUGH_GIVEN and n_right < MOSTLY_RIGHT * n_given:
-            found[name] = (n_right / n_given, f"{name} ({n_given - n_right:,} of {n_given:,} were not)")
-    if not found:
-        return []
-    worst = [words for _, words in sorted(found.values())[:MOST_MISTAKEN]]
-    which = (
-        "cells held out of the only annotated batch" if calibration.n_annotated == 1 else "cells of left-out batches"
-    )
-    return [
-        f"Of the {which} that were called one of these types, many were of another: {listing(worst, quoted=False)}. Cells that are "
-        "called so here may be, too."
-    ]
+    counts = found.reindex(index=classes, columns=[*classes, UNASSIGNED], fill_value=0)
+    wrong, missed = [], []
+    for name in types.index[types["assigned"] > 0]:
+        n_called, n_own, n_right = int(counts[name].sum()), int(counts.loc[name].sum()), int(counts.loc[name, name])
+        if n_called >= ENOUGH_OF_A_TYPE and n_right < MOSTLY_RIGHT * n_called:
+            wrong.append((n_right / n_called, f"{name} ({n_called - n_right:,} of {n_called:,})"))
+        if n_own >= ENOUGH_OF_A_TYPE and n_right < MOSTLY_RIGHT * n_own:
+            others = counts.loc[name].drop([name, UNASSIGNED])
+            otherwise = f"; {others.max():,} were called {others.idxmax()}" if others.any() else ""
+            missed.append((n_right / n_own, f"{name} ({n_right:,} of {n_own:,}{otherwise})"))
+    which = "cells held out of the only annotated batch" if calibration.n_annotated == 1 else "left-out cells"
+    doubts = {
+        f"Of the {which} that were called one of these types, many were of another: {{}}. Cells called so here may be, too.": wrong,
+        f"Of the {which} of these types, fewer than {100 * MOSTLY_RIGHT:.0f} % got their own: {{}}. Here, too, cells of them may "
+        "have got another, or none.": missed,
+    }
+    return _named({text: [words for _, words in sorted(named)[:MOST_MISTAKEN]] for text, named in doubts.items()})
 
 
 def _left_out_worse(calibration: Calibration | None, target: str) -> list[str]:
@@ -385,12 +389,8 @@ def _doubt_of_unlike(
         return {}
     classes, nearest = table.index, table["unlike"].sort_values(ascending=False, kind="stable")
     names = listing((f"{name} ({n:,})" for name, n in nearest[nearest > 0].items()), MOST_NEAREST, quoted=False)
-    few = [
-        f"{name} (learned from {plural(int(table.loc[name, 'training_cells']), 'cell')})"
-        for name in nearest.index[nearest > 0][:MOST_NEAREST]
-        if (table["training_cells"].astype(float) < FEW_CELLS)[name]
-    ]
-    or_few = f"of {listing(few, quoted=False)}, " if few else ""
+    first, n_learned = nearest.index[0], float(table["training_cells"].astype(float)[nearest.index[0]])
+    or_few = f"of {first} (learned from {plural(int(n_learned), 'cell')}), " if n_learned < FEW_CELLS else ""
     text = (
         f"{{}} unlike all cells of the annotated batches, nearest to {names}: perhaps of a cell type or subtype that "
         f"these lack, {or_few}in another state, or damaged."
