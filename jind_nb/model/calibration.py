@@ -231,7 +231,7 @@ class Calibration:
     @property
     def n_assigned(self) -> int:
         """Cells of left-out batches that were assigned a type."""
-        return sum(round(row["cells"] * row["assigned"]) for row in self.batches if row["cells"])
+        return sum(round(row["cells"] * (row["assigned"] or 0.0)) for row in self.batches)
 
     def mean(self, column: str) -> float | None:
         """Return the mean of a column of `batches` over those that have it; every batch counts alike."""
