@@ -9,6 +9,18 @@ import pandas as pd
 BINS = 15  # of confidence, in reliability diagrams
 
 
+def highest_error_of_none(n: int) -> float:
+    """Return the share of wrong cells that n cells without any wrong one leave possible: 1, where there are none.
+
+    It is the upper end of the exact one-sided 95 % interval of Clopper & Pearson 1934 (Biometrika, doi 10.1093/biomet/26.4.404),
+    nearly 3 / n (the rule of three). It takes the cells to be independent, which cells of few batches are not.
+
+    >>> round(highest_error_of_none(175), 4)
+    0.017
+    """
+    return float(1 - 0.05 ** (1 / n)) if n else 1.0
+
+
 def average_precision(is_type: np.ndarray, score: np.ndarray) -> float:
     """Return the area under the all-point interpolated precision-recall curve of one type.
 

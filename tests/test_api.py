@@ -449,7 +449,7 @@ def test_values_that_are_not_finite_are_told_of_with_their_cell() -> None:
     [
         (lambda model, adata: model.predict(adata, batch_key="bach"), "batch_key: obs of the AnnData has no column"),
         (lambda model, adata: model.predict(adata, seed=3), "no parameter seed here: .*layer"),
-        (lambda model, adata: model.predict(adata[:, :2].copy()), "model: .*features"),
+        (lambda model, adata: model.predict(adata[:, :2].copy()), "adata: .*has only 2 of 60 features"),
         (lambda model, adata: jn.load_model("/nowhere"), "model: there is no folder"),
     ],
     ids=["batch_key", "seed", "features", "folder"],

@@ -75,12 +75,14 @@ def plural(n: int, one: str, many: str | None = None) -> str:
 def percent(share: float) -> str:
     """Return a share (0 to 1) as a percentage with one decimal; what is nearly none or all is not shown as none or all.
 
-    >>> percent(0.1234), percent(0.0001), percent(0.9999)
-    ('12.3 %', '<0.1 %', '>99.9 %')
+    Of two shares of a whole that lie in the middle between two decimals, one is rounded up and one down: they add up to 100 %.
+
+    >>> percent(0.1234), percent(0.0001), percent(0.9999), percent(1559 / 2000), percent(441 / 2000)
+    ('12.3 %', '<0.1 %', '>99.9 %', '78.0 %', '22.0 %')
     """
     if 0 < share < 0.0005:
         return "<0.1 %"
-    return ">99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
+    return ">99.9 %" if 0.9995 <= share < 1 else f"{round(round(1000 * share, 6)) / 10:.1f} %"
 
 
 def about(share: float) -> str:

@@ -522,19 +522,20 @@ def _model_features(
             plan.notes.append(f"The features were matched to the model's without regard to {disregarded}.")
     plan.features["missing"] = int(missing.sum())
     _enter_overlap(plan, plan.target, wanted, missing, "of the model")
-    who, least = f"PRETRAINED_MODEL_PATH: {plan.target!r}", features.MODEL_REFUSES_BELOW
+    who, least = f"PATH: {plan.target!r}", features.MODEL_REFUSES_BELOW
     kinds = gene_tables.kinds_of_names_advice(in_files[0], wanted, "Your file", "the model")
     if missing.all():
         raise InputError(
-            f"PRETRAINED_MODEL_PATH: none of the model's {len(wanted):,} features is in the file (the model has "
-            f"{list(wanted[:3])}, the file {list(in_files[0][:3])}). GENE_COL can name another column of var."
+            f"{who} has none of the model's {len(wanted):,} features (the file has {list(in_files[0][:3])}, the model "
+            f"{list(wanted[:3])}). GENE_COL can name another column of var."
             + (kinds or features.same_kind_advice(wanted))
             + (" Peaks must be re-quantified on the model's." if features.names_type(wanted) == "peaks" else "")
         )
     if kinds and (~missing).sum() < least * len(wanted):
         few = f"{who} has only {int((~missing).sum()):,} of the model's {len(wanted):,} features."
         raise InputError(few + kinds)
-    plan.warnings += features.missing_features_warnings(who, wanted, missing, "of the model", least)
+    few_features = features.missing_features_warnings(who, wanted, missing, "of the model", least)
+    plan.warnings += [text.removeprefix("PATH: ") for text in few_features]
     if missing.any():
         lacking = f"The file lacks {int(missing.sum()):,} of the model's {plural(len(wanted), 'feature')}"
         plan.notes.append(f"{lacking}; taken as zero.")

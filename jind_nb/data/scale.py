@@ -234,8 +234,8 @@ def scale_for_model(
 
 def _not_the_models(name: str, batch: Evidence, trained: CommonScale) -> InputError:
     return InputError(
-        f"PRETRAINED_MODEL_PATH: the model was trained on values that are {trained.scale}, and those of {name!r} are "
-        f"{batch.value_type} (from {batch.smallest:.3g} to {batch.largest:.3g}). Point LAYER to values of the same type."
+        f"PATH: the values of {name!r} are {batch.value_type} (from {batch.smallest:.3g} to {batch.largest:.3g}), and the model was "
+        f"trained on values that are {trained.scale}. Point LAYER to values of the same type."
     )
 
 

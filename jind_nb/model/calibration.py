@@ -228,6 +228,11 @@ class Calibration:
         """Left-out batches that say something: with cells of types their model knew."""
         return sum(row["cells"] > 0 for row in self.batches)
 
+    @property
+    def n_assigned(self) -> int:
+        """Cells of left-out batches that were assigned a type."""
+        return sum(round(row["cells"] * (row["assigned"] or 0.0)) for row in self.batches)
+
     def mean(self, column: str) -> float | None:
         """Return the mean of a column of `batches` over those that have it; every batch counts alike."""
         values = [row[column] for row in self.batches if row[column] is not None]

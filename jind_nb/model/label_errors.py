@@ -135,10 +135,11 @@ def contradictions(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarr
         if len(others) and others.median() <= ORDINARY:
             here = cells[(cells["batch"] == name) & (cells["y"] == y) & cells["wrong"]]
             most = left_out[0].classes[int(here["answer"].value_counts().index[0])]
+            beside = f"batch {others.index[0]!r}" if len(others) == 1 else "the median other batch"
             warnings.append(
                 f"{left_out[0].classes[int(y)]} in batch {name!r} stands apart: {percent(row['mean'])} of "
                 f"{plural(int(row['size']), 'left-out cell')} are called otherwise (most often {most}), "
-                f"{percent(others.median())} in the median other batch. Look at suspect_labels.csv."
+                f"{percent(others.median())} in {beside}. Look at suspect_labels.csv."
             )
     return warnings
 

@@ -126,7 +126,9 @@ def _output_html(output: Any, points: PointData | None) -> str | None:
     return scrolling_html(html) if html and 'class="nothing"' not in html[:40] else None
 
 
-def figure_html(png: bytes, about: Mapping[str, Any], points: PointData | None = None) -> Markup:
+def figure_html(
+    png: bytes, about: Mapping[str, Any], points: PointData | None = None, *, has_names: bool = False
+) -> Markup:
     """Return a picture as HTML; a wide one can be scrolled on a screen and has its own page on paper, two small ones stand
     side by side.
 
@@ -136,6 +138,8 @@ def figure_html(png: bytes, about: Mapping[str, Any], points: PointData | None =
         As `style.described` returns it.
     points
         Collects `where`, `what` and `legend`; without it they are left out.
+    has_names
+        Whether a picture beside it has names to click.
     """
     data_of = {name: about[name] for name in ("where", "what", "legend") if name in about}
     about = {name: value for name, value in about.items() if name not in data_of}
@@ -147,7 +151,10 @@ def figure_html(png: bytes, about: Mapping[str, Any], points: PointData | None =
     kind = "half" if 0 < width <= PIXELS_OF_HALF else "tall" if height >= TALL else ""
     data, shown_width = base64.b64encode(png).decode(), round((LARGER if is_wide else 1) * width)
     template = templates().get_template("figure.html.j2")
-    return Markup(template.render(about, data=data, is_wide=is_wide, kind=kind, shown_width=shown_width))
+    has_names |= "legend" in about
+    return Markup(
+        template.render(about, data=data, is_wide=is_wide, kind=kind, shown_width=shown_width, has_names=has_names)
+    )
 
 
 def scrolling_html(table: str) -> Markup:

@@ -101,7 +101,8 @@ def answer_of(run: Run, result: TargetResult, plan: Plan, points: PointData) -> 
 
 def pair(pictures: list[tuple[bytes, dict[str, Any]]], points: PointData) -> Markup:
     """Return small pictures side by side, two in a row."""
-    shown = Markup("").join(figure_html(png, about, points) for png, about in pictures)
+    has_names = any("legend" in about for _, about in pictures)
+    shown = Markup("").join(figure_html(png, about, points, has_names=has_names) for png, about in pictures)
     return Markup('<div class="pair">{}</div>').format(shown)
 
 

@@ -12,6 +12,7 @@ from ..core.labels import DOUBLET, NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
 from ..core.resources import templates
 from ..core.text import about, listing, percent, plural
 from ..data.plan import Plan
+from ..metrics import highest_error_of_none
 from ..model.calibration import Calibration, alignment_in_words
 from ..model.expected_error import ExpectedError, expected_error
 from ..model.history import StageResult
@@ -22,7 +23,13 @@ from ..runs.folder import Run
 from ..runs.stages import load_plan, load_training
 from .load import load_finished
 from .predicted import Predicted
-from .tables import composition_shares, composition_table, outside_notes, predictions_table
+from .tables import (
+    composition_shares,
+    composition_table,
+    left_out_confusion,
+    outside_notes,
+    predictions_table,
+)
 from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
 
 # The end of the expected error's interval is named beside it if it is so far above, or a little and so many times as high.
@@ -35,6 +42,8 @@ FEW_ASSIGNED, SMALL_SHARE = 5, 0.01
 
 MUCH_REJECTED = 0.3
 
+MOST_NEAREST = 3  # types that are named as the nearest of cells unlike all annotated ones
+
 ASSIGNED_CELLS = "the assigned cells"
 
 NO_CHECK = "The answers were not compared with labels. Look at marker genes before you rely on a type."
@@ -45,6 +54,9 @@ MUCH_LOST = 0.02  # of accuracy, by alignment, on left-out batches
 
 FAR_BELOW = 0.2  # of a left-out batch's cells, that fewer are assigned, or right, than in the median other one
 FEWEST_LEFT_OUT = 20  # cells of a left-out batch whose shares say something
+
+# A type is named if, of so many left-out cells of it or called so, fewer than this share were right; at most so many types.
+ENOUGH_OF_A_TYPE, MOSTLY_RIGHT, MOST_MISTAKEN = 10, 0.6, 5
 
 # Shares of `Calibration.batches` that are compared, in words.
 COMPARED = {"assigned": "of its cells assigned", "raw_accuracy": "of its cells right before rejection"}
@@ -92,7 +104,12 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
         sentence += f"; {types}: {listing(plan.dropped, 3, quoted=False)}"
     contradicted = [] if calibration is None else calibration.contradictions
     doubts_of_batches = [*_alignment_hurts(training, result), *contradicted, *_left_out_worse(calibration, "target")]
-    distrust = [*doubts_of_batches, *_distrust(result, plan, stages)]
+    distrust = [
+        *_worse_than_expected(result, expected, labelled),
+        *doubts_of_batches,
+        *_often_mistaken(composition_table(result, plan), calibration, plan.classes),
+        *_distrust(result, plan, stages),
+    ]
     dropped = list(plan.dropped_shares.values())  # shares of labelled cells that no answer could be right about
     stated = _expected_number(expected, calibration, held_out, sum(dropped) / max(1, len(dropped)))
     reasons = ({OUTSIDE: 0} if result.types else {}) | pd.Series(result.reasons).value_counts().to_dict()
@@ -164,15 +181,16 @@ def _expected_number(
         low, high = expected.range
         words = f"of {of_cells} are wrong, probably {100 * low:.1f} to {percent(high)}"
         return Number(name, about(expected.value), words, expected.basis)
-    of_batch = calibration.mean("error_among_assigned") if calibration and calibration.n_annotated == 1 else None
-    if of_batch is None and held_out is not None:
-        of_batch = 1 - held_out["effective_accuracy"] * (1 - dropped)
-    if of_batch is None:
-        return Number(name, "not known", "how many of the assigned cells are wrong", expected.basis)
-    one = calibration is not None and calibration.n_annotated == 1
-    batches = "only annotated batch" if one else "annotated batches"
-    words = f"{percent(of_batch)} of the assigned ones among the cells held out of the {batches} are wrong, and a new batch is harder."
-    return Number(name, "not known", "how many of the assigned cells are wrong", f"{expected.basis} {words}")
+    basis = expected.basis
+    if calibration and calibration.n_annotated == 1 and calibration.n_assigned:
+        basis += f" {_wrong_of_held_out(calibration)}; a new batch is harder."
+    elif held_out is not None and held_out["assigned"]:
+        counted = ", those of types too rare to be learned included" if dropped else ""
+        basis += (
+            f" {percent(1 - held_out['effective_accuracy'] * (1 - dropped))} of the assigned ones among the cells held out of the "
+            f"annotated batches are wrong{counted}, and a new batch is harder."
+        )
+    return Number(name, "not known", "how many of the assigned cells are wrong", basis)
 
 
 def alignment_reason(training: Mapping[str, Any]) -> str:
@@ -184,8 +202,25 @@ def alignment_reason(training: Mapping[str, Any]) -> str:
 
 def expected_error_sentence(calibration: Calibration) -> str:
     """Return the errors to expect among the assigned cells of a new batch, and what this rests on."""
-    text = templates().get_template("expected_error.txt.j2").render(calibration=calibration)
+    template = templates().get_template("expected_error.txt.j2")
+    text = template.render(
+        calibration=calibration,
+        highest_error_of_none=highest_error_of_none,
+        wrong_of_held_out=_wrong_of_held_out,
+    )
     return text.replace("\n", " ")
+
+
+def _wrong_of_held_out(calibration: Calibration) -> str:
+    """Return how many of the assigned cells held out of the only annotated batch were wrong."""
+    error, n = calibration.mean("error_among_assigned") or 0.0, calibration.n_assigned
+    wrong = f"{percent(error)} were" if error else "none was"
+    by_chance = f" (up to {percent(highest_error_of_none(n))} may be, by chance)" if not error else ""
+    counted = ", cells of types too rare to be learned counted in" if calibration.dropped else ""
+    which = (
+        "Of the {:,} assigned among the cells held out of the only annotated batch, once confidences were calibrated"
+    )
+    return f"{which.format(n)}, {wrong} wrong{by_chance}{counted}"
 
 
 def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[str]:
@@ -231,6 +266,53 @@ def far_below(
     return dict(sorted(found.items(), key=lambda of: -max(others - own for own, others in of[1].values())))
 
 
+def _worse_than_expected(
+    result: TargetResult, expected: ExpectedError, labelled: Mapping[str, Any] | None
+) -> list[str]:
+    """Return a list with a warning where, by the target's labels, more of the assigned cells are wrong than the expected error's
+    interval allows for, else an empty one."""
+    if labelled is None or result.labels is None or expected.range is None or labelled["effective_accuracy"] is None:
+        return []
+    error, high = 1 - labelled["effective_accuracy"], expected.range[1]
+    if not error > high:
+        return []
+    assigned = pd.notna(result.labels) & ~result.final.rejected
+    n_new = int((assigned & ~pd.Series(result.labels).isin(result.final.classes)).sum())
+    unseen = (
+        f" It cannot see types that no annotated batch has: those of {n_new:,} of the wrong cells." if n_new else ""
+    )
+    n_wrong = labelled["misclassified"]
+    return [
+        f"By the file's labels, {percent(error)} of the assigned cells are wrong ({n_wrong:,} of {assigned.sum():,}), more than the "
+        f"expected error allows for ({percent(expected.range[0])} to {percent(high)}).{unseen}"
+    ]
+
+
+def _often_mistaken(types: pd.DataFrame, calibration: Calibration | None, classes: Sequence[str]) -> list[str]:
+    """Return warnings on the types given here that left-out cells were often given wrongly, and on those whose left-out cells often
+    got no such answer, the worst first; `types` as `tables.count_types` returns it."""
+    found = left_out_confusion(calibration, list(classes))
+    if calibration is None or found is None:
+        return []
+    counts = found.reindex(index=classes, columns=[*classes, UNASSIGNED], fill_value=0)
+    wrong, missed = [], []
+    for name in types.index[types["assigned"] > 0]:
+        n_called, n_own, n_right = int(counts[name].sum()), int(counts.loc[name].sum()), int(counts.loc[name, name])
+        if n_called >= ENOUGH_OF_A_TYPE and n_right < MOSTLY_RIGHT * n_called:
+            wrong.append((n_right / n_called, f"{name} ({n_called - n_right:,} of {n_called:,})"))
+        if n_own >= ENOUGH_OF_A_TYPE and n_right < MOSTLY_RIGHT * n_own:
+            others = counts.loc[name].drop([name, UNASSIGNED])
+            otherwise = f"; {others.max():,} were called {others.idxmax()}" if others.any() else ""
+            missed.append((n_right / n_own, f"{name} ({n_right:,} of {n_own:,}{otherwise})"))
+    which = "cells held out of the only annotated batch" if calibration.n_annotated == 1 else "left-out cells"
+    doubts = {
+        f"Of the {which} that were called one of these types, many were of another: {{}}. Cells called so here may be, too.": wrong,
+        f"Of the {which} of these types, fewer than {100 * MOSTLY_RIGHT:.0f} % got their own: {{}}. Here, too, cells of them may "
+        "have got another, or none.": missed,
+    }
+    return _named({text: [words for _, words in sorted(named)[:MOST_MISTAKEN]] for text, named in doubts.items()})
+
+
 def _left_out_worse(calibration: Calibration | None, target: str) -> list[str]:
     """Return a list with a warning on left-out batches that did far worse than the others, and what it means for the target, else
     an empty one. How often a batch is right is left to the warning on its labels where there is one."""
@@ -243,12 +325,12 @@ def _left_out_worse(calibration: Calibration | None, target: str) -> list[str]:
     found = {name: low for name, low in found.items() if low}
     if not found:
         return []
+    compared = [row["batch"] for row in calibration.batches if row["cells"] >= FEWEST_LEFT_OUT]
+    is_pair = len(compared) == 2
     each = []
     for name, low in found.items():
-        shares = [
-            f"{percent(own)} {COMPARED[of]}, {percent(others)} in the median other batch"
-            for of, (own, others) in low.items()
-        ]
+        beside = next(str(other) for other in compared if str(other) != name) if is_pair else "the median other batch"
+        shares = [f"{percent(own)} {COMPARED[of]}, {percent(others)} in {beside}" for of, (own, others) in low.items()]
         each.append(f"{name} ({'; '.join(shares)})")
     measures, meaning = {of for low in found.values() for of in low}, []
     if "raw_accuracy" in measures:
@@ -256,8 +338,11 @@ def _left_out_worse(calibration: Calibration | None, target: str) -> list[str]:
     if "assigned" in measures:
         meaning.append("its Unassigned cells, also those unlike the annotated ones, may well be of annotated types")
     these, one = ("this annotated batch", "it") if len(each) == 1 else ("these annotated batches", "one of them")
+    worse = f"{these} did far worse than the rest"
+    if is_pair:
+        worse, one = "one annotated batch did far worse than another", next(iter(found)) if len(each) == 1 else one
     return [
-        f"Left out of training, {these} did far worse than the rest: {listing(each, 6, quoted=False)}. If the {target} is like {one} "
+        f"Left out of training, {worse}: {listing(each, 6, quoted=False)}. If the {target} is like {one} "
         f"(in condition, protocol or tissue), {' and '.join(meaning)}."
     ]
 
@@ -272,7 +357,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     ]
     unchecked = [] if labelled else [plan.target]
     not_known = [name for name in result.types if name not in plan.classes]
-    unlike = _doubt_of_unlike(result.reasons == UNLIKE, result.labels, plan.classes)
+    unlike = _doubt_of_unlike(table, result.reasons == UNLIKE, result.labels)
     doubts: dict[str, Sequence[str]] = {
         **(unlike if (result.reasons == UNLIKE).mean() > MANY_UNLIKE else {}),  # first, then: a key keeps its place
         "By the file's labels, fewer than half of the cells of these types are most like their own type: {}.": missed,
@@ -295,11 +380,21 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     return [*plan.warnings, *outside_notes(predictions_table(result)), *_named(doubts), *plan.notes]
 
 
-def _doubt_of_unlike(unlike: np.ndarray, labels: np.ndarray | None, classes: Sequence[str]) -> dict[str, Sequence[str]]:
-    """Return the doubt that there are cells unlike all annotated ones, bool (n,), with what the file's labels say of them."""
+def _doubt_of_unlike(
+    table: pd.DataFrame, unlike: np.ndarray, labels: np.ndarray | None = None
+) -> dict[str, Sequence[str]]:
+    """Return the doubt that there are cells unlike all annotated ones, bool (n,), with the types that are nearest and what the file's
+    labels say of them; `table` as `tables.count_types` returns it."""
     if not unlike.any():
         return {}
-    text = "{} unlike all cells of the annotated batches: perhaps of a cell type that these lack, in another state, or damaged."
+    classes, nearest = table.index, table["unlike"].sort_values(ascending=False, kind="stable")
+    names = listing((f"{name} ({n:,})" for name, n in nearest[nearest > 0].items()), MOST_NEAREST, quoted=False)
+    first, n_learned = nearest.index[0], float(table["training_cells"].astype(float)[nearest.index[0]])
+    or_few = f"of {first} (learned from {plural(int(n_learned), 'cell')}), " if n_learned < FEW_CELLS else ""
+    text = (
+        f"{{}} unlike all cells of the annotated batches, nearest to {names}: perhaps of a cell type or subtype that "
+        f"these lack, {or_few}in another state, or damaged."
+    )
     if labels is not None and (known := pd.notna(labels[unlike])).any():
         of_annotated = int(np.isin(labels[unlike][known], classes).sum())
         text += f" By the file's labels, {of_annotated:,} of {plural(int(known.sum()), 'labelled one')} are of annotated types."
@@ -313,8 +408,9 @@ def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
     n_cells = table[["assigned", "parent_only", "rejected"]].to_numpy().sum()
     of_few = table["assigned"].between(1, FEW_ASSIGNED - 1) & (table["assigned"] < SMALL_SHARE * n_cells)
     few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
+    others = ", those unlike all annotated cells aside," if table["unlike"].any() else ""
     return {
-        "Many of the cells that are most like these types are Unassigned: {}.": [
+        f"Many of the cells that are most like these types{others} are Unassigned: {{}}.": [
             f"{name} ({rejected[name]:,} of {most_like[name]:,})" for name in unassigned
         ],
         "Only a few cells were given these types, and such answers are often wrong (look at marker genes): {}.": [
@@ -376,7 +472,7 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration:
     reasons = predicted.table["reason"].value_counts().to_dict()
     unlike = (predicted.table["reason"] == UNLIKE).to_numpy()
     sentence = f"{name}: {_counted(counts, int(unlike.sum()))}{_probably_wrong(predicted.error, of_cells)}."
-    doubt_of_unlike = _doubt_of_unlike(unlike, None, predicted.classes)
+    doubt_of_unlike = _doubt_of_unlike(types, unlike)
     doubts = {
         **(doubt_of_unlike if unlike.mean() > MANY_UNLIKE else {}),
         NO_CHECK: [name],
@@ -384,7 +480,13 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration:
         **doubt_of_unlike,
         **_absent_types(types, predicted.run.parameters.TYPES),
     }
-    distrust = [*predicted.warnings, *_left_out_worse(calibration, "file"), *_named(doubts), *predicted.notes]
+    distrust = [
+        *predicted.warnings,
+        *_left_out_worse(calibration, "file"),
+        *_often_mistaken(types, calibration, predicted.classes),
+        *_named(doubts),
+        *predicted.notes,
+    ]
     numbers = _numbers(counts, reasons, _expected_number(predicted.error, None, None, of_cells=of_cells))
     return Summary(sentence, numbers, distrust, None, None, None)
 

@@ -49,6 +49,8 @@ UNKNOWN_TERM = "unknown"
 
 TERM_PAGE = "http://purl.obolibrary.org/obo/"
 
+NO_TOTAL = 1e-5  # times the sum of absolute values: a smaller total is none
+
 MOST_SUSPECTS = 12  # rows of a page's table; suspect_labels.csv has every cell
 
 MODE_WORDS = {AlignmentMode.UNALIGNED: "without alignment", AlignmentMode.ALIGNED: "after alignment"}
@@ -391,7 +393,9 @@ def quality_table(x: sparse.csr_matrix, result: TargetResult) -> pd.DataFrame:
     x
         The target's values, (n_target, n_features).
     """
-    total = np.asarray(x.sum(axis=1)).ravel()
+    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
+    # Of values centred within each cell nothing is left of a total but what their float32 digits lack.
+    total[np.abs(total) <= NO_TOTAL * np.asarray(abs(x).sum(axis=1, dtype=np.float64)).ravel()] = 0.0
     features = np.asarray((x > 0).sum(axis=1)).ravel()
     return pd.DataFrame({"features": features, "total": total, "reason": result.reasons})
 
@@ -442,6 +446,18 @@ def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
     return pd.concat(tables, names=["alignment"])
 
 
+def left_out_captions(calibrations: Mapping[str, Calibration]) -> tuple[str, str]:
+    """Return the captions of `left_out_tables` and `suspects_table`, which fit a single annotated batch too."""
+    is_alone = any(of_mode.n_annotated == 1 for of_mode in calibrations.values())
+    cells = "held-out cells of the only annotated batch" if is_alone else "left-out cells"
+    how = (
+        "Held-out cells of the only annotated batch"
+        if is_alone
+        else "Each left-out batch, without alignment and with it"
+    )
+    return how, f"Labels that answers for {cells} contradict; suspect_labels.csv has every cell"
+
+
 def noticed_table(calibration: Calibration | None, classes: Sequence[str]) -> pd.DataFrame:
     """Return a row for each annotated type: the share of its cells that would be noticed, were it new, in %, the least noticed
     first; last the types that could not be hidden."""
@@ -458,7 +474,7 @@ def suspects_table(suspects: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a row for each batch and label of which left-out answers contradict cells, most cells first: their number, and what
     they are called most often. At most `MOST_SUSPECTS` rows."""
     if not suspects:
-        return pd.DataFrame({"note": ["No label is contradicted by the answers for left-out cells."]})
+        return pd.DataFrame({"note": ["No label is contradicted by these answers."]})
     groups = pd.DataFrame(suspects).groupby(["batch", "label"], sort=False)["answer"]
     table = groups.agg(
         **{"suspect cells": "size", "most often called": lambda answers: answers.value_counts().index[0]}

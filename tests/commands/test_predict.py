@@ -302,7 +302,7 @@ def test_missing_features_are_counted_and_too_many_are_refused(
     new[:, :20].copy().write_h5ad(tmp_path / "fewer.h5ad")
     done = jind_nb("predict", run_folder / "trained_models", tmp_path / "fewer.h5ad", "--output-path", tmp_path / "no")
     assert done.status == 2
-    assert "MODEL_DIR" in done.err
+    assert "H5AD: 'fewer' has only 20 of 60 features" in done.err  # the file is wrong, and not the model's folder
     assert "gene020" in done.err
     assert not (tmp_path / "no").exists()
 

@@ -975,21 +975,26 @@ def test_a_saved_model_gets_its_own_features_in_its_own_order(
     assert list(result.adata.var_names) == ["gene010", "absent", "gene002"]
     np.testing.assert_allclose(result.values, np.c_[target[:, 10], np.zeros(80), target[:, 2]], rtol=1e-5)
     assert any(note.startswith("The file lacks 1 of the model's 3 features") for note in result.plan.notes)
+    assert any(warning.startswith("'c' has only 2 of 3 features") for warning in result.plan.warnings)
     assert list(result.adata.obs["cell_type"].cat.categories) == ["B", "T"]
 
 
 @pytest.mark.parametrize(
     ("features", "preprocessing", "fragment"),
     [
-        (["CD3E", "CD8A"], LOG_COUNTS, "none of the model's 2 features.*Both seem to have gene symbols"),
+        (["CD3E", "CD8A"], LOG_COUNTS, "^PATH: 'c' has none of the model's 2 features.*Both seem to have gene symbols"),
         (["chr1:1-9", "chr1:10-19"], LOG_COUNTS, "none of the model's 2 features.*re-quantified"),
-        (["gene001", *(f"other{i}" for i in range(9))], LOG_COUNTS, r"'c' has only 1 of 10 features \(10 %\)"),
+        (["gene001", *(f"other{i}" for i in range(9))], LOG_COUNTS, r"^PATH: 'c' has only 1 of 10 features \(10 %\)"),
         (
             ["gene001", *(f"ENSG{i:011d}" for i in range(9))],
             LOG_COUNTS,
-            "'c' has only 1 of the model's 10 features.*Your file uses symbols, the model Ensembl ids",
+            "^PATH: 'c' has only 1 of the model's 10 features.*Your file uses symbols, the model Ensembl ids",
         ),
-        (["gene001"], CENTRED, "as they are: centred, and those of 'c' are counts"),
+        (
+            ["gene001"],
+            CENTRED,
+            "^PATH: the values of 'c' are counts .*, and the model was trained on values that are as they are: centred",
+        ),
     ],
 )
 def test_a_saved_model_that_does_not_fit_the_file_is_refused(

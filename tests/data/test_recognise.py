@@ -253,9 +253,9 @@ def test_a_model_of_centred_values_takes_only_such() -> None:
     z = recognise(csr(z_scores(poisson())))
     trained = common_scale({"a": z}, "auto")
     assert scale_for_model("c", z, "auto", trained)[0].values == "as they are"
-    with pytest.raises(InputError, match=r"PRETRAINED_MODEL_PATH.*z-scored.*'c' are counts"):
+    with pytest.raises(InputError, match=r"^PATH: the values of 'c' are counts.*z-scored"):
         scale_for_model("c", recognise(csr(poisson())), "auto", trained)
-    with pytest.raises(InputError, match=r"PRETRAINED_MODEL_PATH.*'c' are z-scored"):
+    with pytest.raises(InputError, match=r"^PATH: the values of 'c' are z-scored"):
         scale_for_model("c", z, "auto", common_scale({"a": recognise(csr(poisson()))}, "auto"))
 
 

@@ -81,6 +81,16 @@ def test_a_type_that_one_batch_calls_otherwise_is_pointed_out() -> None:
     ) or any("Batch 'c' stands apart" in text for text in warnings)
 
 
+def test_a_type_of_two_batches_is_compared_with_the_other_by_its_name() -> None:
+    """There is no median batch to look for among one."""
+    left_out, p = several()
+    for other in left_out[:3]:
+        other.could_be_known &= other.y != 1
+    left_out[2].y[np.flatnonzero(left_out[2].y == 3)[:30]] = 1  # called NK
+    (warning,) = (text for text in contradictions(left_out, p) if text.startswith("DC in batch 'c'"))
+    assert "0.0 % in batch 'd'. Look at" in warning
+
+
 def test_batches_that_agree_are_not_warned_of() -> None:
     assert contradictions(*several(noise=0.1, mistakes=0.3)) == []
 

@@ -297,6 +297,11 @@ def test_methods_say_what_this_run_did(demo_run: Path, seen: Seen) -> None:
     assert "Leiden" not in paragraph.split("References")[0]
 
 
+def test_a_check_before_calibration_says_so(seen: Seen) -> None:
+    """Another sentence of the page has a smaller share for held-out cells, and both are true."""
+    assert "by the probabilities and thresholds of training, before confidences were calibrated" in seen.text
+
+
 def test_methods_claim_no_comparison_that_was_not_made(demo_run: Path) -> None:
     """With a single annotated batch nothing is left out; a paper would say that it was."""
     run = Run(load_parameters(demo_run / "parameters.yaml", {"OUTPUT_PATH": str(demo_run)}), input_matters=False)
@@ -699,6 +704,18 @@ def test_points_are_told_once_and_cannot_end_their_script(tmp_path: Path) -> Non
     assert name in [json.loads(content)[0]["values"][0] for content in told.content.values() if "values" in content]
     plain = chapter.chapter(notebook_of(tmp_path, *pictures))
     assert "data-where" not in plain
+
+
+def test_only_names_that_are_there_are_to_be_clicked() -> None:
+    """A reader looked for a legend below a picture that has none; page one's names are those of the picture beside it."""
+    cells = {"alt": "", "where": {"x": [1], "y": [2]}, "what": [{"values": ["c0"]}]}
+    names = {"alt": "", "legend": [{"column": "prediction", "name": "B", "box": [1, 2, 3, 4]}]}
+    told = chapter.PointData()
+    alone = chapter.figure_html(b"", cells, told)
+    assert "Point at a cell" in alone
+    assert "click" not in alone
+    assert "click a name" in chapter.figure_html(b"", cells | names, told)
+    assert report_page.pair([(b"", cells), (b"", names)], told).count("click a name") == 1
 
 
 def test_pictures_together_fit_into_a_mail(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from jind_nb.core.colours import DARK_GREY
 from jind_nb.core.labels import UNASSIGNED
@@ -401,10 +402,23 @@ def left_out(
         ),
         (
             left_out(0.02, n_annotated=1, target_error=None, threshold=None),
-            ["held out of the only annotated batch", "usually harder"],
+            [
+                "Of the 80 assigned among the cells held out of the only annotated batch, once confidences were calibrated, 2.0 % "
+                "were wrong; a new batch is usually harder"
+            ],
             ["left out of training"],
         ),
         (left_out(None, n_annotated=2, target_error=None, threshold=None), ["not known"], ["%"]),
+        (
+            left_out(0.0, 0.0, n_annotated=2, target_error=None, threshold=None),
+            ["at most 1.9 % of the assigned cells (none of 160 was wrong in 2 annotated batches"],
+            ["0.0 %"],
+        ),
+        (
+            left_out(0.0, n_annotated=1, target_error=None, threshold=None),
+            ["none was wrong (up to 3.7 % may be, by chance)"],
+            ["0.0 %"],
+        ),
     ],
 )
 def test_the_error_to_expect_says_what_it_rests_on(
@@ -414,6 +428,25 @@ def test_the_error_to_expect_says_what_it_rests_on(
     text = summary.expected_error_sentence(calibration)
     assert all(part in text for part in says), text
     assert not any(part in text for part in not_says), text
+
+
+def test_captions_speak_of_left_out_cells_only_where_a_batch_was_left_out() -> None:
+    """Of a single annotated batch there are none, and a reader would look for them."""
+    several, alone = (left_out(0.02, n_annotated=n, target_error=None, threshold=None) for n in (2, 1))
+    assert "left-out" in " ".join(tables.left_out_captions({"shared": several}))
+    captions = tables.left_out_captions({"shared": alone, "aligned": alone})
+    assert "left-out" not in " ".join(captions)
+    assert captions[1].startswith("Labels that answers for held-out cells of the only annotated batch contradict")
+
+
+def test_values_that_are_centred_within_cells_have_no_total() -> None:
+    """The digits that float32 lacks were drawn as totals of cells, with 1e-7 at the axis."""
+    values = np.random.default_rng(0).gamma(2.0, size=(3, 500)).astype(np.float32)
+    centred = sparse.csr_matrix(values - values.mean(axis=1, keepdims=True))
+    result = annotated(["B", "T"], THREE_CELLS)
+    assert tables.quality_table(centred, result)["total"].tolist() == [0.0, 0.0, 0.0]
+    totals = tables.quality_table(sparse.csr_matrix(values), result)["total"]
+    np.testing.assert_allclose(totals, values.sum(axis=1), rtol=1e-5)
 
 
 def test_the_left_out_table_is_in_percent() -> None:
@@ -527,6 +560,86 @@ def test_left_out_batches_that_did_far_worse_than_the_rest_are_named_worst_first
     assert "its Unassigned cells" in told
 
 
+def test_an_error_above_the_stated_interval_is_told_and_one_below_is_not() -> None:
+    """Page one said 0 to 21.9 % beside 67.6 % that agree with the labels, as if both were well."""
+    cells = [[0.9, 0.1]] * 8 + [[0.5, 0.5]] * 2
+    result = annotated(["B", "T"], cells, ["B"] * 4 + ["T", "delta", "delta", None, "B", "T"])
+    row = {"cells": 90, "assigned": 0.9, "raw_accuracy": 1.0, "error_among_assigned": 0.0, "doubt_among_assigned": 0.1}
+    none_wrong = [{"batch": name} | row for name in "ab"]
+    calibration = Calibration(1.0, None, None, None, 3, none_wrong, {}, [])
+    training = {"history": [], "calibration": {"shared": calibration.to_json()}, "intermediates": []}
+    told = summary.summarise(result, plan_of(["B", "T"], a={"B": 40, "T": 50}), training)
+    low, high = expected_error(result.final, calibration).range or (0, 0)
+    assert told.distrust[0] == (
+        f"By the file's labels, 42.9 % of the assigned cells are wrong (3 of 7), more than the expected error allows for "
+        f"({summary.percent(low)} to {summary.percent(high)}). It cannot see types that no annotated batch has: those of 2 of the wrong cells."
+    )
+    result.labels = np.array(["B"] * 10, dtype=object)
+    better = summary.summarise(result, plan_of(["B", "T"], a={"B": 40, "T": 50}), training)
+    assert not any("allows for" in text for text in better.distrust)
+
+
+def test_types_that_left_out_batches_got_wrong_are_named_worst_first_where_cells_are_given_them() -> None:
+    """Of 25 left-out macrophages 14 were called so, and page one did not say it of 19 new ones."""
+    classes = ["B", "DC", "Macrophage", "Monocyte"]
+    confusion = [(0, 0, 40), (0, 1, 6), (1, 0, 2), (1, 1, 3), (2, 2, 14), (2, 3, 8), (2, 4, 3), (3, 2, 11), (3, 3, 7)]
+    calibration = Calibration(1.0, None, None, None, 2, [], {}, [], confusion=confusion)
+    types = pd.DataFrame({"assigned": [9, 9, 9, 9]}, index=classes)
+    wrong, missed = summary._often_mistaken(types, calibration, classes)
+    assert "called one of these types, many were of another: Monocyte (8 of 15), Macrophage (11 of 25)." in wrong
+    assert (
+        "got their own: Monocyte (7 of 18; 11 were called Macrophage), Macrophage (14 of 25; 8 were called Monocyte)."
+        in missed
+    )
+    assert "DC" not in wrong + missed  # of nine cells or fewer, which say little
+    wrong, missed = summary._often_mistaken(types.assign(assigned=[9, 9, 9, 0]), calibration, classes)
+    assert "Monocyte (" not in wrong + missed
+    assert summary._often_mistaken(types.assign(assigned=[9, 9, 0, 0]), calibration, classes) == []
+    wrong, _ = summary._often_mistaken(types, replace(calibration, n_annotated=1), classes)
+    assert wrong.startswith("Of the cells held out of the only annotated batch that were called")
+
+
+def test_cells_near_a_type_of_few_cells_may_be_that_type() -> None:
+    """A type of two cells is hardly known: 23 plasma cells were said to be of a type that the annotated batches lack."""
+    table = pd.DataFrame(
+        {"assigned": [4, 9], "parent_only": 0, "rejected": [23, 2], "unlike": [23, 1], "training_cells": [2, 130]},
+        index=["Plasma", "B"],
+    )
+    ((text, cells),) = summary._doubt_of_unlike(table, np.array([True] * 24 + [False] * 14)).items()
+    assert cells == ["24 Unassigned cells are"]
+    assert (
+        "nearest to Plasma (23), B (1): perhaps of a cell type or subtype that these lack, of Plasma (learned from 2 cells), in"
+        in text
+    )
+    (well_known,) = summary._doubt_of_unlike(table.assign(unlike=[1, 2]), np.array([True] * 3))
+    assert "nearest to B (2), Plasma (1): perhaps of a cell type or subtype that these lack, in another" in well_known
+    assert "learned" not in next(iter(summary._doubt_of_unlike(table.assign(training_cells=None), np.array([True]))))
+
+
+def test_many_unassigned_cells_are_counted_without_those_unlike_the_reference_and_it_is_said() -> None:
+    """The table has 25 Unassigned cells of a type, and the sentence none of them."""
+    table = pd.DataFrame(
+        {"assigned": [4, 9], "parent_only": 0, "rejected": [23, 5], "unlike": [23, 0], "training_cells": 100},
+        index=["A", "B"],
+    )
+    text, names = next(iter(summary._doubts_of_types(table).items()))
+    assert (text, names) == (
+        "Many of the cells that are most like these types, those unlike all annotated cells aside, are Unassigned: {}.",
+        ["B (5 of 14)"],
+    )
+    text = next(iter(summary._doubts_of_types(table.assign(unlike=0))))
+    assert text == "Many of the cells that are most like these types are Unassigned: {}."
+
+
+def test_of_two_left_out_batches_the_other_one_is_named() -> None:
+    """ "The rest" and "the median other batch" made a reader look for batches that there were not."""
+    found = left_out_of(("spleen", 120, 0.9, 0.72), ("blood", 72, 0.9, 1.0), ("lung", 19, 0.9, 1.0))
+    (told,) = summary._left_out_worse(found, "target")
+    assert "far worse than another: spleen (72.0 % of its cells right before rejection, 100.0 % in blood)" in told
+    assert "If the target is like spleen" in told
+    assert "median" not in told
+
+
 @pytest.mark.parametrize(
     ("batches", "contradictions"),
     [
@@ -588,20 +701,25 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     assert numbers["Assigned"].value == "66.7 %"
     assert numbers["Expected error"].value == "not known"
     assert numbers["Checked here"].value == "100.0 %"
-    held_out = {"cells": 10, "raw_accuracy": 0.9, "effective_accuracy": 0.95}
+    held_out = {"cells": 10, "assigned": 8, "raw_accuracy": 0.9, "effective_accuracy": 0.95}
     from_held_out = summary._expected_number(unknown, None, held_out)
     assert from_held_out.value == "not known"
     assert (
         "5.0 % of the assigned ones among the cells held out of the annotated batches are wrong, and a new batch is harder"
         in from_held_out.basis
     )
-    one = Calibration(1.0, None, None, None, 1, [{"error_among_assigned": 0.0}], {}, [])
+    none_assigned = held_out | {"assigned": 0, "effective_accuracy": 0.0}
+    assert summary._expected_number(unknown, None, none_assigned).basis == unknown.basis  # no share of no cells
+    of_one = {"cells": 201, "assigned": 0.9, "error_among_assigned": 0.055}
+    one = Calibration(1.0, None, None, None, 1, [of_one], {}, [])
     alone = summary._expected_number(expected_error(result.final, one), one, held_out)
     assert alone.value == "not known"
     assert "There is a single annotated batch" in alone.basis
+    assert alone.basis.endswith("once confidences were calibrated, 5.5 % were wrong; a new batch is harder.")
     with_dropped = summary._expected_number(unknown, None, held_out, dropped=0.2)
     assert (
-        "24.0 % of the assigned ones among the cells held out" in with_dropped.basis
+        "24.0 % of the assigned ones among the cells held out of the annotated batches are wrong, those of types too rare to be learned"
+        in with_dropped.basis
     )  # the others are wrong whatever is said of them
     none_wrong = [{"cells": 9, "error_among_assigned": 0.0, "doubt_among_assigned": 0.0}] * 2
     several = Calibration(1.0, None, None, None, 3, none_wrong, {}, [])

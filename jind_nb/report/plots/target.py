@@ -200,6 +200,7 @@ def quality_by_reason(table: pd.DataFrame, target: str) -> Figure:
             line.set(color="black", linewidth=1.2)
         axes.set_xlabel(label, fontsize=7)
         axes.locator_params(axis="x", nbins=3)
+        axes.ticklabel_format(axis="x", style="plain", useOffset=False)
         axes.spines[["top", "right"]].set_visible(False)
     words = [f"{reason.replace(' ', chr(10))}\n({(table['reason'] == reason).sum():,})" for reason in reasons]
     panels[0].set_yticks(range(1, len(reasons) + 1), words, fontsize=7)
