@@ -307,7 +307,7 @@ def _often_mistaken(types: pd.DataFrame, calibration: Calibration | None, classe
     which = "cells held out of the only annotated batch" if calibration.n_annotated == 1 else "left-out cells"
     doubts = {
         f"Of the {which} that were called one of these types, many were of another: {{}}. Cells called so here may be, too.": wrong,
-        f"Of the {which} of these types, fewer than {100 * MOSTLY_RIGHT:.0f} % got their own: {{}}. Here, too, cells of them may "
+        f"Of the {which} of these types, fewer than {100 * MOSTLY_RIGHT:.0f} % got their own type: {{}}. Here, too, cells of them may "
         "have got another, or none.": missed,
     }
     return _named({text: [words for _, words in sorted(named)[:MOST_MISTAKEN]] for text, named in doubts.items()})

@@ -588,7 +588,7 @@ def test_types_that_left_out_batches_got_wrong_are_named_worst_first_where_cells
     wrong, missed = summary._often_mistaken(types, calibration, classes)
     assert "called one of these types, many were of another: Monocyte (8 of 15), Macrophage (11 of 25)." in wrong
     assert (
-        "got their own: Monocyte (7 of 18; 11 were called Macrophage), Macrophage (14 of 25; 8 were called Monocyte)."
+        "got their own type: Monocyte (7 of 18; 11 were called Macrophage), Macrophage (14 of 25; 8 were called Monocyte)."
         in missed
     )
     assert "DC" not in wrong + missed  # of nine cells or fewer, which say little
