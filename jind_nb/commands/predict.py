@@ -34,7 +34,8 @@ from ..model import store as model_store
 from ..model.annotate import settings_of
 from ..model.doublets import Doublets, find_doublets
 from ..model.expected_error import ExpectedError, pooled_error, widened
-from ..model.state import Settings
+from ..model.networks import Annotator
+from ..model.state import KnownLatents, Settings
 from ..model.target import (
     align,
     annotate_latent,
@@ -152,9 +153,10 @@ def annotate_file(run: Run, batch_col: str | None = None, *, has_groups: bool = 
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     settings = settings_of(parameters)
     log.info("reading %s", parameters.paths[0])
-    file = prepare_in_blocks(parameters, cells, plan, lambda: _encoding(model, settings))
-    encoded = _whole(list(file.results()), model, settings)
-    answer = _annotate(model, cells, encoded, settings, plan, parameters.TYPES)
+    loaded = _Loaded(model, *model_store.load_shared(model, settings.device))
+    file = prepare_in_blocks(parameters, cells, plan, _encoding(loaded, settings))
+    encoded = _whole(list(file.results()), loaded.known)
+    answer = _annotate(loaded, cells, encoded, settings, plan, parameters.TYPES)
     notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
     plan.warnings.extend(_strange_warnings(answer.table))
     table, batch = answer.table, cells["batch"].to_numpy()
@@ -240,6 +242,15 @@ def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
     return pd.DataFrame(places | {"batch": batch.to_numpy(), "cell_type": None, "trains": True})
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A saved model."""
+
+    folder: Path
+    shared: Annotator
+    known: KnownLatents
+
+
 @dataclass
 class _Encoded:
     """What is kept in memory of all cells of a file, or of some."""
@@ -259,10 +270,10 @@ class _Encoded:
         return self.values[(np.cumsum(held) - 1)[rows]]
 
 
-def _encoding(model: Path, settings: Settings) -> Callable[[sparse.csr_matrix], _Encoded]:
+def _encoding(model: _Loaded, settings: Settings) -> Callable[[sparse.csr_matrix], _Encoded]:
     """Return the function that encodes some cells' values, (n, p)."""
-    (shared, known), own_target = model_store.load_shared(model, settings.device), model_store.own_target(model)
-    encode = encode_and_compare(shared, known, settings)
+    known, own_target = model.known, model_store.own_target(model.folder)
+    encode = encode_and_compare(model.shared, known, settings)
 
     def encoded(x: sparse.csr_matrix) -> _Encoded:
         prints, empty = fingerprints(x), np.diff(x.indptr) == 0
@@ -276,9 +287,8 @@ def _encoding(model: Path, settings: Settings) -> Callable[[sparse.csr_matrix], 
     return encoded
 
 
-def _whole(parts: list[_Encoded], model: Path, settings: Settings) -> _Encoded:
+def _whole(parts: list[_Encoded], known: KnownLatents) -> _Encoded:
     """Return what is kept of all cells, given that of all blocks."""
-    _, known = model_store.load_shared(model, settings.device)
     arrays = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("latent", "fingerprints", "own", "learned", "empty", "strange")
@@ -328,7 +338,7 @@ class _Answer:
 
 
 def _annotate(
-    model: Path,
+    model: _Loaded,
     cells: pd.DataFrame,
     encoded: _Encoded,
     settings: Settings,
@@ -339,8 +349,7 @@ def _annotate(
 
     The error is that of cells which the model did not learn from: of the others it knows the labels.
     """
-    description = read_model_json(model)
-    shared, known = model_store.load_shared(model, settings.device)
+    description, shared, known = read_model_json(model.folder), model.shared, model.known
     names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
     groups = {"the model's own target": own} | {f"{name!r}": ~own & (batch == name) for name in pd.unique(batch)}
     tables, order, latent, errors = [], [], encoded.latent, {}
@@ -355,7 +364,7 @@ def _annotate(
         before = latent[rows]
         annotated = annotate_latent(shared, before, known, settings)
         if is_in_group is own:
-            model_store.recall(annotated, encoded.values_of(rows), model, known, settings)
+            model_store.recall(annotated, encoded.values_of(rows), model.folder, known, settings)
         elif settings.align:
             align(annotated, encoded.values_of(rows), known, settings)
         reject_strange(annotated, encoded.empty[rows], encoded.strange[rows])

@@ -39,7 +39,7 @@ class Ahead(Generic[Result]):
     """Hold what a function gave for each block of a file, and by which guess."""
 
     guess: Callable[[], Guess]  # of the first cells
-    function: Callable[[], Callable[[sparse.csr_matrix], Result]]  # called once, for the function of a block's features
+    function: Callable[[sparse.csr_matrix], Result]  # of a block's features
     guessed: Guess | None = None
     file: InputFile | None = None
     found: list[Result | None] = field(default_factory=list)  # of each block; None: something was wrong
@@ -70,17 +70,14 @@ class Ahead(Generic[Result]):
                 np.ones(n, bool),
                 (guessed.columns,),
             )
-            function = self.function()
             self.guessed, self.file, self.found = guessed, file, [None] * len(blocks)
-            return [partial(self._use, function, i, part) for i, part in enumerate(parts) if part is not None]
+            return [partial(self._use, i, part) for i, part in enumerate(parts) if part is not None]
         return []
 
-    def _use(
-        self, function: Callable[[sparse.csr_matrix], Result], i: int, part: Part, stored: sparse.csr_matrix
-    ) -> None:
+    def _use(self, i: int, part: Part, stored: sparse.csr_matrix) -> None:
         with suppress(Exception), np.errstate(all="ignore"):
             (features,) = block_features(stored, part)
-            self.found[i] = function(features)
+            self.found[i] = self.function(features)
 
     def results(self, final: Guess, used: np.ndarray) -> list[Result]:
         """Return what the function gave for each block, if it would give the same by how all values are, and for the cells

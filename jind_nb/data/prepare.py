@@ -65,14 +65,14 @@ class PreparedFile(Generic[Result]):
     path: str  # where in the file the values are
     features: pd.Index
     selection: Selection
-    function: Callable[[], Callable[[sparse.csr_matrix], Result]]  # called once, for the function of `results`
+    function: Callable[[sparse.csr_matrix], Result]  # of a block's values (n_block, p)
     found: list[Result]  # what that gave already, while the values were recognised; empty: nothing
 
     def results(self) -> Iterator[Result]:
         """Yield once what the function gives for each of the `blocks`."""
         found = self.found.copy()
         self.found.clear()
-        yield from found or map_ahead(self.function(), self.blocks())
+        yield from found or map_ahead(self.function, self.blocks())
 
     def blocks(self) -> Iterator[sparse.csr_matrix]:
         """Yield the values of all cells, float32 (n_block, p), some cells at a time, in their order; none is kept in memory then."""
@@ -200,15 +200,15 @@ def prepare_in_blocks(
     parameters: Parameters,
     cells: pd.DataFrame,
     plan: Plan,
-    function: Callable[[], Callable[[sparse.csr_matrix], Result]],
+    function: Callable[[sparse.csr_matrix], Result],
 ) -> PreparedFile[Result]:
     """Complete the plan as `prepare` does, of one file of which all cells are the target's, and return what reads its values.
 
     Parameters
     ----------
     function
-        Returns the function of a block's values (n_block, p) that `PreparedFile.results` is asked for. It is called with the blocks
-        while a large file is read to recognise its values, if the first cells tell what they will be.
+        Of a block's values (n_block, p), which `PreparedFile.results` is asked for. It is called while a large file is read to
+        recognise its values, if the first cells tell what they will be.
     """
     planned = deepcopy(plan)
 

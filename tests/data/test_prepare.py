@@ -1143,6 +1143,18 @@ def test_batches_of_a_new_file_that_differ_in_kind_each_come_to_the_model_s_scal
     np.testing.assert_allclose(prepared.X.toarray(), expected, atol=1e-5)
 
 
+def of_new_file(folder: Path, adata: ad.AnnData, features: list[str]) -> Parameters:
+    """Write a file of batch c and a model of some features, and return the parameters to annotate it."""
+    adata.write_h5ad(folder / "new.h5ad")
+    write_model_json(folder / "model", MODEL | {"features": features, "preprocessing": LOG_COUNTS})
+    return make_parameters(
+        {
+            "PATH": str(folder / "new.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "OUTPUT_PATH": "o",
+            "TARGET_DATASET_NAME": "c", "PRETRAINED_MODEL_PATH": str(folder / "model"),
+        }
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("stored", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_matrix.toarray])
 @pytest.mark.parametrize("kept", [0, 10**9])
 def test_a_few_cells_of_a_new_file_are_read_again_and_none_stays_in_memory(
@@ -1153,18 +1165,11 @@ def test_a_few_cells_of_a_new_file_are_read_again_and_none_stays_in_memory(
     monkeypatch.setattr(chunks, "VALUES_AT_ONCE", 700)
     adata = simulated({"c": {"B": 40, "T": 40}})
     adata.X = stored(adata.X)
-    adata.write_h5ad(tmp_path / "new.h5ad")
     features = ["gene010", "gene002", "gene031"]
-    write_model_json(tmp_path / "model", MODEL | {"features": features, "preprocessing": LOG_COUNTS})
-    parameters = make_parameters(
-        {
-            "PATH": str(tmp_path / "new.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "OUTPUT_PATH": "o",
-            "TARGET_DATASET_NAME": "c", "PRETRAINED_MODEL_PATH": str(tmp_path / "model"),
-        }
-    )  # fmt: skip
+    parameters = of_new_file(tmp_path, adata, features)
     plan = data_plan.Plan(target="c", source=None, annotated=[], classes=[])
     cells = data_cells.read_cells(parameters).assign(trains=True)
-    file = data_prepare.prepare_in_blocks(parameters, cells, plan, lambda: lambda x: x)
+    file = data_prepare.prepare_in_blocks(parameters, cells, plan, lambda x: x)
     whole = sparse.vstack(list(file.blocks())).toarray()
     assert [
         block.kept for of in file.selection.values.files for block in of.blocks.blocks if block.kept is not None
@@ -1194,21 +1199,14 @@ def test_values_of_a_large_file_are_those_of_a_small_one_whatever_its_first_cell
     change, is_read_again = LATER[later]
     adata.X[600:] = change(adata.X[600:])
     adata.X = stored(adata.X)
-    adata.write_h5ad(tmp_path / "new.h5ad")
-    write_model_json(tmp_path / "model", MODEL | {"features": ["gene010", "gene002"], "preprocessing": LOG_COUNTS})
-    parameters = make_parameters(
-        {
-            "PATH": str(tmp_path / "new.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "OUTPUT_PATH": "o",
-            "TARGET_DATASET_NAME": "c", "PRETRAINED_MODEL_PATH": str(tmp_path / "model"),
-        }
-    )  # fmt: skip
+    parameters = of_new_file(tmp_path, adata, ["gene010", "gene002"])
     cells = data_cells.read_cells(parameters).assign(trains=True)
     monkeypatch.setattr(chunks, "VALUES_AT_ONCE", 700)
     found, plans = [], []
     for kept in (10**9, 0):
         monkeypatch.setattr(layers, "KEPT_VALUES", kept)
         plan = data_plan.Plan(target="c", source=None, annotated=[], classes=[])
-        file = data_prepare.prepare_in_blocks(parameters, cells, plan, lambda: lambda x: x)
+        file = data_prepare.prepare_in_blocks(parameters, cells, plan, lambda x: x)
         read_already = bool(file.found)
         found.append(sparse.vstack(list(file.results())).toarray())
         plans.append(plan)
@@ -1224,14 +1222,7 @@ def test_what_goes_wrong_while_values_are_read_ahead_is_told_as_before(
     adata = simulated({"c": {"B": 350, "T": 350}})
     adata.X = sparse.csr_matrix(adata.X)
     adata.X.data[-1] = np.nan
-    adata.write_h5ad(tmp_path / "new.h5ad")
-    write_model_json(tmp_path / "model", MODEL | {"features": ["gene010", "gene002"], "preprocessing": LOG_COUNTS})
-    parameters = make_parameters(
-        {
-            "PATH": str(tmp_path / "new.h5ad"), "BATCH_COL": "batch", "LABELS_COL": "celltype", "OUTPUT_PATH": "o",
-            "TARGET_DATASET_NAME": "c", "PRETRAINED_MODEL_PATH": str(tmp_path / "model"),
-        }
-    )  # fmt: skip
+    parameters = of_new_file(tmp_path, adata, ["gene010", "gene002"])
     cells = data_cells.read_cells(parameters).assign(trains=True)
     monkeypatch.setattr(chunks, "VALUES_AT_ONCE", 700)
     monkeypatch.setattr(layers, "KEPT_VALUES", 0)
@@ -1241,7 +1232,7 @@ def test_what_goes_wrong_while_values_are_read_ahead_is_told_as_before(
         raise ValueError("over something")
 
     with pytest.raises(InputError, match="NaN or infinite values in 1 cell"):
-        data_prepare.prepare_in_blocks(parameters, cells, plan, lambda: stumbles)
+        data_prepare.prepare_in_blocks(parameters, cells, plan, stumbles)
 
 
 # --- markers ---------------------------------------------------------------------------------------------------------

@@ -411,7 +411,10 @@ def left_out(
         (left_out(None, n_annotated=2, target_error=None, threshold=None), ["not known"], ["%"]),
         (
             left_out(0.0, 0.0, n_annotated=2, target_error=None, threshold=None),
-            ["at most 1.9 % of the assigned cells (none of 160 was wrong in 2 annotated batches"],
+            [
+                "none of 160 assigned cells was wrong in 2 annotated batches",
+                "by chance up to 1.9 % may be, and more in a batch that is unlike",
+            ],
             ["0.0 %"],
         ),
         (
