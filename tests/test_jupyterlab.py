@@ -53,8 +53,9 @@ def picture(page: Page, name: str, *, whole: bool = False) -> None:
 def show(page: Page, beginning: str) -> str:
     """Scrolls to an output that begins so; its whole text."""
     output = page.locator(".jp-OutputArea-output pre", has_text=beginning)
-    output.scroll_into_view_if_needed()
-    return output.inner_text()
+    # In one step: a bar that goes on is drawn anew, and Playwright's own scrolling fails if that happens meanwhile.
+    text: str = output.evaluate("element => { element.scrollIntoView({block: 'center'}); return element.innerText; }")
+    return text
 
 
 @dataclass
