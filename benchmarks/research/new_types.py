@@ -21,9 +21,9 @@ from benchmarks.problems import SETS, Problem, of_rows, problems
 from jind_nb.core.subsample import subsample
 from jind_nb.model import annotate
 from jind_nb.model.calibration import novelty_threshold
-from jind_nb.model.default import NOVELTY
 from jind_nb.model.leave_one_out import LeftOut
-from jind_nb.model.new_types import ALONE, START
+from jind_nb.model.new_types import START
+from jind_nb.model.state import NoveltyLimit
 
 OUTPUT = RESULTS / "new_types.csv"
 MOST_OF_TARGET, MOST_ANNOTATED, MOST_TYPES = 1_500, 4_000, 7
@@ -77,7 +77,7 @@ def measured(problem: Problem, hidden: str, recall: float, said: float | None) -
     problem = without(problem, hidden)
     settings = annotate.settings_of(problem.parameters)
     reference = annotate.train(problem.prepared, problem.plan, settings, keep_history=False)
-    left_out = annotate.leave_batches_out(reference)
+    left_out = annotate.with_limit(annotate.leave_batches_out(reference), reference)
     known = annotate.known_with_rules(reference, {})
     x = sparse.csr_matrix(problem.prepared.X[problem.is_target])
     novelty = annotate.annotate(reference.model, x, known, settings).novelty
@@ -102,10 +102,14 @@ def measured(problem: Problem, hidden: str, recall: float, said: float | None) -
 
 def limit_by(left_out: list[LeftOut], start: float) -> float:
     """Return the limit of novelty with another start; without left-out batches it is as much higher or lower."""
-    limit = replace(NOVELTY, start=start, alone=ALONE + start - START)
-    found = novelty_threshold([replace(batch, limit=limit) for batch in left_out])
+    found = novelty_threshold([replace(batch, limit=_moved(batch.limit, start)) for batch in left_out])
     assert found is not None
     return found
+
+
+def _moved(limit: NoveltyLimit, start: float) -> NoveltyLimit:
+    assert limit.alone is not None
+    return replace(limit, start=start, alone=limit.alone + start - START)
 
 
 def run(names: list[str]) -> None:

@@ -22,7 +22,7 @@ from ..core.progress import bar
 from ..core.subsample import subsample
 from ..data.plan import Plan
 from . import default, reference
-from .calibration import Calibration, alignment_in_words, calibrate_modes, suspect_labels
+from .calibration import Calibration, alignment_in_words, calibrate_modes, suspect_labels, tells_a_limit
 from .fit import learn_intermediates, start
 from .leave_one_out import LeftOut, folds, left_out_batch, subsample_left_out, train_without
 from .networks import Annotator
@@ -91,7 +91,7 @@ def calibrate(reference: Reference) -> dict[str, Calibration]:
     """Return, for each alignment mode, what left-out annotated batches taught; nothing where the METHOD leaves none out."""
     if not reference.settings.calibrate:
         return {}
-    left_out = leave_batches_out(reference)
+    left_out = with_limit(leave_batches_out(reference), reference)
     calibrations = calibrate_modes(left_out, reference.settings, len(reference.batches))
     reference.suspects = suspect_labels(left_out, calibrations)
     if not calibrations:
@@ -180,6 +180,14 @@ def leave_batches_out(reference: Reference) -> list[LeftOut]:
             left_out.append(left_out_batch(name, cells, model, known, annotated))
     by_name = {batch.batch: _with_unchecked(batch, reference) for batch in left_out}
     return [by_name[name] for name in names if name in by_name]
+
+
+def with_limit(left_out: list[LeftOut], reference: Reference) -> list[LeftOut]:
+    """Return left-out batches that know where the limit of novelty is if none of them can tell."""
+    if any(tells_a_limit(batch) for batch in left_out):
+        return left_out
+    limit = reference.settings.method.limit_alone(reference.model, known_latents(reference), reference.settings)
+    return [replace(batch, limit=limit) for batch in left_out]
 
 
 def _with_unchecked(batch: LeftOut, reference: Reference) -> LeftOut:

@@ -308,11 +308,7 @@ def novelty_threshold(left_out: list[LeftOut]) -> float | None:
     limit = left_out[0].limit
     could = [batch.novelty[batch.could_be_known] for batch in left_out]
     if limit.alone is not None and any(len(of_batch) for of_batch in could):
-        could = [
-            of_batch
-            for batch, of_batch in zip(left_out, could, strict=True)
-            if batch.is_new and len(of_batch) >= FEWEST_FOR_A_LIMIT
-        ]
+        could = [of_batch for batch, of_batch in zip(left_out, could, strict=True) if tells_a_limit(batch)]
         if not could:
             return limit.alone
     novelty = [of_batch for of_batch in could if len(of_batch)]
@@ -321,6 +317,11 @@ def novelty_threshold(left_out: list[LeftOut]) -> float | None:
     weights = np.concatenate([np.full(len(of_batch), 1 / len(of_batch)) for of_batch in novelty])
     found = np.quantile(np.concatenate(novelty), 1 - limit.share, weights=weights, method="inverted_cdf")
     return float(min(max(limit.floor, limit.start + limit.slope * found), HIGHEST_LIMIT))
+
+
+def tells_a_limit(batch: LeftOut) -> bool:
+    """Return whether the limit of novelty can be learned from a left-out batch."""
+    return batch.is_new and int(batch.could_be_known.sum()) >= FEWEST_FOR_A_LIMIT
 
 
 def calibrate_modes(left_out: list[LeftOut], settings: Settings, n_annotated: int) -> dict[str, Calibration]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from .in_blocks import in_blocks
 from .mixture import Weights, mixed
 from .neighbours import Neighbours
 from .networks import Annotator, classify, encode
-from .new_types import ALONE, FLOOR, SHARE_ABOVE, SLOPE, START, AnnotatedSpace, Compared, hide_in_turn
+from .new_types import ALONE, EASIER, FLOOR, SHARE_ABOVE, SLOPE, START, AnnotatedSpace, Compared, hide_in_turn, in_place
 from .pca import principal_axes
 from .state import (
     Annotated,
@@ -527,6 +528,15 @@ def novelty(
     shares = classify(model.classifier, latent[near.among] + offset, settings.device)
     found[some] = known.space.novelty(latent, compared, shares, offset)
     return found
+
+
+@one_blas_thread
+def limit_alone(model: Annotator, known: KnownLatents, settings: Settings) -> NoveltyLimit:
+    """Return NOVELTY with the limit for annotated batches of which none could be left out: by their cells where they lie."""
+    columns = near_columns(known.latent.shape[1])
+    shares = classify(model.classifier, known.latent, settings.device)
+    found = in_place(known.latent.astype(np.float64), known.batch, known.y, shares, columns)
+    return NOVELTY if found is None else replace(NOVELTY, alone=max(FLOOR, START + SLOPE * (found + EASIER)))
 
 
 @one_blas_thread

@@ -287,6 +287,11 @@ def novelty(
     return by_nearest(latent, known.latent, known.y)
 
 
+def limit_alone(model: Annotator, known: KnownLatents, settings: Settings) -> NoveltyLimit:
+    """Return NOVELTY: the held-out cells are asked."""
+    return NOVELTY
+
+
 def hide_types(model: Annotator, known: KnownLatents, limit: float | None, settings: Settings) -> dict[str, float]:
     """Return nothing: how many cells of a new type would be flagged is not asked."""
     return {}

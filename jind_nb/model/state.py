@@ -326,6 +326,9 @@ class Method(Annotating, Protocol):
     def latent(self, reference: Reference, batch: str, rows: np.ndarray) -> np.ndarray:
         """Return the latents float32 (m, d) of some of a batch's cells."""
 
+    def limit_alone(self, model: Annotator, known: KnownLatents, settings: Settings) -> NoveltyLimit:
+        """Return NOVELTY with the limit for annotated batches of which none could be left out."""
+
     def hide_types(
         self, model: Annotator, known: KnownLatents, limit: float | None, settings: Settings
     ) -> dict[str, float]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from jind_nb.model.new_types import ALONE, AnnotatedSpace, Compared, Profiles, hide_in_turn
+from jind_nb.model.new_types import ALONE, MOST_NOVEL, AnnotatedSpace, Compared, Profiles, hide_in_turn, in_place
 
 D = 40  # of a latent: two blocks of 20
 NEAR = np.arange(D)
@@ -47,6 +47,22 @@ def test_a_new_type_stands_out_of_a_batch_that_is_odd_as_a_whole(
     novelty = novelties(space, cells(means, of, 1) + shift)
     assert (novelty[of == 4] > ALONE).mean() > 0.9
     assert (novelty[of < 4] > ALONE).mean() < 0.05
+
+
+def test_an_odd_group_of_a_known_type_is_less_novel_beside_a_clearly_new_type(
+    space: AnnotatedSpace, means: np.ndarray
+) -> None:
+    """Poor cells of a known type would lose their label, or the limit would have to be so high that fainter new types pass it."""
+    of = np.arange(400) % 4
+    odd, new = np.arange(400) >= 380, (np.arange(400) >= 340) & (np.arange(400) < 380)
+    among = cells(means, of, 1)
+    among[odd] = cells(0.5 * means[:4] + 0.5 * means[4] + 1, of[odd], 2)
+    beside = among.copy()
+    beside[new] = cells(20 * means, np.full(new.sum(), 4), 3)
+    novelty = novelties(space, beside)
+    assert novelty[new].min() > 2 * np.median(novelty[odd])
+    assert np.median(novelty[odd]) < 0.8 * np.median(novelties(space, among)[odd])
+    assert np.quantile(novelty, 0.98) == pytest.approx(MOST_NOVEL)
 
 
 def claims(space: AnnotatedSpace, latent: np.ndarray) -> np.ndarray:
@@ -163,3 +179,16 @@ def test_a_type_of_one_batch_cannot_be_hidden(means: np.ndarray) -> None:
     batch = np.repeat([0, 1], 150)
     assert set(noticed(means, batch, y)) == {0, 1}
     assert noticed(means, batch[:150], y[:150]) == {}
+
+
+def test_annotated_cells_where_they_lie_tell_how_novel_known_types_are(means: np.ndarray) -> None:
+    """A single annotated batch cannot be left out: with one limit for all data, no cell of accessibility data was flagged."""
+    y = np.tile(np.arange(4), 100)
+    latent, shares = cells(means, y, 5), np.eye(4)[y]
+    one = in_place(latent, np.zeros(400, int), y, shares, NEAR)
+    odd = (np.arange(400) < 20)[:, None] * means[4]
+    two = in_place(latent + odd, np.arange(400) // 200, y, shares, NEAR)
+    assert one is not None
+    assert two is not None
+    assert 0 < one < 0.5 < two
+    assert in_place(latent[:12], np.zeros(12, int), y[:12], shares[:12], NEAR) is None
