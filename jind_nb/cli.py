@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from .commands.terminal import arguments_named, err, exit_status, out, plain, print_line, print_table, stopped_with
-from .core._compat import import_anndata
+from .core._compat import import_anndata, keep_freed_memory
 from .core.files import hash_ahead
 from .core.parameters import Parameters, load_parameters, parse_override
 from .core.text import plural
@@ -198,6 +198,7 @@ def predict(
 
     jind-nb predict runs/demo/trained_models new_cells.h5ad -s LAYER=counts
     """
+    keep_freed_memory()
     hash_ahead(Path(data))  # with the core that the imports below, which take longer, leave free
     import_anndata()
     from .data.integrity import rehearse_ahead

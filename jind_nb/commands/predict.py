@@ -1,10 +1,14 @@
 """`jind-nb predict`: annotate a new file with a saved model; only alignment trains anything."""
 
 import logging
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from .. import report
 from ..core import locks
 from ..core.code_hash import versions
 from ..core.files import sha256, whole_file, write_json
-from ..core.labels import NO_VALUES, UNASSIGNED, UNLIKE
+from ..core.labels import NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
 from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
@@ -26,9 +30,9 @@ from ..core.text import plural
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
-from ..data.h5ad import copy_with, frame, local_file, no_column, open_file, texts
+from ..data.h5ad import frame, local_file, no_column, open_file, put_tables, texts
 from ..data.plan import Plan
-from ..data.prepare import prepare_in_blocks
+from ..data.prepare import PreparedFile, prepare_in_blocks
 from ..errors import InputError
 from ..model import store as model_store
 from ..model.annotate import settings_of
@@ -119,73 +123,111 @@ def predict(
             "lost; choose another folder."
         )
     check_output(parameters, 0)
-    predicted = annotate_file(run, options.batch_col, has_groups=options.report)
-    log.info("checking what else %s has, and writing", h5ad.name)
-    # Before anything is written: parts of the file that were not read yet may be damaged.
-    adata = read_whole(h5ad) if h5ad.is_dir() else read_obs_of_whole(h5ad, but=predicted.read)
-    with locks.held(run.folder):
+    file = _recognised(run, options.batch_col)
+    with _nothing_left_if_refused(run.folder):
         previous.recover(run)
-        replace = previous.set_aside if run.manifest.exists() else previous.discard
-        replace(run, keep=set())
-        log_to(run.log)
-        _write(predicted, adata, h5ad, options, begun)
+        predicted, hashed = _annotate_copy(file, h5ad, options)
+        _write_about(predicted, hashed, options, begun)
     return predicted
 
 
-def annotate_file(run: Run, batch_col: str | None = None, *, has_groups: bool = False) -> Predicted:
+def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     """Return the annotation of all cells of a file; nothing is written.
 
     Parameters
     ----------
     run
         Its parameters are those of `parameters_for`.
-    has_groups
-        Whether groups of the cells unlike all annotated ones are looked for: where there are some, parts of the file are read again.
 
     Raises
     ------
     InputError
         If the model or the file cannot be used.
     """
-    parameters, model = run.parameters, model_folder(run)
+    return _predicted(_recognised(run, batch_col))[0]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A saved model."""
+
+    folder: Path
+    shared: Annotator
+    known: KnownLatents
+
+
+@dataclass
+class _Encoded:
+    """What is kept in memory of some cells of a file, in the file's order, or of all, in an order that their values give them."""
+
+    latent: np.ndarray  # float32 (n, d), of the shared encoder
+    fingerprints: np.ndarray  # uint64 (n,)
+    own: np.ndarray  # bool (n,): cells that the model annotated in its own run
+    learned: np.ndarray  # bool (n,): cells that it learned from
+    values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned or may be doublets
+    empty: np.ndarray  # bool (n,): cells without any value in the model's features
+    strange: np.ndarray  # bool (n,): cells that are like no type the model knows
+    here: np.ndarray  # bool (p,): features of which some cell has a value
+    odd: sparse.csr_matrix  # (o, p), of the cells that are like no type by all features
+
+    def values_of(self, cells: np.ndarray) -> sparse.csr_matrix:
+        held = self.own if self.values.shape[0] < len(self.own) else np.ones_like(self.own)
+        return self.values[(np.cumsum(held) - 1)[cells]]
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file whose values can be brought to the model's scale."""
+
+    run: Run
+    batch_col: str | None
+    model: _Loaded
+    settings: Settings
+    cells: pd.DataFrame
+    plan: Plan
+    values: PreparedFile[_Encoded]
+
+
+def _recognised(run: Run, batch_col: str | None) -> _File:
+    """Load the model and find out what a file's values are."""
+    parameters, folder = run.parameters, model_folder(run)
     cells = _cells(Path(parameters.paths[0]), batch_col)
     batches = list(dict.fromkeys(cells["batch"]))
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     settings = settings_of(parameters)
     log.info("reading %s", parameters.paths[0])
-    loaded = _Loaded(model, *model_store.load_shared(model, settings.device))
-    file = prepare_in_blocks(parameters, cells, plan, _encoding(loaded, settings))
-    encoded = _whole(list(file.results()), loaded.known)
-    answer = _annotate(loaded, cells, encoded, settings, plan, parameters.TYPES)
-    notes = [*plan.notes, *answer.notes, *outside_notes(answer.table)]
-    plan.warnings.extend(_strange_warnings(answer.table))
-    table, batch = answer.table, cells["batch"].to_numpy()
-    if batch_col is None:
-        notes += _note_on_batches(table)
+    model = _Loaded(folder, *model_store.load_shared(folder, settings.device))
+    values = prepare_in_blocks(parameters, cells, plan, _encoding(model, settings))
+    return _File(run, batch_col, model, settings, cells, plan, values)
+
+
+def _predicted(file: _File) -> tuple[Predicted, np.ndarray]:
+    """Return the annotation of all cells of a file, and their rows in an order that their values give them, int (n,)."""
+    plan, run = file.plan, file.run
+    encoded, rows = _whole(list(file.values.results()), file.model.known)
+    answer = _annotate(file, encoded, rows)
+    table, batch = answer.table, file.cells["batch"].to_numpy()
+    reasons = Counter(table["reason"].value_counts().to_dict())
+    notes = [*plan.notes, *answer.notes, *(outside_notes(table) if reasons[OUTSIDE] else [])]
+    plan.warnings.extend(_strange_warnings(reasons))
+    if file.batch_col is None:
+        notes += _note_on_batches(reasons)
     else:
         table.insert(0, BATCH, batch)
     missing = plan.features["missing"]
-    error = widened(answer.error, missing / plan.features["kept"])
-    found = plan.features | {"silent": int((~encoded.here).sum()) - missing}
-    groups = None
-    if has_groups:
-        order = _in_own_order(encoded, np.arange(len(table)))
-        del encoded  # so that what groups need makes the most that is held no more
-        groups = group_table_of_file(table, order, file.some, file.features, settings.seed)
-    return Predicted(
+    predicted = Predicted(
         table,
         answer.latent,
         plan.classes,
         plan.warnings,
         notes,
         run,
-        error,
+        widened(answer.error, missing / plan.features["kept"]),
         batch,
-        found,
+        plan.features | {"silent": int((~encoded.here).sum()) - missing},
         answer.n_learned,
-        file.path,
-        groups,
     )
+    return predicted, rows
 
 
 def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:
@@ -242,34 +284,6 @@ def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
     return pd.DataFrame(places | {"batch": batch.to_numpy(), "cell_type": None, "trains": True})
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A saved model."""
-
-    folder: Path
-    shared: Annotator
-    known: KnownLatents
-
-
-@dataclass
-class _Encoded:
-    """What is kept in memory of all cells of a file, or of some."""
-
-    latent: np.ndarray  # float32 (n, d), of the shared encoder
-    fingerprints: np.ndarray  # uint64 (n,)
-    own: np.ndarray  # bool (n,): cells that the model annotated in its own run
-    learned: np.ndarray  # bool (n,): cells that it learned from
-    values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned or may be doublets
-    empty: np.ndarray  # bool (n,): cells without any value in the model's features
-    strange: np.ndarray  # bool (n,): cells that are like no type the model knows
-    here: np.ndarray  # bool (p,): features of which some cell has a value
-    odd: sparse.csr_matrix  # (o, p), of the cells that are like no type by all features
-
-    def values_of(self, rows: np.ndarray) -> sparse.csr_matrix:
-        held = self.own if self.values.shape[0] < len(self.own) else np.ones_like(self.own)
-        return self.values[(np.cumsum(held) - 1)[rows]]
-
-
 def _encoding(model: _Loaded, settings: Settings) -> Callable[[sparse.csr_matrix], _Encoded]:
     """Return the function that encodes some cells' values, (n, p)."""
     known, own_target = model.known, model_store.own_target(model.folder)
@@ -287,41 +301,49 @@ def _encoding(model: _Loaded, settings: Settings) -> Callable[[sparse.csr_matrix
     return encoded
 
 
-def _whole(parts: list[_Encoded], known: KnownLatents) -> _Encoded:
-    """Return what is kept of all cells, given that of all blocks."""
-    arrays = {
+def _whole(parts: list[_Encoded], known: KnownLatents) -> tuple[_Encoded, np.ndarray]:
+    """Return what is kept of all cells, given that of all blocks, and the cells' rows in the file, int (n,)."""
+    of_cells = {
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("latent", "fingerprints", "own", "learned", "empty", "strange")
+        for name in ("fingerprints", "own", "learned", "empty", "strange")
     }
     values, odd = (sparse.vstack([getattr(part, name) for part in parts], format="csr") for name in ("values", "odd"))
     here = np.any([part.here for part in parts], axis=0)
-    whole = _Encoded(values=values, here=here, odd=odd, **arrays)
-    whole.strange[whole.strange] = like_no_type(
-        odd, known, here
-    )  # by all features; of these, by those that the file has
-    return whole
+    strange = of_cells["strange"]  # by all features; of these, by those that the file has
+    strange[strange] = like_no_type(odd, known, here)
+    rows = np.argsort(of_cells["fingerprints"], kind="stable")
+    place = np.argsort(rows)
+    latent = np.empty((len(rows), parts[0].latent.shape[1]), dtype=np.float32)
+    starts = np.cumsum([0, *(len(part.latent) for part in parts)])
+    for start, part in zip(starts, parts, strict=False):
+        latent[place[start : start + len(part.latent)]] = part.latent
+    if values.shape[0]:
+        held = of_cells["own"] if values.shape[0] < len(rows) else np.ones(len(rows), dtype=bool)
+        values = values[(np.cumsum(held) - 1)[rows[held[rows]]]]
+    in_own_order = {name: found[rows] for name, found in of_cells.items()}
+    return _Encoded(latent=latent, values=values, here=here, odd=odd, **in_own_order), rows
 
 
-def _strange_warnings(table: pd.DataFrame) -> list[str]:
+def _strange_warnings(reasons: Counter[str]) -> list[str]:
     """Return a list with one warning if most cells of a file have no values or are unlike all annotated ones, otherwise an empty
-    one."""
-    empty, unlike = (int((table["reason"] == reason).sum()) for reason in (NO_VALUES, UNLIKE))
-    if empty + unlike <= MOST * len(table):
+    one; given how many cells have each reason."""
+    empty, unlike, n = reasons[NO_VALUES], reasons[UNLIKE], reasons.total()
+    if empty + unlike <= MOST * n:
         return []
     return [
-        f"{empty + unlike:,} of {len(table):,} cells are nothing that the model knows ({unlike:,} unlike all annotated cells, "
+        f"{empty + unlike:,} of {n:,} cells are nothing that the model knows ({unlike:,} unlike all annotated cells, "
         f"{empty:,} without values): is this the same tissue, species and kind of data, with its own names of features? "
         "Do not use the other labels before you know why."
     ]
 
 
-def _note_on_batches(table: pd.DataFrame) -> list[str]:
+def _note_on_batches(reasons: Counter[str]) -> list[str]:
     """Return a list with one note if so many cells of one batch are unlike all annotated ones that it may be several batches."""
-    unlike = int((table["reason"] == UNLIKE).sum())
-    if unlike <= MANY * len(table):
+    unlike, n = reasons[UNLIKE], reasons.total()
+    if unlike <= MANY * n:
         return []
     return [
-        f"{unlike:,} of {len(table):,} cells are unlike all annotated ones. If the file's cells are of several batches, name their "
+        f"{unlike:,} of {n:,} cells are unlike all annotated ones. If the file's cells are of several batches, name their "
         "column (--batch-col; in Python batch_key): what is unusual is seen beside cells of the same batch."
     ]
 
@@ -337,62 +359,63 @@ class _Answer:
     n_learned: int  # as in `Predicted`
 
 
-def _annotate(
-    model: _Loaded,
-    cells: pd.DataFrame,
-    encoded: _Encoded,
-    settings: Settings,
-    plan: Plan,
-    types: Sequence[str],
-) -> _Answer:
+def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
     """Annotate the model's own target as in its run, and all other cells with the shared model.
 
     The error is that of cells which the model did not learn from: of the others it knows the labels.
+
+    Parameters
+    ----------
+    rows
+        In the file, of the encoded cells, int (n,).
     """
+    model, plan, settings = file.model, file.plan, file.settings
     description, shared, known = read_model_json(model.folder), model.shared, model.known
-    names, batch, own = cells["cell"].to_numpy(), cells["batch"].to_numpy(), encoded.own
-    groups = {"the model's own target": own} | {f"{name!r}": ~own & (batch == name) for name in pd.unique(batch)}
-    tables, order, latent, errors = [], [], encoded.latent, {}
-    notes: list[str] = []
+    names, batch = (file.cells[column].to_numpy()[rows] for column in ("cell", "batch"))
+    batches = {name: np.flatnonzero(batch == name) for name in pd.unique(file.cells["batch"])}
+    own, latent = encoded.own, encoded.latent
+    of_own = np.flatnonzero(own)
+    groups = {"the model's own target": of_own} | {f"{name!r}": of[~own[of]] for name, of in batches.items()}
+    tables, order, errors = [], [], {}
     n_learned = 0
-    doublets = _doublets(encoded, batch, settings, notes) if settings.doublets else None
-    for group, is_in_group in groups.items():
-        rows = _in_own_order(encoded, np.flatnonzero(is_in_group))
-        if not len(rows):
+    doublets, notes = _doublets(encoded, batches, settings.seed) if settings.doublets else (None, [])
+    for group, cells in groups.items():
+        if not len(cells):
             continue
-        log.info("annotating %s", plural(len(rows), "cell"))
-        before = latent[rows]
+        log.info("annotating %s", plural(len(cells), "cell"))
+        before = latent if len(cells) == len(latent) else latent[cells]
         annotated = annotate_latent(shared, before, known, settings)
-        if is_in_group is own:
-            model_store.recall(annotated, encoded.values_of(rows), model.folder, known, settings)
+        if cells is of_own:
+            model_store.recall(annotated, encoded.values_of(cells), model.folder, known, settings)
         elif settings.align:
-            align(annotated, encoded.values_of(rows), known, settings)
-        reject_strange(annotated, encoded.empty[rows], encoded.strange[rows])
+            align(annotated, encoded.values_of(cells), known, settings)
+        reject_strange(annotated, encoded.empty[cells], encoded.strange[cells])
         if doublets is not None:
-            reject_doublets(annotated, doublets.subset(rows))
+            reject_doublets(annotated, doublets.subset(cells))
         notes += [note if len(groups) == 2 else f"{group}: {note}" for note in annotated.notes]
         if annotated.final_latent is not before:
-            latent[rows] = annotated.final_latent
-        result = TargetResult(annotated.stages, names[rows], annotated.final_latent, None, ontology=plan.ontology)
+            latent[cells] = annotated.final_latent
+        result = TargetResult(annotated.stages, names[cells], annotated.final_latent, None, ontology=plan.ontology)
         result.doublet_scores = None if annotated.doublets is None else annotated.doublets.score
-        result = with_types(with_parents(result, plan.parents, plan.coarser), types)
-        new = result.final.subset(~encoded.learned[rows])
+        result = with_types(with_parents(result, plan.parents, plan.coarser), file.run.parameters.TYPES)
+        learned = encoded.learned[cells]
+        new = result.final.subset(~learned) if learned.any() else result.final
         n_new = int((~new.rejected).sum())
         n_learned += int((~result.final.rejected).sum()) - n_new
         if len(new.probabilities):
             errors[group] = model_store.stated_error(description, new, annotated.mode), n_new
         tables.append(predictions_table(result))
-        order.append(rows)
-    table = pd.concat(tables).iloc[np.argsort(np.concatenate(order), kind="stable")]
+        order.append(cells)
+    table = pd.concat(tables).iloc[np.argsort(rows[np.concatenate(order)])]
     if encoded.learned.any():
         notes.append(_note_on_learned(int(encoded.learned.sum()), len(table)))
     error = pooled_error(errors) if errors else ExpectedError(None, None, NOTHING_NEW)
     if errors and n_learned:
-        learned = plural(
+        learned_from = plural(
             n_learned, "assigned cell that the model learned from is", "assigned cells that the model learned from are"
         )
-        error = replace(error, basis=f"{error.basis} {learned} not counted.")
-    return _Answer(table, latent, notes, error, n_learned)
+        error = replace(error, basis=f"{error.basis} {learned_from} not counted.")
+    return _Answer(table, latent[np.argsort(rows)], notes, error, n_learned)
 
 
 def _note_on_learned(n_learned: int, n_cells: int) -> str:
@@ -402,41 +425,84 @@ def _note_on_learned(n_learned: int, n_cells: int) -> str:
     )
 
 
-def _doublets(encoded: _Encoded, batch: np.ndarray, settings: Settings, notes: list[str]) -> Doublets:
-    """Look for doublets in each batch, objects (n,), of a file: cells are doublets of cells that were read together."""
-    found = Doublets(np.zeros(len(batch), dtype=np.float32), np.zeros(len(batch), dtype=bool))
-    names = pd.unique(batch)
-    for name in names:
-        rows = _in_own_order(encoded, np.flatnonzero(batch == name))
-        of_batch, note = find_doublets(encoded.values_of(rows), settings.seed)
-        found.score[rows], found.called[rows] = of_batch.score, of_batch.called
-        notes.append(note if len(names) == 1 else f"{name}: {note}")
-    return found
+def _doublets(encoded: _Encoded, batches: Mapping[str, np.ndarray], seed: int) -> tuple[Doublets, list[str]]:
+    """Look for doublets in each batch of a file, given as positions of its cells: cells are doublets of cells that were read
+    together. Return them and what to note."""
+    n = len(encoded.own)
+    found, notes = Doublets(np.zeros(n, dtype=np.float32), np.zeros(n, dtype=bool)), []
+    for name, cells in batches.items():
+        of_batch, note = find_doublets(encoded.values_of(cells), seed)
+        found.score[cells], found.called[cells] = of_batch.score, of_batch.called
+        notes.append(note if len(batches) == 1 else f"{name}: {note}")
+    return found, notes
 
 
-def _in_own_order(encoded: _Encoded, rows: np.ndarray) -> np.ndarray:
-    """Return rows, int (m,), in an order that their values give them, however the file is sorted."""
-    return rows[np.argsort(encoded.fingerprints[rows], kind="stable")]
+def _annotate_copy(file: _File, h5ad: Path, options: Options) -> tuple[Predicted, str]:
+    """Annotate a file and write the annotated copy and the tables; return the annotation and the file's SHA-256.
+
+    Raises
+    ------
+    InputError
+        If the file is wrong; the results of an earlier run are as they were then.
+    """
+    run, is_folder = file.run, h5ad.is_dir()
+    with whole_file(run.annotated_target) as annotated, ThreadPoolExecutor(2) as aside:
+        # These take the disk, and annotating the processor.
+        copied = None if is_folder else aside.submit(shutil.copyfile, h5ad, annotated)
+        hashed = aside.submit(sha256, h5ad)
+        checked = None if is_folder else aside.submit(read_obs_of_whole, h5ad, file.values.path)
+        aside.submit(import_module, "pyarrow.parquet")  # a sixth of a second
+        predicted, order = _predicted(file)
+        if options.report:
+            predicted.groups = group_table_of_file(
+                predicted.table, order, file.values.some, file.values.features, run.parameters.SEED
+            )
+        # Parts that were not read yet may be damaged.
+        adata = read_whole(h5ad) if checked is None else checked.result()
+        log.info("writing")
+        set_aside = previous.set_aside if run.manifest.exists() else previous.discard
+        set_aside(run, keep=set())
+        log_to(run.log)
+        finished = aside.submit(_annotate_obs, annotated, copied, predicted, adata)
+        _write_tables(predicted, options)
+        finished.result()
+        return predicted, hashed.result()
 
 
-def _write(predicted: Predicted, adata: ad.AnnData, h5ad: Path, options: Options, begun: float) -> None:
+def _annotate_obs(to: Path, copied: Future[Path] | None, predicted: Predicted, adata: ad.AnnData) -> None:
+    """Write the annotation into the copy of the file, or all of `adata` where none was made."""
+    annotate_obs(adata, predicted.table, predicted.classes, predicted.latent)
+    if copied is None:
+        write_cells(to, adata)
+    else:
+        put_tables(copied.result(), adata)
+
+
+def _write_tables(predicted: Predicted, options: Options) -> None:
+    run = predicted.run
+    write_tables(predicted.table, run)
+    if options.xlsx or len(predicted.table) <= MOST_IN_A_WORKBOOK:
+        write_workbook(predicted.table, run, predicted.error)
+        return
+    words = f"{run.predictions_xlsx.name} is written of at most {MOST_IN_A_WORKBOOK:,} cells, because it takes longest"
+    predicted.notes.append(f"{words}; of more with --xlsx. {run.predictions_csv.name} has the same table.")
+
+
+def _write_about(predicted: Predicted, hashed: str, options: Options, begun: float) -> None:
+    """Write what tells how a file was annotated; the manifest, which marks a finished run, is the last.
+
+    Parameters
+    ----------
+    hashed
+        SHA-256 of the file.
+    begun
+        By `time.monotonic`.
+    """
     run, model = predicted.run, model_folder(predicted.run)
-    xlsx = options.xlsx or len(predicted.table) <= MOST_IN_A_WORKBOOK
-    if not xlsx:
-        words = (
-            f"{run.predictions_xlsx.name} is written of at most {MOST_IN_A_WORKBOOK:,} cells, because it takes longest"
-        )
-        predicted.notes.append(f"{words}; of more with --xlsx. {run.predictions_csv.name} has the same table.")
-    with ThreadPoolExecutor(2) as aside:  # copying needs the disk, all else the processor
-        copied, hashed = aside.submit(_write_annotated, predicted, adata, h5ad), aside.submit(sha256, h5ad)
-        write_tables(predicted.table, run)
-        if xlsx:
-            write_workbook(predicted.table, run, predicted.error)
-        copied.result()
     manifest = {
         "versions": versions(),
         "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
-        "input": [{"path": str(h5ad), "sha256": hashed.result()}],
+        "input": [{"path": run.parameters.paths[0], "sha256": hashed}],
         "notes": [*predicted.warnings, *predicted.notes],
     }
     write_json(run.metrics, {"target": _metrics(predicted)})
@@ -444,6 +510,20 @@ def _write(predicted: Predicted, adata: ad.AnnData, h5ad: Path, options: Options
         report.write_prediction_html(predicted, manifest)
     write_prediction_crate(run, manifest, time.monotonic() - begun)
     write_json(run.manifest, manifest)
+
+
+@contextmanager
+def _nothing_left_if_refused(folder: Path) -> Iterator[None]:
+    """Hold an output folder's lock; if the file turns out to be wrong, leave the folder as it was, or none."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with locks.held(folder):
+        try:
+            yield
+        except InputError:
+            (folder / locks.LOCK).unlink()
+            for path in made:
+                path.rmdir()
+            raise
 
 
 def _metrics(predicted: Predicted) -> dict[str, Any]:
@@ -458,13 +538,3 @@ def _metrics(predicted: Predicted) -> dict[str, Any]:
         "expected_error_range": predicted.error.range,
         "expected_error_basis": predicted.error.basis,
     }
-
-
-def _write_annotated(predicted: Predicted, adata: ad.AnnData, h5ad: Path) -> None:
-    """Write the annotated file."""
-    annotate_obs(adata, predicted.table, predicted.classes, predicted.latent)
-    with whole_file(predicted.run.annotated_target) as temporary:
-        if h5ad.is_dir():
-            write_cells(temporary, adata)
-        else:
-            copy_with(h5ad, temporary, adata)

@@ -257,7 +257,9 @@ def current_client() -> Any:
     InputError
         If no scheduler answers there.
     """
-    import dask.config  # dask and distributed take half a second, and most runs have no cluster
+    if "DASK_SCHEDULER_ADDRESS" not in os.environ and "dask" not in sys.modules:
+        return None  # dask and distributed take half a second to import, and most runs have no cluster
+    import dask.config
 
     address = dask.config.get("scheduler-address", None)
     if address is None and "distributed" not in sys.modules:  # without which nobody can have made a client

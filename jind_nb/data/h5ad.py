@@ -2,7 +2,6 @@
 
 import ast
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -326,10 +325,9 @@ def has_part(store: Store, name: str) -> bool:
     return stored is not None and stored.attrs.get("encoding-type") != "null"
 
 
-def copy_with(file: Path, to: Path, adata: ad.AnnData) -> None:
-    """Copy an h5ad file; replace `obs`, those parts of `obsm` that `adata` has, and colours in `uns`."""
-    shutil.copyfile(file, to)
-    with h5py.File(to, "r+") as h5:
+def put_tables(file: Path, adata: ad.AnnData) -> None:
+    """Replace `obs`, those parts of `obsm` that `adata` has, and colours in `uns` of an h5ad file."""
+    with h5py.File(file, "r+") as h5:
         with ad.settings.override(allow_write_nullable_strings=True):  # what the file has already
             ad.io.write_elem(h5, "obs", adata.obs)
         if "obsm" not in h5:

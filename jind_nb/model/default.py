@@ -563,7 +563,7 @@ def prior_weights() -> Weights:
 
 def neighbours(latent: np.ndarray, settings: Settings) -> Neighbours:
     """Find the nearest cells of each cell of a batch, by the columns of latents (n, d) by which cells are compared."""
-    return Neighbours.of(latent[:, near_columns(latent.shape[1])], settings.seed)
+    return Neighbours.of(latent, near_columns(latent.shape[1]), settings.seed)
 
 
 def members(model: Annotator, latent: np.ndarray, settings: Settings) -> np.ndarray:

@@ -42,24 +42,29 @@ class Neighbours:
     cosines: np.ndarray  # float32 (n, k)
 
     @classmethod
-    def of(cls, latent: np.ndarray, seed: int) -> Neighbours:
-        """Look for each cell's 16 nearest, itself among them, by latents float (n, c). Of more than 10,000 cells a subsample is asked, and
-        accordingly fewer neighbours, at least five; of fewer than 64 cells a fourth."""
+    def of(cls, latent: np.ndarray, columns: np.ndarray, seed: int) -> Neighbours:
+        """Look for each cell's 16 nearest, itself among them, by some columns, int (c,), of latents float (n, d). Of more than 10,000
+        cells a subsample is asked, and accordingly fewer neighbours, at least five; of fewer than 64 cells a fourth."""
         n = len(latent)
         if not n:  # there may be no held-out cells
             return cls(np.zeros(0, np.int64), np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32))
         among = subsample(n, MOST_CELLS, seed)
         k = max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * len(among) / n))
-        return cls(among, *nearest(latent, latent[among], min(k, max(1, n // CELLS_A_NEIGHBOUR))))
+        others = latent[among][:, columns]
+        return cls(among, *nearest(latent, others, min(k, max(1, n // CELLS_A_NEIGHBOUR)), columns))
 
 
-def nearest(latent: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    latent: np.ndarray, others: np.ndarray, k: int, columns: np.ndarray | slice = slice(None)
+) -> tuple[np.ndarray, np.ndarray]:
     """Find for each cell the k other cells whose latents are most alike by cosine, or all if there are fewer.
 
     Parameters
     ----------
     latent, others
-        Float (n, d) and (m, d).
+        Float (n, d) and (m, c).
+    columns
+        Those of `latent` that `others` has; by default all.
 
     Returns
     -------
@@ -77,7 +82,7 @@ def nearest(latent: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray,
     products_with = _products_of_whole_numbers(theirs) if multiplies_whole_numbers() else _products(theirs)
 
     def of_rows(rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        own = _of_length_one(latent[rows])
+        own = _of_length_one(latent[rows][:, columns])
         products_of, step, error = products_with(own)
         positions, cosines = np.zeros((len(own), k), dtype=np.int64), np.empty((len(own), k), dtype=np.float32)
         for start in range(0, len(own), PRODUCTS_AT_ONCE):

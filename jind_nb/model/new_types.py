@@ -308,7 +308,7 @@ class Compared:
         neighbours
             The cells' neighbours by these columns; they are looked for if they are not given.
         """
-        neighbours = neighbours or Neighbours.of(latent[:, near], 0)
+        neighbours = neighbours or Neighbours.of(latent, near, 0)
         return cls(latent[neighbours.among].astype(np.float64), neighbours)
 
     def mean(self, positions: np.ndarray) -> np.ndarray:

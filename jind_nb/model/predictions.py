@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -187,13 +188,18 @@ class Predictions:
         by_type = borrowing_thresholds if self.borrows else class_thresholds
         return within(by_type(held_out, self.theta), self.threshold_cap, self.floor)
 
-    @property
+    @cached_property
+    def _largest(self) -> np.ndarray:
+        largest: np.ndarray = self.probabilities.argmax(axis=1)
+        return largest
+
+    @cached_property
     def raw(self) -> np.ndarray:
         """The most probable type of each cell, objects (n_cells,); the first of equals."""
-        raw: np.ndarray = np.array(self.classes, dtype=object)[self.probabilities.argmax(axis=1)]
+        raw: np.ndarray = np.array(self.classes, dtype=object)[self._largest]
         return raw
 
-    @property
+    @cached_property
     def confidence(self) -> np.ndarray:
         """The probability that `raw` is right, (n_cells,): that of the most probable type. METHOD `default` halves it for a cell
         unlike everything annotated, which may be of no annotated type, and of a cell without any value nothing is left."""
@@ -212,16 +218,16 @@ class Predictions:
         called = np.bincount(self.held_out.argmax(axis=1), minlength=len(self.classes))
         return [name for name, n in zip(self.classes, called, strict=True) if math.floor(self.theta * n) + 1 >= n]
 
-    @property
+    @cached_property
     def rejected(self) -> np.ndarray:
         """Bool (n_cells,): the confidence is strictly below the threshold of its type, or the cell is unlike anything
         annotated or of no type that may be given."""
-        rejected: np.ndarray = self.confidence < self.thresholds[self.probabilities.argmax(axis=1)]
+        rejected: np.ndarray = self.confidence < self.thresholds[self._largest]
         for also in (self.unlike, self.outside, self.empty, self.doublet):
             rejected = rejected if also is None else rejected | also
         return rejected
 
-    @property
+    @cached_property
     def reasons(self) -> np.ndarray:
         """Why each cell was kept or rejected, objects (n_cells,): `no values`, else `doublet` if it was called one, else `unlike
         reference` if its novelty is above the rule's limit, else `not in TYPES` if it is of no type that may be given, else `ambiguous` if it is rejected, else
@@ -231,7 +237,7 @@ class Predictions:
         names = [NO_VALUES, DOUBLET, UNLIKE, OUTSIDE, AMBIGUOUS]
         return np.select([*marks, self.rejected], names, CONFIDENT).astype(object)
 
-    @property
+    @cached_property
     def names(self) -> np.ndarray:
         """`raw`, with `Unassigned` for the rejected: objects (n_cells,)."""
         return np.where(self.rejected, UNASSIGNED, self.raw)

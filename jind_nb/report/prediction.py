@@ -148,9 +148,8 @@ def _answer_pictures(
     hover = hover_table(here)
     umap, bars = answer_pictures(here, types, plan, predicted.answers)
     first = [style.described(*umap, hover), style.described(*bars)]
-    more = [
-        style.described(picture, alt, hover) for picture, alt, _ in pictures_of_target(here, target, plan.annotated)
-    ]
+    where = pictures_of_target(here, target, plan.annotated, predicted.answers)
+    more = [style.described(picture, alt, hover) for picture, alt, _ in where]
     confidence, rejected = cells["confidence"].to_numpy(), (cells["cell type"] == UNASSIGNED).to_numpy()
     histogram = confidence_histogram(confidence, rejected, target)
     more.append(style.described(histogram, histogram_alt(confidence, rejected, target)))

@@ -28,7 +28,6 @@ class Predicted:
     batches: np.ndarray  # objects (n,), each cell's batch
     features: dict[str, int]  # `Plan.features`, and of the model's how many are `silent`: there, and zero in all cells
     n_learned: int  # assigned cells that the model learned from; the error is that of the others
-    read: str  # where in the file the values are
     groups: pd.DataFrame | None = None  # `new_groups.group_table_of_file`, if they were looked for and there are any
 
     @property

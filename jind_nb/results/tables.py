@@ -283,7 +283,7 @@ def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], lat
         obs["jind_cluster"] = pd.Categorical(table["cluster"], categories=sorted(set(table["cluster"]), key=int))
         obs["jind_cluster_majority"] = pd.Categorical(table["cluster_majority"], categories=answers)
         obs["jind_cluster_share"] = table["cluster_share"].to_numpy(dtype=np.float32)
-    adata.obsm["X_jind"] = latent.astype(np.float32)
+    adata.obsm["X_jind"] = latent.astype(np.float32, copy=False)
     adata.uns["jind_prediction_colors"] = list(colours_of(answers).values())
 
 

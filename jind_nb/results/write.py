@@ -1,6 +1,7 @@
 """Write what a run says about the target: for the next stage, and the files that users get."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,12 @@ def write_predictions(table: pd.DataFrame, run: Run, error: ExpectedError | None
 
 
 def write_tables(table: pd.DataFrame, run: Run) -> None:
-    """Write the predictions as parquet and as CSV."""
-    with whole_file(run.predictions_parquet) as temporary:
-        table.to_parquet(temporary)
-    write_csv(run.predictions_csv, table, index=True)
+    """Write the predictions as parquet and as CSV, at once."""
+    with ThreadPoolExecutor(1) as aside:
+        written = aside.submit(write_csv, run.predictions_csv, table, index=True)
+        with whole_file(run.predictions_parquet) as temporary:
+            table.to_parquet(temporary)
+        written.result()
 
 
 def write_workbook(table: pd.DataFrame, run: Run, error: ExpectedError | None) -> None:

@@ -262,15 +262,25 @@ def test_a_file_damaged_where_nothing_looks_is_refused_before_anything_is_writte
     new = simulated({"e": {"B": 20, "T": 20, "NK": 20}}, seed=0)
     new.layers["mine"], new.obsm["X_mine"], new.uns["mine"] = new.X * 2, np.ones((60, 2)), {"a": np.arange(3000)}
     new.write_h5ad(tmp_path / "new.h5ad", compression="gzip")
+    model, earlier = run_folder / "trained_models", tmp_path / "earlier"
+    assert jind_nb("predict", model, tmp_path / "new.h5ad", "--output-path", earlier).status == 0
+    written = _files(earlier)
     with h5py.File(tmp_path / "new.h5ad") as h5:
         where = h5[part].id.get_chunk_info(0)
     with (tmp_path / "new.h5ad").open("r+b") as file:
         file.seek(where.byte_offset)
         file.write(b"\0" * where.size)
-    done = jind_nb("predict", run_folder / "trained_models", tmp_path / "new.h5ad", "--output-path", tmp_path / "no")
-    assert done.status == 2, done.out
-    assert "cannot be read whole" in done.err
+    for output in (tmp_path / "no" / "folder", earlier):
+        done = jind_nb("predict", model, tmp_path / "new.h5ad", "--output-path", output)
+        assert done.status == 2, done.out
+        assert "cannot be read whole" in done.err
     assert not (tmp_path / "no").exists()
+    assert _files(earlier) == written
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    """Return what is in a folder, but for the log: only here do several commands share a process, which goes on with it."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.log"}
 
 
 @pytest.mark.slow

@@ -161,7 +161,7 @@ def around(centre: list[float], n: int, seed: int) -> np.ndarray:
 
 
 def mutual_neighbours(cells: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return default.mutual(neighbours.Neighbours.of(cells[:, default.near_columns(cells.shape[1])], seed))
+    return default.mutual(neighbours.Neighbours.of(cells, default.near_columns(cells.shape[1]), seed))
 
 
 def answered(own: np.ndarray, cells: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -304,15 +304,15 @@ def last_of(n: int) -> pd.DataFrame:
     return embedding.last_stage(seen_cells(n))
 
 
-@pytest.mark.parametrize("by", ["batch", "cell type", "confidence", "reason"])
+@pytest.mark.parametrize("by", ["batch", "cell type", "label", "confidence", "reason"])
 @pytest.mark.parametrize("n", [3, 60])
 def test_the_targets_picture_names_every_group_inside_it(by: str, n: int) -> None:
     """A name beyond the edge, or none, leaves a colour that says nothing."""
-    names = type_names(n) if by == "cell type" else [f"donor {i}" for i in range(n)]
+    names = type_names(n) if by in ("cell type", "label") else [f"donor {i}" for i in range(n)]
     seen = last_of(n).assign(batch=lambda frame: np.where(frame["cell"] >= 0, TARGET, "donor 1"))
     figure = embedding.target_umap(seen, by, TARGET, names)
     words = [text for legend in figure.legends for text in legend.get_texts()]
-    groups = {"batch": 2 if n == 3 else 1, "cell type": n, "confidence": 0, "reason": 3}[by]
+    groups = {"batch": 2 if n == 3 else 1, "cell type": n, "label": n, "confidence": 0, "reason": 3}[by]
     assert len({text.get_text() for text in words}) == groups
     figure.canvas.draw()
     for text in words:
@@ -329,8 +329,10 @@ def test_a_type_has_one_colour_in_every_picture_and_in_the_annotated_file() -> N
     assert len(set(colours.values())) == 61
     seen = last_of(60)
     figure = embedding.target_umap(seen, "cell type", TARGET, names)
-    drawn = [to_hex(c.get_facecolor()[0]).upper() for c in figure.axes[0].collections[1:]]
-    assert drawn == [colours[name] for name in type_names(60)]
+    annotated = embedding.target_umap(seen, "label", TARGET, names)
+    for picture in (figure, annotated):
+        drawn = [to_hex(c.get_facecolor()[0]).upper() for c in picture.axes[0].collections[1:]]
+        assert drawn == [colours[name] for name in type_names(60)]
     bars = plots_target.composition_bars(shares_of(60, 60), TARGET, names).axes[0].patches[:60]
     assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == [colours[name] for name in type_names(60)]
 
@@ -357,10 +359,12 @@ def test_before_alignment_is_shown_only_where_it_moved_something() -> None:
     at = (seen["stage"] == "after alignment") & (seen["cell"] >= 0)
     seen.loc[at, "x"] += 5
     assert embedding.moved(seen)
-    titles = [figure.axes[0].get_title(loc="left") for figure, _, _ in embedding.pictures_of_target(seen, TARGET, [])]
+    titles = [
+        figure.axes[0].get_title(loc="left") for figure, _, _ in embedding.pictures_of_target(seen, TARGET, [], [])
+    ]
     assert titles[0] == f"{TARGET} before alignment: by batch"
-    assert len(titles) == 4
-    assert len(embedding.pictures_of_target(seen_cells(3, ("before alignment",)), TARGET, [])) == 3
+    assert len(titles) == 5
+    assert len(embedding.pictures_of_target(seen_cells(3, ("before alignment",)), TARGET, [], [])) == 4
 
 
 def test_the_target_is_told_from_many_annotated_batches() -> None:

@@ -171,7 +171,7 @@ def test_pointing_at_a_cell_tells_its_name_type_and_probability(opened: tuple[Pa
     page, _ = opened
     table = pd.read_parquet(demo_run / "predictions.parquet")
     images = page.locator("img[data-where]")
-    assert images.count() == 4  # by type, batch, confidence and reason
+    assert images.count() == 5  # by type, batch, label, confidence and reason
     where, what = (
         json.loads(page.locator(f"#{images.first.get_attribute(name)}").text_content() or "")
         for name in ("data-where", "data-what")
@@ -233,7 +233,7 @@ def test_a_legends_entry_highlights_its_cells(opened: tuple[Page, Seen]) -> None
     button.focus()
     page.keyboard.press("Enter")
     assert button.get_attribute("aria-pressed") == "true"
-    assert page.locator(".picture canvas").count() == 4
+    assert page.locator(".picture canvas").count() == 5
     button.click()
     assert page.locator(".picture canvas").count() == 0
 

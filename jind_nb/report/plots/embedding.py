@@ -149,29 +149,31 @@ def target_umap(
     title: str = "",
     height: float | None = None,
 ) -> Figure:
-    """Draw the target's cells, small and translucent, over the annotated ones in grey.
+    """Draw the target's cells, small and translucent, over the annotated ones in grey; or these, by their labels, over the target's.
 
     Parameters
     ----------
     points
         Of one stage, as `tables.describe_points` returns them.
     by
-        The column that gives the colours: `cell type`, `batch`, `confidence` or `reason`. By `batch` the annotated cells are
-        coloured too, unless their batches are many.
+        What gives the colours: `cell type`, `batch`, `confidence` or `reason`, or the annotated cells' `label`. By `batch` the
+        annotated cells are coloured too, unless their batches are many.
     names
         All possible answers or batches in their order, so that each has the same colour in all pictures.
     height
         Inches; then there is no legend, which the picture beside this one has.
     """
     of_target = (points["cell"] >= 0).to_numpy()
+    group, is_coloured = points[_groups(by)].to_numpy(dtype=object), ~of_target if by == "label" else of_target
     colours = _colours(by, names, points, target)
-    entries = _entries(points, by, colours, of_target) if by != "confidence" and height is None else []
+    present = set(group if by == "batch" else group[is_coloured])
+    entries = [name for name in colours if name in present] if by != "confidence" and height is None else []
     panel, width = PANEL if by == "cell type" else LOW_PANEL, HALF
     if len(entries) > MOST_IN_HALF:
         panel, width = 2 * PANEL, FULL
     columns = max(1, min(4, int(width / (0.32 + 0.062 * max(map(len, short_names(entries)), default=0)))))
     below = 0.42 if by == "confidence" else 0.12 + 0.13 * -(-len(entries) // columns)
-    explains_grey = height is not None and bool((points.loc[of_target, by] == UNASSIGNED).any())
+    explains_grey = height is not None and UNASSIGNED in present
     if height is None:
         height = panel + 0.24 + below
     elif explains_grey:
@@ -180,13 +182,13 @@ def target_umap(
     figure = plt.figure(figsize=(width, height))
     axes = figure.add_axes((0.02, below / height, 0.96, panel / height))
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title or f"{short(target, 24)}: by {by}", fontsize=8.5, loc="left", pad=4)
+    axes.set_title(title or _title(by, target), fontsize=8.5, loc="left", pad=4)
     axes.spines[:].set_color("#BBBBBB")
     if explains_grey:
         axes.set_xlabel(f"dark grey: {UNASSIGNED}", fontsize=7, loc="left", labelpad=2)
     x, y = points["x"].to_numpy(), points["y"].to_numpy()
     sizes = {"small": _size(len(points)), "large": 1.8 * _size(int(of_target.sum()) * 2)}
-    axes.scatter(x[~of_target], y[~of_target], s=sizes["small"], color=REFERENCE, linewidths=0)
+    axes.scatter(x[~is_coloured], y[~is_coloured], s=sizes["small"], color=REFERENCE, linewidths=0)
     if by == "confidence":
         shade = points["confidence"].to_numpy(dtype=float)[of_target]
         axes.scatter(
@@ -196,15 +198,17 @@ def target_umap(
         figure.colorbar(ScalarMappable(Normalize(0, 1), "cividis"), cax=bar, orientation="horizontal")
         bar.tick_params(labelsize=7, length=2, pad=1)
         return figure
-    group = points[by].to_numpy(dtype=object)
-    is_drawn = np.ones_like(of_target) if by == "batch" and set(group[~of_target]) <= set(colours) else of_target
+    if by == "batch" and set(group[~of_target]) <= set(colours):
+        is_coloured = np.ones_like(of_target)
     n_types = len([name for name in entries or colours if name != UNASSIGNED])
-    numbers = {name: i + 1 for i, name in enumerate(names)} if n_types > FEW and by == "cell type" else {}
+    numbers = {name: i + 1 for i, name in enumerate(names)} if n_types > FEW and _groups(by) == "cell type" else {}
     for name in [name for name in colours if name != target] + [target] * (by == "batch"):
-        at = (group == name) & is_drawn
+        at = (group == name) & is_coloured
         if not at.any():
             continue
-        size = sizes["large"] if by != "batch" else sizes["large"] / 2 if name == target else sizes["small"]
+        size = (
+            sizes["large"] if by not in ("batch", "label") else sizes["large"] / 2 if name == target else sizes["small"]
+        )
         axes.scatter(x[at], y[at], s=size, alpha=0.65, color=colours[name], linewidths=0)
         if name in numbers and name != UNASSIGNED:
             _draw_number(axes, numbers[name], points[at], points)
@@ -217,9 +221,22 @@ def _size(n: int) -> float:
     return float(np.clip(6_000 / max(1, n), 1.5, 10))
 
 
+def _groups(by: str) -> str:
+    """Return the column of `tables.describe_points` with the groups of a picture."""
+    return "cell type" if by == "label" else by
+
+
 def _column(by: str) -> str:
     """Return the column of `tables.hover_table` with the groups of a picture."""
-    return "prediction" if by == "cell type" else by
+    return {"cell type": "prediction", "label": "label in the file"}.get(by, by)
+
+
+def _title(by: str, target: str) -> str:
+    return (
+        f"Annotated cells (coloured), {short(target, 14)} (grey): by label"
+        if by == "label"
+        else f"{short(target, 24)}: by {by}"
+    )
 
 
 def _colours(by: str, names: Sequence[str], points: pd.DataFrame, target: str) -> dict[str, str]:
@@ -228,13 +245,7 @@ def _colours(by: str, names: Sequence[str], points: pd.DataFrame, target: str) -
     if by == "batch":
         annotated = [name for name in (names or sorted(set(points["batch"]))) if name != target]
         return (colours_of(annotated) if len(annotated) <= MOST_BATCHES else {}) | {target: TARGET}
-    return colours_of(names or sorted(set(points["cell type"][points["cell"] >= 0])))
-
-
-def _entries(points: pd.DataFrame, by: str, colours: Mapping[str, str], of_target: np.ndarray) -> list[str]:
-    """Return the legend's entries: the groups that are in the picture."""
-    present = set(points[by]) if by == "batch" else set(points[by][of_target])
-    return [name for name in colours if name in present]
+    return colours_of(names or sorted(set(points["cell type"][(points["cell"] < 0) == (by == "label")])))
 
 
 def _legend_below(
@@ -266,19 +277,24 @@ def _legend_below(
 def target_umap_alt(points: pd.DataFrame, by: str, target: str, when: str = "") -> str:
     """Return the alt text of `target_umap`."""
     of_target = (points["cell"] >= 0).to_numpy()
+    which = "Each annotated cell" if by == "label" else "Each cell"
     text = (
         f"Picture of {int(of_target.sum()):,} cells of {target} among {int((~of_target).sum()):,} annotated cells{when}. "
-        f"Each cell is a point, coloured by {by}"
+        f"{which} is a point, coloured by {by}"
     )
     if by == "confidence":
         return f"{text}: half of the target's cells have at least {points['confidence'][of_target].median():.2f}."
-    groups = points[by][of_target if by != "batch" else slice(None)].value_counts()
+    drawn = {"batch": slice(None), "label": ~of_target}.get(by, of_target)
+    groups = points[_groups(by)][drawn].value_counts()
     return f"{text}: {listing((f'{name} {n:,}' for name, n in groups.items()), 5, quoted=False)}."
 
 
-def pictures_of_target(points: pd.DataFrame, target: str, batches: Sequence[str]) -> list[tuple[Figure, str, bool]]:
-    """Return the pictures that show where the target lies: by batch (before alignment too, if it moved anything), confidence
-    and reason; each with its alt text, and whether it shows the points of the last stage."""
+def pictures_of_target(
+    points: pd.DataFrame, target: str, batches: Sequence[str], answers: Sequence[str]
+) -> list[tuple[Figure, str, bool]]:
+    """Return the pictures that show where the target lies: by batch (before alignment too, if it moved anything), among the
+    annotated cells' labels, by confidence and reason; each with its alt text, and whether it shows the points of the last
+    stage. By batch and by label, all in their order give colours and numbers."""
     last = last_stage(points)
     found = []
     if moved(points):
@@ -286,7 +302,7 @@ def pictures_of_target(points: pd.DataFrame, target: str, batches: Sequence[str]
         title = f"{short(target, 24)} before alignment: by batch"
         before = target_umap(first, "batch", target, batches, title=title)
         found.append((before, target_umap_alt(first, "batch", target, " before alignment"), False))
-    for by in ("batch", "confidence", "reason"):
-        figure = target_umap(last, by, target, batches if by == "batch" else ())
+    for by, names in (("batch", batches), ("label", answers), ("confidence", ()), ("reason", ())):
+        figure = target_umap(last, by, target, names)
         found.append((figure, target_umap_alt(last, by, target), True))
     return found
