@@ -23,7 +23,7 @@ from jind_nb.model import annotate
 from jind_nb.model.calibration import novelty_threshold
 from jind_nb.model.leave_one_out import LeftOut
 from jind_nb.model.new_types import START
-from jind_nb.model.state import NoveltyLimit
+from jind_nb.model.predictions import Rule
 
 OUTPUT = RESULTS / "new_types.csv"
 MOST_OF_TARGET, MOST_ANNOTATED, MOST_TYPES = 1_500, 4_000, 7
@@ -94,22 +94,19 @@ def measured(problem: Problem, hidden: str, recall: float, said: float | None) -
         "AUROC": float(roc_auc_score(new[new | others], novelty[new | others])),
     }
     for start in STARTS:
-        limit = limit_by(left_out, start)
+        limit = rule_by(left_out, start).limit_of(novelty)
         row[f"new_{start}"] = float((novelty[new] > limit).mean())
         row[f"known_{start}"] = float((novelty[others] > limit).mean())
     return row
 
 
-def limit_by(left_out: list[LeftOut], start: float) -> float:
-    """Return the limit of novelty with another start; without left-out batches it is as much higher or lower."""
-    found = novelty_threshold([replace(batch, limit=_moved(batch.limit, start)) for batch in left_out])
-    assert found is not None
-    return found
-
-
-def _moved(limit: NoveltyLimit, start: float) -> NoveltyLimit:
+def rule_by(left_out: list[LeftOut], start: float) -> Rule:
+    """Return a rule with another start of the limit; without left-out batches the limit is as much higher or lower."""
+    limit = left_out[0].limit
     assert limit.alone is not None
-    return replace(limit, start=start, alone=limit.alone + start - START)
+    moved = replace(limit, start=start, alone=limit.alone + start - START)
+    found = novelty_threshold([replace(batch, limit=moved) for batch in left_out])
+    return Rule(novelty_threshold=found, beside_novel=limit.beside_novel)
 
 
 def run(names: list[str]) -> None:

@@ -15,6 +15,7 @@ from scipy import sparse
 
 from benchmarks.common import RESULTS, append_rows, measured_already, print_table, read_rows, run_sets_or_report
 from benchmarks.problems import NOT_COUNTED, SETS, Problem, problems
+from jind_nb.core.labels import UNLIKE
 from jind_nb.model import annotate
 from jind_nb.model.expected_error import expected_error
 from jind_nb.model.predictions import Predictions
@@ -31,6 +32,7 @@ def measured(problem: Problem) -> dict[str, object]:
     reference, predictions = whole.reference, whole.annotated.final
     calibration = whole.calibrations[whole.annotated.mode]
     assigned, wrong = shares(predictions, problem.truth)
+    is_known = np.isin(problem.truth, problem.plan.classes)
     stated = expected_error(predictions, calibration)
     low, high = stated.range or (None, None)
     promised, wrong_as_promised = None, None
@@ -45,7 +47,8 @@ def measured(problem: Problem) -> dict[str, object]:
         "target": problem.target,
         "role": problem.role,
         "annotated_batches": len(reference.batches),
-        "unknown_types": float(1 - np.isin(problem.truth, problem.plan.classes).mean()),
+        "unknown_types": float(1 - is_known.mean()),
+        "known_flagged": float((predictions.reasons[is_known] == UNLIKE).mean()) if is_known.any() else None,
         "assigned": assigned,
         "wrong_among_assigned": wrong,
         "stated": stated.value,
@@ -95,11 +98,19 @@ def report(rows: pd.DataFrame) -> None:
             "its width": float((some["high"] - some["low"]).mean()),
         }
     print_table("The error stated for a target", pd.DataFrame(lines).T)
+    report_flagged(rows)
     report_target_error(rows[(rows["annotated_batches"] > 1) & (rows["unknown_types"] == 0)])
     single = rows[rows["annotated_batches"] == 1]
     print(
         f"\nSingle annotated batch: nothing is stated; {single['wrong_among_assigned'].mean():.3f} were wrong ({len(single)} problems)."
     )
+
+
+def report_flagged(rows: pd.DataFrame) -> None:
+    """Print by role how many cells of annotated types are unlike the reference: the mean over sets, and of the worst problem."""
+    of_sets = rows.groupby(["role", "set"])["known_flagged"].mean().groupby("role").mean()
+    table = pd.DataFrame({"known cells flagged": of_sets, "worst": rows.groupby("role")["known_flagged"].max()})
+    print_table("Cells of annotated types that are unlike the reference", table)
 
 
 def report_target_error(rows: pd.DataFrame) -> None:

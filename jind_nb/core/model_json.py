@@ -159,6 +159,7 @@ class _Rule(BaseModel):
     enough: Threshold | None = None  # the same, as models have it
     weights: list[MeasuredShare] = []
     floor: MeasuredShare = 0.0
+    beside_novel: MeasuredShare = 0.0
     noise: MeasuredShare = 0.0
     dropped: MeasuredShare = 0.0
     noticed: dict[str, MeasuredShare] = {}

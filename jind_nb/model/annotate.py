@@ -96,9 +96,9 @@ def calibrate(reference: Reference) -> dict[str, Calibration]:
     reference.suspects = suspect_labels(left_out, calibrations)
     if not calibrations:
         return {}
-    limit = next(iter(calibrations.values())).novelty_threshold  # of either mode: novelty does not depend on it
+    rule = next(iter(calibrations.values())).rule  # of either mode: novelty does not depend on it
     settings = reference.settings
-    noticed = settings.method.hide_types(reference.model, known_latents(reference), limit, settings)
+    noticed = settings.method.hide_types(reference.model, known_latents(reference), rule, settings)
     return {mode: replace(of_mode, noticed=noticed) for mode, of_mode in calibrations.items()}
 
 

@@ -178,6 +178,7 @@ class Calibration:
     noise: float = 0.0  # share of the annotated batches' labels that seem to be wrong at random; 0 in older models
     contradictions: list[str] = field(default_factory=list)  # warnings of `label_errors`
     borrows: bool = False  # whether thresholds from few held-out cells borrow from the others; not in older models
+    beside_novel: float = 0.0  # `Rule.beside_novel`; 0 in older models
     noticed: dict[str, float] = field(default_factory=dict)  # `new_types.hide_in_turn`, by name; not in older models
     dropped: float = (
         0.0  # share of the annotated batches' labelled cells whose type none trains, each batch counted alike
@@ -193,6 +194,7 @@ class Calibration:
             self.weights,
             self.floor,
             self.borrows,
+            self.beside_novel,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -288,9 +290,9 @@ def calibrate(
         floor=rule.floor,
         confusion=[(true, given, n) for (true, given), n in sorted(confusion.items())],
         borrows=rule.borrows,
+        beside_novel=rule.beside_novel,
         noise=label_errors.even_noise(left_out, judged),
-        contradictions=label_errors.contradictions(left_out, judged)
-        + label_errors.other_names(left_out, judged, rule.novelty_threshold),
+        contradictions=label_errors.contradictions(left_out, judged) + label_errors.other_names(left_out, judged, rule),
         dropped=float(np.mean([batch.dropped for batch in left_out])),
         n_annotated=n_annotated,
         batches=rows,
@@ -370,7 +372,11 @@ def _rule(left_out: list[LeftOut], mode: str, theta: float, target_error: float 
     """
     weights = member_weights(left_out, mode)
     rule = Rule(
-        weights=weights, novelty_threshold=novelty_threshold(left_out), floor=MORE_LIKELY_THAN_NOT, borrows=True
+        weights=weights,
+        novelty_threshold=novelty_threshold(left_out),
+        floor=MORE_LIKELY_THAN_NOT,
+        borrows=True,
+        beside_novel=left_out[0].limit.beside_novel,
     )
     rule = replace(rule, temperature=temperature(left_out, mode, rule.weights))
     cells = [(_confidence(batch, mode, rule), _right(batch, mode, rule)) for batch in left_out]

@@ -38,8 +38,21 @@ from .in_blocks import in_blocks
 from .mixture import Weights, mixed
 from .neighbours import Neighbours
 from .networks import Annotator, classify, encode
-from .new_types import ALONE, EASIER, FLOOR, SHARE_ABOVE, SLOPE, START, AnnotatedSpace, Compared, hide_in_turn, in_place
+from .new_types import (
+    ALONE,
+    BESIDE_NOVEL,
+    EASIER,
+    FLOOR,
+    SHARE_ABOVE,
+    SLOPE,
+    START,
+    AnnotatedSpace,
+    Compared,
+    hide_in_turn,
+    in_place,
+)
 from .pca import principal_axes
+from .predictions import Rule
 from .state import (
     Annotated,
     Cells,
@@ -60,7 +73,7 @@ SOURCE_BY_TRIAL = False
 ALWAYS_ALIGNS = False
 ALWAYS_CALIBRATES = True
 MOST_TRAININGS = 9  # one for each left-out batch (`leave_one_out.MOST_LEFT_OUT`)
-NOVELTY = NoveltyLimit(SHARE_ABOVE, FLOOR, START, SLOPE, ALONE, by_profiles=True)
+NOVELTY = NoveltyLimit(SHARE_ABOVE, FLOOR, START, SLOPE, ALONE, by_profiles=True, beside_novel=BESIDE_NOVEL)
 KEEPS_CHECKPOINTS = False  # all it would save are seconds
 
 COMPONENTS = 100  # or one for each cell type, if there are more
@@ -540,15 +553,17 @@ def limit_alone(model: Annotator, known: KnownLatents, settings: Settings) -> No
 
 
 @one_blas_thread
-def hide_types(model: Annotator, known: KnownLatents, limit: float | None, settings: Settings) -> dict[str, float]:
+def hide_types(model: Annotator, known: KnownLatents, rule: Rule, settings: Settings) -> dict[str, float]:
     """Return which share of each type's cells would be flagged if no other batch had the type, by name: `new_types`."""
-    if limit is None:
+    if rule.novelty_threshold is None:
         return {}
     columns = near_columns(known.latent.shape[1])
     shares = classify(model.classifier, known.latent, settings.device)
     found = hide_in_turn(known.latent.astype(np.float64), known.batch, known.y, shares, columns)
     return {
-        known.classes[k]: float(np.mean([(novelty > limit).mean() for novelty in of_batches]))
+        known.classes[k]: float(
+            np.mean([(novelty[hidden] > rule.limit_of(novelty)).mean() for novelty, hidden in of_batches])
+        )
         for k, of_batches in found.items()
     }
 

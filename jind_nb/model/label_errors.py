@@ -15,6 +15,7 @@ import pandas as pd
 from ..core.text import in_yaml, listing, percent, plural
 from ..data.label_names import key_of
 from .leave_one_out import LeftOut
+from .predictions import Rule
 
 SUREST, FLAT = 1 / 3, 0.5  # share of cells; of the other cells' share of mistakes
 EVEN = 1.5  # times the evenly spread mistakes, that noise is at most
@@ -149,16 +150,14 @@ def batch_stands_apart(name: str) -> str:
     return f"Batch {name!r} stands apart"
 
 
-def other_names(
-    left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarray], most_novel: float | None
-) -> list[str]:
+def other_names(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarray], rule: Rule) -> list[str]:
     """Return a warning for each label of a single batch whose cells are called what that batch never uses: one other name, or the
-    names of several finer types. Cells that are more novel than `most_novel` count for no name: a model calls what it has never
+    names of several finer types. Cells that are unlike the reference by a rule count for no name: a model calls what it has never
     seen by the name that is least wrong."""
     found: list[tuple[int, list[int], str]] = []  # a label, what its cells are called, and how that is told
     for batch, of in zip(left_out, probabilities, strict=True):
+        is_like = batch.novelty <= rule.limit_of(batch.novelty)
         for k in np.unique(batch.y[~batch.could_be_known]).tolist() if batch.is_new else ():
-            is_like = batch.novelty <= (np.inf if most_novel is None else most_novel)
             called = pd.Series(of[(batch.y == k) & is_like].argmax(axis=1))
             shares = called.value_counts() / (batch.y == k).sum()
             foreign = shares[~shares.index.isin(batch.y) & (shares >= PART_OF_A_TYPE)]

@@ -12,8 +12,8 @@
 6. Logarithms of the two distances are averaged, and those of the claims and of the answers' largest shares are taken off. So is the
    batch's own lower quartile: a batch may be odd as a whole, and at least a quarter of its cells is taken to be of annotated types. (`resemblance` finds files of which
    no cell is.)
-7. Where the batch's most novel cells are very novel, all its scores are made smaller, so that these have MOST_NOVEL. Odd groups of known
-   types are flagged less beside a clearly new type; so the limit can be lower, which finds types that are less clear.
+7. A cell is flagged above a limit that left-out batches tell, and that is higher beside very novel cells (BESIDE_NOVEL): odd groups of
+   known types are not flagged together with a clearly new type. So the limit can be lower elsewhere, and finds less clear ones.
 benchmarks/research/new_types.py hides types in turn and measures it; benchmarks/README.md compares it with other scores.
 """
 
@@ -34,8 +34,9 @@ from .neighbours import CELLS_A_NEIGHBOUR, Neighbours, nearest
 # The limit: what a share of left-out cells of known types exceed, times SLOPE, added to START; but not below FLOOR. Where no batch
 # could be left out, it is computed from what the same share of annotated cells exceed where they lie (`in_place`), and as much more as
 # that is an easier test. ALONE where these are too few as well.
-SHARE_ABOVE, START, SLOPE, FLOOR, ALONE = 0.02, 0.44, 0.5, 0.3, 0.94
+SHARE_ABOVE, START, SLOPE, FLOOR, ALONE = 0.02, 0.38, 0.6, 0.3, 0.94
 EASIER = 0.1
+BESIDE_NOVEL = 0.5  # of what the same share of the target's own cells exceed: the limit is not below it
 MOST_ANNOTATED = 4_000  # that components, types and their spread are computed from
 FEWEST_OF_A_TYPE = 100
 # Cells that an annotated cell claims; how far the claims of a type follow its share of the batch (0: not, 1: wholly); rounds in which
@@ -48,7 +49,6 @@ ROUNDS, MOST_CLAIMS, FEWEST_CELLS, OWN_WAY, RARE = 3, 4.0, 3, 0.25, 0.02
 COMPONENTS = 50  # or a quarter of the latent, if that is less
 SHRINKAGE = 0.3  # of the covariance within types, towards a sphere
 QUARTILE = 0.25
-TOP, MOST_NOVEL = 0.98, 1.6  # of a batch's cells; the novelty that these have at most
 CELLS_AT_ONCE = 5_120  # whose novelty is computed; memory only
 TINY = 1e-9
 # Of the correlation below which a cell is no cell: a share of what nearly all annotated cells reach, but at least so many standard
@@ -213,14 +213,13 @@ class AnnotatedSpace:
             return farness
 
         farness = np.concatenate(in_blocks(farness_of, len(latent), CELLS_AT_ONCE))
-        quartile, top = np.quantile(farness, (QUARTILE, TOP))
-        novelty: np.ndarray = (farness - quartile) / max(1.0, (top - quartile) / MOST_NOVEL)
+        novelty: np.ndarray = farness - np.quantile(farness, QUARTILE)
         return novelty
 
 
 def hide_in_turn(
     latent: np.ndarray, batch: np.ndarray, y: np.ndarray, shares: np.ndarray, near: np.ndarray
-) -> dict[int, list[np.ndarray]]:
+) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
     """Return how novel cells of each type would have been, had no other batch had the type.
 
     Nothing is learned anew: components, offsets and answers are those of all annotated cells. benchmarks/README.md has how near
@@ -235,12 +234,12 @@ def hide_in_turn(
 
     Returns
     -------
-    Type to novelties, float (cells,) for each of up to two batches: of the largest 60 types. Types that a single batch has, or
-    fewer than ten of its cells, are not among them.
+    For each of up to two batches the novelty of its cells, float (n,), and which of them are of the type, bool (n,): by type, of
+    the largest 60. Types that a single batch has, or fewer than ten of its cells, are not among them.
     """
     counts = np.zeros((batch.max(initial=-1) + 1, y.max(initial=-1) + 1), dtype=int)
     np.add.at(counts, (batch, y), 1)
-    found: dict[int, list[np.ndarray]] = {}
+    found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     for k in np.argsort(-counts.sum(axis=0), kind="stable")[:MOST_TYPES]:
         for one in np.argsort(-counts[:, k], kind="stable")[:BATCHES_A_TYPE]:
             elsewhere = np.flatnonzero((batch != one) & (y != k))
@@ -259,7 +258,7 @@ def hide_in_turn(
             space = AnnotatedSpace.of(latent[elsewhere], batch[elsewhere], y[elsewhere], near)
             novelty = _novelty_where_they_lie(space, latent[here], shares[here])
             if (y[here] == k).any():
-                found.setdefault(int(k), []).append(novelty[y[here] == k])
+                found.setdefault(int(k), []).append((novelty, y[here] == k))
     return found
 
 

@@ -19,6 +19,8 @@ SUREST = 1e-6  # from 0 and 1, of which there are no log odds
 # What is left of the confidence of a cell unlike everything annotated: that it is of an annotated type is not likelier than not.
 MOST_OF_UNLIKE = 0.5
 
+MOST_NOVEL = 0.02  # of a batch's cells, which may raise its limit of novelty
+
 NONE_PASSES = 1.01  # a threshold above every probability
 
 
@@ -135,6 +137,16 @@ class Rule:
     weights: Weights = ()  # of the METHOD's members; empty: its prior
     floor: float = 0.0  # no threshold is below it
     borrows: bool = False  # whether types of few held-out cells borrow from the others: `borrowing_thresholds`
+    beside_novel: float = 0.0  # of the novelty that a fiftieth of a batch's cells exceed: its limit is not below it
+
+    def limit_of(self, novelty: np.ndarray) -> float:
+        """Return the novelty above which a cell of a batch, whose cells have these, float (n,), is unlike the reference; infinite if
+        that is not asked."""
+        if self.novelty_threshold is None:
+            return np.inf
+        if not self.beside_novel or not len(novelty):
+            return self.novelty_threshold
+        return max(self.novelty_threshold, self.beside_novel * float(np.quantile(novelty, 1 - MOST_NOVEL)))
 
 
 @dataclass(frozen=True)
@@ -172,7 +184,9 @@ class Predictions:
     ) -> Predictions:
         """Return what a rule makes of a model's probabilities (n_cells, K) and of novelty (n_cells,); the probabilities of
         held-out cells (m, K) and theta give the class-wise thresholds."""
-        unlike = None if rule.novelty_threshold is None or novelty is None else novelty > rule.novelty_threshold
+        unlike = None
+        if rule.novelty_threshold is not None and novelty is not None:
+            unlike = novelty > rule.limit_of(novelty)
         judged = tempered(probabilities, rule.temperature)
         if rule.threshold is not None:
             alike = np.full(len(classes), max(rule.threshold, rule.floor))

@@ -29,7 +29,7 @@ from .loop import MINIBATCH, Loss, accuracy, class_weights, hold_out, minibatche
 from .mixture import Weights
 from .neighbours import Neighbours
 from .networks import Annotator, classify, encode, no_subnormal_numbers
-from .predictions import Predictions, class_thresholds
+from .predictions import Predictions, Rule, class_thresholds
 from .state import Annotated, Cells, KnownLatents, NoveltyLimit, Reference, Settings, TargetStage, TrainingStage
 from .target import add_stage, by_nearest, predict
 
@@ -292,7 +292,7 @@ def limit_alone(model: Annotator, known: KnownLatents, settings: Settings) -> No
     return NOVELTY
 
 
-def hide_types(model: Annotator, known: KnownLatents, limit: float | None, settings: Settings) -> dict[str, float]:
+def hide_types(model: Annotator, known: KnownLatents, rule: Rule, settings: Settings) -> dict[str, float]:
     """Return nothing: how many cells of a new type would be flagged is not asked."""
     return {}
 

@@ -36,6 +36,7 @@ class NoveltyLimit:
     slope: float = 1.0  # times that
     alone: float | None = None  # what it is where no batch could be left out; None: by the held-out cells
     by_profiles: bool = False  # whether cells that resemble no type are unlike anything, too
+    beside_novel: float = 0.0  # `Rule.beside_novel`
 
 
 class AlignmentMode(StrEnum):
@@ -329,8 +330,6 @@ class Method(Annotating, Protocol):
     def limit_alone(self, model: Annotator, known: KnownLatents, settings: Settings) -> NoveltyLimit:
         """Return NOVELTY with the limit for annotated batches of which none could be left out."""
 
-    def hide_types(
-        self, model: Annotator, known: KnownLatents, limit: float | None, settings: Settings
-    ) -> dict[str, float]:
-        """Return which share of each type's cells would be flagged, by a limit of novelty, if the type were new; by name. A
-        METHOD may not ask."""
+    def hide_types(self, model: Annotator, known: KnownLatents, rule: Rule, settings: Settings) -> dict[str, float]:
+        """Return which share of each type's cells would be flagged, by a rule, if the type were new; by name. A METHOD may not
+        ask."""

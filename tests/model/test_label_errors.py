@@ -9,6 +9,7 @@ import pytest
 
 from jind_nb.model.label_errors import COLUMNS, contradictions, even_noise, other_names, suspects
 from jind_nb.model.leave_one_out import LeftOut
+from jind_nb.model.predictions import Rule
 
 CLASSES = ["B", "DC", "Mono", "NK", "T"]
 
@@ -108,14 +109,14 @@ def with_label_of_its_own(answers: list[int]) -> tuple[LeftOut, np.ndarray]:
 def test_a_batch_that_labels_coarsely_is_told_with_what_to_write() -> None:
     """Else half of the target's T cells are given a coarse label and half a fine one, and no name says why."""
     left_out, p = with_label_of_its_own([1, 3])
-    (warning,) = other_names([left_out], [p], None)
+    (warning,) = other_names([left_out], [p], Rule())
     assert "40 cells of batch 'a' are labelled 'T', as nowhere else" in warning
     assert "RENAME {DC: T, NK: T}" in warning
 
 
 def test_another_name_of_a_type_is_told_with_what_to_write() -> None:
     left_out, p = with_label_of_its_own([2])
-    (warning,) = other_names([left_out], [p], None)
+    (warning,) = other_names([left_out], [p], Rule())
     assert "calls 100.0 % of them 'Mono', which that batch lacks" in warning
     assert "RENAME {T: Mono}" in warning
 
@@ -124,12 +125,12 @@ def test_another_name_of_a_type_is_told_with_what_to_write() -> None:
 def test_a_type_that_only_one_batch_has_is_no_other_name(answers: list[int]) -> None:
     """A new type is called like its relatives, which its own batch has too."""
     left_out, p = with_label_of_its_own(answers)
-    assert other_names([left_out], [p], None) == []
+    assert other_names([left_out], [p], Rule()) == []
 
 
 def test_cells_like_nothing_the_model_knows_have_no_other_name() -> None:
     """RENAME would merge gamma cells with the macrophages, the least unlike of what a model without gamma cells knows."""
     left_out, p = with_label_of_its_own([2])
     novel = replace(left_out, novelty=np.where(left_out.y == 4, 1.0, 0.0))
-    assert other_names([novel], [p], 0.9) == []
-    assert other_names([novel], [p], 1.1) != []
+    assert other_names([novel], [p], Rule(novelty_threshold=0.9)) == []
+    assert other_names([novel], [p], Rule(novelty_threshold=1.1)) != []

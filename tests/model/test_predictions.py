@@ -225,6 +225,19 @@ def test_a_cell_unlike_the_reference_is_rejected_however_confident_and_says_so()
     assert judged.subset(np.array([2, 3])).reasons.tolist() == ["confident", "unlike reference"]
 
 
+def test_beside_clearly_new_cells_less_novel_ones_keep_their_type() -> None:
+    """Poor cells of a known type would lose it, or the limit would have to be so high that fainter new types pass it."""
+    rule, known = Rule(novelty_threshold=0.5, beside_novel=0.5), np.linspace(-0.5, 0.7, 90)
+    beside = np.concatenate([known, np.full(10, 3.0)])
+    assert rule.limit_of(known) == 0.5
+    assert rule.limit_of(beside) == 1.5
+    judged = Predictions.by(rule, ["B", "T"], *[np.tile([[0.9, 0.1]], (100, 1))] * 2, 0.05, beside)
+    assert judged.unlike is not None
+    assert np.flatnonzero(judged.unlike).tolist() == list(range(90, 100))
+    assert Rule(novelty_threshold=0.5).limit_of(beside) == 0.5
+    assert rule.limit_of(np.zeros(0)) == 0.5
+
+
 @quick
 @given(probability_tables(), st.floats(0, 0.99), st.data())
 def test_a_cell_is_confident_if_and_only_if_it_is_assigned(
