@@ -27,6 +27,7 @@ from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
 from ..core.sparse_rows import seen_columns
 from ..core.text import plural
+from ..core.threads import step_back
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
@@ -446,9 +447,12 @@ def _annotate_copy(file: _File, h5ad: Path, options: Options) -> tuple[Predicted
         If the file is wrong; the results of an earlier run are as they were then.
     """
     run, is_folder = file.run, h5ad.is_dir()
-    with whole_file(run.annotated_target) as annotated, ThreadPoolExecutor(2) as aside:
-        # These take the disk, and annotating the processor.
-        copied = None if is_folder else aside.submit(shutil.copyfile, h5ad, annotated)
+    with (
+        whole_file(run.annotated_target) as annotated,
+        ThreadPoolExecutor(1, initializer=step_back) as copying,  # when a core has nothing else to do
+        ThreadPoolExecutor(1) as aside,
+    ):
+        copied = None if is_folder else copying.submit(shutil.copyfile, h5ad, annotated)
         hashed = aside.submit(sha256, h5ad)
         checked = None if is_folder else aside.submit(read_obs_of_whole, h5ad, file.values.path)
         aside.submit(import_module, "pyarrow.parquet")  # a sixth of a second
