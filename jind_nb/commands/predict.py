@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
 from ..core.sparse_rows import seen_columns
 from ..core.text import plural
+from ..core.threads import map_ahead, step_back
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
@@ -144,7 +145,7 @@ def annotate_file(run: Run, batch_col: str | None = None) -> Predicted:
     InputError
         If the model or the file cannot be used.
     """
-    return _predicted(_recognised(run, batch_col))[0]
+    return _predicted(_recognised(run, batch_col))
 
 
 @dataclass(frozen=True)
@@ -201,8 +202,8 @@ def _recognised(run: Run, batch_col: str | None) -> _File:
     return _File(run, batch_col, model, settings, cells, plan, values)
 
 
-def _predicted(file: _File) -> tuple[Predicted, np.ndarray]:
-    """Return the annotation of all cells of a file, and their rows in an order that their values give them, int (n,)."""
+def _predicted(file: _File) -> Predicted:
+    """Return the annotation of all cells of a file."""
     plan, run = file.plan, file.run
     encoded, rows = _whole(list(file.values.results()), file.model.known)
     answer = _annotate(file, encoded, rows)
@@ -215,8 +216,9 @@ def _predicted(file: _File) -> tuple[Predicted, np.ndarray]:
     else:
         table.insert(0, BATCH, batch)
     missing = plan.features["missing"]
-    predicted = Predicted(
+    return Predicted(
         table,
+        rows,
         answer.latent,
         plan.classes,
         plan.warnings,
@@ -227,7 +229,6 @@ def _predicted(file: _File) -> tuple[Predicted, np.ndarray]:
         plan.features | {"silent": int((~encoded.here).sum()) - missing},
         answer.n_learned,
     )
-    return predicted, rows
 
 
 def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parameters:
@@ -314,9 +315,13 @@ def _whole(parts: list[_Encoded], known: KnownLatents) -> tuple[_Encoded, np.nda
     rows = np.argsort(of_cells["fingerprints"], kind="stable")
     place = np.argsort(rows)
     latent = np.empty((len(rows), parts[0].latent.shape[1]), dtype=np.float32)
-    starts = np.cumsum([0, *(len(part.latent) for part in parts)])
-    for start, part in zip(starts, parts, strict=False):
-        latent[place[start : start + len(part.latent)]] = part.latent
+    ends = np.cumsum([len(part.latent) for part in parts])
+
+    def put(at: int) -> None:
+        of_part = parts[at].latent
+        latent[place[ends[at] - len(of_part) : ends[at]]] = of_part
+
+    deque(map_ahead(put, range(len(parts))), maxlen=0)
     if values.shape[0]:
         held = of_cells["own"] if values.shape[0] < len(rows) else np.ones(len(rows), dtype=bool)
         values = values[(np.cumsum(held) - 1)[rows[held[rows]]]]
@@ -350,10 +355,10 @@ def _note_on_batches(reasons: Counter[str]) -> list[str]:
 
 @dataclass
 class _Answer:
-    """What a model says of all cells of a file, in the file's order."""
+    """What a model says of all cells of a file."""
 
-    table: pd.DataFrame
-    latent: np.ndarray  # float32 (n, d)
+    table: pd.DataFrame  # in the file's order
+    latent: np.ndarray  # float32 (n, d), in the order of the encoded cells
     notes: list[str]
     error: ExpectedError
     n_learned: int  # as in `Predicted`
@@ -415,7 +420,7 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
             n_learned, "assigned cell that the model learned from is", "assigned cells that the model learned from are"
         )
         error = replace(error, basis=f"{error.basis} {learned_from} not counted.")
-    return _Answer(table, latent[np.argsort(rows)], notes, error, n_learned)
+    return _Answer(table, latent, notes, error, n_learned)
 
 
 def _note_on_learned(n_learned: int, n_cells: int) -> str:
@@ -446,16 +451,19 @@ def _annotate_copy(file: _File, h5ad: Path, options: Options) -> tuple[Predicted
         If the file is wrong; the results of an earlier run are as they were then.
     """
     run, is_folder = file.run, h5ad.is_dir()
-    with whole_file(run.annotated_target) as annotated, ThreadPoolExecutor(2) as aside:
-        # These take the disk, and annotating the processor.
-        copied = None if is_folder else aside.submit(shutil.copyfile, h5ad, annotated)
+    with (
+        whole_file(run.annotated_target) as annotated,
+        ThreadPoolExecutor(1, initializer=step_back) as copying,  # when a core has nothing else to do
+        ThreadPoolExecutor(1) as aside,
+    ):
+        copied = None if is_folder else copying.submit(shutil.copyfile, h5ad, annotated)
         hashed = aside.submit(sha256, h5ad)
         checked = None if is_folder else aside.submit(read_obs_of_whole, h5ad, file.values.path)
         aside.submit(import_module, "pyarrow.parquet")  # a sixth of a second
-        predicted, order = _predicted(file)
+        predicted = _predicted(file)
         if options.report:
             predicted.groups = group_table_of_file(
-                predicted.table, order, file.values.some, file.values.features, run.parameters.SEED
+                predicted.table, predicted.order, file.values.some, file.values.features, run.parameters.SEED
             )
         # Parts that were not read yet may be damaged.
         adata = read_whole(h5ad) if checked is None else checked.result()

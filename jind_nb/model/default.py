@@ -651,13 +651,19 @@ def with_neighbours(own: np.ndarray, near: tuple[np.ndarray, np.ndarray]) -> np.
     positions, mutual = near
     if not len(own):
         return own.astype(np.float32)
-    shares = mutual / np.maximum(1, mutual.sum(axis=1, keepdims=True))
-    theirs = np.zeros(own.shape)
-    for j in range(positions.shape[1]):  # one neighbour at a time: all at once would be 16 times the answer's memory
-        theirs += own[positions[:, j]] * shares[:, [j]]
-    alone = ~mutual.any(axis=1, keepdims=True)
-    mixture: np.ndarray = np.where(alone, own, (1 - NEIGHBOURS_SHARE) * own + NEIGHBOURS_SHARE * theirs)
-    return mixture.astype(np.float32)
+
+    def mixture(rows: slice) -> np.ndarray:
+        shares = mutual[rows] / np.maximum(1, mutual[rows].sum(axis=1, keepdims=True))
+        theirs = np.zeros(own[rows].shape)
+        for j in range(
+            positions.shape[1]
+        ):  # one neighbour at a time: all at once would be 16 times the answer's memory
+            theirs += own[positions[rows, j]] * shares[:, [j]]
+        alone = ~mutual[rows].any(axis=1, keepdims=True)
+        mixed_in = (1 - NEIGHBOURS_SHARE) * own[rows] + NEIGHBOURS_SHARE * theirs
+        return np.where(alone, own[rows], mixed_in).astype(np.float32)
+
+    return np.concatenate(in_blocks(mixture, len(own), CELLS_AT_ONCE))
 
 
 # --- in saved models and in words --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A new file that a saved model has annotated."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ class Predicted:
     """The annotation of a new file."""
 
     table: pd.DataFrame  # `tables.predictions_table`, rows in the file's order
-    latent: np.ndarray  # float32 (n, d)
+    order: np.ndarray  # int (n,), the rows in an order that the cells' values give them
+    latent_in_order: np.ndarray  # float32 (n, d)
     classes: list[str]
     warnings: list[str]
     notes: list[str]
@@ -29,6 +31,12 @@ class Predicted:
     features: dict[str, int]  # `Plan.features`, and of the model's how many are `silent`: there, and zero in all cells
     n_learned: int  # assigned cells that the model learned from; the error is that of the others
     groups: pd.DataFrame | None = None  # `new_groups.group_table_of_file`, if they were looked for and there are any
+
+    @cached_property
+    def latent(self) -> np.ndarray:
+        """The cells' latents, float32 (n, d), in the table's order."""
+        latent: np.ndarray = self.latent_in_order[np.argsort(self.order)]
+        return latent
 
     @property
     def written(self) -> Path:

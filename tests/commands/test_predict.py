@@ -149,7 +149,7 @@ def test_a_report_tells_a_colleague_what_was_found_and_how_far_to_trust_it(
     assert "day &lt;1&gt;" in page
     assert "60 of the model's 60 are in the file, 1 of them zero in all its cells" in html.unescape(page)
     assert table["batch"].tolist() == pd.read_csv(out / "predictions.csv")["batch"].tolist() == list(new.obs["batch"])
-    assert page.count("<img") == 8
+    assert page.count("<img") == 9
     assert 'src="http' not in page
 
 
