@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
+from scipy.optimize import minimize_scalar
 
 from ..core.labels import REASONS
 from ..core.text import percent
@@ -54,7 +55,6 @@ def temperature(left_out: list[LeftOut], mode: str, weights: Weights) -> float:
     ]
     if not usable:
         return 1.0
-    from scipy.optimize import minimize_scalar  # a tenth of a second, for which `predict` need not wait
 
     def loss(log_temperature: float) -> float:
         means = [_negative_log_likelihood(p, y, np.exp(log_temperature)) for p, y in usable]
