@@ -165,7 +165,7 @@ class BothModes:
         trained = train(parameters)
         self.plan, self._settings = trained.plan, trained.settings
         self._known = target.known_latents(trained.reference)
-        self.left_out = annotate.with_limit(annotate.leave_batches_out(trained.reference), trained.reference)
+        self.left_out = annotate.leave_batches_out(trained.reference)
         cells = trained.prepared[(trained.prepared.obs["batch"] == self.plan.target).to_numpy()]
         shared = trained.reference.model
         self._annotated = annotate.annotate(shared, sparse.csr_matrix(cells.X), self._known, self._settings)

@@ -77,7 +77,7 @@ def measured(problem: Problem, hidden: str, recall: float, said: float | None) -
     problem = without(problem, hidden)
     settings = annotate.settings_of(problem.parameters)
     reference = annotate.train(problem.prepared, problem.plan, settings, keep_history=False)
-    left_out = annotate.with_limit(annotate.leave_batches_out(reference), reference)
+    left_out = annotate.leave_batches_out(reference)
     known = annotate.known_with_rules(reference, {})
     x = sparse.csr_matrix(problem.prepared.X[problem.is_target])
     novelty = annotate.annotate(reference.model, x, known, settings).novelty

@@ -33,8 +33,8 @@ def measured(problem: Problem) -> list[dict[str, object]]:
     if found is None:
         return []
     left_out = found.reindex(index=classes, columns=[*classes, UNASSIGNED], fill_value=0)
-    answers, of = whole.annotated.final.names, {name: getattr(problem, name) for name in PROBLEM}
-    of["annotated_batches"] = len(whole.reference.batches)
+    answers = whole.annotated.final.names
+    common = {name: getattr(problem, name) for name in PROBLEM} | {"annotated_batches": len(whole.reference.batches)}
     rows = []
     for name in classes:
         called, own = answers == name, problem.truth == name
@@ -44,7 +44,7 @@ def measured(problem: Problem) -> list[dict[str, object]]:
             "right": left_out.loc[name, name],
         }
         in_target = {"target_called": called.sum(), "target_own": own.sum(), "target_right": (called & own).sum()}
-        rows.append(of | {"type": name} | {key: int(n) for key, n in (in_left_out | in_target).items()})
+        rows.append(common | {"type": name} | {key: int(n) for key, n in (in_left_out | in_target).items()})
     return rows
 
 
@@ -87,7 +87,9 @@ def described(of_target: pd.Series, by: pd.Series) -> pd.DataFrame:
         {
             "types": groups.size(),
             "right in the target %": 100 * groups.mean(),
-            f"below {100 * MOSTLY_RIGHT:.0f} % there": groups.apply(lambda of: 100 * float((of < MOSTLY_RIGHT).mean())),
+            f"below {100 * MOSTLY_RIGHT:.0f} % there": groups.apply(
+                lambda shares: 100 * float((shares < MOSTLY_RIGHT).mean())
+            ),
         }
     ).round(1)
 

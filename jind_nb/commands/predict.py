@@ -1,15 +1,15 @@
 """`jind-nb predict`: annotate a new file with a saved model; only alignment trains anything."""
 
 import logging
-import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import anndata as ad
@@ -20,14 +20,14 @@ from scipy import sparse
 from .. import report
 from ..core import locks
 from ..core.code_hash import versions
-from ..core.files import sha256, whole_file, write_json
+from ..core.files import copy_until, sha256, whole_file, write_json
 from ..core.labels import NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
 from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
 from ..core.sparse_rows import seen_columns
 from ..core.text import plural
-from ..core.threads import map_ahead, step_back
+from ..core.threads import lower_priority, map_ahead
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
@@ -159,7 +159,8 @@ class _Loaded:
 
 @dataclass
 class _Encoded:
-    """What is kept in memory of some cells of a file, in the file's order, or of all, in an order that their values give them."""
+    """What is kept in memory of some cells of a file, in the file's order, or of all, in an order that their values give them (`odd` is
+    in the file's always)."""
 
     latent: np.ndarray  # float32 (n, d), of the shared encoder
     fingerprints: np.ndarray  # uint64 (n,)
@@ -398,7 +399,7 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
         if doublets is not None:
             reject_doublets(annotated, doublets.subset(cells))
         notes += [note if len(groups) == 2 else f"{group}: {note}" for note in annotated.notes]
-        if annotated.final_latent is not before:
+        if annotated.final_latent is not before:  # which may be `latent` itself, and is not needed any more
             latent[cells] = annotated.final_latent
         result = TargetResult(annotated.stages, names[cells], annotated.final_latent, None, ontology=plan.ontology)
         result.doublet_scores = None if annotated.doublets is None else annotated.doublets.score
@@ -450,40 +451,47 @@ def _annotate_copy(file: _File, h5ad: Path, options: Options) -> tuple[Predicted
     InputError
         If the file is wrong; the results of an earlier run are as they were then.
     """
-    run, is_folder = file.run, h5ad.is_dir()
+    run, is_folder, stop = file.run, h5ad.is_dir(), Event()
     with (
         whole_file(run.annotated_target) as annotated,
-        ThreadPoolExecutor(1, initializer=step_back) as copying,  # when a core has nothing else to do
+        ThreadPoolExecutor(1, initializer=lower_priority) as copying,  # when a core has nothing else to do
         ThreadPoolExecutor(1) as aside,
     ):
-        copied = None if is_folder else copying.submit(shutil.copyfile, h5ad, annotated)
-        hashed = aside.submit(sha256, h5ad)
-        checked = None if is_folder else aside.submit(read_obs_of_whole, h5ad, file.values.path)
-        aside.submit(import_module, "pyarrow.parquet")  # a sixth of a second
-        predicted = _predicted(file)
-        if options.report:
-            predicted.groups = group_table_of_file(
-                predicted.table, predicted.order, file.values.some, file.values.features, run.parameters.SEED
-            )
-        # Parts that were not read yet may be damaged.
-        adata = read_whole(h5ad) if checked is None else checked.result()
-        log.info("writing")
-        set_aside = previous.set_aside if run.manifest.exists() else previous.discard
-        set_aside(run, keep=set())
-        log_to(run.log)
-        finished = aside.submit(_annotate_obs, annotated, copied, predicted, adata)
-        _write_tables(predicted, options)
-        finished.result()
-        return predicted, hashed.result()
+        try:
+            copied = None if is_folder else copying.submit(copy_until, stop, h5ad, annotated)
+            hashed = aside.submit(sha256, h5ad)
+            checked = None if is_folder else aside.submit(read_obs_of_whole, h5ad, file.values.path)
+            aside.submit(import_module, "pyarrow.parquet")  # a sixth of a second
+            predicted = _predicted(file)
+            if options.report:
+                predicted.groups = group_table_of_file(
+                    predicted.table, predicted.order, file.values.some, file.values.features, run.parameters.SEED
+                )
+            # Whatever is wrong is told before earlier results are moved: parts not read yet may be damaged, the disk full.
+            adata = read_whole(h5ad) if checked is None else checked.result()
+            if copied is not None:
+                copied.result()
+            log.info("writing")
+            set_aside = previous.set_aside if run.manifest.exists() else previous.discard
+            set_aside(run, keep=set())
+            log_to(run.log)
+            finished = aside.submit(_annotate_obs, annotated, predicted, adata, is_copy=not is_folder)
+            _write_tables(predicted, options)
+            finished.result()
+            return predicted, hashed.result()
+        except BaseException:  # Ctrl-C too: nobody waits for what is of no use any more
+            stop.set()
+            aside.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _annotate_obs(to: Path, copied: Future[Path] | None, predicted: Predicted, adata: ad.AnnData) -> None:
+def _annotate_obs(to: Path, predicted: Predicted, adata: ad.AnnData, *, is_copy: bool) -> None:
     """Write the annotation into the copy of the file, or all of `adata` where none was made."""
     annotate_obs(adata, predicted.table, predicted.classes, predicted.latent)
-    if copied is None:
-        write_cells(to, adata)
+    if is_copy:
+        put_tables(to, adata)
     else:
-        put_tables(copied.result(), adata)
+        write_cells(to, adata)
 
 
 def _write_tables(predicted: Predicted, options: Options) -> None:
@@ -522,15 +530,17 @@ def _write_about(predicted: Predicted, hashed: str, options: Options, begun: flo
 
 @contextmanager
 def _nothing_left_if_refused(folder: Path) -> Iterator[None]:
-    """Hold an output folder's lock; if the file turns out to be wrong, leave the folder as it was, or none."""
+    """Hold an output folder's lock; if the file turns out to be wrong, or nothing was written, leave the folder as it was, or none."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     with locks.held(folder):
         try:
             yield
-        except InputError:
-            (folder / locks.LOCK).unlink()
-            for path in made:
-                path.rmdir()
+        except BaseException as error:
+            with suppress(OSError):  # the folder is gone, or somebody else writes into one above it
+                if isinstance(error, InputError) or {path.name for path in folder.iterdir()} == {locks.LOCK}:
+                    (folder / locks.LOCK).unlink()
+                for path in made:
+                    path.rmdir()
             raise
 
 

@@ -20,7 +20,7 @@ from .locks import OURS
 
 FULL = 65_536  # bytes free: below, a failed write is taken for a full disk, which torch and h5py do not always say
 
-PIECE = 2**25  # bytes hashed at once: after each, a thread waits until another one lets it go on
+PIECE = 2**25  # bytes hashed or copied at once: after each, a thread waits until another one lets it go on
 
 _begun: dict[str, Future[str]] = {}  # `signature` -> what `hash_ahead` finds
 
@@ -53,6 +53,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copy_until(stop: threading.Event, file: Path, to: Path) -> None:
+    """Copy a file, piece by piece; stop half-way if another thread says so. Where the disk can, both files share what they hold."""
+    with file.open("rb", buffering=0) as source, to.open("wb") as copy:
+        if hasattr(os, "copy_file_range"):  # on Linux
+            with suppress(OSError):  # of disks that cannot; whatever else is wrong is told below
+                while not stop.is_set() and os.copy_file_range(source.fileno(), copy.fileno(), PIECE):
+                    pass
+        while not stop.is_set() and copy.write(source.read(PIECE)):
+            pass
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
@@ -40,11 +41,12 @@ def one_blas_thread(function: Callable[Arguments, Result]) -> Callable[Arguments
     return limited
 
 
-def step_back() -> None:
-    """Let the other threads of this process go before this one, where the system knows how: it then works where a core has nothing
-    else to do, or a tenth of the time of one that has."""
-    if sys.platform == "linux":  # elsewhere priorities are a process's
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + LOWER)
+def lower_priority() -> None:
+    """Let all other threads go before this one, those of other processes too, where the system allows it: it then works where a core
+    has nothing else to do, or a tenth of the time of one that has."""
+    if sys.platform == "linux":  # elsewhere a priority is a process's
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + LOWER)
 
 
 def map_ahead(function: Callable[[Thing], Result], things: Iterable[Thing]) -> Iterator[Result]:

@@ -91,7 +91,7 @@ def calibrate(reference: Reference) -> dict[str, Calibration]:
     """Return, for each alignment mode, what left-out annotated batches taught; nothing where the METHOD leaves none out."""
     if not reference.settings.calibrate:
         return {}
-    left_out = with_limit(leave_batches_out(reference), reference)
+    left_out = leave_batches_out(reference)
     calibrations = calibrate_modes(left_out, reference.settings, len(reference.batches))
     reference.suspects = suspect_labels(left_out, calibrations)
     if not calibrations:
@@ -165,6 +165,10 @@ def leave_batches_out(reference: Reference) -> list[LeftOut]:
     Up to nine batches are left out, in as many trainings as the METHOD can afford. With a single annotated batch its held-out
     cells stand in for a left-out batch.
     """
+    return _with_limit(_leave_batches_out(reference), reference)
+
+
+def _leave_batches_out(reference: Reference) -> list[LeftOut]:
     names, seed = list(reference.batches), reference.settings.seed
     groups = folds(names, reference.settings.method.MOST_TRAININGS, seed)
     if not groups:
@@ -182,9 +186,9 @@ def leave_batches_out(reference: Reference) -> list[LeftOut]:
     return [by_name[name] for name in names if name in by_name]
 
 
-def with_limit(left_out: list[LeftOut], reference: Reference) -> list[LeftOut]:
-    """Return left-out batches that know where the limit of novelty is if none of them can tell."""
-    if any(tells_a_limit(batch) for batch in left_out):
+def _with_limit(left_out: list[LeftOut], reference: Reference) -> list[LeftOut]:
+    """Return left-out batches that know where the limit of novelty is where none can tell: one is judged by the others alone."""
+    if sum(tells_a_limit(batch) for batch in left_out) > 1:
         return left_out
     limit = reference.settings.method.limit_alone(reference.model, known_latents(reference), reference.settings)
     return [replace(batch, limit=limit) for batch in left_out]

@@ -40,7 +40,7 @@ ALONE_TEMPERATURE, ALONE_FLOOR = 0.7, 0.8
 # What these fields are called in the JSON of saved models.
 JSON_NAMES = {"novelty_threshold": "most_novel", "threshold_cap": "enough"}
 FEWEST_FOR_A_LIMIT = 50  # cells of known types in a left-out batch: a fiftieth of them is asked for
-HIGHEST_LIMIT = 2.0  # of novelty; saved models hold no higher one
+HIGHEST_LIMIT = 2.0  # of novelty; saved models hold no higher one, but a batch's own cells may raise it
 
 
 def temperature(left_out: list[LeftOut], mode: str, weights: Weights) -> float:
@@ -306,13 +306,13 @@ def calibrate(
 
 def novelty_threshold(left_out: list[LeftOut]) -> float | None:
     """Return the limit of novelty by that which a share of the left-out cells of types their model knew exceed, each batch counted
-    alike: `NoveltyLimit`. A batch of which only a handful of cells could be known is not asked, if the METHOD has a limit without."""
+    alike: `NoveltyLimit`. A batch of which only a handful of cells could be known is not asked, if there is a limit without."""
     limit = left_out[0].limit
     could = [batch.novelty[batch.could_be_known] for batch in left_out]
     if limit.alone is not None and any(len(of_batch) for of_batch in could):
         could = [of_batch for batch, of_batch in zip(left_out, could, strict=True) if tells_a_limit(batch)]
         if not could:
-            return limit.alone
+            return min(limit.alone, HIGHEST_LIMIT)
     novelty = [of_batch for of_batch in could if len(of_batch)]
     if not novelty:
         return None
@@ -401,10 +401,10 @@ def _right(batch: LeftOut, mode: str, rule: Rule) -> np.ndarray:
 
 
 def _judged(batch: LeftOut, mode: str, rule: Rule, theta: float) -> Predictions:
-    """Return what a rule makes of the cells whose type could be known."""
-    known, held_out = batch.could_be_known, mixed(batch.held_out[mode], rule.weights)
-    probabilities = _mixed(batch, mode, rule.weights)[known]
-    return Predictions.by(rule, batch.classes, probabilities, held_out, theta, batch.novelty[known])
+    """Return what a rule makes of the cells whose type could be known, beside all others of the batch."""
+    held_out, probabilities = mixed(batch.held_out[mode], rule.weights), _mixed(batch, mode, rule.weights)
+    judged = Predictions.by(rule, batch.classes, probabilities, held_out, theta, batch.novelty)
+    return judged.subset(batch.could_be_known)
 
 
 def _answers(batch: LeftOut, mode: str, rule: Rule, theta: float) -> Counter[tuple[int, int]]:

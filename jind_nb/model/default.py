@@ -43,16 +43,15 @@ from .new_types import (
     BESIDE_NOVEL,
     EASIER,
     FLOOR,
-    SHARE_ABOVE,
     SLOPE,
     START,
     AnnotatedSpace,
     Compared,
     hide_in_turn,
-    in_place,
+    novelty_of_annotated,
 )
 from .pca import principal_axes
-from .predictions import Rule
+from .predictions import SHARE_ABOVE, Rule
 from .state import (
     Annotated,
     Cells,
@@ -548,7 +547,7 @@ def limit_alone(model: Annotator, known: KnownLatents, settings: Settings) -> No
     """Return NOVELTY with the limit for annotated batches of which none could be left out: by their cells where they lie."""
     columns = near_columns(known.latent.shape[1])
     shares = classify(model.classifier, known.latent, settings.device)
-    found = in_place(known.latent.astype(np.float64), known.batch, known.y, shares, columns)
+    found = novelty_of_annotated(known.latent.astype(np.float64), known.batch, known.y, shares, columns)
     return NOVELTY if found is None else replace(NOVELTY, alone=max(FLOOR, START + SLOPE * (found + EASIER)))
 
 

@@ -30,13 +30,13 @@ from ..core.sparse_rows import product, sums_and_squares
 from ..core.subsample import subsample
 from .in_blocks import in_blocks
 from .neighbours import CELLS_A_NEIGHBOUR, Neighbours, nearest
+from .predictions import SHARE_ABOVE
 
-# The limit: what a share of left-out cells of known types exceed, times SLOPE, added to START; but not below FLOOR. Where no batch
-# could be left out, it is computed from what the same share of annotated cells exceed where they lie (`in_place`), and as much more as
-# that is an easier test. ALONE where these are too few as well.
-SHARE_ABOVE, START, SLOPE, FLOOR, ALONE = 0.02, 0.38, 0.6, 0.3, 0.94
-EASIER = 0.1
-BESIDE_NOVEL = 0.5  # of what the same share of the target's own cells exceed: the limit is not below it
+# The limit: what SHARE_ABOVE of left-out cells of known types exceed, times SLOPE, added to START; but not below FLOOR. Where no batch
+# could be left out, annotated cells stand in where they lie (`novelty_of_annotated`), and ALONE is the limit where these are too few.
+START, SLOPE, FLOOR, ALONE = 0.38, 0.6, 0.3, 0.94
+EASIER = 0.1  # is added to what they exceed: it is easier to recognise them than cells of a new batch
+BESIDE_NOVEL = 0.5  # of what SHARE_ABOVE of the target's own cells exceed: the limit is not below it
 MOST_ANNOTATED = 4_000  # that components, types and their spread are computed from
 FEWEST_OF_A_TYPE = 100
 # Cells that an annotated cell claims; how far the claims of a type follow its share of the batch (0: not, 1: wholly); rounds in which
@@ -59,6 +59,7 @@ LEAST_CORRELATION = 0.1
 MOST_COMPARED = 2_000  # annotated cells that the limit comes from
 # Of hiding each annotated type in turn: cells of a batch and of the others, batches a type is hidden in, types, cells it needs.
 MOST_OF_A_BATCH, MOST_OF_OTHERS, BATCHES_A_TYPE, MOST_TYPES, FEWEST_HIDDEN = 500, 2_000, 2, 60, 10
+MOST_BATCHES = 9  # whose annotated cells are asked how novel they are
 MOST_HIDDEN = 0.5  # share of the batch that a hidden type makes up: of a batch of new types alone nothing is known
 ENOUGH_CELLS = 50  # in which a feature without any value is one that the file lacks
 
@@ -262,18 +263,19 @@ def hide_in_turn(
     return found
 
 
-def in_place(
+def novelty_of_annotated(
     latent: np.ndarray, batch: np.ndarray, y: np.ndarray, shares: np.ndarray, near: np.ndarray
 ) -> float | None:
-    """Return the novelty that a share of annotated cells exceed, each batch compared with the others: the mean over batches.
+    """Return the novelty that SHARE_ABOVE of annotated cells exceed where they lie, each batch compared with the others: the mean over
+    batches, nine at most. Of a single batch one half is compared with the other.
 
-    Of a single batch one half is compared with the other. Nothing is learned anew, as in `hide_in_turn`, and the parameters are
-    those; None where no batch has ten cells of types that the others have.
+    Nothing is learned anew, as in `hide_in_turn`, and the parameters are those; None where the others have a single type, or
+    no batch has ten cells of their types.
     """
     if len(np.unique(batch)) == 1:
         batch = np.random.default_rng(0).integers(0, 2, len(batch))
     found = []
-    for one in np.unique(batch):
+    for one in np.unique(batch)[:MOST_BATCHES]:
         here, elsewhere = np.flatnonzero(batch == one), np.flatnonzero(batch != one)
         here = here[subsample(len(here), MOST_OF_A_BATCH, 0)]
         elsewhere = elsewhere[subsample(len(elsewhere), MOST_OF_OTHERS, 0)]

@@ -19,7 +19,7 @@ SUREST = 1e-6  # from 0 and 1, of which there are no log odds
 # What is left of the confidence of a cell unlike everything annotated: that it is of an annotated type is not likelier than not.
 MOST_OF_UNLIKE = 0.5
 
-MOST_NOVEL = 0.02  # of a batch's cells, which may raise its limit of novelty
+SHARE_ABOVE = 0.02  # of cells: what they exceed in novelty tells where the limit is
 
 NONE_PASSES = 1.01  # a threshold above every probability
 
@@ -146,7 +146,7 @@ class Rule:
             return np.inf
         if not self.beside_novel or not len(novelty):
             return self.novelty_threshold
-        return max(self.novelty_threshold, self.beside_novel * float(np.quantile(novelty, 1 - MOST_NOVEL)))
+        return max(self.novelty_threshold, self.beside_novel * float(np.quantile(novelty, 1 - SHARE_ABOVE)))
 
 
 @dataclass(frozen=True)

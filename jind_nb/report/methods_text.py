@@ -11,6 +11,7 @@ from ..core.resources import templates
 from ..data.plan import Plan
 from ..model.annotate import METHODS
 from ..model.new_types import CLAIM_WEIGHT, CLAIMED
+from ..model.predictions import SHARE_ABOVE
 from ..results.summary import alignment_reason
 from ..results.target import TargetResult, target_calibration
 from ..runs.folder import Run
@@ -52,7 +53,7 @@ def methods(
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,
         "calibration": target_calibration(training, result), "alignment_reason": alignment_reason,
         "learning": METHODS[method].describe(result.latent.shape[1], epochs, 1 + len(training["intermediates"])),
-        "CLAIMED": CLAIMED, "CLAIM_WEIGHT": CLAIM_WEIGHT,
+        "CLAIMED": CLAIMED, "CLAIM_WEIGHT": CLAIM_WEIGHT, "SHARE_ABOVE": SHARE_ABOVE,
         "most_cells": DATA_RULES[run.parameters.METHOD].most_cells, "steps": METHODS[method],
     }  # fmt: skip
     module: Any = templates().get_template("methods.txt.j2").make_module(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
 import re
@@ -22,6 +23,7 @@ from sklearn.metrics import roc_auc_score
 from jind_nb.commands import predict
 from jind_nb.core.files import sha256
 from jind_nb.core.labels import UNASSIGNED
+from jind_nb.core.locks import LOCK
 from jind_nb.data import chunks, layers
 from jind_nb.model import default, fit, loop, neighbours, reference
 from tests.conftest import Answer, Whole
@@ -276,6 +278,29 @@ def test_a_file_damaged_where_nothing_looks_is_refused_before_anything_is_writte
         assert "cannot be read whole" in done.err
     assert not (tmp_path / "no").exists()
     assert _files(earlier) == written
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+def test_a_disk_that_is_full_leaves_earlier_predictions_where_they_are(
+    run_folder: Path, tmp_path: Path, jind_nb: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of the file takes most room: that it failed must be known before anything is moved."""
+    simulated({"e": {"B": 20, "T": 20, "NK": 20}}, seed=0).write_h5ad(tmp_path / "new.h5ad")
+    model, earlier = run_folder / "trained_models", tmp_path / "earlier"
+    assert jind_nb("predict", model, tmp_path / "new.h5ad", "--output-path", earlier).status == 0
+    written = _files(earlier)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(predict, "copy_until", full)
+    for output in (earlier, tmp_path / "no"):
+        done = jind_nb("predict", model, tmp_path / "new.h5ad", "--output-path", output)
+        assert done.status == 1, done.out
+        assert "The disk is full" in done.err
+    assert not (tmp_path / "no").exists()
+    assert {path: held for path, held in _files(earlier).items() if path.name != LOCK} == written
 
 
 def _files(folder: Path) -> dict[Path, bytes]:

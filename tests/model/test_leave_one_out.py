@@ -140,12 +140,11 @@ def test_a_single_batch_s_held_out_cells_stand_in(tmp_path: Path, method: str) -
 def test_the_limit_of_novelty_of_a_single_batch_is_of_its_own_data(tmp_path: Path, method: str) -> None:
     """Its held-out cells say nothing of another batch, and data differ: one limit for all flagged no new type in some."""
     reference = reference_of(tmp_path, {"a": TYPES}, METHOD=method)
-    (one,) = annotate.with_limit(leave_batches_out(reference), reference)
+    (one,) = leave_batches_out(reference)
     assert (one.limit != reference.settings.method.NOVELTY) == (method == "default")
     (tmp_path / "two").mkdir()
     two = reference_of(tmp_path / "two", {"a": {"B": 60, "T": 60}, "b": {"B": 60, "T": 60}}, METHOD=method)
-    left_out = annotate.with_limit(leave_batches_out(two), two)
-    assert all(batch.limit == two.settings.method.NOVELTY for batch in left_out)
+    assert [batch.limit for batch in leave_batches_out(two)] == [two.settings.method.NOVELTY] * 2
 
 
 def test_large_batches_are_cut_to_the_cells_that_may_be_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

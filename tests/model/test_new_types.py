@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from jind_nb.model.new_types import ALONE, AnnotatedSpace, Compared, Profiles, hide_in_turn, in_place
+from jind_nb.model.new_types import ALONE, AnnotatedSpace, Compared, Profiles, hide_in_turn, novelty_of_annotated
 
 D = 40  # of a latent: two blocks of 20
 NEAR = np.arange(D)
@@ -170,10 +170,10 @@ def test_annotated_cells_where_they_lie_tell_how_novel_known_types_are(means: np
     """A single annotated batch cannot be left out: with one limit for all data, no cell of accessibility data was flagged."""
     y = np.tile(np.arange(4), 100)
     latent, shares = cells(means, y, 5), np.eye(4)[y]
-    one = in_place(latent, np.zeros(400, int), y, shares, NEAR)
+    one = novelty_of_annotated(latent, np.zeros(400, int), y, shares, NEAR)
     odd = (np.arange(400) < 20)[:, None] * means[4]
-    two = in_place(latent + odd, np.arange(400) // 200, y, shares, NEAR)
+    two = novelty_of_annotated(latent + odd, np.arange(400) // 200, y, shares, NEAR)
     assert one is not None
     assert two is not None
     assert 0 < one < 0.5 < two
-    assert in_place(latent[:12], np.zeros(12, int), y[:12], shares[:12], NEAR) is None
+    assert novelty_of_annotated(latent[:12], np.zeros(12, int), y[:12], shares[:12], NEAR) is None

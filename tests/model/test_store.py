@@ -29,7 +29,7 @@ from jind_nb.model.annotate import leave_batches_out
 from jind_nb.model.calibration import Calibration, alignment_in_words, calibrate_modes
 from jind_nb.model.default import Offset
 from jind_nb.model.networks import Annotator, classify, encode
-from jind_nb.model.new_types import ALONE
+from jind_nb.model.new_types import ALONE, BESIDE_NOVEL
 from jind_nb.model.predictions import Predictions, class_thresholds, tempered, within
 from jind_nb.model.reference import Adapter
 from jind_nb.model.state import AlignmentMode, Annotated, KnownLatents, Reference
@@ -534,3 +534,17 @@ def test_a_model_whose_limit_is_of_an_older_score_has_the_limit_of_one_batch_at_
     _, known = store.annotate_with_model(older, saved.x, settings, recall_own=False)
     limits = {rule.novelty_threshold for rule in known.rules.values()}
     assert limits <= ({0.1} if is_reference(saved.reference.settings) else {ALONE})
+
+
+def test_a_saved_model_knows_that_its_limit_is_higher_beside_very_novel_cells(saved: Saved, tmp_path: Path) -> None:
+    """Else `predict` would flag other cells than the run; a model that was saved before that goes on as it did."""
+    of_method = 0.0 if is_reference(saved.reference.settings) else BESIDE_NOVEL
+    older = shutil.copytree(saved.folder, tmp_path / "older")
+    description = read_model_json(older)
+    for rule in description["calibration"].values():
+        del rule["beside_novel"]
+    write_model_json(older, description)
+    settings = replace(saved.reference.settings, align=False)
+    for folder, expected in ((saved.folder, of_method), (older, 0.0)):
+        _, known = store.annotate_with_model(folder, saved.x, settings, recall_own=False)
+        assert {rule.beside_novel for rule in known.rules.values()} <= {expected}
