@@ -54,6 +54,7 @@ def test_default_leaves_batches_out_one_at_a_time_and_reference_trains_three_tim
     monkeypatch.setattr(annotate, "train_without", lambda reference, group: groups.append(group) or reference)
     monkeypatch.setattr(annotate, "annotate", lambda *_: None)
     monkeypatch.setattr(annotate, "left_out_batch", lambda name, *_: LeftOut(name, [], *[None] * 6))
+    monkeypatch.setattr(annotate, "_with_limit", lambda left_out, _: left_out)
     reference = reference_of(tmp_path, dict.fromkeys(("a", "b", "d", "e", "f"), TYPES), METHOD=method)
     done = leave_batches_out(reference)
     assert len(groups) == trainings
