@@ -333,7 +333,7 @@ def _guess_roles(
             values["SOURCE_DATASET_NAME"] = best.index[0]
             why["SOURCE_DATASET_NAME"] = (
                 f"the annotated batch with the most cell types ({best['types'].iloc[0]} of {(enough.sum() > 0).sum()}) "
-                "and then the most cells; if you leave it out, it is chosen by trial"
+                "and then the most cells; if you leave it out, METHOD default chooses it so too, and METHOD reference by trial"
             )
 
 

@@ -349,8 +349,9 @@ def _note_on_batches(reasons: Counter[str]) -> list[str]:
     if unlike <= MANY * n:
         return []
     return [
-        f"{unlike:,} of {n:,} cells are unlike all annotated ones. If the file's cells are of several batches, name their "
-        "column (--batch-col; in Python batch_key): what is unusual is seen beside cells of the same batch."
+        f"{unlike:,} of {n:,} cells are unlike all annotated ones, perhaps of a new cell type (--report shows them as groups). If the "
+        "file's cells are of several batches, name their column (--batch-col; in Python batch_key): what is unusual is seen beside "
+        "cells of the same batch."
     ]
 
 
@@ -416,6 +417,8 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
     if encoded.learned.any():
         notes.append(_note_on_learned(int(encoded.learned.sum()), len(table)))
     error = pooled_error(errors) if errors else ExpectedError(None, None, NOTHING_NEW)
+    if n_learned and errors and not any(n_new for _, n_new in errors.values()):
+        error = ExpectedError(None, None, "Of the cells that are new to the model none was assigned.")
     if errors and n_learned:
         learned_from = plural(
             n_learned, "assigned cell that the model learned from is", "assigned cells that the model learned from are"

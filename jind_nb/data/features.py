@@ -50,6 +50,11 @@ GENES_ADVICE = (
     "of var. If one batch was measured on a small panel on purpose, cut the others to that panel."
 )
 
+MODEL_ADVICE = (
+    "A saved model needs half of its features. GENE_COL names another column of var. If the file has no more of them, train a model "
+    "on the features that both have: jind-nb run, with the file as the target."
+)
+
 NAMES_SHOWN = 10
 
 REMEMBERED = 8  # lists of names
@@ -387,4 +392,7 @@ def missing_features_warnings(
     )
     if share >= refuse_below or (enough is not None and there >= enough):
         return [message]
-    raise InputError(f"{message} {PEAKS_ADVICE if names_type(wanted) == 'peaks' else GENES_ADVICE}")
+    advice = (
+        PEAKS_ADVICE if names_type(wanted) == "peaks" else MODEL_ADVICE if refuse_below > REFUSE_BELOW else GENES_ADVICE
+    )
+    raise InputError(f"{message} {advice}")

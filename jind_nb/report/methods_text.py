@@ -10,6 +10,7 @@ from ..core.model_json import read_model_json
 from ..core.resources import templates
 from ..data.plan import Plan
 from ..model.annotate import METHODS
+from ..model.expected_error import expected_error
 from ..model.new_types import CLAIM_WEIGHT, CLAIMED
 from ..model.predictions import SHARE_ABOVE
 from ..results.summary import alignment_reason
@@ -48,10 +49,11 @@ def methods(
     """
     model = _model(run)
     method = model["training"]["METHOD"]
+    calibration = target_calibration(training, result)
     epochs = None if run.parameters.PRETRAINED_MODEL_PATH else run.parameters.EPOCHS
     values = {
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,
-        "calibration": target_calibration(training, result), "alignment_reason": alignment_reason,
+        "calibration": calibration, "stated": expected_error(result.final, calibration), "alignment_reason": alignment_reason,
         "learning": METHODS[method].describe(result.latent.shape[1], epochs, 1 + len(training["intermediates"])),
         "CLAIMED": CLAIMED, "CLAIM_WEIGHT": CLAIM_WEIGHT, "SHARE_ABOVE": SHARE_ABOVE,
         "most_cells": DATA_RULES[run.parameters.METHOD].most_cells, "steps": METHODS[method],

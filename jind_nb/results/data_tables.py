@@ -7,7 +7,7 @@ from ..data.plan import Plan
 # Of which features `Plan.overlap` says in which cells they have a value; of the others, whether the file has them.
 OF_VALUES = ("kept, seen at all", "that vary most, measured in it")
 
-LACKING = ("not in the file", "zero in all cells")  # columns of `overlap_table`
+LACKING = ("not in the file", "zero though expected")  # columns of `overlap_table`
 
 
 def batch_table(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
@@ -50,7 +50,7 @@ def matrices_table(plan: Plan) -> pd.DataFrame:
 
 def overlap_table(plan: Plan) -> pd.DataFrame:
     """Return how many of the wanted features each batch has, and by name the first few that its file does not have, and those that
-    are there and zero in all its cells."""
+    are there and zero in all its cells though the other batches' rates say otherwise."""
     table = pd.DataFrame(plan.overlap).set_index("batch")
     table = table.rename(columns={"there": "found", "of": "expected", "%": "found %"})
     is_silent = table["features"].isin(OF_VALUES)

@@ -20,15 +20,17 @@ RESOLUTION = 0.5  # coarse: a few groups, not many
 FEWEST_CELLS = 10  # of a group that is shown
 MOST_GROUPS, MARKERS = 10, 8
 MOST_GROUPED, MOST_COMPARED = 3_000, 200  # cells of a file that are held: with those beside ten types 5,000
+ALL_OTHERS = "all other cells"
 NO_GROUPS = f"No group of {FEWEST_CELLS} or more of the target's cells is unlike all annotated cells."
 
 
 def group_table(prepared: ad.AnnData, target: str, result: TargetResult, seed: int) -> pd.DataFrame | None:
     """Return a row for each group of the target's cells that are `unlike reference`, the largest first; None if there is none.
 
-    Columns: `cells`, `nearest type` (the most frequent among the group's most probable types), and `higher` and `lower` than in
-    the target's own cells of that type, or in the annotated ones where it has fewer than ten: the features that set the group apart
-    most, in standard deviations. (Annotated cells differ from all of the target's, by the protocol too.)
+    Columns: `cells`, `nearest type` (the most frequent among the group's most probable types), `compared with`, and `higher` and
+    `lower` than in these: the features that set the group apart most, in standard deviations. Compared are the target's own cells of
+    that type; the annotated ones where it has fewer than ten (which differ from all of the target's, by the protocol too); and
+    all other cells of the target where these are fewer too.
 
     Parameters
     ----------
@@ -38,9 +40,13 @@ def group_table(prepared: ad.AnnData, target: str, result: TargetResult, seed: i
     flagged, rows = np.flatnonzero(result.reasons == UNLIKE), target_rows(prepared, target)
     x, types = sparse.csr_matrix(prepared.X), prepared.obs["cell_type"].astype(object).to_numpy()
 
-    def others(name: str) -> sparse.csr_matrix:
-        own = rows[result.names == name]
-        return x[types == name] if len(own) < FEWEST_CELLS and (types == name).any() else x[own]
+    def others(name: str) -> tuple[str, sparse.csr_matrix]:
+        own, annotated = rows[result.names == name], np.flatnonzero(types == name)
+        if len(own) >= FEWEST_CELLS:
+            return name, x[own]
+        if len(annotated) >= FEWEST_CELLS:
+            return f"annotated {name}", x[annotated]
+        return ALL_OTHERS, x[rows[result.reasons != UNLIKE]]
 
     return _table(x[rows[flagged]], result.final.raw[flagged], others, prepared.var_names, seed)
 
@@ -53,9 +59,9 @@ def group_table_of_file(
     seed: int,
 ) -> pd.DataFrame | None:
     """Return `group_table` of a file that is too large to hold, and has no annotated cells: of at most 3,000 of its cells that are
-    unlike all annotated ones, beside at most 200 of each nearest type.
+    unlike all annotated ones, beside at most 200 of each nearest type, and of all others where the file has fewer than ten of it.
 
-    Where the file has fewer than ten cells of a nearest type, `higher` and `lower` are empty.
+    Where the file has no others, `higher` and `lower` are empty.
 
     Parameters
     ----------
@@ -76,13 +82,16 @@ def group_table_of_file(
     if len(flagged) < FEWEST_CELLS:
         return None
     nearest = pd.Series(raw[flagged]).value_counts().index[:MOST_GROUPS]
-    own = {name: drawn(names == name, MOST_COMPARED) for name in nearest}
-    rows = np.unique(np.concatenate([flagged, *own.values()]))
+    of_types = {name: drawn(names == name, MOST_COMPARED) for name in nearest}
+    compared = {name: of_type for name, of_type in of_types.items() if len(of_type) >= FEWEST_CELLS}
+    if len(compared) < len(of_types):
+        compared[ALL_OTHERS] = drawn(reason != UNLIKE, MOST_COMPARED)
+    rows = np.unique(np.concatenate([flagged, *compared.values()]))
     x = read(rows)
 
-    def others(name: str) -> sparse.csr_matrix:
-        of_type = own.get(name, np.empty(0, dtype=int))
-        return x[np.searchsorted(rows, of_type if len(of_type) >= FEWEST_CELLS else of_type[:0])]
+    def others(name: str) -> tuple[str, sparse.csr_matrix]:
+        which = name if name in compared else ALL_OTHERS
+        return which, x[np.searchsorted(rows, compared.get(which, rows[:0]))]
 
     return _table(x[np.searchsorted(rows, flagged)], raw[flagged], others, features, seed)
 
@@ -90,7 +99,7 @@ def group_table_of_file(
 def _table(
     x: sparse.csr_matrix,
     raw: np.ndarray,
-    others: Callable[[str], sparse.csr_matrix],
+    others: Callable[[str], tuple[str, sparse.csr_matrix]],
     features: pd.Index,
     seed: int,
 ) -> pd.DataFrame | None:
@@ -101,7 +110,7 @@ def _table(
     x, raw
         Values (n, p) and most probable types, objects (n,), of the cells unlike all annotated ones.
     others
-        Returns the values of the cells of a type that a group is compared with, (m, p); without any it is compared with none.
+        Returns what a group whose nearest type is the given one is compared with, in words and their values (m, p).
     """
     if x.shape[0] < FEWEST_CELLS:
         return None
@@ -112,13 +121,14 @@ def _table(
         if here.sum() < FEWEST_CELLS or len(rows) == MOST_GROUPS:
             continue
         nearest = pd.Series(raw[here]).mode().iloc[0]
-        beside = others(nearest)
+        which, beside = others(nearest)
         apart = standardised_difference(x[here], beside) if beside.shape[0] else np.zeros(x.shape[1])
         order = np.argsort(-apart, kind="stable")
         best, last = order[:MARKERS], order[::-1][:MARKERS]
         rows[f"group {len(rows) + 1}"] = {
             "cells": int(here.sum()),
             "nearest type": nearest,
+            "compared with": which if beside.shape[0] else "",
             "higher": listing(features[best[apart[best] > 0]], MARKERS, quoted=False),
             "lower": listing(features[last[apart[last] < 0]], MARKERS, quoted=False),
         }

@@ -42,6 +42,7 @@ FEW_ASSIGNED, SMALL_SHARE = 5, 0.01
 
 MUCH_REJECTED = 0.3
 
+MANY_BESIDE = 5  # cells unlike all annotated ones and nearest to a type, beside which more may be called so
 MOST_NEAREST = 3  # types that are named as the nearest of cells unlike all annotated ones
 
 ASSIGNED_CELLS = "the assigned cells"
@@ -398,6 +399,9 @@ def _doubt_of_unlike(
     if labels is not None and (known := pd.notna(labels[unlike])).any():
         of_annotated = int(np.isin(labels[unlike][known], classes).sum())
         text += f" By the file's labels, {of_annotated:,} of {plural(int(known.sum()), 'labelled one')} are of annotated types."
+    n_called = int(table.loc[first, "assigned"])
+    if nearest.iloc[0] >= MANY_BESIDE and n_called:
+        text += f" If they are of a new type, more of it may be among the {plural(n_called, 'cell that was', 'cells that were')} called {first}."
     return {text: [plural(int(unlike.sum()), "Unassigned cell is", "Unassigned cells are")]}
 
 
@@ -425,8 +429,13 @@ def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
 def _absent_types(table: pd.DataFrame, types: Sequence[str]) -> dict[str, Sequence[str]]:
     absent = [name for name in table.index[_most_like(table) == 0] if not types or name in types]
     unlike = [name for name in absent if table.loc[name, "unlike"]]
+    training = table["training_cells"].astype(float)
+
+    def told(name: str) -> str:
+        return f"{name} (learned from {plural(int(training[name]), 'cell')})" if training[name] < FEW_CELLS else name
+
     return {
-        "No cell is most like {}: absent here, or missed.": [name for name in absent if name not in unlike],
+        "No cell is most like {}: absent here, or missed.": [told(name) for name in absent if name not in unlike],
         "All cells that are most like {} are unlike all annotated cells: the type itself in another state, or a new one.": unlike,
     }
 

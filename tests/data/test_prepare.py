@@ -924,7 +924,7 @@ def test_the_overlap_of_every_batch_is_shown_and_a_small_one_warned_of(
     table = data_tables.overlap_table(result.plan)
     assert table["found"].iloc[0] == 36
     assert table["expected"].iloc[0] == 60
-    assert table["zero in all cells"].iloc[0].startswith("gene036, gene037")
+    assert table["zero though expected"].iloc[0].startswith("gene036, gene037")
     assert "not in the file" not in table
     assert result.adata.n_vars == 36
     assert "24 of 60 features were not measured in 'c'" in " ".join(result.plan.notes)

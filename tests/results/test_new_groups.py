@@ -37,7 +37,7 @@ def test_a_group_is_told_by_its_size_its_nearest_type_and_what_is_high_and_low(a
     assert table is not None
     assert table["cells"].sum() <= 40
     first = table.iloc[0]
-    assert first["nearest type"] == "B"
+    assert first["nearest type"] == first["compared with"] == "B"
     assert first["higher"].startswith("g5")
     assert first["lower"].startswith("g0")
 
@@ -92,8 +92,30 @@ def test_of_a_large_file_a_few_cells_are_read(monkeypatch: pytest.MonkeyPatch) -
     assert found.iloc[0]["lower"].startswith("g0")
 
 
-def test_a_group_without_cells_of_its_nearest_type_is_compared_with_none() -> None:
-    """A file of new cells alone has nothing to compare them with; the annotated cells' values are not in a saved model."""
+@pytest.mark.parametrize("n_annotated", [0, 20])
+def test_a_group_whose_nearest_type_has_a_handful_of_cells_is_compared_with_more(n_annotated: int) -> None:
+    """Three odd annotated cells would tell their own markers, and none would tell nothing of what the group is."""
+    adata, result = case(40)
+    probabilities = np.tile([0.1, 0.9], (100, 1))
+    probabilities[60:] = [0.9, 0.1]
+    final = Predictions(["B", "T"], probabilities, np.array([0.5, 0.5]), result.final.unlike)
+    result = TargetResult({"s": final}, result.cells, result.latent, None)
+    types = np.array(adata.obs["cell_type"], dtype=object)
+    types[100:] = ["B"] * n_annotated + ["T"] * (60 - n_annotated)
+    adata.obs["cell_type"] = pd.Categorical(types)
+    table = group_table(adata, "t", result, seed=0)
+    assert table is not None
+    assert set(table["compared with"]) == {"annotated B" if n_annotated else "all other cells"}
+    assert table.iloc[0]["higher"].startswith("g5")
+    found, (rows,) = of_file(adata, result, np.arange(100))
+    assert found is not None
+    assert set(found["compared with"]) == {"all other cells"}
+    assert found.iloc[0]["higher"].startswith("g5")
+    assert (rows < 60).any()
+
+
+def test_a_file_of_new_cells_alone_has_nothing_to_compare_them_with() -> None:
+    """The annotated cells' values are not in a saved model."""
     adata, result = case(40)
     new = np.arange(60, 100)
     predictions = result.final.subset(new)

@@ -780,7 +780,8 @@ def test_many_cells_unlike_all_annotated_ones_come_first() -> None:
 def test_a_type_whose_cells_are_all_unlike_the_reference_is_not_called_absent() -> None:
     """Page one said that no cell was most like alpha, and the table below it had three of them."""
     table = pd.DataFrame(
-        {"assigned": 0, "parent_only": 0, "rejected": [3, 0, 1], "unlike": [3, 0, 0]}, index=["alpha", "beta", "delta"]
+        {"assigned": 0, "parent_only": 0, "rejected": [3, 0, 1], "unlike": [3, 0, 0], "training_cells": [90, 5, 90]},
+        index=["alpha", "beta", "delta"],
     )
     absent, unlike = summary._absent_types(table, []).values()
-    assert (absent, unlike) == (["beta"], ["alpha"])
+    assert (absent, unlike) == (["beta (learned from 5 cells)"], ["alpha"])

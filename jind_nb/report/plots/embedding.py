@@ -233,9 +233,7 @@ def _column(by: str) -> str:
 
 def _title(by: str, target: str) -> str:
     return (
-        f"Annotated cells (coloured), {short(target, 14)} (grey): by label"
-        if by == "label"
-        else f"{short(target, 24)}: by {by}"
+        f"Annotated cells by label ({short(target, 14)} in grey)" if by == "label" else f"{short(target, 24)}: by {by}"
     )
 
 
