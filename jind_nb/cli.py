@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from .commands.terminal import arguments_named, err, exit_status, out, plain, print_line, print_table, stopped_with
-from .core._compat import import_anndata, keep_freed_memory
+from .core._compat import import_anndata, importing, keep_freed_memory
 from .core.files import hash_ahead
 from .core.parameters import Parameters, load_parameters, parse_override
 from .core.text import plural
@@ -200,14 +200,15 @@ def predict(
     """
     keep_freed_memory()
     hash_ahead(Path(data))  # with the core that the imports below, which take longer, leave free
-    import_anndata()
-    from .data.integrity import rehearse_ahead
+    with importing():
+        import_anndata()
+        from .data.integrity import rehearse_ahead
 
-    rehearse_ahead(Path(data))
-    from .commands.predict import Options
-    from .commands.predict import predict as annotate
-    from .commands.progress import last_messages_shown
-    from .data.h5ad import local_file
+        rehearse_ahead(Path(data))
+        from .commands.predict import Options
+        from .commands.predict import predict as annotate
+        from .commands.progress import last_messages_shown
+        from .data.h5ad import local_file
 
     values = dict(parse_override(text) for text in s or [])
     names = {r"\bPRETRAINED_MODEL_PATH": "MODEL_DIR", r"\bOUTPUT_PATH": "--output-path", r"\bPATH": "H5AD"}

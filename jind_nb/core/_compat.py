@@ -11,8 +11,8 @@ import gc
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from queue import Empty
 from types import ModuleType
@@ -41,6 +41,18 @@ def this_process_is_ours() -> None:
     _is_ours = True
     gc.set_threshold(OBJECTS_BETWEEN_GARBAGE, *gc.get_threshold()[1:])
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # what Python takes for "cannot be imported"
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Let Python look for no garbage while modules are imported, nor in them later: what they make stays. It takes a tenth of the time of
+    their import."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def keep_freed_memory() -> None:
