@@ -11,7 +11,6 @@ It ends without a word if it is never told, if who tells it has ended, or if the
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import os
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from ..core._compat import this_process_is_ours
+from ..core._compat import importing, this_process_is_ours
 from ..core.processes import no_settings, python_module
 from ..core.progress import NO_BARS
 
@@ -131,12 +130,10 @@ def waiting_kernel(modules: Sequence[str]) -> Iterator[WaitingKernel]:
 def import_all(modules: Sequence[str]) -> None:
     """Import modules for good; what cannot be imported is for those to tell who need it."""
     this_process_is_ours()
-    gc.disable()  # what is imported stays: to look for garbage in it again and again takes a second
-    for name in modules:
-        with suppress(Exception):
-            importlib.import_module(name)
-    gc.freeze()
-    gc.enable()
+    with importing():
+        for name in modules:
+            with suppress(Exception):
+                importlib.import_module(name)
 
 
 def become_kernel(socket_: socket.socket) -> None:

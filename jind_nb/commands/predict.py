@@ -209,7 +209,7 @@ def _predicted(file: _File) -> Predicted:
     encoded, rows = _whole(list(file.values.results()), file.model.known)
     answer = _annotate(file, encoded, rows)
     table, batch = answer.table, file.cells["batch"].to_numpy()
-    reasons = Counter(table["reason"].value_counts().to_dict())
+    reasons = Counter(table["reason"])
     notes = [*plan.notes, *answer.notes, *(outside_notes(table) if reasons[OUTSIDE] else [])]
     plan.warnings.extend(_strange_warnings(reasons))
     if file.batch_col is None:

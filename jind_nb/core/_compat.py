@@ -58,8 +58,8 @@ def importing() -> Iterator[None]:
 def keep_freed_memory() -> None:
     """Let the C library give out freed memory again, where it is glibc, instead of handing each large array's back to the system.
 
-    The system would clear it for the next array, and a virtual machine would have to ask its host for it: an eighth of the time
-    that `predict` takes. All threads share one store of it, or each would keep its own.
+    The system would clear it for the next array, and a virtual machine would have to ask its host for it: a second of the eighteen
+    that `predict` took for 300,000 cells. All threads share one store of it, or each would keep its own.
     """
     trim_threshold, mmap_max, arena_max = -1, -4, -8  # as malloc.h numbers them
     with suppress(AttributeError, OSError, TypeError):  # another C library, or another system

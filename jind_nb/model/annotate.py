@@ -187,7 +187,8 @@ def _leave_batches_out(reference: Reference) -> list[LeftOut]:
 
 
 def _with_limit(left_out: list[LeftOut], reference: Reference) -> list[LeftOut]:
-    """Return left-out batches that know where the limit of novelty is where none can tell: one is judged by the others alone."""
+    """Return left-out batches that know the limit of novelty for where no batch can tell it; so one that can needs it, too: it is
+    judged by the others."""
     if sum(tells_a_limit(batch) for batch in left_out) > 1:
         return left_out
     limit = reference.settings.method.limit_alone(reference.model, known_latents(reference), reference.settings)

@@ -654,9 +654,8 @@ def with_neighbours(own: np.ndarray, near: tuple[np.ndarray, np.ndarray]) -> np.
     def mixture(rows: slice) -> np.ndarray:
         shares = mutual[rows] / np.maximum(1, mutual[rows].sum(axis=1, keepdims=True))
         theirs = np.zeros(own[rows].shape)
-        for j in range(
-            positions.shape[1]
-        ):  # one neighbour at a time: all at once would be 16 times the answer's memory
+        # One neighbour at a time: all at once would be 16 times the answer's memory.
+        for j in range(positions.shape[1]):
             theirs += own[positions[rows, j]] * shares[:, [j]]
         alone = ~mutual[rows].any(axis=1, keepdims=True)
         mixed_in = (1 - NEIGHBOURS_SHARE) * own[rows] + NEIGHBOURS_SHARE * theirs

@@ -137,7 +137,7 @@ class Rule:
     weights: Weights = ()  # of the METHOD's members; empty: its prior
     floor: float = 0.0  # no threshold is below it
     borrows: bool = False  # whether types of few held-out cells borrow from the others: `borrowing_thresholds`
-    beside_novel: float = 0.0  # of the novelty that a fiftieth of a batch's cells exceed: its limit is not below it
+    beside_novel: float = 0.0  # of the novelty that SHARE_ABOVE of a batch's cells exceed: its limit is not below it
 
     def limit_of(self, novelty: np.ndarray) -> float:
         """Return the novelty above which a cell of a batch, whose cells have these, float (n,), is unlike the reference; infinite if
