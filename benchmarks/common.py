@@ -208,6 +208,8 @@ def measured_already(file: Path, columns: list[str]) -> set[tuple[Any, ...]]:
 def append_rows(file: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str] = ()) -> None:
     """Append rows to a table of results, floats rounded to five digits; `columns` are the first row's unless given."""
     rows = list(rows)
+    if not rows:
+        return
     is_new = not file.exists()
     with file.open("a", newline="") as stream:
         writer = csv.DictWriter(stream, columns or list(rows[0]))

@@ -13,8 +13,9 @@ Roles of the annotated batches and of the target:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from benchmarks.common import SHARED_DATA, batches_of, labels_of_target, read_prepared
+from benchmarks.common import SHARED_DATA, append_rows, batches_of, labels_of_target, measured_already, read_prepared
 from jind_nb.commands.compare.measure import baseline_input, per_10_000
 from jind_nb.commands.compare.methods import BaselineInput
 from jind_nb.core.parameters import Parameters, make_parameters
@@ -32,6 +33,9 @@ from jind_nb.data.scale import COUNTS_PER_CELL
 SETS = sorted(file.stem for file in SHARED_DATA.glob("*.h5ad"))
 NOT_COUNTED = ("scatac_hematopoiesis_3batches",)  # its own page warns of its labels; reported, not counted
 HARD = ("pair", "single", "reference", "one type", "condition")
+ROLES = ("all", *HARD)
+SEVERAL_TYPES = tuple(role for role in ROLES if role != "one type")
+PROBLEM = ["set", "target", "role"]  # what tells a problem from others
 TARGETS_OF_A_SET, HARD_TARGETS_OF_A_SET = 5, 3
 MANY_BATCHES, OTHERS_OF_MANY = 10, 8  # of more batches only the eight after the target are annotated
 SMALL_REFERENCE = 200  # cells
@@ -172,3 +176,14 @@ def of_rows(problem: Problem, role: str, rows: np.ndarray, truth: np.ndarray) ->
     prepared.obs["batch"] = prepared.obs["batch"].cat.set_categories([*annotated, problem.plan.target])
     plan = replace(problem.plan, source=None, annotated=annotated, classes=classes, cells=cells)
     return replace(problem, role=role, prepared=prepared, plan=plan, truth=truth)
+
+
+def measure_missing(
+    output: Path, names: Sequence[str], measured: Callable[[Problem], list[dict[str, Any]]], roles: Sequence[str]
+) -> None:
+    """Measure the problems of some sets and roles that a table of results lacks; a problem's rows are kept as soon as they are there."""
+    done = measured_already(output, PROBLEM)
+    for name in names:
+        for problem in problems(name):
+            if problem.role in roles and (name, problem.target, problem.role) not in done:
+                append_rows(output, measured(problem))

@@ -6,24 +6,19 @@ python -m benchmarks.research.few_cells --run    # measures what is missing ther
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from benchmarks.common import (
     RESULTS,
     annotate_prepared,
-    append_rows,
-    measured_already,
     print_table,
     read_rows,
     run_sets_or_report,
 )
-from benchmarks.problems import NOT_COUNTED, SETS, Problem, problems
+from benchmarks.problems import NOT_COUNTED, PROBLEM, SETS, SEVERAL_TYPES, Problem, measure_missing
 from jind_nb.results.summary import FEW_ASSIGNED, SMALL_SHARE
 
 OUTPUT = RESULTS / "few_cells.csv"
-PROBLEM = ["set", "target", "role"]
 CELLS = [0, 1, 2, FEW_ASSIGNED - 1, 9, 29, 10**9]
 SHARES = [0, 0.002, 0.005, SMALL_SHARE, 0.02, 0.05, 1]
 
@@ -41,15 +36,6 @@ def measured(problem: Problem) -> list[dict[str, object]]:
             numbers = {"type": name, "assigned": int(here.sum()), "right": right, "training": int(training[name])}
             rows.append(of | numbers)
     return rows
-
-
-def run(names: Sequence[str]) -> None:
-    """Measure what is missing; a problem's rows are kept as soon as they are there."""
-    done = measured_already(OUTPUT, PROBLEM)
-    for name in names:
-        for problem in problems(name):
-            if (name, problem.target, problem.role) not in done and problem.role != "one type":
-                append_rows(OUTPUT, measured(problem))
 
 
 def report(rows: pd.DataFrame) -> None:
@@ -78,4 +64,9 @@ def wrong(rows: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    run_sets_or_report(__doc__, SETS, run, lambda: report(read_rows(OUTPUT)))
+    run_sets_or_report(
+        __doc__,
+        SETS,
+        lambda names: measure_missing(OUTPUT, names, measured, SEVERAL_TYPES),
+        lambda: report(read_rows(OUTPUT)),
+    )

@@ -6,39 +6,27 @@ python -m benchmarks.research.left_out_apart --run    # measures what is missing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
-from benchmarks.common import RESULTS, append_rows, measured_already, print_table, read_rows, run_sets_or_report
-from benchmarks.problems import SETS, Problem, problems
+from benchmarks.common import RESULTS, print_table, read_rows, run_sets_or_report
+from benchmarks.problems import PROBLEM, SETS, SEVERAL_TYPES, Problem, measure_missing
 from jind_nb.model import annotate
 from jind_nb.results.summary import COMPARED, FEWEST_LEFT_OUT, far_below
 
 OUTPUT = RESULTS / "left_out_apart.csv"
-PROBLEM = ["set", "target", "role"]
 LIMITS = (0.1, 0.15, 0.2, 0.25)
 COLUMNS = ["batch", "cells", "checked", "raw_accuracy", "assigned", "unlike_reference", "error_among_assigned"]
 
 
 def measured(problem: Problem) -> list[dict[str, object]]:
-    """Return a row for each left-out batch of a problem, in the alignment mode of its target."""
+    """Return a row for each left-out batch of a problem, in the alignment mode of its target; none of a single annotated batch."""
+    if len(problem.plan.annotated) < 2:
+        return []
     settings = annotate.settings_of(problem.parameters)
     calibrations = annotate.calibrate(annotate.train(problem.prepared, problem.plan, settings, keep_history=False))
     rows = list(calibrations.values())[-1].batches
     of = {"set": problem.set, "target": problem.target, "role": problem.role}
     return [of | {name: row[name] for name in COLUMNS} for row in rows]
-
-
-def run(names: Sequence[str]) -> None:
-    """Measure what is missing; a problem's rows are kept as soon as they are there."""
-    done = measured_already(OUTPUT, PROBLEM)
-    for name in names:
-        for problem in problems(name):
-            if (name, problem.target, problem.role) in done or problem.role == "one type":
-                continue  # the annotated batches of a target of one type are those of the role `all`
-            if len(problem.plan.annotated) > 1:
-                append_rows(OUTPUT, measured(problem))
 
 
 def report(rows: pd.DataFrame) -> None:
@@ -63,4 +51,9 @@ def report(rows: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    run_sets_or_report(__doc__, SETS, run, lambda: report(read_rows(OUTPUT)))
+    run_sets_or_report(
+        __doc__,
+        SETS,
+        lambda names: measure_missing(OUTPUT, names, measured, SEVERAL_TYPES),
+        lambda: report(read_rows(OUTPUT)),
+    )

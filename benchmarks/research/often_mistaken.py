@@ -6,20 +6,17 @@ python -m benchmarks.research.often_mistaken --run    # measures what is missing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
-from benchmarks.common import RESULTS, append_rows, measured_already, print_table, read_rows, run_sets_or_report
-from benchmarks.problems import NOT_COUNTED, SETS, Problem, problems
+from benchmarks.common import RESULTS, print_table, read_rows, run_sets_or_report
+from benchmarks.problems import NOT_COUNTED, PROBLEM, SETS, SEVERAL_TYPES, Problem, measure_missing
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.model import annotate
 from jind_nb.results.summary import ENOUGH_OF_A_TYPE, MOSTLY_RIGHT
 from jind_nb.results.tables import left_out_confusion
 
 OUTPUT = RESULTS / "often_mistaken.csv"
-PROBLEM = ["set", "target", "role"]
 RIGHT = [-0.01, 0.2, 0.4, 0.6, 0.8, 0.9, 1]  # shares of left-out cells
 FEWEST_IN_TARGET = 5
 
@@ -46,15 +43,6 @@ def measured(problem: Problem) -> list[dict[str, object]]:
         in_target = {"target_called": called.sum(), "target_own": own.sum(), "target_right": (called & own).sum()}
         rows.append(common | {"type": name} | {key: int(n) for key, n in (in_left_out | in_target).items()})
     return rows
-
-
-def run(names: Sequence[str]) -> None:
-    """Measure what is missing; a problem's rows are kept as soon as they are there."""
-    done = measured_already(OUTPUT, PROBLEM)
-    for name in names:
-        for problem in problems(name):
-            if (name, problem.target, problem.role) not in done and problem.role != "one type":
-                append_rows(OUTPUT, measured(problem))
 
 
 def report(rows: pd.DataFrame) -> None:
@@ -95,4 +83,9 @@ def described(of_target: pd.Series, by: pd.Series) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    run_sets_or_report(__doc__, SETS, run, lambda: report(read_rows(OUTPUT)))
+    run_sets_or_report(
+        __doc__,
+        SETS,
+        lambda names: measure_missing(OUTPUT, names, measured, SEVERAL_TYPES),
+        lambda: report(read_rows(OUTPUT)),
+    )

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from benchmarks.common import RESULTS, append_rows, measured_already, print_table, read_rows, run_sets_or_report
-from benchmarks.problems import NOT_COUNTED, SETS, Problem, problems
+from benchmarks.common import RESULTS, print_table, read_rows, run_sets_or_report
+from benchmarks.problems import NOT_COUNTED, ROLES, SETS, Problem, measure_missing
 from jind_nb.core.labels import UNLIKE
 from jind_nb.model import annotate
 from jind_nb.model.expected_error import expected_error
@@ -64,15 +64,6 @@ def shares(predictions: Predictions, truth: np.ndarray) -> tuple[float, float | 
     """Return the share of assigned cells, and of wrong ones among them; None without any."""
     kept = ~predictions.rejected
     return float(kept.mean()), float((predictions.raw[kept] != truth[kept]).mean()) if kept.any() else None
-
-
-def run(names: list[str]) -> None:
-    """Measure what is missing; each row is kept as soon as it is done."""
-    done = measured_already(OUTPUT, ["set", "target", "role"])
-    for name in names:
-        for problem in problems(name):
-            if (name, problem.target, problem.role) not in done:
-                append_rows(OUTPUT, [measured(problem)])
 
 
 def report(rows: pd.DataFrame) -> None:
@@ -136,4 +127,9 @@ def report_target_error(rows: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    run_sets_or_report(__doc__, SETS, run, lambda: report(read_rows(OUTPUT)))
+    run_sets_or_report(
+        __doc__,
+        SETS,
+        lambda names: measure_missing(OUTPUT, names, lambda problem: [measured(problem)], ROLES),
+        lambda: report(read_rows(OUTPUT)),
+    )

@@ -358,14 +358,7 @@ def not_measured(
     return of_target == 0 if lacking.sum() > MOSTLY * judged.sum() else lacking
 
 
-def missing_features_warnings(
-    who: str,
-    wanted: pd.Index,
-    missing: np.ndarray,
-    of: str,
-    refuse_below: float = REFUSE_BELOW,
-    enough: int | None = None,
-) -> list[str]:
+def missing_features_warnings(who: str, wanted: pd.Index, missing: np.ndarray, of: str) -> list[str]:
     """Return a list with one warning if under 80 % of the wanted features are there, otherwise an empty one.
 
     Parameters
@@ -380,19 +373,23 @@ def missing_features_warnings(
     Raises
     ------
     InputError
-        If the share of the wanted features that are there is below `refuse_below`, and not `enough` of them are there.
+        If under 20 % of the wanted features are there, and fewer than 50 of them.
     """
-    there = int((~missing).sum())
-    share = there / len(wanted) if len(wanted) else 1.0
-    if share >= WARN_BELOW:
+    message = few_features(who, wanted, missing, of)
+    if message is None:
         return []
-    message = (
-        f"{who} has only {there:,} of {len(wanted):,} features ({100 * share:.3g} %) {of}; the others: "
+    if (~missing).mean() >= REFUSE_BELOW or (~missing).sum() >= ENOUGH_FEATURES:
+        return [message]
+    raise InputError(f"{message} {PEAKS_ADVICE if names_type(wanted) == 'peaks' else GENES_ADVICE}")
+
+
+def few_features(who: str, wanted: pd.Index, missing: np.ndarray, of: str) -> str | None:
+    """Return how many of the wanted features are there if these are under 80 %, otherwise None; the parameters are those of
+    `missing_features_warnings`."""
+    there = int((~missing).sum())
+    if not len(wanted) or there >= WARN_BELOW * len(wanted):
+        return None
+    return (
+        f"{who} has only {there:,} of {len(wanted):,} features ({100 * there / len(wanted):.3g} %) {of}; the others: "
         f"{listing(wanted[missing], NAMES_SHOWN, quoted=False)}."
     )
-    if share >= refuse_below or (enough is not None and there >= enough):
-        return [message]
-    advice = (
-        PEAKS_ADVICE if names_type(wanted) == "peaks" else MODEL_ADVICE if refuse_below > REFUSE_BELOW else GENES_ADVICE
-    )
-    raise InputError(f"{message} {advice}")

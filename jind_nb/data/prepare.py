@@ -447,9 +447,7 @@ def _compare_files(p: Parameters, chosen: ChosenLayers, names: list[pd.Index], p
                 for batch in other.rows:
                     _enter_overlap(plan, batch, wanted, missing, of)
                 who = f"PATH: {other.path.name} ({listing(list(other.rows), 5)})"
-                plan.warnings += features.missing_features_warnings(
-                    who, wanted, missing, of, enough=features.ENOUGH_FEATURES
-                )
+                plan.warnings += features.missing_features_warnings(who, wanted, missing, of)
 
 
 def _enter_overlap(plan: Plan, batch: str, wanted: pd.Index, missing: np.ndarray, of: str) -> None:
@@ -477,9 +475,7 @@ def _measured(p: Parameters, found: MeanVariance, names: pd.Index, cells: pd.Dat
     wanted = wanted[np.argsort(names[wanted].to_numpy(dtype=str), kind="stable")]
     _enter_overlap(plan, plan.target, names[wanted], lacking[wanted], "that vary most, measured in it")
     of = "that vary most (the others are zero in all its cells, though every annotated type has them)"
-    plan.warnings += features.missing_features_warnings(
-        f"Batch {plan.target!r}", names[wanted], lacking[wanted], of, enough=features.ENOUGH_FEATURES
-    )
+    plan.warnings += features.missing_features_warnings(f"Batch {plan.target!r}", names[wanted], lacking[wanted], of)
     plan.notes.append(
         f"{int(lacking.sum()):,} of {len(names):,} features were not measured in {plan.target!r} and are used in no batch: they are "
         f"zero in all its cells, though every annotated cell type has them "
@@ -501,9 +497,7 @@ def _highly_variable_features(
         # Among z-scores zero is a value like any other: it does not mean that a feature was not measured.
         if scale.values != "as they are":
             of = "kept (the others are zero in all its cells)"
-            plan.warnings += features.missing_features_warnings(
-                f"Batch {name!r}", names[selected], missing, of, enough=features.ENOUGH_FEATURES
-            )
+            plan.warnings += features.missing_features_warnings(f"Batch {name!r}", names[selected], missing, of)
     return selected, pd.DataFrame({"variance": found.variance[selected].astype(np.float32)}, index=names[selected])
 
 
@@ -522,20 +516,19 @@ def _model_features(
             plan.notes.append(f"The features were matched to the model's without regard to {disregarded}.")
     plan.features["missing"] = int(missing.sum())
     _enter_overlap(plan, plan.target, wanted, missing, "of the model")
-    who, least = f"PATH: {plan.target!r}", features.MODEL_REFUSES_BELOW
     kinds = gene_tables.kinds_of_names_advice(in_files[0], wanted, "Your file", "the model")
     if missing.all():
         raise InputError(
-            f"{who} has none of the model's {len(wanted):,} features (the file has {list(in_files[0][:3])}, the model "
+            f"PATH: {plan.target!r} has none of the model's {len(wanted):,} features (the file has {list(in_files[0][:3])}, the model "
             f"{list(wanted[:3])}). GENE_COL can name another column of var."
             + (kinds or features.same_kind_advice(wanted))
             + (" Peaks must be re-quantified on the model's." if features.names_type(wanted) == "peaks" else "")
         )
-    if kinds and (~missing).sum() < least * len(wanted):
-        few = f"{who} has only {int((~missing).sum()):,} of the model's {len(wanted):,} features."
-        raise InputError(few + kinds)
-    few_features = features.missing_features_warnings(who, wanted, missing, "of the model", least)
-    plan.warnings += [text.removeprefix("PATH: ") for text in few_features]
+    few = features.few_features(repr(plan.target), wanted, missing, "of the model")
+    if few is not None and (~missing).mean() < features.MODEL_REFUSES_BELOW:
+        are_peaks = features.names_type(wanted) == "peaks"
+        raise InputError(f"PATH: {few}{kinds or ' ' + (features.PEAKS_ADVICE if are_peaks else features.MODEL_ADVICE)}")
+    plan.warnings += [few] if few is not None else []
     if missing.any():
         lacking = f"The file lacks {int(missing.sum()):,} of the model's {plural(len(wanted), 'feature')}"
         plan.notes.append(f"{lacking}; taken as zero.")

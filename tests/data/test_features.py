@@ -140,6 +140,6 @@ def test_where_most_features_were_not_measured_rare_ones_were_not_either() -> No
 
 def test_fifty_features_are_enough_to_learn_from_them_alone() -> None:
     wanted = pd.Index([f"G{i}" for i in range(1000)])
-    assert features.missing_features_warnings("b", wanted, np.arange(1000) >= 50, "kept", enough=50)
+    assert features.missing_features_warnings("b", wanted, np.arange(1000) >= 50, "kept")
     with pytest.raises(InputError, match="only 49 of 1,000"):
-        features.missing_features_warnings("b", wanted, np.arange(1000) >= 49, "kept", enough=50)
+        features.missing_features_warnings("b", wanted, np.arange(1000) >= 49, "kept")

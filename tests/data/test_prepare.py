@@ -988,7 +988,7 @@ def test_a_saved_model_gets_its_own_features_in_its_own_order(
         (
             ["gene001", *(f"ENSG{i:011d}" for i in range(9))],
             LOG_COUNTS,
-            "^PATH: 'c' has only 1 of the model's 10 features.*Your file uses symbols, the model Ensembl ids",
+            r"^PATH: 'c' has only 1 of 10 features \(10 %\) of the model; the others: .*Your file uses symbols, the model Ensembl ids",
         ),
         (
             ["gene001"],
