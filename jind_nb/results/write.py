@@ -68,7 +68,8 @@ def write_tables(table: pd.DataFrame, run: Run) -> None:
     with ThreadPoolExecutor(1) as aside:
         written = aside.submit(write_csv, run.predictions_csv, table, index=True)
         with whole_file(run.predictions_parquet) as temporary:
-            table.to_parquet(temporary)
+            # A dictionary of numbers, most of which are there once, takes longest to write and makes the file larger.
+            table.to_parquet(temporary, use_dictionary=list(table.select_dtypes(exclude="number")))
         written.result()
 
 
