@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from .commands.terminal import arguments_named, err, exit_status, out, plain, print_line, print_table, stopped_with
-from .core._compat import import_anndata, importing, keep_freed_memory
+from .core._compat import import_anndata, import_torch_to_annotate, importing, keep_freed_memory
 from .core.files import hash_ahead
 from .core.parameters import Parameters, load_parameters, parse_override
 from .core.text import plural
@@ -205,6 +205,8 @@ def predict(
         from .data.integrity import rehearse_ahead
 
         rehearse_ahead(Path(data))
+        if not align:
+            import_torch_to_annotate()
         from .commands.predict import Options
         from .commands.predict import predict as annotate
         from .commands.progress import last_messages_shown

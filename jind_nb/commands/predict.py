@@ -165,7 +165,6 @@ class _Encoded:
     latent: np.ndarray  # float32 (n, d), of the shared encoder
     fingerprints: np.ndarray  # uint64 (n,)
     own: np.ndarray  # bool (n,): cells that the model annotated in its own run
-    learned: np.ndarray  # bool (n,): cells that it learned from
     values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned or may be doublets
     empty: np.ndarray  # bool (n,): cells without any value in the model's features
     strange: np.ndarray  # bool (n,): cells that are like no type the model knows
@@ -294,11 +293,10 @@ def _encoding(model: _Loaded, settings: Settings) -> Callable[[sparse.csr_matrix
     def encoded(x: sparse.csr_matrix) -> _Encoded:
         prints, empty = fingerprints(x), np.diff(x.indptr) == 0
         own = np.isin(prints, own_target)
-        learned = np.isin(prints, [] if known.fingerprints is None else known.fingerprints) & ~own & ~empty
         latent, strange = encode(x)
         strange &= ~empty
         values = x if settings.align or settings.doublets else x[own]
-        return _Encoded(latent, prints, own, learned, values, empty, strange, seen_columns(x), x[strange])
+        return _Encoded(latent, prints, own, values, empty, strange, seen_columns(x), x[strange])
 
     return encoded
 
@@ -307,7 +305,7 @@ def _whole(parts: list[_Encoded], known: KnownLatents) -> tuple[_Encoded, np.nda
     """Return what is kept of all cells, given that of all blocks, and the cells' rows in the file, int (n,)."""
     of_cells = {
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("fingerprints", "own", "learned", "empty", "strange")
+        for name in ("fingerprints", "own", "empty", "strange")
     }
     values, odd = (sparse.vstack([getattr(part, name) for part in parts], format="csr") for name in ("values", "odd"))
     here = np.any([part.here for part in parts], axis=0)
@@ -381,6 +379,8 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
     names, batch = (file.cells[column].to_numpy()[rows] for column in ("cell", "batch"))
     batches = {name: np.flatnonzero(batch == name) for name in pd.unique(file.cells["batch"])}
     own, latent = encoded.own, encoded.latent
+    learned = np.isin(encoded.fingerprints, [] if known.fingerprints is None else known.fingerprints)
+    learned &= ~own & ~encoded.empty
     of_own = np.flatnonzero(own)
     groups = {"the model's own target": of_own} | {f"{name!r}": of[~own[of]] for name, of in batches.items()}
     tables, order, errors = [], [], {}
@@ -405,8 +405,7 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
         result = TargetResult(annotated.stages, names[cells], annotated.final_latent, None, ontology=plan.ontology)
         result.doublet_scores = None if annotated.doublets is None else annotated.doublets.score
         result = with_types(with_parents(result, plan.parents, plan.coarser), file.run.parameters.TYPES)
-        learned = encoded.learned[cells]
-        new = result.final.subset(~learned) if learned.any() else result.final
+        new = result.final.subset(~learned[cells]) if learned[cells].any() else result.final
         n_new = int((~new.rejected).sum())
         n_learned += int((~result.final.rejected).sum()) - n_new
         if len(new.probabilities):
@@ -414,8 +413,8 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
         tables.append(predictions_table(result))
         order.append(cells)
     table = pd.concat(tables).iloc[np.argsort(rows[np.concatenate(order)])]
-    if encoded.learned.any():
-        notes.append(_note_on_learned(int(encoded.learned.sum()), len(table)))
+    if learned.any():
+        notes.append(_note_on_learned(int(learned.sum()), len(table)))
     error = pooled_error(errors) if errors else ExpectedError(None, None, NOTHING_NEW)
     if n_learned and errors and not any(n_new for _, n_new in errors.values()):
         error = ExpectedError(None, None, "Of the cells that are new to the model none was assigned.")

@@ -84,6 +84,19 @@ def import_anndata() -> None:
         del sys.modules["dask"]
 
 
+def import_torch_to_annotate() -> None:
+    """Import torch for a process that trains nothing: if it is our own, without the shapes of tensors that have no values, which only
+    torch's compiler and its optimizers ask for, a quarter of a second sooner."""
+    shapes = "torch._meta_registrations"
+    if not _is_ours or "torch" in sys.modules:
+        return
+    sys.modules[shapes] = ModuleType(shapes)
+    try:
+        import_module("torch")
+    finally:
+        del sys.modules[shapes]
+
+
 def import_umap() -> ModuleType:
     """Return the module umap, with its slow functions compiled once for all processes."""
     if _is_ours and "pynndescent" not in sys.modules:

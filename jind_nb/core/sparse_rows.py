@@ -33,8 +33,9 @@ def select_columns(matrix: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr
     data, indices = np.empty(most, dtype=matrix.dtype), np.empty(most, dtype=np.int32)
     pointers, row = np.zeros(matrix.shape[0] + 1, dtype=np.int64), np.zeros(n + 1, dtype=matrix.dtype)
     _select(*_stored(matrix), place, row, pointers, indices, data)
-    end = int(pointers[-1])
-    return sparse.csr_matrix((data[:end].copy(), indices[:end].copy(), pointers), (matrix.shape[0], n))
+    for values in (data, indices):  # nobody else has them
+        values.resize(int(pointers[-1]), refcheck=False)
+    return sparse.csr_matrix((data, indices, pointers), (matrix.shape[0], n))
 
 
 def _select_of_few(matrix: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:

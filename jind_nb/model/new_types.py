@@ -376,9 +376,10 @@ class Profiles:
         unlike: np.ndarray = resemblance(x, means) < self.least
         return unlike
 
-    def unlike_by(self, x: sparse.csr_matrix, products: np.ndarray) -> np.ndarray:
-        """Return what `unlike` does by all features, given the `product` of the cells and `directions(self.means)`, (n, K)."""
-        unlike: np.ndarray = _correlation(x, products) < self.least
+    def unlike_by(self, products: np.ndarray, sums: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Return what `unlike` does by all features, given the `product` of the cells and `directions(self.means)`, (n, K), and the
+        cells' `sums_and_squares`."""
+        unlike: np.ndarray = _correlation(products, sums, squares, self.means.shape[1]) < self.least
         return unlike
 
 
@@ -394,7 +395,7 @@ def resemblance(x: sparse.csr_matrix, means: np.ndarray) -> np.ndarray:
     >>> resemblance(sparse.csr_matrix([[2.0, 4.0, 6.0], [5.0, 5.0, 5.0]]), means).round(3)
     array([1., 0.])
     """
-    return _correlation(x, product(x, directions(means)))
+    return _correlation(product(x, directions(means)), *sums_and_squares(x), x.shape[1])
 
 
 def directions(means: np.ndarray) -> np.ndarray:
@@ -406,10 +407,10 @@ def directions(means: np.ndarray) -> np.ndarray:
     return apart.T.astype(np.float32)
 
 
-def _correlation(x: sparse.csr_matrix, products: np.ndarray) -> np.ndarray:
-    """Return the largest correlation of each cell (n, p), float (n,), by its products with `directions`, (n, K)."""
-    sums, squares = sums_and_squares(x)
-    spread = squares - sums**2 / x.shape[1]
+def _correlation(products: np.ndarray, sums: np.ndarray, squares: np.ndarray, n_features: int) -> np.ndarray:
+    """Return the largest correlation of each cell, float (n,), by its products with `directions`, (n, K), and the sums of its values
+    and of their squares, (n,) each."""
+    spread = squares - sums**2 / n_features
     varies = spread > 1e-6 * np.maximum(squares, TINY)
     cosines = products.max(axis=1) / np.sqrt(np.where(varies, spread, 1.0))
     correlation: np.ndarray = np.where(varies, cosines, 0.0)

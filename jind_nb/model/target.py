@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse
 from torch import Tensor
 
-from ..core.sparse_rows import for_products, product
+from ..core.sparse_rows import for_products, product, sums_and_squares
 from ..core.subsample import subsample
 from ..data.fingerprints import own_order
 from .doublets import Doublets, find_doublets
@@ -198,7 +198,7 @@ def encode_and_compare(
 ) -> Callable[[sparse.csr_matrix], tuple[np.ndarray, np.ndarray]]:
     """Return a function of cells (n, p) that gives what `encode` and, by all features, `like_no_type` do: by one product of the
     cells for both, where both need one."""
-    of_product: Callable[[sparse.csr_matrix, np.ndarray], Tensor] | None = getattr(shared.encoder, "of_product", None)
+    of_product: Callable[[np.ndarray, np.ndarray], Tensor] | None = getattr(shared.encoder, "of_product", None)
     profiles = known.profiles
     if of_product is None or profiles is None or settings.device.type != "cpu":
         return lambda x: (encode(shared, x, settings.device), like_no_type(x, known, np.ones(x.shape[1], dtype=bool)))
@@ -208,7 +208,9 @@ def encode_and_compare(
     def of_cells(x: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
         products = product(x, both)
         of_types_alone = products[:, d : d + of_types.shape[1]]
-        return of_product(x, products[:, :d]).numpy(), profiles.unlike_by(x, of_types_alone)
+        sums, squares = sums_and_squares(x)
+        unlike = profiles.unlike_by(of_types_alone, sums, squares)
+        return of_product(products[:, :d], squares).numpy(), unlike
 
     return of_cells
 

@@ -130,3 +130,16 @@ def test_predict_does_not_wait_for_dask_and_leaves_it_to_whoever_needs_it() -> N
         "import jind_nb.commands.predict; assert 'dask.array' not in sys.modules; import dask.array"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
+
+
+def test_predict_waits_for_no_part_of_torch_that_only_training_needs_and_alignment_has_it() -> None:
+    """It takes a quarter of a second to import; METHOD `reference` cannot align without it."""
+    script = (
+        "import contextlib, sys, jind_nb.cli; sys.argv = ['jind-nb', 'predict', 'no_model', 'no.h5ad', *sys.argv[1:]]\n"
+        "with contextlib.suppress(SystemExit): jind_nb.cli.main()\n"
+        "assert ('torch._prims' in sys.modules) == ('--align' in sys.argv)\n"
+        "import torch\n"
+        "if '--align' in sys.argv: torch.optim.Adam([torch.zeros(1, requires_grad=True)])"
+    )
+    for options in ([], ["--align"]):
+        subprocess.run([sys.executable, "-c", script, *options], check=True, timeout=100)
