@@ -33,7 +33,7 @@ from ..data.chunks import read_obs_of_whole, read_whole
 from ..data.fingerprints import fingerprints
 from ..data.h5ad import frame, local_file, no_column, open_file, put_tables, texts
 from ..data.plan import Plan
-from ..data.prepare import PreparedFile, prepare_in_blocks
+from ..data.prepare import PreparedFile, poor_cells_warnings, prepare_in_blocks
 from ..errors import InputError
 from ..model import store as model_store
 from ..model.annotate import settings_of
@@ -166,10 +166,14 @@ class _Encoded:
     fingerprints: np.ndarray  # uint64 (n,)
     own: np.ndarray  # bool (n,): cells that the model annotated in its own run
     values: sparse.csr_matrix  # (m, p), of the own cells; of all cells if they are to be aligned or may be doublets
-    empty: np.ndarray  # bool (n,): cells without any value in the model's features
+    seen: np.ndarray  # int (n,): how many of the model's features a cell has a value of
     strange: np.ndarray  # bool (n,): cells that are like no type the model knows
     here: np.ndarray  # bool (p,): features of which some cell has a value
     odd: sparse.csr_matrix  # (o, p), of the cells that are like no type by all features
+
+    @property
+    def empty(self) -> np.ndarray:
+        return self.seen == 0
 
     def values_of(self, cells: np.ndarray) -> sparse.csr_matrix:
         held = self.own if self.values.shape[0] < len(self.own) else np.ones_like(self.own)
@@ -211,6 +215,7 @@ def _predicted(file: _File) -> Predicted:
     reasons = Counter(table["reason"])
     notes = [*plan.notes, *answer.notes, *(outside_notes(table) if reasons[OUTSIDE] else [])]
     plan.warnings.extend(_strange_warnings(reasons))
+    plan.warnings.extend(poor_cells_warnings(encoded.seen, batch[rows], plan))
     if file.batch_col is None:
         notes += _note_on_batches(reasons)
     else:
@@ -291,12 +296,12 @@ def _encoding(model: _Loaded, settings: Settings) -> Callable[[sparse.csr_matrix
     encode = encode_and_compare(model.shared, known, settings)
 
     def encoded(x: sparse.csr_matrix) -> _Encoded:
-        prints, empty = fingerprints(x), np.diff(x.indptr) == 0
+        prints, seen = fingerprints(x), np.diff(x.indptr)
         own = np.isin(prints, own_target)
         latent, strange = encode(x)
-        strange &= ~empty
+        strange &= seen > 0
         values = x if settings.align or settings.doublets else x[own]
-        return _Encoded(latent, prints, own, values, empty, strange, seen_columns(x), x[strange])
+        return _Encoded(latent, prints, own, values, seen, strange, seen_columns(x), x[strange])
 
     return encoded
 
@@ -305,7 +310,7 @@ def _whole(parts: list[_Encoded], known: KnownLatents) -> tuple[_Encoded, np.nda
     """Return what is kept of all cells, given that of all blocks, and the cells' rows in the file, int (n,)."""
     of_cells = {
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("fingerprints", "own", "empty", "strange")
+        for name in ("fingerprints", "own", "seen", "strange")
     }
     values, odd = (sparse.vstack([getattr(part, name) for part in parts], format="csr") for name in ("values", "odd"))
     here = np.any([part.here for part in parts], axis=0)

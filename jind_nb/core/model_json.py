@@ -107,6 +107,8 @@ class Preprocessing(CommonScale):
     layer: str | None  # as LAYER names it; None: X
     gene_col: str | None  # as GENE_COL names it; None: the index of var
     totals_over: list[str] | None  # the features that a cell's total is over; None: all of its file
+    # How many of the features the median cell of an annotated batch has, of the batch with the fewest; None: an older model.
+    features_a_cell: Annotated[float, Field(ge=0)] | None = None
 
 
 class _Target(BaseModel):

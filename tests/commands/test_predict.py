@@ -360,6 +360,21 @@ def test_alignment_adapts_to_each_new_batch_from_the_saved_codes_alone(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_trains")
+@pytest.mark.parametrize("kept", [1.0, 0.2])
+def test_it_warns_of_poor_cells_whose_labels_are_wrong_more_often_than_it_expects(
+    run_folder: Path, tmp_path: Path, jind_nb: Command, kept: float
+) -> None:
+    """Of a file that was filtered by nobody the expected error is too low, and predict has no picture of the cells' quality."""
+    new = simulated({"e": {"B": 20, "T": 20, "NK": 20}}, seed=0)
+    new.X.data[np.random.default_rng(0).random(new.X.nnz) > kept] = 0
+    new.X.eliminate_zeros()
+    out = annotate(jind_nb, run_folder, new, tmp_path)
+    notes = json.loads((out / "manifest.json").read_text())["notes"]
+    assert sum("The cells of 'new' are poor" in note for note in notes) == (kept < 1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
 def test_earlier_predictions_are_set_aside_and_other_people_s_files_are_left_alone(
     run_folder: Path, tmp_path: Path, jind_nb: Command
 ) -> None:

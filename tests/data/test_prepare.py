@@ -934,6 +934,19 @@ def test_the_overlap_of_every_batch_is_shown_and_a_small_one_warned_of(
     assert "and 14 more" in warning
 
 
+@pytest.mark.parametrize(("poor", "told"), [("c", True), ("a", False), ("", False)])
+def test_a_target_of_poor_cells_is_warned_of_and_poor_annotated_cells_are_the_measure(
+    prepare: Callable[..., Prepared], poor: str, told: bool
+) -> None:
+    """Its labels are wrong more often than left-out batches tell, where none of them is as poor."""
+    adata = simulated(THREE_BATCHES, seed=0)
+    lost = np.repeat(adata.obs["batch"].to_numpy() == poor, np.diff(adata.X.indptr))
+    adata.X.data[lost & (np.random.default_rng(0).random(adata.X.nnz) > 0.2)] = 0
+    adata.X.eliminate_zeros()
+    found = prepare(adata, TARGET_DATASET_NAME="c")
+    assert any("The cells of 'c' are poor" in warning for warning in found.plan.warnings) == told
+
+
 def test_a_small_batch_is_not_accused_of_missing_what_it_has_too_few_cells_to_show(
     prepare: Callable[..., Prepared],
 ) -> None:
