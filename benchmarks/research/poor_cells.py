@@ -80,7 +80,10 @@ def report(rows: pd.DataFrame) -> None:
     rows = rows[~rows["set"].isin(NOT_COUNTED)].copy()
     rows["of annotated"] = rows["features"] / rows["annotated"]
     rows["distance"] = (rows["stated"] - rows["wrong"]).abs()
-    rows["in the interval"] = (rows["wrong"] >= rows["low"]) & (rows["wrong"] <= rows["high"])
+    within = (rows["wrong"] >= rows["low"]) & (rows["wrong"] <= rows["high"])
+    rows["in the interval"] = within.astype(float).where(
+        rows["low"].notna()
+    )  # of a single annotated batch nothing is stated
     counted = rows[rows["set"].isin(rows.loc[rows["kept"] < 1, "set"])]
     columns = ["of annotated", "assigned", "wrong", "stated", "distance", "in the interval", "warned"]
     print_table(

@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
 import torch
 from scipy import sparse
 
 from ..core.parameters import Parameters
 from ..core.progress import bar
-from ..core.subsample import subsample
 from ..data.plan import Plan
 from . import default, reference
 from .calibration import Calibration, alignment_in_words, calibrate_modes, suspect_labels, tells_a_limit
@@ -32,7 +30,6 @@ from .target import align, annotate_before_alignment, annotate_latent, in_own_or
 
 log = logging.getLogger(__name__)
 
-MOST_OF_A_BATCH = 5_000  # cells that types' profiles come from
 
 # The only place that asks which METHOD.
 METHODS: dict[str, Method] = {method.NAME: method for method in (default, reference)}
@@ -106,12 +103,7 @@ def known_with_rules(reference: Reference, calibrations: Mapping[str, Calibratio
     """Return the latents of annotated cells with the rules that left-out batches taught: `calibrate` hands them over here."""
     known = known_latents(reference)
     if reference.settings.method.NOVELTY.by_profiles:
-        batches = [cells.subset(subsample(len(cells.y), MOST_OF_A_BATCH, 0)) for cells in reference.batches.values()]
-        x, y = (
-            sparse.vstack([cells.x for cells in batches], format="csr"),
-            np.concatenate([cells.y for cells in batches]),
-        )
-        known.profiles = Profiles.of(x, y)
+        known.profiles = Profiles.of([(cells.x, cells.y) for cells in reference.batches.values()])
     known.rules = {mode: calibration.rule for mode, calibration in calibrations.items()}
     known.mode = AlignmentMode.ALIGNED if AlignmentMode.ALIGNED in calibrations else AlignmentMode.UNALIGNED
     known.why = alignment_in_words(calibrations)

@@ -272,26 +272,30 @@ def _training_cells(reference: Reference) -> tuple[np.ndarray, np.ndarray, np.nd
     Cells of a batch with an offset are there twice: moved by it, with nine tenths of a cell's weight, and as they are, with the
     rest. So the members also know latents that nothing has moved, as a target's are before alignment.
     """
-    latents, y, weights, moved = [], [], [], []
+    parts, y, weights, moved = [], [], [], []  # a part: latents, which of them, and by how much they are moved
+    nowhere = np.zeros(1, dtype=np.float32)
     for name, cells in reference.batches.items():
         assert cells.latent is not None
-        adapter = reference.adapters[name]
-        training, of_training = cells.latent[~cells.held_out], cells.y[~cells.held_out]
-        copies = [(training, 1.0, True)]
+        adapter, rows = reference.adapters[name], np.flatnonzero(~cells.held_out)
+        copies = [(nowhere, 1.0, True)]
         if isinstance(adapter, Offset):
-            copies = [(training + adapter.numpy(), 1 - UNMOVED, True), (training, UNMOVED, False)]
-        for latent, weight, at_place in copies:
-            latents.append(latent)
-            y.append(of_training)
-            weights.append(np.full(len(latent), weight))
-            moved.append(np.full(len(latent), at_place))
-    all_latents, all_y = np.concatenate(latents), np.concatenate(y)
+            copies = [(adapter.numpy(), 1 - UNMOVED, True), (nowhere, UNMOVED, False)]
+        for offset, weight, at_place in copies:
+            parts.append((cells.latent, rows, offset))
+            y.append(cells.y[rows])
+            weights.append(np.full(len(rows), weight))
+            moved.append(np.full(len(rows), at_place))
+    all_y, ends = np.concatenate(y), np.cumsum(list(map(len, y)))
     chosen = subsample(len(all_y), MOST_CELLS, reference.settings.seed)
     for k in np.unique(all_y):  # a rare type is not lost among many cells
         of_type = np.flatnonzero(all_y == k)
         if np.sum(all_y[chosen] == k) < min(FEWEST_OF_A_TYPE, len(of_type)):
             chosen = np.union1d(chosen, of_type[subsample(len(of_type), FEWEST_OF_A_TYPE, reference.settings.seed)])
-    return all_latents[chosen], all_y[chosen], np.concatenate(weights)[chosen], np.concatenate(moved)[chosen]
+    latents = []  # of the chosen cells alone: all would be twice the memory of the batches' own
+    for (latent, rows, offset), end in zip(parts, ends, strict=True):
+        of_part = chosen[(chosen >= end - len(rows)) & (chosen < end)] - (end - len(rows))
+        latents.append(latent[rows[of_part]] + offset)
+    return np.concatenate(latents), all_y[chosen], np.concatenate(weights)[chosen], np.concatenate(moved)[chosen]
 
 
 def fit_classifier(

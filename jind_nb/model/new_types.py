@@ -19,6 +19,7 @@ benchmarks/research/new_types.py hides types in turn and measures it; benchmarks
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -56,7 +57,10 @@ TINY = 1e-9
 UNLIKE_SHARE, LARGER_SHARE, DEVIATIONS, NEARLY_NONE = 0.4, 0.6, 3.0, 0.01
 # Of nearly all annotated cells; where they do not resemble their types, nothing can be asked of others.
 LEAST_CORRELATION = 0.1
-MOST_COMPARED = 2_000  # annotated cells that the limit comes from
+MOST_AVERAGED, MOST_COMPARED = (
+    5_000,
+    2_000,
+)  # cells of a batch that profiles come from, and annotated cells that the limit comes from
 # Of hiding each annotated type in turn: cells of a batch and of the others, batches a type is hidden in, types, cells it needs.
 MOST_OF_A_BATCH, MOST_OF_OTHERS, BATCHES_A_TYPE, MOST_TYPES, FEWEST_HIDDEN = 500, 2_000, 2, 60, 10
 MOST_BATCHES = 9  # whose annotated cells are asked how novel they are
@@ -351,14 +355,26 @@ class Profiles:
     least: float  # correlation
 
     @classmethod
-    def of(cls, x: sparse.csr_matrix, y: np.ndarray) -> Profiles:
-        """Average annotated cells, float (m, p), by type, int (m,)."""
-        names, own = np.unique(y, return_inverse=True)
-        shares = sparse.csr_matrix((1 / np.bincount(own)[own], (own, np.arange(len(y)))), shape=(len(names), len(y)))
-        means = np.asarray((shares @ x).todense(), dtype=np.float32)
-        alike = resemblance(x[subsample(len(y), MOST_COMPARED, 0)], means)
+    def of(cls, batches: Sequence[tuple[sparse.csr_matrix, np.ndarray]]) -> Profiles:
+        """Average annotated cells by type, given for each batch: its cells, float (m, p), and their types, int (m,).
+
+        Of a large batch 5,000 cells are asked. One batch is looked at after the other, so that an atlas is never copied.
+        """
+        chosen = [subsample(len(y), MOST_AVERAGED, 0) for _, y in batches]
+        types = [y[rows] for (_, y), rows in zip(batches, chosen, strict=True)]
+        names, counts = np.unique(np.concatenate(types), return_counts=True)
+        ends, n_features = np.cumsum(list(map(len, types))), batches[0][0].shape[1]
+        asked = subsample(int(ends[-1]), MOST_COMPARED, 0)
+        sums, compared = np.zeros((len(names), n_features)), []
+        for (x, _), rows, y, end in zip(batches, chosen, types, ends, strict=True):
+            of_batch = x if len(rows) == x.shape[0] else x[rows]
+            is_of = (np.ones(len(y)), (np.searchsorted(names, y), np.arange(len(y))))
+            sums += (sparse.csr_matrix(is_of, shape=(len(names), len(y))) @ of_batch).toarray()
+            compared.append(of_batch[asked[(asked >= end - len(y)) & (asked < end)] - (end - len(y))])
+        means = (sums / counts[:, None]).astype(np.float32)
+        alike = resemblance(sparse.vstack(compared, format="csr"), means)
         usual = float(np.quantile(alike, NEARLY_NONE))
-        least = min(max(UNLIKE_SHARE * usual, DEVIATIONS / np.sqrt(x.shape[1])), LARGER_SHARE * usual)
+        least = min(max(UNLIKE_SHARE * usual, DEVIATIONS / np.sqrt(n_features)), LARGER_SHARE * usual)
         return cls(means, least if usual > LEAST_CORRELATION else -1.0)
 
     def unlike(self, x: sparse.csr_matrix, here: np.ndarray | None = None) -> np.ndarray:

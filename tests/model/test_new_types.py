@@ -120,7 +120,7 @@ def test_what_is_no_cell_is_like_no_type(counts: tuple[np.ndarray, np.ndarray]) 
     """`predict` called a file of noise `confident` in 78 to 100 % of its rows."""
     x, y = counts
     rng = np.random.default_rng(5)
-    profiles = Profiles.of(sparse.csr_matrix(x), y)
+    profiles = Profiles.of([(sparse.csr_matrix(x), y)])
     nonsense = {
         "constant": np.full_like(x, 2.0),
         "noise": rng.exponential(size=x.shape),
@@ -135,7 +135,7 @@ def test_what_is_no_cell_is_like_no_type(counts: tuple[np.ndarray, np.ndarray]) 
 def test_honest_cells_of_a_file_that_lacks_features_are_like_their_types(counts: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = counts
     few = np.where(np.arange(x.shape[1]) < 60, x, 0)
-    assert not Profiles.of(sparse.csr_matrix(x), y).unlike(sparse.csr_matrix(few)).any()
+    assert not Profiles.of([(sparse.csr_matrix(x), y)]).unlike(sparse.csr_matrix(few)).any()
 
 
 def noticed(means: np.ndarray, batch: np.ndarray, y: np.ndarray) -> dict[int, float]:

@@ -43,7 +43,7 @@ def test_cells_of_a_file_are_encoded_and_compared_with_the_types_as_those_of_a_r
     encoder = Projection(50, 12)
     encoder.weight.copy_(torch.from_numpy(random.normal(size=(50, 12))))
     shared = Annotator(encoder, torch.nn.Identity())
-    profiles = Profiles.of(x, y) if has_profiles else None
+    profiles = Profiles.of([(x, y)]) if has_profiles else None
     known = cast(KnownLatents, SimpleNamespace(profiles=profiles))
     x = sparse.vstack([x, np.zeros((1, 50)), np.ones((5, 50))], format="csr", dtype=np.float32)
     latent, strange = target.encode_and_compare(shared, known, cast(Settings, SimpleNamespace(device=CPU)))(x)
