@@ -36,7 +36,7 @@ HIDDEN, HIDDEN_TOO, RARE, NOTHING = "hidden", "hidden too", "rare", "nothing"
 LOST = ("all", "pair", "single", "condition", RARE)
 SHIPPED = "as it is"
 CHANGED = {
-    "CLAIM_WEIGHT": (0.0, 0.2, 0.6), "COMPOSITION": (0.0, 0.5, 1.0), "CLAIMED": (5, 20), "SHARED": (1, 6), "SURPRISE_WEIGHT": (0.0, 0.3),
+    "CLAIM_WEIGHT": (0.0, 0.2, 0.6), "OTHER_SHARE": (0.0, 2.0, 8.0, np.inf), "CLAIMED": (5, 20), "SHARED": (1, 6), "SURPRISE_WEIGHT": (0.0, 0.3),
     "OWN_WAY": (0.0, 0.5), "MOST_CLAIMS": (1e-6, 1.0, 16.0),
 }  # fmt: skip
 AS_IT_IS = {name: getattr(new_types, name) for name in CHANGED}

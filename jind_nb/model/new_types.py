@@ -40,9 +40,12 @@ EASIER = 0.1  # is added to what they exceed: it is easier to recognise them tha
 BESIDE_NOVEL = 0.5  # of what SHARE_ABOVE of the target's own cells exceed: the limit is not below it
 MOST_ANNOTATED = 4_000  # that components, types and their spread are computed from
 FEWEST_OF_A_TYPE = 100
-# Cells that an annotated cell claims; how far the claims of a type follow its share of the batch (0: not, 1: wholly); rounds in which
-# neighbours share their claims; what is added to them before the logarithm, and its weight.
-CLAIMED, COMPOSITION, SHARED, FEW_CLAIMS, CLAIM_WEIGHT = 10, 0.8, 3, 0.05, 0.4
+# Cells that an annotated cell claims; rounds in which neighbours share their claims; what is added to them before the logarithm, and
+# its weight.
+CLAIMED, SHARED, FEW_CLAIMS, CLAIM_WEIGHT = 10, 3, 0.05, 0.4
+# How many times more or less common a type must be in the batch than among the annotated cells, for its claims to follow its share of
+# the batch by half, and how suddenly they do. In older models they follow it by a fixed power.
+OTHER_SHARE, SUDDENLY, OLDER_COMPOSITION = 4.0, 4, 0.8
 SURPRISE_WEIGHT, LEAST_SHARE = 0.15, 1e-3  # of the logarithm of how sure the answers are, and what is added before it
 # Of where a type is in a batch: rounds; more claims than this count no more (1: as if a type's were spread over all cells); cells
 # below which a type tells nothing; how far a common type goes its own way, and the share of the batch at which it goes half of that.
@@ -186,7 +189,35 @@ class AnnotatedSpace:
         normal: np.ndarray = claims * (m / claims.sum(axis=0))
         return normal
 
-    def novelty(self, latent: np.ndarray, compared: Compared, shares: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    def weights(self, cells: np.ndarray, composition: float | None = None) -> np.ndarray:
+        """Return how much each type's claims count, float (K,), sum 1: as much as the type is common.
+
+        A type may be rare among the annotated cells and common in the batch: its few claims must stand for many cells. But its share
+        of the batch is a guess, and too high for the type that cells of a new type are nearest to: that type would claim them. So
+        its share of the annotated cells counts, unless the two are far apart.
+
+        Parameters
+        ----------
+        cells
+            Of each type in the batch, float (K,): from `in_batch`.
+        composition
+            The power by which the share of the batch counts; None: as far as the two are apart.
+        """
+        in_batch, annotated = cells / (cells.sum() + TINY) + TINY, np.bincount(self.y) / len(self.y)
+        times = np.maximum(in_batch / annotated, annotated / in_batch)
+        power = 1 / (1 + (OTHER_SHARE / times) ** SUDDENLY) if composition is None else composition
+        weights: np.ndarray = in_batch**power * annotated ** (1 - power)
+        weights /= weights.sum()
+        return weights
+
+    def novelty(
+        self,
+        latent: np.ndarray,
+        compared: Compared,
+        shares: np.ndarray,
+        offset: np.ndarray,
+        composition: float | None = None,
+    ) -> np.ndarray:
         """Return how unlike the annotated cells each cell of a batch is, float (n,): about 0 for most cells of known types.
 
         Parameters
@@ -197,15 +228,14 @@ class AnnotatedSpace:
             As in `in_batch`.
         shares
             The compared cells' answers after alignment, float (m, all types of the model).
+        composition
+            As in `weights`.
         """
         if not len(latent):
             return np.zeros(0)
         shares = shares[:, self.names] / np.maximum(shares[:, self.names].sum(axis=1, keepdims=True), TINY)
         here, cells = self.in_batch(compared, shares, offset)
-        # A type may be rare among the annotated cells and common in the batch: its few claims are weighed by its share there.
-        in_batch, annotated = cells / (cells.sum() + TINY), np.bincount(self.y) / len(self.y)
-        weights = (in_batch + TINY) ** COMPOSITION * annotated ** (1 - COMPOSITION)
-        claims = here.claims(compared.latent[:, self.near], compared.sharing) @ (weights / weights.sum())
+        claims = here.claims(compared.latent[:, self.near], compared.sharing) @ self.weights(cells, composition)
         unclaimed, unsure = -np.log(claims + FEW_CLAIMS), -np.log(shares.max(axis=1) + LEAST_SHARE)
         strange = CLAIM_WEIGHT * unclaimed + SURPRISE_WEIGHT * unsure
 

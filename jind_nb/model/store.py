@@ -43,7 +43,7 @@ from .annotate import METHODS, known_with_rules
 from .calibration import Calibration
 from .expected_error import ExpectedError, expected_error
 from .networks import Annotator, classify, encode
-from .new_types import ALONE, Profiles
+from .new_types import ALONE, OLDER_COMPOSITION, Profiles
 from .predictions import Predictions, Rule
 from .state import AlignmentMode, Annotated, Annotating, KnownLatents, NoveltyLimit, Reference, Settings, TargetStage
 from .target import (
@@ -412,7 +412,10 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLat
         if FINGERPRINTS in stored:
             known.fingerprints = stored[FINGERPRINTS].numpy().view(np.uint64)
         if novelty := description.get("novelty"):
-            known.novelty_limit = NoveltyLimit(novelty["share"], novelty["floor"], alone=novelty.get("alone"))
+            composition = novelty.get("composition", OLDER_COMPOSITION)
+            known.novelty_limit = NoveltyLimit(
+                novelty["share"], novelty["floor"], alone=novelty.get("alone"), composition=composition
+            )
             if known.novelty_limit.alone is None:  # its limits are of an older score
                 known.rules = {
                     mode: replace(rule, novelty_threshold=max(rule.novelty_threshold or 0.0, ALONE))

@@ -82,6 +82,25 @@ def test_a_type_may_be_rare_among_the_annotated_cells_and_common_in_the_batch(me
     assert (novelties(space, latent)[of == 0] > ALONE).mean() < 0.05
 
 
+def test_cells_of_a_new_type_do_not_raise_the_claims_of_the_type_they_are_nearest_to(
+    space: AnnotatedSpace, means: np.ndarray
+) -> None:
+    """That type seems twice as common in the batch as it is, by their answer; if its claims counted twice, they would claim more of
+    them."""
+    seems = np.array([200.0, 100, 100, 100])
+    assert np.allclose(space.weights(seems), 0.25, atol=0.03)
+    assert space.weights(seems, 0.8)[0] > 0.33
+
+
+def test_the_claims_of_a_type_follow_its_share_of_the_batch_where_that_is_quite_another(means: np.ndarray) -> None:
+    """Else sorted cells of a rare type are unlike the reference, and a type that the batch lacks claims cells of a new one."""
+    y = np.concatenate([np.full(10, 0), 1 + np.arange(390) % 3])
+    space = AnnotatedSpace.of(cells(means, y, 0), np.arange(400) % 2, y, NEAR)
+    weights = space.weights(np.array([250.0, 125, 125, 0]))
+    assert weights[0] == pytest.approx(0.5, abs=0.1)
+    assert weights[3] < 1e-6
+
+
 @pytest.mark.parametrize("lacks", [False, True])
 def test_a_new_type_does_not_move_known_ones(space: AnnotatedSpace, means: np.ndarray, lacks: bool) -> None:
     """Alignment moved the type whose answer its cells have halfway towards them: then neither type's cells lie on it, and the
