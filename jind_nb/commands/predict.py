@@ -26,7 +26,7 @@ from ..core.logs import log_to
 from ..core.model_json import read_model_json
 from ..core.parameters import Parameters, make_parameters
 from ..core.sparse_rows import seen_columns
-from ..core.text import plural
+from ..core.text import percent, plural
 from ..core.threads import lower_priority, map_ahead
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
@@ -38,16 +38,18 @@ from ..errors import InputError
 from ..model import store as model_store
 from ..model.annotate import settings_of
 from ..model.doublets import Doublets, find_doublets
-from ..model.expected_error import ExpectedError, pooled_error, widened
+from ..model.expected_error import ExpectedError, beside_alignment, pooled_error, widened
 from ..model.networks import Annotator
 from ..model.state import KnownLatents, Settings
 from ..model.target import (
     align,
     annotate_latent,
+    changed_by_alignment,
     encode_and_compare,
     like_no_type,
     reject_doublets,
     reject_strange,
+    try_alignment,
 )
 from ..results.new_groups import group_table_of_file
 from ..results.predicted import Predicted
@@ -65,6 +67,8 @@ log = logging.getLogger(__name__)
 PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TYPES", "USE_GPU", "DOUBLETS")
 
 MOST = 0.5  # of a file's cells: if so many are strange, the file is
+MANY_CHANGED = 0.1  # of the assigned cells, by alignment
+
 MANY = 0.05  # of one batch's cells, to be unlike all annotated ones
 
 NOTHING_NEW = "The model learned from all of these cells, so nothing says how well it annotates new ones."
@@ -401,6 +405,7 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
             model_store.recall(annotated, encoded.values_of(cells), model.folder, known, settings)
         elif settings.align:
             align(annotated, encoded.values_of(cells), known, settings)
+        tried = None if cells is of_own or settings.align else try_alignment(shared, before, known, settings)
         reject_strange(annotated, encoded.empty[cells], encoded.strange[cells])
         if doublets is not None:
             reject_doublets(annotated, doublets.subset(cells))
@@ -414,7 +419,13 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
         n_new = int((~new.rejected).sum())
         n_learned += int((~result.final.rejected).sum()) - n_new
         if len(new.probabilities):
-            errors[group] = model_store.stated_error(description, new, annotated.mode), n_new
+            error = model_store.stated_error(description, new, annotated.mode)
+            if tried is not None:
+                changed = changed_by_alignment(tried)
+                after = model_store.stated_error(description, tried.final, tried.mode)
+                error = beside_alignment(error, changed, after)
+                plan.warnings.extend(_warnings_of_a_batch_apart(group, changed))
+            errors[group] = error, n_new
         tables.append(predictions_table(result))
         order.append(cells)
     table = pd.concat(tables).iloc[np.argsort(rows[np.concatenate(order)])]
@@ -429,6 +440,17 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
         )
         error = replace(error, basis=f"{error.basis} {learned_from} not counted.")
     return _Answer(table, latent, notes, error, n_learned)
+
+
+def _warnings_of_a_batch_apart(name: str, changed: float) -> list[str]:
+    """Return a list with one warning if alignment would give so many of a batch's assigned cells another type that it seems to lie apart
+    from the annotated cells, otherwise an empty one."""
+    if changed <= MANY_CHANGED:
+        return []
+    return [
+        f"The cells of {name} lie apart from the annotated cells: {percent(changed)} of the assigned ones would get another type if they were "
+        "aligned. Align them (--align; in Python align=True), and do not use these labels."
+    ]
 
 
 def _note_on_learned(n_learned: int, n_cells: int) -> str:

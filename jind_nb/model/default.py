@@ -66,6 +66,7 @@ from .state import (
 from .target import add_stage, by_nearest
 
 NAME = "default"
+ALIGNS_LATENTS = True
 SOURCE_HELD_OUT = 0.1
 TARGET_IN_ENCODER = True
 SOURCE_BY_TRIAL = False

@@ -22,6 +22,7 @@ from .state import AlignmentMode, Annotated, KnownLatents, Settings
 from .target import by_nearest
 
 NAME = default.NAME
+ALIGNS_LATENTS = True
 
 N_VIEWS = 5
 NEIGHBOURS, FEWEST_NEIGHBOURS = 16, 5

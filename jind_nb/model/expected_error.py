@@ -23,7 +23,7 @@ SPREAD, SPREAD_OF_ERROR, NORMAL = 0.03, 0.4, 1.645
 # type is taken to be noticed less often than FEWEST_NOTICED, or, where none could be hidden, more often than USUALLY_NOTICED.
 OF_UNSEEN, FEWEST_NOTICED, USUALLY_NOTICED, FEWEST_ASSIGNED = 2.0, 0.3, 0.7, 0.2
 OF_MISSING = 0.15  # of the share of features that a file lacks, that the interval is wider
-WORTH_SAYING = 0.01  # share of labels that are wrong at random
+WORTH_SAYING = 0.01  # share of labels that are wrong at random, or of cells
 MOST_NAMES = 5  # of batches that are named
 MOST_NOISE = 0.5  # of labels wrong at random: where more is contradicted, batches mean different things by their labels
 
@@ -132,6 +132,34 @@ def pooled_error(parts: Mapping[str, tuple[ExpectedError, int]]) -> ExpectedErro
     names = listing(counted, MOST_NAMES, quoted=False)
     words = f"This is the mean over these groups of cells, the larger ones counting more: {names}. For {name}: {basis[:1].lower()}{basis[1:]}"
     return ExpectedError(value, (low, high), words)
+
+
+def beside_alignment(error: ExpectedError, changed: float, aligned: ExpectedError) -> ExpectedError:
+    """Return the error of a batch that was not aligned, given what alignment would change.
+
+    Of two different answers one is wrong. Where they differ, the one after alignment is taken to be right as often as is stated of it;
+    where they agree, both are wrong as often as it is. The confidence of a batch that lies apart says nothing of that.
+
+    Parameters
+    ----------
+    changed
+        Share of the assigned cells that would get another type.
+    aligned
+        The error to expect after alignment.
+    """
+    if error.value is None or error.range is None or aligned.value is None or aligned.range is None:
+        return error
+    if changed < WORTH_SAYING:
+        return error
+    value = changed * (1 - aligned.value) + (1 - changed) * aligned.value
+    if value <= error.value:
+        return error
+    low, high = (
+        max(error.range[0], changed - aligned.range[1]),
+        min(1.0, max(error.range[1], changed + aligned.range[1])),
+    )
+    words = f"{percent(changed)} of the assigned cells would get another type if the batch were aligned, and one of the two is wrong: added as errors."
+    return ExpectedError(value, (min(low, value), max(high, value)), f"{error.basis} {words}")
 
 
 def widened(error: ExpectedError, missing: float) -> ExpectedError:

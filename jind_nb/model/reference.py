@@ -36,6 +36,7 @@ from .target import add_stage, by_nearest, predict
 log = logging.getLogger(__name__)
 
 NAME = "reference"
+ALIGNS_LATENTS = False
 SOURCE_HELD_OUT = 0.2
 TARGET_IN_ENCODER = False
 SOURCE_BY_TRIAL = True

@@ -247,6 +247,7 @@ class Annotating(Protocol):
     """What annotates a batch with a model that is trained: half of a METHOD. Of models of an older format there is only this."""
 
     NAME: str
+    ALIGNS_LATENTS: bool  # whether alignment asks for a batch's latents alone, and trains nothing
 
     def prior_weights(self) -> Weights:
         """Return the weights of the members before any batch was left out; a METHOD may have a single member."""

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jind_nb.model.calibration import Calibration
-from jind_nb.model.expected_error import ExpectedError, expected_error, pooled_error, unseen_types, widened
+from jind_nb.model.expected_error import (
+    ExpectedError,
+    beside_alignment,
+    expected_error,
+    pooled_error,
+    unseen_types,
+    widened,
+)
 from jind_nb.model.predictions import Predictions
 
 SHARE = st.floats(0, 1)
@@ -145,3 +152,26 @@ def test_a_new_type_that_is_seldom_noticed_makes_the_interval_reach_higher() -> 
     assert found.value == pytest.approx(noticed.value)
     assert "may have been given a name" in found.basis
     assert "may have been given a name" not in plain.basis
+
+
+def test_a_batch_that_alignment_would_annotate_otherwise_is_not_believed_for_its_confidence() -> None:
+    """9 % was stated of proteins of another study, of which 64 % were wrong: the cells lay apart, and their answers were sure."""
+    sure, aligned = ExpectedError(0.1, (0.0, 0.2), "Said."), ExpectedError(0.1, (0.0, 0.2), "Aligned.")
+    found = beside_alignment(sure, 0.5, aligned)
+    assert found.value == pytest.approx(0.5 * 0.9 + 0.5 * 0.1)
+    assert found.range == pytest.approx((0.3, 0.7))
+    assert "50.0 % of the assigned cells would get another type" in found.basis
+    assert beside_alignment(sure, 0.0, aligned) is sure
+
+
+@given(SHARE, SHARE, SHARE, SHARE, SHARE)
+def test_beside_alignment_the_error_is_never_lower_and_within_its_interval(
+    value: float, other: float, low: float, high: float, changed: float
+) -> None:
+    error = ExpectedError(value, (value * low, value + (1 - value) * high), "")
+    found = beside_alignment(error, changed, ExpectedError(other, (other * low, other + (1 - other) * high), ""))
+    assert found.value is not None
+    assert found.range is not None
+    assert 0 <= found.range[0] <= found.value <= found.range[1] <= 1
+    assert found.value >= value
+    assert beside_alignment(ExpectedError(None, None, ""), changed, error).value is None
