@@ -21,7 +21,7 @@ from scipy import sparse
 from ..core.methods import DATA_RULES
 from ..core.model_json import CommonScale, Preprocessing, read_model_json
 from ..core.parameters import Parameters
-from ..core.text import listing, plural
+from ..core.text import listing, percent, plural
 from ..core.threads import map_ahead
 from ..errors import InputError
 from . import features, gene_tables
@@ -206,8 +206,9 @@ def poor_cells_warnings(seen: np.ndarray, batch: np.ndarray, plan: Plan) -> list
         if len(of_batch) >= ENOUGH_CELLS and (median := np.median(of_batch)) < POOR * usual:
             warnings.append(
                 f"The cells of {name!r} are poor: the median cell has values of {median:,.0f} of the {plan.features['kept']:,} features; in "
-                f"annotated batches it has {usual:,.0f} or more. More labels may be wrong than is expected. Check how the file was made: "
-                "depth of sequencing, filters of cells, LAYER."
+                f"annotated batches it has {usual:,.0f} or more, and {(of_batch < POOR * usual).sum():,} of {len(of_batch):,} cells have less "
+                f"than {percent(POOR)} of that. More labels may be wrong than the confidences say. Check how the file was made: depth of "
+                "sequencing, filters of cells, LAYER."
             )
     return warnings
 

@@ -66,7 +66,7 @@ def _short_numbers(table: pd.DataFrame) -> pd.DataFrame:
     for name in ("from", "to", "median cell total"):
         decimals = _decimals(table[name])
         table[name] = [f"{value:,.{decimals}f}" for value in table[name]]
-    return table.rename(columns={"from": "min", "to": "max"})
+    return table.rename(columns={"from": "min (not 0)", "to": "max"})
 
 
 def _decimals(column: pd.Series) -> int:
@@ -81,4 +81,4 @@ def _decimals(column: pd.Series) -> int:
 def notes_table(plan: Plan) -> pd.DataFrame:
     """Return what was noticed while reading and preparing, a sentence a row, warnings first."""
     lines = [f"Warning: {text}" for text in plan.warnings] + plan.notes
-    return pd.DataFrame({"note": lines or ["Nothing unusual was noticed."]})
+    return pd.DataFrame({"note": lines or ["Nothing unusual was noticed while the files were read."]})

@@ -66,9 +66,9 @@ class Predicted:
     def error_line(self) -> str:
         """The error to expect, in a sentence."""
         if self.error.value is None or self.error.range is None:
-            return f"How many of them are wrong is not known. {self.error.basis}"
+            return f"How many of the assigned cells are wrong is not known. {self.error.basis}"
         low, high = self.error.range
-        of_them = "of those that are new to the model" if self.n_learned else "of them"
+        of_them = "of the assigned cells that are new to the model" if self.n_learned else "of the assigned cells"
         wrong = f"{about(self.error.value).capitalize()} {of_them} are probably wrong"
         return f"{wrong} ({percent(low)} to {percent(high)}). {self.error.basis}"
 

@@ -184,7 +184,7 @@ def _expected_number(
         return Number(name, about(expected.value), words, expected.basis)
     basis = expected.basis
     if calibration and calibration.n_annotated == 1 and calibration.n_assigned:
-        basis += f" {_wrong_of_held_out(calibration)}; a new batch is harder."
+        basis += f" {_wrong_of_held_out(calibration)}; a new batch is harder. Cells of a type that it lacks are not counted, and may have got a name."
     elif held_out is not None and held_out["assigned"]:
         counted = ", those of types too rare to be learned included" if dropped else ""
         basis += (
@@ -303,7 +303,7 @@ def _often_mistaken(types: pd.DataFrame, calibration: Calibration | None, classe
             wrong.append((n_right / n_called, f"{name} ({n_called - n_right:,} of {n_called:,})"))
         if n_own >= ENOUGH_OF_A_TYPE and n_right < MOSTLY_RIGHT * n_own:
             others = counts.loc[name].drop([name, UNASSIGNED])
-            otherwise = f"; {others.max():,} were called {others.idxmax()}" if others.any() else ""
+            otherwise = f"; {plural(int(others.max()), 'was', 'were')} called {others.idxmax()}" if others.any() else ""
             missed.append((n_right / n_own, f"{name} ({n_right:,} of {n_own:,}{otherwise})"))
     which = "cells held out of the only annotated batch" if calibration.n_annotated == 1 else "left-out cells"
     doubts = {
@@ -412,9 +412,9 @@ def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
     n_cells = table[["assigned", "parent_only", "rejected"]].to_numpy().sum()
     of_few = table["assigned"].between(1, FEW_ASSIGNED - 1) & (table["assigned"] < SMALL_SHARE * n_cells)
     few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
-    others = ", those unlike all annotated cells aside," if table["unlike"].any() else ""
+    others = " (not counting those unlike all annotated cells)" if table["unlike"].any() else ""
     return {
-        f"Many of the cells that are most like these types{others} are Unassigned: {{}}.": [
+        f"Many of the cells that are most like these types are Unassigned{others}: {{}}.": [
             f"{name} ({rejected[name]:,} of {most_like[name]:,})" for name in unassigned
         ],
         "Only a few cells were given these types, and such answers are often wrong (look at marker genes): {}.": [
@@ -429,6 +429,11 @@ def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
 def _absent_types(table: pd.DataFrame, types: Sequence[str]) -> dict[str, Sequence[str]]:
     absent = [name for name in table.index[_most_like(table) == 0] if not types or name in types]
     unlike = [name for name in absent if table.loc[name, "unlike"]]
+    without = [
+        name
+        for name in table.index[(table["assigned"] == 0) & (table["parent_only"] == 0)]
+        if name not in absent and (not types or name in types)
+    ]
     training = table["training_cells"].astype(float)
 
     def told(name: str) -> str:
@@ -436,6 +441,9 @@ def _absent_types(table: pd.DataFrame, types: Sequence[str]) -> dict[str, Sequen
 
     return {
         "No cell is most like {}: absent here, or missed.": [told(name) for name in absent if name not in unlike],
+        "No cell is assigned to {}, though some are most like it: absent here, or missed.": [
+            told(name) for name in without
+        ],
         "All cells that are most like {} are unlike all annotated cells: the type itself in another state, or a new one.": unlike,
     }
 

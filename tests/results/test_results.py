@@ -627,7 +627,7 @@ def test_many_unassigned_cells_are_counted_without_those_unlike_the_reference_an
     )
     text, names = next(iter(summary._doubts_of_types(table).items()))
     assert (text, names) == (
-        "Many of the cells that are most like these types, those unlike all annotated cells aside, are Unassigned: {}.",
+        "Many of the cells that are most like these types are Unassigned (not counting those unlike all annotated cells): {}.",
         ["B (5 of 14)"],
     )
     text = next(iter(summary._doubts_of_types(table.assign(unlike=0))))
@@ -718,7 +718,8 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     alone = summary._expected_number(expected_error(result.final, one), one, held_out)
     assert alone.value == "not known"
     assert "There is a single annotated batch" in alone.basis
-    assert alone.basis.endswith("once confidences were calibrated, 5.5 % were wrong; a new batch is harder.")
+    assert "once confidences were calibrated, 5.5 % were wrong; a new batch is harder." in alone.basis
+    assert "Cells of a type that it lacks are not counted" in alone.basis
     with_dropped = summary._expected_number(unknown, None, held_out, dropped=0.2)
     assert (
         "24.0 % of the assigned ones among the cells held out of the annotated batches are wrong, those of types too rare to be learned"
@@ -745,7 +746,7 @@ def test_numbers_of_a_column_have_the_same_decimals() -> None:
         }
         plan.values.append(row)
     table = data_tables.values_table(plan)
-    assert table["min"].tolist() == ["0.963", "0.700"]
+    assert table["min (not 0)"].tolist() == ["0.963", "0.700"]
     assert table["max"].tolist() == ["1.040", "5.900"]
     assert table["median cell total"].tolist() == ["1,948", "2,014"]
 
@@ -783,5 +784,5 @@ def test_a_type_whose_cells_are_all_unlike_the_reference_is_not_called_absent() 
         {"assigned": 0, "parent_only": 0, "rejected": [3, 0, 1], "unlike": [3, 0, 0], "training_cells": [90, 5, 90]},
         index=["alpha", "beta", "delta"],
     )
-    absent, unlike = summary._absent_types(table, []).values()
-    assert (absent, unlike) == (["beta (learned from 5 cells)"], ["alpha"])
+    absent, without, unlike = summary._absent_types(table, []).values()
+    assert (absent, without, unlike) == (["beta (learned from 5 cells)"], ["delta"], ["alpha"])
