@@ -111,7 +111,9 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
         if rest.index[i] == UNLIKE:
             continue
         share = "" if is_named[i] else f" ({100 * rest['assigned'].iloc[i]:.0f} %)"
-        axes.text(end, i, f" {n:,}{share}", va="center", fontsize=7)
+        # Beside a mark at the very end, a number that began there would seem to begin with a 1.
+        where = {"xytext": (6, 0), "textcoords": "offset points"}
+        axes.annotate(f"{n:,}{share}", (end, i), va="center", fontsize=7, **where)
     is_numbered = len([name for name in names if name != UNASSIGNED]) > FEW
     words = [
         f"{numbers[name]}: {word}" if is_numbered and name in numbers else word
@@ -138,7 +140,8 @@ def _composition_legend(table: pd.DataFrame) -> tuple[list[Any], list[str]]:
     marks: dict[str, Any] = {}
     if table["mean"].notna().any():
         line = plt.Line2D([], [], color="black", marker="|", markersize=6, linewidth=0.9)
-        marks["annotated batches: mean, lowest and highest"] = line
+        is_one = (table["low"].dropna() == table["high"].dropna()).all()
+        marks["the annotated batch" if is_one else "annotated batches: mean, lowest and highest"] = line
     if table["parent_only"].any():
         marks["most like this type, but its parent only"] = plt.Rectangle((0, 0), 1, 1, **PALE)
     if table["rejected"].drop(UNLIKE, errors="ignore").any():
