@@ -585,6 +585,9 @@ def test_quality_names_every_reason_and_its_cells() -> None:
     figure = plots_target.quality_by_reason(table, TARGET)
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["confident\n(2)", "ambiguous\n(1)"]
     assert "confident 15" in plots_target.quality_alt(table, TARGET)
+    centred = plots_target.quality_by_reason(table.assign(total=0.0), TARGET)
+    assert [axes.get_xlabel() for axes in centred.axes] == ["features above the cell's own mean"]
+    plt.close(centred)
     figure = plots_target.quality_by_reason(table.assign(total=[1.0, 1.0 + 2e-7, 1.0 + 1e-7]), TARGET)
     figure.canvas.draw()
     assert [axes.xaxis.get_offset_text().get_text() for axes in figure.axes] == ["", ""]  # "1e-7+1" is no total to read

@@ -193,8 +193,10 @@ def quality_by_reason(table: pd.DataFrame, target: str) -> Figure:
     """Draw how many features the cells have, and their total, by the reason of their answer; `table` as
     `tables.quality_table` returns it."""
     reasons = [reason for reason in REASON_COLOURS if (table["reason"] == reason).any()]
-    figure, panels = subplots(1, 2, figsize=(HALF, 2.1), sharey=True)
-    for axes, (column, label) in zip(panels, QUALITY_WORDS.items(), strict=True):
+    shown = _quality_words(table)
+    figure, panels = subplots(1, len(shown), figsize=(HALF, 2.1), sharey=True)
+    panels = np.atleast_1d(panels)
+    for axes, (column, label) in zip(panels, shown.items(), strict=True):
         values = [table.loc[table["reason"] == reason, column].to_numpy() for reason in reasons]
         drawn = axes.boxplot(values, orientation="horizontal", widths=0.6, patch_artist=True, flierprops=OUTLIERS)
         for box, reason in zip(drawn["boxes"], reasons, strict=True):
@@ -212,11 +214,17 @@ def quality_by_reason(table: pd.DataFrame, target: str) -> Figure:
     return figure
 
 
+def _quality_words(table: pd.DataFrame) -> Mapping[str, str]:
+    """Return the columns to draw and what they are: of values centred within each cell the total is zero and tells nothing."""
+    return QUALITY_WORDS if table["total"].any() else {"features": "features above the cell's own mean"}
+
+
 def quality_alt(table: pd.DataFrame, target: str) -> str:
     """Return the alt text of `quality_by_reason`."""
     medians = table.groupby("reason", observed=True)["features"].median()
     words = "; ".join(f"{reason} {value:,.0f}" for reason, value in medians.items())
-    return f"Box plots of features with a value and of the total of the cells of {target} by reason. Median features: {words}."
+    shown = " and of the ".join(_quality_words(table).values())
+    return f"Box plots of the {shown} of the cells of {target} by reason. Median features: {words}."
 
 
 def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapping[str, float], target: str) -> Figure:
