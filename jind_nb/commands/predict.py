@@ -24,6 +24,7 @@ from ..core.files import copy_until, sha256, whole_file, write_json
 from ..core.labels import NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
 from ..core.logs import log_to
 from ..core.model_json import read_model_json
+from ..core.on_disk import ArraysOnDisk
 from ..core.parameters import Parameters, make_parameters
 from ..core.sparse_rows import seen_columns
 from ..core.text import percent, plural
@@ -65,6 +66,8 @@ log = logging.getLogger(__name__)
 
 # Parameters that may differ from the model's run.
 PARAMETERS_OF_FILE = ("LAYER", "GENE_COL", "FEATURE_TYPES", "NORMALISATION", "TYPES", "USE_GPU", "DOUBLETS")
+
+MOST_IN_MEMORY = 2**32  # bytes of all cells' latents: five million cells have as much
 
 MOST = 0.5  # of a file's cells: if so many are strange, the file is
 MANY_CHANGED = 0.1  # of the assigned cells, by alignment
@@ -195,6 +198,7 @@ class _File:
     cells: pd.DataFrame
     plan: Plan
     values: PreparedFile[_Encoded]
+    on_disk: ArraysOnDisk | None  # where latents are kept if they are large; None: in memory
 
 
 def _recognised(run: Run, batch_col: str | None) -> _File:
@@ -206,14 +210,16 @@ def _recognised(run: Run, batch_col: str | None) -> _File:
     settings = settings_of(parameters)
     log.info("reading %s", parameters.paths[0])
     model = _Loaded(folder, *model_store.load_shared(folder, settings.device))
-    values = prepare_in_blocks(parameters, cells, plan, _encoding(model, settings))
-    return _File(run, batch_col, model, settings, cells, plan, values)
+    size = len(cells) * model.known.latent[0].nbytes
+    on_disk = ArraysOnDisk(run.folder if run.folder.is_dir() else None) if size > MOST_IN_MEMORY else None
+    values = prepare_in_blocks(parameters, cells, plan, _encoding(model, settings, on_disk))
+    return _File(run, batch_col, model, settings, cells, plan, values, on_disk)
 
 
 def _predicted(file: _File) -> Predicted:
     """Return the annotation of all cells of a file."""
     plan, run = file.plan, file.run
-    encoded, rows = _whole(list(file.values.results()), file.model.known)
+    encoded, rows = _whole(list(file.values.results()), file.model.known, file.on_disk)
     answer = _annotate(file, encoded, rows)
     table, batch = answer.table, file.cells["batch"].to_numpy()
     reasons = Counter(table["reason"])
@@ -294,7 +300,9 @@ def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
     return pd.DataFrame(places | {"batch": batch.to_numpy(), "cell_type": None, "trains": True})
 
 
-def _encoding(model: _Loaded, settings: Settings) -> Callable[[sparse.csr_matrix], _Encoded]:
+def _encoding(
+    model: _Loaded, settings: Settings, on_disk: ArraysOnDisk | None
+) -> Callable[[sparse.csr_matrix], _Encoded]:
     """Return the function that encodes some cells' values, (n, p)."""
     known, own_target = model.known, model_store.own_target(model.folder)
     encode = encode_and_compare(model.shared, known, settings)
@@ -304,13 +312,14 @@ def _encoding(model: _Loaded, settings: Settings) -> Callable[[sparse.csr_matrix
         own = np.isin(prints, own_target)
         latent, strange = encode(x)
         strange &= seen > 0
+        latent = latent if on_disk is None else on_disk.copy_of(latent)
         values = x if settings.align or settings.doublets else x[own]
         return _Encoded(latent, prints, own, values, seen, strange, seen_columns(x), x[strange])
 
     return encoded
 
 
-def _whole(parts: list[_Encoded], known: KnownLatents) -> tuple[_Encoded, np.ndarray]:
+def _whole(parts: list[_Encoded], known: KnownLatents, on_disk: ArraysOnDisk | None) -> tuple[_Encoded, np.ndarray]:
     """Return what is kept of all cells, given that of all blocks, and the cells' rows in the file, int (n,)."""
     of_cells = {
         name: np.concatenate([getattr(part, name) for part in parts])
@@ -322,7 +331,8 @@ def _whole(parts: list[_Encoded], known: KnownLatents) -> tuple[_Encoded, np.nda
     strange[strange] = like_no_type(odd, known, here)
     rows = np.argsort(of_cells["fingerprints"], kind="stable")
     place = np.argsort(rows)
-    latent = np.empty((len(rows), parts[0].latent.shape[1]), dtype=np.float32)
+    shape = len(rows), parts[0].latent.shape[1]
+    latent = np.empty(shape, dtype=np.float32) if on_disk is None else on_disk.zeros(shape, np.float32)
     ends = np.cumsum([len(part.latent) for part in parts])
 
     def put(at: int) -> None:

@@ -257,6 +257,23 @@ def test_neither_the_order_of_rows_nor_the_size_of_blocks_changes_a_bit(
 
 
 @pytest.mark.slow
+def test_latents_that_are_too_large_for_memory_are_on_disk_and_the_answers_are_the_same(
+    run_folder: Path, tmp_path: Path, jind_nb: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = simulated({"e": {"B": 40, "T": 40, "NK": 40}, "f": {"B": 20, "T": 20}}, seed=0)
+    monkeypatch.setattr(chunks, "VALUES_AT_ONCE", 2_000)  # several blocks
+    found = []
+    for most, name in ((predict.MOST_IN_MEMORY, "memory"), (0, "disk")):
+        monkeypatch.setattr(predict, "MOST_IN_MEMORY", most)
+        (tmp_path / name).mkdir()
+        out = annotate(jind_nb, run_folder, new, tmp_path / name, "--align", "--batch-col", "batch")
+        found.append((pd.read_parquet(out / "predictions.parquet"), ad.read_h5ad(out / "annotated_target.h5ad")))
+    (of_memory, cells), (of_disk, same_cells) = found
+    pd.testing.assert_frame_equal(of_memory, of_disk)
+    np.testing.assert_array_equal(cells.obsm["X_jind"], same_cells.obsm["X_jind"])
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_trains")
 @pytest.mark.parametrize("part", ["layers/mine/indptr", "obsm/X_mine", "uns/mine/a"])
 def test_a_file_damaged_where_nothing_looks_is_refused_before_anything_is_written(
