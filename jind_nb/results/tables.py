@@ -361,7 +361,7 @@ def composition_shares(composition: pd.DataFrame, plan: Plan, most: int) -> pd.D
     Returns
     -------
     Of the target `assigned`, `parent_only`, `rejected` (of the cells most like the type) and `cells` (int, assigned); of the
-    annotated batches' training cells `mean`, `low` and `high`, NaN of a saved model. Cells unlike all annotated ones are like no type:
+    annotated batches' training cells `mean`, `low` and `high` (NaN of a saved model, the latter two of a single batch too). Cells unlike all annotated ones are like no type:
     they are `rejected` in a row of their own, the last, named UNLIKE, if there are any.
     """
     names = ["assigned", "parent_only", "rejected"]
@@ -378,7 +378,8 @@ def composition_shares(composition: pd.DataFrame, plan: Plan, most: int) -> pd.D
         table.loc[other], shares.loc[other] = table.loc[rest].sum(), shares.loc[rest].sum()
         order = [*order[: most - 1], other]
     table, shares = table.loc[order], shares.loc[order]
-    spread = {"mean": shares.mean(axis=1), "low": shares.min(axis=1), "high": shares.max(axis=1)}
+    several = shares if shares.shape[1] > 1 else shares * np.nan
+    spread = {"mean": shares.mean(axis=1), "low": several.min(axis=1), "high": several.max(axis=1)}
     table = table.assign(**spread).drop(columns="total").astype({"cells": int})
     if n_unlike:
         table.loc[UNLIKE] = pd.Series({"assigned": 0.0, "parent_only": 0.0, "rejected": n_unlike / n_cells, "cells": 0})

@@ -482,6 +482,11 @@ def test_composition_stands_beside_the_annotated_batches() -> None:
     assert shares.loc[type_names(2)[1], "mean"] == pytest.approx(0.125)
     figure = plots_target.composition_bars(shares, TARGET, type_names(4))
     assert any("annotated batches" in text.get_text() for text in figure.legends[0].get_texts())
+    alone = Plan(TARGET, "a", [], [], cells={"a": dict.fromkeys(type_names(4), 10)})
+    figure = plots_target.composition_bars(
+        tables.composition_shares(composition_of(4), alone, 36), TARGET, type_names(4)
+    )
+    assert "the annotated batch" in [text.get_text() for text in figure.legends[0].get_texts()]  # which has no range
     of_model = tables.composition_shares(composition_of(4), Plan(TARGET, None, [], []), 36)
     assert of_model["mean"].isna().all()
     figure = plots_target.composition_bars(of_model, TARGET, type_names(4))

@@ -106,7 +106,7 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
     if table["mean"].notna().any():
         axes.hlines(y, 100 * table["low"], 100 * table["high"], color="black", linewidth=0.9)
         axes.plot(100 * table["mean"], y, "|", color="black", markersize=6, markeredgewidth=1.4)
-        ends = np.maximum(start, 100 * table["high"].fillna(0).to_numpy())
+        ends = np.maximum(start, 100 * table["high"].fillna(table["mean"]).fillna(0).to_numpy())
     for i, (end, n) in enumerate(zip(ends, rest["cells"], strict=True)):
         if rest.index[i] == UNLIKE:
             continue
@@ -140,8 +140,8 @@ def _composition_legend(table: pd.DataFrame) -> tuple[list[Any], list[str]]:
     marks: dict[str, Any] = {}
     if table["mean"].notna().any():
         line = plt.Line2D([], [], color="black", marker="|", markersize=6, linewidth=0.9)
-        is_one = (table["low"].dropna() == table["high"].dropna()).all()
-        marks["the annotated batch" if is_one else "annotated batches: mean, lowest and highest"] = line
+        has_range = table["low"].notna().any()
+        marks["annotated batches: mean, lowest and highest" if has_range else "the annotated batch"] = line
     if table["parent_only"].any():
         marks["most like this type, but its parent only"] = plt.Rectangle((0, 0), 1, 1, **PALE)
     if table["rejected"].drop(UNLIKE, errors="ignore").any():
