@@ -23,7 +23,16 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from benchmarks.common import SHARED_DATA, append_rows, batches_of, labels_of_target, measured_already, read_prepared
+from benchmarks.common import (
+    SHARED_DATA,
+    append_rows,
+    batches_of,
+    labels_of_target,
+    measured_already,
+    read_prepared,
+    read_rows,
+    run_sets_or_report,
+)
 from jind_nb.commands.compare.measure import baseline_input, per_10_000
 from jind_nb.commands.compare.methods import BaselineInput
 from jind_nb.core.parameters import Parameters, make_parameters
@@ -178,12 +187,21 @@ def of_rows(problem: Problem, role: str, rows: np.ndarray, truth: np.ndarray) ->
     return replace(problem, role=role, prepared=prepared, plan=plan, truth=truth)
 
 
-def measure_missing(
-    output: Path, names: Sequence[str], measured: Callable[[Problem], list[dict[str, Any]]], roles: Sequence[str]
+def measure_or_report(
+    doc: str | None,
+    output: Path,
+    measured: Callable[[Problem], list[dict[str, Any]]],
+    report: Callable[[pd.DataFrame], None],
+    roles: Sequence[str] = SEVERAL_TYPES,
 ) -> None:
-    """Measure the problems of some sets and roles that a table of results lacks; a problem's rows are kept as soon as they are there."""
-    done = measured_already(output, PROBLEM)
-    for name in names:
-        for problem in problems(name):
-            if problem.role in roles and (name, problem.target, problem.role) not in done:
-                append_rows(output, measured(problem))
+    """With `--run` measure the problems in some roles that a table of results lacks; report the table. A problem's rows are kept as soon
+    as they are there."""
+
+    def run(names: Sequence[str]) -> None:
+        done = measured_already(output, PROBLEM)
+        for name in names:
+            for problem in problems(name):
+                if problem.role in roles and (name, problem.target, problem.role) not in done:
+                    append_rows(output, measured(problem))
+
+    run_sets_or_report(doc, SETS, run, lambda: report(read_rows(output)))

@@ -12,10 +12,8 @@ from benchmarks.common import (
     RESULTS,
     annotate_prepared,
     print_table,
-    read_rows,
-    run_sets_or_report,
 )
-from benchmarks.problems import NOT_COUNTED, PROBLEM, SETS, SEVERAL_TYPES, Problem, measure_missing
+from benchmarks.problems import NOT_COUNTED, PROBLEM, Problem, measure_or_report
 from jind_nb.results.summary import FEW_ASSIGNED, SMALL_SHARE
 
 OUTPUT = RESULTS / "few_cells.csv"
@@ -64,9 +62,4 @@ def wrong(rows: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    run_sets_or_report(
-        __doc__,
-        SETS,
-        lambda names: measure_missing(OUTPUT, names, measured, SEVERAL_TYPES),
-        lambda: report(read_rows(OUTPUT)),
-    )
+    measure_or_report(__doc__, OUTPUT, measured, report)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from benchmarks.common import RESULTS, print_table, read_rows, run_sets_or_report
-from benchmarks.problems import PROBLEM, SETS, SEVERAL_TYPES, Problem, measure_missing
+from benchmarks.common import RESULTS, print_table
+from benchmarks.problems import PROBLEM, Problem, measure_or_report
 from jind_nb.model import annotate
 from jind_nb.results.summary import COMPARED, FEWEST_LEFT_OUT, far_below
 
@@ -51,9 +51,4 @@ def report(rows: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    run_sets_or_report(
-        __doc__,
-        SETS,
-        lambda names: measure_missing(OUTPUT, names, measured, SEVERAL_TYPES),
-        lambda: report(read_rows(OUTPUT)),
-    )
+    measure_or_report(__doc__, OUTPUT, measured, report)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from benchmarks.common import RESULTS, print_table, read_rows, run_sets_or_report
-from benchmarks.problems import NOT_COUNTED, PROBLEM, SETS, SEVERAL_TYPES, Problem, measure_missing
+from benchmarks.common import RESULTS, print_table
+from benchmarks.problems import NOT_COUNTED, PROBLEM, Problem, measure_or_report
 from jind_nb.core.labels import UNASSIGNED
 from jind_nb.model import annotate
 from jind_nb.results.summary import ENOUGH_OF_A_TYPE, MOSTLY_RIGHT
@@ -83,9 +83,4 @@ def described(of_target: pd.Series, by: pd.Series) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    run_sets_or_report(
-        __doc__,
-        SETS,
-        lambda names: measure_missing(OUTPUT, names, measured, SEVERAL_TYPES),
-        lambda: report(read_rows(OUTPUT)),
-    )
+    measure_or_report(__doc__, OUTPUT, measured, report)

@@ -17,8 +17,8 @@ import pandas as pd
 from scipy import sparse
 
 import jind_nb as jn
-from benchmarks.common import RESULTS, print_table, read_rows, run_sets_or_report
-from benchmarks.problems import NOT_COUNTED, PROBLEM, SETS, Problem, measure_missing
+from benchmarks.common import RESULTS, print_table
+from benchmarks.problems import NOT_COUNTED, PROBLEM, Problem, measure_or_report
 from jind_nb.core.labels import UNASSIGNED
 
 OUTPUT = RESULTS / "poor_cells.csv"
@@ -81,9 +81,8 @@ def report(rows: pd.DataFrame) -> None:
     rows["of annotated"] = rows["features"] / rows["annotated"]
     rows["distance"] = (rows["stated"] - rows["wrong"]).abs()
     within = (rows["wrong"] >= rows["low"]) & (rows["wrong"] <= rows["high"])
-    rows["in the interval"] = within.astype(float).where(
-        rows["low"].notna()
-    )  # of a single annotated batch nothing is stated
+    # Of a single annotated batch nothing is stated.
+    rows["in the interval"] = within.astype(float).where(rows["low"].notna())
     counted = rows[rows["set"].isin(rows.loc[rows["kept"] < 1, "set"])]
     columns = ["of annotated", "assigned", "wrong", "stated", "distance", "in the interval", "warned"]
     print_table(
@@ -97,9 +96,4 @@ def report(rows: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    run_sets_or_report(
-        __doc__,
-        SETS,
-        lambda names: measure_missing(OUTPUT, names, measured, ("all",)),
-        lambda: report(read_rows(OUTPUT)),
-    )
+    measure_or_report(__doc__, OUTPUT, measured, report, ("all",))

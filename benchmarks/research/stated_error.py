@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from benchmarks.common import RESULTS, print_table, read_rows, run_sets_or_report
-from benchmarks.problems import NOT_COUNTED, ROLES, SETS, Problem, measure_missing
+from benchmarks.common import RESULTS, print_table
+from benchmarks.problems import NOT_COUNTED, ROLES, Problem, measure_or_report
 from jind_nb.core.labels import UNLIKE
 from jind_nb.model import annotate
 from jind_nb.model.expected_error import expected_error
@@ -127,9 +127,4 @@ def report_target_error(rows: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    run_sets_or_report(
-        __doc__,
-        SETS,
-        lambda names: measure_missing(OUTPUT, names, lambda problem: [measured(problem)], ROLES),
-        lambda: report(read_rows(OUTPUT)),
-    )
+    measure_or_report(__doc__, OUTPUT, lambda problem: [measured(problem)], report, ROLES)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from benchmarks.common import RESULTS, print_table, read_rows, run_sets_or_report
-from benchmarks.problems import NOT_COUNTED, PROBLEM, SETS, Problem, measure_missing
+from benchmarks.common import RESULTS, print_table
+from benchmarks.problems import NOT_COUNTED, PROBLEM, Problem, measure_or_report
 from jind_nb.commands.predict import MANY_CHANGED
 from jind_nb.model import annotate
 from jind_nb.model.expected_error import beside_alignment, expected_error
@@ -72,9 +72,4 @@ def report(rows: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    run_sets_or_report(
-        __doc__,
-        SETS,
-        lambda names: measure_missing(OUTPUT, names, measured, ("all",)),
-        lambda: report(read_rows(OUTPUT)),
-    )
+    measure_or_report(__doc__, OUTPUT, measured, report, ("all",))

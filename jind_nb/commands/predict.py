@@ -71,7 +71,6 @@ MOST_IN_MEMORY = 2**32  # bytes of all cells' latents: five million cells have a
 
 MOST = 0.5  # of a file's cells: if so many are strange, the file is
 MANY_CHANGED = 0.1  # of the assigned cells, by alignment
-
 MANY = 0.05  # of one batch's cells, to be unlike all annotated ones
 
 NOTHING_NEW = "The model learned from all of these cells, so nothing says how well it annotates new ones."
@@ -400,6 +399,7 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
     own, latent = encoded.own, encoded.latent
     learned = np.isin(encoded.fingerprints, [] if known.fingerprints is None else known.fingerprints)
     learned &= ~own & ~encoded.empty
+    ordinary = ~(learned | encoded.empty | encoded.strange)
     of_own = np.flatnonzero(own)
     groups = {"the model's own target": of_own} | {f"{name!r}": of[~own[of]] for name, of in batches.items()}
     tables, order, errors = [], [], {}
@@ -415,7 +415,9 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
             model_store.recall(annotated, encoded.values_of(cells), model.folder, known, settings)
         elif settings.align:
             align(annotated, encoded.values_of(cells), known, settings)
-        tried = None if cells is of_own or settings.align else try_alignment(shared, before, known, settings)
+        tried = None
+        if cells is not of_own and not settings.align:  # the model knows where the cells are that it learned from
+            tried = try_alignment(shared, before[ordinary[cells]], known, settings)
         reject_strange(annotated, encoded.empty[cells], encoded.strange[cells])
         if doublets is not None:
             reject_doublets(annotated, doublets.subset(cells))
@@ -459,7 +461,7 @@ def _warnings_of_a_batch_apart(name: str, changed: float) -> list[str]:
         return []
     return [
         f"The cells of {name} lie apart from the annotated cells: {percent(changed)} of the assigned ones would get another type if they were "
-        "aligned. Align them (--align; in Python align=True), and do not use these labels."
+        "aligned, and at least one of the two is wrong. Align them (--align; in Python align=True), and look at marker genes."
     ]
 
 

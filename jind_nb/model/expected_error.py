@@ -137,7 +137,7 @@ def pooled_error(parts: Mapping[str, tuple[ExpectedError, int]]) -> ExpectedErro
 def beside_alignment(error: ExpectedError, changed: float, aligned: ExpectedError) -> ExpectedError:
     """Return the error of a batch that was not aligned, given what alignment would change.
 
-    Of two different answers one is wrong. Where they differ, the one after alignment is taken to be right as often as is stated of it;
+    Of two different answers at least one is wrong. Where they differ, the one after alignment is taken to be right as often as is stated of it;
     where they agree, both are wrong as often as it is. The confidence of a batch that lies apart says nothing of that.
 
     Parameters
@@ -158,7 +158,7 @@ def beside_alignment(error: ExpectedError, changed: float, aligned: ExpectedErro
         max(error.range[0], changed - aligned.range[1]),
         min(1.0, max(error.range[1], changed + aligned.range[1])),
     )
-    words = f"{percent(changed)} of the assigned cells would get another type if the batch were aligned, and one of the two is wrong: added as errors."
+    words = f"{percent(changed)} of the assigned cells would get another type if the batch were aligned, and at least one of the two is wrong: added as errors."
     return ExpectedError(value, (min(low, value), max(high, value)), f"{error.basis} {words}")
 
 

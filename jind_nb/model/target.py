@@ -149,14 +149,14 @@ def align(annotated: Annotated, x: sparse.csr_matrix, known: KnownLatents, setti
 def try_alignment(shared: Annotator, latent: np.ndarray, known: KnownLatents, settings: Settings) -> Annotated | None:
     """Annotate at most 2,000 cells of a batch that is not to be aligned both ways, to see how much alignment would change.
 
-    None where alignment trains something, or was not measured on left-out batches.
+    None where there are none, alignment trains something, or was not measured on left-out batches.
 
     Parameters
     ----------
     latent
         Of the batch's cells, float32 (n, d), in an order of their own.
     """
-    if not known.method.ALIGNS_LATENTS or AlignmentMode.ALIGNED not in known.rules:
+    if not len(latent) or not known.method.ALIGNS_LATENTS or AlignmentMode.ALIGNED not in known.rules:
         return None
     some = latent[subsample(len(latent), MOST_TRIED, settings.seed)]
     tried = annotate_latent(shared, some, known, settings)

@@ -42,6 +42,8 @@ FEW_ASSIGNED, SMALL_SHARE = 5, 0.01
 
 MUCH_REJECTED = 0.3
 
+SEVERAL = 5  # cells that are most like a type
+
 MANY_BESIDE = 5  # cells unlike all annotated ones and nearest to a type, beside which more may be called so
 MOST_NEAREST = 3  # types that are named as the nearest of cells unlike all annotated ones
 
@@ -408,7 +410,7 @@ def _doubt_of_unlike(
 def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
     """Return the doubts that a `tables.count_types` shows."""
     rejected, most_like = table["rejected"] + table["parent_only"] - table["unlike"], _most_like(table)
-    unassigned = table.index[(most_like >= 5) & (rejected > MUCH_REJECTED * most_like)]
+    unassigned = table.index[(most_like >= SEVERAL) & (rejected > MUCH_REJECTED * most_like)]
     n_cells = table[["assigned", "parent_only", "rejected"]].to_numpy().sum()
     of_few = table["assigned"].between(1, FEW_ASSIGNED - 1) & (table["assigned"] < SMALL_SHARE * n_cells)
     few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
@@ -429,11 +431,9 @@ def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
 def _absent_types(table: pd.DataFrame, types: Sequence[str]) -> dict[str, Sequence[str]]:
     absent = [name for name in table.index[_most_like(table) == 0] if not types or name in types]
     unlike = [name for name in absent if table.loc[name, "unlike"]]
-    without = [
-        name
-        for name in table.index[(table["assigned"] == 0) & (table["parent_only"] == 0)]
-        if name not in absent and (not types or name in types)
-    ]
+    # Of those that several cells are most like it is said that many of these are Unassigned.
+    is_without = (table["assigned"] == 0) & (table["parent_only"] == 0) & _most_like(table).between(1, SEVERAL - 1)
+    without = [name for name in table.index[is_without] if not types or name in types]
     training = table["training_cells"].astype(float)
 
     def told(name: str) -> str:
@@ -441,7 +441,7 @@ def _absent_types(table: pd.DataFrame, types: Sequence[str]) -> dict[str, Sequen
 
     return {
         "No cell is most like {}: absent here, or missed.": [told(name) for name in absent if name not in unlike],
-        "No cell is assigned to {}, though some are most like it: absent here, or missed.": [
+        "No cell is assigned to these types, though a few are most like them: {}. They are absent here, or missed.": [
             told(name) for name in without
         ],
         "All cells that are most like {} are unlike all annotated cells: the type itself in another state, or a new one.": unlike,

@@ -112,8 +112,8 @@ def composition_bars(table: pd.DataFrame, target: str, names: Sequence[str]) -> 
             continue
         share = "" if is_named[i] else f" ({100 * rest['assigned'].iloc[i]:.0f} %)"
         # Beside a mark at the very end, a number that began there would seem to begin with a 1.
-        where = {"xytext": (6, 0), "textcoords": "offset points"}
-        axes.annotate(f"{n:,}{share}", (end, i), va="center", fontsize=7, **where)
+        number = f"{n:,}{share}"
+        axes.annotate(number, (end, i), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7)
     is_numbered = len([name for name in names if name != UNASSIGNED]) > FEW
     words = [
         f"{numbers[name]}: {word}" if is_numbered and name in numbers else word
