@@ -6,6 +6,7 @@ either it or the label is wrong; which of them, people have to see. After confid
 Artif. Intell. Res. 70, doi 10.1613/jair.1.12125). Nothing is relabelled.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,6 +119,7 @@ def contradictions(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarr
     if cells.empty or cells["batch"].nunique() < 3:
         return []
     cells["wrong"] = cells["y"] != cells["answer"]
+    listed = Counter((row["batch"], row["label"]) for row in suspects(left_out, probabilities))
     by_batch = cells.groupby("batch", sort=False)["wrong"].mean()
     warnings = []
     apart = [name for name, share in by_batch.items() if share - by_batch.drop(name).median() >= BATCH_APART]
@@ -125,7 +127,8 @@ def contradictions(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarr
         warnings.append(
             f"{batch_stands_apart(name)}: {percent(by_batch[name])} of its labels are contradicted by the answers of a model "
             f"that was learned without it, {percent(by_batch.drop(name).median())} in the median other batch. Its labels may be "
-            "wrong or mean something else, or its cells are of another kind. Look at suspect_labels.csv, and compare with a "
+            "wrong or mean something else, or its cells are of another kind."
+            f"{_where_listed(sum(n for (batch, _), n in listed.items() if batch == name))} Compare with a "
             "run that has it in EXCLUDE_DATASETS_NAMES."
         )
     of_types = cells.groupby(["batch", "y"], sort=False)["wrong"].agg(["mean", "size"])
@@ -135,14 +138,20 @@ def contradictions(left_out: Sequence[LeftOut], probabilities: Sequence[np.ndarr
             continue
         if len(others) and others.median() <= ORDINARY:
             here = cells[(cells["batch"] == name) & (cells["y"] == y) & cells["wrong"]]
+            label = left_out[0].classes[int(y)]
             most = left_out[0].classes[int(here["answer"].value_counts().index[0])]
             beside = f"batch {others.index[0]!r}" if len(others) == 1 else "the median other batch"
             warnings.append(
-                f"{left_out[0].classes[int(y)]} in batch {name!r} stands apart: {percent(row['mean'])} of "
+                f"{label} in batch {name!r} stands apart: {percent(row['mean'])} of "
                 f"{plural(int(row['size']), 'left-out cell')} are called otherwise (most often {most}), "
-                f"{percent(others.median())} in {beside}. Look at suspect_labels.csv."
+                f"{percent(others.median())} in {beside}.{_where_listed(listed[name, label])}"
             )
     return warnings
+
+
+def _where_listed(n: int) -> str:
+    """Return where such cells are listed, after a space; nothing if none is clear enough."""
+    return f" suspect_labels.csv lists {plural(n, 'clear case')}." if n else ""
 
 
 def batch_stands_apart(name: str) -> str:

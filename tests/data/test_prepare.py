@@ -947,6 +947,20 @@ def test_a_target_of_poor_cells_is_warned_of_and_poor_annotated_cells_are_the_me
     assert any("The cells of 'c' are poor" in warning for warning in found.plan.warnings) == told
 
 
+@pytest.mark.parametrize(("every", "told"), [(3, True), (8, False)])
+def test_a_target_with_a_part_of_poor_cells_is_warned_of_them(
+    prepare: Callable[..., Prepared], every: int, told: bool
+) -> None:
+    """A file without a filter of cells has good cells and bad ones; its median cell does not show it."""
+    adata = simulated(THREE_BATCHES, seed=0)
+    is_poor = (adata.obs["batch"] == "c").to_numpy() & (np.arange(adata.n_obs) % every == 0)
+    adata.X.data[np.repeat(is_poor, np.diff(adata.X.indptr)) & (np.random.default_rng(0).random(adata.X.nnz) > 0.2)] = 0
+    adata.X.eliminate_zeros()
+    found = prepare(adata, TARGET_DATASET_NAME="c")
+    words = f"{is_poor.sum()} of the {(adata.obs['batch'] == 'c').sum()} cells of 'c' are poor"
+    assert any(words in warning for warning in found.plan.warnings) == told
+
+
 def test_a_small_batch_is_not_accused_of_missing_what_it_has_too_few_cells_to_show(
     prepare: Callable[..., Prepared],
 ) -> None:

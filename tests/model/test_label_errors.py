@@ -89,7 +89,20 @@ def test_a_type_of_two_batches_is_compared_with_the_other_by_its_name() -> None:
         other.could_be_known &= other.y != 1
     left_out[2].y[np.flatnonzero(left_out[2].y == 3)[:30]] = 1  # called NK
     (warning,) = (text for text in contradictions(left_out, p) if text.startswith("DC in batch 'c'"))
-    assert "0.0 % in batch 'd'. Look at" in warning
+    assert "0.0 % in batch 'd'. suspect_labels.csv lists 18 clear cases." in warning
+
+
+def test_a_type_without_a_clear_case_is_not_looked_for_in_the_table() -> None:
+    """A biologist would search suspect_labels.csv for cells that it does not list."""
+    left_out, p = several()
+    for other in left_out[:3]:
+        other.could_be_known &= other.y != 1
+    mixed_up = np.flatnonzero(left_out[2].y == 3)[:30]
+    left_out[2].y[mixed_up] = 1  # called NK, but by little
+    p[2][mixed_up] = np.full(p[2].shape[1], 0.19)
+    p[2][mixed_up, 3] = 0.24
+    (warning,) = (text for text in contradictions(left_out, p) if text.startswith("DC in batch 'c'"))
+    assert warning.endswith("0.0 % in batch 'd'.")
 
 
 def test_batches_that_agree_are_not_warned_of() -> None:
