@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,10 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "p.yaml").write_text(yaml.safe_dump(values | {"OUTPUT_PATH": "run", "SOURCE_DATASET_NAME": "a"}))
     done = run_command("run", folder / "p.yaml", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "2 samples (donor 1, donor/2): " in done.stdout
+    assert re.search(
+        r"2 samples \(donor 1, donor/2\): \d+ of 130 cells assigned \(\S+ %\); \D+\S+ % of the assigned cells are probably wrong",
+        done.stdout,
+    )
     return folder / "run"
 
 
@@ -136,7 +140,9 @@ def test_the_report_compares_the_samples_then_tells_of_each(cohort: Path) -> Non
     """A reader with forty samples first asks which of them is odd."""
     html = (cohort / "report.html").read_text("utf-8")
     first = html[: html.index('id="sample-1"')]
-    assert "2 samples: " in first
+    (heading,) = re.findall("<h1>(.*)</h1>", first)
+    assert heading.startswith("2 samples: ")
+    assert "of the assigned cells are probably wrong" in heading
     assert "What stands out" in first
     assert "donor/2: " in first
     assert "% of the cells are B, " in first

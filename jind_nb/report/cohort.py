@@ -8,13 +8,12 @@ from markupsafe import Markup
 
 from ..core.address import last_name
 from ..data.plan import Plan
-from ..model.expected_error import expected_error
-from ..results.across import samples_table, shares_table, what_stands_out
+from ..results.across import in_one_sentence, samples_table, shares_table, what_stands_out
 from ..results.cohort import learns_alone
 from ..results.load import load_finished
 from ..results.summary import Summary, summarise
 from ..results.tables import type_table
-from ..results.target import TargetResult, evaluate_target, target_calibration
+from ..results.target import TargetResult, evaluate_target
 from ..runs.folder import Run
 from ..runs.stages import load_plan, load_training
 from . import html as report_html
@@ -59,10 +58,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     points = PointData(most_bytes=page.most_bytes([*notebooks, *map(run.notebook, before)]))
     samples = [_sample(one, i, points, has_evidence=one in shown) for i, one in enumerate(each, 1)]
     results = {sample.plan.target: sample.result for sample in samples}
-    errors = {
-        sample.plan.target: expected_error(sample.result.final, target_calibration(sample.training, sample.result))
-        for sample in samples
-    }
+    errors = {sample.plan.target: sample.summary.error for sample in samples}
     shares, first = shares_table(results), samples[0]
     answers = list(dict.fromkeys(answer for sample in samples for answer in sample.result.answers))
     picture = figure_html(*style.described(compositions(shares, answers), compositions_alt(shares)), points)
@@ -75,8 +71,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         run=run,
         facts=facts,
         samples=samples,
-        n_cells=sum(len(result.cells) for result in results.values()),
-        n_assigned=sum(int((~result.final.rejected).sum()) for result in results.values()),
+        sentence=in_one_sentence(results, errors),
         data=", ".join(map(last_name, run.parameters.paths)),
         learns_alone=learns_alone(first.run),
         stands_out=what_stands_out(results, errors),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.labels import UNASSIGNED, UNLIKE
-from ..core.text import percent
+from ..core.text import about, percent
 from ..model.expected_error import ExpectedError
 from .target import Level, TargetResult
 
@@ -46,6 +46,21 @@ def samples_table(results: Mapping[str, TargetResult], errors: Mapping[str, Expe
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("sample")
     return table.round({name: 1 for name in table if name != "median confidence"})
+
+
+def in_one_sentence(results: Mapping[str, TargetResult], errors: Mapping[str, ExpectedError]) -> str:
+    """Return how many cells of all samples are assigned, how many of these are probably wrong, and in which sample most are; nothing
+    about errors if that of a sample is not known."""
+    assigned = {name: int((result.level == Level.TYPE).sum()) for name, result in results.items()}
+    n, n_assigned = sum(len(result.cells) for result in results.values()), sum(assigned.values())
+    sentence = f"{n_assigned:,} of {n:,} cells assigned ({percent(n_assigned / n)})"
+    known = {name: value for name in results if (value := errors[name].value) is not None}
+    if len(known) < len(results):
+        return sentence
+    error = float(np.average(list(known.values()), weights=list(assigned.values())))
+    worst = max(known, key=lambda name: known[name])
+    most = f", most in {worst} ({about(known[worst])})" if known[worst] > error else ""
+    return f"{sentence}; {about(error)} of the assigned cells are probably wrong{most}"
 
 
 def what_stands_out(results: Mapping[str, TargetResult], errors: Mapping[str, ExpectedError]) -> list[str]:

@@ -21,6 +21,7 @@ from ..model.predictions import NO_EVIDENCE
 from ..model.state import AlignmentMode
 from ..runs.folder import Run
 from ..runs.stages import load_plan, load_training
+from .across import in_one_sentence
 from .load import load_finished
 from .predicted import Predicted
 from .tables import (
@@ -85,6 +86,7 @@ class Summary:
     calibration: Calibration | None
     held_out: Mapping[str, float] | None
     labelled: dict[str, Any] | None  # the numbers of the last stage on the target's labelled cells
+    error: ExpectedError
 
 
 def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> Summary:
@@ -122,7 +124,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
         of = f"{n_compared:,} assigned of {plural(labelled['cells'], 'labelled cell')}"
         words = f"of the assigned cells agree with the file's labels ({of})"
         numbers.append(Number("Checked here", percent(labelled["effective_accuracy"]), words))
-    return Summary(f"{sentence}.", numbers, distrust, calibration, held_out, labelled)
+    return Summary(f"{sentence}.", numbers, distrust, calibration, held_out, labelled, expected)
 
 
 def _count_levels(result: TargetResult) -> dict[Level, int]:
@@ -505,7 +507,7 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration:
         *predicted.notes,
     ]
     numbers = _numbers(counts, reasons, _expected_number(predicted.error, None, None, of_cells=of_cells))
-    return Summary(sentence, numbers, distrust, None, None, None)
+    return Summary(sentence, numbers, distrust, None, None, None, predicted.error)
 
 
 def as_text(summary: Summary) -> str:
@@ -522,7 +524,9 @@ def one_line(run: Run) -> str:
     """Return the run's result in one line, for the terminal."""
     if run.each_target == [run]:
         return summarise(load_finished(run), load_plan(run), load_training(run)).sentence
-    answers = pd.read_parquet(run.predictions_parquet, columns=["predictions"])["predictions"]
-    rejected = int((answers == UNASSIGNED).sum())
-    of = f"{len(answers) - rejected:,} of {len(answers):,} cells assigned, {rejected:,} left Unassigned"
-    return f"{len(run.each_target)} samples ({run.parameters.target}): {of}."
+    results = {one.parameters.target: load_finished(one) for one in run.each_target}
+    errors = {
+        one.parameters.target: expected_error(result.final, target_calibration(load_training(one), result))
+        for one, result in zip(run.each_target, results.values(), strict=True)
+    }
+    return f"{len(results)} samples ({run.parameters.target}): {in_one_sentence(results, errors)}."
