@@ -396,6 +396,17 @@ def test_the_number_of_a_group_stands_on_one_of_its_cells() -> None:
     assert axes.texts[1].xyann != (0, 0)
 
 
+def test_the_numbers_of_groups_that_lie_together_do_not_hide_each_other() -> None:
+    """Two numbers on one place are read as a third."""
+    _, axes = plt.subplots()
+    line = pd.DataFrame({"x": np.arange(101.0), "y": np.zeros(101)})
+    for number in range(3):
+        embedding._draw_number(axes, number, line, line)
+    places = sorted(text.xy[0] for text in axes.texts)
+    assert np.diff(places).min() > 4
+    assert 40 <= places[0] <= places[2] <= 60
+
+
 def test_many_groups_are_numbered_where_they_lie() -> None:
     """Sixty colours are more than an eye tells apart: the number in the picture leads to the name."""
     figure = embedding.target_umap(last_of(60), "cell type", TARGET, type_names(60))

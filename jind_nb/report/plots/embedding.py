@@ -11,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 
 from ...core.colours import colours_of
 from ...core.labels import UNASSIGNED
@@ -43,6 +44,10 @@ PANEL, LOW_PANEL = 2.5, 1.7  # inches, height of a picture without its legend: b
 MOST_IN_HALF = 16  # entries of a legend below a picture of half a page's width
 
 SMALL = 0.06  # of the picture, each way: a number would hide such a group
+
+APART = np.array([0.04, 0.05])  # of the picture, each way: two numbers nearer than that would hide each other
+
+TINY = 1e-9
 
 MOVED = 0.02  # of the picture's diagonal: less is no movement that an eye sees
 
@@ -103,17 +108,21 @@ def scatter(
 
 
 def _draw_number(axes: Axes, number: object, place: pd.DataFrame, every: pd.DataFrame) -> None:
-    """Draw a group's number at its point nearest to its median, where there may be no cell; beside a group that it would hide.
+    """Draw a group's number at its point nearest to its median, where there may be no cell; beside a group that it would hide, and
+    away from the numbers that are drawn already, if the group has such a point.
 
     Parameters
     ----------
     place, every
         Columns `x`, `y`: of the group, and of all points.
     """
-    x, y = place["x"].to_numpy(), place["y"].to_numpy()
-    nearest = np.argmin((x - np.median(x)) ** 2 + (y - np.median(y)) ** 2)
-    middle, halo = (float(x[nearest]), float(y[nearest])), [withStroke(linewidth=2, foreground="white")]
-    is_small = (np.ptp(place[["x", "y"]], axis=0) <= SMALL * np.ptp(every[["x", "y"]], axis=0)).all()
+    points, size = place[["x", "y"]].to_numpy(), np.ptp(every[["x", "y"]].to_numpy(), axis=0) + TINY
+    nearest = points[np.argsort(np.linalg.norm(points - np.median(points, axis=0), axis=1), kind="stable")]
+    is_free = np.ones(len(nearest), dtype=bool)
+    for other in axes.findobj(Annotation):
+        is_free &= (np.abs(nearest - other.xy) > APART * size).any(axis=1)
+    middle, halo = nearest[np.argmax(is_free)], [withStroke(linewidth=2, foreground="white")]
+    is_small = (np.ptp(points, axis=0) <= SMALL * size).all()
     words: dict[str, Any] = {"ha": "center", "va": "center", "xytext": (6, 5) if is_small else (0, 0)}
     axes.annotate(str(number), middle, textcoords="offset points", fontsize=7, zorder=5, path_effects=halo, **words)
 
