@@ -1,8 +1,10 @@
 """model.json, the description of a saved model: what it must hold, and that it is as it was written."""
 
+import gzip
 import hashlib
 import json
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,10 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.dataclasses import dataclass
 
 from ..errors import InputError
-from .files import read_json, write_json
+from .files import read_json, whole_file, write_json
 
 MODEL_FORMAT = 5
 OLDER_FORMAT = 4  # read too; of METHOD `default` it holds five regressions and no members
+
+# A JSON list of names, which may be many. The space keeps it apart from any batch's file, where it would be %20.
+ALL_FEATURES = "all features.json.gz"
+
+MOST_BYTES = 2**27  # of all names; what is compressed could become more than the memory holds
 
 # A total of counts, the largest number a model has, stays far below it.
 LARGEST = 1e15
@@ -107,6 +114,9 @@ class Preprocessing(CommonScale):
     layer: str | None  # as LAYER names it; None: X
     gene_col: str | None  # as GENE_COL names it; None: the index of var
     totals_over: list[str] | None  # the features that a cell's total is over; None: all of its file
+    # `features_digest` of these in the only file that the model learned from; None: they are not kept in ALL_FEATURES, because no
+    # totals were taken, or `totals_over` names them, or an earlier version saved the model.
+    features_sha256: str | None = None
     # How many of the features the median cell of an annotated batch has, of the batch with the fewest; None: an older model.
     features_a_cell: Annotated[float, Field(ge=0)] | None = None
 
@@ -223,6 +233,42 @@ class _Model(BaseModel):
         if len(set(self.features)) < len(self.features) or len(set(self.classes)) < len(self.classes):
             raise ValueError("features and classes must each be named once")
         return self
+
+
+def features_digest(names: Iterable[str]) -> str:
+    """Return a hash of features' names in their order."""
+    return hashlib.sha256(_as_json(names)).hexdigest()
+
+
+def write_all_features(folder: Path, names: Iterable[str]) -> None:
+    """Write beside a model the names of all features of the file that it learned from."""
+    with whole_file(folder / ALL_FEATURES) as temporary:
+        temporary.write_bytes(gzip.compress(_as_json(names), mtime=0))
+
+
+def read_all_features(folder: Path, digest: str) -> list[str]:
+    """Return what `write_all_features` wrote, if it has the digest.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, or is not as it was written.
+    """
+    path = folder / ALL_FEATURES
+    try:
+        with gzip.open(path) as stream:
+            content = stream.read(MOST_BYTES)
+    except (OSError, EOFError, zlib.error):
+        content = b""
+    if hashlib.sha256(content).hexdigest() != digest:
+        what = "is not the file model.json describes" if path.exists() else "is missing"
+        raise InputError(f"PRETRAINED_MODEL_PATH: {path} {what}; copy the whole trained_models folder again.")
+    names: list[str] = json.loads(content)
+    return names
+
+
+def _as_json(names: Iterable[str]) -> bytes:
+    return json.dumps([str(name) for name in names]).encode()
 
 
 def write_model_json(folder: Path, model: Mapping[str, Any]) -> None:

@@ -65,7 +65,7 @@ class Ahead(Generic[Result]):
             alike = replace(file, evidence=dict.fromkeys(file.rows, evidence))
             n = len(file.cells)
             parts = parts_of(
-                NormalisedFiles([alike], values.scale, values.columns),
+                replace(values, files=[alike]),
                 np.full(n, ""),
                 np.ones(n, bool),
                 (guessed.columns,),
@@ -94,6 +94,7 @@ class Ahead(Generic[Result]):
             and used.all()
             and final.values.scale == guessed.values.scale
             and _equal(final.values.columns[0], guessed.values.columns[0])
+            and _equal(final.values.counted, guessed.values.counted)
             and _equal(final.columns, guessed.columns)
         )
         return results if is_as_guessed else []

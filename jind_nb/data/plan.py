@@ -30,6 +30,8 @@ class Plan:
     ontology: dict[str, str] = field(default_factory=dict)  # cell type or parent -> term of the Cell Ontology
     features: dict[str, int] = field(default_factory=dict)  # in_file, kept; missing: only with a saved model
     preprocessing: Preprocessing | None = None  # None: not prepared yet
+    # Of the only file, where `preprocessing.features_sha256` tells of them; they are saved with the model.
+    all_features: list[str] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)  # the batches to annotate
 
     def __post_init__(self) -> None:

@@ -19,12 +19,12 @@ import pandas as pd
 from scipy import sparse
 
 from ..core.methods import DATA_RULES
-from ..core.model_json import CommonScale, Preprocessing, read_model_json
+from ..core.model_json import CommonScale, Preprocessing, features_digest, read_model_json
 from ..core.parameters import Parameters
 from ..core.text import listing, percent, plural
 from ..core.threads import map_ahead
 from ..errors import InputError
-from . import features, gene_tables
+from . import features, gene_tables, totals
 from .ahead import CELLS_TO_GUESS_BY, Ahead, Guess
 from .chunks import uncopied_warnings
 from .h5ad import input_files
@@ -301,7 +301,14 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan, meanwhile: 
     totals_over = _totals_over(parameters, chosen, in_files, plan, trained)
     names = in_files[0] if totals_over is None else totals_over
     columns = [None if totals_over is None else features.match(totals_over, index)[0] for index in in_files]
-    values = NormalisedFiles(chosen.files, chosen.scale, columns)
+    counted = None
+    if model is not None and trained is not None:
+        plan.warnings += totals.unknown_warnings(trained, chosen.scale, model["features"], names)
+        if totals_over is not None and trained.features_sha256 is not None and len(in_files) == 1:
+            evidence = chosen.files[0].evidence.values()
+            found_in = totals.beside_others(totals_over, in_files[0], chosen.scale, evidence)
+            names, columns, counted, chosen.scale = found_in.names, [found_in.columns], found_in.counted, found_in.scale
+    values = NormalisedFiles(chosen.files, chosen.scale, columns, counted)
     used = (cells["trains"] | cells["batch"].isin(plan.targets)).to_numpy()
     found = None
     if model is None:
@@ -333,6 +340,9 @@ def _select(parameters: Parameters, cells: pd.DataFrame, plan: Plan, meanwhile: 
             gene_col=gene_cols[of_target],
             totals_over=None if totals_over is None else list(totals_over),
         )
+        if totals_over is None and totals.are_taken(chosen.scale):
+            plan.all_features = list(names)
+            plan.preprocessing = replace(plan.preprocessing, features_sha256=features_digest(names))
         selected, var = _highly_variable_features(parameters, found, chosen.scale, names, cells, plan)
     else:
         assert model is not None
@@ -455,9 +465,13 @@ def _with_translated(columns: list[features.NameColumns], chosen: list[str]) -> 
 def _totals_over(
     p: Parameters, chosen: ChosenLayers, names: list[pd.Index], plan: Plan, trained: Preprocessing | None
 ) -> pd.Index | None:
-    """Return the features that a cell's total is over: those common to several files; None: all of the only file."""
-    if trained is not None and trained.totals_over is not None:
-        return pd.Index(trained.totals_over)
+    """Return the features that a cell's total is over: those common to several files, or those of a saved model; None: all of the
+    only file."""
+    if trained is not None and p.PRETRAINED_MODEL_PATH is not None:
+        of_model = totals.features_of_model(Path(p.PRETRAINED_MODEL_PATH), trained, names)
+        if of_model is not None:
+            plan.notes += totals.lacking_notes(of_model, names) if totals.are_taken(chosen.scale) else []
+            return of_model
     if chosen.files[0].is_embedding:
         return names[0]  # all dimensions, of which a new file must have as many
     if len(names) == 1:

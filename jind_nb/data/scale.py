@@ -5,7 +5,7 @@ values = to_common_scale(matrix, evidence[batch], scale)
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -36,6 +36,17 @@ SMALL_TOTAL = 200.0
 SAME_TOTALS, SAME_SPREAD = 4.0, 3.0
 
 Scale = TypeVar("Scale", bound=CommonScale)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Say which features of a matrix are returned, and which count in a cell's total."""
+
+    columns: np.ndarray | None = None  # positions; -1: a column of zeros; None: all as they are
+    counted: np.ndarray | None = None  # bool (n_features,); None: all
+
+
+EVERYTHING = Wanted()
 
 
 def common_scale(evidence: Mapping[str, Evidence], normalisation: Normalisation, unclear: str = "log1p") -> CommonScale:
@@ -270,7 +281,7 @@ def to_common_scale(
     batch: Evidence,
     scale: CommonScale,
     volumes: np.ndarray | None = None,
-    columns: np.ndarray | None = None,
+    wanted: Wanted = EVERYTHING,
 ) -> sparse.csr_matrix:
     """Return a batch's values on the common scale, float32.
 
@@ -278,17 +289,17 @@ def to_common_scale(
     ----------
     volumes
         Of the cells, float64 (n_cells,); None where the file has none.
-    columns
-        Positions of the features to return; -1: a column of zeros; None: all as they are. A cell's total or mean is over all in
-        `matrix`.
+    wanted
+        A cell's mean is over all features of `matrix`.
 
     Notes
     -----
     If the scale is `rescaled`: log(1 + total x value / (the cell's total + 1e-5)), docs/method_reference.md section 1,
-    with the cell's total over the given features; logarithms are inverted first. If it is `clr`: log(1 + value) minus its
+    with the cell's total over the features that count; logarithms are inverted first. If it is `clr`: log(1 + value) minus its
     mean over the cell's features. If it is `volume`: log(1 + 1,000 x count / volume), or log(1 + value) of values that are
     no counts or have no volume. Otherwise logarithms become natural ones, and all other values stay.
     """
+    columns = wanted.columns
     if scale.values in ("clr", "volume"):
         linear = invert(matrix.data, batch.value_type)
         if scale.values == "volume" and volumes is not None and _is_divided(batch):
@@ -300,7 +311,7 @@ def to_common_scale(
         if _is_inverted(batch, scale):
             matrix = matrix.copy()
             matrix.data = invert(matrix.data, batch.value_type)
-        return to_log_counts(matrix, scale.total, columns)
+        return to_log_counts(matrix, scale.total, wanted)
     if columns is not None:
         matrix = select_columns(matrix, columns)
     if _changes_base(batch, scale):
@@ -323,17 +334,29 @@ def _centred_in_cells(logs: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def to_log_counts(
-    matrix: sparse.csr_matrix, per_cell: float = COUNTS_PER_CELL, columns: np.ndarray | None = None
+    matrix: sparse.csr_matrix, per_cell: float = COUNTS_PER_CELL, wanted: Wanted = EVERYTHING
 ) -> sparse.csr_matrix:
-    """Return log(1 + per_cell x value / (the cell's total + 1e-5)), float32, of all features or those at some positions.
+    """Return log(1 + per_cell x value / (the cell's total + 1e-5)), float32, of all features or those that are wanted.
 
     Notes
     -----
     scanpy's `normalize_total` and `log1p` lack the 1e-5 of the published method.
     """
-    totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
-    matrix = matrix.copy() if columns is None else select_columns(matrix, columns)
+    counts = matrix if wanted.counted is None else _of_columns(matrix, wanted.counted)
+    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    matrix = matrix.copy() if wanted.columns is None else select_columns(matrix, wanted.columns)
     values = np.repeat(per_cell / (totals + 1e-5), np.diff(matrix.indptr))
     values *= matrix.data
     matrix.data = np.log1p(values, out=values).astype(np.float32)
     return matrix
+
+
+def _of_columns(matrix: sparse.csr_matrix, chosen: np.ndarray) -> sparse.csr_matrix:
+    """Return the matrix without the values of columns that are not chosen, bool (n_features,), the others in the same order.
+
+    So their sums have the same bits as those of a matrix that never had more columns. `select_columns` would take longer: it
+    gathers from all places that a cell could have a value in.
+    """
+    kept = chosen[matrix.indices]
+    pointers = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
+    return sparse.csr_matrix((matrix.data[kept], matrix.indices[kept], pointers), matrix.shape)

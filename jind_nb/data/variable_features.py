@@ -16,7 +16,7 @@ from ..core.sparse_rows import mean_and_variance, select_columns
 from .chunks import Block
 from .layers import InputFile
 from .recognise import Evidence
-from .scale import counts_in_cells, to_common_scale
+from .scale import Wanted, counts_in_cells, to_common_scale
 
 Result = TypeVar("Result")
 
@@ -29,6 +29,8 @@ class NormalisedFiles:
     scale: CommonScale
     # For each file, where the features are among its own (-1: nowhere); None: all of its features, in its order.
     columns: list[np.ndarray | None]
+    # Of a single file, which of its features count in a cell's total, bool (n_features,); None: all of `columns`.
+    counted: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Part:
     wanted: tuple[np.ndarray, ...]  # positions of the features of each matrix to return; -1: a column of zeros
     volumes: np.ndarray | None = None  # float64 (n,), of the cells; None where the file has none
     types: np.ndarray | None = None  # objects (n,), names; None where nobody asks
+    counted: np.ndarray | None = None  # of `NormalisedFiles`
 
 
 @dataclass
@@ -132,7 +135,7 @@ def _each_block(
     ends = np.cumsum([len(file.cells) for file in values.files])
     for file, columns, end in zip(values.files, values.columns, ends, strict=True):
         here = slice(end - len(file.cells), end)
-        of_file = NormalisedFiles([file], values.scale, [columns])
+        of_file = replace(values, files=[file], columns=[columns])
         parts = parts_of(of_file, batch[here], used[here], wanted, None if types is None else types[here])
         n = sum(part is not None for part in parts)
         yield from bar(file.blocks.each(function, parts), f"reading {file.path.name}", "block", n)
@@ -156,7 +159,18 @@ def parts_of(
     of_types = [None] * len(file.blocks.blocks) if types is None else file.by_block(types)
     of_cells = map(file.by_block, (value_type, batch, used))
     return [
-        Part(values.scale, list(evidence.values()), columns, kinds, batches, cells, wanted, volume, of_block)
+        Part(
+            values.scale,
+            list(evidence.values()),
+            columns,
+            kinds,
+            batches,
+            cells,
+            wanted,
+            volume,
+            of_block,
+            values.counted,
+        )
         if cells.any()
         else None
         for kinds, batches, cells, volume, of_block in zip(*of_cells, volumes, of_types, strict=True)
@@ -192,7 +206,7 @@ def _on_common_scale(matrix: sparse.csr_matrix, part: Part, wanted: np.ndarray |
             part.evidence[i],
             part.scale,
             None if part.volumes is None else part.volumes[r],
-            columns,
+            Wanted(columns, part.counted),
         )
         for i, r in zip(present, rows, strict=True)
     ]

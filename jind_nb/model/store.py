@@ -5,6 +5,7 @@ trained_models/target.pth       the target's own: encoder, classifier, adapter
 trained_models/target cells.pt  fingerprints of the target's cells, by which they are known again, and their answers
 trained_models/reference codes.pt   latents of annotated cells, for thresholds, novelty and alignment
 trained_models/val_stats_trained_model.json   predictions on held-out cells
+trained_models/all features.json.gz     names of all features of the only file, which count in a cell's total; of several files model.json says
 trained_models/model.json       features, classes, preprocessing, thresholds, calibration, files with their hashes
 trained_models/MODEL_CARD.md    the same for people
 trained_models/README.md        MODEL_CARD.md with the front matter that the Hugging Face hub reads
@@ -32,7 +33,15 @@ import torch
 from scipy import sparse
 
 from ..core.files import file_names, sha256, whole_file, write_json, write_text
-from ..core.model_json import LARGEST, MODEL_FORMAT, OLDER_FORMAT, read_model_json, write_model_json
+from ..core.model_json import (
+    LARGEST,
+    MODEL_FORMAT,
+    OLDER_FORMAT,
+    read_all_features,
+    read_model_json,
+    write_all_features,
+    write_model_json,
+)
 from ..core.parameters import Parameters
 from ..core.resources import text_templates
 from ..data.fingerprints import fingerprints
@@ -148,6 +157,8 @@ def save_model(
         },
         "hashes": _hashes(folder, (*files.values(), LATENTS)),
     }
+    if description["preprocessing"]["features_sha256"] is not None:
+        write_all_features(folder, plan.all_features)
     write_model_json(folder, description)
 
 
@@ -478,6 +489,8 @@ def copy_model(model: Path, folder: Path) -> None:
     for name in (*names, *(name + SAFETENSORS for name in names if name + SAFETENSORS in others["hashes"])):
         with whole_file(folder / Path(name).name) as temporary:
             shutil.copyfile(_checked(model, name, others), temporary)
+    if (digest := others["preprocessing"].get("features_sha256")) is not None:
+        write_all_features(folder, read_all_features(model, digest))
     write_model_json(folder, others | {"target": None})
     _card(model, others)  # refuses what it cannot describe
 

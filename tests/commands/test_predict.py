@@ -342,6 +342,44 @@ def test_a_file_of_nothing_is_not_annotated_and_said_to_be(run_folder: Path, tmp
     assert sum("are nothing that the model knows" in note for note in notes) == 1
 
 
+def _with_more(adata: ad.AnnData, more: str) -> ad.AnnData:
+    """The same cells in a file of four times the features, most of the counts in the new ones."""
+    others = sparse.random(adata.n_obs, 180, density=0.3, format="csr", random_state=0, dtype=np.float32)
+    others.data = np.ceil(others.data * 50)
+    var = pd.DataFrame(index=[*adata.var_names, *(f"other{i}" for i in range(180))])
+    whole = ad.AnnData(sparse.hstack([adata.X, others], format="csr"), obs=adata.obs, var=var)
+    order = np.random.default_rng(0).permutation(240) if more == "shuffled" else np.arange(240)
+    whole = whole[:, order].copy()
+    whole.X = sparse.csc_matrix(whole.X) if more == "csc" else whole.X
+    return whole
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_trains")
+@pytest.mark.parametrize("more", ["behind", "shuffled", "csc"])
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+def test_more_features_than_the_training_file_had_change_nothing(
+    run_folder: Path, tmp_path: Path, jind_nb: Command, monkeypatch: pytest.MonkeyPatch, more: str, large: bool
+) -> None:
+    """A file of 20,000 genes and a model of 2,000: cells keep the scale that the model learned, and are known again."""
+    new = simulated({"e": {"B": 20, "T": 20, "NK": 20}}, seed=0)
+    mixed = ad.concat([ad.read_h5ad(run_folder.parent / "input.h5ad"), new], index_unique="-")
+    for name in ("plain", "whole"):
+        (tmp_path / name).mkdir()
+    plain = pd.read_parquet(annotate(jind_nb, run_folder, mixed, tmp_path / "plain") / "predictions.parquet")
+    if large:
+        monkeypatch.setattr(layers, "KEPT_VALUES", 0)
+        monkeypatch.setattr(chunks, "VALUES_AT_ONCE", 2000)
+    whole = _with_more(mixed, more)
+    out = annotate(jind_nb, run_folder, whole, tmp_path / "whole")
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "predictions.parquet"), plain)
+    notes = " ".join(json.loads((out / "manifest.json").read_text())["notes"])
+    assert "80 cells were annotated in the run that made the model" in notes
+    in_python = whole.copy()
+    jn.load_model(run_folder / "trained_models").predict(in_python)
+    assert in_python.obs["jind_prediction"].astype(str).tolist() == plain["predictions"].tolist()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_trains")
 def test_missing_features_are_counted_and_too_many_are_refused(

@@ -19,7 +19,7 @@ import pytest
 from scipy import sparse
 
 from jind_nb.core.methods import DATA_RULES
-from jind_nb.core.model_json import CommonScale, write_model_json
+from jind_nb.core.model_json import ALL_FEATURES, CommonScale, write_all_features, write_model_json
 from jind_nb.core.parameters import Parameters, make_parameters
 from jind_nb.data import cells as data_cells
 from jind_nb.data import chunks, datasets, layers
@@ -1090,6 +1090,131 @@ def test_a_model_of_several_files_counts_a_cells_total_over_the_features_they_sh
     fewer = query[:, ~query.var_names.isin(run.adata.var_names[:3])].copy()
     lacking = prepare(fewer, TARGET_DATASET_NAME="query", PRETRAINED_MODEL_PATH=str(folder))
     assert lacking.plan.features["missing"] == 3
+
+
+def _saved(run: Prepared, saved_model: Callable[..., Path]) -> Path:
+    """The model that a run of one file would save, as far as values depend on it."""
+    preprocessing = json.loads(json.dumps(asdict(run.plan.preprocessing)))
+    folder = saved_model(list(run.adata.var_names), preprocessing)
+    if preprocessing["features_sha256"] is not None:
+        write_all_features(folder, run.plan.all_features)
+    return folder
+
+
+def _part(adata: ad.AnnData, columns: Any, batch: str | None = None) -> ad.AnnData:
+    return adata[slice(None) if batch is None else adata.obs["batch"] == batch, columns].copy()
+
+
+IN_FILES: dict[str, Callable[[ad.AnnData], ad.AnnData]] = {
+    "more": lambda adata: adata,
+    "more, shuffled": lambda adata: adata[:, np.random.default_rng(0).permutation(adata.n_vars)].copy(),
+    "more, dense": lambda adata: ad.AnnData(adata.X.toarray(), obs=adata.obs, var=adata.var),
+    "more, in .raw": _in_raw,
+    "the same": lambda adata: adata[:, 10:50].copy(),
+}
+
+
+@pytest.mark.parametrize("how", IN_FILES)
+@pytest.mark.parametrize("kind", ["counts", "log2 of shares"])
+def test_a_model_of_one_file_counts_a_cells_total_over_the_features_of_that_file(
+    prepare: Callable[..., Prepared], saved_model: Callable[..., Path], how: str, kind: str
+) -> None:
+    """People train on the features that vary most, and annotate whole files: there are ten times as many counts."""
+    adata = simulated(THREE_BATCHES)
+    adata.X[:, 50:] *= 100
+    if kind != "counts":
+        adata = _kinds(adata, **dict.fromkeys("abc", lambda x: log_counts(x) / np.log(2)))
+    run = prepare(_part(adata, slice(10, 50)), NUM_FEATURES=20)
+    again = prepare(IN_FILES[how](_part(adata, slice(None), "c")), PRETRAINED_MODEL_PATH=str(_saved(run, saved_model)))
+    np.testing.assert_array_equal(again.values, run.of_batch("c"))
+    assert all(warning.startswith(".raw of in.h5ad is used") for warning in again.plan.warnings)
+
+
+def test_the_names_of_a_models_features_are_read_where_a_file_has_others(
+    prepare: Callable[..., Prepared], saved_model: Callable[..., Path]
+) -> None:
+    adata = simulated(THREE_BATCHES)
+    run = prepare(_part(adata, slice(40)), NUM_FEATURES=20)
+    folder = _saved(run, saved_model)
+    for damage in (
+        lambda file: file.write_bytes(file.read_bytes()[:-20]),
+        lambda file: file.write_text("a"),
+        Path.unlink,
+    ):
+        damage(folder / ALL_FEATURES)
+        same_features = prepare(_part(adata, slice(40), "c"), PRETRAINED_MODEL_PATH=str(folder))
+        np.testing.assert_array_equal(same_features.values, run.of_batch("c"))
+        with pytest.raises(
+            InputError, match=r"^PRETRAINED_MODEL_PATH: .*all features.*copy the whole trained_models folder"
+        ):
+            prepare(_part(adata, slice(None), "c"), PRETRAINED_MODEL_PATH=str(folder))
+
+
+def test_a_file_with_few_of_the_features_that_a_total_was_over_is_told_so(
+    prepare: Callable[..., Prepared], saved_model: Callable[..., Path]
+) -> None:
+    """Its totals are over what it has, whether it has others beside or not."""
+    adata = simulated(THREE_BATCHES)
+    run = prepare(_part(adata, slice(50)), NUM_FEATURES=20)
+    folder = _saved(run, saved_model)
+    alone, beside = (
+        prepare(_part(adata, columns, "c"), PRETRAINED_MODEL_PATH=str(folder))
+        for columns in (slice(20, 50), slice(20, 60))
+    )
+    np.testing.assert_array_equal(alone.values, beside.values)
+    counts = adata.X.toarray()[(adata.obs["batch"] == "c").to_numpy()]
+    there = [name for name in run.adata.var_names if name >= "gene020"]
+    expected = log_counts(counts[:, 20:50], run.plan.preprocessing.total)[:, [int(name[4:]) - 20 for name in there]]
+    np.testing.assert_allclose(alone.values[:, run.adata.var_names.isin(there)], expected, rtol=1e-5)
+    words = "In the training a cell's total was over 50 features; here it is over the 30 of them that are there."
+    assert all(any(note.startswith(words) for note in found.plan.notes) for found in (alone, beside))
+
+
+def test_several_files_each_count_what_a_model_of_one_file_counted(
+    prepare: Callable[..., Prepared], saved_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    adata = simulated(THREE_BATCHES)
+    run = prepare(_part(adata, slice(40)), NUM_FEATURES=20)
+    _part(adata, slice(None), "c").write_h5ad(tmp_path / "whole.h5ad")
+    _part(adata, slice(45), "a").write_h5ad(tmp_path / "less.h5ad")
+    folder = _saved(run, saved_model)
+    again = prepare([tmp_path / "whole.h5ad", tmp_path / "less.h5ad"], PRETRAINED_MODEL_PATH=str(folder))
+    np.testing.assert_array_equal(again.of_batch("c"), run.of_batch("c"))
+
+
+def test_logarithms_of_other_totals_are_brought_to_those_of_a_model_of_fewer_features(
+    prepare: Callable[..., Prepared], saved_model: Callable[..., Path]
+) -> None:
+    """With METHOD `reference` a model keeps logarithms; in a file of more features 10,000 is another total."""
+    whole = simulated(THREE_BATCHES)
+    few = _kinds(_part(whole, slice(40)), **dict.fromkeys("abc", log_counts))
+    run = prepare(few, NUM_FEATURES=20, METHOD="reference")
+    assert not run.plan.preprocessing.rescaled
+    logs = _kinds(whole, **dict.fromkeys("abc", log_counts))
+    folder = _saved(run, saved_model)
+    again = prepare(_part(logs, slice(None), "c"), PRETRAINED_MODEL_PATH=str(folder))
+    np.testing.assert_allclose(again.values, run.of_batch("c"), rtol=1e-4)
+    same_features = prepare(_part(few, slice(None), "c"), PRETRAINED_MODEL_PATH=str(folder))
+    np.testing.assert_array_equal(same_features.values, run.of_batch("c"))
+
+
+def test_logarithms_without_totals_say_nothing_of_the_features_that_count(prepare: Callable[..., Prepared]) -> None:
+    """They were normalised over a whole file before most of its features were left out: new counts are too."""
+    logs = _kinds(simulated(THREE_BATCHES), **dict.fromkeys("abc", log_counts))
+    run = prepare(_part(logs, slice(30)), METHOD="reference")
+    assert run.plan.preprocessing.total is None
+    assert run.plan.preprocessing.features_sha256 is None
+    assert not run.plan.all_features
+
+
+@pytest.mark.parametrize(("n_features", "told"), [(39, True), (41, False)])
+def test_an_older_model_with_fewer_features_than_the_file_is_told_of(
+    prepare: Callable[..., Prepared], saved_model: Callable[..., Path], n_features: int, told: bool
+) -> None:
+    adata = simulated(THREE_BATCHES)
+    folder = saved_model([f"gene{i:03d}" for i in range(n_features)])
+    found = prepare(_part(adata, slice(None), "c"), PRETRAINED_MODEL_PATH=str(folder))
+    assert any("did not keep which features count" in warning for warning in found.plan.warnings) == told
 
 
 # --- real cells ------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from scipy import sparse
 
 import jind_nb as jn
 from jind_nb.core.files import sha256
-from jind_nb.core.model_json import read_model_json, write_model_json
+from jind_nb.core.model_json import read_all_features, read_model_json, write_model_json
 from jind_nb.core.parameters import Parameters, make_parameters
 from jind_nb.data.plan import Plan
 from jind_nb.errors import InputError
@@ -231,6 +231,8 @@ def test_a_run_with_a_saved_model_leaves_that_as_it_was_and_a_whole_copy_of_its_
     assert equal(weights(model), weights(saved.reference.model))
     np.testing.assert_array_equal(loaded.latent, known.latent)
     assert set(read_model_json(own)["files"].values()) <= {file.name for file in own.iterdir()}
+    assert read_all_features(own, read_model_json(own)["preprocessing"]["features_sha256"]) == saved.plan.all_features
+    assert len(saved.plan.all_features) == 60
 
 
 # --- damage ------------------------------------------------------------------------------------------------------------
