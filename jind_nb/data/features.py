@@ -137,9 +137,21 @@ def match(wanted: pd.Index, names: pd.Index) -> tuple[np.ndarray, str]:
 
     Returns
     -------
-    Positions int (len(wanted),), -1 where it is missing; and in words which difference was disregarded, empty if none:
-    one is only if that finds over a tenth more.
+    Positions int (len(wanted),), -1 where it is missing, not to be changed; and in words which difference was disregarded, empty if
+    none: one is only if that finds over a tenth more.
     """
+    return _match(tuple(map(str, wanted)), tuple(map(str, names)))
+
+
+@lru_cache(REMEMBERED)  # spellings of some ten thousand names take a sixth of a second, and are asked for several times
+def _match(of_wanted: tuple[str, ...], of_names: tuple[str, ...]) -> tuple[np.ndarray, str]:
+    wanted, names = pd.Index(of_wanted, dtype=object), pd.Index(of_names, dtype=object)
+    best, how = _best_match(wanted, names)
+    best.flags.writeable = False
+    return best, how
+
+
+def _best_match(wanted: pd.Index, names: pd.Index) -> tuple[np.ndarray, str]:
     wanted_keys, keys = keys_of(wanted), keys_of(names)
     exact = keys.get_indexer(wanted_keys)
     if (exact >= 0).all():

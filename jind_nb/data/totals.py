@@ -91,11 +91,9 @@ def lacking_notes(known: pd.Index, in_files: list[pd.Index]) -> list[str]:
 def unknown_warnings(trained: Preprocessing, scale: CommonScale, model: list[str], names: pd.Index) -> list[str]:
     """Return a list with one warning if an earlier version saved a model, and the file seems to have many more features than the
     model's had, otherwise an empty one: a model with fewer features than are kept by default probably has all of its file."""
-    if (
-        trained.totals_over is not None
-        or trained.features_sha256 is not None
-        or not (are_taken(scale) and scale.rescaled)
-    ):
+    if trained.totals_over is not None or trained.features_sha256 is not None:
+        return []
+    if not (are_taken(trained) and are_taken(scale) and scale.rescaled):
         return []
     most = Parameters.model_fields["NUM_FEATURES"].default
     if len(model) >= most or len(names) <= CLEARLY_MORE * len(model):

@@ -1198,13 +1198,21 @@ def test_logarithms_of_other_totals_are_brought_to_those_of_a_model_of_fewer_fea
     np.testing.assert_array_equal(same_features.values, run.of_batch("c"))
 
 
-def test_logarithms_without_totals_say_nothing_of_the_features_that_count(prepare: Callable[..., Prepared]) -> None:
+def test_logarithms_without_totals_say_nothing_of_the_features_that_count(
+    prepare: Callable[..., Prepared], saved_model: Callable[..., Path]
+) -> None:
     """They were normalised over a whole file before most of its features were left out: new counts are too."""
     logs = _kinds(simulated(THREE_BATCHES), **dict.fromkeys("abc", log_counts))
     run = prepare(_part(logs, slice(30)), METHOD="reference")
     assert run.plan.preprocessing.total is None
     assert run.plan.preprocessing.features_sha256 is None
     assert not run.plan.all_features
+    folder = _saved(run, saved_model)
+    counts = simulated(THREE_BATCHES)
+    found = prepare(_part(counts, slice(None), "c"), PRETRAINED_MODEL_PATH=str(folder), METHOD="reference")
+    np.testing.assert_allclose(found.values, run.of_batch("c"), rtol=1e-4)
+    assert len(found.plan.warnings) == 1
+    assert "brought to counts per 10,000 over all its features" in found.plan.warnings[0]
 
 
 @pytest.mark.parametrize(("n_features", "told"), [(39, True), (41, False)])
