@@ -257,14 +257,14 @@ def read_all_features(folder: Path, digest: str) -> list[str]:
     path = folder / ALL_FEATURES
     try:
         with gzip.open(path) as stream:
-            content = stream.read(MOST_BYTES)
-    except (OSError, EOFError, zlib.error):
-        content = b""
-    if hashlib.sha256(content).hexdigest() != digest:
+            names = json.loads(stream.read(MOST_BYTES))
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError):
+        names = None
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or features_digest(names) != digest:
         what = "is not the file model.json describes" if path.exists() else "is missing"
         raise InputError(f"PRETRAINED_MODEL_PATH: {path} {what}; copy the whole trained_models folder again.")
-    names: list[str] = json.loads(content)
-    return names
+    return list(names)
 
 
 def _as_json(names: Iterable[str]) -> bytes:

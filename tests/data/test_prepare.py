@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import re
@@ -1139,6 +1140,8 @@ def test_the_names_of_a_models_features_are_read_where_a_file_has_others(
     for damage in (
         lambda file: file.write_bytes(file.read_bytes()[:-20]),
         lambda file: file.write_text("a"),
+        lambda file: file.write_bytes(gzip.compress(b"[" * 100_000)),
+        lambda file: file.write_bytes(gzip.compress(b"[1, 2]")),
         Path.unlink,
     ):
         damage(folder / ALL_FEATURES)
