@@ -74,7 +74,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         sentence=in_one_sentence(results, errors),
         data=", ".join(map(last_name, run.parameters.paths)),
         learns_alone=learns_alone(first.run),
-        stands_out=what_stands_out(results, errors),
+        stands_out=what_stands_out(results, errors, {sample.plan.target: sample.plan for sample in samples}),
         picture=picture,
         table=scrolling_html(report_html.table_html(samples_table(results, errors), "Each sample", has_download=True)),
         shares=scrolling_html(

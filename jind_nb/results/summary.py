@@ -25,9 +25,9 @@ from .across import in_one_sentence
 from .load import load_finished
 from .predicted import Predicted
 from .tables import (
-    composition_shares,
     composition_table,
     left_out_confusion,
+    most_like_shares,
     outside_notes,
     predictions_table,
 )
@@ -454,14 +454,10 @@ def _other_composition(table: pd.DataFrame, plan: Plan) -> dict[str, Sequence[st
     """Return a doubt where the target's composition is not one that the annotated batches have, if these are several."""
     if len(plan.cells) < 2:
         return {}
-    shares = composition_shares(table, plan, len(table))
-    here = shares.drop(index=UNLIKE, errors="ignore")[["assigned", "parent_only", "rejected"]].sum(axis=1)
-    here = here / (here.sum() or 1.0)
-    shares = shares.loc[here.index]
     others = [
-        f"{name} ({percent(here[name])}, elsewhere {percent(low)} to {percent(high)})"
-        for name, low, high in zip(shares.index, shares["low"], shares["high"], strict=True)
-        if max(low - here[name], here[name] - high) > MUCH_APART
+        f"{name} ({percent(row['here'])}, elsewhere {percent(row['low'])} to {percent(row['high'])})"
+        for name, row in most_like_shares(table, plan).iterrows()
+        if max(row["low"] - row["here"], row["here"] - row["high"]) > MUCH_APART
     ]
     return {"The share of cells most like these types is far from that in every annotated batch: {}.": others}
 
