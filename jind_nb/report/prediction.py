@@ -75,7 +75,7 @@ def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str
         "prediction.html.j2",
         name=plan.target,
         n_cells=len(predicted.table),
-        summary=summarise_prediction(predicted, types, calibration),
+        summary=summarise_prediction(predicted, types, plan, calibration),
         known_types=plan.classes,
         features=predicted.features,
         model=description,

@@ -388,13 +388,13 @@ def composition_shares(composition: pd.DataFrame, plan: Plan, most: int) -> pd.D
 
 def most_like_shares(composition: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Return a row for each cell type: `here`, its share of the target's cells by what they are most like, those that are unlike all
-    annotated cells left out, and `low` and `high`, its shares in the annotated batches (NaN of fewer than two): 0 to 1.
+    annotated cells left out, and `mean`, `low` and `high` of the annotated batches (NaN as in `composition_shares`): 0 to 1.
 
     `composition` is as `composition_table` returns it.
     """
     shares = composition_shares(composition, plan, len(composition)).drop(index=UNLIKE, errors="ignore")
     here = shares[["assigned", "parent_only", "rejected"]].sum(axis=1)
-    return shares[["low", "high"]].assign(here=here / (here.sum() or 1.0))
+    return shares[["mean", "low", "high"]].assign(here=here / (here.sum() or 1.0))
 
 
 def quality_table(x: sparse.csr_matrix, result: TargetResult) -> pd.DataFrame:

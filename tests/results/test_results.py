@@ -539,7 +539,10 @@ def test_a_composition_that_no_annotated_batch_has_is_doubted() -> None:
     usual = plan_of(["B", "T"], a={"B": 41, "T": 59}, b={"B": 30, "T": 70})
     assert "far from" not in " ".join(summary._distrust(result, usual, []))
     single = plan_of(["B", "T"], a={"B": 50, "T": 950})
-    assert "far from" not in " ".join(summary._distrust(result, single, []))
+    told = " ".join(summary._distrust(result, single, []))
+    assert "in the only annotated batch: T (50.0 %, there 95.0 %), B (50.0 %, there 5.0 %)" in told
+    of_one_usual = plan_of(["B", "T"], a={"B": 65, "T": 35})
+    assert "far from" not in " ".join(summary._distrust(result, of_one_usual, []))
 
 
 def left_out_of(*rows: tuple[str, int, float, float], contradictions: list[str] | None = None) -> Calibration:
@@ -588,17 +591,17 @@ def test_types_that_left_out_batches_got_wrong_are_named_worst_first_where_cells
     confusion = [(0, 0, 40), (0, 1, 6), (1, 0, 2), (1, 1, 3), (2, 2, 14), (2, 3, 8), (2, 4, 3), (3, 2, 11), (3, 3, 7)]
     calibration = Calibration(1.0, None, None, None, 2, [], {}, [], confusion=confusion)
     types = pd.DataFrame({"assigned": [9, 9, 9, 9]}, index=classes)
-    wrong, missed = summary._often_mistaken(types, calibration, classes)
+    wrong, missed = summary._doubtful_types(types, calibration, classes)
     assert "called one of these types, many were of another: Monocyte (8 of 15), Macrophage (11 of 25)." in wrong
     assert (
         "got their own type: Monocyte (7 of 18; 11 were called Macrophage), Macrophage (14 of 25; 8 were called Monocyte)."
         in missed
     )
     assert "DC" not in wrong + missed  # of nine cells or fewer, which say little
-    wrong, missed = summary._often_mistaken(types.assign(assigned=[9, 9, 9, 0]), calibration, classes)
+    wrong, missed = summary._doubtful_types(types.assign(assigned=[9, 9, 9, 0]), calibration, classes)
     assert "Monocyte (" not in wrong + missed
-    assert summary._often_mistaken(types.assign(assigned=[9, 9, 0, 0]), calibration, classes) == []
-    wrong, _ = summary._often_mistaken(types, replace(calibration, n_annotated=1), classes)
+    assert summary._doubtful_types(types.assign(assigned=[9, 9, 0, 0]), calibration, classes) == []
+    wrong, _ = summary._doubtful_types(types, replace(calibration, n_annotated=1), classes)
     assert wrong.startswith("Of the cells held out of the only annotated batch that were called")
 
 
@@ -641,6 +644,28 @@ def test_of_two_left_out_batches_the_other_one_is_named() -> None:
     assert "far worse than another: spleen (72.0 % of its cells right before rejection, 100.0 % in blood)" in told
     assert "If the target is like spleen" in told
     assert "median" not in told
+
+
+def test_a_left_out_batch_of_which_fewer_cells_were_assigned_did_not_do_worse_in_all() -> None:
+    """More of the assigned ones may be right than in the other batch."""
+    (told,) = summary._left_out_worse(left_out_of(("a", 300, 0.48, 0.66), ("b", 300, 0.85, 0.6)), "target")
+    assert "had far fewer cells assigned than another: a (48.0 % of its cells assigned, 85.0 % in b)" in told
+    assert "worse" not in told
+    assert "may be wrong" not in told
+
+
+def test_types_that_no_left_out_cell_could_check_are_named() -> None:
+    """The expected error rests on the other types, and half of the answers may be of these."""
+    calibration = replace(
+        left_out_of(("a", 300, 0.9, 0.9), ("b", 300, 0.9, 0.9)), confusion=[(0, 0, 80), (1, 1, 90), (1, 2, 4)]
+    )
+    types = pd.DataFrame({"assigned": [60, 20, 15, 5]}, index=["B", "T", "NK", "DC"])
+    (told,) = summary._doubtful_types(types, calibration, ["B", "T", "NK", "DC"])
+    assert (
+        "20 of the 100 assigned cells were given types of which no left-out cell could be checked: NK (15), DC (5)."
+        in told
+    )
+    assert summary._doubtful_types(types.assign(assigned=[80, 15, 3, 2]), calibration, ["B", "T", "NK", "DC"]) == []
 
 
 @pytest.mark.parametrize(
