@@ -9,14 +9,14 @@ import pandas as pd
 import torch
 from markupsafe import Markup
 
-from ..core.labels import UNASSIGNED, UNLIKE
+from ..core.labels import UNASSIGNED
 from ..core.model_json import read_model_json
 from ..data.plan import Plan
 from ..model.calibration import Calibration
 from ..model.state import AlignmentMode, KnownLatents
 from ..model.store import load_shared
+from ..results import new_groups
 from ..results.embedding import points_of
-from ..results.new_groups import MOST_GROUPED
 from ..results.predicted import Predicted, batches_table, flagged_table, reasons_counted
 from ..results.summary import summarise_prediction
 from ..results.tables import (
@@ -126,9 +126,7 @@ def _groups(predicted: Predicted) -> Markup | None:
     """Return the groups of cells that are unlike all annotated ones; None where there are none."""
     if predicted.groups is None:
         return None
-    n_unlike = int((predicted.table["reason"] == UNLIKE).sum())
-    drawn = f" ({MOST_GROUPED:,} of the {n_unlike:,}, drawn at random)" if n_unlike > MOST_GROUPED else ""
-    return _table(predicted.groups, f"Groups of cells that are unlike all annotated ones{drawn}, the largest first")
+    return _table(predicted.groups, new_groups.title(predicted.groups, predicted.table["reason"]))
 
 
 def _answer_pictures(
