@@ -9,7 +9,7 @@ from ..core.labels import UNASSIGNED, UNLIKE
 from ..core.text import about, percent
 from ..data.plan import Plan
 from ..model.expected_error import ExpectedError
-from .tables import composition_table, most_like_shares
+from .tables import composition_table, error_columns, most_like_shares
 from .target import Level, TargetResult
 
 # A sample stands out if it differs from the median of the others by so much (shares, 0 to 1).
@@ -38,17 +38,13 @@ def samples_table(results: Mapping[str, TargetResult], errors: Mapping[str, Expe
     `median confidence`, and the expected error among the assigned cells with its range."""
     rows = {}
     for name, result in results.items():
-        error = errors[name]
         rows[name] = {
             "cells": len(result.cells),
             "assigned %": 100 * _share(result.level == Level.TYPE),
             "Unassigned %": 100 * _share(result.level == Level.UNASSIGNED),
             "unlike all annotated cells %": 100 * _share(result.final.reasons == UNLIKE),
             "median confidence": float(np.median(result.final.confidence)),
-            "expected error %": None if error.value is None else 100 * error.value,
-            "likely range %": "not known"
-            if error.range is None
-            else " to ".join(f"{100 * end:.1f}" for end in error.range),
+            **error_columns(errors[name]),
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("sample")
     return table.round({name: 1 for name in table if name != "median confidence"})

@@ -17,6 +17,7 @@ from ..data import parents as data_parents
 from ..data.plan import Plan
 from ..model import hierarchy
 from ..model.calibration import Calibration
+from ..model.expected_error import ExpectedError
 from ..model.history import StageResult
 from ..model.state import AlignmentMode
 from .target import REASONS, Level, TargetResult, count_fallbacks
@@ -395,6 +396,16 @@ def most_like_shares(composition: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     shares = composition_shares(composition, plan, len(composition)).drop(index=UNLIKE, errors="ignore")
     here = shares[["assigned", "parent_only", "rejected"]].sum(axis=1)
     return shares[["mean", "low", "high"]].assign(here=here / (here.sum() or 1.0))
+
+
+def error_columns(error: ExpectedError) -> dict[str, object]:
+    """Return the expected error of a sample in percent, and between which shares it probably is, as columns of a table."""
+    return {
+        "expected error %": None if error.value is None else 100 * error.value,
+        "likely range %": "not known"
+        if error.range is None
+        else " to ".join(f"{100 * end:.1f}" for end in error.range),
+    }
 
 
 def quality_table(x: sparse.csr_matrix, result: TargetResult) -> pd.DataFrame:
