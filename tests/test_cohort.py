@@ -147,6 +147,7 @@ def test_the_report_compares_the_samples_then_tells_of_each(cohort: Path) -> Non
     assert "donor/2: " in first
     assert "% of the cells are most like T, " in first
     assert "in the annotated batches" in first
+    assert html.count("What each picture shows is explained in the section of") == 1
     assert html.index('id="sample-1"') < html.index('id="sample-2"') < html.index('id="methods"')
 
 
