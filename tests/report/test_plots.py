@@ -803,6 +803,21 @@ def test_trust_shows_left_out_batches_and_the_target_where_it_has_labels() -> No
     assert not any(TARGET in words for axes in (left, right) for words in legend_of(axes))
 
 
+def test_a_calibration_that_did_not_help_is_told() -> None:
+    """The legend said 0.106 uncalibrated and 0.140 calibrated, beside a sentence that calibration makes confidences right."""
+    better = learned()
+    assert plots_target.calibration_note(better) is None
+    assert plots_target.calibration_note(None) is None
+    row = better.batches[0] | {"network_calibration_error": 0.106, "calibration_error": 0.14}
+    worse = plots_target.calibration_note(replace(better, batches=[row]))
+    assert worse is not None
+    assert "no smaller error (0.140) than uncalibrated ones (0.106)" in worse
+    alone = plots_target.calibration_note(replace(better, batches=[row], n_annotated=1))
+    assert alone is not None
+    assert "other data sets" in alone
+    assert "held-out cells" in plots_target.reliability_alt(replace(better, n_annotated=1), None)
+
+
 def test_curves_on_one_place_are_all_seen() -> None:
     """Left-out batches may be as well calibrated as the target; a curve below another would be missed, or taken for the other."""
     random = np.random.default_rng(0)
