@@ -403,12 +403,17 @@ def left_out(
         (
             left_out(0.02, n_annotated=1, target_error=None, threshold=None),
             [
-                "Of the 80 assigned among the cells held out of the only annotated batch, once confidences were calibrated, 2.0 % "
+                "Of the 80 assigned among 100 cells held out of the only annotated batch, once confidences were calibrated, 2.0 % "
                 "were wrong; a new batch is usually harder"
             ],
             ["left out of training"],
         ),
         (left_out(None, n_annotated=2, target_error=None, threshold=None), ["not known"], ["%"]),
+        (
+            left_out(None, n_annotated=1, target_error=None, threshold=None),
+            ["not known: none of the 100 cells held out of the only annotated batch was assigned"],
+            ["left-out"],
+        ),
         (
             left_out(0.0, 0.0, n_annotated=2, target_error=None, threshold=None),
             [
@@ -708,7 +713,7 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     from_held_out = summary._expected_number(unknown, None, held_out)
     assert from_held_out.value == "not known"
     assert (
-        "5.0 % of the assigned ones among the cells held out of the annotated batches are wrong, and a new batch is harder"
+        "5.0 % of the assigned ones among the cells held out of training are wrong, and a new batch is harder"
         in from_held_out.basis
     )
     none_assigned = held_out | {"assigned": 0, "effective_accuracy": 0.0}
@@ -722,7 +727,7 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     assert "Cells of a type that it lacks are not counted" in alone.basis
     with_dropped = summary._expected_number(unknown, None, held_out, dropped=0.2)
     assert (
-        "24.0 % of the assigned ones among the cells held out of the annotated batches are wrong, those of types too rare to be learned"
+        "24.0 % of the assigned ones among the cells held out of training are wrong, those of types too rare to be learned"
         in with_dropped.basis
     )  # the others are wrong whatever is said of them
     none_wrong = [{"cells": 9, "error_among_assigned": 0.0, "doubt_among_assigned": 0.0}] * 2
@@ -785,4 +790,4 @@ def test_a_type_whose_cells_are_all_unlike_the_reference_is_not_called_absent() 
         index=["alpha", "beta", "delta"],
     )
     absent, without, unlike = summary._absent_types(table, []).values()
-    assert (absent, without, unlike) == (["beta (learned from 5 cells)"], ["delta"], ["alpha"])
+    assert (absent, without, unlike) == (["beta (learned from 5 cells)"], ["delta (1 cell)"], ["alpha"])
