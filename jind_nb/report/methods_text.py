@@ -37,6 +37,12 @@ def _model(run: Run) -> dict[str, Any]:
     return read_model_json((run.cohort or run).models)
 
 
+def _most_cells(run: Run, plan: Plan) -> int | None:
+    """Return how many labelled cells of a batch were used at most; None where no batch had more."""
+    most = DATA_RULES[run.parameters.METHOD].most_cells
+    return most if any(n > most for n in plan.labelled.values()) else None
+
+
 def methods(
     run: Run, result: TargetResult, plan: Plan, training: Mapping[str, Any], versions: Mapping[str, str]
 ) -> Methods:
@@ -56,7 +62,7 @@ def methods(
         "calibration": calibration, "stated": expected_error(result.final, calibration), "alignment_reason": alignment_reason,
         "learning": METHODS[method].describe(result.latent.shape[1], epochs, 1 + len(training["intermediates"])),
         "CLAIMED": CLAIMED, "CLAIM_WEIGHT": CLAIM_WEIGHT, "SHARE_ABOVE": SHARE_ABOVE,
-        "most_cells": DATA_RULES[run.parameters.METHOD].most_cells, "steps": METHODS[method],
+        "most_cells": _most_cells(run, plan), "steps": METHODS[method],
     }  # fmt: skip
     module: Any = templates().get_template("methods.txt.j2").make_module(values)
     paragraph = re.sub(r"\s*\n\s*", " ", str(module)).strip()
