@@ -16,6 +16,7 @@ from ..model.predictions import SHARE_ABOVE
 from ..results.summary import alignment_reason
 from ..results.target import TargetResult, target_calibration
 from ..runs.folder import Run
+from .chapter import ONE_BATCH, SEVERAL_BATCHES
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Methods:
     references: list[tuple[str, str, str]]
 
 
-def method_of(run: Run) -> str:
-    """Return the METHOD that the run's model was trained with."""
-    method: str = _model(run)["training"]["METHOD"]
-    return method
+def method_of(run: Run) -> frozenset[str]:
+    """Return how the run's model was trained, as tags of the notebooks' cells: its METHOD, and whether on one annotated batch."""
+    training = _model(run)["training"]
+    return frozenset({f"method-{training['METHOD']}", ONE_BATCH if len(training["cells"]) == 1 else SEVERAL_BATCHES})
 
 
 def _model(run: Run) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
 def part(
     notebook: Path,
     points: PointData,
-    method: str,
+    method: Collection[str],
     *,
     in_appendix: bool | None = None,
     title: str | None = None,

@@ -442,6 +442,8 @@ def test_captions_speak_of_left_out_cells_only_where_a_batch_was_left_out() -> N
     """Of a single annotated batch there are none, and a reader would look for them."""
     several, alone = (left_out(0.02, n_annotated=n, target_error=None, threshold=None) for n in (2, 1))
     assert "left-out" in " ".join(tables.left_out_captions({"shared": several}))
+    assert tables.left_out_caption(several, "Each batch") == tables.left_out_caption(None, "Each batch") == "Each batch"
+    assert tables.left_out_caption(alone, "Each batch") == "Held-out cells of the only annotated batch"
     captions = tables.left_out_captions({"shared": alone, "aligned": alone})
     assert "left-out" not in " ".join(captions)
     assert captions[1].startswith("Labels that answers for held-out cells of the only annotated batch contradict")
@@ -672,6 +674,7 @@ def test_a_type_that_could_not_be_hidden_is_not_known_to_be_noticed() -> None:
     found = Calibration(1.0, None, None, None, 2, [], {}, [], noticed={"T": 0.9, "B": 0.25})
     table = tables.noticed_table(found, ["B", "NK", "T"])
     assert table["noticed %"].to_dict() == {"B": 25.0, "T": 90.0, "NK": "not known"}
+    assert "No annotated batch was left out" in tables.noticed_table(None, ["B"]).loc[0, "note"]
 
 
 def test_few_held_out_cells_are_doubted_by_what_was_held_out_not_by_the_threshold() -> None:
