@@ -26,7 +26,15 @@ from jind_nb.core.parameters import Parameters
 from jind_nb.data.plan import Plan
 from jind_nb.metrics import reliability, risk_coverage
 from jind_nb.model.calibration import Calibration
-from jind_nb.model.history import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, stage_result, without_training_cells
+from jind_nb.model.history import (
+    HELD_OUT,
+    TRAINED_ON,
+    UNSEEN,
+    StageResult,
+    stage_result,
+    stages_to_compare,
+    without_training_cells,
+)
 from jind_nb.model.predictions import Predictions
 from jind_nb.model.state import TargetStage
 from jind_nb.report.plots import compare, confusion, embedding, style, training
@@ -150,6 +158,20 @@ def test_history_of_few_types_is_a_page_for_each_batch_in_reading_order(write: C
         assert sum(title in page for page in of_batches) == 1
     for page in of_batches:
         assert len({title.split(":")[0] for title in ORDER_WITH_ONE_INTERMEDIATE if title in page}) == 1
+
+
+def test_a_history_of_one_annotated_batch_speaks_of_no_intermediates_and_no_adapters(
+    write: Callable[..., list[str]],
+) -> None:
+    """There are none, and a reader would look for them."""
+    first = result(SOURCE, "initial", HELD_OUT, type_names(4))
+    stages = [result(TARGET, stage, UNSEEN, type_names(4)) for stage in ("before alignment", "after alignment")]
+    assert stages_to_compare([first]) == []
+    assert stages_to_compare([first, *stages]) == [first, *stages]
+    overview = " ".join(write([first, *stages])[0].split())
+    for words in (f"labels from {SOURCE} to {TARGET}", "first trained", "before alignment", "after alignment"):
+        assert words in overview
+    assert "adapt" not in overview
 
 
 def test_batches_of_one_stage_share_pages(write: Callable[..., list[str]]) -> None:
