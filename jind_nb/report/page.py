@@ -67,7 +67,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         alignment_reason=alignment_reason,
         always_aligns=METHODS[run.parameters.METHOD].ALWAYS_ALIGNS,
         expected_error_sentence=expected_error_sentence,
-        quantile=np.quantile,
+        confidence_in_words=confidence_in_words,
         pictures=answer_of(run, result, plan, points),
         table=scrolling_html(report_html.table_html(types, "Each cell type in the target", has_download=True)),
         has_own_thresholds=_has_own_thresholds(run, result),
@@ -83,6 +83,18 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         point_data=points.content,
     )
     return write(html, run)
+
+
+def confidence_in_words(confidence: np.ndarray) -> str:
+    """Return above which confidence half of the cells are, and nine tenths; once where both are the same, rounded down.
+
+    >>> confidence_in_words(np.linspace(0.5, 1, 101)), confidence_in_words(np.full(9, 0.999))
+    ('above 0.75 for half of the cells, above 0.55 for nine tenths', 'above 0.99 for nine tenths of the cells')
+    """
+    of_half, of_most = (f"{min(0.99, np.floor(100 * np.quantile(confidence, q)) / 100):.2f}" for q in (0.5, 0.1))
+    if of_half == of_most:
+        return f"above {of_most} for nine tenths of the cells"
+    return f"above {of_half} for half of the cells, above {of_most} for nine tenths"
 
 
 def _has_own_thresholds(run: Run, result: TargetResult) -> bool:
@@ -147,7 +159,7 @@ def most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
 def part(
     notebook: Path,
     points: PointData,
-    method: str,
+    method: Collection[str],
     *,
     in_appendix: bool | None = None,
     title: str | None = None,

@@ -18,12 +18,13 @@ from ..model.store import load_shared
 from ..results import new_groups
 from ..results.embedding import points_of
 from ..results.predicted import Predicted, batches_table, flagged_table, reasons_counted
-from ..results.summary import summarise_prediction
+from ..results.summary import FEW_CELLS, expected_error_sentence, summarise_prediction
 from ..results.tables import (
     composition_to_read,
     count_types,
     describe_stage,
     hover_table,
+    left_out_caption,
     left_out_confusion,
     left_out_table,
     left_out_title,
@@ -35,6 +36,7 @@ from .plots import confusion, style
 from .plots.embedding import pictures_of_target
 from .plots.target import (
     answer_pictures,
+    calibration_note,
     confidence_histogram,
     histogram_alt,
     reliability_alt,
@@ -91,8 +93,12 @@ def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str
         n_flagged=len(flagged),
         n_listed=min(len(flagged), MOST_LISTED),
         all_cells=page.all_cells(predicted.run),
+        n_annotated=len(description["training"]["cells"]),
+        n_held_out=None if calibration is None else sum(row["cells"] for row in calibration.batches),
+        few_cells=FEW_CELLS,
+        held_out=None if calibration is None else expected_error_sentence(calibration),
         trust=_trust(calibration, predicted.classes),
-        learned_from=_table(_learned_from(description), "The annotated batches that the model learned from"),
+        learned_from=_table(_learned_from(description), "What the model learned from"),
         parameters=page.by_name(page.parameters_in_words(predicted.run, SHOWN), ["parameter", "value"], "Parameters"),
         point_data=points.content,
     )
@@ -166,8 +172,10 @@ def _trust(calibration: Calibration | None, classes: list[str]) -> Markup | None
         title = left_out_title(calibration)
         matrix = confusion.share_matrix(counts, title, classes)
         pictures.insert(0, style.described(matrix, confusion.share_matrix_alt(counts, title)))
-    table = _table(left_out_table(calibration), "Each annotated batch, left out and annotated like a new file")
-    return table + Markup("").join(figure_html(png, about) for png, about in pictures)
+    caption = left_out_caption(calibration, "Each annotated batch, left out and annotated like a new file")
+    shown = Markup("").join(figure_html(png, about) for png, about in pictures)
+    note = calibration_note(calibration)
+    return _table(left_out_table(calibration), caption) + shown + (Markup("<p>{}</p>").format(note) if note else "")
 
 
 def _learned_from(description: Mapping[str, Any]) -> pd.DataFrame:

@@ -195,8 +195,8 @@ def _expected_number(
     elif held_out is not None and held_out["assigned"]:
         counted = ", those of types too rare to be learned included" if dropped else ""
         basis += (
-            f" {percent(1 - held_out['effective_accuracy'] * (1 - dropped))} of the assigned ones among the cells held out of the "
-            f"annotated batches are wrong{counted}, and a new batch is harder."
+            f" {percent(1 - held_out['effective_accuracy'] * (1 - dropped))} of the assigned ones among the cells held out of "
+            f"training are wrong{counted}, and a new batch is harder."
         )
     return Number(name, "not known", "how many of the assigned cells are wrong", basis)
 
@@ -225,10 +225,9 @@ def _wrong_of_held_out(calibration: Calibration) -> str:
     wrong = f"{percent(error)} were" if error else "none was"
     by_chance = f" (up to {percent(highest_error_of_none(n))} may be, by chance)" if not error else ""
     counted = ", cells of types too rare to be learned counted in" if calibration.dropped else ""
-    which = (
-        "Of the {:,} assigned among the cells held out of the only annotated batch, once confidences were calibrated"
-    )
-    return f"{which.format(n)}, {wrong} wrong{by_chance}{counted}"
+    which = "Of the {:,} assigned among {} held out of the only annotated batch, once confidences were calibrated"
+    held_out = plural(sum(row["cells"] for row in calibration.batches), "cell")
+    return f"{which.format(n, held_out)}, {wrong} wrong{by_chance}{counted}"
 
 
 def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[str]:
@@ -459,13 +458,15 @@ def _absent_types(table: pd.DataFrame, types: Sequence[str]) -> dict[str, Sequen
     without = [name for name in table.index[is_without] if not types or name in types]
     training = table["training_cells"].astype(float)
 
-    def told(name: str) -> str:
-        return f"{name} (learned from {plural(int(training[name]), 'cell')})" if training[name] < FEW_CELLS else name
+    def told(name: str, n_cells: int = 0) -> str:
+        here = [plural(n_cells, "cell")] if n_cells else []
+        few = [f"learned from {plural(int(training[name]), 'cell')}"] if training[name] < FEW_CELLS else []
+        return f"{name} ({', '.join(here + few)})" if here or few else name
 
     return {
         "No cell is most like {}: absent here, or missed.": [told(name) for name in absent if name not in unlike],
-        "No cell is assigned to these types, though a few are most like them: {}. They are absent here, or missed.": [
-            told(name) for name in without
+        "No cell is assigned to these types, though some are most like them: {}. They are absent here, or missed.": [
+            told(name, int(_most_like(table)[name])) for name in without
         ],
         "All cells that are most like {} are unlike all annotated cells: the type itself in another state, or a new one.": unlike,
     }

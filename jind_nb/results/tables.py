@@ -452,9 +452,13 @@ def left_out_confusion(calibration: Calibration | None, classes: list[str]) -> p
 
 def left_out_title(calibration: Calibration | None) -> str:
     """Return the title of a picture of `left_out_confusion`."""
-    if calibration is not None and calibration.n_annotated == 1:
-        return "Held-out cells of the only annotated batch"
-    return "Left-out annotated batches, all together"
+    return left_out_caption(calibration, "Left-out annotated batches, all together")
+
+
+def left_out_caption(calibration: Calibration | None, of_several: str) -> str:
+    """Return the caption of a `left_out_table`: `of_several` unless there is a single annotated batch."""
+    is_alone = calibration is not None and calibration.n_annotated == 1
+    return "Held-out cells of the only annotated batch" if is_alone else of_several
 
 
 def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
@@ -462,7 +466,7 @@ def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
     if not calibrations:
         return pd.DataFrame({"note": ["METHOD reference leaves no batch out; its probabilities are not calibrated."]})
     if next(iter(calibrations.values())).n_annotated == 1:
-        words = {AlignmentMode.UNALIGNED: "held-out cells of the only annotated batch"}  # all modes have the same
+        words = {AlignmentMode.UNALIGNED: "with or without"}  # all modes have the same
     else:
         words = MODE_WORDS
     tables = {label: left_out_table(calibrations[mode]) for mode, label in words.items() if mode in calibrations}
@@ -484,7 +488,9 @@ def left_out_captions(calibrations: Mapping[str, Calibration]) -> tuple[str, str
 def noticed_table(calibration: Calibration | None, classes: Sequence[str]) -> pd.DataFrame:
     """Return a row for each annotated type: the share of its cells that would be noticed, were it new, in %, the least noticed
     first; last the types that could not be hidden."""
-    if calibration is None or not calibration.noticed:
+    if calibration is None:
+        return pd.DataFrame({"note": ["No annotated batch was left out, so no type was hidden."]})
+    if not calibration.noticed:
         return pd.DataFrame(
             {"note": ["No type could be hidden: two annotated batches need to have it, of ten cells or more."]}
         )

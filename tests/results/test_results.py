@@ -403,12 +403,17 @@ def left_out(
         (
             left_out(0.02, n_annotated=1, target_error=None, threshold=None),
             [
-                "Of the 80 assigned among the cells held out of the only annotated batch, once confidences were calibrated, 2.0 % "
+                "Of the 80 assigned among 100 cells held out of the only annotated batch, once confidences were calibrated, 2.0 % "
                 "were wrong; a new batch is usually harder"
             ],
             ["left out of training"],
         ),
         (left_out(None, n_annotated=2, target_error=None, threshold=None), ["not known"], ["%"]),
+        (
+            left_out(None, n_annotated=1, target_error=None, threshold=None),
+            ["not known: none of the 100 cells held out of the only annotated batch was assigned"],
+            ["left-out"],
+        ),
         (
             left_out(0.0, 0.0, n_annotated=2, target_error=None, threshold=None),
             [
@@ -437,6 +442,8 @@ def test_captions_speak_of_left_out_cells_only_where_a_batch_was_left_out() -> N
     """Of a single annotated batch there are none, and a reader would look for them."""
     several, alone = (left_out(0.02, n_annotated=n, target_error=None, threshold=None) for n in (2, 1))
     assert "left-out" in " ".join(tables.left_out_captions({"shared": several}))
+    assert tables.left_out_caption(several, "Each batch") == tables.left_out_caption(None, "Each batch") == "Each batch"
+    assert tables.left_out_caption(alone, "Each batch") == "Held-out cells of the only annotated batch"
     captions = tables.left_out_captions({"shared": alone, "aligned": alone})
     assert "left-out" not in " ".join(captions)
     assert captions[1].startswith("Labels that answers for held-out cells of the only annotated batch contradict")
@@ -692,6 +699,7 @@ def test_a_type_that_could_not_be_hidden_is_not_known_to_be_noticed() -> None:
     found = Calibration(1.0, None, None, None, 2, [], {}, [], noticed={"T": 0.9, "B": 0.25})
     table = tables.noticed_table(found, ["B", "NK", "T"])
     assert table["noticed %"].to_dict() == {"B": 25.0, "T": 90.0, "NK": "not known"}
+    assert "No annotated batch was left out" in tables.noticed_table(None, ["B"]).loc[0, "note"]
 
 
 def test_few_held_out_cells_are_doubted_by_what_was_held_out_not_by_the_threshold() -> None:
@@ -733,7 +741,7 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     from_held_out = summary._expected_number(unknown, None, held_out)
     assert from_held_out.value == "not known"
     assert (
-        "5.0 % of the assigned ones among the cells held out of the annotated batches are wrong, and a new batch is harder"
+        "5.0 % of the assigned ones among the cells held out of training are wrong, and a new batch is harder"
         in from_held_out.basis
     )
     none_assigned = held_out | {"assigned": 0, "effective_accuracy": 0.0}
@@ -747,7 +755,7 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     assert "Cells of a type that it lacks are not counted" in alone.basis
     with_dropped = summary._expected_number(unknown, None, held_out, dropped=0.2)
     assert (
-        "24.0 % of the assigned ones among the cells held out of the annotated batches are wrong, those of types too rare to be learned"
+        "24.0 % of the assigned ones among the cells held out of training are wrong, those of types too rare to be learned"
         in with_dropped.basis
     )  # the others are wrong whatever is said of them
     none_wrong = [{"cells": 9, "error_among_assigned": 0.0, "doubt_among_assigned": 0.0}] * 2
@@ -810,4 +818,4 @@ def test_a_type_whose_cells_are_all_unlike_the_reference_is_not_called_absent() 
         index=["alpha", "beta", "delta"],
     )
     absent, without, unlike = summary._absent_types(table, []).values()
-    assert (absent, without, unlike) == (["beta (learned from 5 cells)"], ["delta"], ["alpha"])
+    assert (absent, without, unlike) == (["beta (learned from 5 cells)"], ["delta (1 cell)"], ["alpha"])
