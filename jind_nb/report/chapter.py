@@ -61,7 +61,7 @@ def chapter(
     deeper: int = 0,
     *,
     in_appendix: bool | None = None,
-    method: Collection[str] | None = None,
+    of_run: Collection[str] | None = None,
     has_prose: bool = True,
 ) -> str:
     """Return an executed notebook's prose, tables and pictures as HTML, without code, log lines and the parameters cell, and
@@ -75,7 +75,7 @@ def chapter(
         How many levels to move headings down.
     in_appendix
         Only the sections (`##`) with or without the tag `appendix`; None: all.
-    method
+    of_run
         The tags of KINDS_OF_TAGS that describe the run; cells (and sections, by their heading) that have another tag of the same kind are left
         out.
     has_prose
@@ -91,8 +91,8 @@ def chapter(
             sections.append([])
             has_content.append(False)
             is_wanted = in_appendix is None or in_appendix == (APPENDIX in tags)
-            is_wanted &= not _is_of_another(method, tags)
-        if not is_wanted or NOTEBOOK_ONLY in tags or _is_of_another(method, tags):
+            is_wanted &= not _is_of_another(of_run, tags)
+        if not is_wanted or NOTEBOOK_ONLY in tags or _is_of_another(of_run, tags):
             continue
         if cell.cell_type == "markdown":
             prose = cell.source if has_prose else "\n\n".join(re.findall(r"^#+ .*", cell.source, flags=re.MULTILINE))
@@ -105,10 +105,10 @@ def chapter(
     return _in_pairs("\n".join(html for section in compress(sections, has_content) for html in section))
 
 
-def _is_of_another(method: Collection[str] | None, tags: Collection[str]) -> bool:
-    """Return whether a cell's tags are for other runs than those that `method` describes."""
+def _is_of_another(of_run: Collection[str] | None, tags: Collection[str]) -> bool:
+    """Return whether a cell's tags are for other runs than those that `of_run` describes."""
     named = [kind & set(tags) for kind in KINDS_OF_TAGS]
-    return method is not None and any(of_kind and of_kind.isdisjoint(method) for of_kind in named)
+    return of_run is not None and any(of_kind and of_kind.isdisjoint(of_run) for of_kind in named)
 
 
 def _in_pairs(html: str) -> str:

@@ -27,7 +27,7 @@ class Methods:
     references: list[tuple[str, str, str]]
 
 
-def method_of(run: Run) -> frozenset[str]:
+def tags_of(run: Run) -> frozenset[str]:
     """Return how the run's model was trained, as tags of the notebooks' cells: its METHOD, and whether on one annotated batch."""
     training = _model(run)["training"]
     return frozenset({f"method-{training['METHOD']}", ONE_BATCH if len(training["cells"]) == 1 else SEVERAL_BATCHES})

@@ -714,7 +714,7 @@ def test_only_what_describes_the_run_is_told(tmp_path: Path, of_run: set[str], s
         markdown("members left out", "several-batches", "method-default"), displays(html="<table><tr><td>table 1</td></tr></table>"),
         markdown("## Hidden", "several-batches"), displays(html="<table><tr><td>table 2</td></tr></table>"),
     ]  # fmt: skip
-    html = chapter.chapter(notebook_of(tmp_path, *cells), method=of_run)
+    html = chapter.chapter(notebook_of(tmp_path, *cells), of_run=of_run)
     everything = ["always", "left out in turn", "alone", "members left out", "table 1", "Hidden", "table 2"]
     assert [words for words in everything if words in html] == shown
 
