@@ -161,7 +161,9 @@ def test_samples_beside_a_single_annotated_batch_get_a_report(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     html = (tmp_path / "run" / "report.html").read_text("utf-8")
     (heading,) = re.findall("<h1>(.*)</h1>", html)
-    assert re.fullmatch(r"2 samples: \d+ of 130 cells assigned \(\S+\s%\)\.", heading)
+    assert re.fullmatch(
+        r"2 samples: \d+ of 130 cells assigned \(\S+\s%\); how many of them are wrong is not known\.", heading
+    )
     assert "donor/2: " in html[html.index("What stands out") : html.index('id="sample-1"')]
 
 

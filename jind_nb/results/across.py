@@ -51,14 +51,14 @@ def samples_table(results: Mapping[str, TargetResult], errors: Mapping[str, Expe
 
 
 def in_one_sentence(results: Mapping[str, TargetResult], errors: Mapping[str, ExpectedError]) -> str:
-    """Return how many cells of all samples are assigned, how many of these are probably wrong, and in which sample most are; nothing
-    about errors if that of a sample is not known."""
+    """Return how many cells of all samples are assigned, how many of these are probably wrong, and in which sample most are, if
+    that is known of each sample."""
     assigned = {name: int((result.level == Level.TYPE).sum()) for name, result in results.items()}
     n, n_assigned = sum(len(result.cells) for result in results.values()), sum(assigned.values())
     sentence = f"{n_assigned:,} of {n:,} cells assigned ({percent(n_assigned / n)})"
     known = {name: value for name in results if (value := errors[name].value) is not None}
     if len(known) < len(results):
-        return sentence
+        return f"{sentence}; how many of them are wrong is not known{'' if not known else ' of all samples'}"
     error = float(np.average(list(known.values()), weights=list(assigned.values())))
     worst = max(known, key=lambda name: known[name])
     most = f", most in {worst} ({about(known[worst])})" if known[worst] > error else ""
