@@ -145,8 +145,26 @@ def test_the_report_compares_the_samples_then_tells_of_each(cohort: Path) -> Non
     assert "of the assigned cells are probably wrong" in heading
     assert "What stands out" in first
     assert "donor/2: " in first
-    assert "% of the cells are B, " in first
+    assert "% of the cells are most like T, " in first
+    assert "in the annotated batches" in first
+    assert html.count("What each picture shows is explained in the section of") == 1
     assert html.index('id="sample-1"') < html.index('id="sample-2"') < html.index('id="methods"')
+
+
+def test_samples_beside_a_single_annotated_batch_get_a_report(tmp_path: Path) -> None:
+    """`init` proposes all batches without labels; of no sample is it known how many errors to expect."""
+    adata = cells()
+    adata[(adata.obs["batch"] != "b").to_numpy()].copy().write_h5ad(tmp_path / "input.h5ad")
+    values = {"PATH": "input.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "OUTPUT_PATH": "run"}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(values))
+    done = run_forked("run", tmp_path / "p.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    html = (tmp_path / "run" / "report.html").read_text("utf-8")
+    (heading,) = re.findall("<h1>(.*)</h1>", html)
+    assert re.fullmatch(
+        r"2 samples: \d+ of 130 cells assigned \(\S+\s%\); how many of them are wrong is not known\.", heading
+    )
+    assert "donor/2: " in html[html.index("What stands out") : html.index('id="sample-1"')]
 
 
 def test_the_same_cohort_again_repeats_nothing(cohort: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -153,6 +154,19 @@ def test_prose_comes_before_every_picture_and_says_what_the_page_is(template: Pa
     assert cells[0].cell_type == "markdown"
     assert cells[0].source.startswith("# ")
     assert len(cells_of(template, "markdown")) >= 4
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+def test_prose_on_several_batches_is_tagged_so(template: Path) -> None:
+    """The report of a single annotated batch leaves such cells out; without the tag it tells of what is not there."""
+    of_several = re.compile(
+        r"\*?left-out batch|left out of training in turn|\*?intermediate|All annotated batches|the annotated batches\b"
+    )
+    for cell in cells_of(template, "markdown"):
+        tags = set(cell.metadata.get("tags", []))
+        assert not of_several.search(cell.source) or tags & {"several-batches", "one-batch", "notebook-only"}, (
+            cell.source
+        )
 
 
 def test_the_tutorial_is_ten_lines_of_code() -> None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from ..core.model_json import read_model_json
 from ..core.on_disk import ArraysOnDisk
 from ..core.parameters import Parameters, make_parameters
 from ..core.sparse_rows import seen_columns
-from ..core.text import percent, plural
+from ..core.text import listing, percent, plural
 from ..core.threads import lower_priority, map_ahead
 from ..data.allowed_types import allowed_types
 from ..data.chunks import read_obs_of_whole, read_whole
@@ -242,6 +242,8 @@ def _predicted(file: _File) -> Predicted:
         batch,
         plan.features | {"silent": int((~encoded.here).sum()) - missing},
         answer.n_learned,
+        how=answer.how,
+        errors={name: widened(error, missing / plan.features["kept"]) for name, error in answer.errors.items()},
     )
 
 
@@ -378,7 +380,9 @@ class _Answer:
     table: pd.DataFrame  # in the file's order
     latent: np.ndarray  # float32 (n, d), in the order of the encoded cells
     notes: list[str]
+    how: list[str]  # the cells were aligned
     error: ExpectedError
+    errors: Mapping[str, ExpectedError]  # by batch
     n_learned: int  # as in `Predicted`
 
 
@@ -405,6 +409,7 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
     tables, order, errors = [], [], {}
     n_learned = 0
     doublets, notes = _doublets(encoded, batches, settings.seed) if settings.doublets else (None, [])
+    how: dict[str, list[str]] = {}
     for group, cells in groups.items():
         if not len(cells):
             continue
@@ -415,6 +420,7 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
             model_store.recall(annotated, encoded.values_of(cells), model.folder, known, settings)
         elif settings.align:
             align(annotated, encoded.values_of(cells), known, settings)
+            how[group], annotated.notes = annotated.notes, []
         tried = None
         if cells is not of_own and not settings.align:  # the model knows where the cells are that it learned from
             tried = try_alignment(shared, before[ordinary[cells]], known, settings)
@@ -451,7 +457,20 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
             n_learned, "assigned cell that the model learned from is", "assigned cells that the model learned from are"
         )
         error = replace(error, basis=f"{error.basis} {learned_from} not counted.")
-    return _Answer(table, latent, notes, error, n_learned)
+    of_batches = {str(name): errors[f"{name!r}"][0] for name in batches if f"{name!r}" in errors}
+    return _Answer(table, latent, notes, _told_once(how), error, of_batches, n_learned)
+
+
+def _told_once(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the notes on groups of cells, one after the other: what all have in common once, the rest with the group's name."""
+    groups: dict[str, list[str]] = {}
+    for group, of_group in notes.items():
+        for note in of_group:
+            groups.setdefault(note, []).append(group)
+    return [
+        note if len(having) == len(notes) else f"{listing(having, len(having), quoted=False)}: {note}"
+        for note, having in groups.items()
+    ]
 
 
 def _warnings_of_a_batch_apart(name: str, changed: float) -> list[str]:
@@ -560,7 +579,7 @@ def _write_about(predicted: Predicted, hashed: str, options: Options, begun: flo
         "versions": versions(),
         "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
         "input": [{"path": run.parameters.paths[0], "sha256": hashed}],
-        "notes": [*predicted.warnings, *predicted.notes],
+        "notes": [*predicted.warnings, *predicted.notes, *predicted.how],
     }
     write_json(run.metrics, {"target": _metrics(predicted)})
     if options.report:

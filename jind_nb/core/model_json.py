@@ -191,8 +191,7 @@ class _Novelty(BaseModel):
 
     share: Share
     floor: Threshold
-    alone: Threshold | None = None  # where no batch could be left out; not in older models, whose score was another
-    composition: Annotated[float, Field(ge=0, le=1)] | None = None  # `NoveltyLimit.composition`; not in older models
+    score: Annotated[int, Field(ge=1)] | None = None  # `new_types.SCORE`; not in older models
     least: Annotated[float, Field(ge=-1, le=1)]  # correlation with a type's mean cell
 
 

@@ -356,9 +356,9 @@ def alignment_in_words(calibrations: Mapping[str, Calibration]) -> str:
     aligned = calibrations.get(AlignmentMode.ALIGNED)
     if aligned is None or len(aligned.weights) < 2:
         return "No annotated batch was left out to see how much alignment helps"
-    chosen = "this mix was best on left-out annotated batches"
+    chosen = "under this mix the labels of left-out annotated batches are most likely"
     if aligned.n_annotated == 1:
-        chosen = "this mix was best in other data sets, since there is no second annotated batch to leave out"
+        chosen = "this mix is what suited other data sets, since there is no second annotated batch to leave out"
     return f"{percent(moved_share(aligned.weights))} of each answer comes from after alignment, the rest from before it; {chosen}"
 
 

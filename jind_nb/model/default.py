@@ -547,7 +547,7 @@ def novelty(
         near = neighbours(latent, settings)
     compared = Compared.of(latent, columns, near)
     shares = classify(model.classifier, latent[near.among] + offset, settings.device)
-    found[some] = known.space.novelty(latent, compared, shares, offset, known.novelty_limit.composition)
+    found[some] = known.space.novelty(latent, compared, shares, offset)
     return found
 
 

@@ -218,10 +218,10 @@ def evaluate_batch(reference: Reference, batch: str, stage: TrainingStage) -> No
 
 def candidates_table(reference: Reference, plan: Plan) -> pd.DataFrame:
     """Return how the source was chosen; one row where there was no choice."""
-    why = (
-        "named in SOURCE_DATASET_NAME"
-        if plan.source
-        else "it has the most cell types, and of batches with as many, the most cells"
-    )
+    why = "it has the most cell types, and of batches with as many, the most cells"
+    if plan.source:
+        why = "named in SOURCE_DATASET_NAME"
+    elif len(plan.annotated) == 1:
+        why = "the only annotated batch"
     rows = reference.candidates or [{"batch": reference.source, "why": why}]
     return pd.DataFrame(rows).set_index("batch")

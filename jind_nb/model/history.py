@@ -48,6 +48,12 @@ def without_training_cells(history: Sequence[StageResult]) -> list[StageResult]:
     ]
 
 
+def stages_to_compare(history: Sequence[StageResult]) -> list[StageResult]:
+    """Return the results on cells that the stage was not trained on; none where there is a single one, beside nothing."""
+    untrained = [result for result in history if result.cells != TRAINED_ON]
+    return untrained if len(untrained) > 1 else []
+
+
 def evaluate(truth: np.ndarray, predictions: Predictions) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Return all numbers of docs/method_reference.md section 7 for labelled cells.
 

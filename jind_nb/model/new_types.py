@@ -8,8 +8,9 @@
 4. Its distance to the nearest type there is measured in units of how much cells of a type differ within and between annotated
    batches (Mahalanobis; Lee et al. 2018, NeurIPS, arXiv:1807.03888).
 5. A group that no annotated cell claims is farther from everything annotated than other cells of the batch are: this tells a new
-   type from a batch all of whose cells are far.
-6. Logarithms of the two distances are averaged, and those of the claims and of the answers' largest shares are taken off. So is the
+   type from a batch all of whose cells are far. A new type that is no farther off may be told by what sets it apart from the batch's
+   other cells, however little that is: annotated cells are sorted into groups of the batch's own (`claims_of_groups`).
+6. Logarithms of the two distances are averaged, and those of both claims and of the answers' largest shares are taken off. So is the
    batch's own lower quartile: a batch may be odd as a whole, and at least a quarter of its cells is taken to be of annotated types. (`resemblance` finds files of which
    no cell is.)
 7. A cell is flagged above a limit that left-out batches tell, and that is higher beside very novel cells (BESIDE_NOVEL): odd groups of
@@ -19,12 +20,14 @@ benchmarks/research/new_types.py hides types in turn and measures it; benchmarks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy import sparse
+from scipy.cluster.vq import kmeans2
 
 from ..core.compiled import compiled
 from ..core.sparse_rows import product, sums_and_squares
@@ -33,25 +36,34 @@ from .in_blocks import in_blocks
 from .neighbours import CELLS_A_NEIGHBOUR, Neighbours, nearest
 from .predictions import SHARE_ABOVE
 
+SCORE = 2  # how often the score was changed: a saved model's limit is of one score
+
 # The limit: what SHARE_ABOVE of left-out cells of known types exceed, times SLOPE, added to START; but not below FLOOR. Where no batch
 # could be left out, annotated cells stand in where they lie (`novelty_of_annotated`), and ALONE is the limit where these are too few.
-START, SLOPE, FLOOR, ALONE = 0.38, 0.6, 0.3, 0.94
+START, SLOPE, FLOOR, ALONE = 0.54, 0.6, 0.3, 1.1
 EASIER = 0.1  # is added to what they exceed: it is easier to recognise them than cells of a new batch
 BESIDE_NOVEL = 0.5  # of what SHARE_ABOVE of the target's own cells exceed: the limit is not below it
 MOST_ANNOTATED = 4_000  # that components, types and their spread are computed from
 FEWEST_OF_A_TYPE = 100
 # Cells that an annotated cell claims; rounds in which neighbours share their claims; what is added to them before the logarithm, and
 # its weight.
-CLAIMED, SHARED, FEW_CLAIMS, CLAIM_WEIGHT = 10, 3, 0.05, 0.4
+CLAIMED, SHARED, FEW_CLAIMS, CLAIM_WEIGHT = 10, 3, 0.05, 0.3
 # How many times more or less common a type must be in the batch than among the annotated cells, for its claims to follow its share of
-# the batch by half, and how suddenly they do. In older models they follow it by a fixed power.
-OTHER_SHARE, SUDDENLY, OLDER_COMPOSITION = 4.0, 4, 0.8
+# the batch by half, and how suddenly they do.
+OTHER_SHARE, SUDDENLY = 4.0, 4
 SURPRISE_WEIGHT, LEAST_SHARE = 0.15, 1e-3  # of the logarithm of how sure the answers are, and what is added before it
 # Of where a type is in a batch: rounds; more claims than this count no more (1: as if a type's were spread over all cells); cells
 # below which a type tells nothing; how far a common type goes its own way, and the share of the batch at which it goes half of that.
 ROUNDS, MOST_CLAIMS, FEWEST_CELLS, OWN_WAY, RARE = 3, 4.0, 3, 0.25, 0.02
+# Of groups of the batch's cells: what is added to the annotated cells in them before the logarithm, and its weight; how often they are
+# drawn, from how many cells at most, in how many rounds. There are half as many as types, and so many more: fewer where no two batches tell how a
+# type differs between them. But no more than 40, and one for ten cells.
+FEW_OF_A_GROUP, GROUP_WEIGHT, DRAWS, MOST_GROUPED, ROUNDS_OF_GROUPS = 0.05, 0.3, 9, 2_000, 20
+MORE_GROUPS, MORE_UNTOLD, MOST_GROUPS, CELLS_A_GROUP = 7, 4, 40, 10
 COMPONENTS = 50  # or a quarter of the latent, if that is less
-SHRINKAGE = 0.3  # of the covariance within types, towards a sphere
+SHRINKAGE = 0.3  # of the covariance within types of a batch, towards a sphere
+BETWEEN = 3.0  # times the covariance of a type's means between annotated batches is added to it
+FEWEST_OF_A_MEAN = 3  # cells of a type in a batch
 QUARTILE = 0.25
 CELLS_AT_ONCE = 5_120  # whose novelty is computed; memory only
 TINY = 1e-9
@@ -80,7 +92,9 @@ class AnnotatedSpace:
     mean: np.ndarray  # (b,), of the unscaled block of latents
     axes: np.ndarray  # (b, k), its components
     types: np.ndarray  # (K, c), mean latent of each type
-    precision: np.ndarray  # (c, c), inverse of the covariance within types
+    precision: np.ndarray  # (c, c), inverse of the covariance within types, in a batch and between batches
+    between: np.ndarray | None  # (c, c), that of a type's means between batches; None where no type is in two
+    within: np.ndarray  # (c, c), that within types of a batch
     cells: np.ndarray  # (m, c), latents of annotated cells
     y: np.ndarray  # int (m,), their types, as rows of `types`
 
@@ -108,16 +122,14 @@ class AnnotatedSpace:
             smooth[batch == one] = compared.mean(compared.neighbours.positions)
         names, own = np.unique(y, return_inverse=True)
         types = np.stack([latent[y == k].mean(axis=0) for k in names])
-        apart = (smooth - types[own])[:, near]
-        weights = 1 / np.bincount(own)[own]  # every type counts alike
-        covariance = (apart * weights[:, None]).T @ apart / weights.sum()
-        sphere = np.trace(covariance) / len(near) + TINY
-        covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * sphere * np.eye(len(near))
+        within, between = _within_and_between(smooth[:, near], batch, own)
         block = latent[:, latent.shape[1] // 2 :]
         mean = block.mean(axis=0)
         _, axes = np.linalg.eigh((block - mean).T @ (block - mean))
         axes = axes[:, ::-1][:, : min(COMPONENTS, max(1, latent.shape[1] // 4))]
-        return cls(names, near, mean, axes, types[:, near], np.linalg.inv(covariance), latent[:, near], own)
+        covariance = _shrunk(within) + (0 if between is None else BETWEEN * between)
+        precision = np.linalg.inv(covariance)
+        return cls(names, near, mean, axes, types[:, near], precision, between, within, latent[:, near], own)
 
     def unexplained(self, latent: np.ndarray) -> np.ndarray:
         """Return the length of what the components do not explain of latents (n, d), float (n,)."""
@@ -189,7 +201,29 @@ class AnnotatedSpace:
         normal: np.ndarray = claims * (m / claims.sum(axis=0))
         return normal
 
-    def weights(self, cells: np.ndarray, composition: float | None = None) -> np.ndarray:
+    def claims_of_groups(self, compared: Compared) -> list[np.ndarray]:
+        """Return how many annotated cells of each type there are in the group of each of a batch's cells, for each cell of the batch that
+        is in it, float (m, K), by each of several draws: about 1 on average for each type.
+
+        Groups are heaps of the batch's cells (k-means), and a linear discriminant learns to tell them apart. So it looks where the cells of
+        this batch differ from each other, be it little, but less where annotated batches differ in the same type; where none tell, less
+        where cells of a type do. By it annotated cells belong to groups, too: hardly any to one of a new type.
+        """
+        latent, some = compared.latent[:, self.near], subsample(len(compared.latent), MOST_GROUPED, 0)
+        smooth = compared.mean(compared.neighbours.positions[compared.neighbours.among[some]])[:, self.near]
+        smooth /= np.linalg.norm(smooth, axis=1, keepdims=True) + TINY
+        blind, more = (self.within, MORE_UNTOLD) if self.between is None else (BETWEEN * self.between, MORE_GROUPS)
+        n_groups = min(more + len(self.types) // 2, MOST_GROUPS, max(2, len(latent) // CELLS_A_GROUP))
+        of_types = np.eye(len(self.types))[self.y] / np.bincount(self.y)
+        found = []
+        for seed in range(DRAWS):
+            belongs_to = _groups_by(latent[some], _groups(smooth, n_groups, seed), blind)
+            shares = belongs_to(latent)
+            claims = of_types.T @ belongs_to(self.cells) / (shares.mean(axis=0) + TINY)
+            found.append(shares @ claims.T)
+        return found
+
+    def weights(self, cells: np.ndarray) -> np.ndarray:
         """Return how much each type's claims count, float (K,), sum 1: as much as the type is common.
 
         A type may be rare among the annotated cells and common in the batch: its few claims must stand for many cells. But its share
@@ -200,12 +234,10 @@ class AnnotatedSpace:
         ----------
         cells
             Of each type in the batch, float (K,): from `in_batch`.
-        composition
-            The power by which the share of the batch counts; None: as far as the two are apart.
         """
         in_batch, annotated = cells / (cells.sum() + TINY) + TINY, np.bincount(self.y) / len(self.y)
         times = np.maximum(in_batch / annotated, annotated / in_batch)
-        power = 1 / (1 + (OTHER_SHARE / times) ** SUDDENLY) if composition is None else composition
+        power = 1 / (1 + (OTHER_SHARE / times) ** SUDDENLY)
         weights: np.ndarray = in_batch**power * annotated ** (1 - power)
         weights /= weights.sum()
         return weights
@@ -216,7 +248,6 @@ class AnnotatedSpace:
         compared: Compared,
         shares: np.ndarray,
         offset: np.ndarray,
-        composition: float | None = None,
     ) -> np.ndarray:
         """Return how unlike the annotated cells each cell of a batch is, float (n,): about 0 for most cells of known types.
 
@@ -228,16 +259,18 @@ class AnnotatedSpace:
             As in `in_batch`.
         shares
             The compared cells' answers after alignment, float (m, all types of the model).
-        composition
-            As in `weights`.
         """
         if not len(latent):
             return np.zeros(0)
         shares = shares[:, self.names] / np.maximum(shares[:, self.names].sum(axis=1, keepdims=True), TINY)
         here, cells = self.in_batch(compared, shares, offset)
-        claims = here.claims(compared.latent[:, self.near], compared.sharing) @ self.weights(cells, composition)
+        weights = self.weights(cells)
+        claims = here.claims(compared.latent[:, self.near], compared.sharing) @ weights
         unclaimed, unsure = -np.log(claims + FEW_CLAIMS), -np.log(shares.max(axis=1) + LEAST_SHARE)
-        strange = CLAIM_WEIGHT * unclaimed + SURPRISE_WEIGHT * unsure
+        alone = np.mean(
+            [-np.log(of_draw @ weights + FEW_OF_A_GROUP) for of_draw in here.claims_of_groups(compared)], axis=0
+        )
+        strange = CLAIM_WEIGHT * unclaimed + GROUP_WEIGHT * alone + SURPRISE_WEIGHT * unsure
 
         def farness_of(rows: slice) -> np.ndarray:
             positions = compared.neighbours.positions[rows]
@@ -361,6 +394,58 @@ class Compared:
         neighbours = sparse.csr_matrix((np.ones(m * k), positions.ravel(), np.arange(m + 1) * k), shape=(m, m))
         neighbours = neighbours.maximum(neighbours.T)
         return sparse.diags(1 / np.diff(neighbours.indptr)) @ neighbours
+
+
+def _within_and_between(latent: np.ndarray, batch: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the covariance of latents (n, c) within types of a batch, and that of a type's means between batches, float (c, c) each;
+    every type counts alike. None for the second where no type is in two batches."""
+    within, between = [], []
+    for k in np.unique(y):
+        of_batches = [latent[(y == k) & (batch == one)] for one in np.unique(batch[y == k])]
+        apart = np.concatenate([of_batch - of_batch.mean(axis=0) for of_batch in of_batches])
+        within.append(apart.T @ apart / len(apart))
+        means = [of_batch.mean(axis=0) for of_batch in of_batches if len(of_batch) >= FEWEST_OF_A_MEAN]
+        if len(means) > 1:
+            between.append(np.cov(np.stack(means), rowvar=False))
+    return np.mean(within, axis=0), np.mean(between, axis=0) if between else None
+
+
+def _shrunk(covariance: np.ndarray) -> np.ndarray:
+    """Return a covariance (c, c) drawn towards a sphere."""
+    sphere = np.trace(covariance) / len(covariance) + TINY
+    shrunk: np.ndarray = (1 - SHRINKAGE) * covariance + SHRINKAGE * sphere * np.eye(len(covariance))
+    return shrunk
+
+
+def _groups(points: np.ndarray, n_groups: int, seed: int) -> np.ndarray:
+    """Return which of at most so many heaps each point (m, c) belongs to, int (m,): k-means, from starts that lie apart (Arthur &
+    Vassilvitskii 2007, SODA)."""
+    n_groups = min(n_groups, len(np.unique(points, axis=0)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One of the clusters is empty")  # then there is one heap less
+        group: np.ndarray = kmeans2(points, n_groups, iter=ROUNDS_OF_GROUPS, minit="++", rng=seed)[1]
+    return group
+
+
+def _groups_by(latent: np.ndarray, group: np.ndarray, blind: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what tells cells (n, c) in which shares they belong to each group that these are in, float (n, groups): a linear
+    discriminant, less by what has a covariance, (c, c), that it shall not look at."""
+    group = np.unique(group, return_inverse=True)[1]
+    members = np.eye(group.max() + 1)[group]
+    counts = members.sum(axis=0)
+    means = (members.T @ latent) / counts[:, None]
+    apart = latent - means[group]
+    precision = np.linalg.inv(_shrunk(apart.T @ apart / len(latent)) + blind)
+    weight = precision @ means.T
+    bias = np.log(counts / len(latent)) - (means * weight.T).sum(axis=1) / 2
+
+    def shares(of: np.ndarray) -> np.ndarray:
+        logits = of @ weight + bias
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        found: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return found
+
+    return shares
 
 
 @compiled

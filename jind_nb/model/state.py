@@ -37,7 +37,6 @@ class NoveltyLimit:
     alone: float | None = None  # what it is where no batch could be left out; None: by the held-out cells
     by_profiles: bool = False  # whether cells that resemble no type are unlike anything, too
     beside_novel: float = 0.0  # `Rule.beside_novel`
-    composition: float | None = None  # `AnnotatedSpace.weights`; a number in older models
 
 
 class AlignmentMode(StrEnum):

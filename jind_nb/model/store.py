@@ -52,7 +52,7 @@ from .annotate import METHODS, known_with_rules
 from .calibration import Calibration
 from .expected_error import ExpectedError, expected_error
 from .networks import Annotator, classify, encode
-from .new_types import ALONE, OLDER_COMPOSITION, Profiles
+from .new_types import ALONE, SCORE, Profiles
 from .predictions import Predictions, Rule
 from .state import AlignmentMode, Annotated, Annotating, KnownLatents, NoveltyLimit, Reference, Settings, TargetStage
 from .target import (
@@ -142,7 +142,7 @@ def save_model(
         "a new file is annotated with": AlignmentMode.UNALIGNED,
         "novelty": None
         if known.novelty_limit is None or known.profiles is None
-        else asdict(known.novelty_limit) | {"least": known.profiles.least},
+        else asdict(known.novelty_limit) | {"least": known.profiles.least, "score": SCORE},
         "alignment": {"way": known.mode, "why": known.why},
         "code size": known.latent.shape[1],
         "source": reference.source,
@@ -423,11 +423,8 @@ def load_shared(folder: Path, device: torch.device) -> tuple[Annotator, KnownLat
         if FINGERPRINTS in stored:
             known.fingerprints = stored[FINGERPRINTS].numpy().view(np.uint64)
         if novelty := description.get("novelty"):
-            composition = novelty.get("composition", OLDER_COMPOSITION)
-            known.novelty_limit = NoveltyLimit(
-                novelty["share"], novelty["floor"], alone=novelty.get("alone"), composition=composition
-            )
-            if known.novelty_limit.alone is None:  # its limits are of an older score
+            known.novelty_limit = NoveltyLimit(novelty["share"], novelty["floor"])
+            if novelty.get("score") != SCORE:  # its limits are of another score
                 known.rules = {
                     mode: replace(rule, novelty_threshold=max(rule.novelty_threshold or 0.0, ALONE))
                     for mode, rule in known.rules.items()

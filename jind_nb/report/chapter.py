@@ -22,7 +22,10 @@ NOTEBOOK_ONLY = "notebook-only"  # tag of cells that repeat what the report's ow
 
 APPENDIX = "appendix"  # tag of the headings of sections that belong to the technical appendix
 
-ONLY_METHOD = "method-"  # and a METHOD: tag of cells that describe this one only
+# Tags of cells that describe only some runs: those of this METHOD, or of so many annotated batches.
+METHOD_TAGS = frozenset({"method-default", "method-reference"})
+ONE_BATCH, SEVERAL_BATCHES = "one-batch", "several-batches"
+KINDS_OF_TAGS = METHOD_TAGS, frozenset({ONE_BATCH, SEVERAL_BATCHES})
 
 FEW_ROWS = 14  # a table of so many rows is not split between two pages
 
@@ -58,7 +61,7 @@ def chapter(
     deeper: int = 0,
     *,
     in_appendix: bool | None = None,
-    method: str | None = None,
+    of_run: Collection[str] | None = None,
     has_prose: bool = True,
 ) -> str:
     """Return an executed notebook's prose, tables and pictures as HTML, without code, log lines and the parameters cell, and
@@ -72,8 +75,9 @@ def chapter(
         How many levels to move headings down.
     in_appendix
         Only the sections (`##`) with or without the tag `appendix`; None: all.
-    method
-        Leaves out what describes another METHOD.
+    of_run
+        The tags of KINDS_OF_TAGS that describe the run; cells (and sections, by their heading) that have another tag of the same kind are left
+        out.
     has_prose
         Whether paragraphs are wanted, or only headings, pictures and tables.
     """
@@ -87,7 +91,8 @@ def chapter(
             sections.append([])
             has_content.append(False)
             is_wanted = in_appendix is None or in_appendix == (APPENDIX in tags)
-        if not is_wanted or NOTEBOOK_ONLY in tags or (method and _is_of_another(method, tags)):
+            is_wanted &= not _is_of_another(of_run, tags)
+        if not is_wanted or NOTEBOOK_ONLY in tags or _is_of_another(of_run, tags):
             continue
         if cell.cell_type == "markdown":
             prose = cell.source if has_prose else "\n\n".join(re.findall(r"^#+ .*", cell.source, flags=re.MULTILINE))
@@ -100,9 +105,10 @@ def chapter(
     return _in_pairs("\n".join(html for section in compress(sections, has_content) for html in section))
 
 
-def _is_of_another(method: str, tags: Collection[str]) -> bool:
-    named = [tag for tag in tags if tag.startswith(ONLY_METHOD)]
-    return bool(named) and ONLY_METHOD + method not in named
+def _is_of_another(of_run: Collection[str] | None, tags: Collection[str]) -> bool:
+    """Return whether a cell's tags are for other runs than those that `of_run` describes."""
+    named = [kind & set(tags) for kind in KINDS_OF_TAGS]
+    return of_run is not None and any(of_kind and of_kind.isdisjoint(of_run) for of_kind in named)
 
 
 def _in_pairs(html: str) -> str:

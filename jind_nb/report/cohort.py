@@ -19,7 +19,7 @@ from ..runs.stages import load_plan, load_training
 from . import html as report_html
 from . import page
 from .chapter import PointData, figure_html, scrolling_html
-from .methods_text import method_of, methods
+from .methods_text import methods, tags_of
 from .plots import style
 from .plots.cohort import compositions, compositions_alt
 
@@ -74,13 +74,13 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         sentence=in_one_sentence(results, errors),
         data=", ".join(map(last_name, run.parameters.paths)),
         learns_alone=learns_alone(first.run),
-        stands_out=what_stands_out(results, errors),
+        stands_out=what_stands_out(results, errors, {sample.plan.target: sample.plan for sample in samples}),
         picture=picture,
         table=scrolling_html(report_html.table_html(samples_table(results, errors), "Each sample", has_download=True)),
         shares=scrolling_html(
             report_html.table_html(percents, "The share of each cell type in each sample", has_download=True)
         ),
-        chapters=[page.part(run.notebook(stage), points, method_of(run)) for stage in before],
+        chapters=[page.part(run.notebook(stage), points, tags_of(run)) for stage in before],
         methods=methods(first.run, first.result, first.plan, first.training, facts["versions"]),
         parameters=page.by_name(
             page.parameters_in_words(run), ["parameter", "value"], "Every parameter as it was used"
@@ -99,9 +99,9 @@ def _sample(one: Run, number: int, points: PointData, *, has_evidence: bool) -> 
     pictures = evidence = Markup("")
     if has_evidence:
         pictures = page.answer_of(one, result, plan, points)
-        notebook, method = one.notebook(page.EVIDENCE), method_of(one)
+        notebook, tags = one.notebook(page.EVIDENCE), tags_of(one)
         # What the pictures mean is said once, for the first sample.
-        part = page.part(notebook, points, method, in_appendix=False, has_prose=number == 1)
+        part = page.part(notebook, points, tags, in_appendix=False, has_prose=number == 1)
         evidence = Markup(part["html"])
     name = f"sample-{number}"
     return Sample(one, result, plan, training, summarise(result, plan, training), name, pictures, table, evidence)

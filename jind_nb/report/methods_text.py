@@ -11,11 +11,12 @@ from ..core.resources import templates
 from ..data.plan import Plan
 from ..model.annotate import METHODS
 from ..model.expected_error import expected_error
-from ..model.new_types import CLAIM_WEIGHT, CLAIMED
+from ..model.new_types import CLAIM_WEIGHT, CLAIMED, DRAWS, GROUP_WEIGHT
 from ..model.predictions import SHARE_ABOVE
 from ..results.summary import alignment_reason
 from ..results.target import TargetResult, target_calibration
 from ..runs.folder import Run
+from .chapter import ONE_BATCH, SEVERAL_BATCHES
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,21 @@ class Methods:
     references: list[tuple[str, str, str]]
 
 
-def method_of(run: Run) -> str:
-    """Return the METHOD that the run's model was trained with."""
-    method: str = _model(run)["training"]["METHOD"]
-    return method
+def tags_of(run: Run) -> frozenset[str]:
+    """Return how the run's model was trained, as tags of the notebooks' cells: its METHOD, and whether on one annotated batch."""
+    training = _model(run)["training"]
+    return frozenset({f"method-{training['METHOD']}", ONE_BATCH if len(training["cells"]) == 1 else SEVERAL_BATCHES})
 
 
 def _model(run: Run) -> dict[str, Any]:
     """Return the description of the run's model: its model.json."""
     return read_model_json((run.cohort or run).models)
+
+
+def _most_cells(run: Run, plan: Plan) -> int | None:
+    """Return how many labelled cells of a batch were used at most; None where no batch had more."""
+    most = DATA_RULES[run.parameters.METHOD].most_cells
+    return most if any(n > most for n in plan.labelled.values()) else None
 
 
 def methods(
@@ -55,8 +62,8 @@ def methods(
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,
         "calibration": calibration, "stated": expected_error(result.final, calibration), "alignment_reason": alignment_reason,
         "learning": METHODS[method].describe(result.latent.shape[1], epochs, 1 + len(training["intermediates"])),
-        "CLAIMED": CLAIMED, "CLAIM_WEIGHT": CLAIM_WEIGHT, "SHARE_ABOVE": SHARE_ABOVE,
-        "most_cells": DATA_RULES[run.parameters.METHOD].most_cells, "steps": METHODS[method],
+        "CLAIMED": CLAIMED, "CLAIM_WEIGHT": CLAIM_WEIGHT, "GROUP_WEIGHT": GROUP_WEIGHT, "DRAWS": DRAWS, "SHARE_ABOVE": SHARE_ABOVE,
+        "most_cells": _most_cells(run, plan), "steps": METHODS[method],
     }  # fmt: skip
     module: Any = templates().get_template("methods.txt.j2").make_module(values)
     paragraph = re.sub(r"\s*\n\s*", " ", str(module)).strip()

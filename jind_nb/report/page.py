@@ -32,7 +32,7 @@ from ..runs.previous import PREVIOUS
 from ..runs.stages import load_device, load_latent_points, load_plan, load_training
 from . import html as report_html
 from .chapter import PointData, chapter, figure_html, scrolling_html
-from .methods_text import method_of, methods
+from .methods_text import methods, tags_of
 from .plots import style
 from .plots.embedding import last_stage
 from .plots.target import answer_pictures
@@ -55,7 +55,7 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
     result, plan, training = load_finished(run), load_plan(run), load_training(run)
     types = type_table(result, plan, evaluate_target(result, plan.target))
     points = PointData(most_bytes=most_bytes([run.notebook(stage) for stage in run.stages]))
-    before, method = [stage for stage in run.stages if stage != EVIDENCE], method_of(run)
+    before, tags = [stage for stage in run.stages if stage != EVIDENCE], tags_of(run)
     of_run = {"facts": facts, "run": run, "result": result, "plan": plan, "training": training}
     html = render(
         "report.html.j2",
@@ -67,15 +67,15 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         alignment_reason=alignment_reason,
         always_aligns=METHODS[run.parameters.METHOD].ALWAYS_ALIGNS,
         expected_error_sentence=expected_error_sentence,
-        quantile=np.quantile,
+        confidence_in_words=confidence_in_words,
         pictures=answer_of(run, result, plan, points),
         table=scrolling_html(report_html.table_html(types, "Each cell type in the target", has_download=True)),
         has_own_thresholds=_has_own_thresholds(run, result),
         all_cells=all_cells(run),
-        evidence=part(run.notebook(EVIDENCE), points, method, in_appendix=False),
+        evidence=part(run.notebook(EVIDENCE), points, tags, in_appendix=False),
         appendix=[
-            part(run.notebook(EVIDENCE), points, method, in_appendix=True, title="More evidence"),
-            *(part(run.notebook(stage), points, method) for stage in before),
+            part(run.notebook(EVIDENCE), points, tags, in_appendix=True, title="More evidence"),
+            *(part(run.notebook(stage), points, tags) for stage in before),
         ],
         methods=methods(run, result, plan, training, facts["versions"]),
         parameters=by_name(parameters_in_words(run), ["parameter", "value"], "Every parameter as it was used"),
@@ -83,6 +83,18 @@ def write_html(run: Run, facts: Mapping[str, Any]) -> str:
         point_data=points.content,
     )
     return write(html, run)
+
+
+def confidence_in_words(confidence: np.ndarray) -> str:
+    """Return above which confidence half of the cells are, and nine tenths; once where both are the same, rounded down.
+
+    >>> confidence_in_words(np.linspace(0.5, 1, 101)), confidence_in_words(np.full(9, 0.999))
+    ('above 0.75 for half of the cells, above 0.55 for nine tenths', 'above 0.99 for nine tenths of the cells')
+    """
+    of_half, of_most = (f"{min(0.99, np.floor(100 * np.quantile(confidence, q)) / 100):.2f}" for q in (0.5, 0.1))
+    if of_half == of_most:
+        return f"above {of_most} for nine tenths of the cells"
+    return f"above {of_half} for half of the cells, above {of_most} for nine tenths"
 
 
 def _has_own_thresholds(run: Run, result: TargetResult) -> bool:
@@ -147,7 +159,7 @@ def most_bytes(notebooks: list[Path], together: float = PICTURES) -> float:
 def part(
     notebook: Path,
     points: PointData,
-    method: str,
+    of_run: Collection[str],
     *,
     in_appendix: bool | None = None,
     title: str | None = None,
@@ -157,12 +169,12 @@ def part(
 
     Parameters
     ----------
-    method, in_appendix, has_prose
+    of_run, in_appendix, has_prose
         As in `chapter`.
     title
         The chapter's heading; default: the notebook's own.
     """
-    html = chapter(notebook, points, deeper=1, in_appendix=in_appendix, method=method, has_prose=has_prose)
+    html = chapter(notebook, points, deeper=1, in_appendix=in_appendix, of_run=of_run, has_prose=has_prose)
     if title is not None:
         html = f"<h2>{escape(title)}</h2>\n{html}"
     found = re.search(r"<h2>(.*?)</h2>", html)

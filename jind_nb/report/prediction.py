@@ -9,21 +9,22 @@ import pandas as pd
 import torch
 from markupsafe import Markup
 
-from ..core.labels import UNASSIGNED, UNLIKE
+from ..core.labels import UNASSIGNED
 from ..core.model_json import read_model_json
 from ..data.plan import Plan
 from ..model.calibration import Calibration
 from ..model.state import AlignmentMode, KnownLatents
 from ..model.store import load_shared
+from ..results import new_groups
 from ..results.embedding import points_of
-from ..results.new_groups import MOST_GROUPED
 from ..results.predicted import Predicted, batches_table, flagged_table, reasons_counted
-from ..results.summary import summarise_prediction
+from ..results.summary import FEW_CELLS, expected_error_sentence, summarise_prediction
 from ..results.tables import (
     composition_to_read,
     count_types,
     describe_stage,
     hover_table,
+    left_out_caption,
     left_out_confusion,
     left_out_table,
     left_out_title,
@@ -35,6 +36,7 @@ from .plots import confusion, style
 from .plots.embedding import pictures_of_target
 from .plots.target import (
     answer_pictures,
+    calibration_note,
     confidence_histogram,
     histogram_alt,
     reliability_alt,
@@ -75,7 +77,7 @@ def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str
         "prediction.html.j2",
         name=plan.target,
         n_cells=len(predicted.table),
-        summary=summarise_prediction(predicted, types, calibration),
+        summary=summarise_prediction(predicted, types, plan, calibration),
         known_types=plan.classes,
         features=predicted.features,
         model=description,
@@ -87,11 +89,16 @@ def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str
         reasons=_table(reasons_counted(predicted.table), "Why cells were assigned or not"),
         flagged=_table(flagged.head(MOST_LISTED), "Cells without a type, the least sure first"),
         groups=_groups(predicted),
+        how=predicted.how,
         n_flagged=len(flagged),
         n_listed=min(len(flagged), MOST_LISTED),
         all_cells=page.all_cells(predicted.run),
+        n_annotated=len(description["training"]["cells"]),
+        n_held_out=None if calibration is None else sum(row["cells"] for row in calibration.batches),
+        few_cells=FEW_CELLS,
+        held_out=None if calibration is None else expected_error_sentence(calibration),
         trust=_trust(calibration, predicted.classes),
-        learned_from=_table(_learned_from(description), "The annotated batches that the model learned from"),
+        learned_from=_table(_learned_from(description), "What the model learned from"),
         parameters=page.by_name(page.parameters_in_words(predicted.run, SHOWN), ["parameter", "value"], "Parameters"),
         point_data=points.content,
     )
@@ -126,9 +133,7 @@ def _groups(predicted: Predicted) -> Markup | None:
     """Return the groups of cells that are unlike all annotated ones; None where there are none."""
     if predicted.groups is None:
         return None
-    n_unlike = int((predicted.table["reason"] == UNLIKE).sum())
-    drawn = f" ({MOST_GROUPED:,} of the {n_unlike:,}, drawn at random)" if n_unlike > MOST_GROUPED else ""
-    return _table(predicted.groups, f"Groups of cells that are unlike all annotated ones{drawn}, the largest first")
+    return _table(predicted.groups, new_groups.title(predicted.groups, predicted.table["reason"]))
 
 
 def _answer_pictures(
@@ -167,8 +172,10 @@ def _trust(calibration: Calibration | None, classes: list[str]) -> Markup | None
         title = left_out_title(calibration)
         matrix = confusion.share_matrix(counts, title, classes)
         pictures.insert(0, style.described(matrix, confusion.share_matrix_alt(counts, title)))
-    table = _table(left_out_table(calibration), "Each annotated batch, left out and annotated like a new file")
-    return table + Markup("").join(figure_html(png, about) for png, about in pictures)
+    caption = left_out_caption(calibration, "Each annotated batch, left out and annotated like a new file")
+    shown = Markup("").join(figure_html(png, about) for png, about in pictures)
+    note = calibration_note(calibration)
+    return _table(left_out_table(calibration), caption) + shown + (Markup("<p>{}</p>").format(note) if note else "")
 
 
 def _learned_from(description: Mapping[str, Any]) -> pd.DataFrame:

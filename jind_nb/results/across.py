@@ -7,7 +7,9 @@ import pandas as pd
 
 from ..core.labels import UNASSIGNED, UNLIKE
 from ..core.text import about, percent
+from ..data.plan import Plan
 from ..model.expected_error import ExpectedError
+from .tables import composition_table, error_columns, most_like_shares
 from .target import Level, TargetResult
 
 # A sample stands out if it differs from the median of the others by so much (shares, 0 to 1).
@@ -15,7 +17,11 @@ LESS_ASSIGNED, MORE_UNLIKE, MORE_OF_A_TYPE, MORE_ERROR = 0.10, 0.05, 0.10, 0.02
 
 TIMES = 2.0  # and by so many times, for a type's share and for the expected error
 
-MOST_NAMED = 12
+# What is compared, in words.
+ASSIGNED, UNLIKE_ALL = "of the cells are assigned", "of the cells are unlike all annotated cells"
+WRONG, MOST_LIKE = "of the assigned cells are probably wrong", "of the cells are most like "
+
+MOST_NAMED = 12  # samples
 
 
 def shares_table(results: Mapping[str, TargetResult]) -> pd.DataFrame:
@@ -32,79 +38,85 @@ def samples_table(results: Mapping[str, TargetResult], errors: Mapping[str, Expe
     `median confidence`, and the expected error among the assigned cells with its range."""
     rows = {}
     for name, result in results.items():
-        error = errors[name]
         rows[name] = {
             "cells": len(result.cells),
             "assigned %": 100 * _share(result.level == Level.TYPE),
             "Unassigned %": 100 * _share(result.level == Level.UNASSIGNED),
             "unlike all annotated cells %": 100 * _share(result.final.reasons == UNLIKE),
             "median confidence": float(np.median(result.final.confidence)),
-            "expected error %": None if error.value is None else 100 * error.value,
-            "likely range %": "not known"
-            if error.range is None
-            else " to ".join(f"{100 * end:.1f}" for end in error.range),
+            **error_columns(errors[name]),
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("sample")
     return table.round({name: 1 for name in table if name != "median confidence"})
 
 
 def in_one_sentence(results: Mapping[str, TargetResult], errors: Mapping[str, ExpectedError]) -> str:
-    """Return how many cells of all samples are assigned, how many of these are probably wrong, and in which sample most are; nothing
-    about errors if that of a sample is not known."""
+    """Return how many cells of all samples are assigned, how many of these are probably wrong, and in which sample most are, if
+    that is known of each sample."""
     assigned = {name: int((result.level == Level.TYPE).sum()) for name, result in results.items()}
     n, n_assigned = sum(len(result.cells) for result in results.values()), sum(assigned.values())
     sentence = f"{n_assigned:,} of {n:,} cells assigned ({percent(n_assigned / n)})"
     known = {name: value for name in results if (value := errors[name].value) is not None}
     if len(known) < len(results):
-        return sentence
+        return f"{sentence}; how many of them are wrong is not known{'' if not known else ' of all samples'}"
     error = float(np.average(list(known.values()), weights=list(assigned.values())))
     worst = max(known, key=lambda name: known[name])
     most = f", most in {worst} ({about(known[worst])})" if known[worst] > error else ""
     return f"{sentence}; {about(error)} of the assigned cells are probably wrong{most}"
 
 
-def what_stands_out(results: Mapping[str, TargetResult], errors: Mapping[str, ExpectedError]) -> list[str]:
-    """Return a sentence for each way in which a target differs from the median of the others, the largest difference first;
-    of two targets a difference in composition is told once.
+def what_stands_out(
+    results: Mapping[str, TargetResult], errors: Mapping[str, ExpectedError], plans: Mapping[str, Plan]
+) -> list[str]:
+    """Return for each target its own warnings and how it differs from the median of the others, the one that stands out most first;
+    nothing of a target that does not.
 
-    Composition may differ because the samples do; a difference says where to look, not what is wrong.
+    Types are compared by the cells that are most like them, so that many Unassigned cells do not change a composition. Where several
+    batches are annotated, a share such as theirs does not stand out. Composition may differ because the samples do; a difference says
+    where to look, not what is wrong.
     """
-    shares = shares_table(results)
-    assigned = pd.Series({name: _share(result.level == Level.TYPE) for name, result in results.items()})
-    unlike = pd.Series({name: _share(result.final.reasons == UNLIKE) for name, result in results.items()})
-    error = pd.Series({name: errors[name].value for name in results}, dtype=float)
-    found: list[tuple[float, str]] = []
-    for name in results:
-        others = [other for other in results if other != name]
-
-        def usual(of: pd.Series, others: list[str] = others) -> tuple[float, str]:
-            """Return the others' median, and what to call it."""
-            median = float(of[others].median())
-            whose = f"in {others[0]}" if len(others) == 1 else "in the median of the others"
-            return median, f"{percent(median)} {whose}"
-
-        there, words = usual(assigned)
-        if there - assigned[name] >= LESS_ASSIGNED:
-            found.append(
-                (there - assigned[name], f"{name}: {percent(assigned[name])} of the cells are assigned, {words}.")
-            )
-        there, words = usual(unlike)
-        if unlike[name] - there >= MORE_UNLIKE:
-            text = f"{name}: {percent(unlike[name])} of the cells are unlike all annotated cells, {words}."
-            found.append((unlike[name] - there, text))
-        there, words = usual(error)
-        if error[name] - there >= MORE_ERROR and error[name] >= TIMES * there:
-            text = f"{name}: {percent(error[name])} of the assigned cells are probably wrong, {words}."
-            found.append((error[name] - there, text))
-        for answer in shares.columns.drop(UNASSIGNED):
-            there, words = usual(shares[answer])
-            here = float(shares.loc[name, answer])
-            large, small = max(here, there), min(here, there)
-            is_told = len(results) == 2 and here < there
-            if large - small >= MORE_OF_A_TYPE and large >= TIMES * small and not is_told:
-                found.append((large - small, f"{name}: {percent(here)} of the cells are {answer}, {words}."))
+    likeness = {name: most_like_shares(composition_table(results[name], plans[name]), plans[name]) for name in results}
+    measures = pd.DataFrame.from_dict(
+        {
+            name: {
+                ASSIGNED: _share(result.level == Level.TYPE),
+                UNLIKE_ALL: _share(result.final.reasons == UNLIKE),
+                WRONG: errors[name].value,
+                **likeness[name]["here"].add_prefix(MOST_LIKE),
+            }
+            for name, result in results.items()
+        },
+        orient="index",
+        dtype=float,
+    )
+    found = []
+    for name, own in measures.iterrows():
+        others = measures.drop(index=name)
+        where = f"in {others.index[0]}" if len(others) == 1 else "in the median of the others"
+        annotated = likeness[str(name)].add_prefix(MOST_LIKE, axis="index").reindex(measures.columns)
+        apart: dict[str, float] = {}
+        for words, there in others.median().items():
+            here, low, high = own[words], annotated.loc[words, "low"], annotated.loc[words, "high"]
+            if _stands_out(str(words), here, there) and not low <= here <= high:
+                beside = "" if pd.isna(low) else f", {percent(low)} to {percent(high)} in the annotated batches"
+                apart[f"{percent(here)} {words}, {percent(there)} {where}{beside}"] = abs(here - there)
+        warnings = [warning for warning in plans[str(name)].warnings if repr(name) in warning]
+        if apart or warnings:
+            differs = f"{name}: {'; '.join(sorted(apart, key=lambda words: -apart[words]))}." if apart else ""
+            found.append((len(warnings) + sum(apart.values()), " ".join([*warnings, differs]).strip()))
     found.sort(key=lambda one: -one[0])
     return [words for _, words in found[:MOST_NAMED]]
+
+
+def _stands_out(words: str, here: float, there: float) -> bool:
+    """Return whether a sample's share differs enough from the others'; a share that is not known does not."""
+    if words == ASSIGNED:
+        return there - here >= LESS_ASSIGNED
+    if words == UNLIKE_ALL:
+        return here - there >= MORE_UNLIKE
+    if words == WRONG:
+        return here - there >= MORE_ERROR and here >= TIMES * there
+    return abs(here - there) >= MORE_OF_A_TYPE and max(here, there) >= TIMES * min(here, there)
 
 
 def _share(which: np.ndarray) -> float:

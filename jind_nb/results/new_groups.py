@@ -3,7 +3,7 @@
 A cell type that the annotated batches lack is a group of cells; single damaged cells are not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import anndata as ad
 import numpy as np
@@ -12,13 +12,14 @@ from scipy import sparse
 
 from ..core.labels import UNLIKE
 from ..core.subsample import subsample
-from ..core.text import listing
+from ..core.text import listing, plural
 from .clusters import leiden
 from .target import TargetResult, target_rows
 
 RESOLUTION = 0.5  # coarse: a few groups, not many
 FEWEST_CELLS = 10  # of a group that is shown
 MOST_GROUPS, MARKERS = 10, 8
+NEARLY_ALL, MOST_NEAREST = 0.9, 3  # of a group's cells, nearest to one type; else so many types are named
 MOST_GROUPED, MOST_COMPARED = 3_000, 200  # cells of a file that are held: with those beside ten types 5,000
 ALL_OTHERS = "all other cells"
 NO_GROUPS = f"No group of {FEWEST_CELLS} or more of the target's cells is unlike all annotated cells."
@@ -27,7 +28,8 @@ NO_GROUPS = f"No group of {FEWEST_CELLS} or more of the target's cells is unlike
 def group_table(prepared: ad.AnnData, target: str, result: TargetResult, seed: int) -> pd.DataFrame | None:
     """Return a row for each group of the target's cells that are `unlike reference`, the largest first; None if there is none.
 
-    Columns: `cells`, `nearest type` (the most frequent among the group's most probable types), `compared with`, and `higher` and
+    Columns: `cells`, `nearest type` (the most frequent among the group's most probable types, and others with it unless nearly all
+    are of that type), `compared with`, and `higher` and
     `lower` than in these: the features that set the group apart most, in standard deviations. Compared are the target's own cells of
     that type; the annotated ones where it has fewer than ten (which differ from all of the target's, by the protocol too); and
     all other cells of the target where these are fewer too.
@@ -120,19 +122,35 @@ def _table(
         here = group == name
         if here.sum() < FEWEST_CELLS or len(rows) == MOST_GROUPS:
             continue
-        nearest = pd.Series(raw[here]).mode().iloc[0]
+        types = pd.Series(raw[here]).value_counts().sort_index().sort_values(ascending=False, kind="stable")
+        nearest = types.index[0]
         which, beside = others(nearest)
         apart = standardised_difference(x[here], beside) if beside.shape[0] else np.zeros(x.shape[1])
         order = np.argsort(-apart, kind="stable")
         best, last = order[:MARKERS], order[::-1][:MARKERS]
         rows[f"group {len(rows) + 1}"] = {
             "cells": int(here.sum()),
-            "nearest type": nearest,
+            "nearest type": nearest
+            if types.iloc[0] >= NEARLY_ALL * here.sum()
+            else listing((f"{of} ({n})" for of, n in types.items()), MOST_NEAREST, quoted=False),
             "compared with": which if beside.shape[0] else "",
             "higher": listing(features[best[apart[best] > 0]], MARKERS, quoted=False),
             "lower": listing(features[last[apart[last] < 0]], MARKERS, quoted=False),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group") if rows else None
+
+
+def title(groups: pd.DataFrame, reasons: Sequence[str]) -> str:
+    """Return the title of `group_table`, with how many of the cells unlike all annotated ones are in no group, by all cells' reasons.
+
+    >>> title(pd.DataFrame({"cells": [20]}), [UNLIKE] * 27)
+    'Groups of 10 or more cells that are unlike all annotated ones, the largest first; 7 such cells are in no group'
+    """
+    n_unlike = int((np.asarray(reasons) == UNLIKE).sum())
+    drawn = f" ({MOST_GROUPED:,} of the {n_unlike:,}, drawn at random)" if n_unlike > MOST_GROUPED else ""
+    alone = min(n_unlike, MOST_GROUPED) - int(groups["cells"].sum())
+    apart = f"; {plural(alone, 'such cell is', 'such cells are')} in no group" if alone else ""
+    return f"Groups of {FEWEST_CELLS} or more cells that are unlike all annotated ones{drawn}, the largest first{apart}"
 
 
 def standardised_difference(cells: sparse.csr_matrix, others: sparse.csr_matrix) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A new file that a saved model has annotated."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ..core.labels import AMBIGUOUS, CONFIDENT, UNASSIGNED, UNLIKE
 from ..core.text import about, percent
 from ..model.expected_error import ExpectedError
 from ..runs.folder import Run
-from .tables import answers_of
+from .tables import answers_of, error_columns
 from .target import REASONS, Level
 
 
@@ -30,6 +31,10 @@ class Predicted:
     batches: np.ndarray  # objects (n,), each cell's batch
     features: dict[str, int]  # `Plan.features`, and of the model's how many are `silent`: there, and zero in all cells
     n_learned: int  # assigned cells that the model learned from; the error is that of the others
+    how: list[str] = field(default_factory=list)  # the cells were aligned; empty if they were not
+    errors: Mapping[str, ExpectedError] = field(
+        default_factory=dict
+    )  # as `error`, of each batch that has cells new to the model
     groups: pd.DataFrame | None = None  # `new_groups.group_table_of_file`, if they were looked for and there are any
 
     @cached_property
@@ -103,7 +108,7 @@ def reasons_counted(table: pd.DataFrame) -> pd.DataFrame:
 
 def batches_table(predicted: Predicted) -> pd.DataFrame:
     """Return a row for each batch of the file: `cells`, shares in percent of those assigned, Unassigned and unlike the annotated
-    ones, `median confidence`, and the most frequent types."""
+    ones, `median confidence`, the expected error among the assigned cells with its range, and the most frequent types."""
     answers = predicted.table["predictions"].to_numpy()
     rows = {}
     for name in pd.unique(predicted.batches):
@@ -115,6 +120,7 @@ def batches_table(predicted: Predicted) -> pd.DataFrame:
             "Unassigned %": 100 * float((answers[here] == UNASSIGNED).mean()),
             "unlike all annotated cells %": 100 * float((predicted.table["reason"][here] == UNLIKE).mean()),
             "median confidence": float(predicted.table["confidence"][here].median()),
+            **error_columns(predicted.errors.get(name, ExpectedError(None, None, ""))),
             "most frequent": ", ".join(f"{of_type} {100 * share:.0f} %" for of_type, share in types.head(3).items()),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("batch")

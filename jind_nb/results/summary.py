@@ -25,9 +25,9 @@ from .across import in_one_sentence
 from .load import load_finished
 from .predicted import Predicted
 from .tables import (
-    composition_shares,
     composition_table,
     left_out_confusion,
+    most_like_shares,
     outside_notes,
     predictions_table,
 )
@@ -52,12 +52,15 @@ ASSIGNED_CELLS = "the assigned cells"
 
 NO_CHECK = "The answers were not compared with labels. Look at marker genes before you rely on a type."
 
-MUCH_APART = 0.1  # of all cells, that a type has more or fewer than in any annotated batch
+# Of all cells, that a type has more or fewer than in any annotated batch, or in the only one.
+MUCH_APART, MUCH_APART_FROM_ONE = 0.1, 0.2
 
 MUCH_LOST = 0.02  # of accuracy, by alignment, on left-out batches
 
 FAR_BELOW = 0.2  # of a left-out batch's cells, that fewer are assigned, or right, than in the median other one
 FEWEST_LEFT_OUT = 20  # cells of a left-out batch whose shares say something
+
+MANY_UNCHECKED = 0.1  # of the assigned cells: their types could not be checked on left-out ones
 
 # A type is named if, of so many left-out cells of it or called so, fewer than this share were right; at most so many types.
 ENOUGH_OF_A_TYPE, MOSTLY_RIGHT, MOST_MISTAKEN = 10, 0.6, 5
@@ -112,7 +115,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     distrust = [
         *_worse_than_expected(result, expected, labelled),
         *doubts_of_batches,
-        *_often_mistaken(composition_table(result, plan), calibration, plan.classes),
+        *_doubtful_types(composition_table(result, plan), calibration, plan.classes),
         *_distrust(result, plan, stages),
     ]
     dropped = list(plan.dropped_shares.values())  # shares of labelled cells that no answer could be right about
@@ -192,8 +195,8 @@ def _expected_number(
     elif held_out is not None and held_out["assigned"]:
         counted = ", those of types too rare to be learned included" if dropped else ""
         basis += (
-            f" {percent(1 - held_out['effective_accuracy'] * (1 - dropped))} of the assigned ones among the cells held out of the "
-            f"annotated batches are wrong{counted}, and a new batch is harder."
+            f" {percent(1 - held_out['effective_accuracy'] * (1 - dropped))} of the assigned ones among the cells held out of "
+            f"training are wrong{counted}, and a new batch is harder."
         )
     return Number(name, "not known", "how many of the assigned cells are wrong", basis)
 
@@ -222,10 +225,9 @@ def _wrong_of_held_out(calibration: Calibration) -> str:
     wrong = f"{percent(error)} were" if error else "none was"
     by_chance = f" (up to {percent(highest_error_of_none(n))} may be, by chance)" if not error else ""
     counted = ", cells of types too rare to be learned counted in" if calibration.dropped else ""
-    which = (
-        "Of the {:,} assigned among the cells held out of the only annotated batch, once confidences were calibrated"
-    )
-    return f"{which.format(n)}, {wrong} wrong{by_chance}{counted}"
+    which = "Of the {:,} assigned among {} held out of the only annotated batch, once confidences were calibrated"
+    held_out = plural(sum(row["cells"] for row in calibration.batches), "cell")
+    return f"{which.format(n, held_out)}, {wrong} wrong{by_chance}{counted}"
 
 
 def _alignment_hurts(training: Mapping[str, Any], result: TargetResult) -> list[str]:
@@ -293,9 +295,9 @@ def _worse_than_expected(
     ]
 
 
-def _often_mistaken(types: pd.DataFrame, calibration: Calibration | None, classes: Sequence[str]) -> list[str]:
-    """Return warnings on the types given here that left-out cells were often given wrongly, and on those whose left-out cells often
-    got no such answer, the worst first; `types` as `tables.count_types` returns it."""
+def _doubtful_types(types: pd.DataFrame, calibration: Calibration | None, classes: Sequence[str]) -> list[str]:
+    """Return warnings on the types given here: those that no left-out cell could check, those that left-out cells were often given
+    wrongly, and those whose left-out cells often got no such answer, the worst first; `types` as `tables.count_types` returns it."""
     found = left_out_confusion(calibration, list(classes))
     if calibration is None or found is None:
         return []
@@ -309,13 +311,30 @@ def _often_mistaken(types: pd.DataFrame, calibration: Calibration | None, classe
             others = counts.loc[name].drop([name, UNASSIGNED])
             otherwise = f"; {plural(int(others.max()), 'was', 'were')} called {others.idxmax()}" if others.any() else ""
             missed.append((n_right / n_own, f"{name} ({n_right:,} of {n_own:,}{otherwise})"))
+    unchecked = {} if calibration.n_annotated == 1 else _unchecked_types(types, counts)
     which = "cells held out of the only annotated batch" if calibration.n_annotated == 1 else "left-out cells"
     doubts = {
         f"Of the {which} that were called one of these types, many were of another: {{}}. Cells called so here may be, too.": wrong,
         f"Of the {which} of these types, fewer than {100 * MOSTLY_RIGHT:.0f} % got their own type: {{}}. Here, too, cells of them may "
         "have got another, or none.": missed,
     }
-    return _named({text: [words for _, words in sorted(named)[:MOST_MISTAKEN]] for text, named in doubts.items()})
+    worst = {text: [words for _, words in sorted(named)[:MOST_MISTAKEN]] for text, named in doubts.items()}
+    return _named(unchecked | worst)
+
+
+def _unchecked_types(types: pd.DataFrame, counts: pd.DataFrame) -> dict[str, Sequence[str]]:
+    """Return the doubt that many cells are of types of which no left-out cell could be checked (often one annotated batch alone has
+    them); `counts` are of left-out cells by type and answer."""
+    n_left_out, n_assigned = counts.sum(axis=1), types["assigned"].sum()
+    of_unchecked = types["assigned"][n_left_out.reindex(types.index, fill_value=0) == 0]
+    if of_unchecked.sum() < MANY_UNCHECKED * n_assigned:
+        return {}
+    named = [f"{name} ({n:,})" for name, n in of_unchecked[of_unchecked > 0].items()]
+    text = (
+        f"{of_unchecked.sum():,} of the {n_assigned:,} assigned cells were given types of which no left-out cell could be checked: {{}}. "
+        "The errors of left-out batches tell nothing about them."
+    )
+    return {text: named}
 
 
 def _left_out_worse(calibration: Calibration | None, target: str) -> list[str]:
@@ -343,9 +362,10 @@ def _left_out_worse(calibration: Calibration | None, target: str) -> list[str]:
     if "assigned" in measures:
         meaning.append("its Unassigned cells, also those unlike the annotated ones, may well be of annotated types")
     these, one = ("this annotated batch", "it") if len(each) == 1 else ("these annotated batches", "one of them")
-    worse = f"{these} did far worse than the rest"
+    did = "did far worse than" if "raw_accuracy" in measures else "had far fewer cells assigned than"
+    worse = f"{these} {did} the rest"
     if is_pair:
-        worse, one = "one annotated batch did far worse than another", next(iter(found)) if len(each) == 1 else one
+        worse, one = f"one annotated batch {did} another", next(iter(found)) if len(each) == 1 else one
     return [
         f"Left out of training, {worse}: {listing(each, 6, quoted=False)}. If the {target} is like {one} "
         f"(in condition, protocol or tissue), {' and '.join(meaning)}."
@@ -438,30 +458,31 @@ def _absent_types(table: pd.DataFrame, types: Sequence[str]) -> dict[str, Sequen
     without = [name for name in table.index[is_without] if not types or name in types]
     training = table["training_cells"].astype(float)
 
-    def told(name: str) -> str:
-        return f"{name} (learned from {plural(int(training[name]), 'cell')})" if training[name] < FEW_CELLS else name
+    def told(name: str, n_cells: int = 0) -> str:
+        here = [plural(n_cells, "cell")] if n_cells else []
+        few = [f"learned from {plural(int(training[name]), 'cell')}"] if training[name] < FEW_CELLS else []
+        return f"{name} ({', '.join(here + few)})" if here or few else name
 
     return {
         "No cell is most like {}: absent here, or missed.": [told(name) for name in absent if name not in unlike],
-        "No cell is assigned to these types, though a few are most like them: {}. They are absent here, or missed.": [
-            told(name) for name in without
+        "No cell is assigned to these types, though some are most like them: {}. They are absent here, or missed.": [
+            told(name, int(_most_like(table)[name])) for name in without
         ],
         "All cells that are most like {} are unlike all annotated cells: the type itself in another state, or a new one.": unlike,
     }
 
 
 def _other_composition(table: pd.DataFrame, plan: Plan) -> dict[str, Sequence[str]]:
-    """Return a doubt where the target's composition is not one that the annotated batches have, if these are several."""
-    if len(plan.cells) < 2:
-        return {}
-    shares = composition_shares(table, plan, len(table))
-    here = shares.drop(index=UNLIKE, errors="ignore")[["assigned", "parent_only", "rejected"]].sum(axis=1)
-    here = here / (here.sum() or 1.0)
-    shares = shares.loc[here.index]
+    """Return a doubt where the target's composition is not one that the annotated batches have; a single one has but its own."""
+    shares = most_like_shares(table, plan)
+    if len(plan.cells) == 1:
+        apart = shares[(shares["here"] - shares["mean"]).abs() > MUCH_APART_FROM_ONE]
+        one = [f"{name} ({percent(row['here'])}, there {percent(row['mean'])})" for name, row in apart.iterrows()]
+        return {"The share of cells most like these types is far from that in the only annotated batch: {}.": one}
     others = [
-        f"{name} ({percent(here[name])}, elsewhere {percent(low)} to {percent(high)})"
-        for name, low, high in zip(shares.index, shares["low"], shares["high"], strict=True)
-        if max(low - here[name], here[name] - high) > MUCH_APART
+        f"{name} ({percent(row['here'])}, elsewhere {percent(row['low'])} to {percent(row['high'])})"
+        for name, row in shares.iterrows()
+        if max(row["low"] - row["here"], row["here"] - row["high"]) > MUCH_APART
     ]
     return {"The share of cells most like these types is far from that in every annotated batch: {}.": others}
 
@@ -475,13 +496,17 @@ def _named(doubts: Mapping[str, Sequence[str]]) -> list[str]:
     return [text.replace("{}", listing(names, 6, quoted=False), 1) for text, names in doubts.items() if len(names)]
 
 
-def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration: Calibration | None) -> Summary:
+def summarise_prediction(
+    predicted: Predicted, types: pd.DataFrame, plan: Plan, calibration: Calibration | None
+) -> Summary:
     """Summarise what a saved model says of a new file.
 
     Parameters
     ----------
     types
         Its `tables.count_types`.
+    plan
+        Its `cells` are the annotated ones that the model keeps.
     calibration
         Of how the model annotated it; None where no annotated batch was left out.
     """
@@ -498,11 +523,12 @@ def summarise_prediction(predicted: Predicted, types: pd.DataFrame, calibration:
         **_doubts_of_types(types),
         **doubt_of_unlike,
         **_absent_types(types, predicted.run.parameters.TYPES),
+        **_other_composition(types, plan),
     }
     distrust = [
         *predicted.warnings,
         *_left_out_worse(calibration, "file"),
-        *_often_mistaken(types, calibration, predicted.classes),
+        *_doubtful_types(types, calibration, predicted.classes),
         *_named(doubts),
         *predicted.notes,
     ]

@@ -17,6 +17,7 @@ from ..data import parents as data_parents
 from ..data.plan import Plan
 from ..model import hierarchy
 from ..model.calibration import Calibration
+from ..model.expected_error import ExpectedError
 from ..model.history import StageResult
 from ..model.state import AlignmentMode
 from .target import REASONS, Level, TargetResult, count_fallbacks
@@ -386,6 +387,27 @@ def composition_shares(composition: pd.DataFrame, plan: Plan, most: int) -> pd.D
     return table.astype({"cells": int})
 
 
+def most_like_shares(composition: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Return a row for each cell type: `here`, its share of the target's cells by what they are most like, those that are unlike all
+    annotated cells left out, and `mean`, `low` and `high` of the annotated batches (NaN as in `composition_shares`): 0 to 1.
+
+    `composition` is as `composition_table` returns it.
+    """
+    shares = composition_shares(composition, plan, len(composition)).drop(index=UNLIKE, errors="ignore")
+    here = shares[["assigned", "parent_only", "rejected"]].sum(axis=1)
+    return shares[["mean", "low", "high"]].assign(here=here / (here.sum() or 1.0))
+
+
+def error_columns(error: ExpectedError) -> dict[str, object]:
+    """Return the expected error of a sample in percent, and between which shares it probably is, as columns of a table."""
+    return {
+        "expected error %": None if error.value is None else 100 * error.value,
+        "likely range %": "not known"
+        if error.range is None
+        else " to ".join(f"{100 * end:.1f}" for end in error.range),
+    }
+
+
 def quality_table(x: sparse.csr_matrix, result: TargetResult) -> pd.DataFrame:
     """Return `features` (with a value above zero), `total` (sum of the values as they were used) and `reason` of each target cell.
 
@@ -430,9 +452,13 @@ def left_out_confusion(calibration: Calibration | None, classes: list[str]) -> p
 
 def left_out_title(calibration: Calibration | None) -> str:
     """Return the title of a picture of `left_out_confusion`."""
-    if calibration is not None and calibration.n_annotated == 1:
-        return "Held-out cells of the only annotated batch"
-    return "Left-out annotated batches, all together"
+    return left_out_caption(calibration, "Left-out annotated batches, all together")
+
+
+def left_out_caption(calibration: Calibration | None, of_several: str) -> str:
+    """Return the caption of a `left_out_table`: `of_several` unless there is a single annotated batch."""
+    is_alone = calibration is not None and calibration.n_annotated == 1
+    return "Held-out cells of the only annotated batch" if is_alone else of_several
 
 
 def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
@@ -440,7 +466,7 @@ def left_out_tables(calibrations: Mapping[str, Calibration]) -> pd.DataFrame:
     if not calibrations:
         return pd.DataFrame({"note": ["METHOD reference leaves no batch out; its probabilities are not calibrated."]})
     if next(iter(calibrations.values())).n_annotated == 1:
-        words = {AlignmentMode.UNALIGNED: "held-out cells of the only annotated batch"}  # all modes have the same
+        words = {AlignmentMode.UNALIGNED: "with or without"}  # all modes have the same
     else:
         words = MODE_WORDS
     tables = {label: left_out_table(calibrations[mode]) for mode, label in words.items() if mode in calibrations}
@@ -462,7 +488,9 @@ def left_out_captions(calibrations: Mapping[str, Calibration]) -> tuple[str, str
 def noticed_table(calibration: Calibration | None, classes: Sequence[str]) -> pd.DataFrame:
     """Return a row for each annotated type: the share of its cells that would be noticed, were it new, in %, the least noticed
     first; last the types that could not be hidden."""
-    if calibration is None or not calibration.noticed:
+    if calibration is None:
+        return pd.DataFrame({"note": ["No annotated batch was left out, so no type was hidden."]})
+    if not calibration.noticed:
         return pd.DataFrame(
             {"note": ["No type could be hidden: two annotated batches need to have it, of ten cells or more."]}
         )

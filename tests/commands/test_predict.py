@@ -171,7 +171,7 @@ def test_a_report_has_the_groups_of_cells_that_the_model_does_not_know(
     new.X = sparse.csr_matrix(values)
     out = annotate(jind_nb, run_folder, new, tmp_path, "--report")
     table, page = pd.read_parquet(out / "predictions.parquet"), (out / "report.html").read_text()
-    assert "Groups of cells that are unlike all annotated ones, the largest first" in page
+    assert "Groups of 10 or more cells that are unlike all annotated ones, the largest first" in page
     n_unlike = int((table["reason"] == "unlike reference").sum())
     sizes = [int(n) for n in re.findall(r"<th scope=.row.[^>]*>group \d+</th><td class=.number.>(\d+)</td>", page)]
     assert 30 < sum(sizes) <= n_unlike
@@ -406,9 +406,14 @@ def test_alignment_adapts_to_each_new_batch_from_the_saved_codes_alone(
     """No annotated cell is needed for it: the input is gone."""
     new = simulated({name: {"B": 20, "T": 20, "NK": 20} for name in "ef"}, seed=0)
     truth = new.obs["celltype"].to_numpy()
-    out = annotate(jind_nb, run_folder, new, tmp_path, "--align", "--batch-col", "batch")
-    table = pd.read_parquet(out / "predictions.parquet")
+    out = annotate(jind_nb, run_folder, new, tmp_path, "--align", "--batch-col", "batch", "--report")
+    table, page = pd.read_parquet(out / "predictions.parquet"), (out / "report.html").read_text()
     assert len(table) == 120
+    first, rest = page.split('id="where"')  # how a batch was moved is nothing that a reader could check
+    assert "The target was moved by" in rest
+    assert "moved by" not in first
+    assert "expected error %" in page
+    assert "Without <code>--align</code>" not in page
     notes = json.loads((out / "manifest.json").read_text())["notes"]
     assert sum("The target was moved by" in note for note in notes) == 2
     assert set(table["predictions"]) <= {"B", "T", "NK", UNASSIGNED}

@@ -117,6 +117,8 @@ def test_default_starts_from_the_batch_of_most_types_then_most_cells_without_a_t
     assert reference.source == "d"
     assert reference.candidates == []
     assert "most cell types" in fit.candidates_table(reference, plan).loc["d", "why"]
+    only = replace(plan, annotated=["d"])
+    assert fit.candidates_table(reference, only).loc["d", "why"] == "the only annotated batch"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from jind_nb.model import new_types
 from jind_nb.model.new_types import ALONE, AnnotatedSpace, Compared, Profiles, hide_in_turn, novelty_of_annotated
 
 D = 40  # of a latent: two blocks of 20
@@ -66,6 +67,19 @@ def test_no_annotated_cell_claims_cells_of_a_new_type_beside_a_known_one(
     assert all(found[of == k].mean() > 0.5 for k in range(4))
 
 
+def test_hardly_any_annotated_cell_is_in_a_group_of_new_cells_that_little_sets_apart(
+    space: AnnotatedSpace, means: np.ndarray
+) -> None:
+    """Two types of oligodendrocytes lie nearer to each other than cells of one type do, and yet they are two heaps."""
+    of = np.arange(400) % 5
+    beside = means.copy()
+    beside[4] = means[0] + 0.35 * (means[4] - means[0])
+    latent = cells(beside, of, 2)
+    found = np.mean([of_draw.mean(axis=1) for of_draw in space.claims_of_groups(Compared.of(latent, NEAR))], axis=0)
+    assert np.median(found[of == 4]) < 0.2
+    assert all(np.median(found[of == k]) > 0.7 for k in range(4))
+
+
 def test_cells_of_known_types_in_another_state_are_claimed(space: AnnotatedSpace, means: np.ndarray) -> None:
     """Half of the stimulated cells would lose their label: those of a type that answers most lie far from all annotated ones."""
     of = np.arange(300) % 4
@@ -83,13 +97,14 @@ def test_a_type_may_be_rare_among_the_annotated_cells_and_common_in_the_batch(me
 
 
 def test_cells_of_a_new_type_do_not_raise_the_claims_of_the_type_they_are_nearest_to(
-    space: AnnotatedSpace, means: np.ndarray
+    space: AnnotatedSpace, means: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That type seems twice as common in the batch as it is, by their answer; if its claims counted twice, they would claim more of
     them."""
     seems = np.array([200.0, 100, 100, 100])
     assert np.allclose(space.weights(seems), 0.25, atol=0.03)
-    assert space.weights(seems, 0.8)[0] > 0.33
+    monkeypatch.setattr(new_types, "OTHER_SHARE", 0.5)  # claims that follow the share of the batch
+    assert space.weights(seems)[0] > 0.33
 
 
 def test_the_claims_of_a_type_follow_its_share_of_the_batch_where_that_is_quite_another(means: np.ndarray) -> None:

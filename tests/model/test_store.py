@@ -29,7 +29,7 @@ from jind_nb.model.annotate import leave_batches_out
 from jind_nb.model.calibration import Calibration, alignment_in_words, calibrate_modes
 from jind_nb.model.default import Offset
 from jind_nb.model.networks import Annotator, classify, encode
-from jind_nb.model.new_types import ALONE, BESIDE_NOVEL, OLDER_COMPOSITION
+from jind_nb.model.new_types import ALONE, BESIDE_NOVEL
 from jind_nb.model.predictions import Predictions, class_thresholds, tempered, within
 from jind_nb.model.reference import Adapter
 from jind_nb.model.state import AlignmentMode, Annotated, KnownLatents, Reference
@@ -528,7 +528,7 @@ def test_a_model_whose_limit_is_of_an_older_score_has_the_limit_of_one_batch_at_
     """With its own limit, many known cells would be unlike the reference."""
     older = shutil.copytree(saved.folder, tmp_path / "older")
     description = read_model_json(older)
-    (description["novelty"] or {}).pop("alone", None)  # METHOD `reference` has another score
+    (description["novelty"] or {}).pop("score", None)  # METHOD `reference` has none
     for rule in description["calibration"].values():
         rule["most_novel"] = 0.1
     write_model_json(older, description)
@@ -550,15 +550,3 @@ def test_a_saved_model_knows_that_its_limit_is_higher_beside_very_novel_cells(sa
     for folder, expected in ((saved.folder, of_method), (older, 0.0)):
         _, known = store.annotate_with_model(folder, saved.x, settings, recall_own=False)
         assert {rule.beside_novel for rule in known.rules.values()} <= {expected}
-
-
-def test_claims_count_in_a_saved_model_as_they_did_when_it_was_saved(saved: Saved, tmp_path: Path) -> None:
-    """Its limit is of that score: `predict` would flag other cells after an update."""
-    older = shutil.copytree(saved.folder, tmp_path / "older")
-    description = read_model_json(older)
-    (description["novelty"] or {}).pop("composition", None)
-    write_model_json(older, description)
-    settings = replace(saved.reference.settings, align=False)
-    for folder, expected in ((saved.folder, None), (older, OLDER_COMPOSITION)):
-        _, known = store.annotate_with_model(folder, saved.x, settings, recall_own=False)
-        assert known.novelty_limit is None or known.novelty_limit.composition == expected

@@ -26,7 +26,15 @@ from jind_nb.core.parameters import Parameters
 from jind_nb.data.plan import Plan
 from jind_nb.metrics import reliability, risk_coverage
 from jind_nb.model.calibration import Calibration
-from jind_nb.model.history import HELD_OUT, TRAINED_ON, UNSEEN, StageResult, stage_result, without_training_cells
+from jind_nb.model.history import (
+    HELD_OUT,
+    TRAINED_ON,
+    UNSEEN,
+    StageResult,
+    stage_result,
+    stages_to_compare,
+    without_training_cells,
+)
 from jind_nb.model.predictions import Predictions
 from jind_nb.model.state import TargetStage
 from jind_nb.report.plots import compare, confusion, embedding, style, training
@@ -150,6 +158,20 @@ def test_history_of_few_types_is_a_page_for_each_batch_in_reading_order(write: C
         assert sum(title in page for page in of_batches) == 1
     for page in of_batches:
         assert len({title.split(":")[0] for title in ORDER_WITH_ONE_INTERMEDIATE if title in page}) == 1
+
+
+def test_a_history_of_one_annotated_batch_speaks_of_no_intermediates_and_no_adapters(
+    write: Callable[..., list[str]],
+) -> None:
+    """There are none, and a reader would look for them."""
+    first = result(SOURCE, "initial", HELD_OUT, type_names(4))
+    stages = [result(TARGET, stage, UNSEEN, type_names(4)) for stage in ("before alignment", "after alignment")]
+    assert stages_to_compare([first]) == []
+    assert stages_to_compare([first, *stages]) == [first, *stages]
+    overview = " ".join(write([first, *stages])[0].split())
+    for words in (f"labels from {SOURCE} to {TARGET}", "first trained", "before alignment", "after alignment"):
+        assert words in overview
+    assert "adapt" not in overview
 
 
 def test_batches_of_one_stage_share_pages(write: Callable[..., list[str]]) -> None:
@@ -801,6 +823,21 @@ def test_trust_shows_left_out_batches_and_the_target_where_it_has_labels() -> No
     assert "AURC" in " ".join(legend_of(right))
     left, right = plots_target.reliability_curves(learned(), TARGET).axes
     assert not any(TARGET in words for axes in (left, right) for words in legend_of(axes))
+
+
+def test_a_calibration_that_did_not_help_is_told() -> None:
+    """The legend said 0.106 uncalibrated and 0.140 calibrated, beside a sentence that calibration makes confidences right."""
+    better = learned()
+    assert plots_target.calibration_note(better) is None
+    assert plots_target.calibration_note(None) is None
+    row = better.batches[0] | {"network_calibration_error": 0.106, "calibration_error": 0.14}
+    worse = plots_target.calibration_note(replace(better, batches=[row]))
+    assert worse is not None
+    assert "no smaller error (0.140) than uncalibrated ones (0.106)" in worse
+    alone = plots_target.calibration_note(replace(better, batches=[row], n_annotated=1))
+    assert alone is not None
+    assert "other data sets" in alone
+    assert "held-out cells" in plots_target.reliability_alt(replace(better, n_annotated=1), None)
 
 
 def test_curves_on_one_place_are_all_seen() -> None:

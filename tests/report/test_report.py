@@ -38,6 +38,8 @@ from jind_nb.runs import cache
 from jind_nb.runs.folder import Run
 from jind_nb.runs.stages import load_plan, load_training
 from tests.conftest import CHROMIUM_ARGUMENTS, Answer, Whole, skip
+from tests.helpers.one_process import run_forked
+from tests.helpers.simulated import simulated
 
 pytestmark = pytest.mark.slow
 
@@ -131,7 +133,7 @@ def test_first_heading_is_the_result(seen: Seen) -> None:
     parts = [text for level, text in seen.headings if level == 2]
     assert parts == [
         "Check before you use these labels", "The cell types, one by one", "Evidence: how far to trust the annotation",
-        "Appendix: the run in short", "More evidence", "What is in the data", "Learning from the annotated batches",
+        "Appendix: the run in short", "More evidence", "What is in the data", "Learning from the annotated cells",
         "Aligning the target", "Methods, ready for a paper",
     ]  # fmt: skip
 
@@ -339,10 +341,13 @@ def test_methods_say_that_rare_types_were_left_out_only_if_any_were(
     run = Run(load_parameters(demo_run / "parameters.yaml", values), input_matters=False)
     result, training, plan = load.load_finished(run), load_training(run), load_plan(run)
     usual = methods(run, result, plan, training, {}).paragraph
-    assert "left out, and at most" not in usual
-    assert "At most 10,000 labelled cells of a batch were used." in usual
+    assert "were left out" not in usual
+    assert "labelled cells of a batch were used" not in usual  # no batch has so many
     plan.too_rare = [{"batch": "well 2", "cell_type": "Dendritic", "cells": 1}]
-    assert says in methods(run, result, plan, training, {}).paragraph
+    plan.labelled["well 2"] = 10_001
+    told = methods(run, result, plan, training, {}).paragraph
+    assert says in told
+    assert "At most 10,000 labelled cells of a batch were used." in told
 
 
 def test_other_thresholds_in_the_model_card_are_explained(demo_run: Path, seen: Seen) -> None:
@@ -688,6 +693,74 @@ def test_a_section_of_words_for_missing_pictures_is_left_out(tmp_path: Path) -> 
     assert "<h4>More</h4>" in html
     for words in ("Empty", "not set", "log line", "secret", "f()"):
         assert words not in html
+
+
+@pytest.mark.parametrize(
+    ("of_run", "shown"),
+    [
+        ({"method-default", "one-batch"}, ["always", "alone", "table 1"]),
+        ({"method-default", "several-batches"}, ["always", "left out in turn", "members left out", "table 1", "Hidden", "table 2"]),
+        ({"method-reference", "several-batches"}, ["always", "left out in turn", "table 1", "Hidden", "table 2"]),
+    ],
+)  # fmt: skip
+def test_only_what_describes_the_run_is_told(tmp_path: Path, of_run: set[str], shown: list[str]) -> None:
+    """A report of a single annotated batch spoke of batches left out in turn, and had a section on types hidden in others."""
+
+    def markdown(text: str, *tags: str) -> nbformat.NotebookNode:
+        return nbformat.v4.new_markdown_cell(text, metadata={"tags": list(tags)})
+
+    cells = [
+        markdown("## First\n\nalways"), markdown("left out in turn", "several-batches"), markdown("alone", "one-batch"),
+        markdown("members left out", "several-batches", "method-default"), displays(html="<table><tr><td>table 1</td></tr></table>"),
+        markdown("## Hidden", "several-batches"), displays(html="<table><tr><td>table 2</td></tr></table>"),
+    ]  # fmt: skip
+    html = chapter.chapter(notebook_of(tmp_path, *cells), of_run=of_run)
+    everything = ["always", "left out in turn", "alone", "members left out", "table 1", "Hidden", "table 2"]
+    assert [words for words in everything if words in html] == shown
+
+
+OF_SEVERAL_BATCHES = re.compile(
+    r"left.out (annotated )?batch(?!es of other data sets)|left out of training (in turn|one at a time)|intermediate|in turn"
+    r"|[Ee]ach annotated batch|[Aa]ll annotated batches|If a type were new|Every stage|several annotated"
+)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with a single annotated batch, and beside it of a prediction by its model."""
+    folder = tmp_path_factory.mktemp("alone")
+    simulated({"a": {"B": 40, "T": 40, "NK": 30}, "c": {"B": 30, "T": 30}}).write_h5ad(folder / "input.h5ad")
+    simulated({"d": {"B": 30, "T": 30}}, seed=1).write_h5ad(folder / "new.h5ad")
+    values = {"PATH": "input.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "c"}
+    (folder / "p.yaml").write_text(yaml.safe_dump(values))
+    for arguments in (
+        ["run", "p.yaml", "--output-path", "run"],
+        ["predict", "run/trained_models", "new.h5ad", "--report", "--output-path", "predicted"],
+    ):
+        done = run_forked(*arguments, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", ["run", "predicted"])
+def test_a_report_of_one_annotated_batch_speaks_of_what_exists_there(alone: Path, name: str) -> None:
+    """It claimed that each annotated batch had been left out in turn; what it showed were held-out cells of the only one."""
+    page = re.sub(
+        r"<script.*?</script>|<style.*?</style>", "", (alone / name / "report.html").read_text(), flags=re.DOTALL
+    )
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", "", page)).split())
+    text = text.split("parameter value")[0]  # names and values of parameters are the same in all runs
+    assert [text[max(0, found.start() - 80) : found.end() + 20] for found in OF_SEVERAL_BATCHES.finditer(text)] == []
+    assert "Held-out cells of the only annotated batch" in text
+    assert "There is a single annotated batch, so no batch could be left out" in text
+    n = int(
+        re.findall(r"among (\d+) cells held out of the only annotated batch, once confidences were calibrated", text)[0]
+    )
+    assert n == 11
+    if name == "predicted":
+        assert "So few cells tell little." in text
+    else:
+        assert "cells held out of training were right" not in text  # the same cells before calibration: another number
 
 
 def test_points_are_told_once_and_cannot_end_their_script(tmp_path: Path) -> None:

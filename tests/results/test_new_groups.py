@@ -42,6 +42,17 @@ def test_a_group_is_told_by_its_size_its_nearest_type_and_what_is_high_and_low(a
     assert first["lower"].startswith("g0")
 
 
+def test_a_group_between_two_types_names_both() -> None:
+    """Seven cells of one type and eleven of another are no state of either."""
+    adata, result = case(40)
+    result.final.probabilities[60:74] = [0.4, 0.6]
+    table = group_table(adata, "t", result, seed=0)
+    assert table is not None
+    counted = table["nearest type"].str.findall(r"(?:B|T) \((\d+)\)").map(lambda found: sum(map(int, found)))
+    assert (counted == table["cells"]).all()
+    assert table["compared with"].iloc[0] == "B"
+
+
 def test_a_few_odd_cells_are_no_group() -> None:
     assert group_table(*(lambda adata, result: (adata, "t", result))(*case(5)), seed=0) is None
 

@@ -403,12 +403,17 @@ def left_out(
         (
             left_out(0.02, n_annotated=1, target_error=None, threshold=None),
             [
-                "Of the 80 assigned among the cells held out of the only annotated batch, once confidences were calibrated, 2.0 % "
+                "Of the 80 assigned among 100 cells held out of the only annotated batch, once confidences were calibrated, 2.0 % "
                 "were wrong; a new batch is usually harder"
             ],
             ["left out of training"],
         ),
         (left_out(None, n_annotated=2, target_error=None, threshold=None), ["not known"], ["%"]),
+        (
+            left_out(None, n_annotated=1, target_error=None, threshold=None),
+            ["not known: none of the 100 cells held out of the only annotated batch was assigned"],
+            ["left-out"],
+        ),
         (
             left_out(0.0, 0.0, n_annotated=2, target_error=None, threshold=None),
             [
@@ -437,6 +442,8 @@ def test_captions_speak_of_left_out_cells_only_where_a_batch_was_left_out() -> N
     """Of a single annotated batch there are none, and a reader would look for them."""
     several, alone = (left_out(0.02, n_annotated=n, target_error=None, threshold=None) for n in (2, 1))
     assert "left-out" in " ".join(tables.left_out_captions({"shared": several}))
+    assert tables.left_out_caption(several, "Each batch") == tables.left_out_caption(None, "Each batch") == "Each batch"
+    assert tables.left_out_caption(alone, "Each batch") == "Held-out cells of the only annotated batch"
     captions = tables.left_out_captions({"shared": alone, "aligned": alone})
     assert "left-out" not in " ".join(captions)
     assert captions[1].startswith("Labels that answers for held-out cells of the only annotated batch contradict")
@@ -539,7 +546,10 @@ def test_a_composition_that_no_annotated_batch_has_is_doubted() -> None:
     usual = plan_of(["B", "T"], a={"B": 41, "T": 59}, b={"B": 30, "T": 70})
     assert "far from" not in " ".join(summary._distrust(result, usual, []))
     single = plan_of(["B", "T"], a={"B": 50, "T": 950})
-    assert "far from" not in " ".join(summary._distrust(result, single, []))
+    told = " ".join(summary._distrust(result, single, []))
+    assert "in the only annotated batch: T (50.0 %, there 95.0 %), B (50.0 %, there 5.0 %)" in told
+    of_one_usual = plan_of(["B", "T"], a={"B": 65, "T": 35})
+    assert "far from" not in " ".join(summary._distrust(result, of_one_usual, []))
 
 
 def left_out_of(*rows: tuple[str, int, float, float], contradictions: list[str] | None = None) -> Calibration:
@@ -588,17 +598,17 @@ def test_types_that_left_out_batches_got_wrong_are_named_worst_first_where_cells
     confusion = [(0, 0, 40), (0, 1, 6), (1, 0, 2), (1, 1, 3), (2, 2, 14), (2, 3, 8), (2, 4, 3), (3, 2, 11), (3, 3, 7)]
     calibration = Calibration(1.0, None, None, None, 2, [], {}, [], confusion=confusion)
     types = pd.DataFrame({"assigned": [9, 9, 9, 9]}, index=classes)
-    wrong, missed = summary._often_mistaken(types, calibration, classes)
+    wrong, missed = summary._doubtful_types(types, calibration, classes)
     assert "called one of these types, many were of another: Monocyte (8 of 15), Macrophage (11 of 25)." in wrong
     assert (
         "got their own type: Monocyte (7 of 18; 11 were called Macrophage), Macrophage (14 of 25; 8 were called Monocyte)."
         in missed
     )
     assert "DC" not in wrong + missed  # of nine cells or fewer, which say little
-    wrong, missed = summary._often_mistaken(types.assign(assigned=[9, 9, 9, 0]), calibration, classes)
+    wrong, missed = summary._doubtful_types(types.assign(assigned=[9, 9, 9, 0]), calibration, classes)
     assert "Monocyte (" not in wrong + missed
-    assert summary._often_mistaken(types.assign(assigned=[9, 9, 0, 0]), calibration, classes) == []
-    wrong, _ = summary._often_mistaken(types, replace(calibration, n_annotated=1), classes)
+    assert summary._doubtful_types(types.assign(assigned=[9, 9, 0, 0]), calibration, classes) == []
+    wrong, _ = summary._doubtful_types(types, replace(calibration, n_annotated=1), classes)
     assert wrong.startswith("Of the cells held out of the only annotated batch that were called")
 
 
@@ -643,6 +653,28 @@ def test_of_two_left_out_batches_the_other_one_is_named() -> None:
     assert "median" not in told
 
 
+def test_a_left_out_batch_of_which_fewer_cells_were_assigned_did_not_do_worse_in_all() -> None:
+    """More of the assigned ones may be right than in the other batch."""
+    (told,) = summary._left_out_worse(left_out_of(("a", 300, 0.48, 0.66), ("b", 300, 0.85, 0.6)), "target")
+    assert "had far fewer cells assigned than another: a (48.0 % of its cells assigned, 85.0 % in b)" in told
+    assert "worse" not in told
+    assert "may be wrong" not in told
+
+
+def test_types_that_no_left_out_cell_could_check_are_named() -> None:
+    """The expected error rests on the other types, and half of the answers may be of these."""
+    calibration = replace(
+        left_out_of(("a", 300, 0.9, 0.9), ("b", 300, 0.9, 0.9)), confusion=[(0, 0, 80), (1, 1, 90), (1, 2, 4)]
+    )
+    types = pd.DataFrame({"assigned": [60, 20, 15, 5]}, index=["B", "T", "NK", "DC"])
+    (told,) = summary._doubtful_types(types, calibration, ["B", "T", "NK", "DC"])
+    assert (
+        "20 of the 100 assigned cells were given types of which no left-out cell could be checked: NK (15), DC (5)."
+        in told
+    )
+    assert summary._doubtful_types(types.assign(assigned=[80, 15, 3, 2]), calibration, ["B", "T", "NK", "DC"]) == []
+
+
 @pytest.mark.parametrize(
     ("batches", "contradictions"),
     [
@@ -667,6 +699,7 @@ def test_a_type_that_could_not_be_hidden_is_not_known_to_be_noticed() -> None:
     found = Calibration(1.0, None, None, None, 2, [], {}, [], noticed={"T": 0.9, "B": 0.25})
     table = tables.noticed_table(found, ["B", "NK", "T"])
     assert table["noticed %"].to_dict() == {"B": 25.0, "T": 90.0, "NK": "not known"}
+    assert "No annotated batch was left out" in tables.noticed_table(None, ["B"]).loc[0, "note"]
 
 
 def test_few_held_out_cells_are_doubted_by_what_was_held_out_not_by_the_threshold() -> None:
@@ -708,7 +741,7 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     from_held_out = summary._expected_number(unknown, None, held_out)
     assert from_held_out.value == "not known"
     assert (
-        "5.0 % of the assigned ones among the cells held out of the annotated batches are wrong, and a new batch is harder"
+        "5.0 % of the assigned ones among the cells held out of training are wrong, and a new batch is harder"
         in from_held_out.basis
     )
     none_assigned = held_out | {"assigned": 0, "effective_accuracy": 0.0}
@@ -722,7 +755,7 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     assert "Cells of a type that it lacks are not counted" in alone.basis
     with_dropped = summary._expected_number(unknown, None, held_out, dropped=0.2)
     assert (
-        "24.0 % of the assigned ones among the cells held out of the annotated batches are wrong, those of types too rare to be learned"
+        "24.0 % of the assigned ones among the cells held out of training are wrong, those of types too rare to be learned"
         in with_dropped.basis
     )  # the others are wrong whatever is said of them
     none_wrong = [{"cells": 9, "error_among_assigned": 0.0, "doubt_among_assigned": 0.0}] * 2
@@ -785,4 +818,4 @@ def test_a_type_whose_cells_are_all_unlike_the_reference_is_not_called_absent() 
         index=["alpha", "beta", "delta"],
     )
     absent, without, unlike = summary._absent_types(table, []).values()
-    assert (absent, without, unlike) == (["beta (learned from 5 cells)"], ["delta"], ["alpha"])
+    assert (absent, without, unlike) == (["beta (learned from 5 cells)"], ["delta (1 cell)"], ["alpha"])

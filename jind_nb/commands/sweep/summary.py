@@ -14,7 +14,7 @@ from ...core.csv_files import write_csv
 from ...core.files import InFolder, read_json, write_text
 from ...core.parameters import Parameters
 from ...core.resources import templates
-from ...core.text import plural
+from ...core.text import percent, plural
 from ...runs.folder import Run
 
 
@@ -42,6 +42,8 @@ FINISHED, FINISHED_BEFORE, FAILED = "finished", "finished before", "failed"
 WAITING, RUNNING, NOT_FINISHED = "waiting", "running", "not finished"
 
 DONE = (FINISHED, FINISHED_BEFORE)
+
+NEARLY_NONE = 1e-6  # no error is estimated to be none
 
 COLUMNS = [
     "run", "target", "status", "cells", "assigned", "expected_error", "accuracy", "raw_accuracy", "macro_F1", "seconds",
@@ -90,6 +92,7 @@ def write_summary(files: SweepFolder, title: str, notes: Sequence[str], rows: Se
     write_csv(files.summary_csv, pd.DataFrame(rows, columns=COLUMNS))
     environment = templates()
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f} %"
+    environment.filters["estimated"] = lambda share: "–" if share is None else percent(max(share, NEARLY_NONE))
     environment.filters["link"] = quote
     shown = {"title": title, "sentence": in_words(rows), "notes": notes, "rows": rows, "done": DONE}
     page = environment.get_template("sweep.html.j2").render(shown, version=version("jind-nb"))

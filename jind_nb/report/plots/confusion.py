@@ -48,6 +48,7 @@ STAGE_WORDS: dict[str, str] = {
     TrainingStage.RETRAIN: "after the last joint training",
 }
 
+FIRST_TRAINED = "first trained"
 BEFORE_ADAPTING, ADAPTED = "before adapting to the batch (the source: first trained)", "after its adapter was trained"
 
 PANELS: dict[str, str] = {
@@ -282,7 +283,10 @@ def batch_results(history: Sequence[StageResult], batch: str, stages: Sequence[s
 
 def accuracy_by_stage(results: Sequence[StageResult], title: str) -> Figure:
     """Draw raw and effective accuracy and rejection: a line for each batch, a panel for each stage, both in order of appearance."""
-    batches, panels = (list(dict.fromkeys(of)) for of in ([r.batch for r in results], map(_panel, results)))
+    panel_of = _panels(results)
+    batches, panels = (
+        list(dict.fromkeys(of)) for of in ([r.batch for r in results], [panel_of[r.stage] for r in results])
+    )
     # Sizes are computed, in inches, as for the matrices.
     letters = FontProperties(size=LETTERS)
 
@@ -302,7 +306,7 @@ def accuracy_by_stage(results: Sequence[StageResult], title: str) -> Figure:
     width, height = left + panel * len(panels), bottom + rows + top
     figure = plt.figure(figsize=(width, height))
     for number, head in enumerate(heads):
-        shown = [result for result in results if _panel(result) == panels[number]]
+        shown = [result for result in results if panel_of[result.stage] == panels[number]]
         y = [batches.index(result.batch) for result in shown]
         place = (left + panel * number) / width, bottom / height, (panel - beside) / width, rows / height
         axes = figure.add_axes(place)
@@ -335,9 +339,12 @@ def accuracy_by_stage(results: Sequence[StageResult], title: str) -> Figure:
     return figure
 
 
-def _panel(result: StageResult) -> str:
-    """Return the words over the panel of a result's stage; a target is aligned by its adapter, as annotated batches are."""
-    return PANELS.get(result.stage, result.stage)
+def _panels(results: Sequence[StageResult]) -> dict[str, str]:
+    """Return the words over the panel of each stage. A target is aligned by its adapter, as annotated batches are; where none of
+    these has one, its stages have names of their own."""
+    stages = {result.stage for result in results}
+    words = PANELS if TrainingStage.ADAPT in stages else STAGE_WORDS | {TrainingStage.INITIAL: FIRST_TRAINED}
+    return {stage: words.get(stage, stage) for stage in stages}
 
 
 def _n_cells(result: StageResult) -> str:
@@ -382,7 +389,8 @@ def write_history(
             pdf.savefig(figure)
             plt.close(figure)
 
-        heading = f"Training history: labels from {short(source)} and its intermediates to {short(target)}"
+        others = " and its intermediates" if {result.batch for result in history} - {source, target} else ""
+        heading = f"Training history: labels from {short(source)}{others} to {short(target)}"
         shown = without_training_cells(history)
         if in_detail is not None and len(in_detail) < len(shown):
             heading += f". {len(in_detail):,} of these {len(shown):,} stages have a confusion matrix"

@@ -91,6 +91,12 @@ def show(figure: Figure | str | None, alt: str = "", points: pd.DataFrame | None
     display({"image/png": data, "text/plain": alt}, raw=True, metadata={"image/png": about})
 
 
+def show_note(text: str | None) -> None:
+    """Display a sentence below a picture, in the report too; nothing for None."""
+    if text is not None:
+        display(HTML(f'<p class="note">{escape(text)}</p>'))
+
+
 def described(figure: Figure, alt: str, points: pd.DataFrame | None = None) -> tuple[bytes, dict[str, Any]]:
     """Return a figure as PNG data, and what the report knows of it; the figure is closed.
 

@@ -326,7 +326,8 @@ def reliability_alt(calibration: Calibration | None, labelled: LabelledCells | N
     numbers = []
     if calibration is not None and calibration.mean("AURC") is not None:
         error, aurc = calibration.mean("calibration_error"), calibration.mean("AURC")
-        numbers.append(f"on left-out batches {three_digits(error)} and {three_digits(aurc)}")
+        which = "left-out batches" if calibration.n_annotated > 1 else "held-out cells"
+        numbers.append(f"on {which} {three_digits(error)} and {three_digits(aurc)}")
     if labelled is not None:
         cells = _probabilities(labelled)
         error = metrics.calibration_error(*cells) if len(cells[0]) else None
@@ -336,6 +337,19 @@ def reliability_alt(calibration: Calibration | None, labelled: LabelledCells | N
         "Reliability diagram and risk-coverage curve. Calibration error and area under the risk-coverage curve (0 is best): "
         f"{'; '.join(numbers) or 'not known'}."
     )
+
+
+def calibration_note(calibration: Calibration | None) -> str | None:
+    """Return a sentence where calibrated confidences have no smaller calibration error than uncalibrated ones; None where they do."""
+    if calibration is None:
+        return None
+    plain, calibrated = calibration.mean("network_calibration_error"), calibration.mean("calibration_error")
+    if plain is None or calibrated is None or calibrated < plain:
+        return None
+    words = f"Here calibrated confidences have no smaller error ({three_digits(calibrated)}) than uncalibrated ones ({three_digits(plain)})"
+    if calibration.n_annotated == 1:
+        return f"{words}: the temperature is what suited new batches of other data sets, and held-out cells are easier than those."
+    return f"{words}: a temperature that fits other batches need not fit the one that is judged by it."
 
 
 def cluster_bars(table: pd.DataFrame, target: str) -> Figure:
