@@ -4,7 +4,7 @@ other constants.
     python -m benchmarks.research.claims          # prints the tables of results/claims.csv
     python -m benchmarks.research.claims --run    # measures what is missing there first; goes on where it stopped
 
-Claims are those of `jind_nb.model.new_types`. Types are hidden as in new_types.py. In the other roles nothing is hidden, and every
+Claims, and groups, are those of `jind_nb.model.new_types`. Types are hidden as in new_types.py. In the other roles nothing is hidden, and every
 known cell above the limit is one that would lose its label: those of problems.py, and
 
     rare         of the target's most common type only a twentieth of the annotated cells is kept, but at least ten
@@ -36,14 +36,14 @@ HIDDEN, HIDDEN_TOO, RARE, NOTHING = "hidden", "hidden too", "rare", "nothing"
 LOST = ("all", "pair", "single", "condition", RARE)
 SHIPPED = "as it is"
 CHANGED = {
-    "CLAIM_WEIGHT": (0.0, 0.2, 0.6), "OTHER_SHARE": (0.0, 2.0, 8.0, np.inf), "CLAIMED": (5, 20), "SHARED": (1, 6), "SURPRISE_WEIGHT": (0.0, 0.3),
-    "OWN_WAY": (0.0, 0.5), "MOST_CLAIMS": (1e-6, 1.0, 16.0),
+    "CLAIM_WEIGHT": (0.0, 0.15, 0.45), "GROUP_WEIGHT": (0.0, 0.15, 0.45), "DRAWS": (1,), "MORE_GROUPS": (3, 12), "OTHER_SHARE": (0.0, np.inf),
+    "CLAIMED": (5, 20), "SHARED": (1, 6), "SURPRISE_WEIGHT": (0.0, 0.3), "OWN_WAY": (0.0,), "MOST_CLAIMS": (1e-6,),
 }  # fmt: skip
 AS_IT_IS = {name: getattr(new_types, name) for name in CHANGED}
 VARIANTS: dict[str, dict[str, float]] = {SHIPPED: {}} | {
     f"{name} {value:g}": {name: value} for name, values in CHANGED.items() for value in values
 }
-FLOORS = np.arange(0.58, 1.101, 0.04).round(2)
+FLOORS = np.arange(0.7, 1.401, 0.05).round(2)
 MOST_RARE = 0.05  # known cells of a type that is rare among the annotated ones, that a choice may lose
 
 
