@@ -9,7 +9,7 @@
    batches (Mahalanobis; Lee et al. 2018, NeurIPS, arXiv:1807.03888).
 5. A group that no annotated cell claims is farther from everything annotated than other cells of the batch are: this tells a new
    type from a batch all of whose cells are far. A new type that is no farther off may be told by what sets it apart from the batch's
-   other cells, however little that is: annotated cells are sorted into groups of the batch's own (`claims_of_groups`).
+   other cells, however little that is: annotated cells are sorted into groups of the batch's own (`claims_of_groups`), several times.
 6. Logarithms of the two distances are averaged, and those of both claims and of the answers' largest shares are taken off. So is the
    batch's own lower quartile: a batch may be odd as a whole, and at least a quarter of its cells is taken to be of annotated types. (`resemblance` finds files of which
    no cell is.)
@@ -40,7 +40,7 @@ SCORE = 2  # how often the score was changed: a saved model's limit is of one sc
 
 # The limit: what SHARE_ABOVE of left-out cells of known types exceed, times SLOPE, added to START; but not below FLOOR. Where no batch
 # could be left out, annotated cells stand in where they lie (`novelty_of_annotated`), and ALONE is the limit where these are too few.
-START, SLOPE, FLOOR, ALONE = 0.54, 0.6, 0.3, 1.1
+START, SLOPE, FLOOR, ALONE = 0.5, 0.6, 0.3, 1.06
 EASIER = 0.1  # is added to what they exceed: it is easier to recognise them than cells of a new batch
 BESIDE_NOVEL = 0.5  # of what SHARE_ABOVE of the target's own cells exceed: the limit is not below it
 MOST_ANNOTATED = 4_000  # that components, types and their spread are computed from
@@ -242,13 +242,7 @@ class AnnotatedSpace:
         weights /= weights.sum()
         return weights
 
-    def novelty(
-        self,
-        latent: np.ndarray,
-        compared: Compared,
-        shares: np.ndarray,
-        offset: np.ndarray,
-    ) -> np.ndarray:
+    def novelty(self, latent: np.ndarray, compared: Compared, shares: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """Return how unlike the annotated cells each cell of a batch is, float (n,): about 0 for most cells of known types.
 
         Parameters
@@ -267,9 +261,10 @@ class AnnotatedSpace:
         weights = self.weights(cells)
         claims = here.claims(compared.latent[:, self.near], compared.sharing) @ weights
         unclaimed, unsure = -np.log(claims + FEW_CLAIMS), -np.log(shares.max(axis=1) + LEAST_SHARE)
-        alone = np.mean(
-            [-np.log(of_draw @ weights + FEW_OF_A_GROUP) for of_draw in here.claims_of_groups(compared)], axis=0
-        )
+        # Annotated cells of a type that is none of a cell's answers do not make it a known one.
+        answered = np.minimum(1, shares * shares.shape[1])
+        in_groups = np.median([(of_draw * answered) @ weights for of_draw in here.claims_of_groups(compared)], axis=0)
+        alone = -np.log(in_groups + FEW_OF_A_GROUP)
         strange = CLAIM_WEIGHT * unclaimed + GROUP_WEIGHT * alone + SURPRISE_WEIGHT * unsure
 
         def farness_of(rows: slice) -> np.ndarray:
