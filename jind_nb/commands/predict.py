@@ -203,7 +203,8 @@ class _File:
 def _recognised(run: Run, batch_col: str | None) -> _File:
     """Load the model and find out what a file's values are."""
     parameters, folder = run.parameters, model_folder(run)
-    cells = _cells(Path(parameters.paths[0]), batch_col)
+    usual = read_model_json(folder)["training"].get("BATCH_COL")
+    cells, n_batches = _cells(Path(parameters.paths[0]), batch_col, usual)
     batches = list(dict.fromkeys(cells["batch"]))
     plan = Plan(target=batches[0], source=None, annotated=batches[1:], classes=[])
     settings = settings_of(parameters)
@@ -212,6 +213,11 @@ def _recognised(run: Run, batch_col: str | None) -> _File:
     size = len(cells) * model.known.latent[0].nbytes
     on_disk = ArraysOnDisk(run.folder if run.folder.is_dir() else None) if size > MOST_IN_MEMORY else None
     values = prepare_in_blocks(parameters, cells, plan, _encoding(model, settings, on_disk))
+    if batch_col is None and n_batches > 1:
+        plan.notes.append(
+            f"The column {usual!r} of the file, which had the batches of the annotated cells, has {n_batches} values; all cells were taken for "
+            f"one batch. Name it (--batch-col {usual}; in Python batch_key) if they are of several."
+        )
     return _File(run, batch_col, model, settings, cells, plan, values, on_disk)
 
 
@@ -278,8 +284,8 @@ def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parame
     return parameters
 
 
-def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
-    """Return all cells of the file as `prepare` takes them.
+def _cells(h5ad: Path, batch_col: str | None, usual: str | None) -> tuple[pd.DataFrame, int]:
+    """Return all cells of the file as `prepare` takes them, and how many batches they are of by the usual column, if the file has it.
 
     Raises
     ------
@@ -298,7 +304,8 @@ def _cells(h5ad: Path, batch_col: str | None) -> pd.DataFrame:
         if batch.isna().any():
             raise InputError(f"--batch-col: {int(batch.isna().sum())} cells of {h5ad} have no value in {batch_col!r}.")
     places = {"file": 0, "row": np.arange(len(obs)), "cell": obs.index.astype(str).to_numpy()}
-    return pd.DataFrame(places | {"batch": batch.to_numpy(), "cell_type": None, "trains": True})
+    cells = pd.DataFrame(places | {"batch": batch.to_numpy(), "cell_type": None, "trains": True})
+    return cells, obs[usual].nunique() if usual in obs else 0
 
 
 def _encoding(

@@ -134,9 +134,10 @@ class _Target(BaseModel):
 
 
 class _Training(BaseModel):
-    """Check what is needed to build the model again."""
+    """Check what is needed to build the model again, and what column had the batches."""
 
     METHOD: Literal["default", "reference"]
+    BATCH_COL: str | None = None  # not in older models
 
 
 class _LeftOut(BaseModel):

@@ -151,6 +151,7 @@ def save_model(
         "training": {
             **{name: getattr(parameters, name) for name in ("METHOD", "SEED", "EPOCHS", "REJECTION", "TARGET_ERROR")},
             "ALIGN": parameters.aligns,
+            "BATCH_COL": parameters.BATCH_COL,
             "cells": {name: len(c.y) for name, c in cells.items()},
             "held_out": {name: int(c.held_out.sum()) for name, c in cells.items()},
             "cells of each type": dict(zip(reference.classes, known.counts.tolist(), strict=True)),

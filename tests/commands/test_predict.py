@@ -580,6 +580,18 @@ def test_many_strange_cells_of_one_batch_bring_a_word_on_batches(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("names", "told"), [("ef", True), ("e", False)])
+def test_a_file_with_several_batches_in_the_models_own_column_is_said_to_be_taken_for_one(
+    run_folder: Path, tmp_path: Path, jind_nb: Command, names: str, told: bool
+) -> None:
+    """What is unusual is seen beside cells of the same batch, and nothing else says that there are several."""
+    new = simulated({name: {"B": 20, "T": 20, "NK": 20} for name in names}, seed=0)
+    out = annotate(jind_nb, run_folder, new, tmp_path)
+    words = "The column 'batch' of the file, which had the batches of the annotated cells, has 2 values"
+    assert any(words in note for note in json.loads((out / "manifest.json").read_text())["notes"]) == told
+
+
+@pytest.mark.slow
 def test_a_file_that_lies_apart_is_said_to_be_wrong_and_aligned_it_is_believed_again(
     shared_file: Callable[[str], Path],
 ) -> None:
