@@ -140,7 +140,10 @@ def report(rows: pd.DataFrame) -> None:
                 f"\n{title} ({len(some)}): AUROC {some['AUROC'].mean():.3f} (worst {some['AUROC'].min():.3f}), "
                 f"new cells flagged {some['new'].mean():.3f}, known {some['known'].mean():.3f} (worst {some['known'].max():.3f})"
             )
-    by_start = {start: far[[f"new_{start}", f"known_{start}"]].mean().tolist() for start in STARTS}
+    by_start = {
+        start: [far[f"new_{start}"].mean(), far[f"known_{start}"].mean(), far[f"known_{start}"].max()]
+        for start in STARTS
+    }
     both = rows[rows["said"].notna()]
     apart = both["said"] - both[f"new_{START}"]
     print(
@@ -148,7 +151,7 @@ def report(rows: pd.DataFrame) -> None:
         f"{both[f'new_{START}'].mean():.3f}, mean distance {apart.abs().mean():.3f}, correlation "
         f"{both['said'].corr(both[f'new_{START}']):.2f}"
     )
-    print_table("By start", pd.DataFrame(by_start, index=["new cells", "known cells"]).T)
+    print_table("By start", pd.DataFrame(by_start, index=["new cells", "known cells", "worst"]).T)
 
 
 if __name__ == "__main__":
