@@ -102,8 +102,8 @@ def run(names: list[str]) -> None:
                     "AUROC": round(float(roc_auc_score(new[new | others], novelty[new | others])), 4) if new.any() else None,
                 }  # fmt: skip
                 for floor in FLOORS:
-                    row[f"new_{floor}"] = round(float((novelty[new] > floor).mean()), 4) if new.any() else None
-                    row[f"known_{floor}"] = round(float((novelty[others] > floor).mean()), 4)
+                    row[f"new_{floor}"] = round(float((novelty[new] > floor).mean()), 3) if new.any() else None
+                    row[f"known_{floor}"] = round(float((novelty[others] > floor).mean()), 3)
                 rows.append(row)
             append_rows(OUTPUT, rows)
 
