@@ -43,7 +43,7 @@ AS_IT_IS = {name: getattr(new_types, name) for name in CHANGED}
 VARIANTS: dict[str, dict[str, float]] = {SHIPPED: {}} | {
     f"{name} {value:g}": {name: value} for name, values in CHANGED.items() for value in values
 }
-FLOORS = np.arange(0.7, 1.401, 0.05).round(2)
+FLOORS = np.arange(0.8, 1.401, 0.05).round(2)
 MOST_RARE = 0.05  # known cells of a type that is rare among the annotated ones, that a choice may lose
 
 
