@@ -198,6 +198,7 @@ class _File:
     plan: Plan
     values: PreparedFile[_Encoded]
     on_disk: ArraysOnDisk | None  # where latents are kept if they are large; None: in memory
+    n_batches: int | None  # by the column that had the model's batches; None: the file does not have it
 
 
 def _recognised(run: Run, batch_col: str | None) -> _File:
@@ -213,12 +214,12 @@ def _recognised(run: Run, batch_col: str | None) -> _File:
     size = len(cells) * model.known.latent[0].nbytes
     on_disk = ArraysOnDisk(run.folder if run.folder.is_dir() else None) if size > MOST_IN_MEMORY else None
     values = prepare_in_blocks(parameters, cells, plan, _encoding(model, settings, on_disk))
-    if batch_col is None and n_batches > 1:
+    if batch_col is None and n_batches is not None and n_batches > 1:
         plan.notes.append(
             f"The column {usual!r} of the file, which had the batches of the annotated cells, has {n_batches} values; all cells were taken for "
             f"one batch. Name it (--batch-col {usual}; in Python batch_key) if they are of several."
         )
-    return _File(run, batch_col, model, settings, cells, plan, values, on_disk)
+    return _File(run, batch_col, model, settings, cells, plan, values, on_disk, n_batches)
 
 
 def _predicted(file: _File) -> Predicted:
@@ -232,7 +233,7 @@ def _predicted(file: _File) -> Predicted:
     plan.warnings.extend(_strange_warnings(reasons))
     plan.warnings.extend(poor_cells_warnings(encoded.seen, batch[rows], plan))
     if file.batch_col is None:
-        notes += _note_on_batches(reasons)
+        notes += _note_on_batches(reasons) if file.n_batches is None else []
     else:
         table.insert(0, BATCH, batch)
     missing = plan.features["missing"]
@@ -284,8 +285,8 @@ def parameters_for(model: Path, h5ad: Path, values: Mapping[str, Any]) -> Parame
     return parameters
 
 
-def _cells(h5ad: Path, batch_col: str | None, usual: str | None) -> tuple[pd.DataFrame, int]:
-    """Return all cells of the file as `prepare` takes them, and how many batches they are of by the usual column, if the file has it.
+def _cells(h5ad: Path, batch_col: str | None, usual: str | None) -> tuple[pd.DataFrame, int | None]:
+    """Return all cells of the file as `prepare` takes them, and how many batches they are of by the usual column, None if the file lacks it.
 
     Raises
     ------
@@ -305,7 +306,7 @@ def _cells(h5ad: Path, batch_col: str | None, usual: str | None) -> tuple[pd.Dat
             raise InputError(f"--batch-col: {int(batch.isna().sum())} cells of {h5ad} have no value in {batch_col!r}.")
     places = {"file": 0, "row": np.arange(len(obs)), "cell": obs.index.astype(str).to_numpy()}
     cells = pd.DataFrame(places | {"batch": batch.to_numpy(), "cell_type": None, "trains": True})
-    return cells, obs[usual].nunique() if usual in obs else 0
+    return cells, obs[usual].nunique() if usual in obs else None
 
 
 def _encoding(
@@ -374,7 +375,7 @@ def _note_on_batches(reasons: Counter[str]) -> list[str]:
     if unlike <= MANY * n:
         return []
     return [
-        f"{unlike:,} of {n:,} cells are unlike all annotated ones, perhaps of a new cell type (--report shows them as groups). If the "
+        f"{unlike:,} of {n:,} cells are unlike all annotated ones, perhaps of a new cell type. If the "
         "file's cells are of several batches, name their column (--batch-col; in Python batch_key): what is unusual is seen beside "
         "cells of the same batch."
     ]

@@ -543,12 +543,12 @@ def _measured(p: Parameters, found: MeanVariance, names: pd.Index, cells: pd.Dat
     wanted = highly_variable(found.variance, p.NUM_FEATURES)
     wanted = wanted[np.argsort(names[wanted].to_numpy(dtype=str), kind="stable")]
     _enter_overlap(plan, plan.target, names[wanted], lacking[wanted], "that vary most, measured in it")
-    of = "that vary most (the others are zero in all its cells, though every annotated type has them)"
+    of = "that vary most (no cell of it has the others, which annotated cells have too often for chance)"
     plan.warnings += features.missing_features_warnings(f"Batch {plan.target!r}", names[wanted], lacking[wanted], of)
     plan.notes.append(
-        f"{int(lacking.sum()):,} of {len(names):,} features were not measured in {plan.target!r} and are used in no batch: they are "
-        f"zero in all its cells, though every annotated cell type has them "
-        f"({listing(names[lacking], features.NAMES_SHOWN, quoted=False)})."
+        f"Left out of all batches: {int(lacking.sum()):,} of {len(names):,} features that no cell of {plan.target!r} has, and annotated cells "
+        f"have too often for chance ({listing(names[lacking], features.NAMES_SHOWN, quoted=False)}). They were not measured there, or are not "
+        "expressed in its condition."
     )
     return ~lacking
 

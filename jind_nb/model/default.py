@@ -684,7 +684,9 @@ def empty_annotator(n_features: int, n_classes: int, n_latent: int, has_adapter:
 
 def describe(n_latent: int, epochs: int | None, n_annotated: int) -> str:
     """Return the sentences on learning for the methods paragraph."""
-    moved = "Each further annotated batch was moved onto the batches before it, cell type by cell type. "
+    moved = (
+        "Each further annotated batch was moved as a whole, to where the batches before it have the same cell types. "
+    )
     return (
         f"All cells, those of the target too, were scaled to the same length and projected onto {n_latent} principal components "
         f"(half of them of features divided by their standard deviation, and as many of unscaled features). "

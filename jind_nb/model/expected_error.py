@@ -96,7 +96,9 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
             "More cells are unlike the reference than in the left-out batches. If they are of a new type, others of that type "
             "may have been given a name: the interval reaches higher for it. "
         )
-    return ExpectedError(value, (low, high), f"{basis}It cannot see cell types that no annotated batch has.")
+    return ExpectedError(
+        value, (low, high), f"{basis}Cells of types that no annotated batch has are not in the number."
+    )
 
 
 def unseen_types(predictions: Predictions, calibration: Calibration) -> float:

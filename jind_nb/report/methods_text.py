@@ -11,7 +11,7 @@ from ..core.resources import templates
 from ..data.plan import Plan
 from ..model.annotate import METHODS
 from ..model.expected_error import expected_error
-from ..model.new_types import CLAIM_WEIGHT, CLAIMED, DRAWS, GROUP_WEIGHT
+from ..model.new_types import CLAIM_WEIGHT, CLAIMED, DRAWS, GROUP_WEIGHT, SURPRISE_WEIGHT
 from ..model.predictions import SHARE_ABOVE
 from ..results.summary import alignment_reason
 from ..results.target import TargetResult, target_calibration
@@ -62,7 +62,7 @@ def methods(
         "run": run, "result": result, "plan": plan, "training": training, "versions": versions, "method": method,
         "calibration": calibration, "stated": expected_error(result.final, calibration), "alignment_reason": alignment_reason,
         "learning": METHODS[method].describe(result.latent.shape[1], epochs, 1 + len(training["intermediates"])),
-        "CLAIMED": CLAIMED, "CLAIM_WEIGHT": CLAIM_WEIGHT, "GROUP_WEIGHT": GROUP_WEIGHT, "DRAWS": DRAWS, "SHARE_ABOVE": SHARE_ABOVE,
+        "CLAIMED": CLAIMED, "CLAIM_WEIGHT": CLAIM_WEIGHT, "GROUP_WEIGHT": GROUP_WEIGHT, "DRAWS": DRAWS, "SURPRISE_WEIGHT": SURPRISE_WEIGHT, "SHARE_ABOVE": SHARE_ABOVE,
         "most_cells": _most_cells(run, plan), "steps": METHODS[method],
     }  # fmt: skip
     module: Any = templates().get_template("methods.txt.j2").make_module(values)

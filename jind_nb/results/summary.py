@@ -415,17 +415,17 @@ def _doubt_of_unlike(
     classes, nearest = table.index, table["unlike"].sort_values(ascending=False, kind="stable")
     names = listing((f"{name} ({n:,})" for name, n in nearest[nearest > 0].items()), MOST_NEAREST, quoted=False)
     first, n_learned = nearest.index[0], float(table["training_cells"].astype(float)[nearest.index[0]])
-    or_few = f"of {first} (learned from {plural(int(n_learned), 'cell')}), " if n_learned < FEW_CELLS else ""
+    or_few = f"; or {first}, which was learned from {plural(int(n_learned), 'cell')}" if n_learned < FEW_CELLS else ""
     text = (
         f"{{}} unlike all cells of the annotated batches, nearest to {names}: perhaps of a cell type or subtype that "
-        f"these lack, {or_few}in another state, or damaged."
+        f"these lack, in another state, or damaged{or_few}."
     )
     if labels is not None and (known := pd.notna(labels[unlike])).any():
         of_annotated = int(np.isin(labels[unlike][known], classes).sum())
         text += f" By the file's labels, {of_annotated:,} of {plural(int(known.sum()), 'labelled one')} are of annotated types."
-    n_called = int(table.loc[first, "assigned"])
-    if nearest.iloc[0] >= MANY_BESIDE and n_called:
-        text += f" If they are of a new type, more of it may be among the {plural(n_called, 'cell that was', 'cells that were')} called {first}."
+    called = table["assigned"][nearest.index[nearest >= MANY_BESIDE]]
+    for name, n in called[called > 0].head(1).items():
+        text += f" If they are of a new type, more of it may be among the {plural(n, 'cell that was', 'cells that were')} called {name}."
     return {text: [plural(int(unlike.sum()), "Unassigned cell is", "Unassigned cells are")]}
 
 
@@ -435,7 +435,8 @@ def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
     unassigned = table.index[(most_like >= SEVERAL) & (rejected > MUCH_REJECTED * most_like)]
     n_cells = table[["assigned", "parent_only", "rejected"]].to_numpy().sum()
     of_few = table["assigned"].between(1, FEW_ASSIGNED - 1) & (table["assigned"] < SMALL_SHARE * n_cells)
-    few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & (most_like > 0), "training_cells"]
+    is_here = most_like + table["unlike"] > 0
+    few = table.loc[(table["training_cells"].astype(float) < FEW_CELLS) & is_here, "training_cells"]
     others = " (not counting those unlike all annotated cells)" if table["unlike"].any() else ""
     return {
         f"Many of the cells that are most like these types are Unassigned{others}: {{}}.": [
@@ -468,7 +469,9 @@ def _absent_types(table: pd.DataFrame, types: Sequence[str]) -> dict[str, Sequen
         "No cell is assigned to these types, though some are most like them: {}. They are absent here, or missed.": [
             told(name, int(_most_like(table)[name])) for name in without
         ],
-        "All cells that are most like {} are unlike all annotated cells: the type itself in another state, or a new one.": unlike,
+        "All cells that are most like {} are unlike all annotated cells: the type itself in another state, or a new one.": [
+            f"{name} ({table.loc[name, 'unlike']:,})" for name in unlike
+        ],
     }
 
 

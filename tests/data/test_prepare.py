@@ -928,7 +928,7 @@ def test_the_overlap_of_every_batch_is_shown_and_a_small_one_warned_of(
     assert table["zero though expected"].iloc[0].startswith("gene036, gene037")
     assert "not in the file" not in table
     assert result.adata.n_vars == 36
-    assert "24 of 60 features were not measured in 'c'" in " ".join(result.plan.notes)
+    assert "Left out of all batches: 24 of 60 features that no cell of 'c' has" in " ".join(result.plan.notes)
     (warning,) = result.plan.warnings
     assert "Batch 'c' has only 36 of 60 features (60 %)" in warning
     assert "gene036" in warning

@@ -621,12 +621,28 @@ def test_cells_near_a_type_of_few_cells_may_be_that_type() -> None:
     ((text, cells),) = summary._doubt_of_unlike(table, np.array([True] * 24 + [False] * 14)).items()
     assert cells == ["24 Unassigned cells are"]
     assert (
-        "nearest to Plasma (23), B (1): perhaps of a cell type or subtype that these lack, of Plasma (learned from 2 cells), in"
-        in text
+        "nearest to Plasma (23), B (1): perhaps of a cell type or subtype that these lack, in another state, or damaged; or Plasma, which was "
+        "learned from 2 cells." in text
     )
     (well_known,) = summary._doubt_of_unlike(table.assign(unlike=[1, 2]), np.array([True] * 3))
     assert "nearest to B (2), Plasma (1): perhaps of a cell type or subtype that these lack, in another" in well_known
     assert "learned" not in next(iter(summary._doubt_of_unlike(table.assign(training_cells=None), np.array([True]))))
+
+
+def test_the_type_that_may_hold_more_of_a_new_one_is_named_though_the_nearest_has_no_cells() -> None:
+    """A third of the 15 cells called so were of the new type."""
+    table = pd.DataFrame(
+        {
+            "assigned": [0, 15, 200],
+            "parent_only": 0,
+            "rejected": [84, 11, 3],
+            "unlike": [84, 11, 0],
+            "training_cells": 90,
+        },
+        index=["MK", "Mono_CD16", "T"],
+    )
+    (text,) = summary._doubt_of_unlike(table, np.array([True] * 95))
+    assert text.endswith("more of it may be among the 15 cells that were called Mono_CD16.")
 
 
 def test_many_unassigned_cells_are_counted_without_those_unlike_the_reference_and_it_is_said() -> None:
@@ -762,7 +778,7 @@ def test_the_first_numbers_say_what_they_rest_on() -> None:
     several = Calibration(1.0, None, None, None, 3, none_wrong, {}, [])
     some = summary._expected_number(expected_error(result.final, several), several, held_out)
     assert some.value.startswith("about ")
-    assert "It cannot see cell types that no annotated batch has." in some.basis
+    assert "Cells of types that no annotated batch has are not in the number." in some.basis
 
 
 def test_numbers_of_a_column_have_the_same_decimals() -> None:
@@ -807,7 +823,7 @@ def test_many_cells_unlike_all_annotated_ones_come_first() -> None:
     assert "6 of 10 cells assigned, 4 left Unassigned (4 of them unlike all annotated cells)" in told.sentence
     assert told.distrust[0].startswith("4 Unassigned cells are unlike all cells of the annotated batches")
     assert told.distrust[0].endswith("By the file's labels, 0 of 3 labelled ones are of annotated types.")
-    assert any(text.startswith("All cells that are most like Macrophage are unlike") for text in told.distrust)
+    assert any(text.startswith("All cells that are most like Macrophage (") for text in told.distrust)
     assert not any(text.startswith("Many of the cells that are most like these types") for text in told.distrust)
 
 
@@ -818,4 +834,4 @@ def test_a_type_whose_cells_are_all_unlike_the_reference_is_not_called_absent() 
         index=["alpha", "beta", "delta"],
     )
     absent, without, unlike = summary._absent_types(table, []).values()
-    assert (absent, without, unlike) == (["beta (learned from 5 cells)"], ["delta (1 cell)"], ["alpha"])
+    assert (absent, without, unlike) == (["beta (learned from 5 cells)"], ["delta (1 cell)"], ["alpha (3)"])
