@@ -44,7 +44,7 @@ Result = TypeVar("Result")
 
 # The median cell of a target is poor if it has values of so small a share of the features that those of annotated batches have, the
 # poorest of them (the lowest of 78 real targets has 0.44). A part of its cells is told of from MANY_POOR on, by what is usual in the
-# target too (the most of 69 real targets is 0.13). Of fewer than ENOUGH_CELLS nothing is said.
+# target too (none of 69 real targets has as many). Of fewer than ENOUGH_CELLS nothing is said.
 POOR, MANY_POOR, ENOUGH_CELLS = 0.4, 0.2, 10
 
 TRANSLATED = "(translated)"  # in place of a column of var
