@@ -249,7 +249,7 @@ def _predicted(file: _File) -> Predicted:
         batch,
         plan.features | {"silent": int((~encoded.here).sum()) - missing},
         answer.n_learned,
-        how=answer.how,
+        alignment_notes=answer.alignment_notes,
         errors={name: widened(error, missing / plan.features["kept"]) for name, error in answer.errors.items()},
     )
 
@@ -388,7 +388,7 @@ class _Answer:
     table: pd.DataFrame  # in the file's order
     latent: np.ndarray  # float32 (n, d), in the order of the encoded cells
     notes: list[str]
-    how: list[str]  # the cells were aligned
+    alignment_notes: list[str]  # how the cells were aligned
     error: ExpectedError
     errors: Mapping[str, ExpectedError]  # by batch
     n_learned: int  # as in `Predicted`
@@ -417,7 +417,7 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
     tables, order, errors = [], [], {}
     n_learned = 0
     doublets, notes = _doublets(encoded, batches, settings.seed) if settings.doublets else (None, [])
-    how: dict[str, list[str]] = {}
+    alignment_notes: dict[str, list[str]] = {}
     for group, cells in groups.items():
         if not len(cells):
             continue
@@ -428,7 +428,7 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
             model_store.recall(annotated, encoded.values_of(cells), model.folder, known, settings)
         elif settings.align:
             align(annotated, encoded.values_of(cells), known, settings)
-            how[group], annotated.notes = annotated.notes, []
+            alignment_notes[group], annotated.notes = annotated.notes, []
         tried = None
         if cells is not of_own and not settings.align:  # the model knows where the cells are that it learned from
             tried = try_alignment(shared, before[ordinary[cells]], known, settings)
@@ -466,7 +466,7 @@ def _annotate(file: _File, encoded: _Encoded, rows: np.ndarray) -> _Answer:
         )
         error = replace(error, basis=f"{error.basis} {learned_from} not counted.")
     of_batches = {str(name): errors[f"{name!r}"][0] for name in batches if f"{name!r}" in errors}
-    return _Answer(table, latent, notes, _told_once(how), error, of_batches, n_learned)
+    return _Answer(table, latent, notes, _told_once(alignment_notes), error, of_batches, n_learned)
 
 
 def _told_once(notes: Mapping[str, Sequence[str]]) -> list[str]:
@@ -587,7 +587,7 @@ def _write_about(predicted: Predicted, hashed: str, options: Options, begun: flo
         "versions": versions(),
         "model": {"path": str(model), "sha256": read_model_json(model)["sha256"]},
         "input": [{"path": run.parameters.paths[0], "sha256": hashed}],
-        "notes": [*predicted.warnings, *predicted.notes, *predicted.how],
+        "notes": [*predicted.warnings, *predicted.notes, *predicted.alignment_notes],
     }
     write_json(run.metrics, {"target": _metrics(predicted)})
     if options.report:

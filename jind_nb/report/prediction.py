@@ -89,7 +89,7 @@ def write_prediction_html(predicted: Predicted, facts: Mapping[str, Any]) -> str
         reasons=_table(reasons_counted(predicted.table), "Why cells were assigned or not"),
         flagged=_table(flagged.head(MOST_LISTED), "Cells without a type, the least sure first"),
         groups=_groups(predicted),
-        how=predicted.how,
+        alignment_notes=predicted.alignment_notes,
         n_flagged=len(flagged),
         n_listed=min(len(flagged), MOST_LISTED),
         all_cells=page.all_cells(predicted.run),

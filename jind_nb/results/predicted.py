@@ -31,7 +31,7 @@ class Predicted:
     batches: np.ndarray  # objects (n,), each cell's batch
     features: dict[str, int]  # `Plan.features`, and of the model's how many are `silent`: there, and zero in all cells
     n_learned: int  # assigned cells that the model learned from; the error is that of the others
-    how: list[str] = field(default_factory=list)  # the cells were aligned; empty if they were not
+    alignment_notes: list[str] = field(default_factory=list)  # how the cells were aligned; empty if they were not
     errors: Mapping[str, ExpectedError] = field(
         default_factory=dict
     )  # as `error`, of each batch that has cells new to the model
