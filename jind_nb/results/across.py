@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.labels import UNASSIGNED, UNLIKE
-from ..core.text import about, percent
+from ..core.text import about, percent, plural
 from ..data.plan import Plan
 from ..model.expected_error import ExpectedError
 from .tables import composition_table, error_columns, most_like_shares
@@ -52,14 +52,18 @@ def samples_table(results: Mapping[str, TargetResult], errors: Mapping[str, Expe
 
 def in_one_sentence(results: Mapping[str, TargetResult], errors: Mapping[str, ExpectedError]) -> str:
     """Return how many cells of all samples are assigned, how many of these are probably wrong, and in which sample most are, if
-    that is known of each sample."""
+    that is known of each sample with assigned cells."""
     assigned = {name: int((result.level == Level.TYPE).sum()) for name, result in results.items()}
     n, n_assigned = sum(len(result.cells) for result in results.values()), sum(assigned.values())
     sentence = f"{n_assigned:,} of {n:,} cells assigned ({percent(n_assigned / n)})"
-    known = {name: value for name in results if (value := errors[name].value) is not None}
-    if len(known) < len(results):
-        return f"{sentence}; how many of them are wrong is not known{'' if not known else ' of all samples'}"
-    error = float(np.average(list(known.values()), weights=list(assigned.values())))
+    asked = [name for name in results if assigned[name]]  # where no cell is assigned, none is wrong
+    known = {name: value for name in asked if (value := errors[name].value) is not None}
+    if len(known) < len(asked):
+        where = f" in {plural(len(asked) - len(known), 'sample')}" if known else ""
+        return f"{sentence}; how many of them are wrong is not known{where}"
+    if not asked:
+        return sentence
+    error = float(np.average(list(known.values()), weights=[assigned[name] for name in asked]))
     worst = max(known, key=lambda name: known[name])
     most = f", most in {worst} ({about(known[worst])})" if known[worst] > error else ""
     return f"{sentence}; {about(error)} of the assigned cells are probably wrong{most}"

@@ -78,9 +78,12 @@ def test_a_samples_own_warning_comes_first_and_is_said_of_it_alone() -> None:
 
 def test_the_first_sentence_weighs_errors_by_assigned_cells() -> None:
     results = {"s1": sample(40, 60), "s2": sample(150, 150), "s3": sample(40, 60, confidence=0.55)}
-    assert (
-        in_one_sentence(results, errors(s1=0.05, s2=0.01, s3=None))
-        == "400 of 500 cells assigned (80.0 %); how many of them are wrong is not known of all samples"
+    # In s3 no cell is assigned, so none is wrong.
+    assert in_one_sentence(results, errors(s1=0.05, s2=0.01, s3=None)) == (
+        "400 of 500 cells assigned (80.0 %); about 2.0 % of the assigned cells are probably wrong, most in s1 (about 5.0 %)"
+    )
+    assert in_one_sentence(results, errors(s2=None, s3=None)).endswith(
+        "; how many of them are wrong is not known in 1 sample"
     )
     del results["s3"]
     assert in_one_sentence(results, errors(s1=0.05, s2=0.01)) == (
