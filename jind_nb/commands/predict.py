@@ -52,9 +52,9 @@ from ..model.target import (
     reject_strange,
     try_alignment,
 )
-from ..results.new_groups import group_table_of_file
+from ..results.new_groups import find_groups_of_file
 from ..results.predicted import Predicted
-from ..results.tables import BATCH, annotate_obs, outside_notes, predictions_table
+from ..results.tables import BATCH, UNLIKE_GROUP, annotate_obs, outside_notes, predictions_table
 from ..results.target import TargetResult, with_parents, with_types
 from ..results.write import write_cells, write_tables, write_workbook
 from ..runs import previous
@@ -532,9 +532,7 @@ def _annotate_copy(file: _File, h5ad: Path, options: Options) -> tuple[Predicted
             aside.submit(import_module, "pyarrow.parquet")  # a sixth of a second
             predicted = _predicted(file)
             if options.report:
-                predicted.groups = group_table_of_file(
-                    predicted.table, predicted.order, file.values.some, file.values.features, run.parameters.SEED
-                )
+                _add_groups(predicted, file)
             # Whatever is wrong is told before earlier results are moved: parts not read yet may be damaged, the disk full.
             adata = read_whole(h5ad) if checked is None else checked.result()
             if copied is not None:
@@ -551,6 +549,15 @@ def _annotate_copy(file: _File, h5ad: Path, options: Options) -> tuple[Predicted
             stop.set()
             aside.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _add_groups(predicted: Predicted, file: _File) -> None:
+    """Group a file's cells that are unlike all annotated ones, if there are enough: in a table, and each cell's in the predictions."""
+    table, values = predicted.table, file.values
+    groups = find_groups_of_file(table, predicted.order, values.some, values.features, file.run.parameters.SEED)
+    if groups is not None:
+        predicted.groups = groups.table
+        table.insert(int(table.columns.get_loc("reason")) + 1, UNLIKE_GROUP, groups.of_cells)
 
 
 def _annotate_obs(to: Path, predicted: Predicted, adata: ad.AnnData, *, is_copy: bool) -> None:

@@ -8,7 +8,7 @@ from ..model.predictions import Predictions
 from ..runs.folder import Run
 from ..runs.stages import load_plan, load_prepared_obs, load_target
 from .clusters import Clusters
-from .tables import CLUSTER_COLUMNS, n_before_probabilities
+from .tables import CLUSTER_COLUMNS, UNLIKE_GROUP, n_before_probabilities
 from .target import TargetResult, with_types
 
 
@@ -18,10 +18,13 @@ def load_result(run: Run) -> TargetResult:
 
 
 def load_finished(run: Run) -> TargetResult:
-    """Read a finished run's result from its own folder alone, labels and clusters from its predictions."""
+    """Read a finished run's result from its own folder alone, labels, groups and clusters from its predictions."""
     table = pd.read_parquet(run.predictions_parquet)
     result = _load(run, table["labels"].to_numpy(dtype=object) if "labels" in table else None)
-    if "cluster" in table.columns[: n_before_probabilities(table)]:
+    before = table.columns[: n_before_probabilities(table)]
+    if UNLIKE_GROUP in before:
+        result.unlike_groups = table[UNLIKE_GROUP].to_numpy(dtype=object)
+    if "cluster" in before:
         result.clusters = Clusters(*(table[name].to_numpy() for name in CLUSTER_COLUMNS))
     return result
 

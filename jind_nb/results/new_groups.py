@@ -3,7 +3,10 @@
 A cell type that the annotated batches lack is a group of cells; single damaged cells are not.
 """
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import anndata as ad
 import numpy as np
@@ -17,22 +20,57 @@ from .clusters import leiden
 from .target import TargetResult, target_rows
 
 RESOLUTION = 0.5  # coarse: a few groups, not many
-FEWEST_CELLS = 10  # of a group that is shown
+FEWEST_CELLS = 10  # of a group that is shown, and of those that it is compared with
 MOST_GROUPS, MARKERS = 10, 8
 NEARLY_ALL, MOST_NEAREST = 0.9, 3  # of a group's cells, nearest to one type; else so many types are named
-MOST_GROUPED, MOST_COMPARED = 3_000, 200  # cells of a file that are held: with those beside ten types 5,000
+MOST_GROUPED = 3_000  # of a file's cells that are unlike all annotated ones
+MOST_COMPARED, MOST_OF_ALL_TYPES = 200, 6_000  # of a file's cells: of one type, and of all together, beside them
 ALL_OTHERS = "all other cells"
 NO_GROUPS = f"No group of {FEWEST_CELLS} or more of the target's cells is unlike all annotated cells."
 
 
-def group_table(prepared: ad.AnnData, target: str, result: TargetResult, seed: int) -> pd.DataFrame | None:
-    """Return a row for each group of the target's cells that are `unlike reference`, the largest first; None if there is none.
+@dataclass(frozen=True)
+class Groups:
+    """The target's cells that are unlike everything annotated, as groups."""
 
-    Columns: `cells`, `nearest type` (the most frequent among the group's most probable types, and others with it unless nearly all
-    are of that type), `compared with`, and `higher` and
-    `lower` than in these: the features that set the group apart most, in standard deviations. Compared are the target's own cells of
-    that type; the annotated ones where it has fewer than ten (which differ from all of the target's, by the protocol too); and
-    all other cells of the target where these are fewer too.
+    table: pd.DataFrame  # a row for each: `find_groups`
+    of_cells: np.ndarray  # objects (n_target,): each cell's group, as the table calls it; None for a cell in none
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """The mean and the variance of each feature of some cells, float64 (p,) each."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def of(cls, cells: sparse.csr_matrix) -> _Moments:
+        """Compute them for cells (n, p), one at least."""
+        # Takes 0.7 s to import, and few `predict` make a report.
+        from sklearn.utils.sparsefuncs import mean_variance_axis
+
+        return cls(*mean_variance_axis(cells.astype(np.float64), axis=0))
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """The cells that groups are compared with."""
+
+    features: pd.Index
+    of_types: Mapping[str, _Moments]  # the target's own cells, of each type that has ten or more
+    instead: Callable[[str], tuple[str, _Moments | None]]  # of another type: what they are, in words
+
+
+def find_groups(prepared: ad.AnnData, target: str, result: TargetResult, seed: int) -> Groups | None:
+    """Group the target's cells that are `unlike reference`; None if there is no group.
+
+    Columns of the table, the largest group first: `cells`, `nearest type` (the most frequent among the group's most probable types,
+    and others with it unless nearly all are of that type), `compared with`, and `higher` and `lower` than in these: the features that
+    set the group apart most, in standard deviations. Compared are the target's own cells of that type; the annotated ones where it
+    has fewer than ten (which differ from all of the target's, by the protocol too); and all other cells of the target where
+    these are fewer too. `higher than in all types`: the features that are higher than in the target's own cells of each type, of
+    those with ten or more.
 
     Parameters
     ----------
@@ -40,30 +78,35 @@ def group_table(prepared: ad.AnnData, target: str, result: TargetResult, seed: i
         The run's prepared cells, annotated ones and the target's.
     """
     flagged, rows = np.flatnonzero(result.reasons == UNLIKE), target_rows(prepared, target)
+    if len(flagged) < FEWEST_CELLS:
+        return None
     x, types = sparse.csr_matrix(prepared.X), prepared.obs["cell_type"].astype(object).to_numpy()
+    own = {name: rows[result.names == name] for name in result.final.classes}
 
-    def others(name: str) -> tuple[str, sparse.csr_matrix]:
-        own, annotated = rows[result.names == name], np.flatnonzero(types == name)
-        if len(own) >= FEWEST_CELLS:
-            return name, x[own]
+    def instead(name: str) -> tuple[str, _Moments | None]:
+        annotated = np.flatnonzero(types == name)
         if len(annotated) >= FEWEST_CELLS:
-            return f"annotated {name}", x[annotated]
-        return ALL_OTHERS, x[rows[result.reasons != UNLIKE]]
+            return f"annotated {name}", _Moments.of(x[annotated])
+        others = rows[result.reasons != UNLIKE]
+        return ALL_OTHERS, _Moments.of(x[others]) if len(others) else None
 
-    return _table(x[rows[flagged]], result.final.raw[flagged], others, prepared.var_names, seed)
+    of_types = {name: _Moments.of(x[cells]) for name, cells in own.items() if len(cells) >= FEWEST_CELLS}
+    beside = _Beside(prepared.var_names, of_types, instead)
+    found = _groups(x[rows[flagged]], result.final.raw[flagged], beside, seed)
+    return _among(found, flagged, len(rows))
 
 
-def group_table_of_file(
+def find_groups_of_file(
     table: pd.DataFrame,
     order: np.ndarray,
     read: Callable[[np.ndarray], sparse.csr_matrix],
     features: pd.Index,
     seed: int,
-) -> pd.DataFrame | None:
-    """Return `group_table` of a file that is too large to hold, and has no annotated cells: of at most 3,000 of its cells that are
-    unlike all annotated ones, beside at most 200 of each nearest type, and of all others where the file has fewer than ten of it.
+) -> Groups | None:
+    """Group the cells of a file as `find_groups` does, which is too large to hold and has no annotated cells: at most 3,000 of those
+    that are unlike all annotated ones, beside at most 200 of each type.
 
-    Where the file has no others, `higher` and `lower` are empty.
+    Where the file has no others, nothing is higher or lower.
 
     Parameters
     ----------
@@ -83,65 +126,20 @@ def group_table_of_file(
     flagged = drawn(reason == UNLIKE, MOST_GROUPED)
     if len(flagged) < FEWEST_CELLS:
         return None
-    nearest = pd.Series(raw[flagged]).value_counts().index[:MOST_GROUPS]
-    of_types = {name: drawn(names == name, MOST_COMPARED) for name in nearest}
-    compared = {name: of_type for name, of_type in of_types.items() if len(of_type) >= FEWEST_CELLS}
-    if len(compared) < len(of_types):
-        compared[ALL_OTHERS] = drawn(reason != UNLIKE, MOST_COMPARED)
+    types = [name for name, n in pd.Series(names[names == raw]).value_counts().items() if n >= FEWEST_CELLS]
+    most = min(MOST_COMPARED, max(FEWEST_CELLS, MOST_OF_ALL_TYPES // max(1, len(types))))
+    compared = {name: drawn(names == name, most) for name in types} | {ALL_OTHERS: drawn(reason != UNLIKE, most)}
     rows = np.unique(np.concatenate([flagged, *compared.values()]))
     x = read(rows)
-
-    def others(name: str) -> tuple[str, sparse.csr_matrix]:
-        which = name if name in compared else ALL_OTHERS
-        return which, x[np.searchsorted(rows, compared.get(which, rows[:0]))]
-
-    return _table(x[np.searchsorted(rows, flagged)], raw[flagged], others, features, seed)
-
-
-def _table(
-    x: sparse.csr_matrix,
-    raw: np.ndarray,
-    others: Callable[[str], tuple[str, sparse.csr_matrix]],
-    features: pd.Index,
-    seed: int,
-) -> pd.DataFrame | None:
-    """Return the table of `group_table`.
-
-    Parameters
-    ----------
-    x, raw
-        Values (n, p) and most probable types, objects (n,), of the cells unlike all annotated ones.
-    others
-        Returns what a group whose nearest type is the given one is compared with, in words and their values (m, p).
-    """
-    if x.shape[0] < FEWEST_CELLS:
-        return None
-    group = leiden(x, RESOLUTION, seed)
-    rows: dict[str, dict[str, object]] = {}
-    for name in sorted(set(group), key=int):
-        here = group == name
-        if here.sum() < FEWEST_CELLS or len(rows) == MOST_GROUPS:
-            continue
-        types = pd.Series(raw[here]).value_counts().sort_index().sort_values(ascending=False, kind="stable")
-        nearest = types.index[0]
-        which, beside = others(nearest)
-        apart = standardised_difference(x[here], beside) if beside.shape[0] else np.zeros(x.shape[1])
-        order = np.argsort(-apart, kind="stable")
-        best, last = order[:MARKERS], order[::-1][:MARKERS]
-        rows[f"group {len(rows) + 1}"] = {
-            "cells": int(here.sum()),
-            "nearest type": nearest
-            if types.iloc[0] >= NEARLY_ALL * here.sum()
-            else listing((f"{of} ({n})" for of, n in types.items()), MOST_NEAREST, quoted=False),
-            "compared with": which if beside.shape[0] else "",
-            "higher": listing(features[best[apart[best] > 0]], MARKERS, quoted=False),
-            "lower": listing(features[last[apart[last] < 0]], MARKERS, quoted=False),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group") if rows else None
+    moments = {name: _Moments.of(x[np.searchsorted(rows, cells)]) for name, cells in compared.items() if len(cells)}
+    others = moments.pop(ALL_OTHERS, None)
+    beside = _Beside(features, moments, lambda _: (ALL_OTHERS, others))
+    found = _groups(x[np.searchsorted(rows, flagged)], raw[flagged], beside, seed)
+    return _among(found, flagged, len(table))
 
 
 def title(groups: pd.DataFrame, reasons: Sequence[str]) -> str:
-    """Return the title of `group_table`, with how many of the cells unlike all annotated ones are in no group, by all cells' reasons.
+    """Return the title of a table of groups, with how many of the cells unlike all annotated ones are in no group, by all cells' reasons.
 
     >>> title(pd.DataFrame({"cells": [20]}), [UNLIKE] * 27)
     'Groups of 10 or more cells that are unlike all annotated ones, the largest first; 7 such cells are in no group'
@@ -153,18 +151,63 @@ def title(groups: pd.DataFrame, reasons: Sequence[str]) -> str:
     return f"Groups of {FEWEST_CELLS} or more cells that are unlike all annotated ones{drawn}, the largest first{apart}"
 
 
-def standardised_difference(cells: sparse.csr_matrix, others: sparse.csr_matrix) -> np.ndarray:
-    """Return how much higher each feature is in some cells (n, p) than in others (m, p), float64 (p,): the difference of means
-    divided by the root of the mean variance plus its median, which keeps features of next to no variance quiet.
+def _groups(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside, seed: int) -> Groups | None:
+    """Group cells unlike all annotated ones by their values (n, p), given their most probable types, objects (n,)."""
+    group = leiden(x, RESOLUTION, seed)
+    rows: dict[str, dict[str, object]] = {}
+    of_cells = np.full(len(group), None, dtype=object)
+    for number in sorted(set(group), key=int):
+        here = group == number
+        if here.sum() >= FEWEST_CELLS and len(rows) < MOST_GROUPS:
+            name = f"group {len(rows) + 1}"
+            rows[name], of_cells[here] = _row(x[here], raw[here], beside), name
+    return Groups(pd.DataFrame.from_dict(rows, orient="index").rename_axis("group"), of_cells) if rows else None
+
+
+def _row(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside) -> dict[str, object]:
+    """Return the row of a group's cells: their values (n, p) and most probable types, objects (n,)."""
+    types = pd.Series(raw).value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    nearest, is_clear = types.index[0], types.iloc[0] >= NEARLY_ALL * len(raw)
+    which, others = (nearest, beside.of_types[nearest]) if nearest in beside.of_types else beside.instead(nearest)
+    here = _Moments.of(x)
+    apart = standardised_difference(here, others)
+    of_all = [standardised_difference(here, of_type) for of_type in beside.of_types.values()]
+
+    def first(score: np.ndarray) -> str:
+        order = np.argsort(-score, kind="stable")[:MARKERS]
+        return listing(beside.features[order[score[order] > 0]], MARKERS, quoted=False)
+
+    several = listing((f"{of} ({n})" for of, n in types.items()), MOST_NEAREST, quoted=False)
+    return {
+        "cells": len(raw),
+        "nearest type": nearest if is_clear else several,
+        "compared with": which if others is not None else "",
+        "higher": first(apart),
+        "lower": first(-apart),
+        "higher than in all types": first(np.min(of_all, axis=0) if of_all else apart),
+    }
+
+
+def _among(found: Groups | None, flagged: np.ndarray, n: int) -> Groups | None:
+    """Return groups of some of n cells, given the places of these, int (m,), as groups of all n."""
+    if found is None:
+        return None
+    of_cells = np.full(n, None, dtype=object)
+    of_cells[flagged] = found.of_cells
+    return replace(found, of_cells=of_cells)
+
+
+def standardised_difference(here: _Moments, others: _Moments | None) -> np.ndarray:
+    """Return how much higher each feature is in some cells than in others, float64 (p,): the difference of means
+    divided by the root of the mean variance plus its median, which keeps features of next to no variance quiet. Zero without others.
 
     >>> a, b = sparse.csr_matrix([[2.0, 0.0], [4.0, 0.0]]), sparse.csr_matrix([[0.0, 0.0], [2.0, 0.0]])
-    >>> standardised_difference(a, b).round(2).tolist()
+    >>> standardised_difference(_Moments.of(a), _Moments.of(b)).round(2).tolist()
     [1.33, 0.0]
     """
-    from sklearn.utils.sparsefuncs import mean_variance_axis  # takes 0.7 s to import, and few `predict` make a report
-
-    means, variances = zip(*(mean_variance_axis(of.astype(np.float64), axis=0) for of in (cells, others)), strict=True)
-    spread = np.sqrt((variances[0] + variances[1]) / 2)
+    if others is None:
+        return np.zeros(len(here.mean))
+    spread = np.sqrt((here.variance + others.variance) / 2)
     softened = spread + (np.median(spread) or spread.mean() or 1.0)
-    difference: np.ndarray = (means[0] - means[1]) / softened
+    difference: np.ndarray = (here.mean - others.mean) / softened
     return difference

@@ -35,7 +35,7 @@ class Predicted:
     errors: Mapping[str, ExpectedError] = field(
         default_factory=dict
     )  # as `error`, of each batch that has cells new to the model
-    groups: pd.DataFrame | None = None  # `new_groups.group_table_of_file`, if they were looked for and there are any
+    groups: pd.DataFrame | None = None  # `new_groups.Groups.table`, if they were looked for and there are any
 
     @cached_property
     def latent(self) -> np.ndarray:

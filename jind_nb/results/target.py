@@ -50,6 +50,7 @@ class TargetResult:
     ontology: Mapping[str, str] = field(default_factory=dict)  # cell type or parent -> term of the Cell Ontology
     clusters: Clusters | None = None
     types: list[str] = field(default_factory=list)  # TYPES: the only ones that may be given; empty: all
+    unlike_groups: np.ndarray | None = None  # `new_groups.Groups.of_cells`, where groups were looked for and found
     doublet_scores: np.ndarray | None = None  # float32 (n_target,); None: DOUBLETS did not ask
     of_all_types: Predictions | None = None  # the answer without TYPES, where they are given
 

@@ -8,8 +8,8 @@ from scipy import sparse
 
 from jind_nb.model.predictions import Predictions
 from jind_nb.results import new_groups
-from jind_nb.results.new_groups import group_table, group_table_of_file
-from jind_nb.results.tables import predictions_table
+from jind_nb.results.new_groups import Groups, find_groups, find_groups_of_file
+from jind_nb.results.tables import annotate_obs, predictions_table
 from jind_nb.results.target import TargetResult
 
 
@@ -30,11 +30,16 @@ def case(n_new: int, *, annotated: bool = True) -> tuple[ad.AnnData, TargetResul
     return adata, TargetResult({"s": predictions}, np.array(obs.index[:n]), np.zeros((n, 2)), None)
 
 
+def grouped(adata: ad.AnnData, result: TargetResult) -> Groups:
+    found = find_groups(adata, "t", result, seed=0)
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize("annotated", [True, False])
 def test_a_group_is_told_by_its_size_its_nearest_type_and_what_is_high_and_low(annotated: bool) -> None:
     adata, result = case(40, annotated=annotated)
-    table = group_table(adata, "t", result, seed=0)
-    assert table is not None
+    table = grouped(adata, result).table
     assert table["cells"].sum() <= 40
     first = table.iloc[0]
     assert first["nearest type"] == first["compared with"] == "B"
@@ -42,19 +47,50 @@ def test_a_group_is_told_by_its_size_its_nearest_type_and_what_is_high_and_low(a
     assert first["lower"].startswith("g0")
 
 
+def test_each_cell_says_which_group_it_is_in() -> None:
+    """Who looks at a group in a program of their own needs its cells."""
+    adata, result = case(40)
+    groups = grouped(adata, result)
+    result.unlike_groups = groups.of_cells
+    table = predictions_table(result)
+    counts = table["unlike_group"].value_counts()
+    assert counts.to_dict() == groups.table["cells"].to_dict()
+    assert table.loc[table["unlike_group"].notna(), "reason"].eq("unlike reference").all()
+    target = adata[adata.obs["batch"] == "t"].copy()
+    annotate_obs(target, table, result.final.classes, result.latent)
+    assert target.obs["jind_unlike_group"].value_counts().to_dict() == counts.to_dict()
+    result.unlike_groups = None
+    annotate_obs(target, predictions_table(result), result.final.classes, result.latent)
+    assert "jind_unlike_group" not in target.obs  # of an earlier annotation
+
+
+def test_what_another_type_has_too_is_told_apart() -> None:
+    """g6 is high in the group and in T cells: it does not tell what the group is, though its nearest type B lacks it."""
+    adata, result = case(40)
+    values = adata.X.toarray()
+    values[40:100, 6] += 8
+    adata.X = sparse.csr_matrix(values)
+    result.final.probabilities[40:60] = [0.1, 0.9]
+    first = grouped(adata, result).table.iloc[0]
+    assert first["compared with"] == "B"
+    assert first["higher"].startswith("g6, g5")
+    assert first["higher than in all types"].startswith("g5")
+    assert "g6" not in first["higher than in all types"].split(", ")[:3]
+
+
 def test_a_group_between_two_types_names_both() -> None:
     """Seven cells of one type and eleven of another are no state of either."""
     adata, result = case(40)
     result.final.probabilities[60:74] = [0.4, 0.6]
-    table = group_table(adata, "t", result, seed=0)
-    assert table is not None
+    table = grouped(adata, result).table
     counted = table["nearest type"].str.findall(r"(?:B|T) \((\d+)\)").map(lambda found: sum(map(int, found)))
     assert (counted == table["cells"]).all()
     assert table["compared with"].iloc[0] == "B"
 
 
 def test_a_few_odd_cells_are_no_group() -> None:
-    assert group_table(*(lambda adata, result: (adata, "t", result))(*case(5)), seed=0) is None
+    adata, result = case(5)
+    assert find_groups(adata, "t", result, seed=0) is None
 
 
 def test_a_group_is_compared_with_the_targets_own_cells_of_its_type() -> None:
@@ -63,30 +99,31 @@ def test_a_group_is_compared_with_the_targets_own_cells_of_its_type() -> None:
     values = adata.X.toarray()
     values[:100, 7] += 9  # in all of the target's cells
     adata.X = sparse.csr_matrix(values)
-    table = group_table(adata, "t", result, seed=0)
-    assert table is not None
+    table = grouped(adata, result).table
     assert not table["higher"].str.contains("g7").any()
 
 
-def of_file(adata: ad.AnnData, result: TargetResult, order: np.ndarray) -> tuple[pd.DataFrame | None, list[np.ndarray]]:
-    """The table of a file whose cells are in an order, and the rows that were read for it."""
+def of_file(adata: ad.AnnData, result: TargetResult, order: np.ndarray) -> tuple[Groups | None, list[np.ndarray]]:
+    """The groups of a file whose cells are in an order, and the rows that were read for it."""
     table, x, read = predictions_table(result).iloc[order], adata.X[order], []
 
     def values(rows: np.ndarray) -> sparse.csr_matrix:
         read.append(rows)
         return x[rows]
 
-    return group_table_of_file(table, np.argsort(order), values, adata.var_names, seed=0), read
+    return find_groups_of_file(table, np.argsort(order), values, adata.var_names, seed=0), read
 
 
 def test_a_new_file_has_the_table_of_the_run_in_whatever_order_its_cells_are() -> None:
     """Who annotates with a colleague's model needs to know what the unknown cells are no less."""
     adata, result = case(40)
-    expected = group_table(adata, "t", result, seed=0)
+    expected = grouped(adata, result)
     n = len(result.cells)
     for order in (np.arange(n), np.random.default_rng(1).permutation(n)):
         found, _ = of_file(adata, result, order)
-        pd.testing.assert_frame_equal(found, expected)
+        assert found is not None
+        pd.testing.assert_frame_equal(found.table, expected.table)
+        assert found.of_cells.tolist() == expected.of_cells[order].tolist()
     assert of_file(*case(5), np.arange(65)) == (None, [])  # and nothing is read for a few odd cells
 
 
@@ -99,8 +136,8 @@ def test_of_a_large_file_a_few_cells_are_read(monkeypatch: pytest.MonkeyPatch) -
     assert (np.diff(rows) > 0).all()
     assert ((rows >= 60).sum(), (rows < 60).sum()) == (25, 20)
     assert found is not None
-    assert found.iloc[0]["higher"].startswith("g5")
-    assert found.iloc[0]["lower"].startswith("g0")
+    assert found.table.iloc[0]["higher"].startswith("g5")
+    assert found.table.iloc[0]["lower"].startswith("g0")
 
 
 @pytest.mark.parametrize("n_annotated", [0, 20])
@@ -114,14 +151,13 @@ def test_a_group_whose_nearest_type_has_a_handful_of_cells_is_compared_with_more
     types = np.array(adata.obs["cell_type"], dtype=object)
     types[100:] = ["B"] * n_annotated + ["T"] * (60 - n_annotated)
     adata.obs["cell_type"] = pd.Categorical(types)
-    table = group_table(adata, "t", result, seed=0)
-    assert table is not None
+    table = grouped(adata, result).table
     assert set(table["compared with"]) == {"annotated B" if n_annotated else "all other cells"}
     assert table.iloc[0]["higher"].startswith("g5")
     found, (rows,) = of_file(adata, result, np.arange(100))
     assert found is not None
-    assert set(found["compared with"]) == {"all other cells"}
-    assert found.iloc[0]["higher"].startswith("g5")
+    assert set(found.table["compared with"]) == {"all other cells"}
+    assert found.table.iloc[0]["higher"].startswith("g5")
     assert (rows < 60).any()
 
 
@@ -133,4 +169,4 @@ def test_a_file_of_new_cells_alone_has_nothing_to_compare_them_with() -> None:
     alone = TargetResult({"s": predictions}, result.cells[new], result.latent[new], None)
     found, _ = of_file(adata[new], alone, np.arange(40))
     assert found is not None
-    assert found["higher"].tolist() == found["lower"].tolist() == [""] * len(found)
+    assert found.table["higher"].tolist() == found.table["lower"].tolist() == [""] * len(found.table)
