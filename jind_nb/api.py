@@ -304,8 +304,7 @@ def _all_stages(run: Run) -> list[Stages]:
             result.doublet_scores = annotated.doublets.score
         result = target.with_types(target.with_parents(result, of_one.parents, of_one.coarser), parameters.TYPES)
         result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
-        groups = new_groups.find_groups(values, of_one.target, result, parameters.SEED)
-        result.unlike_groups = None if groups is None else groups.of_cells
+        result.groups = new_groups.find_groups(values, of_one.target, result, parameters.SEED)
         training = learned.record() | {"calibration": {mode: of_mode.to_json() for mode, of_mode in own.items()}}
         text = summary.as_text(summary.summarise(result, of_one, training))
         found.append(Stages(of_one, result, expected_error(result.final, own.get(result.mode)), text))

@@ -556,7 +556,7 @@ def _add_groups(predicted: Predicted, file: _File) -> None:
     table, values = predicted.table, file.values
     groups = find_groups_of_file(table, predicted.order, values.some, values.features, file.run.parameters.SEED)
     if groups is not None:
-        predicted.groups = groups.table
+        predicted.groups = groups
         table.insert(int(table.columns.get_loc("reason")) + 1, UNLIKE_GROUP, groups.of_cells)
 
 

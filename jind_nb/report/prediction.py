@@ -133,7 +133,8 @@ def _groups(predicted: Predicted) -> Markup | None:
     """Return the groups of cells that are unlike all annotated ones; None where there are none."""
     if predicted.groups is None:
         return None
-    return _table(predicted.groups, new_groups.title(predicted.groups, predicted.table["reason"]))
+    groups = predicted.groups.table
+    return _table(groups, new_groups.title(groups, predicted.table["reason"]))
 
 
 def _answer_pictures(

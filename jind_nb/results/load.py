@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 
+from ..core.files import read_json
 from ..data.cells import read_target_labels
 from ..model.predictions import Predictions
 from ..runs.folder import Run
 from ..runs.stages import load_plan, load_prepared_obs, load_target
 from .clusters import Clusters
 from .tables import CLUSTER_COLUMNS, UNLIKE_GROUP, n_before_probabilities
-from .target import TargetResult, with_types
+from .target import Groups, TargetResult, with_types
 
 
 def load_result(run: Run) -> TargetResult:
@@ -18,12 +19,13 @@ def load_result(run: Run) -> TargetResult:
 
 
 def load_finished(run: Run) -> TargetResult:
-    """Read a finished run's result from its own folder alone, labels, groups and clusters from its predictions."""
+    """Read a finished run's result from its own folder alone, labels and clusters from its predictions."""
     table = pd.read_parquet(run.predictions_parquet)
     result = _load(run, table["labels"].to_numpy(dtype=object) if "labels" in table else None)
     before = table.columns[: n_before_probabilities(table)]
     if UNLIKE_GROUP in before:
-        result.unlike_groups = table[UNLIKE_GROUP].to_numpy(dtype=object)
+        rows = read_json(run.metrics)["target"]["unlike_groups"]
+        result.groups = Groups.from_json(rows, table[UNLIKE_GROUP].to_numpy(dtype=object))
     if "cluster" in before:
         result.clusters = Clusters(*(table[name].to_numpy() for name in CLUSTER_COLUMNS))
     return result

@@ -17,24 +17,17 @@ from ..core.labels import UNLIKE
 from ..core.subsample import subsample
 from ..core.text import listing, plural
 from .clusters import leiden
-from .target import TargetResult, target_rows
+from .target import Groups, TargetResult, target_rows
 
 RESOLUTION = 0.5  # coarse: a few groups, not many
 FEWEST_CELLS = 10  # of a group that is shown, and of those that it is compared with
 MOST_GROUPS, MARKERS = 10, 8
+CLEARLY = 0.5  # standard deviations, that a feature is higher at least than in all types: less is chance
 NEARLY_ALL, MOST_NEAREST = 0.9, 3  # of a group's cells, nearest to one type; else so many types are named
 MOST_GROUPED = 3_000  # of a file's cells that are unlike all annotated ones
 MOST_COMPARED, MOST_OF_ALL_TYPES = 200, 6_000  # of a file's cells: of one type, and of all together, beside them
 ALL_OTHERS = "all other cells"
 NO_GROUPS = f"No group of {FEWEST_CELLS} or more of the target's cells is unlike all annotated cells."
-
-
-@dataclass(frozen=True)
-class Groups:
-    """The target's cells that are unlike everything annotated, as groups."""
-
-    table: pd.DataFrame  # a row for each: `find_groups`
-    of_cells: np.ndarray  # objects (n_target,): each cell's group, as the table calls it; None for a cell in none
 
 
 @dataclass(frozen=True)
@@ -69,8 +62,8 @@ def find_groups(prepared: ad.AnnData, target: str, result: TargetResult, seed: i
     and others with it unless nearly all are of that type), `compared with`, and `higher` and `lower` than in these: the features that
     set the group apart most, in standard deviations. Compared are the target's own cells of that type; the annotated ones where it
     has fewer than ten (which differ from all of the target's, by the protocol too); and all other cells of the target where
-    these are fewer too. `higher than in all types`: the features that are higher than in the target's own cells of each type, of
-    those with ten or more.
+    these are fewer too. `higher than in all types`: the features that are higher, by half a standard deviation at least, than in
+    the target's own cells of each type, of those with ten or more.
 
     Parameters
     ----------
@@ -173,9 +166,9 @@ def _row(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside) -> dict[str, ob
     apart = standardised_difference(here, others)
     of_all = [standardised_difference(here, of_type) for of_type in beside.of_types.values()]
 
-    def first(score: np.ndarray) -> str:
+    def first(score: np.ndarray, above: float = 0.0) -> str:
         order = np.argsort(-score, kind="stable")[:MARKERS]
-        return listing(beside.features[order[score[order] > 0]], MARKERS, quoted=False)
+        return listing(beside.features[order[score[order] > above]], MARKERS, quoted=False)
 
     several = listing((f"{of} ({n})" for of, n in types.items()), MOST_NEAREST, quoted=False)
     return {
@@ -184,7 +177,7 @@ def _row(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside) -> dict[str, ob
         "compared with": which if others is not None else "",
         "higher": first(apart),
         "lower": first(-apart),
-        "higher than in all types": first(np.min(of_all, axis=0) if of_all else apart),
+        "higher than in all types": first(np.min(of_all, axis=0), CLEARLY) if of_all else "",
     }
 
 

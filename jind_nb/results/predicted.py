@@ -13,7 +13,7 @@ from ..core.text import about, percent
 from ..model.expected_error import ExpectedError
 from ..runs.folder import Run
 from .tables import answers_of, error_columns
-from .target import REASONS, Level
+from .target import REASONS, Groups, Level
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Predicted:
     errors: Mapping[str, ExpectedError] = field(
         default_factory=dict
     )  # as `error`, of each batch that has cells new to the model
-    groups: pd.DataFrame | None = None  # `new_groups.Groups.table`, if they were looked for and there are any
+    groups: Groups | None = None  # where they were looked for, and there are any
 
     @cached_property
     def latent(self) -> np.ndarray:

@@ -31,7 +31,7 @@ from .tables import (
     outside_notes,
     predictions_table,
 )
-from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
+from .target import Groups, Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
 
 # The end of the expected error's interval is named beside it if it is so far above, or a little and so many times as high.
 WIDE, NAMED, TIMES = 0.2, 0.02, 2
@@ -46,7 +46,8 @@ MUCH_REJECTED = 0.3
 SEVERAL = 5  # cells that are most like a type
 
 MANY_BESIDE = 5  # cells unlike all annotated ones and nearest to a type, beside which more may be called so
-MOST_NEAREST = 3  # types that are named as the nearest of cells unlike all annotated ones
+MOST_NEAREST = 3  # types that are named as the nearest of cells unlike all annotated ones, and groups of these
+MOST_FEATURES = 3  # that tell such a group
 
 ASSIGNED_CELLS = "the assigned cells"
 
@@ -382,7 +383,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     ]
     unchecked = [] if labelled else [plan.target]
     not_known = [name for name in result.types if name not in plan.classes]
-    unlike = _doubt_of_unlike(table, result.reasons == UNLIKE, result.labels)
+    unlike = _doubt_of_unlike(table, result.reasons == UNLIKE, result.groups, result.labels)
     doubts: dict[str, Sequence[str]] = {
         **(unlike if (result.reasons == UNLIKE).mean() > MANY_UNLIKE else {}),  # first, then: a key keeps its place
         "By the file's labels, fewer than half of the cells of these types are most like their own type: {}.": missed,
@@ -406,10 +407,10 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
 
 
 def _doubt_of_unlike(
-    table: pd.DataFrame, unlike: np.ndarray, labels: np.ndarray | None = None
+    table: pd.DataFrame, unlike: np.ndarray, groups: Groups | None, labels: np.ndarray | None = None
 ) -> dict[str, Sequence[str]]:
-    """Return the doubt that there are cells unlike all annotated ones, bool (n,), with the types that are nearest and what the file's
-    labels say of them; `table` as `tables.count_types` returns it."""
+    """Return the doubt that there are cells unlike all annotated ones, bool (n,), with the types that are nearest, what is higher in
+    their groups than in all types, and what the file's labels say of them; `table` as `tables.count_types` returns it."""
     if not unlike.any():
         return {}
     classes, nearest = table.index, table["unlike"].sort_values(ascending=False, kind="stable")
@@ -423,10 +424,27 @@ def _doubt_of_unlike(
     if labels is not None and (known := pd.notna(labels[unlike])).any():
         of_annotated = int(np.isin(labels[unlike][known], classes).sum())
         text += f" By the file's labels, {of_annotated:,} of {plural(int(known.sum()), 'labelled one')} are of annotated types."
+    if groups is not None:
+        text += groups_in_words(groups.table)
     called = table["assigned"][nearest.index[nearest >= MANY_BESIDE]]
     for name, n in called[called > 0].head(1).items():
-        text += f" If they are of a new type, more of it may be among the {plural(n, 'cell that was', 'cells that were')} called {name}."
+        text += f" If these cells are of a new type, more of it may be among the {plural(n, 'cell that was', 'cells that were')} called {name}."
     return {text: [plural(int(unlike.sum()), "Unassigned cell is", "Unassigned cells are")]}
+
+
+def groups_in_words(groups: pd.DataFrame) -> str:
+    """Return what is higher in the largest groups of cells unlike all annotated ones, by `new_groups.find_groups`'s table, in a sentence;
+    an empty text where nothing is."""
+    told = [
+        f"{', '.join(higher.split(', ')[:MOST_FEATURES])} ({plural(n, 'cell')})"
+        for higher, n in zip(groups["higher than in all types"], groups["cells"], strict=True)
+        if higher
+    ]
+    if not told:
+        return ""
+    these = "a group" if len(told) == 1 else plural(len(told), "group", "groups")
+    these = these if len(told) <= MOST_NEAREST else f"the {MOST_NEAREST} largest of {len(told)} groups"
+    return f" In {these} of these cells, some features are higher than in all types here: {'; '.join(told[:MOST_NEAREST])}."
 
 
 def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
@@ -519,7 +537,7 @@ def summarise_prediction(
     reasons = predicted.table["reason"].value_counts().to_dict()
     unlike = (predicted.table["reason"] == UNLIKE).to_numpy()
     sentence = f"{name}: {_counted(counts, int(unlike.sum()))}{_probably_wrong(predicted.error, of_cells)}."
-    doubt_of_unlike = _doubt_of_unlike(types, unlike)
+    doubt_of_unlike = _doubt_of_unlike(types, unlike, predicted.groups)
     doubts = {
         **(doubt_of_unlike if unlike.mean() > MANY_UNLIKE else {}),
         NO_CHECK: [name],

@@ -186,8 +186,8 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
     table = table.assign(**_level_columns(result))
     table["confidence"] = final.confidence
     table["reason"] = result.reasons
-    if result.unlike_groups is not None:
-        table[UNLIKE_GROUP] = result.unlike_groups
+    if result.groups is not None:
+        table[UNLIKE_GROUP] = result.groups.of_cells
     if result.doublet_scores is not None:
         table[DOUBLET_SCORE] = result.doublet_scores
     if result.clusters is not None:

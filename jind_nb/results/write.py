@@ -129,6 +129,7 @@ def write_metrics(history: list[StageResult], result: TargetResult, calibration:
         "expected_error": error.value,
         "expected_error_range": None if error.range is None else list(error.range),
         "expected_error_basis": error.basis,
+        "unlike_groups": [] if result.groups is None else result.groups.to_json(),
         "fallback": fallback_metrics(result),
         "labelled": on_target[-1].metrics if on_target else None,
         "labelled_known_types": known_types_metrics(result),

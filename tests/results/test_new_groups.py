@@ -8,9 +8,10 @@ from scipy import sparse
 
 from jind_nb.model.predictions import Predictions
 from jind_nb.results import new_groups
-from jind_nb.results.new_groups import Groups, find_groups, find_groups_of_file
+from jind_nb.results.new_groups import find_groups, find_groups_of_file
+from jind_nb.results.summary import groups_in_words
 from jind_nb.results.tables import annotate_obs, predictions_table
-from jind_nb.results.target import TargetResult
+from jind_nb.results.target import Groups, TargetResult
 
 
 def case(n_new: int, *, annotated: bool = True) -> tuple[ad.AnnData, TargetResult]:
@@ -51,7 +52,7 @@ def test_each_cell_says_which_group_it_is_in() -> None:
     """Who looks at a group in a program of their own needs its cells."""
     adata, result = case(40)
     groups = grouped(adata, result)
-    result.unlike_groups = groups.of_cells
+    result.groups = groups
     table = predictions_table(result)
     counts = table["unlike_group"].value_counts()
     assert counts.to_dict() == groups.table["cells"].to_dict()
@@ -59,7 +60,7 @@ def test_each_cell_says_which_group_it_is_in() -> None:
     target = adata[adata.obs["batch"] == "t"].copy()
     annotate_obs(target, table, result.final.classes, result.latent)
     assert target.obs["jind_unlike_group"].value_counts().to_dict() == counts.to_dict()
-    result.unlike_groups = None
+    result.groups = None
     annotate_obs(target, predictions_table(result), result.final.classes, result.latent)
     assert "jind_unlike_group" not in target.obs  # of an earlier annotation
 
@@ -74,8 +75,20 @@ def test_what_another_type_has_too_is_told_apart() -> None:
     first = grouped(adata, result).table.iloc[0]
     assert first["compared with"] == "B"
     assert first["higher"].startswith("g6, g5")
-    assert first["higher than in all types"].startswith("g5")
-    assert "g6" not in first["higher than in all types"].split(", ")[:3]
+    assert first["higher than in all types"] == "g5"
+
+
+def test_page_one_names_what_is_higher_in_the_groups() -> None:
+    """A reader who knows cell types knows these by their markers at once."""
+    adata, result = case(40)
+    groups = grouped(adata, result).table
+    assert (
+        "in a group of these cells, some features are higher than in all types here: g5 (40 cells)"
+        in groups_in_words(groups).lower()
+    )
+    many = pd.concat([groups] * 5)
+    assert "In the 3 largest of 5 groups of these cells" in groups_in_words(many)
+    assert groups_in_words(groups.assign(**{"higher than in all types": ""})) == ""
 
 
 def test_a_group_between_two_types_names_both() -> None:
