@@ -47,7 +47,7 @@ from .runs.folder import Run
 
 OBS_KEYS = (
     "jind_prediction", "jind_raw_prediction", "jind_confidence", "jind_reason", "jind_level", "jind_cluster",
-    "jind_cluster_majority", "jind_cluster_share", "jind_doublet_score", "jind_unlike_group", "jind_prediction_ontology_term_id",
+    "jind_cluster_majority", "jind_cluster_share", "jind_doublet_score", "jind_prediction_ontology_term_id",
 )  # fmt: skip
 
 OBSM_KEY = "X_jind"
@@ -185,8 +185,6 @@ def annotate(
         `reference`: on the same).
     `adata.uns["jind_prediction_colors"]` : list of str
         The colour of each answer, in the order of the categories; scanpy's pictures use them.
-    `adata.obs["jind_unlike_group"]`
-        Of cells that are `unlike reference` and form groups, which: `group 1` is the largest. Only where there are any.
     `adata.obs["jind_level"]`; `["jind_doublet_score"]`; `["jind_cluster"]`, `["jind_cluster_majority"]`, `["jind_cluster_share"]`
         With `parents`; with `doublets`; with `cluster_resolution`.
 
@@ -304,7 +302,8 @@ def _all_stages(run: Run) -> list[Stages]:
             result.doublet_scores = annotated.doublets.score
         result = target.with_types(target.with_parents(result, of_one.parents, of_one.coarser), parameters.TYPES)
         result.clusters = clusters.cluster_target(x, result.names, parameters.CLUSTER_RESOLUTION, parameters.SEED)
-        result.groups = new_groups.find_groups(values, of_one.target, result, parameters.SEED)
+        groups = new_groups.find_groups(values, of_one.target, result, parameters.SEED)
+        result.groups = None if groups is None else groups.table
         training = learned.record() | {"calibration": {mode: of_mode.to_json() for mode, of_mode in own.items()}}
         text = summary.as_text(summary.summarise(result, of_one, training))
         found.append(Stages(of_one, result, expected_error(result.final, own.get(result.mode)), text))

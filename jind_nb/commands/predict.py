@@ -52,11 +52,11 @@ from ..model.target import (
     reject_strange,
     try_alignment,
 )
-from ..results.new_groups import find_groups_of_file
+from ..results.new_groups import find_groups_of_file, to_json
 from ..results.predicted import Predicted
-from ..results.tables import BATCH, UNLIKE_GROUP, annotate_obs, outside_notes, predictions_table
+from ..results.tables import BATCH, annotate_obs, outside_notes, predictions_table
 from ..results.target import TargetResult, with_parents, with_types
-from ..results.write import write_cells, write_tables, write_workbook
+from ..results.write import write_cells, write_groups, write_tables, write_workbook
 from ..runs import previous
 from ..runs.folder import Run, check_output
 from ..runs.stages import model_folder
@@ -532,7 +532,9 @@ def _annotate_copy(file: _File, h5ad: Path, options: Options) -> tuple[Predicted
             aside.submit(import_module, "pyarrow.parquet")  # a sixth of a second
             predicted = _predicted(file)
             if options.report:
-                _add_groups(predicted, file)
+                predicted.groups = find_groups_of_file(
+                    predicted.table, predicted.order, file.values.some, file.values.features, run.parameters.SEED
+                )
             # Whatever is wrong is told before earlier results are moved: parts not read yet may be damaged, the disk full.
             adata = read_whole(h5ad) if checked is None else checked.result()
             if copied is not None:
@@ -551,15 +553,6 @@ def _annotate_copy(file: _File, h5ad: Path, options: Options) -> tuple[Predicted
             raise
 
 
-def _add_groups(predicted: Predicted, file: _File) -> None:
-    """Group a file's cells that are unlike all annotated ones, if there are enough: in a table, and each cell's in the predictions."""
-    table, values = predicted.table, file.values
-    groups = find_groups_of_file(table, predicted.order, values.some, values.features, file.run.parameters.SEED)
-    if groups is not None:
-        predicted.groups = groups
-        table.insert(int(table.columns.get_loc("reason")) + 1, UNLIKE_GROUP, groups.of_cells)
-
-
 def _annotate_obs(to: Path, predicted: Predicted, adata: ad.AnnData, *, is_copy: bool) -> None:
     """Write the annotation into the copy of the file, or all of `adata` where none was made."""
     annotate_obs(adata, predicted.table, predicted.classes, predicted.latent)
@@ -572,6 +565,7 @@ def _annotate_obs(to: Path, predicted: Predicted, adata: ad.AnnData, *, is_copy:
 def _write_tables(predicted: Predicted, options: Options) -> None:
     run = predicted.run
     write_tables(predicted.table, run)
+    write_groups(predicted.groups, predicted.table, run)
     if options.xlsx or len(predicted.table) <= MOST_IN_A_WORKBOOK:
         write_workbook(predicted.table, run, predicted.error)
         return
@@ -630,4 +624,5 @@ def _metrics(predicted: Predicted) -> dict[str, Any]:
         "expected_error": predicted.error.value,
         "expected_error_range": predicted.error.range,
         "expected_error_basis": predicted.error.basis,
+        "unlike_groups": to_json(None if predicted.groups is None else predicted.groups.table),
     }

@@ -21,7 +21,6 @@ COLUMNS = {
     "level_1_probability": "its probability: the sum over its types",
     "confidence": "the probability that raw_predictions is right, from 0 to 1, also of Unassigned cells",
     "reason": "why: confident, ambiguous (below the type's threshold), unlike reference (unlike all annotated cells), ...",
-    "unlike_group": "the group of a cell unlike all annotated ones, by its name in the report; empty for all others",
     "cluster": "the cell's cluster",
     "cluster_majority": "the most frequent answer in the cluster",
     "cluster_share": "the share of the cluster's cells that have it",

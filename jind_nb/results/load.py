@@ -8,9 +8,10 @@ from ..data.cells import read_target_labels
 from ..model.predictions import Predictions
 from ..runs.folder import Run
 from ..runs.stages import load_plan, load_prepared_obs, load_target
+from . import new_groups
 from .clusters import Clusters
-from .tables import CLUSTER_COLUMNS, UNLIKE_GROUP, n_before_probabilities
-from .target import Groups, TargetResult, with_types
+from .tables import CLUSTER_COLUMNS, n_before_probabilities
+from .target import TargetResult, with_types
 
 
 def load_result(run: Run) -> TargetResult:
@@ -22,11 +23,8 @@ def load_finished(run: Run) -> TargetResult:
     """Read a finished run's result from its own folder alone, labels and clusters from its predictions."""
     table = pd.read_parquet(run.predictions_parquet)
     result = _load(run, table["labels"].to_numpy(dtype=object) if "labels" in table else None)
-    before = table.columns[: n_before_probabilities(table)]
-    if UNLIKE_GROUP in before:
-        rows = read_json(run.metrics)["target"]["unlike_groups"]
-        result.groups = Groups.from_json(rows, table[UNLIKE_GROUP].to_numpy(dtype=object))
-    if "cluster" in before:
+    result.groups = new_groups.from_json(read_json(run.metrics)["target"].get("unlike_groups", []))
+    if "cluster" in table.columns[: n_before_probabilities(table)]:
         result.clusters = Clusters(*(table[name].to_numpy() for name in CLUSTER_COLUMNS))
     return result
 

@@ -17,7 +17,7 @@ from ..core.labels import UNLIKE
 from ..core.subsample import subsample
 from ..core.text import listing, plural
 from .clusters import leiden
-from .target import Groups, TargetResult, target_rows
+from .target import TargetResult, target_rows
 
 RESOLUTION = 0.5  # coarse: a few groups, not many
 FEWEST_CELLS = 10  # of a group that is shown, and of those that it is compared with
@@ -28,6 +28,32 @@ MOST_GROUPED = 3_000  # of a file's cells that are unlike all annotated ones
 MOST_COMPARED, MOST_OF_ALL_TYPES = 200, 6_000  # of a file's cells: of one type, and of all together, beside them
 ALL_OTHERS = "all other cells"
 NO_GROUPS = f"No group of {FEWEST_CELLS} or more of the target's cells is unlike all annotated cells."
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The target's cells that are unlike everything annotated, as groups."""
+
+    table: pd.DataFrame  # a row for each, the largest first: `find_groups`
+    of_cells: np.ndarray  # objects (n_target,): each cell's group, as the table calls it; None for a cell in none
+
+
+def to_json(table: pd.DataFrame | None) -> list[dict[str, object]]:
+    """Return a table's rows, as metrics.json has them; none without a table."""
+    if table is None:
+        return []
+    return table.reset_index().rename(columns=lambda name: name.replace(" ", "_")).to_dict("records")
+
+
+def from_json(rows: list[dict[str, object]]) -> pd.DataFrame | None:
+    """Return the table whose rows `to_json` gave.
+
+    >>> table = pd.DataFrame({"nearest type": ["B"]}, index=pd.Index(["group 1"], name="group"))
+    >>> from_json(to_json(table)).equals(table), from_json([])
+    (True, None)
+    """
+    table = pd.DataFrame(rows).rename(columns=lambda name: name.replace("_", " "))
+    return table.set_index("group") if rows else None
 
 
 @dataclass(frozen=True)
@@ -135,13 +161,13 @@ def title(groups: pd.DataFrame, reasons: Sequence[str]) -> str:
     """Return the title of a table of groups, with how many of the cells unlike all annotated ones are in no group, by all cells' reasons.
 
     >>> title(pd.DataFrame({"cells": [20]}), [UNLIKE] * 27)
-    'Groups of 10 or more cells that are unlike all annotated ones, the largest first; 7 such cells are in no group'
+    'Groups of 10 or more cells that are unlike all annotated ones, the largest first; 7 such cells are in no group. unlike_groups.csv has the cells'
     """
     n_unlike = int((np.asarray(reasons) == UNLIKE).sum())
     drawn = f" ({MOST_GROUPED:,} of the {n_unlike:,}, drawn at random)" if n_unlike > MOST_GROUPED else ""
     alone = min(n_unlike, MOST_GROUPED) - int(groups["cells"].sum())
     apart = f"; {plural(alone, 'such cell is', 'such cells are')} in no group" if alone else ""
-    return f"Groups of {FEWEST_CELLS} or more cells that are unlike all annotated ones{drawn}, the largest first{apart}"
+    return f"Groups of {FEWEST_CELLS} or more cells that are unlike all annotated ones{drawn}, the largest first{apart}. unlike_groups.csv has the cells"
 
 
 def _groups(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside, seed: int) -> Groups | None:

@@ -12,8 +12,9 @@ from ..core.labels import AMBIGUOUS, CONFIDENT, UNASSIGNED, UNLIKE
 from ..core.text import about, percent
 from ..model.expected_error import ExpectedError
 from ..runs.folder import Run
+from . import new_groups
 from .tables import answers_of, error_columns
-from .target import REASONS, Groups, Level
+from .target import REASONS, Level
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Predicted:
     errors: Mapping[str, ExpectedError] = field(
         default_factory=dict
     )  # as `error`, of each batch that has cells new to the model
-    groups: Groups | None = None  # where they were looked for, and there are any
+    groups: new_groups.Groups | None = None  # where they were looked for, and there are any
 
     @cached_property
     def latent(self) -> np.ndarray:

@@ -31,7 +31,7 @@ from .tables import (
     outside_notes,
     predictions_table,
 )
-from .target import Groups, Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
+from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
 
 # The end of the expected error's interval is named beside it if it is so far above, or a little and so many times as high.
 WIDE, NAMED, TIMES = 0.2, 0.02, 2
@@ -383,7 +383,7 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     ]
     unchecked = [] if labelled else [plan.target]
     not_known = [name for name in result.types if name not in plan.classes]
-    unlike = _doubt_of_unlike(table, result.reasons == UNLIKE, result.groups, result.labels)
+    unlike = _doubt_of_unlike(table, result.reasons == UNLIKE, result.labels, result.groups)
     doubts: dict[str, Sequence[str]] = {
         **(unlike if (result.reasons == UNLIKE).mean() > MANY_UNLIKE else {}),  # first, then: a key keeps its place
         "By the file's labels, fewer than half of the cells of these types are most like their own type: {}.": missed,
@@ -407,7 +407,10 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
 
 
 def _doubt_of_unlike(
-    table: pd.DataFrame, unlike: np.ndarray, groups: Groups | None, labels: np.ndarray | None = None
+    table: pd.DataFrame,
+    unlike: np.ndarray,
+    labels: np.ndarray | None = None,
+    groups: pd.DataFrame | None = None,
 ) -> dict[str, Sequence[str]]:
     """Return the doubt that there are cells unlike all annotated ones, bool (n,), with the types that are nearest, what is higher in
     their groups than in all types, and what the file's labels say of them; `table` as `tables.count_types` returns it."""
@@ -425,7 +428,7 @@ def _doubt_of_unlike(
         of_annotated = int(np.isin(labels[unlike][known], classes).sum())
         text += f" By the file's labels, {of_annotated:,} of {plural(int(known.sum()), 'labelled one')} are of annotated types."
     if groups is not None:
-        text += groups_in_words(groups.table)
+        text += groups_in_words(groups)
     called = table["assigned"][nearest.index[nearest >= MANY_BESIDE]]
     for name, n in called[called > 0].head(1).items():
         text += f" If these cells are of a new type, more of it may be among the {plural(n, 'cell that was', 'cells that were')} called {name}."
@@ -537,7 +540,9 @@ def summarise_prediction(
     reasons = predicted.table["reason"].value_counts().to_dict()
     unlike = (predicted.table["reason"] == UNLIKE).to_numpy()
     sentence = f"{name}: {_counted(counts, int(unlike.sum()))}{_probably_wrong(predicted.error, of_cells)}."
-    doubt_of_unlike = _doubt_of_unlike(types, unlike, predicted.groups)
+    doubt_of_unlike = _doubt_of_unlike(
+        types, unlike, groups=None if predicted.groups is None else predicted.groups.table
+    )
     doubts = {
         **(doubt_of_unlike if unlike.mean() > MANY_UNLIKE else {}),
         NO_CHECK: [name],

@@ -25,7 +25,6 @@ from .target import REASONS, Level, TargetResult, count_fallbacks
 # The columns of the predictions table before the probabilities; those of options only where an option is set.
 CLUSTER_COLUMNS = "cluster", "cluster_majority", "cluster_share"
 DOUBLET_SCORE = "doublet_score"
-UNLIKE_GROUP = "unlike_group"  # where `new_groups` found any
 BATCH = "batch"  # of `jind-nb predict --batch-col`, where a table has several
 TERM_COLUMN, OBS_TERM = "ontology_term_id", "jind_prediction_ontology_term_id"
 LEVEL_COLUMN = r"level_\d+(_probability)?"
@@ -37,7 +36,6 @@ BEFORE_PROBABILITIES = (
     "level",
     "confidence",
     "reason",
-    UNLIKE_GROUP,
     DOUBLET_SCORE,
     *CLUSTER_COLUMNS,
 )
@@ -171,7 +169,7 @@ def hover_table(points: pd.DataFrame) -> pd.DataFrame:
 def predictions_table(result: TargetResult) -> pd.DataFrame:
     """Return a row for each target cell, in the input's order, index `cellname`.
 
-    Columns `raw_predictions`, `predictions`, [`level` with parents], `confidence`, `reason`, [`unlike_group` where there are groups], [`doublet_score` with DOUBLETS], [`cluster`, `cluster_majority`,
+    Columns `raw_predictions`, `predictions`, [`level` with parents], `confidence`, `reason`, [`doublet_score` with DOUBLETS], [`cluster`, `cluster_majority`,
     `cluster_share` with clusters], one probability per cell type (`p(TYPE)` where a type is named like any of these
     columns), and `labels` where any are known.
     """
@@ -186,8 +184,6 @@ def predictions_table(result: TargetResult) -> pd.DataFrame:
     table = table.assign(**_level_columns(result))
     table["confidence"] = final.confidence
     table["reason"] = result.reasons
-    if result.groups is not None:
-        table[UNLIKE_GROUP] = result.groups.of_cells
     if result.doublet_scores is not None:
         table[DOUBLET_SCORE] = result.doublet_scores
     if result.clusters is not None:
@@ -264,13 +260,13 @@ def preview(result: TargetResult, n: int = 5) -> pd.DataFrame:
 
 
 def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], latent: np.ndarray) -> None:
-    """Add `obs` `jind_prediction`, `jind_raw_prediction`, `jind_reason`, [`jind_unlike_group`], [`jind_level`], [`jind_cluster`,
+    """Add `obs` `jind_prediction`, `jind_raw_prediction`, `jind_reason`, [`jind_level`], [`jind_cluster`,
     `jind_cluster_majority`] (categories), `jind_confidence`, [`jind_doublet_score`], [`jind_cluster_share`] (float32), `obsm['X_jind']`
     (float32, n x size of the latent space), and `uns['jind_prediction_colors']`, which scanpy's pictures use, from a `predictions_table`, row by row; an earlier annotation is replaced."""
     answers = answers_of(table, classes)
     obs, before = adata.obs, table.columns[: n_before_probabilities(table)]
     obs.drop(
-        columns=[f"jind_{name}" for name in ("level", UNLIKE_GROUP, DOUBLET_SCORE, *CLUSTER_COLUMNS)] + [OBS_TERM],
+        columns=[f"jind_{name}" for name in ("level", DOUBLET_SCORE, *CLUSTER_COLUMNS)] + [OBS_TERM],
         errors="ignore",
         inplace=True,
     )
@@ -278,9 +274,6 @@ def annotate_obs(adata: ad.AnnData, table: pd.DataFrame, classes: list[str], lat
     obs["jind_raw_prediction"] = pd.Categorical(table["raw_predictions"], categories=classes)
     obs["jind_confidence"] = table["confidence"].to_numpy(dtype=np.float32)
     obs["jind_reason"] = pd.Categorical(table["reason"], categories=_reasons("level" in before, set(table["reason"])))
-    if UNLIKE_GROUP in before:
-        groups = sorted(table[UNLIKE_GROUP].dropna().unique(), key=lambda name: (len(name), name))  # 2 before 10
-        obs["jind_unlike_group"] = pd.Categorical(table[UNLIKE_GROUP], categories=groups)
     if DOUBLET_SCORE in before:
         obs["jind_doublet_score"] = table[DOUBLET_SCORE].to_numpy(dtype=np.float32)
     if TERM_COLUMN in before:

@@ -32,24 +32,6 @@ class Level(StrEnum):
     UNASSIGNED = UNASSIGNED
 
 
-@dataclass(frozen=True)
-class Groups:
-    """The target's cells that are unlike everything annotated, as groups: `new_groups.find_groups`."""
-
-    table: pd.DataFrame  # a row for each, the largest first
-    of_cells: np.ndarray  # objects (n_target,): each cell's group, as the table calls it; None for a cell in none
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return the table's rows, as metrics.json has them."""
-        return self.table.reset_index().rename(columns=lambda name: name.replace(" ", "_")).to_dict("records")
-
-    @classmethod
-    def from_json(cls, rows: list[dict[str, Any]], of_cells: np.ndarray) -> "Groups":
-        """Return the groups of rows that `to_json` gave."""
-        table = pd.DataFrame(rows).rename(columns=lambda name: name.replace("_", " ")).set_index("group")
-        return cls(table, of_cells)
-
-
 @dataclass
 class TargetResult:
     """The target after the last stage."""
@@ -68,7 +50,7 @@ class TargetResult:
     ontology: Mapping[str, str] = field(default_factory=dict)  # cell type or parent -> term of the Cell Ontology
     clusters: Clusters | None = None
     types: list[str] = field(default_factory=list)  # TYPES: the only ones that may be given; empty: all
-    groups: Groups | None = None  # where they were looked for, and there are any
+    groups: pd.DataFrame | None = None  # `new_groups.Groups.table`, where groups were looked for and found
     doublet_scores: np.ndarray | None = None  # float32 (n_target,); None: DOUBLETS did not ask
     of_all_types: Predictions | None = None  # the answer without TYPES, where they are given
 

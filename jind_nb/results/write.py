@@ -21,6 +21,7 @@ from ..model.label_errors import COLUMNS
 from ..model.state import Annotated
 from ..runs.folder import Run
 from ..runs.stages import begin_stage, load_plan, save_target
+from . import new_groups
 from .about import about_table
 from .tables import annotate_obs, predictions_table
 from .target import TargetResult, fallback_metrics, known_types_metrics
@@ -94,6 +95,24 @@ def write_suspects(suspects: Sequence[Mapping[str, Any]], cells: pd.DataFrame, r
     write_csv(run.suspect_labels, table.round(4))
 
 
+def write_groups(groups: new_groups.Groups | None, table: pd.DataFrame, run: Run) -> None:
+    """Write which group each cell unlike all annotated ones is in, group after group, to unlike_groups.csv; no file without groups.
+
+    Parameters
+    ----------
+    table
+        The `tables.predictions_table` of the cells.
+    """
+    if groups is None:
+        run.unlike_groups.unlink(missing_ok=True)
+        return
+    of_cells = pd.Categorical(groups.of_cells, categories=groups.table.index)
+    cells = table[["raw_predictions", "confidence"]].reset_index()
+    cells.insert(1, "group", of_cells)
+    cells = cells.dropna(subset="group").sort_values("group", kind="stable")
+    write_csv(run.unlike_groups, cells.round(4))
+
+
 def write_annotated_target(result: TargetResult, run: Run) -> None:
     """Write the target batch as it was, with the annotation of `annotate_obs`."""
     adata = read_target(run.parameters, read_cells(run.parameters))
@@ -129,7 +148,7 @@ def write_metrics(history: list[StageResult], result: TargetResult, calibration:
         "expected_error": error.value,
         "expected_error_range": None if error.range is None else list(error.range),
         "expected_error_basis": error.basis,
-        "unlike_groups": [] if result.groups is None else result.groups.to_json(),
+        "unlike_groups": new_groups.to_json(result.groups),
         "fallback": fallback_metrics(result),
         "labelled": on_target[-1].metrics if on_target else None,
         "labelled_known_types": known_types_metrics(result),

@@ -66,6 +66,7 @@ class Run:
     predictions_parquet = InFolder("predictions.parquet")
     predictions_csv = InFolder("predictions.csv")
     suspect_labels = InFolder("suspect_labels.csv")
+    unlike_groups = InFolder("unlike_groups.csv")
     annotated_target = InFolder("annotated_target.h5ad")
     annotated_targets = InFolder("annotated_targets.h5ad")  # of several targets, beside their own folders:
     targets = InFolder("targets")
@@ -124,7 +125,7 @@ class Run:
             self.predictions_xlsx, self.predictions_parquet, self.predictions_csv, self.annotated_target,
             self.annotated_targets, self.targets, self.models, self.metrics, self.report_html,
             self.report_pdf, self.parameters_yaml, self.manifest, self.crate, self.log, self.notebooks, self.work,
-            self.suspect_labels,
+            self.suspect_labels, self.unlike_groups,
             *self.folder.glob("train[[]*]-test[[]*].pdf"),
         ]  # fmt: skip
 

@@ -175,6 +175,9 @@ def test_a_report_has_the_groups_of_cells_that_the_model_does_not_know(
     n_unlike = int((table["reason"] == "unlike reference").sum())
     sizes = [int(n) for n in re.findall(r"<th scope=.row.[^>]*>group \d+</th><td class=.number.>(\d+)</td>", page)]
     assert 30 < sum(sizes) <= n_unlike
+    cells = pd.read_csv(out / "unlike_groups.csv", index_col="cellname")
+    assert sorted(cells["group"].value_counts(), reverse=True) == sizes
+    assert (table.loc[cells.index, "reason"] == "unlike reference").all()
 
 
 @pytest.mark.slow

@@ -1,17 +1,24 @@
 """Cells unlike everything annotated are shown as groups: a reader can tell a new type from debris by its markers."""
 
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 
+from jind_nb.core.parameters import make_parameters
 from jind_nb.model.predictions import Predictions
 from jind_nb.results import new_groups
-from jind_nb.results.new_groups import find_groups, find_groups_of_file
+from jind_nb.results.new_groups import Groups, find_groups, find_groups_of_file
 from jind_nb.results.summary import groups_in_words
-from jind_nb.results.tables import annotate_obs, predictions_table
-from jind_nb.results.target import Groups, TargetResult
+from jind_nb.results.tables import predictions_table
+from jind_nb.results.target import TargetResult
+from jind_nb.results.write import write_groups
+from jind_nb.runs.folder import Run
+
+NEEDED = {"PATH": "cells.h5ad", "BATCH_COL": "batch", "LABELS_COL": "celltype", "TARGET_DATASET_NAME": "t"}
 
 
 def case(n_new: int, *, annotated: bool = True) -> tuple[ad.AnnData, TargetResult]:
@@ -48,21 +55,16 @@ def test_a_group_is_told_by_its_size_its_nearest_type_and_what_is_high_and_low(a
     assert first["lower"].startswith("g0")
 
 
-def test_each_cell_says_which_group_it_is_in() -> None:
-    """Who looks at a group in a program of their own needs its cells."""
+def test_a_file_says_which_group_each_cell_is_in(tmp_path: Path) -> None:
+    """Who looks at a group in a program of their own needs its cells; those of an earlier run would be other ones."""
     adata, result = case(40)
-    groups = grouped(adata, result)
-    result.groups = groups
-    table = predictions_table(result)
-    counts = table["unlike_group"].value_counts()
-    assert counts.to_dict() == groups.table["cells"].to_dict()
-    assert table.loc[table["unlike_group"].notna(), "reason"].eq("unlike reference").all()
-    target = adata[adata.obs["batch"] == "t"].copy()
-    annotate_obs(target, table, result.final.classes, result.latent)
-    assert target.obs["jind_unlike_group"].value_counts().to_dict() == counts.to_dict()
-    result.groups = None
-    annotate_obs(target, predictions_table(result), result.final.classes, result.latent)
-    assert "jind_unlike_group" not in target.obs  # of an earlier annotation
+    groups, run = grouped(adata, result), Run(make_parameters(NEEDED | {"OUTPUT_PATH": str(tmp_path)}))
+    write_groups(groups, predictions_table(result), run)
+    cells = pd.read_csv(tmp_path / "unlike_groups.csv", index_col="cellname")
+    assert cells["group"].value_counts(sort=False).to_dict() == groups.table["cells"].to_dict()
+    assert set(cells.index) <= set(result.cells[60:])
+    write_groups(None, predictions_table(result), run)
+    assert not (tmp_path / "unlike_groups.csv").exists()
 
 
 def test_what_another_type_has_too_is_told_apart() -> None:
