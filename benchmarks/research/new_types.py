@@ -4,12 +4,11 @@ python -m benchmarks.research.new_types          # prints the table of results/n
 python -m benchmarks.research.new_types --run    # measures what is missing there first; goes on where it stopped
 
 A set's largest types are hidden, one at a time; of the target so many cells are taken that the hidden type makes up 5 to 50 %
-of them. At most 1,500 cells of the target and 4,000 annotated ones.
+of them. At most 1,500 cells of the target and 4,000 annotated ones. The file has the shares of new and of known cells above each
+limit, and what left-out batches tell of the limit: so that rules for it can be compared, each chosen by the other sets.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,20 +19,25 @@ from benchmarks.common import RESULTS, append_rows, measured_already, print_tabl
 from benchmarks.problems import SETS, Problem, of_rows, problems
 from jind_nb.core.subsample import subsample
 from jind_nb.model import annotate
-from jind_nb.model.calibration import novelty_threshold
-from jind_nb.model.leave_one_out import LeftOut
-from jind_nb.model.new_types import START
-from jind_nb.model.predictions import Rule
+from jind_nb.model.calibration import HIGHEST_LIMIT, exceeded_by
+from jind_nb.model.new_types import APART, BESIDE_NOVEL, FLOOR, SLOPE, START, UNSURE
+from jind_nb.model.predictions import SHARE_ABOVE
+from jind_nb.model.state import USUALLY_APART, Exceeded, NoveltyLimit
 
 OUTPUT = RESULTS / "new_types.csv"
 MOST_OF_TARGET, MOST_ANNOTATED, MOST_TYPES = 1_500, 4_000, 7
 FEWEST_CELLS = 10  # of a type that is hidden
 RARE, COMMON = 0.05, 0.5  # shares of the target that a hidden type has
 RECALLED = 0.8  # a type that is recalled less often by the model that knows it is a near relative of another
-STARTS = tuple(
-    round(START + 0.01 * step, 2) for step in range(-14, 21, 2)
-)  # of the limit; without left-out batches, as much higher or lower
-MOST_KNOWN = 0.02  # of known cells that may be flagged, by which the start is chosen
+LIMITS = tuple(round(0.02 * step, 2) for step in range(151))  # of novelty
+MOST_KNOWN, WORST_KNOWN = (
+    0.02,
+    0.1,
+)  # of known cells that may be flagged, on average and at worst, by which a rule is chosen
+# Rules of the limit that are compared: all of these for UNSURE and APART, each with starts from low to high. A start is that of a
+# limit that two batches tell, which are as far apart as usual.
+UNSURES, APARTS = (0.0, 0.4, UNSURE, 1.2), (0.0, APART, 0.4)
+STARTS = tuple(round(0.01 * step, 2) for step in range(30, 71, 2))
 
 
 def without(problem: Problem, hidden: str | None) -> Problem:
@@ -83,6 +87,7 @@ def measured(problem: Problem, hidden: str, recall: float, said: float | None) -
     novelty = annotate.annotate(reference.model, x, known, settings).novelty
     new = problem.truth == hidden
     others = np.isin(problem.truth, problem.plan.classes)
+    exceeded, alone = exceeded_by(left_out), left_out[0].limit.alone
     row = {
         "set": problem.set,
         "target": problem.target,
@@ -92,21 +97,32 @@ def measured(problem: Problem, hidden: str, recall: float, said: float | None) -
         "share": float(new.mean()),
         "annotated_batches": len(reference.batches),
         "AUROC": float(roc_auc_score(new[new | others], novelty[new | others])),
+        "exceeded": None if exceeded is None else exceeded.value,
+        "telling_batches": 0 if exceeded is None else exceeded.batches,
+        "apart": None if exceeded is None else exceeded.apart,
+        "alone": alone,
+        "high": float(np.quantile(novelty, 1 - SHARE_ABOVE)),
     }
-    for start in STARTS:
-        limit = rule_by(left_out, start).limit_of(novelty)
-        row[f"new_{start}"] = float((novelty[new] > limit).mean())
-        row[f"known_{start}"] = float((novelty[others] > limit).mean())
+    for limit in LIMITS:
+        row[f"new_{limit}"] = round(float((novelty[new] > limit).mean()), 4)
+        row[f"known_{limit}"] = round(float((novelty[others] > limit).mean()), 4)
     return row
 
 
-def rule_by(left_out: list[LeftOut], start: float) -> Rule:
-    """Return a rule with another start of the limit; without left-out batches the limit is as much higher or lower."""
-    limit = left_out[0].limit
-    assert limit.alone is not None
-    moved = replace(limit, start=start, alone=limit.alone + start - START)
-    found = novelty_threshold([replace(batch, limit=moved) for batch in left_out])
-    return Rule(novelty_threshold=found, beside_novel=limit.beside_novel)
+def flagged(rows: pd.DataFrame, unsure: float, apart: float, start: float) -> pd.DataFrame:
+    """Return the shares of `new` and `known` cells that a rule of the limit flags in each row."""
+    of_start = start - unsure / np.sqrt(2) - apart * USUALLY_APART
+    rule = NoveltyLimit(SHARE_ABOVE, FLOOR, of_start, SLOPE, unsure, apart)
+    by_shipped = NoveltyLimit(SHARE_ABOVE, FLOOR, START, SLOPE, UNSURE, APART)
+    moved = rule.by(Exceeded(1.0)) - by_shipped.by(Exceeded(1.0))  # of a limit that no left-out batch tells
+    found = []
+    for row in rows.to_dict("records"):
+        n = row["telling_batches"]
+        limit = rule.by(Exceeded(row["exceeded"], n, row["apart"])) if n else row["alone"] + moved
+        limit = max(min(limit, HIGHEST_LIMIT), BESIDE_NOVEL * row["high"])
+        nearest = LIMITS[min(round(limit / LIMITS[1]), len(LIMITS) - 1)]
+        found.append((row[f"new_{nearest}"], row[f"known_{nearest}"]))
+    return pd.DataFrame(found, index=rows.index, columns=["new", "known"])
 
 
 def run(names: list[str]) -> None:
@@ -120,38 +136,62 @@ def run(names: list[str]) -> None:
 
 
 def report(rows: pd.DataFrame) -> None:
-    """Print shares of new and of known cells flagged: by the start that the other sets choose, and by each start."""
-    rows["near_relative"] = rows["recall"] < RECALLED
-    far = rows[~rows["near_relative"]]
-    chosen = {}
-    for name in far["set"].unique():
-        others = far[far["set"] != name]
-        fitting = [start for start in STARTS if others[f"known_{start}"].mean() <= MOST_KNOWN]
-        chosen[name] = fitting[0] if fitting else STARTS[-1]
-    starts = rows["set"].map(chosen).fillna(STARTS[-1])
+    """Print shares of new and of known cells flagged: by the rule that the other sets choose, and by some rules."""
+    is_far = rows["recall"] >= RECALLED
+    rules = [(unsure, apart, start) for unsure in UNSURES for apart in APARTS for start in STARTS]
+    by_rule = {rule: flagged(rows, *rule) for rule in rules}
+    far = rows[is_far]
+    chosen = {name: _chosen(by_rule, far.index[far["set"] != name]) for name in rows["set"].unique()}
     for what in ("new", "known"):
-        rows[what] = [rows.loc[i, f"{what}_{start}"] for i, start in starts.items()]
-    far = rows[~rows["near_relative"]]
-    of_sets = far.groupby("set")[["AUROC", "new", "known"]].mean().assign(start=pd.Series(chosen))
-    print_table("Types hidden in turn, the start chosen by the other sets", of_sets)
-    for title, some in {"recalled types": far, "near relatives": rows[rows["near_relative"]]}.items():
+        rows[what] = [by_rule[chosen[name]].loc[i, what] for i, name in rows["set"].items()]
+    far = rows[is_far]
+    of_sets = far.groupby("set")[["AUROC", "new", "known"]].mean()
+    names = ["UNSURE", "APART", "start"]
+    of_sets[names] = [chosen[name] for name in of_sets.index]
+    print_table("Types hidden in turn, the rule of the limit chosen by the other sets", of_sets)
+    for title, some in {"recalled types": far, "near relatives": rows[~is_far]}.items():
         if len(some):
             print(
                 f"\n{title} ({len(some)}): AUROC {some['AUROC'].mean():.3f} (worst {some['AUROC'].min():.3f}), "
                 f"new cells flagged {some['new'].mean():.3f}, known {some['known'].mean():.3f} (worst {some['known'].max():.3f})"
             )
-    by_start = {
-        start: [far[f"new_{start}"].mean(), far[f"known_{start}"].mean(), far[f"known_{start}"].max()]
-        for start in STARTS
-    }
-    both = rows[rows["said"].notna()]
-    apart = both["said"] - both[f"new_{START}"]
+    shipped_start = round(START + UNSURE / np.sqrt(2) + APART * USUALLY_APART, 2)
+    shipped = flagged(rows, UNSURE, APART, shipped_start)
+    both = rows["said"].notna()
+    said, really = rows.loc[both, "said"], shipped.loc[both, "new"]
     print(
-        f"\nWhat the report says would be noticed ({len(both)} types): mean {both['said'].mean():.3f}, really flagged "
-        f"{both[f'new_{START}'].mean():.3f}, mean distance {apart.abs().mean():.3f}, correlation "
-        f"{both['said'].corr(both[f'new_{START}']):.2f}"
+        f"\nWhat the report says would be noticed ({both.sum()} types): mean {said.mean():.3f}, really flagged "
+        f"{really.mean():.3f}, mean distance {(said - really).abs().mean():.3f}, correlation {said.corr(really):.2f}"
     )
-    print_table("By start", pd.DataFrame(by_start, index=["new cells", "known cells", "worst"]).T)
+    shown = {
+        "as shipped": shipped,
+        **{
+            f"UNSURE {unsure}, APART {apart}, start {start}": flagged(rows, unsure, apart, start)
+            for unsure, apart in ((0.0, 0.0), (0.0, APART), (UNSURE, 0.0), (UNSURE, APART))
+            for start in (0.44, 0.48, shipped_start, 0.56)
+        },
+    }
+    table = {
+        name: [some["new"].mean(), some["known"].mean(), some["known"].max()]
+        for name, of_all in shown.items()
+        if len(some := of_all[is_far])
+    }
+    print_table("By rule", pd.DataFrame(table, index=["new cells", "known cells", "worst"]).T)
+
+
+def _chosen(by_rule: dict[tuple[float, float, float], pd.DataFrame], others: pd.Index) -> tuple[float, float, float]:
+    """Return the rule by which most new cells of some rows are flagged, of those that flag few enough known ones."""
+    best, most = None, -1.0
+    for rule, shares in by_rule.items():
+        of_others = shares.loc[others]
+        if (
+            of_others["known"].mean() <= MOST_KNOWN
+            and of_others["known"].max() <= WORST_KNOWN
+            and of_others["new"].mean() > most
+        ):
+            best, most = rule, of_others["new"].mean()
+    assert best is not None
+    return best
 
 
 if __name__ == "__main__":

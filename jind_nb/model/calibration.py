@@ -25,7 +25,7 @@ from . import label_errors
 from .leave_one_out import LeftOut
 from .mixture import Weights, learned_weights, mixed
 from .predictions import NO_EVIDENCE, NONE_PASSES, Predictions, Rule, tempered
-from .state import AlignmentMode, Settings
+from .state import AlignmentMode, Exceeded, Settings
 
 COOLEST, HOTTEST = 0.5, 20.0  # where left-out batches have no error, the coolest of all would fit them best
 
@@ -305,20 +305,28 @@ def calibrate(
 
 
 def novelty_threshold(left_out: list[LeftOut]) -> float | None:
-    """Return the limit of novelty by that which a share of the left-out cells of types their model knew exceed, each batch counted
-    alike: `NoveltyLimit`. A batch of which only a handful of cells could be known is not asked, if there is a limit without."""
+    """Return the limit of novelty by left-out batches: `NoveltyLimit`. None where no cell could be known."""
+    limit, exceeded = left_out[0].limit, exceeded_by(left_out)
+    if exceeded is not None:
+        return min(limit.by(exceeded), HIGHEST_LIMIT)
+    could = any(batch.could_be_known.any() for batch in left_out)
+    return min(limit.alone, HIGHEST_LIMIT) if limit.alone is not None and could else None
+
+
+def exceeded_by(left_out: list[LeftOut]) -> Exceeded | None:
+    """Return the novelty that a share of the left-out cells of types their model knew exceed, each batch counted alike. A batch of which
+    only a handful of cells could be known is not asked, if there is a limit without; None where no batch is."""
     limit = left_out[0].limit
-    could = [batch.novelty[batch.could_be_known] for batch in left_out]
-    if limit.alone is not None and any(len(of_batch) for of_batch in could):
-        could = [of_batch for batch, of_batch in zip(left_out, could, strict=True) if tells_a_limit(batch)]
-        if not could:
-            return min(limit.alone, HIGHEST_LIMIT)
-    novelty = [of_batch for of_batch in could if len(of_batch)]
+    told = [batch for batch in left_out if limit.alone is None or tells_a_limit(batch)]
+    novelty = [of_batch for batch in told if len(of_batch := batch.novelty[batch.could_be_known])]
     if not novelty:
         return None
     weights = np.concatenate([np.full(len(of_batch), 1 / len(of_batch)) for of_batch in novelty])
-    found = np.quantile(np.concatenate(novelty), 1 - limit.share, weights=weights, method="inverted_cdf")
-    return float(min(max(limit.floor, limit.start + limit.slope * found), HIGHEST_LIMIT))
+    value = np.quantile(np.concatenate(novelty), 1 - limit.share, weights=weights, method="inverted_cdf")
+    if len(novelty) == 1:
+        return Exceeded(float(value), 1)
+    each = [np.quantile(of_batch, 1 - limit.share) for of_batch in novelty]
+    return Exceeded(float(value), len(novelty), float(np.std(each, ddof=1)))
 
 
 def tells_a_limit(batch: LeftOut) -> bool:

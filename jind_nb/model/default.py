@@ -40,11 +40,13 @@ from .neighbours import Neighbours
 from .networks import Annotator, classify, encode
 from .new_types import (
     ALONE,
+    APART,
     BESIDE_NOVEL,
     EASIER,
     FLOOR,
     SLOPE,
     START,
+    UNSURE,
     AnnotatedSpace,
     Compared,
     hide_in_turn,
@@ -55,6 +57,7 @@ from .predictions import SHARE_ABOVE, Rule
 from .state import (
     Annotated,
     Cells,
+    Exceeded,
     KnownLatents,
     NoveltyLimit,
     Reference,
@@ -73,7 +76,9 @@ SOURCE_BY_TRIAL = False
 ALWAYS_ALIGNS = False
 ALWAYS_CALIBRATES = True
 MOST_TRAININGS = 9  # one for each left-out batch (`leave_one_out.MOST_LEFT_OUT`)
-NOVELTY = NoveltyLimit(SHARE_ABOVE, FLOOR, START, SLOPE, ALONE, by_profiles=True, beside_novel=BESIDE_NOVEL)
+NOVELTY = NoveltyLimit(
+    SHARE_ABOVE, FLOOR, START, SLOPE, UNSURE, APART, ALONE, by_profiles=True, beside_novel=BESIDE_NOVEL
+)
 KEEPS_CHECKPOINTS = False  # all it would save are seconds
 
 COMPONENTS = 100  # or one for each cell type, if there are more
@@ -557,7 +562,7 @@ def limit_alone(model: Annotator, known: KnownLatents, settings: Settings) -> No
     columns = near_columns(known.latent.shape[1])
     shares = classify(model.classifier, known.latent, settings.device)
     found = novelty_of_annotated(known.latent.astype(np.float64), known.batch, known.y, shares, columns)
-    return NOVELTY if found is None else replace(NOVELTY, alone=max(FLOOR, START + SLOPE * (found + EASIER)))
+    return NOVELTY if found is None else replace(NOVELTY, alone=NOVELTY.by(Exceeded(found + EASIER)))
 
 
 @one_blas_thread

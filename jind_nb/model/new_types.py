@@ -38,9 +38,11 @@ from .predictions import SHARE_ABOVE
 
 SCORE = 2  # how often the score was changed: a saved model's limit is of one score
 
-# The limit: what SHARE_ABOVE of left-out cells of known types exceed, times SLOPE, added to START; but not below FLOOR. Where no batch
-# could be left out, annotated cells stand in where they lie (`novelty_of_annotated`), and ALONE is the limit where these are too few.
-START, SLOPE, FLOOR, ALONE = 0.5, 0.6, 0.3, 1.06
+# The limit: what SHARE_ABOVE of left-out cells of known types exceed, times SLOPE, added to START, and what doubt there is of that: UNSURE
+# divided by the root of the number of batches, and APART times the standard deviation between them; but not below FLOOR. Where no
+# batch could be left out, annotated cells stand in where they lie (`novelty_of_annotated`), as if two batches told it; ALONE is the
+# limit where these are too few.
+START, SLOPE, UNSURE, APART, FLOOR, ALONE = -0.15, 0.6, 0.8, 0.2, 0.3, 1.06
 EASIER = 0.1  # is added to what they exceed: it is easier to recognise them than cells of a new batch
 BESIDE_NOVEL = 0.5  # of what SHARE_ABOVE of the target's own cells exceed: the limit is not below it
 MOST_ANNOTATED = 4_000  # that components, types and their spread are computed from

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from math import sqrt
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,18 +26,39 @@ from .networks import Annotator
 from .new_types import AnnotatedSpace, Profiles
 from .predictions import Predictions, Rule
 
+# Of left-out batches that tell the limit of novelty: how far they are usually apart, for one that has no other beside it, and how many
+# make it as sure as it gets (with more it was not measured).
+USUALLY_APART, MOST_BATCHES = 0.4, 8
+
+
+@dataclass(frozen=True)
+class Exceeded:
+    """The novelty that a share of left-out cells of known types exceed."""
+
+    value: float  # of all batches together, each counted alike
+    batches: int = 2  # that tell it
+    apart: float = USUALLY_APART  # the standard deviation between what the share of each batch exceeds
+
 
 @dataclass(frozen=True)
 class NoveltyLimit:
     """Where a METHOD puts the limit above which a cell is unlike anything annotated."""
 
-    share: float  # of left-out cells of known types, above what the limit is computed from
+    share: float  # of left-out cells of known types: what it exceeds tells the limit
     floor: float  # it is never lower
     start: float = 0.0  # added to
-    slope: float = 1.0  # times that
+    slope: float = 1.0  # times what is exceeded
+    unsure: float = 0.0  # and this, divided by the root of the number of batches that tell it
+    apart: float = 0.0  # and this times the standard deviation between them
     alone: float | None = None  # what it is where no batch could be left out; None: by the held-out cells
     by_profiles: bool = False  # whether cells that resemble no type are unlike anything, too
     beside_novel: float = 0.0  # `Rule.beside_novel`
+
+    def by(self, exceeded: Exceeded) -> float:
+        """Return the limit by what left-out cells exceed: higher where few batches tell it, or batches that differ, since then it may
+        well be another in the target."""
+        doubt = self.unsure / sqrt(min(exceeded.batches, MOST_BATCHES)) + self.apart * exceeded.apart
+        return max(self.floor, self.start + self.slope * exceeded.value + doubt)
 
 
 class AlignmentMode(StrEnum):

@@ -96,6 +96,20 @@ def test_the_limit_of_novelty_follows_the_left_out_batches_that_can_tell() -> No
     assert novelty_threshold([few]) == novelty_threshold([replace(usual[0], is_new=False)]) == 0.9
 
 
+@pytest.mark.parametrize("n_batches", [1, 2, 4, 9, 20])
+def test_the_limit_of_novelty_is_lower_the_more_batches_tell_it_and_the_nearer_they_are(n_batches: int) -> None:
+    """One batch tells little of the next: with its limit known cells would be flagged. With many batches the same doubt would hide
+    new types."""
+    limit = NoveltyLimit(0.02, 0.0, start=0.1, slope=0.5, unsure=0.8, apart=0.2, alone=0.9)
+    one = replace(batch("a", 200, 0), limit=limit)
+    value = np.quantile(one.novelty, 0.98, method="inverted_cdf")
+    doubt = 0.2 * 0.4 if n_batches == 1 else 0.0  # beside no other batch it may be as far from the next as usual
+    expected = 0.1 + 0.5 * value + 0.8 / min(n_batches, 8) ** 0.5 + doubt
+    assert novelty_threshold([one] * n_batches) == pytest.approx(expected, abs=0.01)
+    apart = [replace(one, novelty=one.novelty + shift) for shift in (-0.3, 0.3) for _ in range(4)]
+    assert novelty_threshold(apart) > novelty_threshold([one] * 8) + 0.05
+
+
 def test_without_cells_of_known_types_nothing_is_learned_and_nothing_assigned() -> None:
     """Left-out batches may hold only types of their own."""
     alien = batch("a", 50, unknown=1.1)
