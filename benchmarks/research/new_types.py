@@ -30,10 +30,8 @@ FEWEST_CELLS = 10  # of a type that is hidden
 RARE, COMMON = 0.05, 0.5  # shares of the target that a hidden type has
 RECALLED = 0.8  # a type that is recalled less often by the model that knows it is a near relative of another
 LIMITS = tuple(round(0.02 * step, 2) for step in range(151))  # of novelty
-MOST_KNOWN, WORST_KNOWN = (
-    0.02,
-    0.1,
-)  # of known cells that may be flagged, on average and at worst, by which a rule is chosen
+# Of known cells, that may be flagged on average and at worst: by these a rule is chosen.
+MOST_KNOWN, WORST_KNOWN = 0.02, 0.1
 # Rules of the limit that are compared: all of these for UNSURE and APART, each with starts from low to high. A start is that of a
 # limit that two batches tell, which are as far apart as usual.
 UNSURES, APARTS = (0.0, 0.4, UNSURE, 1.2), (0.0, APART, 0.4)
@@ -138,60 +136,64 @@ def run(names: list[str]) -> None:
 def report(rows: pd.DataFrame) -> None:
     """Print shares of new and of known cells flagged: by the rule that the other sets choose, and by some rules."""
     is_far = rows["recall"] >= RECALLED
-    rules = [(unsure, apart, start) for unsure in UNSURES for apart in APARTS for start in STARTS]
-    by_rule = {rule: flagged(rows, *rule) for rule in rules}
-    far = rows[is_far]
-    chosen = {name: _chosen(by_rule, far.index[far["set"] != name]) for name in rows["set"].unique()}
-    for what in ("new", "known"):
-        rows[what] = [by_rule[chosen[name]].loc[i, what] for i, name in rows["set"].items()]
-    far = rows[is_far]
-    of_sets = far.groupby("set")[["AUROC", "new", "known"]].mean()
-    names = ["UNSURE", "APART", "start"]
-    of_sets[names] = [chosen[name] for name in of_sets.index]
-    print_table("Types hidden in turn, the rule of the limit chosen by the other sets", of_sets)
-    for title, some in {"recalled types": far, "near relatives": rows[~is_far]}.items():
-        if len(some):
-            print(
-                f"\n{title} ({len(some)}): AUROC {some['AUROC'].mean():.3f} (worst {some['AUROC'].min():.3f}), "
-                f"new cells flagged {some['new'].mean():.3f}, known {some['known'].mean():.3f} (worst {some['known'].max():.3f})"
-            )
+    by_rule = {
+        (unsure, apart, start): flagged(rows, unsure, apart, start)
+        for unsure in UNSURES
+        for apart in APARTS
+        for start in STARTS
+    }
+    of_shipped = [rule for rule in by_rule if rule[:2] == (UNSURE, APART)]
+    by_others = _by_others(rows[is_far], rows["set"], {rule: by_rule[rule] for rule in of_shipped})
+    print_table(
+        "Types hidden in turn, the start of the limit chosen by the other sets",
+        rows[["set", "AUROC"]].join(by_others)[is_far].groupby("set").mean(),
+    )
+    for title, some in {"recalled types": is_far, "near relatives": ~is_far}.items():
+        auroc = rows.loc[some, "AUROC"]
+        print(
+            f"\n{title} ({some.sum()}): AUROC {auroc.mean():.3f} (worst {auroc.min():.3f}), {_in_words(by_others[some])}"
+        )
+    every = _by_others(rows[is_far], rows["set"], by_rule)
+    print(f"\nUNSURE and APART chosen by the other sets, too: {_in_words(every[is_far])}")
     shipped_start = round(START + UNSURE / np.sqrt(2) + APART * USUALLY_APART, 2)
-    shipped = flagged(rows, UNSURE, APART, shipped_start)
-    both = rows["said"].notna()
-    said, really = rows.loc[both, "said"], shipped.loc[both, "new"]
+    hidden, said = rows["said"].notna(), rows["said"].dropna()
+    really = by_rule[UNSURE, APART, shipped_start].loc[hidden, "new"]
     print(
-        f"\nWhat the report says would be noticed ({both.sum()} types): mean {said.mean():.3f}, really flagged "
+        f"\nWhat the report says would be noticed ({len(said)} types): mean {said.mean():.3f}, really flagged "
         f"{really.mean():.3f}, mean distance {(said - really).abs().mean():.3f}, correlation {said.corr(really):.2f}"
     )
-    shown = {
-        "as shipped": shipped,
-        **{
-            f"UNSURE {unsure}, APART {apart}, start {start}": flagged(rows, unsure, apart, start)
-            for unsure, apart in ((0.0, 0.0), (0.0, APART), (UNSURE, 0.0), (UNSURE, APART))
-            for start in (0.44, 0.48, shipped_start, 0.56)
-        },
+    shown = [(unsure, apart) for unsure in (0.0, UNSURE) for apart in (0.0, APART)]
+    shares = {
+        f"UNSURE {unsure}, APART {apart}, start {start}": by_rule[unsure, apart, start][is_far]
+        for unsure, apart in shown
+        for start in (shipped_start - 0.06, shipped_start, shipped_start + 0.06)
     }
-    table = {
-        name: [some["new"].mean(), some["known"].mean(), some["known"].max()]
-        for name, of_all in shown.items()
-        if len(some := of_all[is_far])
-    }
-    print_table("By rule", pd.DataFrame(table, index=["new cells", "known cells", "worst"]).T)
+    table = {name: [of["new"].mean(), of["known"].mean(), of["known"].max()] for name, of in shares.items()}
+    title = f"By rule (shipped: UNSURE {UNSURE}, APART {APART}, start {shipped_start})"
+    print_table(title, pd.DataFrame(table, index=["new cells", "known cells", "worst"]).T)
 
 
-def _chosen(by_rule: dict[tuple[float, float, float], pd.DataFrame], others: pd.Index) -> tuple[float, float, float]:
-    """Return the rule by which most new cells of some rows are flagged, of those that flag few enough known ones."""
-    best, most = None, -1.0
-    for rule, shares in by_rule.items():
-        of_others = shares.loc[others]
-        if (
-            of_others["known"].mean() <= MOST_KNOWN
-            and of_others["known"].max() <= WORST_KNOWN
-            and of_others["new"].mean() > most
-        ):
-            best, most = rule, of_others["new"].mean()
-    assert best is not None
-    return best
+def _by_others(
+    far: pd.DataFrame, sets: pd.Series, by_rule: dict[tuple[float, float, float], pd.DataFrame]
+) -> pd.DataFrame:
+    """Return the shares of `new` and `known` cells flagged in the rows of some sets by the rule that the other sets choose: of those
+    that flag few enough of their known cells the one that finds most new ones."""
+    found = []
+    for name, of_set in sets.groupby(sets):
+        others = far.index[far["set"] != name]
+        fitting = {
+            rule: shares.loc[others, "new"].mean()
+            for rule, shares in by_rule.items()
+            if shares.loc[others, "known"].mean() <= MOST_KNOWN and shares.loc[others, "known"].max() <= WORST_KNOWN
+        }
+        chosen = max(fitting, key=lambda rule: fitting[rule])
+        found.append(by_rule[chosen].loc[of_set.index].assign(start=chosen[2]))
+    return pd.concat(found).sort_index()
+
+
+def _in_words(shares: pd.DataFrame) -> str:
+    known = shares["known"]
+    return f"new cells flagged {shares['new'].mean():.3f}, known {known.mean():.4f} (worst {known.max():.3f})"
 
 
 if __name__ == "__main__":
