@@ -392,7 +392,8 @@ def test_page_links_every_report_and_shows_why_runs_failed(tmp_path: Path, jind_
     for i in range(40):
         row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"run": f"donor <b>{i}</b> 100%", "target": f"donor {i}"}
         done = {
-            "status": FINISHED, "cells": 12345, "assigned": 0.9, "expected_error": 0.021, "seconds": 61.2, "peak_GB": 1.5,
+            "status": FINISHED, "cells": 12345, "assigned": 0.9, "expected_error": 0.021,
+            "expected_error_low": 0.004, "expected_error_high": 0.08, "seconds": 61.2, "peak_GB": 1.5,
             "report": f"targets/donor%20{i}/report.html", "message": "", "log": f"logs/donor%20{i}.log",
         }  # fmt: skip
         failed = {"status": FAILED, "message": "X holds a NaN.\nReplace <it>.", "log": f"logs/donor%20{i}.log"}
@@ -406,6 +407,7 @@ def test_page_links_every_report_and_shows_why_runs_failed(tmp_path: Path, jind_
     assert "37 of 40 runs finished, 3 failed" in page.text
     assert page.text.count("X holds a NaN.\nReplace <it>.") == 3
     assert "donor <b>3</b> 100%" in page.text
+    assert page.text.count("0.4 to 8.0") == 37  # the middle alone would reassure where little is known
     assert "macro-F1" not in page.text  # no target has labels
     assert list(pd.read_csv(tmp_path / "summary.csv").columns) == COLUMNS
     assert in_words([{"status": NOT_FINISHED}]) == "0 of 1 run finished, 1 not finished"

@@ -46,8 +46,8 @@ DONE = (FINISHED, FINISHED_BEFORE)
 NEARLY_NONE = 1e-6  # no error is estimated to be none
 
 COLUMNS = [
-    "run", "target", "status", "cells", "assigned", "expected_error", "accuracy", "raw_accuracy", "macro_F1", "seconds",
-    "peak_GB", "model", "report", "log", "message",
+    "run", "target", "status", "cells", "assigned", "expected_error", "expected_error_low", "expected_error_high",
+    "accuracy", "raw_accuracy", "macro_F1", "seconds", "peak_GB", "model", "report", "log", "message",
 ]  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def row_of(
     """Return a run's row of summary.csv.
 
     `assigned` is a share of the target's cells, `expected_error` a share of the assigned ones; of a run of several targets both
-    are over all of them together, and there are no accuracies, nor for targets without labels. `seconds` is the sum over all stages, `peak_GB` their maximum. `model` is the saved model that
+    are over all of them together, without the shares between which the error probably is, and there are no accuracies, nor for targets without labels. `seconds` is the sum over all stages, `peak_GB` their maximum. `model` is the saved model that
     annotated the target, if the run trained none. `report` and `log` are relative to the sweep's folder.
     """
     this, log = Run(parameters), files.log(file)
@@ -71,11 +71,14 @@ def row_of(
     each = list(metrics["targets"].values()) if "targets" in metrics else [metrics["target"]]
     labelled = each[0]["labelled"] or {} if len(each) == 1 else {}
     cells, annotated = (sum(target[which] for target in each) for which in ("cells", "annotated"))
+    low, high = (each[0]["expected_error_range"] if len(each) == 1 else None) or (None, None)
     wrong = [target["expected_error"] and target["expected_error"] * target["annotated"] for target in each]
     return row | {
         "cells": cells,
         "assigned": annotated / cells,
         "expected_error": None if None in wrong else sum(wrong) / max(1, annotated),
+        "expected_error_low": low,
+        "expected_error_high": high,
         **{column: labelled.get(column) for column in ("accuracy", "raw_accuracy", "macro_F1")},
         "seconds": round(sum(manifest["seconds"].values()), 1),
         "peak_GB": round(max(manifest["peak_memory_bytes"].values()) / 1e9, 3),
