@@ -35,6 +35,7 @@ class ExpectedError:
     value: float | None
     range: tuple[float, float] | None
     basis: str
+    unseen: float = 0.0  # by how much the range ends higher since there may be a new type
 
 
 def expected_error(predictions: Predictions, calibration: Calibration | None) -> ExpectedError:
@@ -79,7 +80,7 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
     value, low, high = (max(0.0, (share - noise) / (1 - noise)) for share in (value, low, high))
     value, low, high = (1 - (1 - share) * (1 - calibration.dropped) for share in (value, low, high))
     unseen = unseen_types(predictions, calibration)
-    high = min(1.0, high + OF_UNSEEN * unseen)
+    known, high = high, min(1.0, high + OF_UNSEEN * unseen)
     n_cells, share = sum(row["cells"] for row in checked), [row["checked"] for row in checked if "checked" in row]
     of_labelled = f", {percent(float(np.mean(share)))} of the labelled ones" if share and np.mean(share) < 1 else ""
     basis = (
@@ -97,7 +98,7 @@ def expected_error(predictions: Predictions, calibration: Calibration | None) ->
             "may have been given a name: the interval reaches higher for it. "
         )
     return ExpectedError(
-        value, (low, high), f"{basis}Cells of types that no annotated batch has are not in the number."
+        value, (low, high), f"{basis}Cells of types that no annotated batch has are not in the number.", high - known
     )
 
 

@@ -28,6 +28,7 @@ from ..results.tables import (
     left_out_confusion,
     left_out_table,
     left_out_title,
+    noticed_table,
 )
 from . import html as report_html
 from . import page
@@ -41,6 +42,10 @@ from .plots.target import (
     histogram_alt,
     reliability_alt,
     reliability_curves,
+)
+
+NOTICED_CAPTION = (
+    "If a type were new: how many of its cells would be unlike the reference, had no other annotated batch had it"
 )
 
 MOST_LISTED = 30  # cells without a type
@@ -176,7 +181,15 @@ def _trust(calibration: Calibration | None, classes: list[str]) -> Markup | None
     caption = left_out_caption(calibration, "Each annotated batch, left out and annotated like a new file")
     shown = Markup("").join(figure_html(png, about) for png, about in pictures)
     note = calibration_note(calibration)
-    return _table(left_out_table(calibration), caption) + shown + (Markup("<p>{}</p>").format(note) if note else "")
+    noticed = (
+        _table(noticed_table(calibration, classes), NOTICED_CAPTION) if calibration.n_annotated > 1 else Markup("")
+    )
+    return (
+        _table(left_out_table(calibration), caption)
+        + shown
+        + (Markup("<p>{}</p>").format(note) if note else "")
+        + noticed
+    )
 
 
 def _learned_from(description: Mapping[str, Any]) -> pd.DataFrame:

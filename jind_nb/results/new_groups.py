@@ -23,10 +23,17 @@ RESOLUTION = 0.5  # coarse: a few groups, not many
 FEWEST_CELLS = 10  # of a group that is shown, and of those that it is compared with
 MOST_GROUPS, MARKERS = 10, 8
 CLEARLY = 0.5  # standard deviations, that a feature is higher at least than in all types: less is chance
-NEARLY_ALL, MOST_NEAREST = 0.9, 3  # of a group's cells, nearest to one type; else so many types are named
+# Of a group's cells, nearest to one type: if it is fewer, so many types are named; if it is not even half, none is clearly the nearest.
+NEARLY_ALL, MOST_NEAREST, CLEAR = 0.9, 3, 0.5
+# Of how two groups differ from all other cells, the correlation above which they are much alike. Groups of one type had 0.80 to 0.95,
+# of two types up to 0.69, in five sets with a type hidden.
+LIKE = 0.75
 MOST_GROUPED = 3_000  # of a file's cells that are unlike all annotated ones
 MOST_COMPARED, MOST_OF_ALL_TYPES = 200, 6_000  # of a file's cells: of one type, and of all together, beside them
 ALL_OTHERS = "all other cells"
+# Columns of the table.
+FEATURES, FEATURES_OF_OTHERS = "median features", "median features of others"
+HIGHER_THAN_ALL, MUCH_LIKE = "higher than in all types", "much like"
 NO_GROUPS = f"No group of {FEWEST_CELLS} or more of the target's cells is unlike all annotated cells."
 
 
@@ -77,19 +84,30 @@ class _Beside:
     """The cells that groups are compared with."""
 
     features: pd.Index
-    of_types: Mapping[str, _Moments]  # the target's own cells, of each type that has ten or more
-    instead: Callable[[str], tuple[str, _Moments | None]]  # of another type: what they are, in words
+    own: Mapping[str, _Moments]  # the target's cells of each type that has ten or more
+    annotated: Mapping[str, _Moments]  # annotated cells of each other type that has ten or more
+    others: _Moments | None  # all the target's cells that are not unlike the reference; None without any
+    n_features: float  # that these have above zero, the median
+
+    def of_type(self, types: pd.Index) -> tuple[str, _Moments | None]:
+        """Return what a group is compared with, in words too, given its most probable types, the most frequent first."""
+        nearest = types[0]
+        if nearest not in self.own and nearest in self.annotated:
+            return f"annotated {nearest}", self.annotated[nearest]
+        of_target = [name for name in types if name in self.own]
+        return (of_target[0], self.own[of_target[0]]) if of_target else (ALL_OTHERS, self.others)
 
 
 def find_groups(prepared: ad.AnnData, target: str, result: TargetResult, seed: int) -> Groups | None:
     """Group the target's cells that are `unlike reference`; None if there is no group.
 
-    Columns of the table, the largest group first: `cells`, `nearest type` (the most frequent among the group's most probable types,
-    and others with it unless nearly all are of that type), `compared with`, and `higher` and `lower` than in these: the features that
-    set the group apart most, in standard deviations. Compared are the target's own cells of that type; the annotated ones where it
-    has fewer than ten (which differ from all of the target's, by the protocol too); and all other cells of the target where
-    these are fewer too. `higher than in all types`: the features that are higher, by half a standard deviation at least, than in
-    the target's own cells of each type, of those with ten or more.
+    Columns of the table, the largest group first: `cells`; `median features` above zero, and those of the target's other cells (a group with far
+    fewer may be damaged cells); `nearest type` (the most frequent among the group's most probable types, and others with it unless nearly all
+    are of that type); `compared with`, and `higher` and `lower` than in these: the features that set the group apart most, in standard
+    deviations. Compared are the target's own cells of that type; the annotated ones where it has fewer than ten (which differ from all of
+    the target's, by the protocol too); the target's of the next type; or all its others. `higher than in all types`: the features
+    that are higher, by half a standard deviation at least, than in the cells of each type, the target's or, where these are fewer than ten,
+    the annotated ones. `much like`: other groups that differ from the target's other cells in the same way, often of the same type.
 
     Parameters
     ----------
@@ -100,17 +118,18 @@ def find_groups(prepared: ad.AnnData, target: str, result: TargetResult, seed: i
     if len(flagged) < FEWEST_CELLS:
         return None
     x, types = sparse.csr_matrix(prepared.X), prepared.obs["cell_type"].astype(object).to_numpy()
-    own = {name: rows[result.names == name] for name in result.final.classes}
-
-    def instead(name: str) -> tuple[str, _Moments | None]:
-        annotated = np.flatnonzero(types == name)
-        if len(annotated) >= FEWEST_CELLS:
-            return f"annotated {name}", _Moments.of(x[annotated])
-        others = rows[result.reasons != UNLIKE]
-        return ALL_OTHERS, _Moments.of(x[others]) if len(others) else None
-
-    of_types = {name: _Moments.of(x[cells]) for name, cells in own.items() if len(cells) >= FEWEST_CELLS}
-    beside = _Beside(prepared.var_names, of_types, instead)
+    own, annotated = (
+        {name: cells for name in result.final.classes if len(cells := find(name)) >= FEWEST_CELLS}
+        for find in (lambda name: rows[result.names == name], lambda name: np.flatnonzero(types == name))
+    )
+    others = x[rows[result.reasons != UNLIKE]]
+    beside = _Beside(
+        prepared.var_names,
+        {name: _Moments.of(x[cells]) for name, cells in own.items()},
+        {name: _Moments.of(x[cells]) for name, cells in annotated.items() if name not in own},
+        _Moments.of(others) if others.shape[0] else None,
+        _n_features(others),
+    )
     found = _groups(x[rows[flagged]], result.final.raw[flagged], beside, seed)
     return _among(found, flagged, len(rows))
 
@@ -125,7 +144,7 @@ def find_groups_of_file(
     """Group the cells of a file as `find_groups` does, which is too large to hold and has no annotated cells: at most 3,000 of those
     that are unlike all annotated ones, beside at most 200 of each type.
 
-    Where the file has no others, nothing is higher or lower.
+    Where the file has no others, nothing is higher or lower. Types of which the file has fewer than ten cells are not asked.
 
     Parameters
     ----------
@@ -151,8 +170,8 @@ def find_groups_of_file(
     rows = np.unique(np.concatenate([flagged, *compared.values()]))
     x = read(rows)
     moments = {name: _Moments.of(x[np.searchsorted(rows, cells)]) for name, cells in compared.items() if len(cells)}
-    others = moments.pop(ALL_OTHERS, None)
-    beside = _Beside(features, moments, lambda _: (ALL_OTHERS, others))
+    of_others, others = moments.pop(ALL_OTHERS, None), x[np.searchsorted(rows, compared[ALL_OTHERS])]
+    beside = _Beside(features, moments, {}, of_others, _n_features(others))
     found = _groups(x[np.searchsorted(rows, flagged)], raw[flagged], beside, seed)
     return _among(found, flagged, len(table))
 
@@ -174,23 +193,38 @@ def _groups(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside, seed: int) -
     """Group cells unlike all annotated ones by their values (n, p), given their most probable types, objects (n,)."""
     group = leiden(x, RESOLUTION, seed)
     rows: dict[str, dict[str, object]] = {}
+    apart = []
     of_cells = np.full(len(group), None, dtype=object)
     for number in sorted(set(group), key=int):
         here = group == number
         if here.sum() >= FEWEST_CELLS and len(rows) < MOST_GROUPS:
             name = f"group {len(rows) + 1}"
             rows[name], of_cells[here] = _row(x[here], raw[here], beside), name
-    return Groups(pd.DataFrame.from_dict(rows, orient="index").rename_axis("group"), of_cells) if rows else None
+            apart.append(standardised_difference(_Moments.of(x[here]), beside.others))
+    if not rows:
+        return None
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
+    return Groups(table.assign(**{MUCH_LIKE: _much_like(table.index, np.stack(apart))}), of_cells)
+
+
+def _much_like(names: pd.Index, apart: np.ndarray) -> list[str]:
+    """Return for each group which others differ from all other cells of the target as it does, by how they do, (groups, p)."""
+    varies = apart.std(axis=1) > 0
+    alike = np.zeros((len(names), len(names)), dtype=bool)
+    alike[np.ix_(varies, varies)] = np.corrcoef(apart[varies]) > LIKE
+    np.fill_diagonal(alike, val=False)
+    return [", ".join(names[row]) for row in alike]
 
 
 def _row(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside) -> dict[str, object]:
     """Return the row of a group's cells: their values (n, p) and most probable types, objects (n,)."""
     types = pd.Series(raw).value_counts().sort_index().sort_values(ascending=False, kind="stable")
-    nearest, is_clear = types.index[0], types.iloc[0] >= NEARLY_ALL * len(raw)
-    which, others = (nearest, beside.of_types[nearest]) if nearest in beside.of_types else beside.instead(nearest)
+    share = types.iloc[0] / len(raw)
+    which, others = beside.of_type(types.index)
     here = _Moments.of(x)
     apart = standardised_difference(here, others)
-    of_all = [standardised_difference(here, of_type) for of_type in beside.of_types.values()]
+    every = [*beside.own.values(), *beside.annotated.values()] if beside.own else []
+    of_all = [standardised_difference(here, of_type) for of_type in every]
 
     def first(score: np.ndarray, above: float = 0.0) -> str:
         order = np.argsort(-score, kind="stable")[:MARKERS]
@@ -199,12 +233,23 @@ def _row(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside) -> dict[str, ob
     several = listing((f"{of} ({n})" for of, n in types.items()), MOST_NEAREST, quoted=False)
     return {
         "cells": len(raw),
-        "nearest type": nearest if is_clear else several,
+        FEATURES: _n_features(x),
+        FEATURES_OF_OTHERS: beside.n_features,
+        "nearest type": types.index[0]
+        if share >= NEARLY_ALL
+        else several
+        if share > CLEAR
+        else f"none clearly: {several}",
         "compared with": which if others is not None else "",
         "higher": first(apart),
         "lower": first(-apart),
-        "higher than in all types": first(np.min(of_all, axis=0), CLEARLY) if of_all else "",
+        HIGHER_THAN_ALL: first(np.min(of_all, axis=0), CLEARLY) if of_all else "",
     }
+
+
+def _n_features(x: sparse.csr_matrix) -> float:
+    """Return how many features are above zero in the median cell of some (n, p); 0 without any."""
+    return float(np.median(np.asarray((x > 0).sum(axis=1)))) if x.shape[0] else 0.0
 
 
 def _among(found: Groups | None, flagged: np.ndarray, n: int) -> Groups | None:

@@ -14,7 +14,7 @@ from ..model.expected_error import ExpectedError
 from ..runs.folder import Run
 from . import new_groups
 from .tables import answers_of, error_columns
-from .target import REASONS, Level
+from .target import REASONS, Level, counted
 
 
 @dataclass
@@ -81,10 +81,7 @@ class Predicted:
     @property
     def one_line(self) -> str:
         """How many cells were assigned a type, in a sentence."""
-        n, reasons = len(self.table), self.table["reason"].value_counts()
-        assigned, parents = int(reasons.get("confident", 0)), int(reasons.get("parent only", 0))
-        with_parents = f"{parents:,} with a parent type only, " if parents else ""
-        return f"{assigned:,} of {n:,} cells assigned, {with_parents}{n - assigned - parents:,} left Unassigned."
+        return f"{counted(self.levels, int((self.table['reason'] == UNLIKE).sum()))}."
 
 
 # Columns of a row of `flagged_table`.

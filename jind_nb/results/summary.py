@@ -23,6 +23,7 @@ from ..runs.folder import Run
 from ..runs.stages import load_plan, load_training
 from .across import in_one_sentence
 from .load import load_finished
+from .new_groups import FEATURES, FEATURES_OF_OTHERS, HIGHER_THAN_ALL, MUCH_LIKE
 from .predicted import Predicted
 from .tables import (
     composition_table,
@@ -31,27 +32,29 @@ from .tables import (
     outside_notes,
     predictions_table,
 )
-from .target import Level, TargetResult, evaluate_target, held_out_accuracy, target_calibration
+from .target import MANY_UNLIKE, Level, TargetResult, counted, evaluate_target, held_out_accuracy, target_calibration
 
 # The end of the expected error's interval is named beside it if it is so far above, or a little and so many times as high.
 WIDE, NAMED, TIMES = 0.2, 0.02, 2
-MANY_UNLIKE = 0.05  # of the cells, that the first sentence names
 FEW_CELLS = 30  # a type learned from fewer is listed as something to distrust
 # A type that fewer cells were given, and less than this share of the target, is listed too: a third of such cells are wrong
 # (`python -m benchmarks.research.few_cells`).
 FEW_ASSIGNED, SMALL_SHARE = 5, 0.01
 
+SELDOM = 0.5  # of the cells of types that were hidden in turn, that were noticed
+
 MUCH_REJECTED = 0.3
 
 SEVERAL = 5  # cells that are most like a type
 
-MANY_BESIDE = 5  # cells unlike all annotated ones and nearest to a type, beside which more may be called so
-MOST_NEAREST = 3  # types that are named as the nearest of cells unlike all annotated ones, and groups of these
-MOST_FEATURES = 3  # that tell such a group
+MOST_NEAREST = 3  # types that are named as the nearest of cells unlike all annotated ones
+MOST_FEATURES, MOST_TOLD = 3, 4  # features that tell such a group, and groups
+POOR = 0.6  # of the median features of the target's other cells: a group with fewer may be damaged cells
+WHAT_IS_HIGHER = "Groups of these cells, by what is higher in them than in all types: {}."
 
 ASSIGNED_CELLS = "the assigned cells"
 
-NO_CHECK = "The answers were not compared with labels. Look at marker genes before you rely on a type."
+NO_CHECK = "The answers were not compared with labels. Look at known markers before you rely on a type."
 
 # Of all cells, that a type has more or fewer than in any annotated batch, or in the only one.
 MUCH_APART, MUCH_APART_FROM_ONE = 0.1, 0.2
@@ -100,7 +103,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     stages, calibration = evaluate_target(result, plan.target), target_calibration(training, result)
     labelled = stages[-1].metrics if stages else None
     n_unlike = int((result.reasons == UNLIKE).sum())
-    sentence = f"{plan.target}: {_counted(counts, n_unlike)}"
+    sentence = f"{plan.target}: {counted(counts, n_unlike)}"
     expected = expected_error(result.final, calibration)
     if labelled and labelled["effective_accuracy"] is not None:
         among = "" if labelled["cells"] == n else f" (checked on {plural(labelled['cells'], 'labelled cell')})"
@@ -117,6 +120,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
         *_worse_than_expected(result, expected, labelled),
         *doubts_of_batches,
         *_doubtful_types(composition_table(result, plan), calibration, plan.classes),
+        *_seldom_noticed(calibration),
         *_distrust(result, plan, stages),
     ]
     dropped = list(plan.dropped_shares.values())  # shares of labelled cells that no answer could be right about
@@ -137,22 +141,14 @@ def _count_levels(result: TargetResult) -> dict[Level, int]:
     return {level: int((result.level == level).sum()) for level in levels}
 
 
-def _counted(levels: Mapping[Level, int], n_unlike: int) -> str:
-    parents = f"{levels[Level.PARENT]:,} given a parent type only, " if Level.PARENT in levels else ""
-    of = f"{levels[Level.TYPE]:,} of {sum(levels.values()):,} cells assigned"
-    unlike = (
-        f" ({n_unlike:,} of them unlike all annotated cells)" if n_unlike > MANY_UNLIKE * sum(levels.values()) else ""
-    )
-    return f"{of}, {parents}{levels[Level.UNASSIGNED]:,} left Unassigned{unlike}"
-
-
 def _probably_wrong(expected: ExpectedError, of_cells: str = ASSIGNED_CELLS) -> str:
     if expected.value is None:
         return ""
     high = expected.value if expected.range is None else expected.range[1]
     above = high - expected.value
     is_named = above > WIDE or (above >= NAMED and high >= TIMES * expected.value)
-    up_to = f", perhaps up to {percent(high)}" if is_named else ""
+    why = " if the cells unlike all annotated ones are of a new type" if expected.unseen > above / 2 else ""
+    up_to = f", perhaps up to {percent(high)}{why}" if is_named else ""
     return f"; {about(expected.value)} of {of_cells} are probably wrong{up_to}"
 
 
@@ -338,6 +334,19 @@ def _unchecked_types(types: pd.DataFrame, counts: pd.DataFrame) -> dict[str, Seq
     return {text: named}
 
 
+def _seldom_noticed(calibration: Calibration | None) -> list[str]:
+    """Return a list with a warning where most cells of a new type would not be noticed, else an empty one."""
+    if calibration is None or not calibration.noticed:
+        return []
+    noticed = float(np.mean(list(calibration.noticed.values())))
+    if noticed >= SELDOM:
+        return []
+    return [
+        f"A new cell type could go unnoticed here: of annotated types that were hidden in turn, {percent(noticed)} of the cells were found unlike "
+        "all others, on average (see If a type were new)."
+    ]
+
+
 def _left_out_worse(calibration: Calibration | None, target: str) -> list[str]:
     """Return a list with a warning on left-out batches that did far worse than the others, and what it means for the target, else
     an empty one. How often a batch is right is left to the warning on its labels where there is one."""
@@ -412,8 +421,8 @@ def _doubt_of_unlike(
     labels: np.ndarray | None = None,
     groups: pd.DataFrame | None = None,
 ) -> dict[str, Sequence[str]]:
-    """Return the doubt that there are cells unlike all annotated ones, bool (n,), with the types that are nearest, what is higher in
-    their groups than in all types, and what the file's labels say of them; `table` as `tables.count_types` returns it."""
+    """Return the doubt that there are cells unlike all annotated ones, bool (n,), with the types that are nearest and what the file's labels say of
+    them, and what is higher in their groups; `table` as `tables.count_types` returns it."""
     if not unlike.any():
         return {}
     classes, nearest = table.index, table["unlike"].sort_values(ascending=False, kind="stable")
@@ -427,27 +436,33 @@ def _doubt_of_unlike(
     if labels is not None and (known := pd.notna(labels[unlike])).any():
         of_annotated = int(np.isin(labels[unlike][known], classes).sum())
         text += f" By the file's labels, {of_annotated:,} of {plural(int(known.sum()), 'labelled one')} are of annotated types."
-    if groups is not None:
-        text += groups_in_words(groups)
-    called = table["assigned"][nearest.index[nearest >= MANY_BESIDE]]
-    for name, n in called[called > 0].head(1).items():
-        text += f" If these cells are of a new type, more of it may be among the {plural(n, 'cell that was', 'cells that were')} called {name}."
-    return {text: [plural(int(unlike.sum()), "Unassigned cell is", "Unassigned cells are")]}
+    unlike_cells: dict[str, Sequence[str]] = {
+        text: [plural(int(unlike.sum()), "Unassigned cell is", "Unassigned cells are")]
+    }
+    return unlike_cells if groups is None else unlike_cells | {WHAT_IS_HIGHER: [groups_in_words(groups)]}
 
 
 def groups_in_words(groups: pd.DataFrame) -> str:
-    """Return what is higher in the largest groups of cells unlike all annotated ones, by `new_groups.find_groups`'s table, in a sentence;
-    an empty text where nothing is."""
-    told = [
-        f"{', '.join(higher.split(', ')[:MOST_FEATURES])} ({plural(n, 'cell')})"
-        for higher, n in zip(groups["higher than in all types"], groups["cells"], strict=True)
-        if higher
-    ]
-    if not told:
-        return ""
-    these = "a group" if len(told) == 1 else plural(len(told), "group", "groups")
-    these = these if len(told) <= MOST_NEAREST else f"the {MOST_NEAREST} largest of {len(told)} groups"
-    return f" In {these} of these cells, some features are higher than in all types here: {'; '.join(told[:MOST_NEAREST])}."
+    """Return what is higher in the groups of cells unlike all annotated ones than in all types, the largest first; groups that are much
+    alike are told as one. `groups` is `new_groups.find_groups`'s table."""
+    told: dict[str, list[str]] = {}  # by the first of groups that are alike
+    for name, alike in groups[MUCH_LIKE].items():
+        told.setdefault(min([name, *filter(None, alike.split(", "))], key=list(groups.index).index), []).append(
+            str(name)
+        )
+    found = []
+    for names in told.values():
+        these, higher = groups.loc[names], groups.loc[names[0], HIGHER_THAN_ALL]
+        is_poor = these[FEATURES] < POOR * these[FEATURES_OF_OTHERS]
+        words = plural(int(these["cells"].sum()), "cell")
+        words += f" in {len(names)} groups that are much alike" if len(names) > 1 else ""
+        words += (
+            f", {these['cells'][is_poor].sum():,} of them with few features: perhaps damaged" if is_poor.any() else ""
+        )
+        words += "" if higher else ": perhaps of an annotated type in another state, or damaged"
+        found.append(f"{', '.join(higher.split(', ')[:MOST_FEATURES]) or 'no feature'} ({words})")
+    more = f"; and {plural(len(found) - MOST_TOLD, 'more group')}" if len(found) > MOST_TOLD else ""
+    return "; ".join(found[:MOST_TOLD]) + more
 
 
 def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
@@ -463,7 +478,7 @@ def _doubts_of_types(table: pd.DataFrame) -> dict[str, Sequence[str]]:
         f"Many of the cells that are most like these types are Unassigned{others}: {{}}.": [
             f"{name} ({rejected[name]:,} of {most_like[name]:,})" for name in unassigned
         ],
-        "Only a few cells were given these types, and such answers are often wrong (look at marker genes): {}.": [
+        "Only a few cells were given these types, and such answers are often wrong (look at known markers): {}.": [
             f"{name} ({plural(n, 'cell')})" for name, n in table.loc[of_few, "assigned"].items()
         ],
         "These types were learned from few cells, so they are easily missed or mistaken: {}.": [
@@ -539,7 +554,7 @@ def summarise_prediction(
     of_cells = f"{ASSIGNED_CELLS} that are new to the model" if predicted.n_learned else ASSIGNED_CELLS
     reasons = predicted.table["reason"].value_counts().to_dict()
     unlike = (predicted.table["reason"] == UNLIKE).to_numpy()
-    sentence = f"{name}: {_counted(counts, int(unlike.sum()))}{_probably_wrong(predicted.error, of_cells)}."
+    sentence = f"{name}: {counted(counts, int(unlike.sum()))}{_probably_wrong(predicted.error, of_cells)}."
     doubt_of_unlike = _doubt_of_unlike(
         types, unlike, groups=None if predicted.groups is None else predicted.groups.table
     )
@@ -555,6 +570,7 @@ def summarise_prediction(
         *predicted.warnings,
         *_left_out_worse(calibration, "file"),
         *_doubtful_types(types, calibration, predicted.classes),
+        *_seldom_noticed(calibration),
         *_named(doubts),
         *predicted.notes,
     ]

@@ -492,7 +492,11 @@ def noticed_table(calibration: Calibration | None, classes: Sequence[str]) -> pd
         return pd.DataFrame({"note": ["No annotated batch was left out, so no type was hidden."]})
     if not calibration.noticed:
         return pd.DataFrame(
-            {"note": ["No type could be hidden: two annotated batches need to have it, of ten cells or more."]}
+            {
+                "note": [
+                    "No type could be hidden: two annotated batches need to have it, of ten cells or more, and others need two more types."
+                ]
+            }
         )
     shares = pd.Series(calibration.noticed).mul(100).round(1).sort_values(kind="stable").astype(object)
     others = pd.Series("not known", [name for name in classes if name not in shares.index], dtype=object)

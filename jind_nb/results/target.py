@@ -24,6 +24,9 @@ from .clusters import Clusters
 REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE, OUTSIDE, DOUBLET, NO_VALUES)
 
 
+MANY_UNLIKE = 0.05  # of the cells, that the first sentence names
+
+
 class Level(StrEnum):
     """What kind of answer a cell got."""
 
@@ -98,6 +101,20 @@ class TargetResult:
         """All possible answers, in the order to show them: types, parents, `Unassigned`."""
         parents = {name for level, _ in self.levels for name in data_parents.parents_of(self.final.classes, level)}
         return [*self.final.classes, *sorted(parents - set(self.final.classes)), UNASSIGNED]
+
+
+def counted(levels: Mapping[Level, int], n_unlike: int) -> str:
+    """Return how many cells got each kind of answer, and how many are unlike all annotated ones, in words.
+
+    >>> counted({Level.TYPE: 90, Level.UNASSIGNED: 10}, 8)
+    '90 of 100 cells assigned, 10 left Unassigned (8 of them unlike all annotated cells)'
+    """
+    n = sum(levels.values())
+    parents = f"{levels[Level.PARENT]:,} given a parent type only, " if Level.PARENT in levels else ""
+    unlike = f" ({n_unlike:,} of them unlike all annotated cells)" if n_unlike > MANY_UNLIKE * n else ""
+    return (
+        f"{levels[Level.TYPE]:,} of {n:,} cells assigned, {parents}{levels[Level.UNASSIGNED]:,} left Unassigned{unlike}"
+    )
 
 
 def with_types(result: TargetResult, types: Sequence[str]) -> TargetResult:

@@ -81,16 +81,47 @@ def test_what_another_type_has_too_is_told_apart() -> None:
 
 
 def test_page_one_names_what_is_higher_in_the_groups() -> None:
-    """A reader who knows cell types knows these by their markers at once."""
+    """A reader who knows cell types knows these by their markers at once. One type in three donors is no three types, and a heap of
+    damaged cells no type at all."""
     adata, result = case(40)
     groups = grouped(adata, result).table
-    assert (
-        "in a group of these cells, some features are higher than in all types here: g5 (40 cells)"
-        in groups_in_words(groups).lower()
+    assert groups_in_words(groups) == "g5 (40 cells)"
+    names = [f"group {i}" for i in range(1, 4)]
+    three = pd.concat([groups] * 3).set_axis(pd.Index(names, name="group")).assign(cells=[40, 30, 20])
+    three["much like"] = ["group 3", "", "group 1"]
+    three.loc["group 2", "higher than in all types"] = ""
+    three.loc["group 3", "median features"] = 0.5 * three.loc["group 3", "median features of others"]
+    assert groups_in_words(three) == (
+        "g5 (60 cells in 2 groups that are much alike, 20 of them with few features: perhaps damaged); "
+        "no feature (30 cells: perhaps of an annotated type in another state, or damaged)"
     )
-    many = pd.concat([groups] * 5)
-    assert "In the 3 largest of 5 groups of these cells" in groups_in_words(many)
-    assert groups_in_words(groups.assign(**{"higher than in all types": ""})) == ""
+
+
+@pytest.mark.parametrize("shared", [0.0, 6.0])
+def test_groups_that_differ_from_all_others_alike_are_said_to_be(shared: float) -> None:
+    """Each donor's cells of one new type may be a group, and would be told as new types."""
+    adata, result = case(80)
+    values = adata.X.toarray()
+    values[60:140, 5] = 0
+    values[60:100, 10] += 5
+    values[100:140, 11] += 5
+    values[60:140, 12:18] += shared
+    adata.X = sparse.csr_matrix(values)
+    table = grouped(adata, result).table
+    assert len(table) == 2
+    assert list(table["much like"]) == (["group 2", "group 1"] if shared else ["", ""])
+
+
+def test_what_a_type_has_of_which_the_target_has_few_cells_is_not_said_to_be_higher_than_in_all() -> None:
+    """Genes of dendritic cells were said to be higher in B cells than in all types, since the target has five dendritic cells."""
+    adata, result = case(40)
+    values = adata.X.toarray()
+    values[60:100, 6] += 5
+    values[100:, 6] += 5  # annotated cells; those of the target that are called B lack it
+    adata.X = sparse.csr_matrix(values)
+    first = grouped(adata, result).table.iloc[0]
+    assert "g6" in first["higher"]
+    assert first["higher than in all types"] == "g5"
 
 
 def test_a_group_between_two_types_names_both() -> None:

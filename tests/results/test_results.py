@@ -629,22 +629,6 @@ def test_cells_near_a_type_of_few_cells_may_be_that_type() -> None:
     assert "learned" not in next(iter(summary._doubt_of_unlike(table.assign(training_cells=None), np.array([True]))))
 
 
-def test_the_type_that_may_hold_more_of_a_new_one_is_named_though_the_nearest_has_no_cells() -> None:
-    """A third of the 15 cells called so were of the new type."""
-    table = pd.DataFrame(
-        {
-            "assigned": [0, 15, 200],
-            "parent_only": 0,
-            "rejected": [84, 11, 3],
-            "unlike": [84, 11, 0],
-            "training_cells": 90,
-        },
-        index=["MK", "Mono_CD16", "T"],
-    )
-    (text,) = summary._doubt_of_unlike(table, np.array([True] * 95))
-    assert text.endswith("more of it may be among the 15 cells that were called Mono_CD16.")
-
-
 def test_many_unassigned_cells_are_counted_without_those_unlike_the_reference_and_it_is_said() -> None:
     """The table has 25 Unassigned cells of a type, and the sentence none of them."""
     table = pd.DataFrame(
