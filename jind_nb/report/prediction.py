@@ -152,6 +152,7 @@ def _answer_pictures(
             "name": table.index.to_numpy(dtype=object), "label": None, "raw": table["raw_predictions"].to_numpy(dtype=object),
             "confidence": table["confidence"].to_numpy(), "reason": table["reason"].to_numpy(dtype=object),
             "cell type": table["predictions"].to_numpy(dtype=object),
+            "group": None if predicted.groups is None else predicted.groups.of_cells,
         }
     )  # fmt: skip
     stages = {"answer": (predicted.latent, cells["cell type"].to_numpy())}

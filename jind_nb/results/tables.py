@@ -50,8 +50,6 @@ UNKNOWN_TERM = "unknown"
 
 TERM_PAGE = "http://purl.obolibrary.org/obo/"
 
-NO_TOTAL = 1e-5  # times the sum of absolute values: a smaller total is none
-
 MOST_SUSPECTS = 12  # rows of a page's table; suspect_labels.csv has every cell
 
 MODE_WORDS = {AlignmentMode.UNALIGNED: "without alignment", AlignmentMode.ALIGNED: "after alignment"}
@@ -127,9 +125,15 @@ def composition_to_read(table: pd.DataFrame, *, has_parents: bool) -> pd.DataFra
     )
 
 
-def describe_points(points: pd.DataFrame, result: TargetResult) -> pd.DataFrame:
+def describe_points(points: pd.DataFrame, result: TargetResult, group: np.ndarray | None = None) -> pd.DataFrame:
     """Add to the points of `embedding.latent_points` what is known of each: `label` (in the file, None where there is none)
-    and, of the target's cells at the stage, `name`, `raw`, `confidence`, `reason` (None or NaN for annotated cells)."""
+    and, of the target's cells at the stage, `name`, `raw`, `confidence`, `reason` and `group` (None or NaN for annotated cells).
+
+    Parameters
+    ----------
+    group
+        `new_groups.Groups.of_cells`; None without groups.
+    """
     labels = result.labels if result.labels is not None else np.full(len(result.cells), None, dtype=object)
     frames = []
     for stage, here in points.groupby("stage", sort=False):
@@ -138,7 +142,7 @@ def describe_points(points: pd.DataFrame, result: TargetResult) -> pd.DataFrame:
         cells = pd.DataFrame(
             {
                 "name": result.cells, "label": labels, "raw": predictions.raw, "confidence": predictions.confidence,
-                "reason": last.reasons, "cell type": last.names,
+                "reason": last.reasons, "cell type": last.names, "group": group,
             }
         )  # fmt: skip
         frames.append(describe_stage(here, cells))
@@ -409,18 +413,15 @@ def error_columns(error: ExpectedError) -> dict[str, object]:
 
 
 def quality_table(x: sparse.csr_matrix, result: TargetResult) -> pd.DataFrame:
-    """Return `features` (with a value above zero), `total` (sum of the values as they were used) and `reason` of each target cell.
+    """Return `features` (above zero) and `reason` of each target cell.
 
     Parameters
     ----------
     x
-        The target's values, (n_target, n_features).
+        The target's values, (n_target, n_features). What a cell's values add up to says nothing of its quality: mostly all cells were
+        brought to one total.
     """
-    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
-    # Of values centred within each cell nothing is left of a total but what their float32 digits lack.
-    total[np.abs(total) <= NO_TOTAL * np.asarray(abs(x).sum(axis=1, dtype=np.float64)).ravel()] = 0.0
-    features = np.asarray((x > 0).sum(axis=1)).ravel()
-    return pd.DataFrame({"features": features, "total": total, "reason": result.reasons})
+    return pd.DataFrame({"features": np.asarray((x > 0).sum(axis=1)).ravel(), "reason": result.reasons})
 
 
 def confusion_table(result: TargetResult) -> pd.DataFrame | None:

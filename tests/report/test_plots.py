@@ -617,18 +617,10 @@ def test_names_of_few_columns_are_not_turned_where_they_have_room(names: list[st
 
 def test_quality_names_every_reason_and_its_cells() -> None:
     """Unassigned cells of few features are damaged cells, not a new type."""
-    table = pd.DataFrame(
-        {"features": [10, 20, 5], "total": [9.0, 9.0, 1.0], "reason": ["confident"] * 2 + ["ambiguous"]}
-    )
+    table = pd.DataFrame({"features": [10, 20, 5], "reason": ["confident"] * 2 + ["ambiguous"]})
     figure = plots_target.quality_by_reason(table, TARGET)
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["confident\n(2)", "ambiguous\n(1)"]
     assert "confident 15" in plots_target.quality_alt(table, TARGET)
-    centred = plots_target.quality_by_reason(table.assign(total=0.0), TARGET)
-    assert [axes.get_xlabel() for axes in centred.axes] == ["features above the cell's own mean"]
-    plt.close(centred)
-    figure = plots_target.quality_by_reason(table.assign(total=[1.0, 1.0 + 2e-7, 1.0 + 1e-7]), TARGET)
-    figure.canvas.draw()
-    assert [axes.xaxis.get_offset_text().get_text() for axes in figure.axes] == ["", ""]  # "1e-7+1" is no total to read
     confidence, rejected = np.array([0.95, 0.7, 0.2]), np.array([False, False, True])
     figure = plots_target.confidence_histogram(confidence, rejected, TARGET)
     assert sum(bar.get_height() for bar in figure.axes[0].patches) == 3

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scipy import sparse
 
 from jind_nb.core.colours import DARK_GREY
 from jind_nb.core.labels import UNASSIGNED
@@ -447,16 +446,6 @@ def test_captions_speak_of_left_out_cells_only_where_a_batch_was_left_out() -> N
     captions = tables.left_out_captions({"shared": alone, "aligned": alone})
     assert "left-out" not in " ".join(captions)
     assert captions[1].startswith("Labels that answers for held-out cells of the only annotated batch contradict")
-
-
-def test_values_that_are_centred_within_cells_have_no_total() -> None:
-    """The digits that float32 lacks were drawn as totals of cells, with 1e-7 at the axis."""
-    values = np.random.default_rng(0).gamma(2.0, size=(3, 500)).astype(np.float32)
-    centred = sparse.csr_matrix(values - values.mean(axis=1, keepdims=True))
-    result = annotated(["B", "T"], THREE_CELLS)
-    assert tables.quality_table(centred, result)["total"].tolist() == [0.0, 0.0, 0.0]
-    totals = tables.quality_table(sparse.csr_matrix(values), result)["total"]
-    np.testing.assert_allclose(totals, values.sum(axis=1), rtol=1e-5)
 
 
 def test_the_left_out_table_is_in_percent() -> None:

@@ -221,6 +221,9 @@ def target_umap(
         axes.scatter(x[at], y[at], s=size, alpha=0.65, color=colours[name], linewidths=0)
         if name in numbers and name != UNASSIGNED:
             _draw_number(axes, numbers[name], points[at], points)
+    groups = points["group"].dropna() if by == "reason" and "group" in points else pd.Series(dtype=object)
+    for name, of_group in groups.groupby(groups):
+        _draw_number(axes, str(name).removeprefix("group "), points.loc[of_group.index], points)
     _legend_below(figure, entries, colours, numbers, columns, _column(by))
     return figure
 

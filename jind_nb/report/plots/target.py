@@ -42,8 +42,6 @@ PALE: dict[str, Any] = {
     "linewidth": 0.4,
 }  # bars of cells with a parent only
 
-QUALITY_WORDS = {"features": "features with a value", "total": "total of the values"}
-
 OUTLIERS = {"marker": ".", "markersize": 2, "markeredgewidth": 0, "markerfacecolor": "#777777"}
 
 # Points of a curve's line and of its marks: each is drawn over wider ones, so that curves on one place are all seen.
@@ -190,41 +188,30 @@ def histogram_alt(confidence: np.ndarray, rejected: np.ndarray, target: str) -> 
 
 
 def quality_by_reason(table: pd.DataFrame, target: str) -> Figure:
-    """Draw how many features the cells have, and their total, by the reason of their answer; `table` as
-    `tables.quality_table` returns it."""
+    """Draw how many features the cells have, by the reason of their answer; `table` as `tables.quality_table` returns it."""
     reasons = [reason for reason in REASON_COLOURS if (table["reason"] == reason).any()]
-    shown = _quality_words(table)
-    figure, panels = subplots(1, len(shown), figsize=(HALF, 2.1), sharey=True)
-    panels = np.atleast_1d(panels)
-    for axes, (column, label) in zip(panels, shown.items(), strict=True):
-        values = [table.loc[table["reason"] == reason, column].to_numpy() for reason in reasons]
-        drawn = axes.boxplot(values, orientation="horizontal", widths=0.6, patch_artist=True, flierprops=OUTLIERS)
-        for box, reason in zip(drawn["boxes"], reasons, strict=True):
-            box.set(facecolor=REASON_COLOURS[reason], alpha=0.55, linewidth=0.6)
-        for line in drawn["medians"]:
-            line.set(color="black", linewidth=1.2)
-        axes.set_xlabel(label, fontsize=7)
-        axes.locator_params(axis="x", nbins=3)
-        axes.ticklabel_format(axis="x", style="plain", useOffset=False)
-        axes.spines[["top", "right"]].set_visible(False)
+    figure, axes = subplots(figsize=(HALF, 2.1))
+    values = [table.loc[table["reason"] == reason, "features"].to_numpy() for reason in reasons]
+    drawn = axes.boxplot(values, orientation="horizontal", widths=0.6, patch_artist=True, flierprops=OUTLIERS)
+    for box, reason in zip(drawn["boxes"], reasons, strict=True):
+        box.set(facecolor=REASON_COLOURS[reason], alpha=0.55, linewidth=0.6)
+    for line in drawn["medians"]:
+        line.set(color="black", linewidth=1.2)
+    axes.set_xlabel("features above zero in a cell", fontsize=7)
+    axes.ticklabel_format(axis="x", style="plain", useOffset=False)
+    axes.spines[["top", "right"]].set_visible(False)
     words = [f"{reason.replace(' ', chr(10))}\n({(table['reason'] == reason).sum():,})" for reason in reasons]
-    panels[0].set_yticks(range(1, len(reasons) + 1), words, fontsize=7)
-    panels[0].invert_yaxis()
+    axes.set_yticks(range(1, len(reasons) + 1), words, fontsize=7)
+    axes.invert_yaxis()
     figure.suptitle(f"Quality of the cells of {short(target, 20)}", fontsize=8.5, x=0.02, ha="left")
     return figure
-
-
-def _quality_words(table: pd.DataFrame) -> Mapping[str, str]:
-    """Return the columns to draw and what they are: of values centred within each cell the total is zero and tells nothing."""
-    return QUALITY_WORDS if table["total"].any() else {"features": "features above the cell's own mean"}
 
 
 def quality_alt(table: pd.DataFrame, target: str) -> str:
     """Return the alt text of `quality_by_reason`."""
     medians = table.groupby("reason", observed=True)["features"].median()
     words = "; ".join(f"{reason} {value:,.0f}" for reason, value in medians.items())
-    shown = " and of the ".join(_quality_words(table).values())
-    return f"Box plots of the {shown} of the cells of {target} by reason. Median features: {words}."
+    return f"Box plot of the features above zero in the cells of {target} by reason. Medians: {words}."
 
 
 def confidence_by_type(raw: np.ndarray, confidence: np.ndarray, thresholds: Mapping[str, float], target: str) -> Figure:
