@@ -248,7 +248,7 @@ def far_below(
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """Return which left-out batches did far worse than the others, the worst first.
 
-    It finds one in a quarter of the runs with all other batches annotated (`python -m benchmarks.research.left_out_apart`).
+    It finds one in two fifths of the runs with all other batches annotated (`python -m benchmarks.research.left_out_apart`).
 
     Parameters
     ----------
