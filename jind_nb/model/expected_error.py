@@ -126,15 +126,19 @@ def pooled_error(parts: Mapping[str, tuple[ExpectedError, int]]) -> ExpectedErro
     errors = [error for error, _ in (counted or parts).values()]
     if len(counted) < 2:
         return errors[0]
-    known = [(error.value, *error.range) for error in errors if error.value is not None and error.range is not None]
+    known = [
+        (error.value, *error.range, error.unseen)
+        for error in errors
+        if error.value is not None and error.range is not None
+    ]
     if len(known) < len(errors):
         return next(error for error in errors if error.value is None)
     cells = np.array([n for _, n in counted.values()])
-    value, low, high = np.average(known, axis=0, weights=cells).tolist()
+    value, low, high, unseen = np.average(known, axis=0, weights=cells).tolist()
     name, basis = next(iter(counted)), errors[0].basis
     names = listing(counted, MOST_NAMES, quoted=False)
     words = f"This is the mean over these groups of cells, the larger ones counting more: {names}. For {name}: {basis[:1].lower()}{basis[1:]}"
-    return ExpectedError(value, (low, high), words)
+    return ExpectedError(value, (low, high), words, unseen)
 
 
 def beside_alignment(error: ExpectedError, changed: float, aligned: ExpectedError) -> ExpectedError:
@@ -162,7 +166,7 @@ def beside_alignment(error: ExpectedError, changed: float, aligned: ExpectedErro
         min(1.0, max(error.range[1], changed + aligned.range[1])),
     )
     words = f"{percent(changed)} of the assigned cells would get another type if the batch were aligned, and at least one of the two is wrong: added as errors."
-    return ExpectedError(value, (min(low, value), max(high, value)), f"{error.basis} {words}")
+    return replace(error, value=value, range=(min(low, value), max(high, value)), basis=f"{error.basis} {words}")
 
 
 def widened(error: ExpectedError, missing: float) -> ExpectedError:

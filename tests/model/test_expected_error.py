@@ -175,3 +175,10 @@ def test_beside_alignment_the_error_is_never_lower_and_within_its_interval(
     assert 0 <= found.range[0] <= found.value <= found.range[1] <= 1
     assert found.value >= value
     assert beside_alignment(ExpectedError(None, None, ""), changed, error).value is None
+
+
+def test_how_far_the_range_is_for_new_types_is_kept() -> None:
+    """The first sentence says why it is so wide; predict pools batches, and asks what alignment would change."""
+    own = ExpectedError(0.01, (0.0, 0.4), "Why.", unseen=0.3)
+    assert pooled_error({"a": (own, 10), "b": (own, 30)}).unseen == pytest.approx(0.3)
+    assert beside_alignment(own, 0.2, ExpectedError(0.05, (0.0, 0.1), "")).unseen == 0.3

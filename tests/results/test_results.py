@@ -713,6 +713,21 @@ def test_the_first_sentence_tells_how_wrong_the_expected_error_may_be() -> None:
     assert summary._probably_wrong(near).endswith("are probably wrong")
     far = ExpectedError(0.3, (0.1, 0.55), "Said.")
     assert summary._probably_wrong(far).endswith("perhaps up to 55.0 %")
+    unseen = replace(far, unseen=0.5)  # nearly all of the way up is for types that may be new
+    assert summary._probably_wrong(unseen).endswith(
+        "up to 55.0 % if the cells unlike all annotated ones are of a new type"
+    )
+
+
+@pytest.mark.parametrize(
+    ("noticed", "is_said"), [({"B": 0.0, "T": 0.1}, True), ({"B": 0.9, "T": 0.8}, False), ({}, False)]
+)
+def test_page_one_says_where_a_new_type_would_go_unnoticed(noticed: dict[str, float], is_said: bool) -> None:
+    """ "0 cells unlike all annotated ones" reassures, where a quarter of the cells were of new types and none was noticed."""
+    calibration = replace(left_out(0.02, 0.1, n_annotated=2, target_error=None, threshold=None), noticed=noticed)
+    said = summary._seldom_noticed(calibration)
+    assert bool(said) is is_said
+    assert not said or "5.0 % of the cells were found unlike all others" in said[0]
 
 
 def test_the_first_numbers_say_what_they_rest_on() -> None:
