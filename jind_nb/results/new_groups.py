@@ -14,8 +14,10 @@ import pandas as pd
 from scipy import sparse
 
 from ..core.labels import UNLIKE
+from ..core.sparse_rows import mean_and_variance
 from ..core.subsample import subsample
 from ..core.text import listing, plural
+from ..model.in_blocks import in_blocks
 from .clusters import leiden
 from .target import TargetResult, target_rows
 
@@ -30,6 +32,7 @@ NEARLY_ALL, MOST_NEAREST, CLEAR = 0.9, 3, 0.5
 LIKE = 0.75
 MOST_GROUPED = 3_000  # of a file's cells that are unlike all annotated ones
 MOST_COMPARED, MOST_OF_ALL_TYPES = 200, 6_000  # of a file's cells: of one type, and of all together, beside them
+CELLS_AT_ONCE = 5_120  # that are copied; memory only
 ALL_OTHERS = "all other cells"
 # Columns of the table.
 FEATURES, FEATURES_OF_OTHERS = "median features", "median features of others"
@@ -71,12 +74,13 @@ class _Moments:
     variance: np.ndarray
 
     @classmethod
-    def of(cls, cells: sparse.csr_matrix) -> _Moments:
-        """Compute them for cells (n, p), one at least."""
-        # Takes 0.7 s to import, and few `predict` make a report.
-        from sklearn.utils.sparsefuncs import mean_variance_axis
-
-        return cls(*mean_variance_axis(cells.astype(np.float64), axis=0))
+    def of(cls, x: sparse.csr_matrix, rows: np.ndarray) -> _Moments:
+        """Compute them for some rows of cells (n, p), one at least; some are copied at a time."""
+        parts = in_blocks(lambda block: mean_and_variance(x[rows[block]]), len(rows), CELLS_AT_ONCE)
+        means, variances = (np.stack(of_parts) for of_parts in zip(*parts, strict=True))
+        n = [min(CELLS_AT_ONCE, len(rows) - start) for start in range(0, len(rows), CELLS_AT_ONCE)]
+        mean = np.average(means, axis=0, weights=n)
+        return cls(mean, np.average(variances + (means - mean) ** 2, axis=0, weights=n))
 
 
 @dataclass(frozen=True)
@@ -122,13 +126,13 @@ def find_groups(prepared: ad.AnnData, target: str, result: TargetResult, seed: i
         {name: cells for name in result.final.classes if len(cells := find(name)) >= FEWEST_CELLS}
         for find in (lambda name: rows[result.names == name], lambda name: np.flatnonzero(types == name))
     )
-    others = x[rows[result.reasons != UNLIKE]]
+    others = rows[result.reasons != UNLIKE]
     beside = _Beside(
         prepared.var_names,
-        {name: _Moments.of(x[cells]) for name, cells in own.items()},
-        {name: _Moments.of(x[cells]) for name, cells in annotated.items() if name not in own},
-        _Moments.of(others) if others.shape[0] else None,
-        _n_features(others),
+        {name: _Moments.of(x, cells) for name, cells in own.items()},
+        {name: _Moments.of(x, cells) for name, cells in annotated.items() if name not in own},
+        _Moments.of(x, others) if len(others) else None,
+        _n_features(x, others),
     )
     found = _groups(x[rows[flagged]], result.final.raw[flagged], beside, seed)
     return _among(found, flagged, len(rows))
@@ -169,9 +173,10 @@ def find_groups_of_file(
     compared = {name: drawn(names == name, most) for name in types} | {ALL_OTHERS: drawn(reason != UNLIKE, most)}
     rows = np.unique(np.concatenate([flagged, *compared.values()]))
     x = read(rows)
-    moments = {name: _Moments.of(x[np.searchsorted(rows, cells)]) for name, cells in compared.items() if len(cells)}
-    of_others, others = moments.pop(ALL_OTHERS, None), x[np.searchsorted(rows, compared[ALL_OTHERS])]
-    beside = _Beside(features, moments, {}, of_others, _n_features(others))
+    places = {name: np.flatnonzero(np.isin(rows, cells)) for name, cells in compared.items() if len(cells)}
+    moments = {name: _Moments.of(x, cells) for name, cells in places.items()}
+    of_others, others = moments.pop(ALL_OTHERS, None), places.get(ALL_OTHERS, rows[:0])
+    beside = _Beside(features, moments, {}, of_others, _n_features(x, others))
     found = _groups(x[np.searchsorted(rows, flagged)], raw[flagged], beside, seed)
     return _among(found, flagged, len(table))
 
@@ -199,8 +204,9 @@ def _groups(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside, seed: int) -
         here = group == number
         if here.sum() >= FEWEST_CELLS and len(rows) < MOST_GROUPS:
             name = f"group {len(rows) + 1}"
-            rows[name], of_cells[here] = _row(x[here], raw[here], beside), name
-            apart.append(standardised_difference(_Moments.of(x[here]), beside.others))
+            moments, n_features = _Moments.of(x, np.flatnonzero(here)), _n_features(x, np.flatnonzero(here))
+            rows[name], of_cells[here] = _row(moments, n_features, raw[here], beside), name
+            apart.append(standardised_difference(moments, beside.others))
     if not rows:
         return None
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
@@ -216,12 +222,11 @@ def _much_like(names: pd.Index, apart: np.ndarray) -> list[str]:
     return [", ".join(names[row]) for row in alike]
 
 
-def _row(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside) -> dict[str, object]:
-    """Return the row of a group's cells: their values (n, p) and most probable types, objects (n,)."""
+def _row(here: _Moments, n_features: float, raw: np.ndarray, beside: _Beside) -> dict[str, object]:
+    """Return the row of a group's cells, given the features of the median one and their most probable types, objects (n,)."""
     types = pd.Series(raw).value_counts().sort_index().sort_values(ascending=False, kind="stable")
     share = types.iloc[0] / len(raw)
     which, others = beside.of_type(types.index)
-    here = _Moments.of(x)
     apart = standardised_difference(here, others)
     every = [*beside.own.values(), *beside.annotated.values()] if beside.own else []
     of_all = [standardised_difference(here, of_type) for of_type in every]
@@ -233,7 +238,7 @@ def _row(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside) -> dict[str, ob
     several = listing((f"{of} ({n})" for of, n in types.items()), MOST_NEAREST, quoted=False)
     return {
         "cells": len(raw),
-        FEATURES: _n_features(x),
+        FEATURES: n_features,
         FEATURES_OF_OTHERS: beside.n_features,
         "nearest type": types.index[0]
         if share >= NEARLY_ALL
@@ -247,9 +252,10 @@ def _row(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside) -> dict[str, ob
     }
 
 
-def _n_features(x: sparse.csr_matrix) -> float:
-    """Return how many features are above zero in the median cell of some (n, p); 0 without any."""
-    return float(np.median(np.asarray((x > 0).sum(axis=1)))) if x.shape[0] else 0.0
+def _n_features(x: sparse.csr_matrix, rows: np.ndarray) -> float:
+    """Return how many features are above zero in the median cell of some rows of cells (n, p); 0 without any."""
+    counts = in_blocks(lambda block: np.asarray((x[rows[block]] > 0).sum(axis=1)).ravel(), len(rows), CELLS_AT_ONCE)
+    return float(np.median(np.concatenate(counts))) if len(rows) else 0.0
 
 
 def _among(found: Groups | None, flagged: np.ndarray, n: int) -> Groups | None:
@@ -265,8 +271,9 @@ def standardised_difference(here: _Moments, others: _Moments | None) -> np.ndarr
     """Return how much higher each feature is in some cells than in others, float64 (p,): the difference of means
     divided by the root of the mean variance plus its median, which keeps features of next to no variance quiet. Zero without others.
 
-    >>> a, b = sparse.csr_matrix([[2.0, 0.0], [4.0, 0.0]]), sparse.csr_matrix([[0.0, 0.0], [2.0, 0.0]])
-    >>> standardised_difference(_Moments.of(a), _Moments.of(b)).round(2).tolist()
+    >>> x = sparse.csr_matrix([[2.0, 0.0], [4.0, 0.0], [0.0, 0.0], [2.0, 0.0]])
+    >>> a, b = (_Moments.of(x, np.array(rows)) for rows in ([0, 1], [2, 3]))
+    >>> standardised_difference(a, b).round(2).tolist()
     [1.33, 0.0]
     """
     if others is None:
