@@ -235,16 +235,15 @@ def _row(here: _Moments, n_features: float, raw: np.ndarray, beside: _Beside) ->
         order = np.argsort(-score, kind="stable")[:MARKERS]
         return listing(beside.features[order[score[order] > above]], MARKERS, quoted=False)
 
-    several = listing((f"{of} ({n})" for of, n in types.items()), MOST_NEAREST, quoted=False)
+    nearest = types.index[0]
+    if share < NEARLY_ALL:
+        several = listing((f"{of} ({n})" for of, n in types.items()), MOST_NEAREST, quoted=False)
+        nearest = several if share > CLEAR else f"none clearly: {several}"
     return {
         "cells": len(raw),
         FEATURES: n_features,
         FEATURES_OF_OTHERS: beside.n_features,
-        "nearest type": types.index[0]
-        if share >= NEARLY_ALL
-        else several
-        if share > CLEAR
-        else f"none clearly: {several}",
+        "nearest type": nearest,
         "compared with": which if others is not None else "",
         "higher": first(apart),
         "lower": first(-apart),
