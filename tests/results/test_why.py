@@ -134,7 +134,7 @@ def test_predict_falls_back_like_the_run(run: Path, tmp_path: Path, jind_nb: Cal
     then, now = (pd.read_parquet(folder / "predictions.parquet") for folder in (run, tmp_path / "out"))
     for column in ("raw_predictions", "predictions", "level", "reason"):
         assert now[column].tolist() == then[column].tolist()
-    assert "with a parent type only" in done.out
+    assert "given a parent type only" in done.out
     obs = ad.read_h5ad(tmp_path / "out" / "annotated_target.h5ad").obs
     assert obs["jind_level"].tolist() == then["level"].tolist()
     assert "jind_cluster" not in obs  # of the run, not of this annotation
