@@ -19,7 +19,7 @@ from benchmarks.common import RESULTS, append_rows, measured_already, print_tabl
 from benchmarks.problems import SETS, Problem, of_rows, problems
 from jind_nb.core.subsample import subsample
 from jind_nb.model import annotate
-from jind_nb.model.calibration import HIGHEST_LIMIT, exceeded_by
+from jind_nb.model.calibration import HIGHEST_LIMIT, exceeded_novelty
 from jind_nb.model.new_types import APART, BESIDE_NOVEL, FLOOR, SLOPE, START, UNSURE
 from jind_nb.model.predictions import SHARE_ABOVE
 from jind_nb.model.state import USUALLY_APART, Exceeded, NoveltyLimit
@@ -85,7 +85,7 @@ def measured(problem: Problem, hidden: str, recall: float, said: float | None) -
     novelty = annotate.annotate(reference.model, x, known, settings).novelty
     new = problem.truth == hidden
     others = np.isin(problem.truth, problem.plan.classes)
-    exceeded, alone = exceeded_by(left_out), left_out[0].limit.alone
+    exceeded, alone = exceeded_novelty(left_out), left_out[0].limit.alone
     row = {
         "set": problem.set,
         "target": problem.target,
@@ -112,11 +112,13 @@ def flagged(rows: pd.DataFrame, unsure: float, apart: float, start: float) -> pd
     of_start = start - unsure / np.sqrt(2) - apart * USUALLY_APART
     rule = NoveltyLimit(SHARE_ABOVE, FLOOR, of_start, SLOPE, unsure, apart)
     by_shipped = NoveltyLimit(SHARE_ABOVE, FLOOR, START, SLOPE, UNSURE, APART)
-    moved = rule.by(Exceeded(1.0)) - by_shipped.by(Exceeded(1.0))  # of a limit that no left-out batch tells
+    moved = rule.from_exceeded(Exceeded(1.0)) - by_shipped.from_exceeded(
+        Exceeded(1.0)
+    )  # of a limit that no left-out batch tells
     found = []
     for row in rows.to_dict("records"):
         n = row["telling_batches"]
-        limit = rule.by(Exceeded(row["exceeded"], n, row["apart"])) if n else row["alone"] + moved
+        limit = rule.from_exceeded(Exceeded(row["exceeded"], n, row["apart"])) if n else row["alone"] + moved
         limit = max(min(limit, HIGHEST_LIMIT), BESIDE_NOVEL * row["high"])
         nearest = LIMITS[min(round(limit / LIMITS[1]), len(LIMITS) - 1)]
         found.append((row[f"new_{nearest}"], row[f"known_{nearest}"]))

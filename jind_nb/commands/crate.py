@@ -76,7 +76,9 @@ def write_prediction_crate(run: Run, manifest: Mapping[str, Any], seconds: float
     model = Path(manifest["model"]["path"]) / "model.json"  # which has the hashes of all other files of the model
     objects.append(_input(crate, {"path": str(model), "sha256": sha256(model)}))
     objects += [_parameter(crate, name, value) for name, value in run.parameters.model_dump().items()]
-    written = (run.predictions_parquet, run.predictions_csv, run.predictions_xlsx, run.metrics, run.report_html)
+    written = (
+        run.predictions_parquet, run.predictions_csv, run.predictions_xlsx, run.unlike_groups, run.metrics, run.report_html,
+    )  # fmt: skip
     files = [_file(crate, run, path, sha256(path), path.stat().st_size) for path in written if path.exists()]
     # Hashing the annotated file would take as long as writing it.
     files.append(_file(crate, run, run.annotated_target, None, run.annotated_target.stat().st_size))

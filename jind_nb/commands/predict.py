@@ -590,7 +590,8 @@ def _write_about(predicted: Predicted, hashed: str, options: Options, begun: flo
         "input": [{"path": run.parameters.paths[0], "sha256": hashed}],
         "notes": [*predicted.warnings, *predicted.notes, *predicted.alignment_notes],
     }
-    write_json(run.metrics, {"target": _metrics(predicted)})
+    groups = {"unlike_groups": to_json(predicted.groups and predicted.groups.table)} if options.report else {}
+    write_json(run.metrics, {"target": _metrics(predicted) | groups})
     if options.report:
         report.write_prediction_html(predicted, manifest)
     write_prediction_crate(run, manifest, time.monotonic() - begun)
@@ -624,5 +625,4 @@ def _metrics(predicted: Predicted) -> dict[str, Any]:
         "expected_error": predicted.error.value,
         "expected_error_range": predicted.error.range,
         "expected_error_basis": predicted.error.basis,
-        "unlike_groups": to_json(None if predicted.groups is None else predicted.groups.table),
     }

@@ -306,14 +306,14 @@ def calibrate(
 
 def novelty_threshold(left_out: list[LeftOut]) -> float | None:
     """Return the limit of novelty by left-out batches: `NoveltyLimit`. None where no cell could be known."""
-    limit, exceeded = left_out[0].limit, exceeded_by(left_out)
+    limit, exceeded = left_out[0].limit, exceeded_novelty(left_out)
     if exceeded is not None:
-        return min(limit.by(exceeded), HIGHEST_LIMIT)
+        return min(limit.from_exceeded(exceeded), HIGHEST_LIMIT)
     could = any(batch.could_be_known.any() for batch in left_out)
     return min(limit.alone, HIGHEST_LIMIT) if limit.alone is not None and could else None
 
 
-def exceeded_by(left_out: list[LeftOut]) -> Exceeded | None:
+def exceeded_novelty(left_out: list[LeftOut]) -> Exceeded | None:
     """Return the novelty that a share of the left-out cells of types their model knew exceed, each batch counted alike. A batch of which
     only a handful of cells could be known is not asked, if there is a limit without; None where no batch is."""
     limit = left_out[0].limit

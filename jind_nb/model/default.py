@@ -562,7 +562,7 @@ def limit_alone(model: Annotator, known: KnownLatents, settings: Settings) -> No
     columns = near_columns(known.latent.shape[1])
     shares = classify(model.classifier, known.latent, settings.device)
     found = novelty_of_annotated(known.latent.astype(np.float64), known.batch, known.y, shares, columns)
-    return NOVELTY if found is None else replace(NOVELTY, alone=NOVELTY.by(Exceeded(found + EASIER)))
+    return NOVELTY if found is None else replace(NOVELTY, alone=NOVELTY.from_exceeded(Exceeded(found + EASIER)))
 
 
 @one_blas_thread

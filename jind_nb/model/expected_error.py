@@ -137,7 +137,7 @@ def pooled_error(parts: Mapping[str, tuple[ExpectedError, int]]) -> ExpectedErro
     value, low, high, unseen = np.average(known, axis=0, weights=cells).tolist()
     name, basis = next(iter(counted)), errors[0].basis
     names = listing(counted, MOST_NAMES, quoted=False)
-    words = f"This is the mean over these groups of cells, the larger ones counting more: {names}. For {name}: {basis[:1].lower()}{basis[1:]}"
+    words = f"This is the mean over these parts of the file, the larger ones counting more: {names}. For {name}: {basis[:1].lower()}{basis[1:]}"
     return ExpectedError(value, (low, high), words, unseen)
 
 

@@ -54,7 +54,7 @@ class NoveltyLimit:
     by_profiles: bool = False  # whether cells that resemble no type are unlike anything, too
     beside_novel: float = 0.0  # `Rule.beside_novel`
 
-    def by(self, exceeded: Exceeded) -> float:
+    def from_exceeded(self, exceeded: Exceeded) -> float:
         """Return the limit by what left-out cells exceed: higher where few batches tell it, or batches that differ, since then it may
         well be another in the target."""
         doubt = self.unsure / sqrt(min(exceeded.batches, MOST_BATCHES)) + self.apart * exceeded.apart

@@ -138,8 +138,8 @@ def _groups(predicted: Predicted) -> Markup | None:
     """Return the groups of cells that are unlike all annotated ones; None where there are none."""
     if predicted.groups is None:
         return None
-    groups = predicted.groups.table
-    return _table(groups, new_groups.title(groups, predicted.table["reason"]))
+    groups = predicted.groups
+    return _table(new_groups.to_read(groups.table), new_groups.title(groups, predicted.table["reason"]))
 
 
 def _answer_pictures(
@@ -182,9 +182,7 @@ def _trust(calibration: Calibration | None, classes: list[str]) -> Markup | None
     caption = left_out_caption(calibration, "Each annotated batch, left out and annotated like a new file")
     shown = Markup("").join(figure_html(png, about) for png, about in pictures)
     note = calibration_note(calibration)
-    noticed = (
-        _table(noticed_table(calibration, classes), NOTICED_CAPTION) if calibration.n_annotated > 1 else Markup("")
-    )
+    noticed = _table(noticed_table(calibration, classes), NOTICED_CAPTION) if calibration.noticed else Markup("")
     return (
         _table(left_out_table(calibration), caption)
         + shown

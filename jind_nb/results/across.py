@@ -10,10 +10,12 @@ from ..core.text import about, percent, plural
 from ..data.plan import Plan
 from ..model.expected_error import ExpectedError
 from .tables import composition_table, error_columns, most_like_shares
-from .target import Level, TargetResult
+from .target import MANY_UNLIKE, Level, TargetResult
 
 # A sample stands out if it differs from the median of the others by so much (shares, 0 to 1).
 LESS_ASSIGNED, MORE_UNLIKE, MORE_OF_A_TYPE, MORE_ERROR = 0.10, 0.05, 0.10, 0.02
+
+MOST_WRONG = 0.01  # more than in all samples together: the sample in which most cells are wrong is named
 
 TIMES = 2.0  # and by so many times, for a type's share and for the expected error
 
@@ -55,7 +57,9 @@ def in_one_sentence(results: Mapping[str, TargetResult], errors: Mapping[str, Ex
     that is known of each sample with assigned cells."""
     assigned = {name: int((result.level == Level.TYPE).sum()) for name, result in results.items()}
     n, n_assigned = sum(len(result.cells) for result in results.values()), sum(assigned.values())
-    sentence = f"{n_assigned:,} of {n:,} cells assigned ({percent(n_assigned / n)})"
+    n_unlike = sum(int((result.final.reasons == UNLIKE).sum()) for result in results.values())
+    unlike = f", {n_unlike:,} unlike all annotated cells" if n_unlike > MANY_UNLIKE * n else ""
+    sentence = f"{n_assigned:,} of {n:,} cells assigned ({percent(n_assigned / n)}){unlike}"
     asked = [name for name in results if assigned[name]]  # where no cell is assigned, none is wrong
     known = {name: value for name in asked if (value := errors[name].value) is not None}
     if len(known) < len(asked):
@@ -65,15 +69,15 @@ def in_one_sentence(results: Mapping[str, TargetResult], errors: Mapping[str, Ex
         return sentence
     error = float(np.average(list(known.values()), weights=[assigned[name] for name in asked]))
     worst = max(known, key=lambda name: known[name])
-    most = f", most in {worst} ({about(known[worst])})" if known[worst] > error else ""
+    most = f", most in {worst} ({about(known[worst])})" if known[worst] >= error + MOST_WRONG else ""
     return f"{sentence}; {about(error)} of the assigned cells are probably wrong{most}"
 
 
 def what_stands_out(
     results: Mapping[str, TargetResult], errors: Mapping[str, ExpectedError], plans: Mapping[str, Plan]
 ) -> list[str]:
-    """Return for each target its own warnings and how it differs from the median of the others, the one that stands out most first;
-    nothing of a target that does not.
+    """Return for each target its own warnings, whether many of its cells are unlike all annotated ones, and how it differs from the median of
+    the others, the one that stands out most first; nothing of a target that does not.
 
     Types are compared by the cells that are most like them, so that many Unassigned cells do not change a composition. Where several
     batches are annotated, a share such as theirs does not stand out. Composition may differ because the samples do; a difference says
@@ -103,13 +107,29 @@ def what_stands_out(
             here, low, high = own[words], annotated.loc[words, "low"], annotated.loc[words, "high"]
             if _stands_out(str(words), here, there) and not low <= here <= high:
                 beside = "" if pd.isna(low) else f", {percent(low)} to {percent(high)} in the annotated batches"
-                apart[f"{percent(here)} {words}, {percent(there)} {where}{beside}"] = abs(here - there)
+                said = (
+                    str(words).replace("cells", "cells (unlike ones not counted)")
+                    if _is_of_likeness(words, own)
+                    else words
+                )
+                apart[f"{percent(here)} {said}, {percent(there)} {where}{beside}"] = abs(here - there)
+        if own[UNLIKE_ALL] > MANY_UNLIKE and not any(
+            UNLIKE_ALL in words for words in apart
+        ):  # of the others perhaps as many
+            apart[f"{percent(own[UNLIKE_ALL])} {UNLIKE_ALL}, perhaps of a type that the annotated batches lack"] = own[
+                UNLIKE_ALL
+            ]
         warnings = [warning for warning in plans[str(name)].warnings if repr(name) in warning]
         if apart or warnings:
             differs = f"{name}: {'; '.join(sorted(apart, key=lambda words: -apart[words]))}." if apart else ""
             found.append((len(warnings) + sum(apart.values()), " ".join([*warnings, differs]).strip()))
     found.sort(key=lambda one: -one[0])
     return [words for _, words in found[:MOST_NAMED]]
+
+
+def _is_of_likeness(words: object, own: pd.Series) -> bool:
+    """Return whether a share is of the cells that are not unlike all annotated ones, of a sample that has such cells."""
+    return str(words).startswith(MOST_LIKE) and bool(own[UNLIKE_ALL])
 
 
 def _stands_out(words: str, here: float, there: float) -> bool:

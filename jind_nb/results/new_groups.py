@@ -36,7 +36,7 @@ CELLS_AT_ONCE = 5_120  # that are copied; memory only
 ALL_OTHERS = "all other cells"
 # Columns of the table.
 FEATURES, FEATURES_OF_OTHERS = "median features", "median features of others"
-HIGHER_THAN_ALL, MUCH_LIKE = "higher than in all types", "much like"
+HIGHER, LOWER, HIGHER_THAN_ALL, MUCH_LIKE = "higher", "lower", "higher than in all types", "much like"
 NO_GROUPS = f"No group of {FEWEST_CELLS} or more of the target's cells is unlike all annotated cells."
 
 
@@ -46,10 +46,17 @@ class Groups:
 
     table: pd.DataFrame  # a row for each, the largest first: `find_groups`
     of_cells: np.ndarray  # objects (n_target,): each cell's group, as the table calls it; None for a cell in none
+    asked: int  # cells unlike everything annotated that were grouped: of a large file some
+
+
+def to_read(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of groups with its lists as text."""
+    lists = {name: [", ".join(of or ()) for of in table[name]] for name in (HIGHER, LOWER, HIGHER_THAN_ALL, MUCH_LIKE)}
+    return table.assign(**lists)
 
 
 def to_json(table: pd.DataFrame | None) -> list[dict[str, object]]:
-    """Return a table's rows, as metrics.json has them; none without a table."""
+    """Return the rows of a table of groups, as metrics.json has them; none without a table."""
     if table is None:
         return []
     return table.reset_index().rename(columns=lambda name: name.replace(" ", "_")).to_dict("records")
@@ -58,7 +65,7 @@ def to_json(table: pd.DataFrame | None) -> list[dict[str, object]]:
 def from_json(rows: list[dict[str, object]]) -> pd.DataFrame | None:
     """Return the table whose rows `to_json` gave.
 
-    >>> table = pd.DataFrame({"nearest type": ["B"]}, index=pd.Index(["group 1"], name="group"))
+    >>> table = pd.DataFrame({"nearest type": ["B"], "higher": [["g1", "g2"]]}, index=pd.Index(["group 1"], name="group"))
     >>> from_json(to_json(table)).equals(table), from_json([])
     (True, None)
     """
@@ -91,7 +98,7 @@ class _Beside:
     own: Mapping[str, _Moments]  # the target's cells of each type that has ten or more
     annotated: Mapping[str, _Moments]  # annotated cells of each other type that has ten or more
     others: _Moments | None  # all the target's cells that are not unlike the reference; None without any
-    n_features: float  # that these have above zero, the median
+    n_features: int  # that these have above zero, the median
 
     def of_type(self, types: pd.Index) -> tuple[str, _Moments | None]:
         """Return what a group is compared with, in words too, given its most probable types, the most frequent first."""
@@ -105,13 +112,14 @@ class _Beside:
 def find_groups(prepared: ad.AnnData, target: str, result: TargetResult, seed: int) -> Groups | None:
     """Group the target's cells that are `unlike reference`; None if there is no group.
 
-    Columns of the table, the largest group first: `cells`; `median features` above zero, and those of the target's other cells (a group with far
+    Columns of the table, the ten largest groups: `cells`; `median features` above zero, and those of the target's other cells (a group with far
     fewer may be damaged cells); `nearest type` (the most frequent among the group's most probable types, and others with it unless nearly all
     are of that type); `compared with`, and `higher` and `lower` than in these: the features that set the group apart most, in standard
     deviations. Compared are the target's own cells of that type; the annotated ones where it has fewer than ten (which differ from all of
     the target's, by the protocol too); the target's of the next type; or all its others. `higher than in all types`: the features
     that are higher, by half a standard deviation at least, than in the cells of each type, the target's or, where these are fewer than ten,
-    the annotated ones. `much like`: other groups that differ from the target's other cells in the same way, often of the same type.
+    the annotated ones; None where there is no type to ask. `much like`: other groups that differ from the target's other cells in the
+    same way, often of the same type. The last four are lists of text.
 
     Parameters
     ----------
@@ -124,7 +132,10 @@ def find_groups(prepared: ad.AnnData, target: str, result: TargetResult, seed: i
     x, types = sparse.csr_matrix(prepared.X), prepared.obs["cell_type"].astype(object).to_numpy()
     own, annotated = (
         {name: cells for name in result.final.classes if len(cells := find(name)) >= FEWEST_CELLS}
-        for find in (lambda name: rows[result.names == name], lambda name: np.flatnonzero(types == name))
+        for find in (
+            lambda name: rows[(result.names == name) & (result.final.raw == name)],
+            lambda name: np.flatnonzero(types == name),
+        )
     )
     others = rows[result.reasons != UNLIKE]
     beside = _Beside(
@@ -145,8 +156,8 @@ def find_groups_of_file(
     features: pd.Index,
     seed: int,
 ) -> Groups | None:
-    """Group the cells of a file as `find_groups` does, which is too large to hold and has no annotated cells: at most 3,000 of those
-    that are unlike all annotated ones, beside at most 200 of each type.
+    """Group the cells of a file as `find_groups` does. It may be too large to hold, and has no annotated cells: so at most 3,000 of the cells
+    that are unlike all annotated ones are grouped, beside at most 200 of each type.
 
     Where the file has no others, nothing is higher or lower. Types of which the file has fewer than ten cells are not asked.
 
@@ -170,7 +181,9 @@ def find_groups_of_file(
         return None
     types = [name for name, n in pd.Series(names[names == raw]).value_counts().items() if n >= FEWEST_CELLS]
     most = min(MOST_COMPARED, max(FEWEST_CELLS, MOST_OF_ALL_TYPES // max(1, len(types))))
-    compared = {name: drawn(names == name, most) for name in types} | {ALL_OTHERS: drawn(reason != UNLIKE, most)}
+    compared = {name: drawn((names == name) & (raw == name), most) for name in types} | {
+        ALL_OTHERS: drawn(reason != UNLIKE, most)
+    }
     rows = np.unique(np.concatenate([flagged, *compared.values()]))
     x = read(rows)
     places = {name: np.flatnonzero(np.isin(rows, cells)) for name, cells in compared.items() if len(cells)}
@@ -181,17 +194,18 @@ def find_groups_of_file(
     return _among(found, flagged, len(table))
 
 
-def title(groups: pd.DataFrame, reasons: Sequence[str]) -> str:
-    """Return the title of a table of groups, with how many of the cells unlike all annotated ones are in no group, by all cells' reasons.
+def title(groups: Groups, reasons: Sequence[str]) -> str:
+    """Return the title of a table of groups, with how many of the cells unlike all annotated ones are in none, by all cells' reasons.
 
-    >>> title(pd.DataFrame({"cells": [20]}), [UNLIKE] * 27)
-    'Groups of 10 or more cells that are unlike all annotated ones, the largest first; 7 such cells are in no group. unlike_groups.csv has the cells'
+    >>> groups = Groups(pd.DataFrame({"cells": [20]}), np.array([]), asked=27)
+    >>> title(groups, [UNLIKE] * 27)
+    'Groups of 10 or more cells that are unlike all annotated ones, the largest first; 7 such cells are in none of them. unlike_groups.csv lists the cells.'
     """
     n_unlike = int((np.asarray(reasons) == UNLIKE).sum())
-    drawn = f" ({MOST_GROUPED:,} of the {n_unlike:,}, drawn at random)" if n_unlike > MOST_GROUPED else ""
-    alone = min(n_unlike, MOST_GROUPED) - int(groups["cells"].sum())
-    apart = f"; {plural(alone, 'such cell is', 'such cells are')} in no group" if alone else ""
-    return f"Groups of {FEWEST_CELLS} or more cells that are unlike all annotated ones{drawn}, the largest first{apart}. unlike_groups.csv has the cells"
+    drawn = f" ({groups.asked:,} of the {n_unlike:,}, drawn at random)" if groups.asked < n_unlike else ""
+    alone = groups.asked - int(groups.table["cells"].sum())
+    apart = f"; {plural(alone, 'such cell is', 'such cells are')} in none of them" if alone else ""
+    return f"Groups of {FEWEST_CELLS} or more cells that are unlike all annotated ones{drawn}, the largest first{apart}. unlike_groups.csv lists the cells."
 
 
 def _groups(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside, seed: int) -> Groups | None:
@@ -210,30 +224,30 @@ def _groups(x: sparse.csr_matrix, raw: np.ndarray, beside: _Beside, seed: int) -
     if not rows:
         return None
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
-    return Groups(table.assign(**{MUCH_LIKE: _much_like(table.index, np.stack(apart))}), of_cells)
+    table[MUCH_LIKE] = _much_like(table.index, np.stack(apart))
+    return Groups(table, of_cells, len(raw))
 
 
-def _much_like(names: pd.Index, apart: np.ndarray) -> list[str]:
+def _much_like(names: pd.Index, apart: np.ndarray) -> list[list[str]]:
     """Return for each group which others differ from all other cells of the target as it does, by how they do, (groups, p)."""
     varies = apart.std(axis=1) > 0
     alike = np.zeros((len(names), len(names)), dtype=bool)
     alike[np.ix_(varies, varies)] = np.corrcoef(apart[varies]) > LIKE
     np.fill_diagonal(alike, val=False)
-    return [", ".join(names[row]) for row in alike]
+    return [list(names[row]) for row in alike]
 
 
-def _row(here: _Moments, n_features: float, raw: np.ndarray, beside: _Beside) -> dict[str, object]:
+def _row(here: _Moments, n_features: int, raw: np.ndarray, beside: _Beside) -> dict[str, object]:
     """Return the row of a group's cells, given the features of the median one and their most probable types, objects (n,)."""
     types = pd.Series(raw).value_counts().sort_index().sort_values(ascending=False, kind="stable")
     share = types.iloc[0] / len(raw)
     which, others = beside.of_type(types.index)
     apart = standardised_difference(here, others)
-    every = [*beside.own.values(), *beside.annotated.values()] if beside.own else []
-    of_all = [standardised_difference(here, of_type) for of_type in every]
+    of_all = [standardised_difference(here, of) for of in (*beside.own.values(), *beside.annotated.values())]
 
-    def first(score: np.ndarray, above: float = 0.0) -> str:
+    def first(score: np.ndarray, above: float = 0.0) -> list[str]:
         order = np.argsort(-score, kind="stable")[:MARKERS]
-        return listing(beside.features[order[score[order] > above]], MARKERS, quoted=False)
+        return list(map(str, beside.features[order[score[order] > above]]))
 
     nearest = types.index[0]
     if share < NEARLY_ALL:
@@ -245,16 +259,16 @@ def _row(here: _Moments, n_features: float, raw: np.ndarray, beside: _Beside) ->
         FEATURES_OF_OTHERS: beside.n_features,
         "nearest type": nearest,
         "compared with": which if others is not None else "",
-        "higher": first(apart),
-        "lower": first(-apart),
-        HIGHER_THAN_ALL: first(np.min(of_all, axis=0), CLEARLY) if of_all else "",
+        HIGHER: first(apart),
+        LOWER: first(-apart),
+        HIGHER_THAN_ALL: first(np.min(of_all, axis=0), CLEARLY) if of_all else None,
     }
 
 
-def _n_features(x: sparse.csr_matrix, rows: np.ndarray) -> float:
+def _n_features(x: sparse.csr_matrix, rows: np.ndarray) -> int:
     """Return how many features are above zero in the median cell of some rows of cells (n, p); 0 without any."""
     counts = in_blocks(lambda block: np.asarray((x[rows[block]] > 0).sum(axis=1)).ravel(), len(rows), CELLS_AT_ONCE)
-    return float(np.median(np.concatenate(counts))) if len(rows) else 0.0
+    return round(float(np.median(np.concatenate(counts)))) if len(rows) else 0
 
 
 def _among(found: Groups | None, flagged: np.ndarray, n: int) -> Groups | None:

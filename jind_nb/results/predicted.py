@@ -14,7 +14,7 @@ from ..model.expected_error import ExpectedError
 from ..runs.folder import Run
 from . import new_groups
 from .tables import answers_of, error_columns
-from .target import REASONS, Level, counted
+from .target import REASONS, Level, counts_in_words
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Predicted:
     @property
     def one_line(self) -> str:
         """How many cells were assigned a type, in a sentence."""
-        return f"{counted(self.levels, int((self.table['reason'] == UNLIKE).sum()))}."
+        return f"{counts_in_words(self.levels, int((self.table['reason'] == UNLIKE).sum()))}."
 
 
 # Columns of a row of `flagged_table`.

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from ..core.labels import DOUBLET, NO_VALUES, OUTSIDE, UNASSIGNED, UNLIKE
 from ..core.resources import templates
@@ -32,7 +34,15 @@ from .tables import (
     outside_notes,
     predictions_table,
 )
-from .target import MANY_UNLIKE, Level, TargetResult, counted, evaluate_target, held_out_accuracy, target_calibration
+from .target import (
+    MANY_UNLIKE,
+    Level,
+    TargetResult,
+    counts_in_words,
+    evaluate_target,
+    held_out_accuracy,
+    target_calibration,
+)
 
 # The end of the expected error's interval is named beside it if it is so far above, or a little and so many times as high.
 WIDE, NAMED, TIMES = 0.2, 0.02, 2
@@ -50,7 +60,8 @@ SEVERAL = 5  # cells that are most like a type
 MOST_NEAREST = 3  # types that are named as the nearest of cells unlike all annotated ones
 MOST_FEATURES, MOST_TOLD = 3, 4  # features that tell such a group, and groups
 POOR = 0.6  # of the median features of the target's other cells: a group with fewer may be damaged cells
-WHAT_IS_HIGHER = "Groups of these cells, by what is higher in them than in all types: {}."
+WHAT_IS_HIGHER = "Groups of these cells, by what is higher in them than in {}: {{}}."
+ALL_TYPES, TYPES_OF_FILE = "all types", "each type that ten or more cells here were given"
 
 ASSIGNED_CELLS = "the assigned cells"
 
@@ -103,7 +114,7 @@ def summarise(result: TargetResult, plan: Plan, training: Mapping[str, Any]) -> 
     stages, calibration = evaluate_target(result, plan.target), target_calibration(training, result)
     labelled = stages[-1].metrics if stages else None
     n_unlike = int((result.reasons == UNLIKE).sum())
-    sentence = f"{plan.target}: {counted(counts, n_unlike)}"
+    sentence = f"{plan.target}: {counts_in_words(counts, n_unlike)}"
     expected = expected_error(result.final, calibration)
     if labelled and labelled["effective_accuracy"] is not None:
         among = "" if labelled["cells"] == n else f" (checked on {plural(labelled['cells'], 'labelled cell')})"
@@ -147,7 +158,7 @@ def _probably_wrong(expected: ExpectedError, of_cells: str = ASSIGNED_CELLS) -> 
     high = expected.value if expected.range is None else expected.range[1]
     above = high - expected.value
     is_named = above > WIDE or (above >= NAMED and high >= TIMES * expected.value)
-    why = " if the cells unlike all annotated ones are of a new type" if expected.unseen > above / 2 else ""
+    why = ", since there may be a new type" if expected.unseen > above / 2 else ""
     up_to = f", perhaps up to {percent(high)}{why}" if is_named else ""
     return f"; {about(expected.value)} of {of_cells} are probably wrong{up_to}"
 
@@ -307,7 +318,8 @@ def _doubtful_types(types: pd.DataFrame, calibration: Calibration | None, classe
         if n_own >= ENOUGH_OF_A_TYPE and n_right < MOSTLY_RIGHT * n_own:
             others = counts.loc[name].drop([name, UNASSIGNED])
             otherwise = f"; {plural(int(others.max()), 'was', 'were')} called {others.idxmax()}" if others.any() else ""
-            missed.append((n_right / n_own, f"{name} ({n_right:,} of {n_own:,}{otherwise})"))
+            none = f"; {counts.loc[name, UNASSIGNED]:,} got none" if counts.loc[name, UNASSIGNED] else ""
+            missed.append((n_right / n_own, f"{name} ({n_right:,} of {n_own:,}{otherwise}{none})"))
     unchecked = {} if calibration.n_annotated == 1 else _unchecked_types(types, counts)
     which = "cells held out of the only annotated batch" if calibration.n_annotated == 1 else "left-out cells"
     doubts = {
@@ -343,7 +355,7 @@ def _seldom_noticed(calibration: Calibration | None) -> list[str]:
         return []
     return [
         f"A new cell type could go unnoticed here: of annotated types that were hidden in turn, {percent(noticed)} of the cells were found unlike "
-        "all others, on average (see If a type were new)."
+        "all others, on average."
     ]
 
 
@@ -392,7 +404,8 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
     ]
     unchecked = [] if labelled else [plan.target]
     not_known = [name for name in result.types if name not in plan.classes]
-    unlike = _doubt_of_unlike(table, result.reasons == UNLIKE, result.labels, result.groups)
+    unlike = _doubt_of_unlike(table, result.reasons == UNLIKE, result.labels)
+    unlike |= _doubt_of_groups(result.groups, ALL_TYPES)
     doubts: dict[str, Sequence[str]] = {
         **(unlike if (result.reasons == UNLIKE).mean() > MANY_UNLIKE else {}),  # first, then: a key keeps its place
         "By the file's labels, fewer than half of the cells of these types are most like their own type: {}.": missed,
@@ -416,13 +429,10 @@ def _distrust(result: TargetResult, plan: Plan, labelled: list[StageResult]) -> 
 
 
 def _doubt_of_unlike(
-    table: pd.DataFrame,
-    unlike: np.ndarray,
-    labels: np.ndarray | None = None,
-    groups: pd.DataFrame | None = None,
+    table: pd.DataFrame, unlike: np.ndarray, labels: np.ndarray | None = None
 ) -> dict[str, Sequence[str]]:
-    """Return the doubt that there are cells unlike all annotated ones, bool (n,), with the types that are nearest and what the file's labels say of
-    them, and what is higher in their groups; `table` as `tables.count_types` returns it."""
+    """Return the doubt that there are cells unlike all annotated ones, bool (n,), with the types that are nearest and what the file's
+    labels say of them; `table` as `tables.count_types` returns it."""
     if not unlike.any():
         return {}
     classes, nearest = table.index, table["unlike"].sort_values(ascending=False, kind="stable")
@@ -430,37 +440,41 @@ def _doubt_of_unlike(
     first, n_learned = nearest.index[0], float(table["training_cells"].astype(float)[nearest.index[0]])
     or_few = f"; or {first}, which was learned from {plural(int(n_learned), 'cell')}" if n_learned < FEW_CELLS else ""
     text = (
-        f"{{}} unlike all cells of the annotated batches, nearest to {names}: perhaps of a cell type or subtype that "
-        f"these lack, in another state, or damaged{or_few}."
+        f"{{}} unlike all annotated cells, nearest to {names}: perhaps of a cell type or subtype that the annotated batches lack, in "
+        f"another state, damaged, or doublets{or_few}."
     )
     if labels is not None and (known := pd.notna(labels[unlike])).any():
         of_annotated = int(np.isin(labels[unlike][known], classes).sum())
         text += f" By the file's labels, {of_annotated:,} of {plural(int(known.sum()), 'labelled one')} are of annotated types."
-    unlike_cells: dict[str, Sequence[str]] = {
-        text: [plural(int(unlike.sum()), "Unassigned cell is", "Unassigned cells are")]
-    }
-    return unlike_cells if groups is None else unlike_cells | {WHAT_IS_HIGHER: [groups_in_words(groups)]}
+    return {text: [plural(int(unlike.sum()), "Unassigned cell is", "Unassigned cells are")]}
+
+
+def _doubt_of_groups(groups: pd.DataFrame | None, types: str) -> dict[str, Sequence[str]]:
+    """Return what is higher in the groups of cells unlike all annotated ones than in some types, in words; nothing without groups."""
+    return {} if groups is None else {WHAT_IS_HIGHER.format(types): [groups_in_words(groups)]}
 
 
 def groups_in_words(groups: pd.DataFrame) -> str:
     """Return what is higher in the groups of cells unlike all annotated ones than in all types, the largest first; groups that are much
     alike are told as one. `groups` is `new_groups.find_groups`'s table."""
-    told: dict[str, list[str]] = {}  # by the first of groups that are alike
-    for name, alike in groups[MUCH_LIKE].items():
-        told.setdefault(min([name, *filter(None, alike.split(", "))], key=list(groups.index).index), []).append(
-            str(name)
-        )
+    place = {name: i for i, name in enumerate(groups.index)}
+    links = [(place[name], place[other]) for name, others in groups[MUCH_LIKE].items() for other in others]
+    is_linked = np.zeros((len(groups), len(groups)), dtype=bool)
+    is_linked[tuple(np.array(links, dtype=int).reshape(-1, 2).T)] = True
+    kind = connected_components(sparse.csr_matrix(is_linked), directed=False)[1]
     found = []
-    for names in told.values():
-        these, higher = groups.loc[names], groups.loc[names[0], HIGHER_THAN_ALL]
-        is_poor = these[FEATURES] < POOR * these[FEATURES_OF_OTHERS]
-        words = plural(int(these["cells"].sum()), "cell")
-        words += f" in {len(names)} groups that are much alike" if len(names) > 1 else ""
-        words += (
-            f", {these['cells'][is_poor].sum():,} of them with few features: perhaps damaged" if is_poor.any() else ""
-        )
-        words += "" if higher else ": perhaps of an annotated type in another state, or damaged"
-        found.append(f"{', '.join(higher.split(', ')[:MOST_FEATURES]) or 'no feature'} ({words})")
+    for _, these in groups.groupby(kind, sort=False):
+        asked = [higher for higher in these[HIGHER_THAN_ALL] if higher is not None]
+        higher: list[str] = next(filter(None, asked), [])  # the largest group's that has any
+        n, is_poor = int(these["cells"].sum()), these[FEATURES] < POOR * these[FEATURES_OF_OTHERS]
+        n_poor = int(these["cells"][is_poor].sum())
+        words = plural(n, "cell") + (f" in {len(these)} groups that are much alike" if len(these) > 1 else "")
+        if n_poor:
+            words += f", {'all' if n_poor == n else f'{n_poor:,}'} of them with few features: perhaps damaged"
+        elif asked and not higher:
+            words += ": perhaps of an annotated type in another state, or damaged"
+        first = ", ".join(higher[:MOST_FEATURES]) or ("no feature" if asked else "no type to compare with")
+        found.append(f"{first} ({words})")
     more = f"; and {plural(len(found) - MOST_TOLD, 'more group')}" if len(found) > MOST_TOLD else ""
     return "; ".join(found[:MOST_TOLD]) + more
 
@@ -523,7 +537,10 @@ def _other_composition(table: pd.DataFrame, plan: Plan) -> dict[str, Sequence[st
         for name, row in shares.iterrows()
         if max(row["low"] - row["here"], row["here"] - row["high"]) > MUCH_APART
     ]
-    return {"The share of cells most like these types is far from that in every annotated batch: {}.": others}
+    counted = " (cells unlike all annotated ones not counted)" if table["unlike"].any() else ""
+    return {
+        f"The share of cells most like these types{counted} is far from that in every annotated batch: {{}}.": others
+    }
 
 
 def _most_like(table: pd.DataFrame) -> pd.Series:
@@ -554,10 +571,9 @@ def summarise_prediction(
     of_cells = f"{ASSIGNED_CELLS} that are new to the model" if predicted.n_learned else ASSIGNED_CELLS
     reasons = predicted.table["reason"].value_counts().to_dict()
     unlike = (predicted.table["reason"] == UNLIKE).to_numpy()
-    sentence = f"{name}: {counted(counts, int(unlike.sum()))}{_probably_wrong(predicted.error, of_cells)}."
-    doubt_of_unlike = _doubt_of_unlike(
-        types, unlike, groups=None if predicted.groups is None else predicted.groups.table
-    )
+    sentence = f"{name}: {counts_in_words(counts, int(unlike.sum()))}{_probably_wrong(predicted.error, of_cells)}."
+    groups = None if predicted.groups is None else predicted.groups.table
+    doubt_of_unlike = _doubt_of_unlike(types, unlike) | _doubt_of_groups(groups, TYPES_OF_FILE)
     doubts = {
         **(doubt_of_unlike if unlike.mean() > MANY_UNLIKE else {}),
         NO_CHECK: [name],

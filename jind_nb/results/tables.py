@@ -495,7 +495,7 @@ def noticed_table(calibration: Calibration | None, classes: Sequence[str]) -> pd
         return pd.DataFrame(
             {
                 "note": [
-                    "No type could be hidden: two annotated batches need to have it, of ten cells or more, and others need two more types."
+                    "No type could be hidden: that needs ten cells of it in one annotated batch, some in another, and two other types there."
                 ]
             }
         )

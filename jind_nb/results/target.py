@@ -22,8 +22,6 @@ from .clusters import Clusters
 
 # Why a cell was given its type, its parent or nothing.
 REASONS = (CONFIDENT, PARENT_ONLY, AMBIGUOUS, UNLIKE, OUTSIDE, DOUBLET, NO_VALUES)
-
-
 MANY_UNLIKE = 0.05  # of the cells, that the first sentence names
 
 
@@ -103,15 +101,16 @@ class TargetResult:
         return [*self.final.classes, *sorted(parents - set(self.final.classes)), UNASSIGNED]
 
 
-def counted(levels: Mapping[Level, int], n_unlike: int) -> str:
+def counts_in_words(levels: Mapping[Level, int], n_unlike: int) -> str:
     """Return how many cells got each kind of answer, and how many are unlike all annotated ones, in words.
 
-    >>> counted({Level.TYPE: 90, Level.UNASSIGNED: 10}, 8)
+    >>> counts_in_words({Level.TYPE: 90, Level.UNASSIGNED: 10}, 8)
     '90 of 100 cells assigned, 10 left Unassigned (8 of them unlike all annotated cells)'
     """
     n = sum(levels.values())
     parents = f"{levels[Level.PARENT]:,} given a parent type only, " if Level.PARENT in levels else ""
-    unlike = f" ({n_unlike:,} of them unlike all annotated cells)" if n_unlike > MANY_UNLIKE * n else ""
+    of_them = "all" if n_unlike == levels[Level.UNASSIGNED] else f"{n_unlike:,}"
+    unlike = f" ({of_them} of them unlike all annotated cells)" if n_unlike > MANY_UNLIKE * n else ""
     return (
         f"{levels[Level.TYPE]:,} of {n:,} cells assigned, {parents}{levels[Level.UNASSIGNED]:,} left Unassigned{unlike}"
     )

@@ -98,7 +98,7 @@ def test_groups_of_cells_count_by_their_assigned_cells() -> None:
     assert pooled.range == pytest.approx((0.01, 0.21))
     assert (
         pooled.basis
-        == "This is the mean over these groups of cells, the larger ones counting more: 'a', 'b'. For 'a': so."
+        == "This is the mean over these parts of the file, the larger ones counting more: 'a', 'b'. For 'a': so."
     )
     assert pooled_error({"'a'": (ExpectedError(None, None, "No cell was assigned."), 0)}).value is None
 

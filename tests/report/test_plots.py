@@ -615,6 +615,23 @@ def test_names_of_few_columns_are_not_turned_where_they_have_room(names: list[st
     assert clear_of.y0 > -1
 
 
+def test_groups_unlike_the_reference_are_numbered_by_reason_alone() -> None:
+    """Which blob is which group nobody could see; in other pictures the numbers would be read as types."""
+    rng = np.random.default_rng(0)
+    points = pd.DataFrame(rng.normal(size=(40, 2)), columns=["x", "y"]).assign(
+        cell=np.arange(40), stage="s", batch="t", name="c", label=None, raw="B", confidence=0.9, reason="unlike reference",
+        **{"cell type": "Unassigned", "group": ["group 1"] * 20 + ["group 2"] * 10 + [None] * 10},
+    )  # fmt: skip
+    drawn = {}
+    for by in ("reason", "batch"):
+        figure = embedding.target_umap(points, by, "t", ["t"])
+        drawn[by] = [text.get_text() for text in figure.axes[0].texts]
+        plt.close(figure)
+    assert drawn == {"reason": ["1", "2"], "batch": []}
+    assert "Numbers are groups" in embedding.target_umap_alt(points, "reason", "t")
+    assert "Numbers" not in embedding.target_umap_alt(points.drop(columns="group"), "reason", "t")
+
+
 def test_quality_names_every_reason_and_its_cells() -> None:
     """Unassigned cells of few features are damaged cells, not a new type."""
     table = pd.DataFrame({"features": [10, 20, 5], "reason": ["confident"] * 2 + ["ambiguous"]})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from jind_nb.data.plan import Plan
@@ -89,3 +91,20 @@ def test_the_first_sentence_weighs_errors_by_assigned_cells() -> None:
     assert in_one_sentence(results, errors(s1=0.05, s2=0.01)) == (
         "400 of 400 cells assigned (100.0 %); about 2.0 % of the assigned cells are probably wrong, most in s1 (about 5.0 %)"
     )
+
+
+def test_cells_unlike_all_annotated_ones_are_told_though_all_samples_have_as_many() -> None:
+    """A cell type that the annotated batches lack is in every sample of a cohort, and compared with each other none is odd."""
+    results = {name: sample(40, 60) for name in ("s1", "s2", "s3")}
+    for result in results.values():
+        result.stages = {"last": replace(result.final, unlike=np.arange(100) >= 80)}
+    told = what_stands_out(results, errors(), plans())
+    assert [words[:2] for words in told] == ["s1", "s2", "s3"]
+    assert all("20.0 % of the cells are unlike all annotated cells, perhaps of a type that" in words for words in told)
+    assert "(80.0 %), 60 unlike all annotated cells; about" in in_one_sentence(results, errors())
+
+
+def test_no_sample_is_named_for_an_error_like_all_others() -> None:
+    """ "most in s2 (about 0.1 %)" after "about 0.1 %" would be read as a finding."""
+    results = {name: sample(40, 60) for name in ("s1", "s2")}
+    assert in_one_sentence(results, errors(s1=0.010, s2=0.012)).endswith("of the assigned cells are probably wrong")

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from jind_nb.core.parameters import make_parameters
 from jind_nb.model.predictions import Predictions
-from jind_nb.results import new_groups
+from jind_nb.results import new_groups, summary
 from jind_nb.results.new_groups import Groups, find_groups, find_groups_of_file
 from jind_nb.results.summary import groups_in_words
 from jind_nb.results.tables import predictions_table
@@ -51,8 +51,8 @@ def test_a_group_is_told_by_its_size_its_nearest_type_and_what_is_high_and_low(a
     assert table["cells"].sum() <= 40
     first = table.iloc[0]
     assert first["nearest type"] == first["compared with"] == "B"
-    assert first["higher"].startswith("g5")
-    assert first["lower"].startswith("g0")
+    assert first["higher"][0] == "g5"
+    assert first["lower"][0] == "g0"
 
 
 def test_a_file_says_which_group_each_cell_is_in(tmp_path: Path) -> None:
@@ -76,8 +76,62 @@ def test_what_another_type_has_too_is_told_apart() -> None:
     result.final.probabilities[40:60] = [0.1, 0.9]
     first = grouped(adata, result).table.iloc[0]
     assert first["compared with"] == "B"
-    assert first["higher"].startswith("g6, g5")
-    assert first["higher than in all types"] == "g5"
+    assert first["higher"][:2] == ["g6", "g5"]
+    assert first["higher than in all types"] == ["g5"]
+
+
+def test_groups_are_alike_over_others_too_and_the_largest_that_has_a_marker_tells_it() -> None:
+    """1 is like 2 and 2 like 3: they are one type, though the first is too poor to have a marker."""
+    names = pd.Index([f"group {i}" for i in range(1, 4)], name="group")
+    table = pd.DataFrame(
+        {"cells": [40, 30, 20], "median features": [5, 20, 20], "median features of others": 20}, names
+    )
+    table["much like"] = [["group 2"], ["group 1", "group 3"], ["group 2"]]
+    table["higher than in all types"] = [[], ["CD19", "MS4A1"], ["CD19"]]
+    words = groups_in_words(table)
+    assert (
+        words == "CD19, MS4A1 (90 cells in 3 groups that are much alike, 40 of them with few features: perhaps damaged)"
+    )
+    all_poor = groups_in_words(table.assign(**{"median features": 5}))
+    assert all_poor.endswith("all of them with few features: perhaps damaged)")
+
+
+def test_page_one_tells_the_groups_after_how_many_such_cells_there_are() -> None:
+    table = pd.DataFrame(
+        {"assigned": [60], "parent_only": 0, "rejected": 40, "unlike": 40, "training_cells": 130}, index=["B"]
+    )
+    unlike = summary._doubt_of_unlike(table, np.arange(100) >= 60)
+    adata, result = case(40)
+    told = summary._named(unlike | summary._doubt_of_groups(grouped(adata, result).table, summary.ALL_TYPES))
+    assert told[0].startswith("40 Unassigned cells are unlike all annotated cells, nearest to B (40)")
+    assert told[1] == "Groups of these cells, by what is higher in them than in all types: g5 (40 cells)."
+
+
+def test_a_group_that_is_nearest_to_no_type_in_particular_says_so() -> None:
+    """It reads like biology, and is a guess."""
+    adata, result = case(40)
+    result.final.probabilities[60:81] = [0.4, 0.6]
+    result.final.probabilities[81:] = [0.6, 0.4]
+    final = Predictions(["B", "T", "N"], np.zeros((100, 3)), np.full(3, 0.5), result.final.unlike)
+    final.probabilities[:60, 0] = 1.0
+    final.probabilities[60:, :] = np.eye(3)[np.arange(40) % 3]
+    three = TargetResult({"s": final}, result.cells, result.latent, None)
+    assert grouped(adata, three).table["nearest type"].str.startswith("none clearly: ").all()
+
+
+def test_many_cells_are_averaged_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    adata, result = case(40)
+    expected = grouped(adata, result).table
+    monkeypatch.setattr(new_groups, "CELLS_AT_ONCE", 7)
+    pd.testing.assert_frame_equal(grouped(adata, result).table, expected)
+
+
+def test_of_many_types_fewer_cells_each_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(new_groups, "MOST_OF_ALL_TYPES", 20)
+    adata, result = case(40)
+    result.final.probabilities[30:60] = [0.1, 0.9]
+    _, (rows,) = of_file(adata, result, np.arange(100))
+    assert (rows < 60).sum() <= 30  # ten of each of two types, and ten others
 
 
 def test_page_one_names_what_is_higher_in_the_groups() -> None:
@@ -88,11 +142,11 @@ def test_page_one_names_what_is_higher_in_the_groups() -> None:
     assert groups_in_words(groups) == "g5 (40 cells)"
     names = [f"group {i}" for i in range(1, 4)]
     three = pd.concat([groups] * 3).set_axis(pd.Index(names, name="group")).assign(cells=[40, 30, 20])
-    three["much like"] = ["group 3", "", "group 1"]
-    three.loc["group 2", "higher than in all types"] = ""
-    three.loc["group 3", "median features"] = 0.5 * three.loc["group 3", "median features of others"]
+    three["much like"] = [["group 3"], [], ["group 1"]]
+    three["higher than in all types"] = [["g5", "CD5, clone 2"], [], ["g5"]]
+    three["median features"], three["median features of others"] = [20, 20, 9], 20
     assert groups_in_words(three) == (
-        "g5 (60 cells in 2 groups that are much alike, 20 of them with few features: perhaps damaged); "
+        "g5, CD5, clone 2 (60 cells in 2 groups that are much alike, 20 of them with few features: perhaps damaged); "
         "no feature (30 cells: perhaps of an annotated type in another state, or damaged)"
     )
 
@@ -109,7 +163,7 @@ def test_groups_that_differ_from_all_others_alike_are_said_to_be(shared: float) 
     adata.X = sparse.csr_matrix(values)
     table = grouped(adata, result).table
     assert len(table) == 2
-    assert list(table["much like"]) == (["group 2", "group 1"] if shared else ["", ""])
+    assert list(table["much like"]) == ([["group 2"], ["group 1"]] if shared else [[], []])
 
 
 def test_what_a_type_has_of_which_the_target_has_few_cells_is_not_said_to_be_higher_than_in_all() -> None:
@@ -121,7 +175,7 @@ def test_what_a_type_has_of_which_the_target_has_few_cells_is_not_said_to_be_hig
     adata.X = sparse.csr_matrix(values)
     first = grouped(adata, result).table.iloc[0]
     assert "g6" in first["higher"]
-    assert first["higher than in all types"] == "g5"
+    assert first["higher than in all types"] == ["g5"]
 
 
 def test_a_group_between_two_types_names_both() -> None:
@@ -146,7 +200,7 @@ def test_a_group_is_compared_with_the_targets_own_cells_of_its_type() -> None:
     values[:100, 7] += 9  # in all of the target's cells
     adata.X = sparse.csr_matrix(values)
     table = grouped(adata, result).table
-    assert not table["higher"].str.contains("g7").any()
+    assert not any("g7" in higher for higher in table["higher"])
 
 
 def of_file(adata: ad.AnnData, result: TargetResult, order: np.ndarray) -> tuple[Groups | None, list[np.ndarray]]:
@@ -182,8 +236,8 @@ def test_of_a_large_file_a_few_cells_are_read(monkeypatch: pytest.MonkeyPatch) -
     assert (np.diff(rows) > 0).all()
     assert ((rows >= 60).sum(), (rows < 60).sum()) == (25, 20)
     assert found is not None
-    assert found.table.iloc[0]["higher"].startswith("g5")
-    assert found.table.iloc[0]["lower"].startswith("g0")
+    assert found.table.iloc[0]["higher"][0] == "g5"
+    assert found.table.iloc[0]["lower"][0] == "g0"
 
 
 @pytest.mark.parametrize("n_annotated", [0, 20])
@@ -199,11 +253,11 @@ def test_a_group_whose_nearest_type_has_a_handful_of_cells_is_compared_with_more
     adata.obs["cell_type"] = pd.Categorical(types)
     table = grouped(adata, result).table
     assert set(table["compared with"]) == {"annotated B" if n_annotated else "all other cells"}
-    assert table.iloc[0]["higher"].startswith("g5")
+    assert table.iloc[0]["higher"][0] == "g5"
     found, (rows,) = of_file(adata, result, np.arange(100))
     assert found is not None
     assert set(found.table["compared with"]) == {"all other cells"}
-    assert found.table.iloc[0]["higher"].startswith("g5")
+    assert found.table.iloc[0]["higher"][0] == "g5"
     assert (rows < 60).any()
 
 
@@ -215,4 +269,6 @@ def test_a_file_of_new_cells_alone_has_nothing_to_compare_them_with() -> None:
     alone = TargetResult({"s": predictions}, result.cells[new], result.latent[new], None)
     found, _ = of_file(adata[new], alone, np.arange(40))
     assert found is not None
-    assert found.table["higher"].tolist() == found.table["lower"].tolist() == [""] * len(found.table)
+    assert found.table["higher"].tolist() == found.table["lower"].tolist() == [[]] * len(found.table)
+    assert found.table["higher than in all types"].isna().all()
+    assert "no type to compare with" in groups_in_words(found.table)

@@ -590,7 +590,7 @@ def test_types_that_left_out_batches_got_wrong_are_named_worst_first_where_cells
     wrong, missed = summary._doubtful_types(types, calibration, classes)
     assert "called one of these types, many were of another: Monocyte (8 of 15), Macrophage (11 of 25)." in wrong
     assert (
-        "got their own type: Monocyte (7 of 18; 11 were called Macrophage), Macrophage (14 of 25; 8 were called Monocyte)."
+        "got their own type: Monocyte (7 of 18; 11 were called Macrophage), Macrophage (14 of 25; 8 were called Monocyte; 3 got none)."
         in missed
     )
     assert "DC" not in wrong + missed  # of nine cells or fewer, which say little
@@ -610,11 +610,14 @@ def test_cells_near_a_type_of_few_cells_may_be_that_type() -> None:
     ((text, cells),) = summary._doubt_of_unlike(table, np.array([True] * 24 + [False] * 14)).items()
     assert cells == ["24 Unassigned cells are"]
     assert (
-        "nearest to Plasma (23), B (1): perhaps of a cell type or subtype that these lack, in another state, or damaged; or Plasma, which was "
+        "nearest to Plasma (23), B (1): perhaps of a cell type or subtype that the annotated batches lack, in another state, damaged, or doublets; or Plasma, which was "
         "learned from 2 cells." in text
     )
     (well_known,) = summary._doubt_of_unlike(table.assign(unlike=[1, 2]), np.array([True] * 3))
-    assert "nearest to B (2), Plasma (1): perhaps of a cell type or subtype that these lack, in another" in well_known
+    assert (
+        "nearest to B (2), Plasma (1): perhaps of a cell type or subtype that the annotated batches lack, in another"
+        in well_known
+    )
     assert "learned" not in next(iter(summary._doubt_of_unlike(table.assign(training_cells=None), np.array([True]))))
 
 
@@ -714,9 +717,7 @@ def test_the_first_sentence_tells_how_wrong_the_expected_error_may_be() -> None:
     far = ExpectedError(0.3, (0.1, 0.55), "Said.")
     assert summary._probably_wrong(far).endswith("perhaps up to 55.0 %")
     unseen = replace(far, unseen=0.5)  # nearly all of the way up is for types that may be new
-    assert summary._probably_wrong(unseen).endswith(
-        "up to 55.0 % if the cells unlike all annotated ones are of a new type"
-    )
+    assert summary._probably_wrong(unseen).endswith("up to 55.0 %, since there may be a new type")
 
 
 @pytest.mark.parametrize(
@@ -808,8 +809,8 @@ def test_many_cells_unlike_all_annotated_ones_come_first() -> None:
     result = replace(result, stages=dict.fromkeys(result.stages, unlike))
     plan = plan_of(["B", "Macrophage"], a={"B": 40, "Macrophage": 50}, b={"B": 45, "Macrophage": 45})
     told = summary.summarise(result, plan, {"history": [], "calibration": {}, "intermediates": []})
-    assert "6 of 10 cells assigned, 4 left Unassigned (4 of them unlike all annotated cells)" in told.sentence
-    assert told.distrust[0].startswith("4 Unassigned cells are unlike all cells of the annotated batches")
+    assert "6 of 10 cells assigned, 4 left Unassigned (all of them unlike all annotated cells)" in told.sentence
+    assert told.distrust[0].startswith("4 Unassigned cells are unlike all annotated cells")
     assert told.distrust[0].endswith("By the file's labels, 0 of 3 labelled ones are of annotated types.")
     assert any(text.startswith("All cells that are most like Macrophage (") for text in told.distrust)
     assert not any(text.startswith("Many of the cells that are most like these types") for text in told.distrust)

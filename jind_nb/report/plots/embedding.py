@@ -221,11 +221,15 @@ def target_umap(
         axes.scatter(x[at], y[at], s=size, alpha=0.65, color=colours[name], linewidths=0)
         if name in numbers and name != UNASSIGNED:
             _draw_number(axes, numbers[name], points[at], points)
-    groups = points["group"].dropna() if by == "reason" and "group" in points else pd.Series(dtype=object)
-    for name, of_group in groups.groupby(groups):
-        _draw_number(axes, str(name).removeprefix("group "), points.loc[of_group.index], points)
+    for name, here in _in_groups(points).items() if by == "reason" else ():
+        _draw_number(axes, name.removeprefix("group "), here, points)
     _legend_below(figure, entries, colours, numbers, columns, _column(by))
     return figure
+
+
+def _in_groups(points: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the points of each group of cells unlike the reference, by its name; none where there are no groups."""
+    return {str(name): here for name, here in points.groupby("group")} if "group" in points else {}
 
 
 def _size(n: int) -> float:
@@ -296,7 +300,8 @@ def target_umap_alt(points: pd.DataFrame, by: str, target: str, when: str = "") 
         return f"{text}: half of the target's cells have at least {points['confidence'][of_target].median():.2f}."
     drawn = {"batch": slice(None), "label": ~of_target}.get(by, of_target)
     groups = points[_groups(by)][drawn].value_counts()
-    return f"{text}: {listing((f'{name} {n:,}' for name, n in groups.items()), 5, quoted=False)}."
+    numbers = " Numbers are groups of cells unlike the reference." if by == "reason" and _in_groups(points) else ""
+    return f"{text}: {listing((f'{name} {n:,}' for name, n in groups.items()), 5, quoted=False)}.{numbers}"
 
 
 def pictures_of_target(
