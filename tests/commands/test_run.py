@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import json
 import re
 import shlex
 import shutil
@@ -377,6 +378,17 @@ def test_failed_run_says_so_again_and_is_gone_after_a_good_one(
     assert not this.report_html.exists()
     assert not this.failure_json.exists()
     assert not (this.folder / "previous").exists()
+
+
+def test_a_run_that_was_made_before_its_groups_were_kept_is_reported_again(
+    demo_run: Path, tmp_path: Path, jind_nb: Callable[..., Answer]
+) -> None:
+    """Reports are rendered again after an update; metrics.json of then has no groups of cells unlike the reference."""
+    folder = Path(shutil.copytree(demo_run, tmp_path / "older"))
+    metrics = strict_json(folder / "metrics.json")
+    del metrics["target"]["unlike_groups"]
+    (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    assert jind_nb("report", folder).status == 0
 
 
 def test_wrong_values_found_by_the_first_notebook_are_the_users_input(
