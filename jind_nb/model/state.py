@@ -28,7 +28,7 @@ from .predictions import Predictions, Rule
 
 # Of left-out batches that tell the limit of novelty: how far they are usually apart, for one that has no other beside it, and how many
 # make it as sure as it gets (with more it was not measured).
-USUALLY_APART, MOST_BATCHES = 0.4, 8
+USUALLY_APART, ENOUGH_BATCHES = 0.4, 8
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class NoveltyLimit:
     def from_exceeded(self, exceeded: Exceeded) -> float:
         """Return the limit by what left-out cells exceed: higher where few batches tell it, or batches that differ, since then it may
         well be another in the target."""
-        doubt = self.unsure / sqrt(min(exceeded.batches, MOST_BATCHES)) + self.apart * exceeded.apart
+        doubt = self.unsure / sqrt(min(exceeded.batches, ENOUGH_BATCHES)) + self.apart * exceeded.apart
         return max(self.floor, self.start + self.slope * exceeded.value + doubt)
 
 
