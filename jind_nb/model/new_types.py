@@ -13,8 +13,9 @@
 6. Logarithms of the two distances are averaged, and those of both claims and of the answers' largest shares are taken off. So is the
    batch's own lower quartile: a batch may be odd as a whole, and at least a quarter of its cells is taken to be of annotated types. (`resemblance` finds files of which
    no cell is.)
-7. A cell is flagged above a limit that left-out batches tell, and that is higher beside very novel cells (BESIDE_NOVEL): odd groups of
-   known types are not flagged together with a clearly new type. So the limit can be lower elsewhere, and finds less clear ones.
+7. A cell is flagged above a limit that left-out batches tell: the more of them and the more alike, the lower (UNSURE, APART). It is higher
+   beside very novel cells (BESIDE_NOVEL): odd groups of known types are not flagged together with a clearly new type. So the limit
+   can be lower elsewhere, and finds less clear ones.
 benchmarks/research/new_types.py hides types in turn and measures it; benchmarks/README.md compares it with other scores.
 """
 
