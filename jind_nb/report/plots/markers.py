@@ -55,7 +55,7 @@ def dot_plot(*plots: Dots) -> Figure:
     widths = [step * len(here) for here in dots.sections.values()]
     is_level = bool(headings) and all(0.066 * len(h) <= inches for h, inches in zip(headings, widths, strict=True))
     above = 0.05 + (0.12 + (0.12 if is_level else 0.064 * max(map(len, headings))) if headings else 0)
-    below, title = 0.74 + 0.12 * len(_unit_lines(dots)) + 0.06 * max(map(len, columns)), 0.24
+    below, title = 0.74 + 0.12 * len(_unit_lines(dots)) + 0.06 * max(map(len, columns)), 0.29
     down = next(inches for most, inches in DOWN if max(map(len, rows)) <= most)
     around = above + title * len(plots) + below
     down = min(down, max(0.105, (PAGE - around) / sum(map(len, rows))))
@@ -67,7 +67,7 @@ def dot_plot(*plots: Dots) -> Figure:
     for i, (part, names, inches) in enumerate(zip(plots, rows, heights, strict=True)):
         shown = "peaks open in cells of each type" if part.what == "peaks" else "what cells of each type express"
         words = textwrap.shorten(f"{short(part.title, 60)}: {shown}", 90, placeholder="…")
-        figure.text(0.01, (y - 0.06) / height, words, fontsize=8.5, va="top")
+        figure.text(0.01, (y - 0.11) / height, words, fontsize=8.5, va="top")
         y -= title + (above if i == 0 else 0) + inches
         axes = figure.add_axes((left / FULL, y / height, step * len(columns) / FULL, inches / height))
         drawn = _draw_dots(axes, part, names, largest)
