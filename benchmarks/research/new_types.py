@@ -113,9 +113,8 @@ def flagged(rows: pd.DataFrame, unsure: float, apart: float, start: float) -> pd
     of_start = start - unsure / np.sqrt(2) - apart * USUALLY_APART
     rule = NoveltyLimit(SHARE_ABOVE, FLOOR, of_start, SLOPE, unsure, apart)
     by_shipped = NoveltyLimit(SHARE_ABOVE, FLOOR, START, SLOPE, UNSURE, APART)
-    moved = rule.from_exceeded(Exceeded(1.0)) - by_shipped.from_exceeded(
-        Exceeded(1.0)
-    )  # of a limit that no left-out batch tells
+    # What a limit that no left-out batch tells is moved by.
+    moved = rule.from_exceeded(Exceeded(1.0)) - by_shipped.from_exceeded(Exceeded(1.0))
     found = []
     for row in rows.to_dict("records"):
         n = row["telling_batches"]
@@ -170,7 +169,7 @@ def report(rows: pd.DataFrame) -> None:
     shares = {
         f"UNSURE {unsure}, APART {apart}, start {start}": by_rule[unsure, apart, start][is_far]
         for unsure, apart in shown
-        for start in (shipped_start - 0.06, shipped_start, shipped_start + 0.06)
+        for start in (round(shipped_start + step, 2) for step in (-0.06, 0.0, 0.06))
     }
     table = {name: [of["new"].mean(), of["known"].mean(), of["known"].max()] for name, of in shares.items()}
     title = f"By rule (shipped: UNSURE {UNSURE}, APART {APART}, start {shipped_start})"

@@ -317,8 +317,8 @@ def exceeded_novelty(left_out: list[LeftOut]) -> Exceeded | None:
     """Return the novelty that a share of the left-out cells of types their model knew exceed, each batch counted alike. A batch of which
     only a handful of cells could be known is not asked, if there is a limit without; None where no batch is."""
     limit = left_out[0].limit
-    told = [batch for batch in left_out if limit.alone is None or tells_a_limit(batch)]
-    novelty = [of_batch for batch in told if len(of_batch := batch.novelty[batch.could_be_known])]
+    telling = [batch for batch in left_out if limit.alone is None or tells_a_limit(batch)]
+    novelty = [of_batch for batch in telling if len(of_batch := batch.novelty[batch.could_be_known])]
     if not novelty:
         return None
     weights = np.concatenate([np.full(len(of_batch), 1 / len(of_batch)) for of_batch in novelty])

@@ -23,6 +23,8 @@ TIMES = 2.0  # and by so many times, for a type's share and for the expected err
 ASSIGNED, UNLIKE_ALL = "of the cells are assigned", "of the cells are unlike all annotated cells"
 WRONG, MOST_LIKE = "of the assigned cells are probably wrong", "of the cells are most like "
 
+NOT_COUNTED = " (cells unlike all annotated ones not counted)"
+
 MOST_NAMED = 12  # samples
 
 
@@ -107,29 +109,17 @@ def what_stands_out(
             here, low, high = own[words], annotated.loc[words, "low"], annotated.loc[words, "high"]
             if _stands_out(str(words), here, there) and not low <= here <= high:
                 beside = "" if pd.isna(low) else f", {percent(low)} to {percent(high)} in the annotated batches"
-                said = (
-                    str(words).replace("cells", "cells (unlike ones not counted)")
-                    if _is_of_likeness(words, own)
-                    else words
-                )
-                apart[f"{percent(here)} {said}, {percent(there)} {where}{beside}"] = abs(here - there)
-        if own[UNLIKE_ALL] > MANY_UNLIKE and not any(
-            UNLIKE_ALL in words for words in apart
-        ):  # of the others perhaps as many
-            apart[f"{percent(own[UNLIKE_ALL])} {UNLIKE_ALL}, perhaps of a type that the annotated batches lack"] = own[
-                UNLIKE_ALL
-            ]
+                counted = NOT_COUNTED if str(words).startswith(MOST_LIKE) and own[UNLIKE_ALL] else ""
+                apart[f"{percent(here)} {words}{counted}, {percent(there)} {where}{beside}"] = abs(here - there)
+        unlike = own[UNLIKE_ALL]
+        if unlike > MANY_UNLIKE and not any(UNLIKE_ALL in words for words in apart):  # the others may have as many
+            apart[f"{percent(unlike)} {UNLIKE_ALL}, perhaps of a type that the annotated batches lack"] = unlike
         warnings = [warning for warning in plans[str(name)].warnings if repr(name) in warning]
         if apart or warnings:
             differs = f"{name}: {'; '.join(sorted(apart, key=lambda words: -apart[words]))}." if apart else ""
             found.append((len(warnings) + sum(apart.values()), " ".join([*warnings, differs]).strip()))
     found.sort(key=lambda one: -one[0])
     return [words for _, words in found[:MOST_NAMED]]
-
-
-def _is_of_likeness(words: object, own: pd.Series) -> bool:
-    """Return whether a share is of the cells that are not unlike all annotated ones, of a sample that has such cells."""
-    return str(words).startswith(MOST_LIKE) and bool(own[UNLIKE_ALL])
 
 
 def _stands_out(words: str, here: float, there: float) -> bool:

@@ -104,6 +104,16 @@ def test_cells_unlike_all_annotated_ones_are_told_though_all_samples_have_as_man
     assert "(80.0 %), 60 unlike all annotated cells; about" in in_one_sentence(results, errors())
 
 
+def test_a_share_that_leaves_cells_out_says_so() -> None:
+    """ "9.8 % of the cells" was 7.4 % of the bar beside it."""
+    results = {"s1": sample(45, 55), "s2": sample(45, 55), "s3": sample(90, 10)}
+    results["s3"].stages = {"last": replace(results["s3"].final, unlike=np.arange(100) >= 98)}
+    (told,) = what_stands_out(results, errors(), plans())
+    assert told.startswith(
+        "s3: 8.2 % of the cells are most like T (cells unlike all annotated ones not counted), 55.0 %"
+    )
+
+
 def test_no_sample_is_named_for_an_error_like_all_others() -> None:
     """ "most in s2 (about 0.1 %)" after "about 0.1 %" would be read as a finding."""
     results = {name: sample(40, 60) for name in ("s1", "s2")}

@@ -442,7 +442,8 @@ class RunOfVisitor:
         run = self.run
         files = [
             run.report_html, run.report_pdf, run.predictions_xlsx, run.predictions_csv, run.predictions_parquet,
-            run.unlike_groups, run.suspect_labels, run.annotated_target, run.annotated_targets, run.parameters_yaml, run.metrics, run.log,
+            run.unlike_groups, run.suspect_labels, run.annotated_target, run.annotated_targets, run.parameters_yaml,
+            run.metrics, run.log,
         ]  # fmt: skip
         return {file.name: file for file in files if file.is_file() and not file.is_symlink()}
 
